@@ -1,0 +1,102 @@
+"""What is wrong in a rule file, and where."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mcrd.model import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mcrd.config.positions import KeyPath, Positions
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_QUOTE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `key` is empty where there is none, as in a syntax error.
+
+    Line 0 in `place` means the file as a whole.
+    """
+
+    place: Place
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        where = str(self.place) if self.place.line else self.place.file
+        return ": ".join(part for part in (where, self.key, self.message) if part)
+
+
+class ConfigError(Exception):
+    """A rule file that cannot be used. `problems` has all of them, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class Report:
+    """Collects the problems of one file, and knows where its keys stand."""
+
+    def __init__(self, file: str, positions: Positions) -> None:
+        self.file = file
+        self.problems: list[Problem] = []
+        self._positions = positions
+
+    def place(self, path: KeyPath) -> Place:
+        """The place of the value (a table's header, if it has one) at a path."""
+        return Place(self.file, *self._positions.value(path))
+
+    def value(self, path: KeyPath, message: str) -> None:
+        """The value at the path is wrong."""
+        self.problems.append(Problem(self.place(path), key_text(path), message))
+
+    def key(self, path: KeyPath, message: str) -> None:
+        """The key at the end of the path is wrong, whatever its value."""
+        place = Place(self.file, *self._positions.key(path))
+        self.problems.append(Problem(place, key_text(path), message))
+
+    def absent(self, path: KeyPath, message: str) -> None:
+        """The key at the end of the path is not there: the place is the table that lacks it."""
+        self.problems.append(Problem(self.place(path[:-1]), key_text(path), message))
+
+    def in_order(self) -> list[Problem]:
+        """The problems, sorted by line and column."""
+        return sorted(self.problems, key=lambda problem: (problem.place.line, problem.place.column))
+
+
+def key_text(path: KeyPath) -> str:
+    """A path as TOML writes it: `rules."a b".outputs[0].ttl`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if _BARE_KEY.fullmatch(part) else quoted(part)
+            text += f".{name}" if text else name
+    return text
+
+
+def quoted(text: str) -> str:
+    """A string in quotes, shortened, with nothing in it that a terminal would obey."""
+    short = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 3] + "..."
+    return '"' + "".join(map(_escaped, short)) + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"

@@ -1,0 +1,175 @@
+"""Holds a parsed TOML document against the schema and reports all that does not fit."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import msgspec.inspect as mi
+
+from mcrd.config.problems import quoted
+
+if TYPE_CHECKING:
+    from mcrd.config.positions import KeyPath
+    from mcrd.config.problems import Report
+
+Fields = dict[str, Any]
+"""A table as read: a key with a wrong value is missing, an absent optional key is None."""
+
+WRONG: Final = object()
+_MOST_DIGITS: Final = 20
+
+
+def read(kind: mi.Type, value: object, path: KeyPath, report: Report) -> Any:
+    """What a value means by its type in the schema; WRONG, and reported, where it does not fit.
+
+    A table becomes `Fields`, an array a list that holds WRONG for its wrong items.
+    """
+    match kind:
+        case mi.Metadata():
+            return _read_meaning(kind, value, path, report)
+        case mi.StructType() if isinstance(value, dict):
+            return _read_struct(kind, value, path, report)
+        case mi.DictType() if isinstance(value, dict):
+            return _read_names(kind, value, path, report)
+        case mi.ListType() if isinstance(value, list):
+            return _read_list(kind, value, path, report)
+    fits = False
+    match kind:
+        case mi.IntType(ge=int() as low, le=int() as high):
+            fits = type(value) is int and low <= value <= high
+        case mi.BoolType():
+            fits = type(value) is bool
+        case mi.StrType():
+            fits = type(value) is str
+        case mi.LiteralType():
+            fits = type(value) is str and value in kind.values
+    if fits:
+        return value
+    report.value(path, f"expected {_expected(kind)}, got {_got(value)}")
+    return WRONG
+
+
+def _read_meaning(kind: mi.Metadata, value: object, path: KeyPath, report: Report) -> object:
+    extra = kind.extra or {}
+    if isinstance(kind.type, mi.StrType) and type(value) is not str:
+        report.value(path, f"expected {_expected(kind)}, got {_got(value)}")
+        return WRONG
+    found = read(kind.type, value, path, report)
+    if found is WRONG or "read" not in extra:
+        return found
+    try:
+        return extra["read"](found)
+    except ValueError as error:
+        report.value(path, str(error))
+        return WRONG
+
+
+def _read_struct(
+    kind: mi.StructType, table: dict[str, object], path: KeyPath, report: Report
+) -> Fields:
+    known = {field.encode_name: field for field in kind.fields}
+    for name in table.keys() - known.keys():
+        report.key((*path, name), f"unknown key{_hint(name, sorted(known))}")
+    found: Fields = {}
+    for name, field in known.items():
+        here = (*path, name)
+        if name in table:
+            value = read(field.type, table[name], here, report)
+        elif field.required:
+            report.absent(here, f"missing; expected {_expected(field.type)}")
+            continue
+        else:
+            value = _default(field, here, report)
+        if value is not WRONG:
+            found[name] = value
+    return found
+
+
+def _read_names(
+    kind: mi.DictType, table: dict[str, object], path: KeyPath, report: Report
+) -> Fields:
+    found: Fields = {}
+    for name, value in table.items():
+        here = (*path, name)
+        if isinstance(kind.key_type, mi.Metadata) and kind.key_type.extra:
+            try:
+                kind.key_type.extra["read"](name)
+            except ValueError as error:
+                report.key(here, str(error))
+        entry = read(kind.value_type, value, here, report)
+        if entry is not WRONG:
+            found[name] = entry
+    return found
+
+
+def _read_list(
+    kind: mi.ListType, items: list[object], path: KeyPath, report: Report
+) -> list[object]:
+    least = kind.min_length or 0
+    if len(items) < least:
+        report.value(path, f"expected at least {least}, got {len(items) or 'none'}")
+    return [read(kind.item_type, item, (*path, index), report) for index, item in enumerate(items)]
+
+
+def _default(field: mi.Field, path: KeyPath, report: Report) -> object:
+    if isinstance(field.type, mi.StructType):
+        return read(field.type, {}, path, report)
+    if field.default is not msgspec.NODEFAULT:
+        return field.default
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return None
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return f"; known here: {', '.join(known)}"
+
+
+def _expected(kind: mi.Type) -> str:
+    match kind:
+        case mi.Metadata():
+            return (kind.extra or {}).get("expected") or _expected(kind.type)
+        case mi.IntType():
+            return f"an integer from {kind.ge} to {kind.le}"
+        case mi.BoolType():
+            return "true or false"
+        case mi.StrType():
+            return "a string"
+        case mi.LiteralType():
+            *first, last = (quoted(str(value)) for value in kind.values)
+            return f"{', '.join(first)} or {last}" if first else last
+        case mi.ListType(item_type=mi.StructType()):
+            return "an array of tables"
+        case mi.StructType() | mi.DictType():
+            return "a table"
+        case _:
+            raise NotImplementedError(f"no words for {kind}")
+
+
+def _got(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        # str() refuses more than 4300 digits.
+        if abs(value) >= 10**_MOST_DIGITS:
+            return f"an integer of more than {_MOST_DIGITS} digits"
+        return str(value)
+    if isinstance(value, float):
+        return f"the floating-point number {value}"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, (dt.date, dt.time)):
+        return f"the date or time {value}"
+    return f"a value of type {type(value).__name__}"
