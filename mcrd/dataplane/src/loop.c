@@ -1,0 +1,371 @@
+/* The worker's one loop: a harvest of the ring, its sends, and the control channel, on one io_uring.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "counters.h"
+#include "egress.h"
+#include "ring.h"
+#include "rules.h"
+
+enum {
+	HARVEST = 256,             /* frames between two flushes */
+	MESSAGE_ROOM = 256 * 1024, /* more than a SOCK_SEQPACKET datagram of the default send buffer */
+	DESCRIPTORS = 253,         /* SCM_MAX_FD, linux/net/scm.h */
+	QUEUE = 1024,              /* at least EGRESS_BATCH and the worker's own three operations */
+	ERROR_PAUSE_NS = 20 * 1000 * 1000,
+};
+
+/* The file table's first places. */
+enum { PLACE_CHANNEL, PLACE_READINESS };
+
+/* user_data of the worker's own operations. */
+enum { DONE_MESSAGE = 1, DONE_READY, DONE_PAUSE };
+
+struct worker {
+	struct worker_settings settings;
+	struct ring ring;
+	struct rules rules;
+	struct segment *segment;
+	struct io_uring uring;
+	int uring_open;
+	struct egress egress;
+
+	int waiting_ready;   /* a poll or a pause is under way */
+	int waiting_message; /* a receive is under way */
+	int pause;           /* the packet socket has an error that only the supervisor can take from it */
+	int message_done;
+	int message_length;
+	struct msghdr message_header;
+	struct iovec message_data;
+	uint8_t message[MESSAGE_ROOM];
+	_Alignas(struct cmsghdr) uint8_t ancillary[CMSG_SPACE(DESCRIPTORS * sizeof(int))];
+};
+
+struct worker *worker_new(const struct worker_settings *settings)
+{
+	struct worker *worker = calloc(1, sizeof(*worker));
+
+	if (!worker)
+		return NULL;
+	worker->settings = *settings;
+	if (rules_init(&worker->rules) < 0) {
+		free(worker);
+		return NULL;
+	}
+	return worker;
+}
+
+void worker_free(struct worker *worker)
+{
+	if (worker->uring_open)
+		io_uring_queue_exit(&worker->uring);
+	ring_unmap(&worker->ring);
+	if (worker->segment)
+		munmap(worker->segment, sizeof(*worker->segment));
+	rules_free(&worker->rules);
+	free(worker);
+}
+
+int worker_map_segment(struct worker *worker, int descriptor)
+{
+	void *memory = mmap(NULL, sizeof(*worker->segment), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+
+	if (memory == MAP_FAILED)
+		return -errno;
+	worker->segment = memory;
+	return 0;
+}
+
+/* Continues where the last worker on this ring stood. */
+int worker_map_ring(struct worker *worker, int packet_socket)
+{
+	int result = ring_map(&worker->ring, packet_socket, &worker->settings.ring, worker->settings.link);
+
+	if (result < 0)
+		return result;
+	if (worker->segment->position < worker->ring.frames)
+		worker->ring.next = (uint32_t)worker->segment->position;
+	return 0;
+}
+
+int worker_open_uring(struct worker *worker)
+{
+	struct io_uring_params params = {
+		.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			 IORING_SETUP_TASKRUN_FLAG,
+		.cq_entries = 2 * QUEUE,
+	};
+	int first[] = { worker->settings.channel, worker->settings.readiness }, result;
+
+	result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
+	if (result == -EINVAL) { /* before Linux 6.1 */
+		params = (struct io_uring_params){ .flags = IORING_SETUP_CQSIZE, .cq_entries = 2 * QUEUE };
+		result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
+	}
+	if (result < 0)
+		return result;
+	worker->uring_open = 1;
+	worker->egress.uring = &worker->uring;
+	result = io_uring_register_files_sparse(&worker->uring, EGRESS_PLACES + worker->settings.sockets);
+	if (result < 0)
+		return result;
+	result = io_uring_register_files_update(&worker->uring, PLACE_CHANNEL, first, 2);
+	return result < 0 ? result : 0;
+}
+
+static void on_completion(void *context, const struct io_uring_cqe *cqe)
+{
+	struct worker *worker = context;
+
+	switch (cqe->user_data) {
+	case DONE_MESSAGE:
+		worker->waiting_message = 0;
+		worker->message_done = 1;
+		worker->message_length = cqe->res;
+		break;
+	case DONE_READY:
+		worker->waiting_ready = 0;
+		/* POLLERR without POLLIN would come back at once, until the supervisor has read SO_ERROR. */
+		worker->pause = cqe->res < 0 || !(cqe->res & POLLIN) || (cqe->res & POLLERR);
+		break;
+	case DONE_PAUSE:
+		worker->waiting_ready = 0;
+		break;
+	}
+}
+
+static int relay(struct worker *worker, const struct rule *rule, const uint8_t *payload, uint32_t length)
+{
+	uint32_t i;
+
+	count(&rule->counters->packets, 1);
+	count(&rule->counters->bytes, length);
+	for (i = 0; i < rule->output_count; i++) {
+		int result = egress_add(&worker->egress, &rule->outputs[i], payload, length, on_completion, worker);
+
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+static int relay_frame(struct worker *worker, const struct ring_frame *frame)
+{
+	static const enum drop drops[] = {
+		[PACKET_FOREIGN] = DROP_UNMATCHED,     [PACKET_MALFORMED] = DROP_MALFORMED,
+		[PACKET_BAD_CHECKSUM] = DROP_BAD_CHECKSUM, [PACKET_FRAGMENT] = DROP_FRAGMENT,
+		[PACKET_TRUNCATED] = DROP_TRUNCATED,
+	};
+	struct segment *segment = worker->segment;
+	const struct rule *rule = NULL;
+	struct packet packet;
+	enum verdict verdict = packet_parse(&frame->frame, &packet);
+	uint32_t datagrams = 1, size = packet.payload_length, at = 0;
+	enum drop drop;
+	int result;
+
+	/* A super-frame counts as the datagrams that it stands for. */
+	if (frame->segment && packet.payload_length > frame->segment) {
+		size = frame->segment;
+		datagrams = (packet.payload_length + size - 1) / size;
+	}
+	count(&segment->packets, datagrams);
+	count(&segment->bytes, frame->frame.length);
+	if (verdict != PACKET_UDP) {
+		drop = drops[verdict];
+	} else {
+		rule = frame->foreign ? NULL : rules_match(&worker->rules, &packet);
+		if (rule && (frame->vlan || packet.vlan & 0x0fff))
+			drop = DROP_WRONG_VLAN;
+		else if (rules_is_own(&worker->rules, &packet))
+			drop = DROP_OWN_OUTPUT;
+		else if (!rule)
+			drop = DROP_UNMATCHED;
+		else {
+			do {
+				uint32_t left = packet.payload_length - at;
+
+				result = relay(worker, rule, packet.payload + at, left < size ? left : size);
+				if (result < 0)
+					return result;
+				at += size;
+			} while (at < packet.payload_length);
+			return 0;
+		}
+	}
+	count(&segment->dropped[drop], datagrams);
+	return 0;
+}
+
+/* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
+static int harvest(struct worker *worker)
+{
+	struct ring_frame frame;
+	uint32_t frames = 0;
+	int result;
+
+	while (frames < HARVEST && ring_peek(&worker->ring, frames, &frame)) {
+		result = relay_frame(worker, &frame);
+		if (result < 0)
+			return result;
+		frames++;
+	}
+	if (frames == 0)
+		return 0;
+	result = egress_flush(&worker->egress, on_completion, worker);
+	if (result < 0)
+		return result;
+	ring_release(&worker->ring, frames, &worker->segment->position);
+	return (int)frames;
+}
+
+static void wait_for_message(struct worker *worker)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&worker->uring);
+
+	worker->message_data = (struct iovec){ worker->message, sizeof(worker->message) };
+	worker->message_header = (struct msghdr){
+		.msg_iov = &worker->message_data,
+		.msg_iovlen = 1,
+		.msg_control = worker->ancillary,
+		.msg_controllen = sizeof(worker->ancillary),
+	};
+	io_uring_prep_recvmsg(sqe, PLACE_CHANNEL, &worker->message_header, MSG_CMSG_CLOEXEC);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	io_uring_sqe_set_data64(sqe, DONE_MESSAGE);
+	worker->waiting_message = 1;
+}
+
+static void wait_for_frames(struct worker *worker)
+{
+	static struct __kernel_timespec pause = { .tv_nsec = ERROR_PAUSE_NS };
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&worker->uring);
+
+	if (worker->pause) {
+		worker->pause = 0;
+		io_uring_prep_timeout(sqe, &pause, 0, 0);
+		io_uring_sqe_set_data64(sqe, DONE_PAUSE);
+	} else {
+		io_uring_prep_poll_add(sqe, PLACE_READINESS, POLLIN);
+		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+		io_uring_sqe_set_data64(sqe, DONE_READY);
+	}
+	worker->waiting_ready = 1;
+}
+
+static void take_completions(struct worker *worker)
+{
+	struct io_uring_cqe *cqe;
+
+	/* Peeking also runs what the kernel has deferred to us (IORING_SETUP_TASKRUN_FLAG). */
+	while (io_uring_peek_cqe(&worker->uring, &cqe) == 0) {
+		on_completion(worker, cqe);
+		io_uring_cqe_seen(&worker->uring, cqe);
+	}
+}
+
+/* Relays until the supervisor says something. Returns the length of the message, 0 when the supervisor has
+ * gone, or a negative errno. */
+int worker_run(struct worker *worker)
+{
+	for (;;) {
+		int frames, result;
+
+		if (!worker->waiting_message && !worker->message_done)
+			wait_for_message(worker);
+		frames = harvest(worker);
+		if (frames < 0)
+			return frames;
+		if (frames == 0 && !worker->message_done) {
+			if (!worker->waiting_ready)
+				wait_for_frames(worker);
+			result = io_uring_submit_and_wait(&worker->uring, 1);
+			if (result < 0 && result != -EINTR)
+				return result;
+		}
+		take_completions(worker);
+		if (worker->message_done) {
+			worker->message_done = 0;
+			if (worker->message_length > 0 && worker->message_header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+				return -EMSGSIZE;
+			return worker->message_length;
+		}
+	}
+}
+
+const uint8_t *worker_message(const struct worker *worker)
+{
+	return worker->message;
+}
+
+/* The descriptors that came with the message; the caller owns them now. Returns how many. */
+int worker_take_descriptors(struct worker *worker, int *descriptors, int room)
+{
+	struct cmsghdr *header;
+	int total = 0;
+
+	for (header = CMSG_FIRSTHDR(&worker->message_header); header;
+	     header = CMSG_NXTHDR(&worker->message_header, header)) {
+		int here = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		if (here > room - total)
+			here = room - total;
+		memcpy(descriptors + total, CMSG_DATA(header), (size_t)here * sizeof(int));
+		total += here;
+	}
+	return total;
+}
+
+/* -1 empties the place. */
+int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
+{
+	int result;
+
+	if (place >= worker->settings.sockets)
+		return -ENFILE;
+	result = io_uring_register_files_update(&worker->uring, EGRESS_PLACES + place, &descriptor, 1);
+	return result < 0 ? result : 0;
+}
+
+int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint *destination,
+		    const struct rule_output *outputs, uint32_t output_count)
+{
+	struct rule *rule;
+	uint32_t i;
+
+	if (slot >= MCRD_RULE_SLOTS)
+		return -EINVAL;
+	for (i = 0; i < output_count; i++)
+		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS || outputs[i].socket >= worker->settings.sockets)
+			return -EINVAL;
+	rule = calloc(1, sizeof(*rule) + output_count * sizeof(rule->outputs[0]));
+	if (!rule)
+		return -ENOMEM;
+	rule->entry.key = *destination;
+	rule->slot = slot;
+	rule->counters = &worker->segment->rules[slot];
+	rule->output_count = output_count;
+	for (i = 0; i < output_count; i++) {
+		rule->outputs[i].socket = outputs[i].socket;
+		rule->outputs[i].counters = &worker->segment->outputs[outputs[i].counters];
+	}
+	rules_put(&worker->rules, rule);
+	return 0;
+}
+
+int worker_remove_rule(struct worker *worker, uint32_t slot)
+{
+	return rules_remove(&worker->rules, slot);
+}
+
+int worker_own(struct worker *worker, const struct endpoint *source, int add)
+{
+	return rules_own(&worker->rules, source, add);
+}

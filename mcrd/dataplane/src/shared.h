@@ -1,0 +1,102 @@
+/* What C and Python both see. cffi reads this file too: declarations and plain numbers only.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#ifndef MCRD_SHARED_H
+#define MCRD_SHARED_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MCRD_ERROR_PLACES 8
+#define MCRD_RULE_SLOTS 16384
+#define MCRD_OUTPUT_SLOTS 65536
+#define MCRD_DROP_REASONS 8
+#define MCRD_SEGMENT_VERSION 1
+
+/* Why a frame was not relayed, in the order in which the reasons are tried. */
+enum drop {
+	DROP_MALFORMED = 0,
+	DROP_BAD_CHECKSUM = 1,
+	DROP_FRAGMENT = 2,
+	DROP_TRUNCATED = 3,
+	DROP_WRONG_VLAN = 4,
+	DROP_WRONG_SOURCE = 5,
+	DROP_OWN_OUTPUT = 6,
+	DROP_UNMATCHED = 7
+};
+
+struct error_counter {
+	uint64_t number;
+	uint64_t count;
+};
+
+struct rule_counters {
+	uint64_t packets;
+	uint64_t bytes;
+};
+
+struct output_counters {
+	uint64_t packets;
+	uint64_t bytes;
+	uint64_t refused;
+	struct error_counter errors[MCRD_ERROR_PLACES];
+};
+
+struct segment {
+	uint64_t version;
+	uint64_t position;
+	uint64_t packets;
+	uint64_t bytes;
+	uint64_t dropped[MCRD_DROP_REASONS];
+	struct rule_counters rules[MCRD_RULE_SLOTS];
+	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
+};
+
+enum link_layer {
+	LINK_ETHERNET = 0,
+	LINK_IP = 1
+};
+
+struct ring_geometry {
+	uint32_t block_size;
+	uint32_t block_count;
+	uint32_t frame_size;
+};
+
+struct worker_settings {
+	int channel;       /* SOCK_SEQPACKET to the supervisor */
+	int readiness;     /* epoll descriptor that holds the packet socket */
+	uint32_t link;     /* enum link_layer */
+	uint32_t sockets;  /* how many egress sockets the file table has room for */
+	struct ring_geometry ring;
+};
+
+struct rule_output {
+	uint32_t socket;   /* place in the file table, from 0 */
+	uint32_t counters; /* slot in the segment */
+};
+
+/* A destination that a rule takes, or a source that is our own. */
+struct endpoint {
+	uint8_t address[16]; /* IPv4: the first four */
+	uint16_t port;
+	uint8_t family;      /* 4 or 6 */
+};
+
+struct worker;
+
+/* Functions that can fail return 0 or a negative errno. */
+struct worker *worker_new(const struct worker_settings *settings);
+void worker_free(struct worker *worker);
+int worker_map_segment(struct worker *worker, int descriptor);
+int worker_map_ring(struct worker *worker, int packet_socket);
+int worker_open_uring(struct worker *worker);
+int worker_run(struct worker *worker);
+const uint8_t *worker_message(const struct worker *worker);
+int worker_take_descriptors(struct worker *worker, int *descriptors, int room);
+int worker_set_socket(struct worker *worker, uint32_t place, int descriptor);
+int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint *destination,
+		    const struct rule_output *outputs, uint32_t output_count);
+int worker_remove_rule(struct worker *worker, uint32_t slot);
+int worker_own(struct worker *worker, const struct endpoint *source, int add);
+
+#endif

@@ -1,0 +1,7 @@
+"""The C extensions; everything else stands in pyproject.toml."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from setuptools import setup
+
+setup(cffi_modules=["mcrd/dataplane/build.py:ffi", "mcrd/traffic/build.py:ffi"])
