@@ -1,0 +1,102 @@
+"""What differs between two rule files, in words. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mcrd.model import Config, Output, Rule
+from mcrd.resources import endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Names of rules; for those that changed, what about them. `daemon`: settings of the daemon."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: dict[str, tuple[str, ...]]
+    unchanged: int
+    daemon: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """As `mcrctl reload` prints them."""
+        return [
+            *(f"+ rules.{name}" for name in self.added),
+            *(f"~ rules.{name}: {'; '.join(what)}" for name, what in self.changed.items()),
+            *(f"- rules.{name}" for name in self.removed),
+            *(f"~ daemon.{what}" for what in self.daemon),
+            f"= {self.unchanged} unchanged",
+        ]
+
+
+def changes(old: Config, new: Config) -> Changes:
+    """What it takes to get from `old` to `new`."""
+    common = [name for name in new.rules if name in old.rules]
+    changed = {
+        name: tuple(_rule(old.rules[name], new.rules[name]))
+        for name in common
+        if old.rules[name] != new.rules[name]
+    }
+    return Changes(
+        added=tuple(name for name in new.rules if name not in old.rules),
+        removed=tuple(name for name in old.rules if name not in new.rules),
+        changed=changed,
+        unchanged=len(common) - len(changed),
+        daemon=tuple(_fields("", old.daemon, new.daemon)),
+    )
+
+
+def _rule(old: Rule, new: Rule) -> Iterator[str]:
+    yield from _fields("input.", old.input, new.input)
+    yield from _outputs(old.outputs, new.outputs)
+    for name in ("enabled", "description"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            yield f"{name} {_text(before)} -> {_text(after)}"
+
+
+def _outputs(old: tuple[Output, ...], new: tuple[Output, ...]) -> Iterator[str]:
+    """Pairs outputs by destination first, then by their place in the list."""
+    before = {_target(output): output for output in old}
+    gone = {i: o for i, o in enumerate(old) if _target(o) not in {_target(n) for n in new}}
+    for index, output in enumerate(new):
+        at = f"outputs[{index}]"
+        if _target(output) in before:
+            yield from _fields(f"{at}.", before[_target(output)], output)
+        elif index in gone:
+            yield from _fields(f"{at}.", gone.pop(index), output)
+        else:
+            yield f"{at} added ({_where(output)})"
+    for index, output in gone.items():
+        yield f"outputs[{index}] removed ({_where(output)})"
+    if not gone and len(old) == len(new) and old != new and set(old) == set(new):
+        yield "outputs in another order"
+
+
+def _target(output: Output) -> tuple[object, ...]:
+    return (output.interface, output.address, output.port)
+
+
+def _where(output: Output) -> str:
+    return f"{output.interface} {endpoint(output.address, output.port)}"
+
+
+def _fields(prefix: str, old: object, new: object) -> Iterator[str]:
+    for field in dataclasses.fields(new):  # type: ignore[arg-type]
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before != after:
+            yield f"{prefix}{field.name} {_text(before)} -> {_text(after)}"
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)

@@ -1,0 +1,51 @@
+"""What `mcrd --check` and `mcrctl check` share."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mcrd import config
+
+
+def run(path: Path, as_json: bool) -> int:
+    """Prints every problem and returns 1, or a summary and returns 0."""
+    try:
+        found = config.load(path)
+    except config.ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        if as_json:
+            print(json.dumps({"ok": False, "problems": [_problem(p) for p in error.problems]}))
+        return 1
+    enabled = [rule for rule in found.rules.values() if rule.enabled]
+    outputs = sum(len(rule.outputs) for rule in enabled)
+    if as_json:
+        answer = {
+            "ok": True,
+            "rules": len(found.rules),
+            "enabled": len(enabled),
+            "outputs": outputs,
+            "warnings": list(found.warnings),
+        }
+        print(json.dumps(answer))
+        return 0
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{path}: {len(found.rules)} rules ({len(enabled)} enabled), {outputs} outputs: good")
+    return 0
+
+
+def _problem(problem: config.Problem) -> dict[str, Any]:
+    place = problem.place
+    return {
+        "file": place.file,
+        "line": place.line,
+        "column": place.column,
+        "key": problem.key,
+        "message": problem.message,
+    }

@@ -1,0 +1,150 @@
+"""mcrctl: asks a running daemon."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcrd import __version__
+from mcrd.cli import check
+from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
+from mcrd.control import ControlError, ask
+
+TIMEOUT = 10.0  # seconds
+RELOAD_TIMEOUT = 120.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    options = _parser().parse_args(argv)
+    if options.command == "check":
+        return check.run(options.file, options.json)
+    arguments = {"name": options.name} if getattr(options, "name", None) else {}
+    timeout = RELOAD_TIMEOUT if options.command in ("reload", "diff") else TIMEOUT
+    try:
+        answer = ask(options.control, options.command, timeout, **arguments)
+    except ControlError as error:
+        for line in error.lines:
+            print(line, file=sys.stderr)
+        return 1
+    try:
+        if options.json:
+            answer.pop("text", None)
+            print(json.dumps(answer))
+        else:
+            for line in _TEXTS[options.command](answer):
+                print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # mcrctl stats | head
+        sys.stderr.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    parser = argparse.ArgumentParser(prog="mcrctl", description="Asks a running mcrd.")
+    parser.add_argument(
+        "--control", metavar="SOCKET", type=Path, default=Path(DEFAULT_CONTROL), help="its socket"
+    )
+    parser.add_argument("--version", action="version", version=f"mcrctl {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in (
+        ("reload", "read the rule file again, wait until it is applied, and say what changed"),
+        ("diff", "say what a reload would change"),
+        ("status", "how the daemon and its workers are"),
+        ("stats", "all counters"),
+    ):
+        commands.add_parser(name, help=what, parents=[common])
+    rules = commands.add_parser("rules", help="rules and their states", parents=[common])
+    rules.add_argument("name", nargs="?", metavar="NAME", help="only this rule")
+    checking = commands.add_parser(
+        "check", help="check a rule file; needs no daemon", parents=[common]
+    )
+    checking.add_argument(
+        "file", nargs="?", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE"
+    )
+    return parser
+
+
+def _changes(answer: dict[str, Any]) -> Iterator[str]:
+    yield from answer["text"]
+    for name, entry in answer.get("troubled", {}).items():
+        yield f"! rules.{name}: {entry['state']}: {entry['reason']}"
+
+
+def _status(answer: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"mcrd {answer['version']}, pid {answer['pid']}, up {answer['uptime_s']:.0f} s,"
+        f" {answer['config']}"
+    )
+    yield answer["summary"]
+    if answer["config_errors"]:
+        yield "the rule file has problems; the rules that ran before still do:"
+        yield from (f"  {problem}" for problem in answer["config_errors"])
+    for worker in answer["workers"]:
+        yield (
+            f"worker of {worker['interface']}: {worker['state']}, pid {worker['pid']},"
+            f" {worker['restarts']} restarts, without: {', '.join(worker['layers'])}"
+        )
+
+
+def _endpoint(entry: dict[str, Any]) -> str:
+    address = entry["address"]
+    return f"[{address}]:{entry['port']}" if ":" in address else f"{address}:{entry['port']}"
+
+
+def _state(entry: dict[str, Any]) -> str:
+    return f"{entry['state']}: {entry['reason']}" if entry["reason"] else entry["state"]
+
+
+def _rules(answer: dict[str, Any]) -> Iterator[str]:
+    for name, rule in answer["rules"].items():
+        about = f"  ({rule['description']})" if rule["description"] else ""
+        yield f"{name}  {_state(rule)}{about}"
+        yield f"    from {rule['input']['interface']} {_endpoint(rule['input'])}"
+        for output in rule["outputs"]:
+            how = "" if output["state"] == rule["state"] else f"  {_state(output)}"
+            yield f"      to {output['interface']} {_endpoint(output)} ttl {output['ttl']}{how}"
+
+
+def _stats(answer: dict[str, Any]) -> Iterator[str]:
+    for name, rule in answer["rules"].items():
+        received = rule["received"]
+        yield f"{name}  {_state(rule)}"
+        yield f"    received {received['packets']} packets, {received['bytes']} bytes"
+        for output in rule["outputs"]:
+            sent = output["sent"]
+            trouble = [f"{count} {error}" for error, count in output["errors"].items()]
+            if output["refused"]:
+                trouble.append(f"{output['refused']} refused")
+            yield (
+                f"    sent {sent['packets']} packets, {sent['bytes']} bytes to"
+                f" {output['interface']} {_endpoint(output)}"
+                + (f"; errors: {', '.join(trouble)}" if trouble else "")
+            )
+    for name, interface in answer["interfaces"].items():
+        received = interface["received"]
+        dropped = [f"{count} {why}" for why, count in interface["dropped"].items() if count]
+        yield (
+            f"{name}: received {received['packets']} packets, {received['bytes']} bytes; dropped: "
+            + (", ".join(dropped) or "none")
+        )
+
+
+_TEXTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
+    "reload": _changes,
+    "diff": _changes,
+    "status": _status,
+    "rules": _rules,
+    "stats": _stats,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

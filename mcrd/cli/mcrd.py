@@ -1,0 +1,77 @@
+"""mcrd: the daemon's command line."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+DEFAULT_CONFIG = "/etc/mcr.toml"
+DEFAULT_CONTROL = "/run/mcrd/control.sock"
+
+
+def _end_early(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the daemon, or --check; returns the exit status."""
+    # Before the imports, which take a while: a hang-up must never end the daemon.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_early)
+    signal.signal(signal.SIGINT, _end_early)
+
+    import argparse  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from mcrd import __version__  # noqa: PLC0415
+    from mcrd.cli import check  # noqa: PLC0415
+    from mcrd.journal import LEVELS  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(
+        prog="mcrd", description="Relays UDP streams between interfaces, by a rule file."
+    )
+    parser.add_argument("--config", metavar="FILE", type=Path, default=Path(DEFAULT_CONFIG))
+    parser.add_argument("--control", metavar="SOCKET", type=Path, default=Path(DEFAULT_CONTROL))
+    parser.add_argument("--check", action="store_true", help="check the rule file and exit")
+    parser.add_argument("--log-level", choices=LEVELS, help="instead of the rule file's")
+    parser.add_argument("--version", action="version", version=f"mcrd {__version__}")
+    options = parser.parse_args(argv)
+    if options.check:
+        return check.run(options.config, as_json=False)
+    return _run(options.config, options.control, options.log_level)
+
+
+def _run(path: object, control: object, log_level: str | None) -> int:
+    import asyncio  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from mcrd import config, journal  # noqa: PLC0415
+    from mcrd.control import ControlError  # noqa: PLC0415
+    from mcrd.supervisor import Supervisor  # noqa: PLC0415
+
+    assert isinstance(path, Path)
+    assert isinstance(control, Path)
+    journal.set_up()
+    try:
+        start = config.load(path)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+    async def run() -> None:
+        await Supervisor(path, control, start, log_level).run()
+
+    try:
+        asyncio.run(run())
+    except ControlError as error:
+        print(f"mcrd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

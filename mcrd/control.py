@@ -1,0 +1,194 @@
+"""The control socket, both ends. One JSON object in a line is a request, one is its answer."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+REQUEST_LARGEST = 64 * 1024  # bytes
+ANSWER_LARGEST = 64 * 1024 * 1024
+CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
+CONNECT_TIMEOUT = 5.0
+MODE = 0o660
+
+log = logging.getLogger(__name__)
+
+
+class ControlError(Exception):
+    """A request failed; `lines` say why, one problem each."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client asks for."""
+
+    command: str
+    arguments: dict[str, Any] = {}
+
+
+class Reply(msgspec.Struct):
+    """`errors` is empty when the request was carried out."""
+
+    result: Any = None
+    errors: list[str] = []
+
+
+Handler = Callable[[Request], Awaitable[Any]]
+
+
+class Server:
+    """Answers any number of clients; one that stays silent holds nobody up and is dropped."""
+
+    def __init__(self, path: Path, handler: Handler) -> None:
+        self._path = path
+        self._handler = handler
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+        self._made_directory = False
+
+    async def start(self) -> None:
+        """Binds the socket; raises ControlError when that cannot be, or another daemon has it."""
+        try:
+            if not self._path.parent.exists():
+                self._path.parent.mkdir(parents=True, mode=0o755)
+                self._made_directory = True
+            sock = self._bind()
+        except OSError as error:
+            raise ControlError(f"control socket {self._path}: {error.strerror or error}") from None
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=sock, limit=REQUEST_LARGEST
+        )
+
+    async def stop(self) -> None:
+        """Closes the socket and drops its clients."""
+        if self._server is None:
+            return
+        self._server.close()
+        clients = tuple(self._clients)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+        if self._made_directory:
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()
+
+    def _bind(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        # The mode counts from the first moment on, hence the mask and not a chmod alone.
+        mask = os.umask(0o777 & ~MODE)
+        try:
+            try:
+                sock.bind(str(self._path))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or _is_answered(self._path):
+                    raise
+                self._path.unlink()  # what a daemon left that was killed
+                sock.bind(str(self._path))
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise OSError(
+                    errno.EADDRINUSE, "another mcrd answers there; give this one its own --control"
+                ) from None
+            raise
+        finally:
+            os.umask(mask)
+        return sock
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (TimeoutError, OSError, ValueError):
+            pass  # silent for too long, gone, or a line without end
+        except asyncio.CancelledError:
+            pass  # the daemon ends; asyncio would report it as an error
+        finally:
+            self._clients.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await asyncio.wait_for(reader.readline(), CLIENT_TIMEOUT):
+            writer.write(await self._answer(line) + b"\n")
+            await asyncio.wait_for(writer.drain(), CLIENT_TIMEOUT)
+
+    async def _answer(self, line: bytes) -> bytes:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+        except msgspec.MsgspecError as error:
+            return _encode(Reply(errors=[f"not a request: {error}"]))
+        try:
+            return _encode(Reply(await self._handler(request)))
+        except ControlError as error:
+            return _encode(Reply(errors=list(error.lines)))
+        except Exception as error:  # a bug in one answer must not end the daemon
+            log.exception("control request failed")
+            return _encode(Reply(errors=[f"internal error: {error!r}"]))
+
+
+def _encode(reply: Reply) -> bytes:
+    return msgspec.json.encode(reply, enc_hook=str)  # addresses
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_TIMEOUT)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError as error:
+            return error.errno != errno.ENOTSOCK
+    return True
+
+
+def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
+    """Sends a request and returns its result; `timeout` in seconds. Raises ControlError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(CONNECT_TIMEOUT)
+        try:
+            sock.connect(str(path))
+        except OSError as error:
+            raise ControlError(f"cannot reach mcrd at {path}: {_why(error)}") from None
+        sock.settimeout(timeout)
+        try:
+            sock.sendall(msgspec.json.encode(Request(command, arguments)) + b"\n")
+            with sock.makefile("rb") as stream:
+                line = stream.readline(ANSWER_LARGEST)
+            reply = msgspec.json.decode(line, type=Reply)
+        except TimeoutError:
+            raise ControlError(f"mcrd did not answer within {timeout:g} s") from None
+        except (OSError, msgspec.MsgspecError):
+            raise ControlError("mcrd ended before it answered; look at its log") from None
+    if reply.errors:
+        raise ControlError(*reply.errors)
+    return reply.result
+
+
+def _why(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return "there is no such socket; is mcrd running?"
+        case errno.ECONNREFUSED:
+            return "nobody answers; mcrd has ended without cleaning up"
+        case errno.EACCES:
+            return "permission denied; run as root or as a member of the daemon's group"
+        case _:
+            return error.strerror or str(error)

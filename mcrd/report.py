@@ -1,0 +1,117 @@
+"""What the daemon tells about itself: the JSON of mcrctl, whose names are stable, and log lines."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mcrd.apply import Estate
+from mcrd.model import Config, Output, Rule
+from mcrd.resources import Target
+from mcrd.states import OutputState, RuleState
+
+STATES = ("active", "waiting", "failed", "disabled")
+
+
+def state(what: RuleState | OutputState) -> str:
+    """A state in words."""
+    text = f"{what.state}: {what.reason}" if what.reason else what.state
+    if what.retry_in is not None:
+        text += f"; trying again in {what.retry_in:.2g} s"
+    return text
+
+
+def summary(states: Mapping[str, RuleState]) -> str:
+    """One line: how many rules there are, and what is the matter with some."""
+    counts: Counter[str] = Counter(entry.state for entry in states.values())
+    text = f"{len(states)} rule{'s' if len(states) != 1 else ''}"
+    for kind in STATES[1:]:
+        if counts[kind]:
+            first = next(
+                (f": {e.reason}" for e in states.values() if e.state == kind and e.reason), ""
+            )
+            text += f", {counts[kind]} {kind}{first}"
+    return text
+
+
+def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:
+    """The rules that wait or have failed, and why."""
+    return {
+        name: {"state": entry.state, "reason": entry.reason}
+        for name, entry in states.items()
+        if entry.state in ("waiting", "failed")
+    }
+
+
+def target(output: Output) -> Target:
+    """What the output is called by within its rule."""
+    return (output.interface, output.address, output.port)
+
+
+def rule(entry: Rule, now: RuleState) -> dict[str, Any]:
+    """A rule with its settings and state."""
+    return {
+        "state": now.state,
+        "reason": now.reason,
+        "retry_in_s": now.retry_in,
+        "description": entry.description,
+        "place": str(entry.place) if entry.place else None,
+        "input": asdict(entry.input),
+        "outputs": [
+            {
+                **asdict(output),
+                "state": how.state,
+                "reason": how.reason,
+                "retry_in_s": how.retry_in,
+            }
+            for output, how in zip(entry.outputs, now.outputs, strict=True)
+        ],
+    }
+
+
+def stats(config: Config, now: Mapping[str, RuleState], estate: Estate) -> dict[str, Any]:
+    """All counters."""
+    ledger = estate.ledger
+    interfaces = ledger.interfaces(estate.ring_full())
+    return {
+        "rules": {
+            name: {
+                "state": now[name].state,
+                "reason": now[name].reason,
+                "received": asdict(ledger.rule(name)),
+                "outputs": [
+                    {
+                        "interface": output.interface,
+                        "address": str(output.address),
+                        "port": output.port,
+                        "state": how.state,
+                        "reason": how.reason,
+                        **asdict(ledger.output(name, target(output))),
+                    }
+                    for output, how in zip(entry.outputs, now[name].outputs, strict=True)
+                ],
+            }
+            for name, entry in config.rules.items()
+        },
+        "interfaces": {name: asdict(count) for name, count in sorted(interfaces.items())},
+        "workers": workers(estate),
+    }
+
+
+def workers(estate: Estate) -> list[dict[str, Any]]:
+    """The worker processes; `layers` are what each has given up."""
+    return [
+        {
+            "interface": worker.ingress.interface,
+            "pid": process.pid,
+            "cpu": None,
+            "state": "running",
+            "restarts": estate.restarts.get(worker.ingress.interface, 0),
+            "layers": process.layers,
+        }
+        for worker, process in estate.workers.items()
+    ]

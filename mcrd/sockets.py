@@ -1,0 +1,346 @@
+"""Every socket that takes a privilege or names an interface: ingress, egress, memberships, holds.
+
+All functions raise OSError as the kernel gives it.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import select
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mcrd.model import Address
+from mcrd.resources import Egress, Hold, Ingress, Membership, Target
+
+# linux/if_packet.h
+SOL_PACKET = 263
+PACKET_RX_RING = 5
+PACKET_STATISTICS = 6
+PACKET_VERSION = 10
+PACKET_VNET_HDR = 15
+TPACKET_V2 = 1
+TPACKET2_HDRLEN = 52  # struct tpacket2_hdr and struct sockaddr_ll, aligned
+TPACKET_ALIGNMENT = 16
+PACKET_OUTGOING = 4
+ETH_P_ALL = 3
+
+# asm-generic/socket.h, linux/in.h, linux/in6.h, linux/udp.h
+SO_ATTACH_FILTER = 26
+SO_LOCK_FILTER = 44
+IP_MTU_DISCOVER = 10
+IP_RECVERR = 11
+IP_PMTUDISC_DONT = 0
+IP_MULTICAST_ALL = 49
+IPV6_MTU_DISCOVER = 23
+IPV6_RECVERR = 25
+IPV6_MULTICAST_ALL = 29
+IPV6_PMTUDISC_DONT = 0
+MCAST_JOIN_GROUP = 42
+MCAST_LEAVE_GROUP = 45
+
+BLOCK_SIZE = 1 << 20
+RING_SIZE = 32 << 20  # bytes; what the measurements took for enough in the heaviest case
+LINK_HEADER = 16  # what the kernel reserves for it, at least
+VNET_HEADER = 10  # struct virtio_net_hdr
+VLAN_TAG = 4  # one that the kernel leaves in the frame
+CACHE_LINE = 64
+
+Instruction = tuple[int, int, int, int]
+
+# Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
+DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
+INGRESS: Sequence[Instruction] = (
+    (0x28, 0, 0, 0xFFFFF000 + 4),  # ldh the packet type (SKF_AD_PKTTYPE)
+    (0x15, 5, 0, PACKET_OUTGOING),  # what this host sends is never relayed
+    (0x28, 0, 0, 0xFFFFF000),  # ldh the protocol (SKF_AD_PROTOCOL)
+    (0x15, 4, 0, 0x0800),  # IPv4
+    (0x15, 3, 0, 0x86DD),  # IPv6
+    (0x15, 2, 0, 0x8100),  # a tag that the kernel left in the frame
+    (0x15, 1, 0, 0x88A8),
+    (0x06, 0, 0, 0),
+    (0x06, 0, 0, 0xFFFFFFFF),
+)
+
+
+def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
+    """Puts a classic BPF program on the socket (struct sock_fprog)."""
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    sock.setsockopt(
+        socket.SOL_SOCKET,
+        SO_ATTACH_FILTER,
+        struct.pack("HP", len(program), ctypes.addressof(buffer)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The sizes of a packet ring; bytes, and frames by the block."""
+
+    block_size: int
+    block_count: int
+    frame_size: int
+
+    @property
+    def frames(self) -> int:
+        """How many frames the ring holds; a frame does not straddle blocks."""
+        return self.block_size // self.frame_size * self.block_count
+
+
+def geometry_for(mtu: int) -> Geometry:
+    """A ring whose slots hold a frame of `mtu` bytes and its headers."""
+    # As tpacket_rcv() in net/packet/af_packet.c reckons it.
+    headers = -(-(TPACKET2_HDRLEN + LINK_HEADER) // TPACKET_ALIGNMENT) * TPACKET_ALIGNMENT
+    need = headers + VNET_HEADER + VLAN_TAG + mtu
+    lines = -(-need // CACHE_LINE)
+    lines += 1 - lines % 2  # an odd number of cache lines avoids set conflicts
+    frame_size = min(lines * CACHE_LINE, BLOCK_SIZE)
+    return Geometry(BLOCK_SIZE, RING_SIZE // BLOCK_SIZE, frame_size)
+
+
+class IngressSocket:
+    """A packet socket with its ring, in an epoll descriptor that can be handed on without it."""
+
+    def __init__(self, ingress: Ingress, mtu: int) -> None:
+        self.geometry = geometry_for(mtu)
+        self._ring_full = 0
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        try:
+            self._open(ingress)
+        except BaseException:
+            self.socket.close()
+            raise
+        self.epoll = select.epoll()
+        self.epoll.register(self.socket, select.EPOLLIN)
+
+    def _open(self, ingress: Ingress) -> None:
+        sock, ring = self.socket, self.geometry
+        sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        attach_filter(sock, INGRESS)
+        request = struct.pack(
+            "IIII", ring.block_size, ring.block_count, ring.frame_size, ring.frames
+        )
+        sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+        _check_index(ingress.interface, ingress.index)
+        sock.bind((ingress.interface, ETH_P_ALL))
+
+    def ring_full(self) -> int:
+        """Frames lost so far because the ring had no room; clears what the kernel counts."""
+        _, drops = struct.unpack("II", self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        self._ring_full += drops
+        return self._ring_full
+
+    def take_error(self) -> None:
+        """Reads the error that a downed link leaves: until then every poll returns at once."""
+        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def close(self) -> None:
+        """Closes both descriptors."""
+        self.epoll.close()
+        self.socket.close()
+
+
+def _check_index(interface: str, index: int) -> None:
+    """The name may have gone to another interface since the plan was made."""
+    if socket.if_nametoindex(interface) != index:
+        raise OSError(errno.ENODEV, f"{interface} is another interface now")
+
+
+def _udp(address: Address, interface: str) -> socket.socket:
+    """A UDP socket that is bound to an interface, and never receives."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(
+        family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP
+    )
+    try:
+        attach_filter(sock, DROP_ALL)
+        sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _name(address: Address, port: int, index: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """The socket address; the interface's index is the zone of link-local addresses (RFC 4007)."""
+    if address.version == 4:
+        return (str(address), port)
+    local = address.is_link_local or (address.is_multicast and address.packed[1] & 0x0F <= 2)
+    return (str(address), port, 0, index if local else 0)
+
+
+class EgressSockets:
+    """Opens egress sockets; an output keeps the source port that was chosen for it first."""
+
+    def __init__(self) -> None:
+        self._ports: dict[tuple[str, Target, Address], int] = {}
+
+    def open(self, egress: Egress) -> socket.socket:
+        """A non-blocking UDP socket, bound to its interface, source and port, and connected."""
+        _check_index(egress.interface, egress.index)
+        sock = _udp(egress.address, egress.interface)
+        try:
+            if egress.address.version == 4:
+                _set_ipv4(sock, egress)
+            else:
+                _set_ipv6(sock, egress)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            self._bind(sock, egress)
+            sock.connect(_name(egress.address, egress.port, egress.index))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def forget(self, rules: frozenset[str]) -> None:
+        """Forgets the ports of all rules but these."""
+        self._ports = {key: port for key, port in self._ports.items() if key[0] in rules}
+
+    def _bind(self, sock: socket.socket, egress: Egress) -> None:
+        key = (egress.rule, egress.target, egress.source)
+        port = egress.source_port or self._ports.get(key, 0)
+        if port:
+            # The old and the new socket of an output that changes share the port for a moment.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(_name(egress.source, port, egress.index))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or egress.source_port:
+                    raise
+            else:
+                return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        sock.bind(_name(egress.source, 0, egress.index))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._ports[key] = sock.getsockname()[1]
+
+
+def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
+    level = socket.IPPROTO_IP
+    if egress.address.is_multicast:
+        mreqn = struct.pack("4s4si", bytes(4), bytes(4), egress.index)
+        sock.setsockopt(level, socket.IP_MULTICAST_IF, mreqn)
+        sock.setsockopt(level, socket.IP_MULTICAST_TTL, egress.ttl)
+        sock.setsockopt(level, socket.IP_MULTICAST_LOOP, int(egress.loop))
+    else:
+        sock.setsockopt(level, socket.IP_TTL, egress.ttl)
+    sock.setsockopt(level, socket.IP_TOS, egress.dscp << 2)  # RFC 2474: the upper six bits
+    # No one answers "too big" for a group (RFC 1112, 7.2): let routers fragment.
+    sock.setsockopt(level, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    # Else a datagram that the queueing discipline drops counts as sent (ip(7), IP_RECVERR).
+    sock.setsockopt(level, IP_RECVERR, 1)
+
+
+def _set_ipv6(sock: socket.socket, egress: Egress) -> None:
+    level = socket.IPPROTO_IPV6
+    if egress.address.is_multicast:
+        sock.setsockopt(level, socket.IPV6_MULTICAST_IF, egress.index)
+        sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, egress.ttl)
+        sock.setsockopt(level, socket.IPV6_MULTICAST_LOOP, int(egress.loop))
+    else:
+        sock.setsockopt(level, socket.IPV6_UNICAST_HOPS, egress.ttl)
+    sock.setsockopt(level, socket.IPV6_TCLASS, egress.dscp << 2)
+    sock.setsockopt(level, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT)
+    sock.setsockopt(level, IPV6_RECVERR, 1)
+
+
+def open_hold(hold: Hold) -> socket.socket | None:
+    """Takes the port of a unicast input, so that the kernel does not answer "port unreachable".
+
+    None when that is not needed: the address is not this host's, or another program has the port.
+    """
+    sock = _udp(hold.address, hold.interface)
+    try:
+        sock.bind(_name(hold.address, hold.port, hold.index))
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+            return None
+        raise
+    return sock
+
+
+class Memberships:
+    """Groups joined any-source (IGMP, MLD), over as many sockets as the kernel's limits take.
+
+    A socket takes net.ipv4.igmp_max_memberships groups, or what net.core.optmem_max has room for.
+    """
+
+    def __init__(self) -> None:
+        self._joined: dict[Membership, socket.socket] = {}
+        self._groups: dict[socket.socket, int] = {}
+        self._roomy: dict[int, list[socket.socket]] = {4: [], 6: []}
+
+    def join(self, membership: Membership) -> None:
+        """Joins the group on the interface; nothing is ever received on the socket."""
+        _check_index(membership.interface, membership.index)
+        roomy = self._roomy[membership.group.version]
+        while True:
+            fresh = not roomy
+            if fresh:
+                roomy.append(_membership_socket(membership.group))
+            try:
+                _membership_option(roomy[-1], MCAST_JOIN_GROUP, membership)
+            except OSError as error:
+                full = error.errno in (errno.ENOBUFS, errno.ENOMEM)
+                if fresh or not full:
+                    if fresh:
+                        roomy.pop().close()
+                    raise
+                roomy.pop()
+            else:
+                break
+        self._joined[membership] = roomy[-1]
+        self._groups[roomy[-1]] = self._groups.get(roomy[-1], 0) + 1
+
+    def leave(self, membership: Membership) -> None:
+        """Leaves the group; an interface that has gone has left it already."""
+        sock = self._joined.pop(membership)
+        try:
+            _membership_option(sock, MCAST_LEAVE_GROUP, membership)
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
+                raise
+        roomy = self._roomy[membership.group.version]
+        self._groups[sock] -= 1
+        if self._groups[sock] == 0:
+            del self._groups[sock]
+            if sock in roomy:
+                roomy.remove(sock)
+            sock.close()
+        elif sock not in roomy:
+            roomy.append(sock)
+
+
+def _membership_socket(group: Address) -> socket.socket:
+    family = socket.AF_INET if group.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP)
+    if group.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+    return sock
+
+
+def _membership_option(sock: socket.socket, option: int, membership: Membership) -> None:
+    """Sets a struct group_req (RFC 3678, 5.1)."""
+    group = membership.group
+    if group.version == 4:
+        name = struct.pack("=HH4s", socket.AF_INET, 0, group.packed)
+        level = socket.IPPROTO_IP
+    else:
+        name = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, group.packed, membership.index)
+        level = socket.IPPROTO_IPV6
+    # The socket address is a struct sockaddr_storage, aligned to 8 bytes.
+    sock.setsockopt(level, option, struct.pack("I4x128s", membership.index, name))

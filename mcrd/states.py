@@ -1,0 +1,88 @@
+"""How rules and outputs fare: a pure view of a configuration and of what there is."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mcrd.model import Config, Rule
+from mcrd.plan import Actual, Failure, RelayKey, Wish, wish
+from mcrd.resources import Resource
+
+State = Literal["active", "waiting", "failed", "disabled"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputState:
+    """`retry_in` is in seconds; None when nothing is to be tried again."""
+
+    state: State
+    reason: str | None = None
+    retry_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleState:
+    """The state of a rule and of each of its outputs, in the order of the file."""
+
+    state: State
+    reason: str | None
+    outputs: tuple[OutputState, ...]
+    retry_in: float | None = None
+
+
+def states(config: Config, actual: Actual) -> dict[str, RuleState]:
+    """The state of every rule, by name."""
+    return {name: _rule(rule, actual) for name, rule in config.rules.items()}
+
+
+def _rule(rule: Rule, actual: Actual) -> RuleState:
+    if not rule.enabled:
+        return RuleState("disabled", None, tuple(OutputState("disabled") for _ in rule.outputs))
+    entry = wish(rule, actual.links)
+    whole, retry = _whole(entry, actual)
+    outputs = tuple(_output(output, entry, actual, whole) for output in entry.outputs)
+    if whole is not None:
+        return RuleState("failed", whole, outputs, retry)
+    if entry.waits:
+        return RuleState("waiting", entry.waits, outputs)
+    if any(output.state == "active" for output in outputs):
+        return RuleState("active", None, outputs)
+    failed = next((output for output in outputs if output.state == "failed"), None)
+    if failed is not None:
+        return RuleState("failed", failed.reason, outputs, failed.retry_in)
+    return RuleState("waiting", "being opened", outputs)
+
+
+def _whole(entry: Wish, actual: Actual) -> tuple[str | None, float | None]:
+    """What keeps the whole rule from running, and when it is tried again."""
+    what: tuple[Resource | RelayKey, ...] = entry.needs
+    if entry.key is not None:
+        what += (entry.key,)
+    for need in what:
+        failure = actual.failures.get(need)
+        if failure is not None:
+            return f"{need}: {failure.reason}" if need != entry.key else failure.reason, _retry(
+                failure, actual
+            )
+    return None, None
+
+
+def _output(output: Resource | str, entry: Wish, actual: Actual, whole: str | None) -> OutputState:
+    if isinstance(output, str):
+        return OutputState("waiting", output)
+    failure = actual.failures.get(output)
+    if failure is not None:
+        return OutputState("failed", failure.reason, _retry(failure, actual))
+    if whole is not None:
+        return OutputState("failed", whole)
+    relay = actual.relays.get(entry.key) if entry.key is not None else None
+    if relay is not None and output in relay.egress:
+        return OutputState("active")
+    return OutputState("waiting", "being opened")
+
+
+def _retry(failure: Failure, actual: Actual) -> float:
+    return max(0.0, failure.retry_at - actual.now)

@@ -1,0 +1,252 @@
+"""Counters: the memory that workers write; sums over workers, their restarts and what ended.
+
+Nothing that was counted is ever subtracted again while its rule, output or interface is known.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.resources import Ingress, Target
+
+DROP_REASONS = (
+    "malformed",
+    "bad_checksum",
+    "fragment",
+    "truncated",
+    "wrong_vlan",
+    "wrong_source",
+    "own_output",
+    "unmatched",
+)
+"""In the order of enum drop of shared.h; ring_full comes before them all, and from the kernel."""
+
+# linux/fcntl.h
+_F_ADD_SEALS = 1033
+_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Packets are datagrams; bytes are payload, or of interfaces whole frames."""
+
+    packets: int = 0
+    bytes: int = 0
+
+    def add(self, other: Traffic) -> None:
+        """Adds the other's counts to these."""
+        self.packets += other.packets
+        self.bytes += other.bytes
+
+
+@dataclass(slots=True)
+class OutputCount:
+    """What became of the datagrams of one output; `errors` by the name of the errno."""
+
+    sent: Traffic = field(default_factory=Traffic)
+    errors: dict[str, int] = field(default_factory=dict)
+    refused: int = 0
+
+    def add(self, other: OutputCount) -> None:
+        """Adds the other's counts to these."""
+        self.sent.add(other.sent)
+        self.refused += other.refused
+        for name, number in other.errors.items():
+            self.errors[name] = self.errors.get(name, 0) + number
+
+
+@dataclass(slots=True)
+class InterfaceCount:
+    """Frames taken from an interface's rings, and why some went no further."""
+
+    received: Traffic = field(default_factory=Traffic)
+    dropped: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("ring_full", *DROP_REASONS), 0)
+    )
+
+    def add(self, other: InterfaceCount) -> None:
+        """Adds the other's counts to these."""
+        self.received.add(other.received)
+        for name, number in other.dropped.items():
+            self.dropped[name] += number
+
+
+class NoRoomError(Exception):
+    """The segment has no slot left."""
+
+
+class Slots:
+    """Numbers the counters of one kind in a segment."""
+
+    def __init__(self, room: int, what: str) -> None:
+        self.taken: dict[Any, int] = {}
+        self._free: list[int] = []
+        self._room = room
+        self._what = what
+
+    def take(self, key: Any) -> tuple[int, bool]:
+        """The key's slot, and whether it is a new one."""
+        if key in self.taken:
+            return self.taken[key], False
+        if self._free:
+            slot = self._free.pop()
+        elif len(self.taken) < self._room:
+            slot = len(self.taken)
+        else:
+            raise NoRoomError(f"more than {self._room} {self._what} on one worker")
+        self.taken[key] = slot
+        return slot, True
+
+    def give_back(self, key: Any) -> None:
+        """Frees the key's slot."""
+        self._free.append(self.taken.pop(key))
+
+
+class Segment:
+    """The memory that one worker at a time writes its counters and its place in the ring to."""
+
+    def __init__(self) -> None:
+        size = ffi.sizeof("struct segment")
+        self.descriptor = os.memfd_create("mcrd-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.descriptor, size)
+        # A worker could else shrink it, and every later look at it would be a SIGBUS.
+        fcntl.fcntl(self.descriptor, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+        self._memory = mmap.mmap(self.descriptor, size)
+        self._view = ffi.cast("struct segment *", ffi.from_buffer(self._memory))
+        self._view.version = lib.MCRD_SEGMENT_VERSION
+        self.rules = Slots(lib.MCRD_RULE_SLOTS, "rules")
+        self.outputs = Slots(lib.MCRD_OUTPUT_SLOTS, "outputs")
+
+    def close(self) -> None:
+        """Unmaps and closes it."""
+        self._view = None
+        os.close(self.descriptor)
+
+    def rule_slot(self, rule: str) -> int:
+        """The slot of a rule, counting from zero when it is new; raises NoRoomError."""
+        slot, new = self.rules.take(rule)
+        if new:
+            ffi.memmove(ffi.addressof(self._view.rules, slot), bytes(_RULE), _RULE)
+        return slot
+
+    def output_slot(self, rule: str, target: Target) -> int:
+        """The slot of an output, counting from zero when it is new; raises NoRoomError."""
+        slot, new = self.outputs.take((rule, target))
+        if new:
+            ffi.memmove(ffi.addressof(self._view.outputs, slot), bytes(_OUTPUT), _OUTPUT)
+        return slot
+
+    def rule(self, slot: int) -> Traffic:
+        """What a rule received."""
+        counters = self._view.rules[slot]
+        return Traffic(counters.packets, counters.bytes)
+
+    def output(self, slot: int) -> OutputCount:
+        """What became of an output's datagrams."""
+        counters = self._view.outputs[slot]
+        errors = {
+            errno.errorcode.get(place.number, "OTHER"): int(place.count)
+            for place in counters.errors
+            if place.count
+        }
+        return OutputCount(Traffic(counters.packets, counters.bytes), errors, counters.refused)
+
+    def interface(self, ring_full: int) -> InterfaceCount:
+        """What the worker took from the ring; `ring_full` is the kernel's own count."""
+        view = self._view
+        dropped = dict(zip(DROP_REASONS, view.dropped, strict=True))
+        return InterfaceCount(
+            Traffic(view.packets, view.bytes), {"ring_full": ring_full, **dropped}
+        )
+
+
+_RULE: int = ffi.sizeof("struct rule_counters")
+_OUTPUT: int = ffi.sizeof("struct output_counters")
+
+
+class Ledger:
+    """Sums what live segments hold and what ended ones held."""
+
+    def __init__(self) -> None:
+        self._live: dict[Ingress, Segment] = {}
+        self._rules: dict[str, Traffic] = {}
+        self._outputs: dict[tuple[str, Target], OutputCount] = {}
+        self._interfaces: dict[str, InterfaceCount] = {}
+
+    def attach(self, ingress: Ingress, segment: Segment) -> None:
+        """Counts what this segment holds from now on."""
+        self._live[ingress] = segment
+
+    def detach(self, ingress: Ingress, ring_full: int) -> None:
+        """Keeps what the segment counted, and closes it."""
+        segment = self._live[ingress]
+        for rule in list(segment.rules.taken):
+            self.end_rule(ingress, rule)
+        for rule, target in list(segment.outputs.taken):
+            self.end_output(ingress, rule, target)
+        kept = self._interfaces.setdefault(ingress.interface, InterfaceCount())
+        kept.add(segment.interface(ring_full))
+        del self._live[ingress]
+        segment.close()
+
+    def end_rule(self, ingress: Ingress, rule: str) -> None:
+        """Keeps what a rule counted on a worker that has it no more."""
+        segment = self._live[ingress]
+        slot = segment.rules.taken.get(rule)
+        if slot is not None:
+            self._rules.setdefault(rule, Traffic()).add(segment.rule(slot))
+            segment.rules.give_back(rule)
+
+    def end_output(self, ingress: Ingress, rule: str, target: Target) -> None:
+        """Keeps what an output counted on a worker that has it no more."""
+        segment = self._live[ingress]
+        slot = segment.outputs.taken.get((rule, target))
+        if slot is not None:
+            kept = self._outputs.setdefault((rule, target), OutputCount())
+            kept.add(segment.output(slot))
+            segment.outputs.give_back((rule, target))
+
+    def forget(self, rules: Iterable[str], outputs: Iterable[tuple[str, Target]]) -> None:
+        """Forgets ended counts of all rules and outputs but these."""
+        known, targets = set(rules), set(outputs)
+        self._rules = {name: kept for name, kept in self._rules.items() if name in known}
+        self._outputs = {key: kept for key, kept in self._outputs.items() if key in targets}
+
+    def rule(self, rule: str) -> Traffic:
+        """What a rule has received, over all workers."""
+        total = Traffic()
+        total.add(self._rules.get(rule, Traffic()))
+        for segment in self._live.values():
+            slot = segment.rules.taken.get(rule)
+            if slot is not None:
+                total.add(segment.rule(slot))
+        return total
+
+    def output(self, rule: str, target: Target) -> OutputCount:
+        """What became of an output's datagrams, over all workers."""
+        total = OutputCount()
+        total.add(self._outputs.get((rule, target), OutputCount()))
+        for segment in self._live.values():
+            slot = segment.outputs.taken.get((rule, target))
+            if slot is not None:
+                total.add(segment.output(slot))
+        return total
+
+    def interfaces(self, ring_full: dict[Ingress, int]) -> dict[str, InterfaceCount]:
+        """What came from each interface; `ring_full` has the kernel's count of each live ring."""
+        totals: dict[str, InterfaceCount] = {}
+        for name, kept in self._interfaces.items():
+            totals.setdefault(name, InterfaceCount()).add(kept)
+        for ingress, segment in self._live.items():
+            total = totals.setdefault(ingress.interface, InterfaceCount())
+            total.add(segment.interface(ring_full[ingress]))
+        return totals

@@ -1,0 +1,302 @@
+"""The one loop: something happened -> look -> plan -> apply."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import resource
+import signal
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mcrd import __version__, config, journal, report
+from mcrd.apply import Estate
+from mcrd.changes import Changes, changes
+from mcrd.config import ConfigError
+from mcrd.control import ControlError, Request, Server
+from mcrd.links import Links
+from mcrd.model import Config
+from mcrd.notify import Notify
+from mcrd.plan import plan
+from mcrd.states import RuleState, states
+from mcrd.watch import Watch
+
+ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
+UNSETTLED = 0.25  # seconds until the next look when it was not
+TICK = 1.0  # seconds between two looks at what makes no event
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """The daemon. `log_level` overrides the rule file's."""
+
+    def __init__(self, path: Path, control: Path, start: Config, log_level: str | None) -> None:
+        self._path = path
+        self._config = Config()
+        self._next = start
+        self._log_level = log_level
+        self._estate = Estate(self._wake)
+        self._links = Links(self._links_changed)
+        self._server = Server(control, self._answer)
+        self._watch = Watch(path, self._file_changed)
+        self._notify = Notify()
+        self._woken = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._states: dict[str, RuleState] = {}
+        self._errors: list[str] = []  # why the rule file, as it is now, is not what runs
+        self._digest = b""
+        self._pending = True
+        self._started = time.monotonic()
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Runs until SIGTERM or SIGINT; raises ControlError without a control socket."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
+        _raise_descriptor_limit()
+        await self._server.start()
+        try:
+            await self._links.start()
+            async with self._lock:
+                self._digest = _digest(self._path)
+                await self._adopt(self._next)
+            self._notify.ready()
+            log.info("mcrd %s: %s", __version__, self._summary())
+            await self._loop()
+        finally:
+            self._notify.stopping()
+            self._watch.stop()
+            for task in self._reloads:
+                task.cancel()
+            await asyncio.gather(*self._reloads, return_exceptions=True)
+            await self._server.stop()
+            await self._links.stop()
+            await self._estate.close()
+            log.info("ended")
+
+    async def _loop(self) -> None:
+        stop = asyncio.create_task(self._stop.wait())
+        tick = time.monotonic() + TICK
+        while not stop.done():
+            woken = asyncio.create_task(self._woken.wait())
+            now = time.monotonic()
+            retry = self._estate.next_retry()
+            pause = min(max(0.0, tick - now), retry if retry is not None else TICK)
+            await asyncio.wait({stop, woken}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            woken.cancel()
+            if stop.done():
+                break
+            if time.monotonic() >= tick:
+                tick = time.monotonic() + TICK
+                self._estate.take_errors()
+                self._notify.status(self._summary())
+            if self._woken.is_set() or (retry is not None and retry <= pause):
+                self._woken.clear()
+                async with self._lock:
+                    await self._settle()
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _links_changed(self, names: frozenset[str]) -> None:
+        self._estate.take_errors()
+        self._estate.retry_now(names)
+        self._wake()
+
+    async def _settle(self) -> None:
+        """Looks, plans and applies until there is nothing left to do."""
+        self._pending = True
+        for _ in range(ROUNDS):
+            steps = plan(self._config, self._estate.actual(self._links.now))
+            if not steps:
+                break
+            for step in steps:
+                log.debug("%s", step)
+            await self._estate.apply(steps, self._links.now)
+        else:
+            log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
+            asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
+        self._pending = False
+        self._look_at_states()
+        self._notify.status(self._summary())
+
+    def _look_at_states(self) -> None:
+        now = states(self._config, self._estate.actual(self._links.now))
+        for name, state in now.items():
+            before = self._states.get(name)
+            if before is None or (before.state, before.reason) != (state.state, state.reason):
+                grave = logging.WARNING if state.state in ("waiting", "failed") else logging.INFO
+                log.log(grave, "rules.%s: %s", name, report.state(state))
+            for index, output in enumerate(state.outputs):
+                was = before.outputs[index] if before and index < len(before.outputs) else None
+                if (
+                    state.state == "active"
+                    and (output.state != "active" or was is not None)
+                    and (was is None or (was.state, was.reason) != (output.state, output.reason))
+                ):
+                    grave = logging.INFO if output.state == "active" else logging.WARNING
+                    log.log(grave, "rules.%s: outputs[%d]: %s", name, index, report.state(output))
+        self._states = now
+
+    async def _adopt(self, new: Config) -> Changes:
+        """Makes `new` what is wanted, and so."""
+        changed = changes(self._config, new)
+        self._config = new
+        journal.set_level(self._log_level or new.daemon.log_level)
+        for warning in new.warnings:
+            log.warning("%s", warning)
+        if new.daemon.watch:
+            self._watch.start()
+        else:
+            self._watch.stop()
+        self._estate.forget_ports(frozenset(new.rules))
+        self._estate.retry_now()
+        await self._settle()
+        self._estate.ledger.forget(
+            new.rules,
+            (
+                (rule.name, (output.interface, output.address, output.port))
+                for rule in new.rules.values()
+                for output in rule.outputs
+            ),
+        )
+        return changed
+
+    async def _load(self) -> Config:
+        """Reads the rule file; when it is not what it should be, all stays as it was."""
+        self._digest = _digest(self._path)
+        try:
+            new = await asyncio.to_thread(config.load, self._path)
+        except ConfigError as error:
+            self._errors = [str(problem) for problem in error.problems]
+            self._notify.status(self._summary())
+            raise
+        self._errors = []
+        return new
+
+    async def _reload(self, why: str) -> Changes:
+        async with self._lock:
+            self._notify.reloading()
+            try:
+                new = await self._load()
+                changed = await self._adopt(new)
+            except ConfigError as error:
+                log.error("reload (%s) refused; the rules that run stay as they are", why)
+                for problem in error.problems:
+                    log.error("%s", problem)
+                raise
+            finally:
+                self._notify.ready()
+            log.info("reload (%s): %s", why, ", ".join(changed.lines()))
+            return changed
+
+    def _reload_soon(self, why: str) -> None:
+        async def reload() -> None:
+            with contextlib.suppress(ConfigError):  # it is in the log
+                await self._reload(why)
+
+        task = asyncio.get_running_loop().create_task(reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    def _file_changed(self) -> None:
+        digest = _digest(self._path)
+        if digest == self._digest:
+            return  # a touch, or what a reload has read already
+        if not digest:
+            if self._digest:
+                log.warning("%s has gone; the rules that run stay as they are", self._path)
+            self._digest = digest
+            return
+        self._reload_soon("file saved")
+
+    async def _answer(self, request: Request) -> Any:
+        try:
+            match request.command:
+                case "reload":
+                    changed = await self._reload("mcrctl")
+                    return {**self._changes(changed), "troubled": report.troubled(self._states)}
+                case "diff":
+                    new = await asyncio.to_thread(config.load, self._path)
+                    return self._changes(changes(self._config, new))
+                case "status":
+                    return self._status()
+                case "rules":
+                    return self._rules(request.arguments.get("name"))
+                case "stats":
+                    return self._stats()
+                case other:
+                    raise ControlError(f"unknown command: {other}")
+        except ConfigError as error:
+            raise ControlError(*(str(problem) for problem in error.problems)) from None
+
+    @staticmethod
+    def _changes(changed: Changes) -> dict[str, Any]:
+        return {**asdict(changed), "text": changed.lines()}
+
+    def _uptime(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+    def _summary(self) -> str:
+        text = report.summary(self._states)
+        return f"{text}; rule file refused: {self._errors[0]}" if self._errors else text
+
+    def _now(self) -> dict[str, RuleState]:
+        return states(self._config, self._estate.actual(self._links.now))
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": self._uptime(),
+            "config": str(self._path),
+            "config_errors": self._errors,
+            "pending": self._pending,
+            "summary": self._summary(),
+            "rules": dict(Counter(state.state for state in self._states.values())),
+            "workers": report.workers(self._estate),
+        }
+
+    def _rules(self, name: object) -> dict[str, Any]:
+        if name is not None and name not in self._config.rules:
+            raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
+        now = self._now()
+        return {
+            "rules": {
+                key: report.rule(rule, now[key])
+                for key, rule in self._config.rules.items()
+                if name in (None, key)
+            }
+        }
+
+    def _stats(self) -> dict[str, Any]:
+        return {
+            "uptime_s": self._uptime(),
+            **report.stats(self._config, self._now(), self._estate),
+        }
+
+
+def _digest(path: Path) -> bytes:
+    """A hash of the file, b"" when it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
+
+
+def _raise_descriptor_limit() -> None:
+    """Every output takes a descriptor."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,260 @@
+"""Worker processes: spawned by exec, spoken to over one SOCK_SEQPACKET, watched by a pidfd."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import pwd
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from mcrd.dataplane import messages
+from mcrd.dataplane._dataplane import lib
+from mcrd.resources import Egress, Ingress
+from mcrd.sockets import IngressSocket
+from mcrd.stats import Segment
+
+START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
+END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
+SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
+UNPRIVILEGED = "nobody"
+
+# linux/if_arp.h: interfaces whose frames begin with an Ethernet header; all others begin with IP.
+ARPHRD_ETHER = 1
+ARPHRD_LOOPBACK = 772
+
+
+class WorkerError(Exception):
+    """A worker refused a request, or is not there to take it; the text says why."""
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    data: bytes
+    descriptors: Sequence[int]
+
+
+class WorkerProcess:
+    """One worker, from exec to its end. `ended` is called once, with what to tell the user."""
+
+    def __init__(self, ingress: Ingress, ended: Callable[[WorkerProcess, str], None]) -> None:
+        self.ingress = ingress
+        self.layers: list[str] = []
+        self.places: dict[Egress, int] = {}
+        self.own: set[messages.Endpoint] = set()
+        self._free_places: list[int] = []
+        self._ended = ended
+        self._sequence = 0
+        self._answers: dict[int, asyncio.Future[messages.Answer]] = {}
+        self._outgoing: deque[_Outgoing] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self._expected = False
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = _spawn(theirs)
+        self._channel.setblocking(False)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._channel, self._receive)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def initialize(self, ring: IngressSocket, segment: Segment, hardware: int) -> None:
+        """Hands over ring and counters, and waits until the worker is Ready; raises WorkerError."""
+        uid, gid = _unprivileged()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        request = messages.Initialize(
+            sequence=self._next(),
+            supervisor=os.getpid(),
+            interface=self.ingress.interface,
+            link=link_layer(hardware),
+            block_size=ring.geometry.block_size,
+            block_count=ring.geometry.block_count,
+            frame_size=ring.geometry.frame_size,
+            sockets=min(SOCKETS, limit - 64) if limit != resource.RLIM_INFINITY else SOCKETS,
+            uid=uid,
+            gid=gid,
+        )
+        descriptors = [ring.socket.fileno(), ring.epoll.fileno(), segment.descriptor]
+        try:
+            answer = await asyncio.wait_for(self._send(request, descriptors), START_TIMEOUT)
+        except TimeoutError:
+            raise WorkerError("it did not become ready") from None
+        if isinstance(answer, messages.Ready):
+            self.layers = answer.layers
+
+    def request(
+        self,
+        kind: Callable[..., messages.AnyRequest],
+        *rest: object,
+        descriptors: Sequence[int] = (),
+    ) -> asyncio.Future[messages.Answer]:
+        """Sends a request at once; the future raises WorkerError when it is refused."""
+        return self._send(kind(self._next(), *rest), descriptors)
+
+    def place(self, egress: Egress) -> tuple[int, bool]:
+        """The socket's place in the worker's table, and whether it has to be sent there first."""
+        if egress in self.places:
+            return self.places[egress], False
+        place = self._free_places.pop() if self._free_places else len(self.places)
+        self.places[egress] = place
+        return place, True
+
+    def vacate(self, egress: Egress) -> int | None:
+        """Frees the socket's place."""
+        place = self.places.pop(egress, None)
+        if place is not None:
+            self._free_places.append(place)
+        return place
+
+    async def stop(self) -> None:
+        """Ends the process: closes the channel, and kills it if that is not enough."""
+        self._expected = True
+        self._close_channel()
+        try:
+            await asyncio.wait_for(self._gone.wait(), END_TIMEOUT)
+        except TimeoutError:
+            self._process.kill()
+            await self._gone.wait()
+
+    def _next(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _send(
+        self, request: messages.AnyRequest, descriptors: Sequence[int]
+    ) -> asyncio.Future[messages.Answer]:
+        future: asyncio.Future[messages.Answer] = self._loop.create_future()
+        data = messages.encode(request)
+        if self._channel.fileno() < 0:
+            future.set_exception(WorkerError("the worker has ended"))
+        elif len(data) > messages.LARGEST:
+            future.set_exception(WorkerError(f"too large for one message: {len(data)} bytes"))
+        else:
+            self._answers[request.sequence] = future
+            self._outgoing.append(_Outgoing(data, descriptors))
+            self._flush()
+        return future
+
+    def _flush(self) -> None:
+        while self._outgoing and self._channel.fileno() >= 0:
+            first = self._outgoing[0]
+            try:
+                socket.send_fds(self._channel, [first.data], list(first.descriptors))
+            except OSError as error:
+                # ETOOMANYREFS: descriptors under way count until they are received (unix(7)).
+                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
+                    self._loop.add_writer(self._channel, self._flush)
+                    return
+                self._close_channel()
+                return
+            self._outgoing.popleft()
+        if self._channel.fileno() >= 0:
+            self._loop.remove_writer(self._channel)
+
+    def _receive(self) -> None:
+        try:
+            data = self._channel.recv(messages.LARGEST)
+            if not data:
+                self._close_channel()
+                return
+            answer = messages.decode_answer(data)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, msgspec.DecodeError):
+            self._close_channel()
+            self._process.kill()
+            return
+        future = self._answers.pop(answer.sequence, None)
+        if future is None or future.done():
+            return
+        if isinstance(answer, messages.Refused):
+            future.set_exception(WorkerError(answer.reason))
+        else:
+            future.set_result(answer)
+
+    def _close_channel(self) -> None:
+        if self._channel.fileno() < 0:
+            return
+        self._loop.remove_reader(self._channel)
+        self._loop.remove_writer(self._channel)
+        self._channel.close()
+        self._outgoing.clear()
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(WorkerError("the worker has ended"))
+                future.exception()  # whoever still waits gets it; nobody has to
+        self._answers.clear()
+
+    def _reap(self) -> None:
+        status = self._process.wait()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._drain()
+        self._close_channel()
+        self._gone.set()
+        if not self._expected:
+            self._ended(self, describe_end(status))
+
+    def _drain(self) -> None:
+        """Reads what a process that has ended said last: why it refused, for one."""
+        while self._channel.fileno() >= 0:
+            before = len(self._answers)
+            self._receive()
+            if len(self._answers) == before:
+                return
+
+
+def describe_end(status: int) -> str:
+    """What became of a process, from its return code."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"ended with exit status {status}"
+
+
+def link_layer(hardware: int) -> int:
+    """LINK_ETHERNET or LINK_IP, of an ARPHRD_ number."""
+    ethernet = hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK)
+    return int(lib.LINK_ETHERNET if ethernet else lib.LINK_IP)
+
+
+def _unprivileged() -> tuple[int | None, int | None]:
+    if os.geteuid() != 0:
+        return None, None
+    try:
+        entry = pwd.getpwnam(UNPRIVILEGED)
+    except KeyError:
+        return 65534, 65534  # the kernel's own overflow id
+    return entry.pw_uid, entry.pw_gid
+
+
+def _spawn(channel: socket.socket) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-I"]
+    if sys.dont_write_bytecode:
+        command.append("-B")
+    return subprocess.Popen(
+        [*command, "-m", "mcrd.dataplane.worker"],
+        stdin=channel.fileno(),
+        stdout=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        process_group=0,  # Ctrl-C in a terminal is the supervisor's to handle
+    )
