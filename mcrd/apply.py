@@ -22,6 +22,7 @@ from mcrd.workers import WorkerError, WorkerProcess
 
 BACKOFF_FIRST = 0.25  # seconds
 BACKOFF_LONGEST = 30.0
+STEADY = 10.0  # seconds after which a worker's end is no longer one of a row
 STALE = 60.0  # seconds after its time at which a failure that nobody retried is forgotten
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 OWN_AT_ONCE = 2000  # endpoints in one message
@@ -37,6 +38,7 @@ class Estate:
         self.workers: dict[Worker, WorkerProcess] = {}
         self.restarts: dict[str, int] = {}
         self._changed = changed
+        self._early_ends: dict[Worker, int] = {}
         self._ingress: dict[Ingress, tuple[IngressSocket, Segment]] = {}
         self._egress: dict[Egress, socket.socket] = {}
         self._own: dict[Egress, messages.Endpoint] = {}
@@ -117,8 +119,7 @@ class Estate:
     def _fail(self, what: Resource | RelayKey, reason: str) -> None:
         before = self._failures.get(what)
         attempts = before.attempts + 1 if before else 1
-        wait = min(BACKOFF_FIRST * 2 ** min(attempts - 1, 16), BACKOFF_LONGEST)
-        self._failures[what] = Failure(reason, time.monotonic() + wait, attempts)
+        self._failures[what] = Failure(reason, time.monotonic() + backoff(attempts), attempts)
 
     def _is_open(self, resource: Resource) -> bool:
         match resource:
@@ -199,6 +200,7 @@ class Estate:
             self._fail(worker, str(error))
             return
         self.workers[worker] = process
+        self._failures.pop(worker, None)
         log.info(
             "%s: pid %d, ring of %d frames, without: %s",
             worker,
@@ -215,7 +217,12 @@ class Estate:
         self._relays = {key: r for key, r in self._relays.items() if key.worker != worker}
         interface = process.ingress.interface
         self.restarts[interface] = self.restarts.get(interface, 0) + 1
-        log.error("%s: pid %d %s; starting another", worker, process.pid, how)
+        # The first of a row is replaced at once, those that die young after a while.
+        row = self._early_ends.get(worker, 0) if process.age < STEADY else 0
+        self._early_ends[worker] = row + 1
+        wait = backoff(row) if row else 0.0
+        log.error("%s: pid %d %s; another starts in %g s", worker, process.pid, how, wait)
+        self._failures[worker] = Failure(how, time.monotonic() + wait, row + 1)
         self._changed()
 
     def _sync_own(self) -> None:
@@ -342,6 +349,11 @@ def _unheard(future: asyncio.Future[messages.Answer]) -> None:
             log.debug("a worker refused: %s", error)
 
     future.add_done_callback(look)
+
+
+def backoff(attempts: int) -> float:
+    """Seconds from this many failures to the next try."""
+    return min(BACKOFF_FIRST * 2.0 ** min(attempts - 1, 16), BACKOFF_LONGEST)
 
 
 def _interface(what: Resource | RelayKey) -> str:

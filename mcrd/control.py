@@ -1,4 +1,4 @@
-"""The control socket, both ends. One JSON object in a line is a request, one is its answer."""
+"""The daemon's end of the control socket: one JSON object in a line asks, one answers."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -16,21 +16,13 @@ from typing import Any
 
 import msgspec
 
+from mcrd.client import CONNECT_TIMEOUT, ControlError
+
 REQUEST_LARGEST = 64 * 1024  # bytes
-ANSWER_LARGEST = 64 * 1024 * 1024
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
-CONNECT_TIMEOUT = 5.0
 MODE = 0o660
 
 log = logging.getLogger(__name__)
-
-
-class ControlError(Exception):
-    """A request failed; `lines` say why, one problem each."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -157,38 +149,3 @@ def _is_answered(path: Path) -> bool:
         except OSError as error:
             return error.errno != errno.ENOTSOCK
     return True
-
-
-def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
-    """Sends a request and returns its result; `timeout` in seconds. Raises ControlError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(CONNECT_TIMEOUT)
-        try:
-            sock.connect(str(path))
-        except OSError as error:
-            raise ControlError(f"cannot reach mcrd at {path}: {_why(error)}") from None
-        sock.settimeout(timeout)
-        try:
-            sock.sendall(msgspec.json.encode(Request(command, arguments)) + b"\n")
-            with sock.makefile("rb") as stream:
-                line = stream.readline(ANSWER_LARGEST)
-            reply = msgspec.json.decode(line, type=Reply)
-        except TimeoutError:
-            raise ControlError(f"mcrd did not answer within {timeout:g} s") from None
-        except (OSError, msgspec.MsgspecError):
-            raise ControlError("mcrd ended before it answered; look at its log") from None
-    if reply.errors:
-        raise ControlError(*reply.errors)
-    return reply.result
-
-
-def _why(error: OSError) -> str:
-    match error.errno:
-        case errno.ENOENT:
-            return "there is no such socket; is mcrd running?"
-        case errno.ECONNREFUSED:
-            return "nobody answers; mcrd has ended without cleaning up"
-        case errno.EACCES:
-            return "permission denied; run as root or as a member of the daemon's group"
-        case _:
-            return error.strerror or str(error)

@@ -44,6 +44,14 @@ IPV6_PMTUDISC_DONT = 0
 MCAST_JOIN_GROUP = 42
 MCAST_LEAVE_GROUP = 45
 
+# linux/netlink.h, linux/rtnetlink.h
+NLM_F_REQUEST = 1
+NLMSG_ERROR = 2
+RTM_GETROUTE = 26
+RTA_DST = 1
+RTA_OIF = 4
+RTM_F_FIB_MATCH = 0x2000
+
 BLOCK_SIZE = 1 << 20
 RING_SIZE = 32 << 20  # bytes; what the measurements took for enough in the heaviest case
 LINK_HEADER = 16  # what the kernel reserves for it, at least
@@ -195,6 +203,8 @@ class EgressSockets:
                 _set_ipv4(sock, egress)
             else:
                 _set_ipv6(sock, egress)
+            if egress.address.version == 4 and not egress.address.is_multicast:
+                _check_route(egress)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             self._bind(sock, egress)
             sock.connect(_name(egress.address, egress.port, egress.index))
@@ -224,6 +234,26 @@ class EgressSockets:
         sock.bind(_name(egress.source, 0, egress.index))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._ports[key] = sock.getsockname()[1]
+
+
+def _check_route(egress: Egress) -> None:
+    """Raises ENETUNREACH without an IPv4 route over the interface (rtnetlink(7), RTM_GETROUTE).
+
+    connect() would not: on a socket that is bound to an interface, the kernel takes a destination
+    without a route for a neighbour, and ARP for it is in vain (ip_route_output_key_hash_rcu()).
+    """
+    attributes = struct.pack("=HH4s", 8, RTA_DST, egress.address.packed)
+    attributes += struct.pack("=HHi", 8, RTA_OIF, egress.index)
+    rtmsg = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+    body = rtmsg + attributes
+    header = struct.pack("=IHHII", 16 + len(body), RTM_GETROUTE, NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+        sock.settimeout(1.0)
+        sock.send(header + body)
+        answer = sock.recv(65536)
+    kind, error = struct.unpack_from("=4xH10xi", answer)
+    if kind == NLMSG_ERROR and -error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        raise OSError(errno.ENETUNREACH, "no route")
 
 
 def _set_ipv4(sock: socket.socket, egress: Egress) -> None:

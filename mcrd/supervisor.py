@@ -20,8 +20,9 @@ from typing import Any
 from mcrd import __version__, config, journal, report
 from mcrd.apply import Estate
 from mcrd.changes import Changes, changes
+from mcrd.client import ControlError
 from mcrd.config import ConfigError
-from mcrd.control import ControlError, Request, Server
+from mcrd.control import Request, Server
 from mcrd.links import Links
 from mcrd.model import Config
 from mcrd.notify import Notify
@@ -152,11 +153,13 @@ class Supervisor:
 
     async def _adopt(self, new: Config) -> Changes:
         """Makes `new` what is wanted, and so."""
-        changed = changes(self._config, new)
-        self._config = new
+        old, self._config = self._config, new
+        changed = changes(old, new)
         journal.set_level(self._log_level or new.daemon.log_level)
+        told = {_saying(warning) for warning in old.warnings}
         for warning in new.warnings:
-            log.warning("%s", warning)
+            if _saying(warning) not in told:
+                log.warning("%s", warning)
         if new.daemon.watch:
             self._watch.start()
         else:
@@ -286,6 +289,11 @@ class Supervisor:
             "uptime_s": self._uptime(),
             **report.stats(self._config, self._now(), self._estate),
         }
+
+
+def _saying(warning: str) -> str:
+    """A warning without its place, which an edit elsewhere in the file moves."""
+    return warning.partition(": ")[2]
 
 
 def _digest(path: Path) -> bytes:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._expected = False
+        self._started = time.monotonic()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = _spawn(theirs)
@@ -73,6 +75,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """The process's id."""
         return self._process.pid
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started
 
     async def initialize(self, ring: IngressSocket, segment: Segment, hardware: int) -> None:
         """Hands over ring and counters, and waits until the worker is Ready; raises WorkerError."""

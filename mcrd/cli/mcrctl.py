@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mcrd import __version__
-from mcrd.cli import check
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
-from mcrd.control import ControlError, ask
+from mcrd.client import ControlError, ask
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
@@ -24,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(argv)
     if options.command == "check":
+        from mcrd.cli import check  # noqa: PLC0415  slow, and nothing else needs it
+
         return check.run(options.file, options.json)
     arguments = {"name": options.name} if getattr(options, "name", None) else {}
     timeout = RELOAD_TIMEOUT if options.command in ("reload", "diff") else TIMEOUT

@@ -50,7 +50,7 @@ def _run(path: object, control: object, log_level: str | None) -> int:
     from pathlib import Path  # noqa: PLC0415
 
     from mcrd import config, journal  # noqa: PLC0415
-    from mcrd.control import ControlError  # noqa: PLC0415
+    from mcrd.client import ControlError  # noqa: PLC0415
     from mcrd.supervisor import Supervisor  # noqa: PLC0415
 
     assert isinstance(path, Path)

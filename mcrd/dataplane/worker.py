@@ -8,6 +8,7 @@ environment.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -114,7 +115,8 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: Sequence[in
 
 
 def _answer(answer: messages.Answer) -> None:
-    os.write(CHANNEL, messages.encode(answer))
+    with contextlib.suppress(BrokenPipeError):  # the supervisor has gone: worker_run() will tell
+        os.write(CHANNEL, messages.encode(answer))
 
 
 def _serve(worker: object) -> None:

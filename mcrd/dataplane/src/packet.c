@@ -218,7 +218,8 @@ enum verdict packet_parse(const struct frame *frame, struct packet *packet)
 				return PACKET_MALFORMED;
 			if (held < VLAN_TAG)
 				return PACKET_TRUNCATED;
-			packet->vlan = get16(at);
+			if (!(packet->vlan & 0x0fff)) /* a priority tag within a VLAN is still in that VLAN */
+				packet->vlan = get16(at);
 			type = get16(at + 2);
 			at += VLAN_TAG;
 			there -= VLAN_TAG;

@@ -1,0 +1,254 @@
+"""mcrgen: sends test traffic, and receives and checks it."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import asdict
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from mcrd.traffic import Address, StopOnSignal, Target, TrafficError
+from mcrd.traffic.receive import Ending, Received, receive
+from mcrd.traffic.send import Pattern, Sent, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SMALL_BUFFER = 4 * 1024 * 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser, send_parser, receive_parser = _parsers()
+    arguments = parser.parse_args(argv)
+    sending = arguments.command == "send"
+    subparser = send_parser if sending else receive_parser
+    try:
+        target = Target(arguments.interface, arguments.address, arguments.port, arguments.flows)
+    except ValueError as error:
+        subparser.error(str(error))
+    try:
+        with StopOnSignal() as stopped:
+            if sending:
+                return _send(arguments, target, subparser, stopped)
+            return _receive(arguments, target, subparser, stopped)
+    except TrafficError as error:
+        print(f"mcrgen: {error}", file=sys.stderr)
+        return 1
+
+
+def _send(
+    arguments: argparse.Namespace,
+    target: Target,
+    parser: argparse.ArgumentParser,
+    stopped: StopOnSignal,
+) -> int:
+    if arguments.size > target.max_size:
+        parser.error(f"argument --size: expected 0 to {target.max_size}, got {arguments.size}")
+    if arguments.burst > 1 and not 1 <= arguments.burst * arguments.size <= target.max_size:
+        parser.error(f"argument --burst: a burst carries 1 to {target.max_size} bytes")
+    pattern = Pattern(
+        rate=arguments.rate,
+        size=arguments.size,
+        count=arguments.count,
+        ttl=arguments.ttl,
+        source_port=arguments.source_port,
+        burst=arguments.burst,
+    )
+    sent = send(target, pattern, stopped)
+    print(json.dumps(asdict(sent)) if arguments.json else _sent_text(sent), flush=True)
+    return 0
+
+
+def _receive(
+    arguments: argparse.Namespace,
+    target: Target,
+    parser: argparse.ArgumentParser,
+    stopped: StopOnSignal,
+) -> int:
+    source = arguments.source
+    if source is not None and source.version != target.address.version:
+        parser.error("argument --source: not of the family of --address")
+    if source is not None and (source.is_multicast or source.is_unspecified):
+        parser.error(f"argument --source: expected the address of a host, got {source}")
+
+    def ready(buffer: int) -> None:
+        if buffer < SMALL_BUFFER:
+            _say(f"the receive buffer is only {buffer} bytes: fast traffic may be lost here")
+        _say(f"receiving on {target}")
+
+    ending = Ending(expect=arguments.expect, timeout=arguments.timeout)
+    received = receive(target, source, ending, ready, stopped)
+    print(json.dumps(asdict(received)) if arguments.json else _received_text(received), flush=True)
+    if arguments.expect is not None and received.unique < arguments.expect:
+        _say(f"expected {arguments.expect} packets, received {received.unique}")
+        return 1
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"mcrgen: {line}", file=sys.stderr, flush=True)
+
+
+def _sent_text(sent: Sent) -> str:
+    text = (
+        f"sent {sent.sent} packets, {sent.bytes} bytes,"
+        f" in {sent.seconds:.3f} s: {sent.rate:.1f} packets/s"
+    )
+    if sent.late:
+        text += f"; late {sent.late} times, {sent.late_seconds * 1e6:.0f} us in all"
+    return text
+
+
+def _received_text(received: Received) -> str:
+    counts = [
+        ("unique", received.unique),
+        ("lost", received.lost),
+        ("duplicated", received.duplicated),
+        ("reordered", received.reordered),
+        ("corrupt", received.corrupt),
+    ]
+    # Only worth a word when they happen.
+    if received.unsequenced:
+        counts.append(("unsequenced", received.unsequenced))
+    if received.kernel_dropped:
+        counts.append(("dropped by this receiver's kernel", received.kernel_dropped))
+    text = ", ".join(f"{name} {count}" for name, count in counts)
+    latency = received.latency_us
+    if latency.p50 is not None and latency.p99 is not None:
+        text += f"; latency p50 {latency.p50:.1f} us, p99 {latency.p99:.1f} us"
+    return text
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argparse.ArgumentParser]:
+    parser = argparse.ArgumentParser(prog="mcrgen", description="Sends and checks test traffic.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="send|receive")
+
+    sender = commands.add_parser("send", help="send numbered packets at an even pace")
+    _add_target(sender)
+    sender.add_argument(
+        "--source-port", type=_integer(1, 65535), default=0, metavar="N", help="default: any free"
+    )
+    sender.add_argument(
+        "--rate",
+        type=_rate,
+        default=1000.0,
+        metavar="PPS",
+        help="packets per second over all flows; 0: as fast as possible (default: 1000)",
+    )
+    sender.add_argument(
+        "--size",
+        type=_integer(0, 65527),
+        default=1400,
+        metavar="BYTES",
+        help="of the UDP payload (default: 1400)",
+    )
+    sender.add_argument(
+        "--count",
+        type=_integer(1, 2**63 - 1),
+        metavar="N",
+        help="packets over all flows (default: until interrupted)",
+    )
+    sender.add_argument(
+        "--ttl", type=_integer(1, 255), metavar="N", help="default: 1 to a group, 64 to a host"
+    )
+    sender.add_argument(
+        "--burst",
+        type=_integer(1, 64),
+        default=1,
+        metavar="N",
+        help="packets to hand to the kernel at once; faster, but not even (default: 1)",
+    )
+
+    receiver = commands.add_parser("receive", help="receive and check what `send` sends")
+    _add_target(receiver)
+    receiver.add_argument(
+        "--source", type=_address, metavar="A", help="count packets of this source only"
+    )
+    receiver.add_argument(
+        "--expect",
+        type=_integer(1, 2**63 - 1),
+        metavar="N",
+        help="end after N unique packets; fail when fewer arrive",
+    )
+    receiver.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="end after this time (default: 10 with --expect, otherwise never)",
+    )
+    return parser, sender, receiver
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--interface", required=True, type=_interface, metavar="IF")
+    parser.add_argument("--address", required=True, type=_address, metavar="A")
+    parser.add_argument("--port", required=True, type=_integer(1, 65535), metavar="P")
+    parser.add_argument(
+        "--flows",
+        type=_integer(1, 4096),
+        default=1,
+        metavar="N",
+        help="consecutive addresses from --address on (default: 1)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {low} to {high}, got {text}")
+        return value
+
+    return convert
+
+
+def _rate(text: str) -> float:
+    value = _number(text)
+    if value != 0 and not 0.001 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"expected 0, or 0.001 to 1000000000, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _address(text: str) -> Address:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not an IP address: {text}") from None
+    if address.version == 6 and address.scope_id is not None:
+        raise argparse.ArgumentTypeError(f"--interface tells the scope; write {text} without it")
+    if address.is_unspecified:
+        raise argparse.ArgumentTypeError(f"not the address of a host or a group: {text}")
+    return address
+
+
+def _interface(text: str) -> str:
+    if not text or len(text.encode()) > 15:  # IFNAMSIZ less the final zero
+        raise argparse.ArgumentTypeError(f"not an interface name: {text!r}")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The other end of the control socket: what mcrctl asks with. Few imports, so that it is quick."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+CONNECT_TIMEOUT = 5.0  # seconds
+ANSWER_LARGEST = 64 * 1024 * 1024  # bytes
+
+
+class ControlError(Exception):
+    """A request failed; `lines` say why, one problem each."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
+    """Sends a request and returns its result; `timeout` in seconds. Raises ControlError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(CONNECT_TIMEOUT)
+        try:
+            sock.connect(str(path))
+        except OSError as error:
+            raise ControlError(f"cannot reach mcrd at {path}: {_why(error)}") from None
+        sock.settimeout(timeout)
+        try:
+            sock.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
+            with sock.makefile("rb") as stream:
+                line = stream.readline(ANSWER_LARGEST)
+            reply = json.loads(line)
+        except TimeoutError:
+            raise ControlError(f"mcrd did not answer within {timeout:g} s") from None
+        except (OSError, ValueError):
+            raise ControlError("mcrd ended before it answered; look at its log") from None
+    if reply["errors"]:
+        raise ControlError(*reply["errors"])
+    return reply["result"]
+
+
+def _why(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return "there is no such socket; is mcrd running?"
+        case errno.ECONNREFUSED:
+            return "nobody answers; mcrd has ended without cleaning up"
+        case errno.EACCES:
+            return "permission denied; run as root or as a member of the daemon's group"
+        case _:
+            return error.strerror or str(error)

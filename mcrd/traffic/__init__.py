@@ -1,0 +1,153 @@
+"""Test traffic that can be checked: what sending and receiving have in common."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+Address = IPv4Address | IPv6Address
+
+MAX_FLOWS = 4096
+SLICE_NS = 100_000_000  # how long C may keep Python from seeing a signal
+
+
+class TrafficError(Exception):
+    """Traffic cannot be sent or received; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where traffic goes: `flows` consecutive addresses from `address` on, one port."""
+
+    interface: str
+    address: Address
+    port: int
+    flows: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a range that runs out of addresses or of one kind of address."""
+        if not 1 <= self.flows <= MAX_FLOWS:
+            raise ValueError(f"flows: expected 1 to {MAX_FLOWS}, got {self.flows}")
+        try:
+            last = self.address + (self.flows - 1)
+        except ValueError:
+            last = None
+        if last is None or last.is_multicast != self.address.is_multicast:
+            kind = "groups" if self.address.is_multicast else "hosts"
+            raise ValueError(f"fewer than {self.flows} {kind} from {self.address} on")
+
+    @property
+    def addresses(self) -> list[Address]:
+        return [self.address + flow for flow in range(self.flows)]
+
+    @property
+    def is_group(self) -> bool:
+        return self.address.is_multicast
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET if self.address.version == 4 else socket.AF_INET6
+
+    @property
+    def max_size(self) -> int:
+        """The longest payload of one datagram: 65535 bytes less the headers (RFC 791, RFC 8200)."""
+        return 65535 - 20 - 8 if self.address.version == 4 else 65535 - 8
+
+    def interface_index(self) -> int:
+        try:
+            return socket.if_nametoindex(self.interface)
+        except OSError:
+            raise TrafficError(f"interface {self.interface}: no such interface") from None
+
+    def scope(self, interface_index: int) -> int:
+        """The sin6_scope_id: link-local addresses mean nothing without one (RFC 4007)."""
+        address = self.address
+        if address.version == 4:
+            return 0
+        # Multicast scopes 1 and 2 are interface-local and link-local (RFC 4291, section 2.7).
+        local_group = address.is_multicast and address.packed[1] & 0x0F in {1, 2}
+        return interface_index if address.is_link_local or local_group else 0
+
+    def endpoint(
+        self, address: Address, interface_index: int
+    ) -> tuple[str, int] | tuple[str, int, int, int]:
+        """What the socket module wants for one of the addresses."""
+        if address.version == 4:
+            return str(address), self.port
+        return str(address), self.port, 0, self.scope(interface_index)
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{self.interface} {host}:{self.port}"
+
+
+def open_socket(target: Target) -> socket.socket:
+    """A UDP socket of the target's family, bound to its interface where that is allowed."""
+    sock = socket.socket(target.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_BINDTODEVICE, target.interface.encode() + b"\0"
+        )
+    except PermissionError:
+        pass  # Linux before 5.7, without CAP_NET_RAW; routes and memberships decide then
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def allow_descriptors(sockets: int) -> None:
+    """Raises the soft limit of open files, so that these fit in beside what Python needs."""
+    needed = sockets + 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise TrafficError(f"{sockets} flows need {needed} open files, {hard} are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def reason(error: OSError) -> str:
+    """The error in words and by name: `Network is unreachable (ENETUNREACH)`."""
+    if error.errno is None:
+        return str(error)
+    return f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"
+
+
+class StopOnSignal:
+    """While entered, SIGINT and SIGTERM only make it true."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._before: dict[signal.Signals, signal.Handlers] = {}
+
+    def __call__(self) -> bool:
+        return self._stopped
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopped = True
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._stop)  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
