@@ -1,0 +1,58 @@
+# mcrd: set up, build, test. `sudo make demo` and `sudo make test` work in a fresh clone.
+#
+#   make setup       Debian packages (with sudo), .venv, the C extensions; quick when all is there
+#   make build       the same without the packages; the commands are then in .venv/bin
+#   make demo        shows a relay at work in a private network (needs root)
+#   make test        the tests; without root, those on real packets are skipped. ARGS="-k name"
+#   make test-full   those that take long as well
+#   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie
+#   make lint        format, ruff, mypy, manual pages
+#   make clean       removes all that the others made in the checkout
+#
+# PYTHON=/path/to/python3 names another interpreter than /usr/bin/python3.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+PYTHON ?= /usr/bin/python3
+SUITE ?= bookworm
+VENV := .venv/bin
+ROOT := $(filter 0,$(shell id -u))
+
+# Under sudo nothing of root's may appear in the checkout: what writes there runs as its owner,
+# and what has to be root writes nothing.
+AS_OWNER := scripts/as-owner
+PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
+
+export PYTHON
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: setup build demo test test-full test-fresh lint clean
+
+setup:
+	@scripts/setup
+
+build:
+	@scripts/setup build
+
+demo: setup
+	@$(VENV)/python -m tests.demo
+
+test: setup
+	$(PYTEST) $(ARGS)
+
+test-full: setup
+	$(PYTEST) --long $(ARGS)
+
+test-fresh:
+	scripts/fresh $(SUITE)
+
+lint: setup
+	$(AS_OWNER) $(VENV)/ruff format --check .
+	$(AS_OWNER) $(VENV)/ruff check .
+	$(AS_OWNER) $(VENV)/mypy
+	mandoc -T lint -W warning $(wildcard man/*)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f mcrd/dataplane/_dataplane.* mcrd/traffic/_traffic.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

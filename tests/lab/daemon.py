@@ -1,0 +1,119 @@
+"""A running mcrd, driven as an administrator would: rule file, signals, mcrctl."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.lab.processes import CommandError, LabError, wait_for
+
+if TYPE_CHECKING:
+    import signal
+    import subprocess
+    from collections.abc import Mapping, Sequence
+
+    from tests.lab.network import Host
+
+
+def console_script(name: str) -> str:
+    """The program as installed next to this Python; not resolved, or a venv would be left."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise LabError(f"{path} is missing: run `make setup`")
+    return str(path)
+
+
+class Mcrd:
+    """A daemon on a host. Made by `Lab.mcrd`."""
+
+    def __init__(
+        self, host: Host, rules: str, options: Sequence[str], env: Mapping[str, str] | None
+    ) -> None:
+        self.host = host
+        self.directory = host.lab.file("mcrd")
+        self.directory.mkdir()
+        self.config = self.directory / "mcr.toml"
+        self.control = self.directory / "control.sock"
+        self._log = self.directory / "log"
+        self.edit(rules)
+        with self._log.open("ab") as log:
+            self.process = host.start(
+                console_script("mcrd"),
+                *("--config", str(self.config), "--control", str(self.control)),
+                *options,
+                stdout=log,
+                stderr=log,
+                env=env,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """All that it wrote to stdout and stderr."""
+        return self._log.read_text(errors="replace")
+
+    def edit(self, rules: str) -> None:
+        """Saves the rule file as editors do: a new file, renamed over the old one."""
+        new = self.config.with_suffix(".new")
+        new.write_text(rules)
+        os.replace(new, self.config)
+
+    def ctl(
+        self, *arguments: str, check: bool = True, timeout: float = 30.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs mcrctl against this daemon, on its host."""
+        command = (console_script("mcrctl"), "--control", str(self.control), *arguments)
+        done = self.host.call(*command, timeout=timeout)
+        if check and done.returncode != 0:
+            raise CommandError(self.host.name, command, done)
+        return done
+
+    def status(self) -> dict[str, Any]:
+        """`mcrctl status --json`."""
+        return self._json("status")
+
+    def stats(self) -> dict[str, Any]:
+        """`mcrctl stats --json`."""
+        return self._json("stats")
+
+    def _json(self, command: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.ctl(command, "--json").stdout)
+        return answer
+
+    def wait_until_it_answers(self, ready: bool = True, timeout: float = 15.0) -> None:
+        """Until mcrctl gets an answer; with `ready`, until no plan is pending as well."""
+
+        def answers() -> bool:
+            if self.process.poll() is not None:
+                raise LabError(f"mcrd ended with {self.process.returncode}:\n{self.log()}")
+            if not self.control.exists():
+                return False
+            done = self.ctl("status", "--json", check=False)
+            return done.returncode == 0 and not (ready and json.loads(done.stdout)["pending"])
+
+        try:
+            wait_for(answers, "mcrd to be ready", timeout)
+        except TimeoutError as error:
+            raise LabError(f"{error}; its log:\n{self.log()}") from error
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends the supervisor a signal."""
+        self.process.send_signal(number)
+
+    def stop(self, timeout: float = 10.0) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL, as the out-of-memory killer would."""
+        self.process.kill()
+        self.process.wait()

@@ -1,0 +1,196 @@
+"""Start and end: under traffic, by every signal, with nothing left behind."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Mcrd, Triangle, wait_for
+from tests.lab.daemon import console_script
+from tests.lab.rules import rule
+
+A = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
+END = 20.0  # seconds; two are promised
+EXAMPLE = Path(__file__).parents[2] / "etc/mcr.toml.example"
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_under_traffic_and_leaves_nothing(
+    triangle: Triangle, number: signal.Signals
+) -> None:
+    daemon = triangle.lab.mcrd(triangle.relay, A)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, rate=20_000)
+    wait_for(lambda: daemon.stats()["rules"]["a"]["received"]["packets"] > 1000, "the stream")
+    workers = children(daemon.pid)
+    assert workers == [worker["pid"] for worker in daemon.stats()["workers"]]
+    before = time.monotonic()
+    daemon.signal(number)
+    assert daemon.process.wait(END) == 0
+    print(f"ended in {time.monotonic() - before:.3f} s")
+    stream.stop()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert sorted(path.name for path in daemon.directory.iterdir()) == ["log", "mcr.toml"]
+    # Neither a packet socket nor a membership is left.
+    assert len(triangle.relay.run("cat", "/proc/net/packet").splitlines()) == 1
+    assert "239.1.1.1" not in triangle.relay.run("ip", "maddress", "show", "dev", "r0")
+    assert "Traceback" not in daemon.log()
+
+
+def test_workers_end_with_a_supervisor_that_is_killed(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(triangle.relay, A)
+    workers = children(daemon.pid)
+    daemon.kill()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "their end")
+    # The next daemon takes over the socket file that is left.
+    assert daemon.control.exists()
+    again = Mcrd(triangle.relay, A, ("--control", str(daemon.control)), None)
+    again.control = daemon.control
+    again.wait_until_it_answers()
+    assert again.stop() == 0
+
+
+def test_a_terminal_s_interrupt_ends_it_with_its_workers(triangle: Triangle) -> None:
+    """Ctrl-C goes to the whole foreground process group; the workers are not in it."""
+    daemon = triangle.lab.mcrd(triangle.relay, A)
+    (worker,) = children(daemon.pid)
+    assert os.getpgid(worker) != os.getpgid(daemon.pid)
+    os.killpg(os.getpgid(daemon.pid), signal.SIGINT)
+    assert daemon.process.wait(END) == 0
+    assert "Traceback" not in daemon.log()
+
+
+def test_a_terminated_start_is_an_orderly_end(triangle: Triangle) -> None:
+    """SIGTERM at twenty moments of the start: always exit code 0, and no worker left."""
+    for number in range(20):
+        daemon = Mcrd(triangle.relay, A, (), None)
+        wait_for(lambda pid=daemon.pid: _handles_term(pid), "its signal handler", interval=0.001)
+        time.sleep(number * 0.02)  # another moment each time
+        daemon.signal(signal.SIGTERM)
+        assert daemon.process.wait(END) == 0, daemon.log()
+        assert "Traceback" not in daemon.log()
+        assert not daemon.control.exists()
+
+
+def _handles_term(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_workers_start_lazily_and_end_with_their_last_rule(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(triangle.relay, "")
+    assert daemon.stats()["workers"] == []
+    assert children(daemon.pid) == []
+    daemon.edit(A)
+    daemon.ctl("reload")
+    assert len(children(daemon.pid)) == 1
+    daemon.edit(A + "enabled = false\n")
+    daemon.ctl("reload")
+    assert children(daemon.pid) == []
+    assert daemon.status()["rules"] == {"disabled": 1}
+
+
+def test_a_silent_client_holds_nobody_up(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(triangle.relay, A)
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+    for number, client in enumerate(silent):
+        client.connect(str(daemon.control))
+        if number % 2:
+            client.send(b'{"command"')
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000, expect=1000)
+    triangle.source.send("s0", "239.1.1.1", 5000, count=1000, rate=5000)
+    assert received.result()["unique"] == 1000
+    daemon.ctl("reload")
+    assert daemon.status()["rules"] == {"active": 1}
+    assert daemon.stop() == 0
+    for client in silent:
+        client.close()
+
+
+def test_systemd_is_told(triangle: Triangle) -> None:
+    """sd_notify(3): READY after the first plan, RELOADING and READY around a reload, STOPPING."""
+    path = triangle.lab.file("notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(END)
+        daemon = triangle.lab.mcrd(triangle.relay, A, env={"NOTIFY_SOCKET": str(path)})
+        daemon.ctl("reload")
+        daemon.stop()
+        heard: list[str] = []
+        while not heard or heard[-1] != "STOPPING=1":
+            heard += manager.recv(4096).decode().splitlines()
+    told = [line for line in heard if not line.startswith(("STATUS", "MONOTONIC"))]
+    assert told == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
+    assert "STATUS=1 rule" in heard
+
+
+@pytest.mark.parametrize("command", [("mcrd", "--check", "--config"), ("mcrctl", "check")])
+def test_check_needs_no_daemon(tmp_path: Path, command: tuple[str, ...]) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text(A)
+    bad.write_text("[rules.a]\ninput = 3\ncolour = 4\n")
+    program = console_script(command[0])
+    done = subprocess.run(
+        [program, *command[1:], str(good)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{good}: 1 rules (1 enabled), 1 outputs: good\n")
+    done = subprocess.run(
+        [program, *command[1:], str(bad)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+        [f"{bad}:1:1", "rules.a.outputs"],
+        [f"{bad}:2:9", "rules.a.input"],
+        [f"{bad}:3:1", "rules.a.colour"],
+    ]
+
+
+def test_check_as_json(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[rules.a]\ninput = 3\noutputs = []\n")
+    done = subprocess.run(
+        [console_script("mcrctl"), "check", "--json", str(bad)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found["ok"] is False
+    assert [(p["line"], p["column"], p["key"]) for p in found["problems"]] == [
+        (2, 9, "rules.a.input"),
+        (3, 11, "rules.a.outputs"),
+    ]
+
+
+def test_the_example_passes() -> None:
+    done = subprocess.run(
+        [console_script("mcrctl"), "check", str(EXAMPLE)], capture_output=True, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_mcrctl_without_a_daemon_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [console_script("mcrctl"), "--control", str(tmp_path / "none"), "stats", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is mcrd running?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
