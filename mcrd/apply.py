@@ -25,6 +25,7 @@ BACKOFF_LONGEST = 30.0
 STEADY = 10.0  # seconds after which a worker's end is no longer one of a row
 STALE = 60.0  # seconds after its time at which a failure that nobody retried is forgotten
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
+ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
 OWN_AT_ONCE = 2000  # endpoints in one message
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Estate:
         self.restarts: dict[str, int] = {}
         self._changed = changed
         self._early_ends: dict[Worker, int] = {}
+        self._starting: set[WorkerProcess] = set()
+        self._looked_at = 0.0
         self._ingress: dict[Ingress, tuple[IngressSocket, Segment]] = {}
         self._egress: dict[Egress, socket.socket] = {}
         self._own: dict[Egress, messages.Endpoint] = {}
@@ -51,7 +54,7 @@ class Estate:
 
     def actual(self, links: Mapping[str, Link]) -> Actual:
         """What there is now."""
-        now = time.monotonic()
+        self._looked_at = now = time.monotonic()
         self._failures = {
             what: failure
             for what, failure in self._failures.items()
@@ -68,10 +71,12 @@ class Estate:
         )
 
     def next_retry(self) -> float | None:
-        """Seconds until something that failed is to be tried again."""
-        now = time.monotonic()
-        times = [failure.retry_at for failure in self._failures.values() if failure.retry_at > now]
-        return min(times) - now if times else None
+        """Seconds until something that failed is to be tried again.
+
+        What was due at the last look has been tried, or nobody wants it any more.
+        """
+        times = [f.retry_at for f in self._failures.values() if f.retry_at > self._looked_at]
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def retry_now(self, interfaces: Iterable[str] | None = None) -> None:
         """Ends the wait of what failed on these interfaces, or of all."""
@@ -105,7 +110,8 @@ class Estate:
 
     async def close(self) -> None:
         """Closes everything."""
-        await asyncio.gather(*(process.stop() for process in self.workers.values()))
+        processes = (*self.workers.values(), *self._starting)
+        await asyncio.gather(*(process.stop() for process in processes))
         self.workers.clear()
         self._relays.clear()
         for sock in (*self._egress.values(), *self._holds.values()):
@@ -192,13 +198,16 @@ class Estate:
         except OSError as error:
             self._fail(worker, explain(error, worker))
             return
+        self._starting.add(process)
         try:
             hardware = links[worker.ingress.interface].hardware
             await process.initialize(ring, segment, hardware)
         except WorkerError as error:
             await process.stop()
+            self._starting.discard(process)
             self._fail(worker, str(error))
             return
+        self._starting.discard(process)
         self.workers[worker] = process
         self._failures.pop(worker, None)
         log.info(
@@ -250,7 +259,12 @@ class Estate:
                 await asyncio.sleep(0)
         for step, future in under_way:
             try:
-                await future
+                await asyncio.wait_for(future, ANSWER_TIMEOUT)
+            except TimeoutError:
+                # It hangs. Its end makes the other futures fail, and another worker start.
+                if (process := self.workers.get(step.key.worker)) is not None:
+                    process.kill()
+                continue
             except WorkerError as error:
                 if step.key.worker in self.workers:
                     self._fail(step.key, str(error))

@@ -68,16 +68,17 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
         _raise_descriptor_limit()
         await self._server.start()
+        main = loop.create_task(self._main())
+        stop = loop.create_task(self._stop.wait())
         try:
-            await self._links.start()
-            async with self._lock:
-                self._digest = _digest(self._path)
-                await self._adopt(self._next)
-            self._notify.ready()
-            log.info("mcrd %s: %s", __version__, self._summary())
-            await self._loop()
+            await asyncio.wait({main, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if main.done():
+                await main  # it never ends by itself: this raises
         finally:
             self._notify.stopping()
+            stop.cancel()
+            main.cancel()
+            await asyncio.gather(main, stop, return_exceptions=True)
             self._watch.stop()
             for task in self._reloads:
                 task.cancel()
@@ -87,22 +88,22 @@ class Supervisor:
             await self._estate.close()
             log.info("ended")
 
-    async def _loop(self) -> None:
-        stop = asyncio.create_task(self._stop.wait())
+    async def _main(self) -> None:
+        await self._links.start()
+        async with self._lock:
+            self._digest = _digest(self._path)
+            await self._adopt(self._next)
+        self._notify.ready()
+        log.info("mcrd %s: %s", __version__, self._summary())
         tick = time.monotonic() + TICK
-        while not stop.done():
-            woken = asyncio.create_task(self._woken.wait())
-            now = time.monotonic()
+        while True:
             retry = self._estate.next_retry()
-            pause = min(max(0.0, tick - now), retry if retry is not None else TICK)
-            await asyncio.wait({stop, woken}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-            woken.cancel()
-            if stop.done():
-                break
+            pause = min(max(0.0, tick - time.monotonic()), TICK if retry is None else retry)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), pause)
             if time.monotonic() >= tick:
                 tick = time.monotonic() + TICK
                 self._estate.take_errors()
-                self._notify.status(self._summary())
             if self._woken.is_set() or (retry is not None and retry <= pause):
                 self._woken.clear()
                 async with self._lock:

@@ -139,6 +139,10 @@ class WorkerProcess:
             self._process.kill()
             await self._gone.wait()
 
+    def kill(self) -> None:
+        """Ends the process at once; `ended` is called when it has."""
+        self._process.kill()
+
     def _next(self) -> int:
         self._sequence += 1
         return self._sequence
