@@ -248,49 +248,61 @@ class Estate:
             process.own = own
 
     async def _change_relays(self, steps: Sequence[Add | Replace | Remove]) -> None:
-        under_way: list[tuple[Add | Replace | Remove, asyncio.Future[messages.Answer]]] = []
+        under_way = []
         for number, step in enumerate(steps):
-            future = self._send(step)
-            if future is not None:
-                under_way.append(
-                    (step if isinstance(step, Remove) else self._effective(step), future)
-                )
+            sent = self._send(step)
+            if sent is not None:
+                under_way.append(sent)
             if number % STEPS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        for step, future in under_way:
-            try:
-                await asyncio.wait_for(future, ANSWER_TIMEOUT)
-            except TimeoutError:
-                # It hangs. Its end makes the other futures fail, and another worker start.
-                if (process := self.workers.get(step.key.worker)) is not None:
-                    process.kill()
-                continue
-            except WorkerError as error:
-                if step.key.worker in self.workers:
-                    self._fail(step.key, str(error))
-                continue
-            self._record(step)
+        for process in self.workers.values():
+            if not process.begun:
+                process.begun = True
+                _unheard(process.request(messages.Begin))
+        for sent in under_way:
+            if not await self._answered(*sent) and isinstance(sent[0], Replace):
+                # Its old form would keep sockets that the plan is about to close.
+                removal = self._remove(sent[0].key)
+                if removal is not None:
+                    await self._answered(*removal)
 
-    def _effective(self, step: Add | Replace) -> Add | Replace:
-        """The step with those of its egress sockets that could be opened."""
-        egress = tuple(socket for socket in step.relay.egress if socket in self._egress)
-        relay = Relay(step.relay.address, step.relay.port, egress, step.relay.needs)
-        return type(step)(step.key, relay)
+    async def _answered(
+        self, step: Add | Replace | Remove, future: asyncio.Future[messages.Answer]
+    ) -> bool:
+        """Waits for the worker's answer and records it: was the step carried out?"""
+        try:
+            await asyncio.wait_for(future, ANSWER_TIMEOUT)
+        except TimeoutError:
+            # It hangs. Its end makes the other futures fail, and another worker start.
+            if (process := self.workers.get(step.key.worker)) is not None:
+                process.kill()
+            return False
+        except WorkerError as error:
+            if step.key.worker in self.workers:
+                self._fail(step.key, str(error))
+            return False
+        self._record(step)
+        return True
 
-    def _send(self, step: Add | Replace | Remove) -> asyncio.Future[messages.Answer] | None:
+    def _send(
+        self, step: Add | Replace | Remove
+    ) -> tuple[Add | Replace | Remove, asyncio.Future[messages.Answer]] | None:
+        """Sends a step as far as it can be carried out; returns what was sent, None for nothing.
+
+        A rule that cannot be had in its new form does not stay in its old one.
+        """
         process = self.workers.get(step.key.worker)
         if process is None:
             return None
-        ingress = step.key.worker.ingress
-        segment = self._ingress[ingress][1]
         if isinstance(step, Remove):
-            return process.request(messages.RemoveRule, segment.rule_slot(step.key.rule))
-        step = self._effective(step)
-        relay = step.relay
-        if not relay.egress or not all(self._is_open(need) for need in relay.needs):
-            return None
+            return self._remove(step.key)
+        egress = tuple(socket for socket in step.relay.egress if socket in self._egress)
+        relay = Relay(step.relay.address, step.relay.port, egress, step.relay.needs)
         if self._relays.get(step.key) == relay:
             return None
+        if not egress or not all(self._is_open(need) for need in relay.needs):
+            return self._remove(step.key)
+        segment = self._ingress[step.key.worker.ingress][1]
         try:
             slot = segment.rule_slot(step.key.rule)
             outputs = [
@@ -302,10 +314,17 @@ class Estate:
             ]
         except NoRoomError as error:
             self._fail(step.key, str(error))
-            return None
+            return self._remove(step.key)
         kind = messages.ReplaceRule if isinstance(step, Replace) else messages.AddRule
         destination = messages.Endpoint(relay.address.packed, relay.port)
-        return process.request(kind, slot, destination, outputs)
+        return type(step)(step.key, relay), process.request(kind, slot, destination, outputs)
+
+    def _remove(self, key: RelayKey) -> tuple[Remove, asyncio.Future[messages.Answer]] | None:
+        process = self.workers.get(key.worker)
+        if process is None or key not in self._relays:
+            return None
+        slot = self._ingress[key.worker.ingress][1].rule_slot(key.rule)
+        return Remove(key), process.request(messages.RemoveRule, slot)
 
     def _hand_over(self, process: WorkerProcess, egress: Egress) -> int:
         place, new = process.place(egress)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -98,5 +99,7 @@ def _text(value: object) -> str:
             return "none"
         case bool():
             return str(value).lower()
+        case str() if not value or not value.isprintable() or " " in value or '"' in value:
+            return json.dumps(value, ensure_ascii=False)
         case _:
             return str(value)

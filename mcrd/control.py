@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class Server:
                 self._made_directory = True
             sock = self._bind()
         except OSError as error:
+            self._remove_directory()
             raise ControlError(f"control socket {self._path}: {error.strerror or error}") from None
         self._server = await asyncio.start_unix_server(
             self._accept, sock=sock, limit=REQUEST_LARGEST
@@ -75,6 +77,9 @@ class Server:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
         self._path.unlink(missing_ok=True)
+        self._remove_directory()
+
+    def _remove_directory(self) -> None:
         if self._made_directory:
             with contextlib.suppress(OSError):
                 self._path.parent.rmdir()
@@ -89,6 +94,8 @@ class Server:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or _is_answered(self._path):
                     raise
+                if not stat.S_ISSOCK(self._path.lstat().st_mode):
+                    raise OSError(errno.EEXIST, "something else than a socket is there") from None
                 self._path.unlink()  # what a daemon left that was killed
                 sock.bind(str(self._path))
         except BaseException as error:
@@ -109,7 +116,8 @@ class Server:
         try:
             await self._serve(reader, writer)
         except (TimeoutError, OSError, ValueError):
-            pass  # silent for too long, gone, or a line without end
+            # Silent for too long, gone, or a line without end. What it did not read is not kept.
+            writer.transport.abort()
         except asyncio.CancelledError:
             pass  # the daemon ends; asyncio would report it as an error
         finally:
@@ -124,7 +132,7 @@ class Server:
     async def _answer(self, line: bytes) -> bytes:
         try:
             request = msgspec.json.decode(line, type=Request)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _encode(Reply(errors=[f"not a request: {error}"]))
         try:
             return _encode(Reply(await self._handler(request)))

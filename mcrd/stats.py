@@ -153,11 +153,11 @@ class Segment:
     def output(self, slot: int) -> OutputCount:
         """What became of an output's datagrams."""
         counters = self._view.outputs[slot]
-        errors = {
-            errno.errorcode.get(place.number, "OTHER"): int(place.count)
-            for place in counters.errors
-            if place.count
-        }
+        errors: dict[str, int] = {}
+        for place in counters.errors:
+            if place.count:
+                name = errno.errorcode.get(place.number, "OTHER")
+                errors[name] = errors.get(name, 0) + place.count
         return OutputCount(Traffic(counters.packets, counters.bytes), errors, counters.refused)
 
     def interface(self, ring_full: int) -> InterfaceCount:

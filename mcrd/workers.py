@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import pwd
 import resource
@@ -35,6 +36,8 @@ UNPRIVILEGED = "nobody"
 ARPHRD_ETHER = 1
 ARPHRD_LOOPBACK = 772
 
+log = logging.getLogger(__name__)
+
 
 class WorkerError(Exception):
     """A worker refused a request, or is not there to take it; the text says why."""
@@ -52,6 +55,7 @@ class WorkerProcess:
     def __init__(self, ingress: Ingress, ended: Callable[[WorkerProcess, str], None]) -> None:
         self.ingress = ingress
         self.layers: list[str] = []
+        self.begun = False
         self.places: dict[Egress, int] = {}
         self.own: set[messages.Endpoint] = set()
         self._free_places: list[int] = []
@@ -136,12 +140,19 @@ class WorkerProcess:
         try:
             await asyncio.wait_for(self._gone.wait(), END_TIMEOUT)
         except TimeoutError:
-            self._process.kill()
+            self.kill()
             await self._gone.wait()
 
     def kill(self) -> None:
-        """Ends the process at once; `ended` is called when it has."""
-        self._process.kill()
+        """Ends the process at once; `ended` is called when it has.
+
+        Without CAP_KILL, what has another uid ends only with the supervisor.
+        """
+        try:
+            self._process.kill()
+        except PermissionError:
+            log.error("worker of %s: no right to end pid %d", self.ingress.interface, self.pid)
+            self._gone.set()
 
     def _next(self) -> int:
         self._sequence += 1
@@ -189,7 +200,7 @@ class WorkerProcess:
             return
         except (OSError, msgspec.DecodeError):
             self._close_channel()
-            self._process.kill()
+            self.kill()
             return
         future = self._answers.pop(answer.sequence, None)
         if future is None or future.done():

@@ -47,13 +47,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common() -> argparse.ArgumentParser:
+    """Options before the command or behind it: without defaults, the second keeps the first's.
+
+    Made anew for each parser, since parsers share the actions of their parents, defaults included.
+    """
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_true", help="print JSON")
-    parser = argparse.ArgumentParser(prog="mcrctl", description="Asks a running mcrd.")
-    parser.add_argument(
-        "--control", metavar="SOCKET", type=Path, default=Path(DEFAULT_CONTROL), help="its socket"
+    common.add_argument(
+        "--control",
+        metavar="SOCKET",
+        type=Path,
+        help=f"the daemon's control socket (default: {DEFAULT_CONTROL})",
     )
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mcrctl", description="Asks a running mcrd.", parents=[_common()]
+    )
+    parser.set_defaults(json=False, control=Path(DEFAULT_CONTROL))
     parser.add_argument("--version", action="version", version=f"mcrctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in (
@@ -62,14 +76,19 @@ def _parser() -> argparse.ArgumentParser:
         ("status", "how the daemon and its workers are"),
         ("stats", "all counters"),
     ):
-        commands.add_parser(name, help=what, parents=[common])
-    rules = commands.add_parser("rules", help="rules and their states", parents=[common])
+        commands.add_parser(name, help=what, parents=[_common()])
+    rules = commands.add_parser("rules", help="rules and their states", parents=[_common()])
     rules.add_argument("name", nargs="?", metavar="NAME", help="only this rule")
     checking = commands.add_parser(
-        "check", help="check a rule file; needs no daemon", parents=[common]
+        "check", help="check a rule file; needs no daemon", parents=[_common()]
     )
     checking.add_argument(
-        "file", nargs="?", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE"
+        "file",
+        nargs="?",
+        type=Path,
+        default=Path(DEFAULT_CONFIG),
+        metavar="FILE",
+        help="default: %(default)s",
     )
     return parser
 
@@ -106,6 +125,8 @@ def _state(entry: dict[str, Any]) -> str:
 
 
 def _rules(answer: dict[str, Any]) -> Iterator[str]:
+    if not answer["rules"]:
+        yield "no rules"
     for name, rule in answer["rules"].items():
         about = f"  ({rule['description']})" if rule["description"] else ""
         yield f"{name}  {_state(rule)}{about}"
@@ -116,19 +137,20 @@ def _rules(answer: dict[str, Any]) -> Iterator[str]:
 
 
 def _stats(answer: dict[str, Any]) -> Iterator[str]:
+    if not answer["rules"]:
+        yield "no rules"
     for name, rule in answer["rules"].items():
         received = rule["received"]
         yield f"{name}  {_state(rule)}"
         yield f"    received {received['packets']} packets, {received['bytes']} bytes"
         for output in rule["outputs"]:
             sent = output["sent"]
-            trouble = [f"{count} {error}" for error, count in output["errors"].items()]
-            if output["refused"]:
-                trouble.append(f"{output['refused']} refused")
+            errors = ", ".join(f"{count} {error}" for error, count in output["errors"].items())
+            refused = f"; {output['refused']} refusals reported" if output["refused"] else ""
             yield (
                 f"    sent {sent['packets']} packets, {sent['bytes']} bytes to"
-                f" {output['interface']} {_endpoint(output)}"
-                + (f"; errors: {', '.join(trouble)}" if trouble else "")
+                f" {output['interface']} {_endpoint(output)}{refused}"
+                + (f"; not sent: {errors}" if errors else "")
             )
     for name, interface in answer["interfaces"].items():
         received = interface["received"]

@@ -34,8 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mcrd", description="Relays UDP streams between interfaces, by a rule file."
     )
-    parser.add_argument("--config", metavar="FILE", type=Path, default=Path(DEFAULT_CONFIG))
-    parser.add_argument("--control", metavar="SOCKET", type=Path, default=Path(DEFAULT_CONTROL))
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=Path(DEFAULT_CONFIG),
+        help="the rule file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--control",
+        metavar="SOCKET",
+        type=Path,
+        default=Path(DEFAULT_CONTROL),
+        help="where mcrctl reaches it (default: %(default)s)",
+    )
     parser.add_argument("--check", action="store_true", help="check the rule file and exit")
     parser.add_argument("--log-level", choices=LEVELS, help="instead of the rule file's")
     parser.add_argument("--version", action="version", version=f"mcrd {__version__}")

@@ -50,6 +50,13 @@ class Initialize(Request, frozen=True, tag=True):
     gid: int | None
 
 
+class Begin(Request, frozen=True, tag=True):
+    """The worker has its rules: it may look at the ring now, and not before.
+
+    What waits there for a worker that replaces another would else match no rule.
+    """
+
+
 class RuleOutput(msgspec.Struct, frozen=True, array_like=True):
     """An egress socket by its place, and the slot in the segment that counts for it."""
 
@@ -125,6 +132,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 AnyRequest = (
     Initialize
+    | Begin
     | AddSockets
     | RemoveSockets
     | AddRule

@@ -27,9 +27,14 @@ def enter(supervisor: int, uid: int | None, gid: int | None) -> list[str]:
     except PermissionError:
         pass  # without CAP_SETPCAP it cannot be cut; no_new_privs makes it worthless all the same
     if uid is not None and gid is not None:
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        try:
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        except PermissionError:
+            raise SandboxError(
+                f"cannot become uid {uid}: a daemon that is root needs CAP_SETUID and CAP_SETGID"
+            ) from None
     if 0 in (*os.getresuid(), *os.getresgid()):
         raise SandboxError("the worker is still root")
     layers.append("uid")
@@ -50,8 +55,9 @@ def enter(supervisor: int, uid: int | None, gid: int | None) -> list[str]:
 
 
 def _check_capabilities() -> None:
-    with open("/proc/self/status", encoding="ascii") as status:
+    # As bytes: a text file would want its codec, which may lie where the new uid cannot read.
+    with open("/proc/self/status", "rb") as status:
         for line in status:
-            name, _, value = line.partition(":")
-            if name in ("CapInh", "CapPrm", "CapEff", "CapAmb") and int(value, 16) != 0:
-                raise SandboxError(f"capabilities remain: {name} {value.strip()}")
+            name, _, value = line.partition(b":")
+            if name in (b"CapInh", b"CapPrm", b"CapEff", b"CapAmb") and int(value, 16) != 0:
+                raise SandboxError(f"capabilities remain: {name.decode()} {value.decode().strip()}")

@@ -86,12 +86,16 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
 
 def _obey(worker: object, request: messages.AnyRequest, descriptors: Sequence[int]) -> None:
     match request:
+        case messages.Begin():
+            lib.worker_begin(worker)
         case messages.AddSockets(places=places):
             if len(places) != len(descriptors):
                 raise RefusedError(f"{len(places)} places for {len(descriptors)} sockets")
+            _check_places(worker, places)
             for place, descriptor in zip(places, descriptors, strict=True):
                 _check(lib.worker_set_socket(worker, place, descriptor), f"socket {place}")
         case messages.RemoveSockets(places=places):
+            _check_places(worker, places)
             for place in places:
                 _check(lib.worker_set_socket(worker, place, -1), f"socket {place}")
         case messages.AddRule() | messages.ReplaceRule():
@@ -108,10 +112,17 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: Sequence[in
             _check(lib.worker_remove_rule(worker, slot), f"rule {slot}")
         case messages.AddOwn(sources=sources) | messages.RemoveOwn(sources=sources):
             add = isinstance(request, messages.AddOwn)
-            for source in sources:
-                _check(lib.worker_own(worker, _endpoint(source), add), "own source")
+            for endpoint in [_endpoint(source) for source in sources]:
+                _check(lib.worker_own(worker, endpoint, add), "own source")
         case messages.Initialize():
             raise RefusedError("already initialized")
+
+
+def _check_places(worker: object, places: Sequence[int]) -> None:
+    """All of them, before any is changed: what is refused changes nothing."""
+    for place in places:
+        if not 0 <= place < lib.worker_places(worker):
+            raise RefusedError(f"place {place} is not in the table")
 
 
 def _answer(answer: messages.Answer) -> None:
@@ -128,7 +139,7 @@ def _serve(worker: object) -> None:
         request = messages.decode_request(bytes(ffi.buffer(lib.worker_message(worker), length)))
         try:
             _obey(worker, request, descriptors)
-        except RefusedError as refusal:
+        except (RefusedError, OverflowError) as refusal:  # a number that C has no room for
             _answer(messages.Refused(request.sequence, str(refusal)))
         else:
             _answer(messages.Done(request.sequence))
@@ -151,8 +162,8 @@ def main() -> int:
         return 1
     try:
         worker, layers = _start(request, descriptors)
-    except (RefusedError, sandbox.SandboxError, OSError) as error:
-        _answer(messages.Refused(request.sequence, str(error)))
+    except Exception as error:  # noqa: BLE001  whatever it is, the supervisor has to know
+        _answer(messages.Refused(request.sequence, str(error) or repr(error)))
         return 1
     _answer(messages.Ready(request.sequence, layers))
     _serve(worker)

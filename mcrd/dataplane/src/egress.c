@@ -32,6 +32,25 @@ static void prepare(struct egress *egress, uint32_t index)
 	io_uring_prep_writev(sqe, (int)(EGRESS_PLACES + send->output->socket), &send->data, 1, 0);
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data64(sqe, EGRESS_FIRST + index);
+	/* Where a send buffer is full io_uring would wait for room, O_NONBLOCK or not, and hold up every other flow. */
+	if (!egress->waits)
+		sqe->rw_flags = RWF_NOWAIT;
+}
+
+/* Without RWF_NOWAIT: what has not been sent by now waits for room, and is given up. */
+static void cancel_waiting(struct egress *egress)
+{
+	uint32_t i;
+
+	for (i = 0; i < egress->count; i++) {
+		struct io_uring_sqe *sqe;
+
+		if (egress->sends[i].done)
+			continue;
+		sqe = io_uring_get_sqe(egress->uring);
+		io_uring_prep_cancel64(sqe, EGRESS_FIRST + i, 0);
+		io_uring_sqe_set_data64(sqe, EGRESS_CANCEL);
+	}
 }
 
 /* Counts a finished send; 1 when it has to be tried again. */
@@ -47,11 +66,15 @@ static int finish(struct egress *egress, uint32_t index, int result)
 			count(&counters->refused, 1);
 		return 0;
 	}
+	if (result == -EOPNOTSUPP && !egress->waits) {
+		egress->waits = 1;
+		return 1;
+	}
 	if (!send->retried && may_be_a_report(-result)) {
 		send->retried = 1;
 		return 1;
 	}
-	count_error(counters, -result);
+	count_error(counters, result == -ECANCELED ? EAGAIN : -result);
 	return 0;
 }
 
@@ -64,7 +87,9 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 	while (pending > 0) {
 		struct io_uring_cqe *cqe;
 		unsigned int head, seen = 0;
-		int result = io_uring_submit_and_wait(egress->uring, 1);
+		int result;
+
+		result = egress->waits ? io_uring_submit(egress->uring) : io_uring_submit_and_wait(egress->uring, 1);
 
 		if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
 			return result;
@@ -72,13 +97,24 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 			seen++;
 			if (cqe->user_data < EGRESS_FIRST) {
 				other(context, cqe);
-			} else if (finish(egress, (uint32_t)(cqe->user_data - EGRESS_FIRST), cqe->res)) {
-				prepare(egress, (uint32_t)(cqe->user_data - EGRESS_FIRST));
 			} else {
-				pending--;
+				uint32_t index = (uint32_t)(cqe->user_data - EGRESS_FIRST);
+
+				if (finish(egress, index, cqe->res)) {
+					prepare(egress, index);
+				} else {
+					egress->sends[index].done = 1;
+					pending--;
+				}
 			}
 		}
 		io_uring_cq_advance(egress->uring, seen);
+		if (egress->waits && pending > 0 && seen == 0) {
+			cancel_waiting(egress);
+			result = io_uring_submit_and_wait(egress->uring, 1);
+			if (result < 0 && result != -EINTR)
+				return result;
+		}
 	}
 	egress->count = 0;
 	return 0;
@@ -100,5 +136,6 @@ int egress_add(struct egress *egress, const struct output *output, const uint8_t
 	send->data.iov_base = (void *)(uintptr_t)data;
 	send->data.iov_len = length;
 	send->retried = 0;
+	send->done = 0;
 	return 0;
 }

@@ -35,6 +35,7 @@ struct worker {
 	int uring_open;
 	struct egress egress;
 
+	int begun;           /* there are rules: the ring may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */
 	int waiting_message; /* a receive is under way */
 	int pause;           /* the packet socket has an error that only the supervisor can take from it */
@@ -81,15 +82,13 @@ int worker_map_segment(struct worker *worker, int descriptor)
 	return 0;
 }
 
-/* Continues where the last worker on this ring stood. */
 int worker_map_ring(struct worker *worker, int packet_socket)
 {
 	int result = ring_map(&worker->ring, packet_socket, &worker->settings.ring, worker->settings.link);
 
 	if (result < 0)
 		return result;
-	if (worker->segment->position < worker->ring.frames)
-		worker->ring.next = (uint32_t)worker->segment->position;
+	ring_continue(&worker->ring, worker->segment->position);
 	return 0;
 }
 
@@ -209,7 +208,7 @@ static int harvest(struct worker *worker)
 	uint32_t frames = 0;
 	int result;
 
-	while (frames < HARVEST && ring_peek(&worker->ring, frames, &frame)) {
+	while (worker->begun && frames < HARVEST && ring_peek(&worker->ring, frames, &frame)) {
 		result = relay_frame(worker, &frame);
 		if (result < 0)
 			return result;
@@ -282,7 +281,7 @@ int worker_run(struct worker *worker)
 		if (frames < 0)
 			return frames;
 		if (frames == 0 && !worker->message_done) {
-			if (!worker->waiting_ready)
+			if (!worker->waiting_ready && worker->begun)
 				wait_for_frames(worker);
 			result = io_uring_submit_and_wait(&worker->uring, 1);
 			if (result < 0 && result != -EINTR)
@@ -321,6 +320,16 @@ int worker_take_descriptors(struct worker *worker, int *descriptors, int room)
 		total += here;
 	}
 	return total;
+}
+
+void worker_begin(struct worker *worker)
+{
+	worker->begun = 1;
+}
+
+uint32_t worker_places(const struct worker *worker)
+{
+	return worker->settings.sockets;
 }
 
 /* -1 empties the place. */

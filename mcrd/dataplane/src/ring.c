@@ -50,6 +50,25 @@ static struct tpacket2_hdr *frame_at(const struct ring *ring, uint32_t ahead)
 					       (size_t)(index % per_block) * ring->geometry.frame_size);
 }
 
+/* When a worker died between the two stores of ring_release(), the frame before its position was dealt with
+ * but not given back. In a full ring that frame is filled too, but then the one at the position is older. */
+void ring_continue(struct ring *ring, uint64_t position)
+{
+	struct tpacket2_hdr *before, *at;
+
+	if (position >= ring->frames)
+		return;
+	ring->next = (uint32_t)position;
+	at = frame_at(ring, 0);
+	before = frame_at(ring, ring->frames - 1);
+	if (!(__atomic_load_n(&before->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
+		return;
+	if ((__atomic_load_n(&at->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) &&
+	    (at->tp_sec < before->tp_sec || (at->tp_sec == before->tp_sec && at->tp_nsec < before->tp_nsec)))
+		return;
+	__atomic_store_n(&before->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+}
+
 int ring_peek(const struct ring *ring, uint32_t ahead, struct ring_frame *out)
 {
 	const struct tpacket2_hdr *header;

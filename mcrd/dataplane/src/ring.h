@@ -25,6 +25,9 @@ struct ring_frame {
 int ring_map(struct ring *ring, int packet_socket, const struct ring_geometry *geometry, enum link_layer link);
 void ring_unmap(struct ring *ring);
 
+/* Goes on where the last worker on this ring stood. */
+void ring_continue(struct ring *ring, uint64_t position);
+
 /* Is the frame `ahead` places after the next one filled? Then what it holds. */
 int ring_peek(const struct ring *ring, uint32_t ahead, struct ring_frame *out);
 

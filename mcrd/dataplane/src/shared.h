@@ -90,9 +90,11 @@ void worker_free(struct worker *worker);
 int worker_map_segment(struct worker *worker, int descriptor);
 int worker_map_ring(struct worker *worker, int packet_socket);
 int worker_open_uring(struct worker *worker);
+void worker_begin(struct worker *worker);
 int worker_run(struct worker *worker);
 const uint8_t *worker_message(const struct worker *worker);
 int worker_take_descriptors(struct worker *worker, int *descriptors, int room);
+uint32_t worker_places(const struct worker *worker);
 int worker_set_socket(struct worker *worker, uint32_t place, int descriptor);
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint *destination,
 		    const struct rule_output *outputs, uint32_t output_count);
