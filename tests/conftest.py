@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 # No database: the examples that it keeps would be root's under sudo.
-settings.register_profile("mcrd", database=None)
+settings.register_profile("mcrd", database=None, deadline=None)
 settings.load_profile("mcrd")
 
 

@@ -32,7 +32,7 @@ def test_ipv4_datagram_arrives_once_and_equal(triangle: Triangle, size: int) -> 
     assert got[2:] == ("239.2.2.2", 6000, 9, 34, payload)
 
 
-@pytest.mark.parametrize("size", (*SIZES[:-1], 1452))
+@pytest.mark.parametrize("size", [*SIZES[:-1], 1452])
 def test_ipv6_datagram_arrives_once_and_equal(triangle: Triangle, size: int) -> None:
     triangle.lab.mcrd(triangle.relay, rule("a", "r0 ff15::1 5000", "r1 ff15::2 6000 ttl=9 dscp=46"))
     payload = os.urandom(size)
@@ -60,7 +60,7 @@ def test_a_super_frame_leaves_as_the_datagrams_that_it_stands_for(triangle: Tria
 
 
 def test_defaults_of_an_output(fork: Fork) -> None:
-    """TTL 1 to a group and 64 to a host, no DSCP, the input's port, and one source port for good."""
+    """TTL 1 to a group, 64 to a host; no DSCP; the input's port; one source port for good."""
     fork.lab.mcrd(
         fork.relay,
         """
@@ -129,9 +129,9 @@ def test_what_is_not_relayed_is_counted(triangle: Triangle, size: int) -> None:
 
 
 def test_a_datagram_larger_than_the_outputs_mtu_is_fragmented(
-    lab_with_small_output: Triangle,
+    small_output: Triangle,
 ) -> None:
-    triangle = lab_with_small_output
+    triangle = small_output
     triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))
     received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=100)
     triangle.source.send("s0", "239.1.1.1", 5000, count=100, rate=1000, size=1400)
@@ -140,7 +140,7 @@ def test_a_datagram_larger_than_the_outputs_mtu_is_fragmented(
 
 
 @pytest.fixture
-def lab_with_small_output(triangle: Triangle) -> Triangle:
+def small_output(triangle: Triangle) -> Triangle:
     """The network behind the relay takes frames of 1000 bytes."""
     triangle.relay.run("ip", "link", "set", "r1", "mtu", "1000")
     triangle.sink.run("ip", "link", "set", "k0", "mtu", "1000")

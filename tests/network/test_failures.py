@@ -245,6 +245,21 @@ def test_a_send_that_a_firewall_refuses_is_counted_by_its_errno(triangle: Triang
     assert outputs[1]["errors"] == {"EPERM": 100}
 
 
+@pytest.mark.parametrize("size", [18, 500, 1400])
+def test_a_neighbour_that_does_not_answer_holds_nobody_up(triangle: Triangle, size: int) -> None:
+    """ARP in vain can fill the socket's send buffer: that is the output's affair alone."""
+    daemon = triangle.lab.mcrd(
+        triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 10.2.0.99 6000", "r1 239.2.2.1 6000")
+    )
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000, expect=4000)
+    triangle.source.send("s0", "239.1.1.1", 5000, count=4000, rate=2000, size=size)
+    result = received.result()
+    assert (result["unique"], result["lost"], result["reordered"]) == (4000, 0, 0)
+    dead, alive = daemon.stats()["rules"]["a"]["outputs"]
+    assert alive["sent"]["packets"] == 4000
+    assert dead["sent"]["packets"] + sum(dead["errors"].values()) == 4000
+
+
 def test_a_full_queue_is_counted_and_not_called_sent(triangle: Triangle) -> None:
     """A token bucket behind the output drops most: sent is what arrives, the rest is ENOBUFS."""
     triangle.relay.run(
@@ -281,17 +296,17 @@ def test_what_this_daemon_sends_is_never_relayed_again(lab: Lab) -> None:
 
     relay r1 --- b1 bridge b2 --- r2 relay
     """
-    relay, bridge = lab.hosts("relay", "bridge")
+    relay, bridge, source = lab.hosts("relay", "bridge", "source")
     lab.link(relay, "r1", ["10.1.0.1/24"], bridge, "b1", [])
     lab.link(relay, "r2", ["10.2.0.1/24"], bridge, "b2", [])
-    lab.link(bridge, "b3", [], *lab.hosts("source"), "s0", ["10.1.0.9/24"])
-    lab.bridge(bridge, "br0", ["b1", "b2", "b3"], ["10.1.0.8/24"])
+    lab.link(bridge, "b3", [], source, "s0", ["10.1.0.9/24"])
+    lab.bridge(bridge, "br0", ["b1", "b2", "b3"])
     daemon = lab.mcrd(
         relay,
         rule("east", "r1 239.1.1.1 5000", "r2 239.1.1.1 5000")
         + rule("west", "r2 239.1.1.1 5000", "r1 239.1.1.1 5000"),
     )
-    with sender(bridge, "br0") as sock:
+    with sender(source, "s0") as sock:
         for _ in range(10):
             sock.sendto(b"x", ("239.1.1.1", 5000))
 

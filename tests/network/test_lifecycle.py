@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_a_terminated_start_is_an_orderly_end(triangle: Triangle) -> None:
     """SIGTERM at twenty moments of the start: always exit code 0, and no worker left."""
     for number in range(20):
         daemon = Mcrd(triangle.relay, A, (), None)
-        wait_for(lambda pid=daemon.pid: _handles_term(pid), "its signal handler", interval=0.001)
+        wait_for(partial(_handles_term, daemon.pid), "its signal handler", interval=0.001)
         time.sleep(number * 0.02)  # another moment each time
         daemon.signal(signal.SIGTERM)
         assert daemon.process.wait(END) == 0, daemon.log()

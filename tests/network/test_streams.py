@@ -69,7 +69,7 @@ def test_75_000_datagrams_at_50_000_a_second(triangle: Triangle) -> None:
 
 def _handled(stats: dict[str, Any]) -> int:
     output = stats["outputs"][0]
-    return int(output["sent"]["packets"]) + sum(output["errors"].values())
+    return int(output["sent"]["packets"] + sum(output["errors"].values()))
 
 
 def test_the_same_as_mcrgen_sees_it(triangle: Triangle) -> None:

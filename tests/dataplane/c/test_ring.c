@@ -1,0 +1,270 @@
+/* ring.c over plain memory that is filled as the kernel fills a TPACKET_V2 ring with PACKET_VNET_HDR:
+ * struct tpacket2_hdr, struct sockaddr_ll, a gap, struct virtio_net_hdr, the frame.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#define _GNU_SOURCE
+#include "ring.h"
+
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <linux/virtio_net.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
+/* Slots of 608 bytes leave 448 of each block unused. */
+enum { BLOCK = 4096, BLOCKS = 3, SLOT = 608, PER_BLOCK = BLOCK / SLOT, SLOTS = BLOCKS * PER_BLOCK, MAC = 90 };
+
+enum { UNTOUCHED = 0xa5 };
+
+static const struct ring_geometry geometry = { .block_size = BLOCK, .block_count = BLOCKS, .frame_size = SLOT };
+
+static struct ring ring_of(uint8_t *memory, uint32_t next)
+{
+	return (struct ring){
+		.memory = memory,
+		.size = (size_t)BLOCK * BLOCKS,
+		.geometry = geometry,
+		.frames = SLOTS,
+		.next = next,
+		.link = LINK_ETHERNET,
+	};
+}
+
+static uint8_t *new_memory(void)
+{
+	uint8_t *memory = check_allocate((size_t)BLOCK * BLOCKS);
+	uint32_t i;
+
+	memset(memory, UNTOUCHED, (size_t)BLOCK * BLOCKS);
+	for (i = 0; i < SLOTS; i++)
+		memset(memory + i / PER_BLOCK * BLOCK + i % PER_BLOCK * SLOT, 0, SLOT);
+	return memory;
+}
+
+/* The kernel's side, with an arithmetic of its own. */
+static struct tpacket2_hdr *slot_at(uint8_t *memory, uint32_t index)
+{
+	uint8_t *block = memory;
+
+	while (index >= PER_BLOCK) {
+		block += BLOCK;
+		index -= PER_BLOCK;
+	}
+	while (index--)
+		block += SLOT;
+	return (struct tpacket2_hdr *)(void *)block;
+}
+
+struct filled {
+	uint32_t status; /* besides TP_STATUS_USER */
+	uint16_t tag;
+	uint8_t packet_type;
+	uint8_t gso_type;
+	uint16_t gso_size;
+	uint32_t length, captured;
+	uint32_t serial;
+};
+
+static void fill(uint8_t *memory, uint32_t index, const struct filled *what)
+{
+	struct tpacket2_hdr *header = slot_at(memory, index);
+	uint8_t *slot = (uint8_t *)header;
+	struct sockaddr_ll from = { .sll_family = 17, .sll_pkttype = what->packet_type };
+	struct virtio_net_hdr offload = { .gso_type = what->gso_type, .gso_size = what->gso_size };
+
+	CHECK_EQUAL(header->tp_status, TP_STATUS_KERNEL);
+	header->tp_len = what->length;
+	header->tp_snaplen = what->captured;
+	header->tp_mac = MAC;
+	header->tp_net = MAC + 14;
+	header->tp_vlan_tci = what->tag;
+	memcpy(slot + 32, &from, sizeof(from));
+	memcpy(slot + MAC - 10, &offload, 10);
+	memcpy(slot + MAC, &what->serial, 4);
+	__atomic_store_n(&header->tp_status, TP_STATUS_USER | what->status, __ATOMIC_RELEASE);
+}
+
+static void test_layout(void)
+{
+	check_about("layout");
+	/* What fill() takes for granted: linux/if_packet.h, linux/virtio_net.h. */
+	CHECK_EQUAL(TPACKET_ALIGN(sizeof(struct tpacket2_hdr)), 32);
+	CHECK_EQUAL(sizeof(struct virtio_net_hdr), 10);
+	CHECK_EQUAL(TPACKET2_HDRLEN, 32 + sizeof(struct sockaddr_ll));
+}
+
+static void test_fields(void)
+{
+	static const struct {
+		const char *name;
+		struct filled in;
+		uint16_t vlan, segment;
+		int foreign, checksum_known;
+	} cases[] = {
+		{ "plain", { .length = 60, .captured = 60 }, 0, 0, 0, 0 },
+		{ "cut", { .length = 9000, .captured = 518 }, 0, 0, 0, 0 },
+		{ "group", { .packet_type = PACKET_MULTICAST, .length = 60, .captured = 60 }, 0, 0, 0, 0 },
+		{ "another host's", { .packet_type = PACKET_OTHERHOST, .length = 60, .captured = 60 }, 0, 0, 1, 0 },
+		{ "tag", { .status = TP_STATUS_VLAN_VALID | TP_STATUS_VLAN_TPID_VALID, .tag = 100 }, 100, 0, 0, 0 },
+		{ "tag with priority", { .status = TP_STATUS_VLAN_VALID, .tag = 0xf064 }, 100, 0, 0, 0 },
+		{ "priority alone", { .status = TP_STATUS_VLAN_VALID, .tag = 0xe000 }, 0, 0, 0, 0 },
+		{ "no tag, whatever the field says", { .tag = 100 }, 0, 0, 0, 0 },
+		{ "summed by hardware", { .status = TP_STATUS_CSUM_VALID }, 0, 0, 0, 1 },
+		{ "not summed yet", { .status = TP_STATUS_CSUMNOTREADY }, 0, 0, 0, 1 },
+		{ "after losses", { .status = TP_STATUS_LOSING }, 0, 0, 0, 0 },
+		{ "copied", { .status = TP_STATUS_COPY }, 0, 0, 0, 0 },
+		{ "with a time", { .status = TP_STATUS_TS_SOFTWARE }, 0, 0, 0, 0 },
+		{ "super-frame", { .gso_type = VIRTIO_NET_HDR_GSO_UDP_L4, .gso_size = 100 }, 0, 100, 0, 1 },
+		{ "super-frame not summed yet",
+		  { .status = TP_STATUS_CSUMNOTREADY, .gso_type = VIRTIO_NET_HDR_GSO_UDP_L4, .gso_size = 1472 },
+		  0, 1472, 0, 1 },
+		{ "super-frame with ECN",
+		  { .gso_type = VIRTIO_NET_HDR_GSO_UDP_L4 | VIRTIO_NET_HDR_GSO_ECN, .gso_size = 7 }, 0, 7, 0, 1 },
+		{ "TCP's", { .gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 1448 }, 0, 0, 0, 0 },
+		{ "no super-frame, whatever the size says", { .gso_size = 1448 }, 0, 0, 0, 0 },
+	};
+	uint8_t *memory = new_memory();
+	struct ring ring = ring_of(memory, 0);
+	uint64_t position = 99;
+	uint32_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct ring_frame frame;
+		uint32_t index = ring.next;
+
+		check_about(cases[i].name);
+		memset(&frame, UNTOUCHED, sizeof(frame));
+		CHECK(!ring_peek(&ring, 0, &frame));
+		fill(memory, index, &cases[i].in);
+		ring.link = i % 2 ? LINK_IP : LINK_ETHERNET;
+		CHECK(ring_peek(&ring, 0, &frame));
+		CHECK(frame.frame.data == (const uint8_t *)slot_at(memory, index) + MAC);
+		CHECK_EQUAL(frame.frame.captured, cases[i].in.captured);
+		CHECK_EQUAL(frame.frame.length, cases[i].in.length);
+		CHECK_EQUAL(frame.frame.link, ring.link);
+		CHECK_EQUAL(frame.vlan, cases[i].vlan);
+		CHECK_EQUAL(frame.segment, cases[i].segment);
+		CHECK_EQUAL(frame.foreign != 0, cases[i].foreign);
+		CHECK_EQUAL(frame.frame.checksum_known != 0, cases[i].checksum_known);
+		ring_release(&ring, 1, &position);
+		CHECK_EQUAL(slot_at(memory, index)->tp_status, TP_STATUS_KERNEL);
+		CHECK_EQUAL(position, (index + 1) % SLOTS);
+		CHECK_EQUAL(ring.next, position);
+	}
+	free(memory);
+}
+
+/* A producer that stops at the first slot that is taken, as the kernel does, and a consumer. */
+static void test_wraparound(void)
+{
+	uint8_t *memory = new_memory();
+	struct ring ring = ring_of(memory, 0);
+	uint64_t random = 11, position = 0;
+	uint32_t made = 0, taken = 0, round, i, full = 0;
+
+	check_about("wraparound");
+	for (round = 0; round < 50000; round++) {
+		uint32_t more = check_random(&random) % (SLOTS + 4), ahead, release;
+		struct ring_frame frame;
+
+		while (more-- && slot_at(memory, made % SLOTS)->tp_status == TP_STATUS_KERNEL) {
+			struct filled filled = { .length = 64, .captured = 64, .serial = made };
+
+			fill(memory, made % SLOTS, &filled);
+			made++;
+		}
+		full += made - taken == SLOTS;
+		for (ahead = 0; ring_peek(&ring, ahead, &frame); ahead++) {
+			uint32_t serial;
+
+			memcpy(&serial, frame.frame.data, 4);
+			CHECK_EQUAL(serial, taken + ahead);
+		}
+		CHECK_EQUAL(ahead, made - taken);
+		release = check_random(&random) % (ahead + 1);
+		ring_release(&ring, release, &position);
+		taken += release;
+		CHECK_EQUAL(position, taken % SLOTS);
+		CHECK_EQUAL(ring.next, position);
+		/* The next worker on this ring goes on from there. */
+		if (round % 64 == 0)
+			ring = ring_of(memory, (uint32_t)position);
+	}
+	CHECK(full > 100);
+	CHECK(made > 100000);
+	for (i = 0; i < BLOCK * BLOCKS; i++)
+		if (i % BLOCK >= PER_BLOCK * SLOT)
+			CHECK_EQUAL(memory[i], UNTOUCHED);
+	free(memory);
+}
+
+static void test_no_further_than_the_ring(void)
+{
+	uint8_t *memory = new_memory();
+	struct ring ring = ring_of(memory, 5);
+	struct ring_frame frame;
+	uint32_t i;
+
+	check_about("ahead");
+	for (i = 0; i < SLOTS; i++) {
+		struct filled filled = { .serial = i };
+
+		fill(memory, i, &filled);
+	}
+	for (i = 0; i < SLOTS; i++)
+		CHECK(ring_peek(&ring, i, &frame));
+	CHECK(!ring_peek(&ring, SLOTS, &frame));
+	CHECK(!ring_peek(&ring, SLOTS + 1, &frame));
+	CHECK(!ring_peek(&ring, 0xffffffff, &frame));
+	free(memory);
+}
+
+static void test_map(void)
+{
+	static const struct ring_geometry senseless[] = {
+		{ BLOCK, BLOCKS, 0 },
+		{ BLOCK, 0, SLOT },
+		{ SLOT - 1, BLOCKS, SLOT },
+		{ 0, 0, 0 },
+	};
+	int memory = memfd_create("ring", MFD_CLOEXEC);
+	uint64_t position = 0;
+	struct ring ring = { 0 };
+	struct ring_frame frame;
+	uint32_t i;
+
+	check_about("map");
+	CHECK(memory >= 0 && ftruncate(memory, BLOCK * BLOCKS) == 0);
+	for (i = 0; i < sizeof(senseless) / sizeof(senseless[0]); i++)
+		CHECK_EQUAL(ring_map(&ring, memory, &senseless[i], LINK_ETHERNET), -EINVAL);
+	CHECK_EQUAL(ring_map(&ring, -1, &geometry, LINK_ETHERNET), -EBADF);
+	ring_unmap(&ring); /* of nothing */
+	CHECK_EQUAL(ring_map(&ring, memory, &geometry, LINK_IP), 0);
+	close(memory); /* the mapping stays */
+	CHECK_EQUAL(ring.frames, SLOTS);
+	CHECK_EQUAL(ring.size, BLOCK * BLOCKS);
+	CHECK(!ring_peek(&ring, 0, &frame));
+	fill(ring.memory, 0, &(struct filled){ .length = 1, .captured = 1 });
+	CHECK(ring_peek(&ring, 0, &frame));
+	CHECK_EQUAL(frame.frame.link, LINK_IP);
+	ring_release(&ring, 1, &position);
+	CHECK_EQUAL(position, 1);
+	ring_unmap(&ring);
+	ring_unmap(&ring); /* twice */
+}
+
+int main(void)
+{
+	test_layout();
+	test_fields();
+	test_wraparound();
+	test_no_further_than_the_ring();
+	test_map();
+	return check_result();
+}

@@ -1,0 +1,67 @@
+"""The C sources on their own: unit tests and a fuzz driver in C, with and without sanitizers."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent / "c"
+SOURCES = Path(__file__).parents[2] / "mcrd" / "dataplane" / "src"
+
+STRICT = ("-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror")
+BUILDS = {
+    "sanitizers": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "O2": ("-O2",),
+}
+
+# What each test file is linked with.
+SUBJECTS = {
+    "counters": ("counters.c",),
+    "packet": ("packet.c",),
+    "ring": ("ring.c",),
+    "rules": ("rules.c", "table.c"),
+    "table": ("table.c",),
+}
+
+
+def compile_c(directory: Path, program: str, sources: tuple[str, ...], build: str) -> Path:
+    """Builds tests/dataplane/c/PROGRAM.c with the sources; returns the executable."""
+    made = directory / program
+    command = [
+        *("gcc", *STRICT, *BUILDS[build], f"-I{SOURCES}", f"-I{TESTS}"),
+        *(str(TESTS / f"{program}.c"), *(str(SOURCES / name) for name in sources)),
+        *("-o", str(made)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_unit(subject: str, build: str, tmp_path: Path) -> None:
+    run(compile_c(tmp_path, f"test_{subject}", SUBJECTS[subject], build))
+
+
+def test_every_c_file_is_run() -> None:
+    named = {f"test_{subject}.c" for subject in SUBJECTS} | {"fuzz_packet.c"}
+    assert {path.name for path in TESTS.glob("*.c")} == named
+
+
+def test_packet_survives_a_million_mutations(tmp_path: Path) -> None:
+    run(compile_c(tmp_path, "fuzz_packet", ("packet.c",), "sanitizers"), "1000000")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", ["3", "5", "7"])
+def test_packet_survives_many_mutations(tmp_path: Path, seed: str) -> None:
+    run(compile_c(tmp_path, "fuzz_packet", ("packet.c",), "sanitizers"), "20000000", seed)

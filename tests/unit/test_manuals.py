@@ -1,0 +1,106 @@
+"""The manual pages name all that the programs have, and are clean mdoc."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mcrd.cli import mcrctl
+from mcrd.stats import DROP_REASONS
+
+MANUALS = Path(__file__).parents[2] / "man"
+PAGES = sorted(path.name for path in MANUALS.iterdir())
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def source(page: str) -> str:
+    """The page's mdoc."""
+    return (MANUALS / page).read_text(encoding="utf-8")
+
+
+def flags(text: str) -> set[str]:
+    """The long options that a text describes, each as an item of a list."""
+    return {
+        f"-{name}"
+        for line in re.findall(r"^\.It Fl (.*)$", text, re.MULTILINE)
+        for name in re.findall(r"(?:^|Fl )(-[a-z-]+)", line)
+    }
+
+
+def commands(text: str) -> set[str]:
+    """The commands that a text describes, each as an item of a list."""
+    return set(re.findall(r"^\.It Cm ([a-z]+)(?: Op .*)?$", text, re.MULTILINE))
+
+
+def long_options(parser: argparse.ArgumentParser) -> set[str]:
+    found: set[str] = set()
+    for action in parser._actions:  # noqa: SLF001  # argparse has no other way to ask
+        found.update(option for option in action.option_strings if option.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for below in action.choices.values():
+                found |= long_options(below)
+    return found
+
+
+def subcommands(parser: argparse.ArgumentParser) -> set[str]:
+    (action,) = (a for a in parser._actions if a.dest == "command")  # noqa: SLF001
+    return set(action.choices or ())
+
+
+def options_of_mcrd() -> set[str]:
+    """From its --help: its parser is made within main()."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "mcrd.cli.mcrd", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return set(re.findall(r"--[a-z-]+", shown))
+
+
+def test_mcrd_8_has_every_option() -> None:
+    assert flags(source("mcrd.8")) == options_of_mcrd()
+
+
+def test_mcrctl_1_has_every_option_and_command() -> None:
+    parser = mcrctl._parser()  # noqa: SLF001
+    described = source("mcrctl.1")
+    assert flags(described) == long_options(parser)
+    assert commands(described) - {"active", "waiting"} == subcommands(parser)
+
+
+@pytest.mark.parametrize("reason", ["ring_full", *DROP_REASONS])
+def test_mcrctl_1_explains_every_drop_reason(reason: str) -> None:
+    assert f"\n.It Li {reason}\n" in source("mcrctl.1")
+
+
+def test_mcrctl_1_lists_the_drop_reasons_in_the_order_in_which_they_are_tried() -> None:
+    listed = re.findall(r"^\.It Li ([a-z_]+)$", source("mcrctl.1"), re.MULTILINE)
+    reasons = ["ring_full", *DROP_REASONS]
+    assert [name for name in listed if name in reasons] == reasons
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_mandoc_finds_nothing_to_warn_of(page: str) -> None:
+    if shutil.which("mandoc", path=PATH) is None:
+        missing = "mandoc is not installed: `make setup` installs it"
+        if os.environ.get("CI"):
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", str(MANUALS / page)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": PATH},
+    )
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)

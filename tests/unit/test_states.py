@@ -1,0 +1,212 @@
+"""states(): every state that a rule and an output can be in, and the reason that users read."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+from hypothesis import given
+
+from mcrd.model import Config, Input, Output, Rule
+from mcrd.plan import Actual, Failure, RelayKey, plan, wish
+from mcrd.resources import Egress, Link
+from mcrd.states import OutputState, RuleState, State, states
+from tests.unit.test_plan import carry_out, configs, hosts, reach
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mcrd.resources import Resource
+
+LINKS = {
+    name: Link(name, index, True, True, 1500, 1, (ip_interface(address),))
+    for name, index, address in (
+        ("eth0", 2, "10.0.0.1/24"),
+        ("eth1", 3, "10.1.0.1/24"),
+        ("wg0", 4, "10.100.0.1/24"),
+    )
+}
+WALL = Output("eth1", ip_address("239.2.2.2"), 6000, ttl=8)
+CLOUD = Output("wg0", ip_address("10.100.0.2"), 6000, ttl=64)
+RULE = Rule("camera", Input("eth0", ip_address("239.1.1.1"), 5000), (WALL, CLOUD))
+CONFIG = Config(rules={"camera": RULE})
+RUNNING = reach(CONFIG, LINKS)
+NEEDS = wish(RULE, LINKS)
+ACTIVE = OutputState("active")
+
+
+def of(actual: Actual, rule: Rule = RULE) -> RuleState:
+    """The state of one rule."""
+    return states(Config(rules={rule.name: rule}), actual)[rule.name]
+
+
+def failing(what: Resource | RelayKey, reason: str = "broken", retry_in: float = 0.5) -> Actual:
+    """What comes of the rule when one thing cannot be had."""
+    now = carry_out(plan(CONFIG, Actual(LINKS)), Actual(LINKS), [what])
+    return replace(now, failures={what: Failure(reason, 100.0 + retry_in)}, now=100.0)
+
+
+def test_active() -> None:
+    assert of(RUNNING) == RuleState("active", None, (ACTIVE, ACTIVE))
+
+
+def test_disabled() -> None:
+    rule = replace(RULE, enabled=False)
+    off = OutputState("disabled")
+    assert of(RUNNING, rule) == RuleState("disabled", None, (off, off))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda link: None, "eth1 is missing"),  # noqa: ARG005
+        (lambda link: replace(link, up=False), "eth1 is down"),
+        (lambda link: replace(link, carrier=False), "eth1 has no carrier"),
+        (lambda link: replace(link, addresses=()), "eth1 has no IPv4 address"),
+    ],
+)
+def test_an_output_waits_while_its_rule_is_active(
+    change: Callable[[Link], Link | None], why: str
+) -> None:
+    changed = change(LINKS["eth1"])
+    links = {**LINKS, "eth1": changed}
+    now = reach(CONFIG, {name: link for name, link in links.items() if link is not None})
+    assert of(now) == RuleState("active", None, (OutputState("waiting", why), ACTIVE))
+
+
+def test_a_rule_waits_when_all_its_outputs_do_and_says_what_for() -> None:
+    links = {"eth0": LINKS["eth0"], "eth1": replace(LINKS["eth1"], up=False)}
+    assert of(reach(CONFIG, links)) == RuleState(
+        "waiting",
+        "eth1 is down; wg0 is missing",
+        (OutputState("waiting", "eth1 is down"), OutputState("waiting", "wg0 is missing")),
+    )
+
+
+def test_one_reason_of_many_outputs_is_said_once() -> None:
+    rule = replace(RULE, outputs=tuple(replace(WALL, port=port) for port in (1, 2, 3)))
+    assert of(Actual({"eth0": LINKS["eth0"]}), rule).reason == "eth1 is missing"
+
+
+def test_a_rule_waits_for_its_input() -> None:
+    links = {name: link for name, link in LINKS.items() if name != "eth0"}
+    state = of(reach(CONFIG, links))
+    assert (state.state, state.reason) == ("waiting", "eth0 is missing")
+    assert {output.state for output in state.outputs} == {"waiting"}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"up": False}, "eth0 is down"), ({"carrier": False}, "eth0 has no carrier")],
+)
+def test_a_rule_waits_for_an_input_that_is_down(change: dict[str, bool], why: str) -> None:
+    links = {**LINKS, "eth0": replace(LINKS["eth0"], **change)}  # type: ignore[arg-type]
+    state = of(reach(CONFIG, links))
+    assert (state.state, state.reason) == ("waiting", why)
+
+
+def test_an_input_needs_no_address() -> None:
+    links = {**LINKS, "eth0": replace(LINKS["eth0"], addresses=())}
+    assert of(reach(CONFIG, links)).state == "active"
+
+
+def test_an_output_failed_while_its_rule_is_active() -> None:
+    state = of(failing(NEEDS.egress[0], "Permission denied (EACCES)"))
+    failed = OutputState("failed", "Permission denied (EACCES)", 0.5)
+    assert state == RuleState("active", None, (failed, ACTIVE))
+
+
+def test_a_rule_failed_when_its_only_usable_output_did() -> None:
+    links = {name: link for name, link in LINKS.items() if name != "wg0"}
+    egress = NEEDS.egress[0]
+    now = reach(CONFIG, links, broken=[egress])
+    now = replace(now, failures={egress: Failure("no buffers", 2.0)}, now=1.5)
+    assert of(now) == RuleState(
+        "failed",
+        "no buffers",
+        (OutputState("failed", "no buffers", 0.5), OutputState("waiting", "wg0 is missing")),
+        0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "ingress on eth0: broken"),
+        (1, "worker of eth0: broken"),
+        (2, "membership of 239.1.1.1 on eth0: broken"),
+    ],
+)
+def test_a_rule_failed_when_something_that_it_needs_did(number: int, words: str) -> None:
+    failed = OutputState("failed", words)
+    assert of(failing(NEEDS.needs[number])) == RuleState("failed", words, (failed, failed), 0.5)
+
+
+def test_a_rule_failed_that_its_worker_refused() -> None:
+    assert NEEDS.key is not None
+    failed = OutputState("failed", "no memory")
+    state = of(failing(NEEDS.key, "no memory"))
+    assert state == RuleState("failed", "no memory", (failed, failed), 0.5)
+
+
+def test_a_retry_whose_time_has_come_is_never_in_the_past() -> None:
+    state = of(failing(NEEDS.egress[0], retry_in=-3.0))
+    assert state.outputs[0].retry_in == 0.0
+
+
+def test_what_is_under_way_is_said_to_be() -> None:
+    opening = OutputState("waiting", "being opened")
+    assert of(Actual(LINKS)) == RuleState("waiting", "being opened", (opening, opening))
+
+
+def test_an_output_just_added_is_under_way_while_the_others_run() -> None:
+    before = Config(rules={"camera": replace(RULE, outputs=(WALL,))})
+    state = of(reach(before, LINKS))
+    assert state == RuleState("active", None, (ACTIVE, OutputState("waiting", "being opened")))
+
+
+def test_no_rule_is_missing_and_the_order_is_that_of_the_file() -> None:
+    config = Config(rules={name: replace(RULE, name=name) for name in ("z", "a", "m")})
+    assert list(states(config, Actual(LINKS))) == ["z", "a", "m"]
+
+
+@given(configs(), hosts())
+def test_every_rule_has_a_state_with_a_reason_where_one_is_needed(
+    config: Config, links: dict[str, Link]
+) -> None:
+    now = reach(config, links)
+    found = states(config, now)
+    relayed = {key.rule for key in now.relays}
+    assert list(found) == list(config.rules)
+    for name, state in found.items():
+        assert len(state.outputs) == len(config.rules[name].outputs)
+        every: tuple[RuleState | OutputState, ...] = (state, *state.outputs)
+        for what in every:
+            assert what.state in get_args(State)
+            assert bool(what.reason) is (what.state in ("waiting", "failed"))
+            assert what.retry_in is None
+        assert state.state in ("active", "waiting", "disabled")
+        if state.state == "active":
+            assert name in relayed
+            assert "active" in {output.state for output in state.outputs}
+        elif links.get(config.rules[name].input.interface) is None or state.state == "disabled":
+            assert name not in relayed
+
+
+@given(configs(), hosts())
+def test_what_failed_is_failed_with_its_time_and_its_reason(
+    config: Config, links: dict[str, Link]
+) -> None:
+    whole = reach(config, links)
+    broken = {found for found in whole.open if isinstance(found, Egress)}
+    now = reach(config, links, broken=broken)
+    for name, state in states(config, now).items():
+        waits = wish(config.rules[name], links).waits
+        if config.rules[name].enabled and not waits:
+            assert (state.state, state.reason) == ("failed", "broken")
+            assert state.retry_in is not None
+            assert state.retry_in > 0

@@ -1,0 +1,470 @@
+"""Counters on real shared memory: what workers write, and sums that never go back."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections import Counter
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+)
+from mcrd.dataplane._dataplane import ffi, lib
+
+from mcrd.resources import Ingress
+from mcrd.stats import (
+    DROP_REASONS,
+    InterfaceCount,
+    Ledger,
+    NoRoomError,
+    OutputCount,
+    Segment,
+    Slots,
+    Traffic,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mcrd.resources import Target
+
+ETH0 = Ingress("eth0", 2)
+WALL: Target = ("eth1", ip_address("239.2.2.2"), 6000)
+CLOUD: Target = ("wg0", ip_address("10.100.0.2"), 6000)
+
+
+class Pen:
+    """A worker's own mapping of a segment, to write to as a worker does."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._descriptor = os.dup(segment.descriptor)
+        self._memory = mmap.mmap(self._descriptor, ffi.sizeof("struct segment"))
+        self._bytes = ffi.from_buffer(self._memory)
+        self.view: Any = ffi.cast("struct segment *", self._bytes)
+
+    def close(self) -> None:
+        """Ends the mapping, as the end of a worker does."""
+        self.view = None
+        ffi.release(self._bytes)
+        self._memory.close()
+        os.close(self._descriptor)
+
+    def rule(self, slot: int, packets: int, size: int) -> None:
+        """Counts what a rule received."""
+        self.view.rules[slot].packets += packets
+        self.view.rules[slot].bytes += packets * size
+
+    def output(self, slot: int, packets: int, size: int) -> None:
+        """Counts what was sent to an output."""
+        self.view.outputs[slot].packets += packets
+        self.view.outputs[slot].bytes += packets * size
+
+    def error(self, slot: int, number: int, count: int = 1) -> None:
+        """Counts datagrams that were not sent, as count_error() in counters.c does."""
+        places = self.view.outputs[slot].errors
+        for place in places[0 : lib.MCRD_ERROR_PLACES - 1]:
+            if place.number in (0, number):
+                place.number = number
+                place.count += count
+                return
+        places[lib.MCRD_ERROR_PLACES - 1].count += count
+
+    def refused(self, slot: int, count: int) -> None:
+        """Counts refusals."""
+        self.view.outputs[slot].refused += count
+
+    def frames(self, packets: int, size: int) -> None:
+        """Counts frames of the interface."""
+        self.view.packets += packets
+        self.view.bytes += packets * size
+
+    def drop(self, reason: str, packets: int) -> None:
+        """Counts frames that went no further."""
+        self.view.dropped[DROP_REASONS.index(reason)] += packets
+
+
+@pytest.fixture
+def segment() -> Iterator[Segment]:
+    """A segment that no worker has written to."""
+    made = Segment()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pen(segment: Segment) -> Iterator[Pen]:
+    """A worker's hand on the segment."""
+    made = Pen(segment)
+    yield made
+    made.close()
+
+
+def test_a_new_segment_has_counted_nothing(segment: Segment, pen: Pen) -> None:
+    assert pen.view.version == lib.MCRD_SEGMENT_VERSION
+    assert segment.interface(0) == InterfaceCount()
+    assert segment.rule(segment.rule_slot("camera")) == Traffic(0, 0)
+    assert segment.output(segment.output_slot("camera", WALL)) == OutputCount()
+
+
+def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
+    rule_slot, output_slot = segment.rule_slot("camera"), segment.output_slot("camera", WALL)
+    pen.rule(rule_slot, 10, 1400)
+    pen.output(output_slot, 7, 1400)
+    pen.error(output_slot, errno.ENETUNREACH, 3)
+    pen.refused(output_slot, 2)
+    assert segment.rule(rule_slot) == Traffic(10, 14000)
+    assert segment.output(output_slot) == OutputCount(Traffic(7, 9800), {"ENETUNREACH": 3}, 2)
+
+
+def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen) -> None:
+    for number, reason in enumerate(DROP_REASONS, start=1):
+        drop = getattr(lib, f"DROP_{reason.upper()}")
+        assert drop == DROP_REASONS.index(reason)
+        pen.view.dropped[drop] = number
+    pen.frames(36, 60)
+    assert segment.interface(9) == InterfaceCount(
+        Traffic(36, 2160),
+        {
+            "ring_full": 9,
+            "malformed": 1,
+            "bad_checksum": 2,
+            "fragment": 3,
+            "truncated": 4,
+            "wrong_vlan": 5,
+            "wrong_source": 6,
+            "own_output": 7,
+            "unmatched": 8,
+        },
+    )
+
+
+def test_the_reasons_are_in_the_order_in_which_they_are_tried() -> None:
+    assert list(InterfaceCount().dropped) == ["ring_full", *DROP_REASONS]
+
+
+def test_counters_go_beyond_32_bits(segment: Segment, pen: Pen) -> None:
+    slot = segment.rule_slot("camera")
+    pen.rule(slot, 2**40, 1400)
+    assert segment.rule(slot) == Traffic(2**40, 2**40 * 1400)
+
+
+def test_a_slot_is_its_owner_s_until_given_back(segment: Segment) -> None:
+    first, second = segment.rule_slot("a"), segment.rule_slot("b")
+    assert first != second
+    assert (segment.rule_slot("a"), segment.rule_slot("b")) == (first, second)
+    segment.rules.give_back("a")
+    assert segment.rule_slot("c") == first
+
+
+def test_an_output_is_known_by_its_rule_and_its_target(segment: Segment) -> None:
+    slots = {segment.output_slot(name, target) for name in ("a", "b") for target in (WALL, CLOUD)}
+    assert len(slots) == 4
+
+
+def test_asking_for_a_slot_again_clears_nothing(segment: Segment, pen: Pen) -> None:
+    pen.rule(segment.rule_slot("a"), 5, 100)
+    pen.output(segment.output_slot("a", WALL), 5, 100)
+    assert segment.rule(segment.rule_slot("a")).packets == 5
+    assert segment.output(segment.output_slot("a", WALL)).sent.packets == 5
+
+
+def test_a_slot_that_is_used_again_counts_from_zero(segment: Segment, pen: Pen) -> None:
+    rule_slot, output_slot = segment.rule_slot("a"), segment.output_slot("a", WALL)
+    pen.rule(rule_slot, 5, 100)
+    pen.output(output_slot, 5, 100)
+    pen.refused(output_slot, 1)
+    for number in range(1, 20):
+        pen.error(output_slot, number)
+    segment.rules.give_back("a")
+    segment.outputs.give_back(("a", WALL))
+    assert (segment.rule_slot("b"), segment.output_slot("b", WALL)) == (rule_slot, output_slot)
+    assert segment.rule(rule_slot) == Traffic(0, 0)
+    assert segment.output(output_slot) == OutputCount()
+    assert {int(place.number) for place in pen.view.outputs[output_slot].errors} == {0}
+
+
+def test_a_new_slot_clears_no_neighbour(segment: Segment, pen: Pen) -> None:
+    for name in ("a", "b", "c"):
+        pen.rule(segment.rule_slot(name), 5, 100)
+        pen.output(segment.output_slot(name, WALL), 5, 100)
+    segment.rules.give_back("b")
+    segment.outputs.give_back(("b", WALL))
+    segment.rule_slot("new")
+    segment.output_slot("new", WALL)
+    for name in ("a", "c"):
+        assert segment.rule(segment.rule_slot(name)).packets == 5
+        assert segment.output(segment.output_slot(name, WALL)).sent.packets == 5
+
+
+def test_the_last_slots_are_within_the_segment(segment: Segment, pen: Pen) -> None:
+    for number in range(lib.MCRD_RULE_SLOTS):
+        segment.rule_slot(str(number))
+    for number in range(lib.MCRD_OUTPUT_SLOTS):
+        segment.output_slot(str(number), WALL)
+    pen.output(lib.MCRD_OUTPUT_SLOTS - 1, 3, 10)
+    assert segment.output(lib.MCRD_OUTPUT_SLOTS - 1).sent == Traffic(3, 30)
+    with pytest.raises(NoRoomError, match="more than 16384 rules on one worker"):
+        segment.rule_slot("one more")
+    with pytest.raises(NoRoomError, match="more than 65536 outputs on one worker"):
+        segment.output_slot("one more", WALL)
+    segment.rules.give_back("17")
+    assert segment.rule_slot("one more") == 17
+
+
+def test_no_two_owners_have_one_slot() -> None:
+    slots = Slots(3, "things")
+    assert [slots.take(key)[0] for key in "abc"] == [0, 1, 2]
+    slots.give_back("b")
+    slots.give_back("a")
+    assert {slots.take(key)[0] for key in "de"} == {0, 1}
+    with pytest.raises(NoRoomError, match="more than 3 things"):
+        slots.take("f")
+    assert slots.take("c") == (2, False)
+
+
+def test_errors_have_the_names_of_their_numbers(segment: Segment, pen: Pen) -> None:
+    slot = segment.output_slot("a", WALL)
+    for number in (errno.ENETUNREACH, errno.EPERM, errno.EAGAIN):
+        pen.error(slot, number, number)
+    assert segment.output(slot).errors == {
+        "ENETUNREACH": errno.ENETUNREACH,
+        "EPERM": errno.EPERM,
+        "EAGAIN": errno.EAGAIN,
+    }
+
+
+def test_errors_that_found_no_place_are_counted_as_others(segment: Segment, pen: Pen) -> None:
+    slot = segment.output_slot("a", WALL)
+    for number in range(1, 11):  # seven places of their own
+        pen.error(slot, number)
+    named = {errno.errorcode[number]: 1 for number in range(1, 8)}
+    assert segment.output(slot).errors == {**named, "OTHER": 3}
+
+
+def test_errors_without_a_name_are_added_to_the_others(segment: Segment, pen: Pen) -> None:
+    # 524 is ENOTSUPP, which some drivers let out and errno.h does not have.
+    slot = segment.output_slot("a", WALL)
+    pen.error(slot, 524, 5)
+    pen.error(slot, 512, 7)
+    assert segment.output(slot).errors == {"OTHER": 12}
+    for number in range(1, 7):
+        pen.error(slot, number)
+    assert segment.output(slot).errors["OTHER"] == 13
+
+
+def test_a_worker_cannot_change_the_size(segment: Segment) -> None:
+    size = os.fstat(segment.descriptor).st_size
+    for other in (0, size - 1, size + 1):
+        with pytest.raises(PermissionError):
+            os.ftruncate(segment.descriptor, other)
+    assert os.fstat(segment.descriptor).st_size == size == ffi.sizeof("struct segment")
+
+
+def test_a_worker_cannot_take_the_writing_away(segment: Segment) -> None:
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(segment.descriptor, 1033, 8)  # F_ADD_SEALS, F_SEAL_WRITE
+
+
+def test_closing_a_segment_ends_its_descriptor() -> None:
+    made = Segment()
+    made.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made.descriptor)
+
+
+# The ledger.
+
+
+def test_what_ended_stays_in_the_sum(segment: Segment, pen: Pen) -> None:
+    ledger = Ledger()
+    ledger.attach(ETH0, segment)
+    pen.rule(segment.rule_slot("camera"), 10, 100)
+    pen.output(segment.output_slot("camera", WALL), 10, 100)
+    ledger.end_rule(ETH0, "camera")
+    ledger.end_output(ETH0, "camera", WALL)
+    pen.rule(segment.rule_slot("camera"), 5, 100)
+    pen.output(segment.output_slot("camera", WALL), 4, 100)
+    pen.error(segment.output_slot("camera", WALL), errno.EPERM)
+    assert ledger.rule("camera") == Traffic(15, 1500)
+    assert ledger.output("camera", WALL) == OutputCount(Traffic(14, 1400), {"EPERM": 1}, 0)
+
+
+def test_looking_changes_nothing(segment: Segment, pen: Pen) -> None:
+    ledger = Ledger()
+    ledger.attach(ETH0, segment)
+    slot = segment.output_slot("camera", WALL)
+    pen.error(slot, errno.EPERM)
+    ledger.end_output(ETH0, "camera", WALL)
+    pen.error(segment.output_slot("camera", WALL), errno.EPERM)
+    for _ in range(3):
+        assert ledger.output("camera", WALL).errors == {"EPERM": 2}
+        assert ledger.interfaces({ETH0: 4})["eth0"].dropped["ring_full"] == 4
+
+
+def test_ending_what_never_was_is_nothing(segment: Segment) -> None:
+    ledger = Ledger()
+    ledger.attach(ETH0, segment)
+    ledger.end_rule(ETH0, "camera")
+    ledger.end_output(ETH0, "camera", WALL)
+    assert ledger.rule("camera") == Traffic()
+    assert ledger.output("camera", WALL) == OutputCount()
+
+
+def test_a_ring_that_was_made_anew_adds_to_its_interface() -> None:
+    ledger = Ledger()
+    for index in (2, 7):
+        ingress, made = Ingress("eth0", index), Segment()
+        ledger.attach(ingress, made)
+        pen = Pen(made)
+        pen.frames(3, 100)
+        pen.drop("unmatched", 1)
+        pen.close()
+        assert ledger.interfaces({ingress: 5})["eth0"].received.packets == (3 if index == 2 else 6)
+        ledger.detach(ingress, 5)
+    total = ledger.interfaces({})["eth0"]
+    assert total.received == Traffic(6, 600)
+    assert (total.dropped["unmatched"], total.dropped["ring_full"]) == (2, 10)
+
+
+def test_a_rule_on_two_workers_is_one_sum() -> None:
+    ledger = Ledger()
+    for index in (2, 3):
+        made = Segment()
+        ledger.attach(Ingress("eth0", index), made)
+        pen = Pen(made)
+        pen.rule(made.rule_slot("camera"), index, 1)
+        pen.close()
+    assert ledger.rule("camera").packets == 5
+    ledger.detach(Ingress("eth0", 2), 0)
+    assert ledger.rule("camera").packets == 5
+    ledger.detach(Ingress("eth0", 3), 0)
+    assert ledger.rule("camera").packets == 5
+
+
+def test_what_the_rule_file_has_no_more_is_forgotten(segment: Segment, pen: Pen) -> None:
+    ledger = Ledger()
+    ledger.attach(ETH0, segment)
+    for name in ("stays", "goes"):
+        pen.rule(segment.rule_slot(name), 1, 1)
+        ledger.end_rule(ETH0, name)
+        for target in (WALL, CLOUD):
+            pen.output(segment.output_slot(name, target), 1, 1)
+            ledger.end_output(ETH0, name, target)
+    ledger.forget(["stays"], [("stays", WALL)])
+    assert (ledger.rule("stays").packets, ledger.rule("goes").packets) == (1, 0)
+    assert ledger.output("stays", WALL).sent.packets == 1
+    assert ledger.output("stays", CLOUD).sent.packets == 0
+    assert ledger.output("goes", WALL).sent.packets == 0
+
+
+class Life(RuleBasedStateMachine):
+    """Workers that come, count and go, in any order; every sum is what was ever counted."""
+
+    attached = Bundle("attached")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.live: dict[Ingress, tuple[Segment, Pen, int]] = {}
+        self.next_index = 1
+        self.received: Counter[str] = Counter()
+        self.sent: Counter[tuple[str, Target]] = Counter()
+        self.errors: Counter[tuple[str, Target]] = Counter()
+        self.frames: Counter[str] = Counter()
+        self.ring_full: Counter[str] = Counter()
+
+    names = st.sampled_from(["a", "b"])
+    targets = st.sampled_from([WALL, CLOUD])
+    numbers = st.integers(1, 1000)
+
+    @initialize(target=attached)
+    def begin(self) -> Ingress:
+        return self._attach("eth0")
+
+    @rule(target=attached, interface=st.sampled_from(["eth0", "eth1"]))
+    def attach(self, interface: str) -> Ingress:
+        return self._attach(interface)
+
+    def _attach(self, interface: str) -> Ingress:
+        ingress, made = Ingress(interface, self.next_index), Segment()
+        self.next_index += 1
+        self.ledger.attach(ingress, made)
+        self.live[ingress] = (made, Pen(made), 0)
+        return ingress
+
+    @rule(ingress=attached, name=names, output=targets, number=numbers)
+    def relay(self, ingress: Ingress, name: str, output: Target, number: int) -> None:
+        segment, pen, _ = self.live[ingress]
+        pen.frames(number, 100)
+        pen.rule(segment.rule_slot(name), number, 100)
+        pen.output(segment.output_slot(name, output), number, 100)
+        self.frames[ingress.interface] += number
+        self.received[name] += number
+        self.sent[name, output] += number
+
+    @rule(ingress=attached, name=names, output=targets, code=st.integers(1, 40), number=numbers)
+    def fail(self, ingress: Ingress, name: str, output: Target, code: int, number: int) -> None:
+        segment, pen, _ = self.live[ingress]
+        pen.error(segment.output_slot(name, output), code, number)
+        self.errors[name, output] += number
+
+    @rule(ingress=attached, number=numbers)
+    def overflow(self, ingress: Ingress, number: int) -> None:
+        segment, pen, before = self.live[ingress]
+        self.live[ingress] = (segment, pen, before + number)
+        self.ring_full[ingress.interface] += number
+
+    @rule(ingress=attached, name=names)
+    def end_rule(self, ingress: Ingress, name: str) -> None:
+        self.ledger.end_rule(ingress, name)
+
+    @rule(ingress=attached, name=names, output=targets)
+    def end_output(self, ingress: Ingress, name: str, output: Target) -> None:
+        self.ledger.end_output(ingress, name, output)
+
+    @rule(ingress=consumes(attached))
+    def detach(self, ingress: Ingress) -> None:
+        _, pen, ring_full = self.live.pop(ingress)
+        pen.close()
+        self.ledger.detach(ingress, ring_full)
+
+    @rule()
+    def keep(self) -> None:
+        self.ledger.forget(["a", "b"], [(n, t) for n in ("a", "b") for t in (WALL, CLOUD)])
+
+    @invariant()
+    def every_sum_is_what_was_ever_counted(self) -> None:
+        for name in ("a", "b"):
+            assert self.ledger.rule(name).packets == self.received[name]
+            assert self.ledger.rule(name).bytes == self.received[name] * 100
+            for target in (WALL, CLOUD):
+                found = self.ledger.output(name, target)
+                assert found.sent.packets == self.sent[name, target]
+                assert sum(found.errors.values()) == self.errors[name, target]
+        live = {ingress: ring_full for ingress, (_, _, ring_full) in self.live.items()}
+        for interface, found_there in self.ledger.interfaces(live).items():
+            assert found_there.received.packets == self.frames[interface]
+            assert found_there.dropped["ring_full"] == self.ring_full[interface]
+
+    def teardown(self) -> None:
+        for ingress, (_, pen, ring_full) in self.live.items():
+            pen.close()
+            self.ledger.detach(ingress, ring_full)
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

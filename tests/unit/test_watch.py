@@ -1,0 +1,388 @@
+"""Watch: every way to save a file leads to one call, and what is no save to none."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mcrd.watch import SETTLE, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TIMEOUT = 10.0  # seconds until the call that has to come
+QUIET = 3 * SETTLE  # without a call for so long, no other comes
+
+
+class Calls:
+    """What is called, and how often it was."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.threads: set[int] = set()
+        self._come = asyncio.Event()
+
+    def __call__(self) -> None:
+        self.count += 1
+        self.threads.add(threading.get_ident())
+        self._come.set()
+
+    async def one(self) -> None:
+        """Waits for a call, and for a while in which there is no other."""
+        await asyncio.wait_for(self._come.wait(), TIMEOUT)
+        await self.none()
+
+    async def none(self) -> None:
+        """Waits until there has been no call for a while."""
+        self._come.clear()
+        while True:
+            try:
+                await asyncio.wait_for(self._come.wait(), QUIET)
+            except TimeoutError:
+                return
+            self._come.clear()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A rule file, with others beside it."""
+    path = tmp_path / "mcr.toml"
+    path.write_text("ttl = 1\n", encoding="utf-8")
+    (tmp_path / "other.toml").write_text("ttl = 2\n", encoding="utf-8")
+    return path
+
+
+def calls_of(file: Path, save: Callable[[Path], None]) -> int:
+    """How often a watch of the file calls when it is saved in this way."""
+
+    async def scenario() -> int:
+        calls = Calls()
+        watch = Watch(file, calls)
+        watch.start()
+        try:
+            await asyncio.to_thread(save, file)
+            await calls.one()
+        finally:
+            watch.stop()
+        assert calls.threads == {threading.get_ident()}
+        return calls.count
+
+    return asyncio.run(scenario())
+
+
+def calls_without_a_save(file: Path, touch: Callable[[Path], None]) -> int:
+    """How often it calls for what is none; a save at the end shows that it listened all along."""
+
+    async def scenario() -> int:
+        calls = Calls()
+        watch = Watch(file, calls)
+        watch.start()
+        try:
+            await asyncio.to_thread(touch, file)
+            await calls.none()
+            before = calls.count
+            await asyncio.to_thread(in_place, file)
+            await calls.one()
+            assert calls.count == before + 1
+        finally:
+            watch.stop()
+        return before
+
+    return asyncio.run(scenario())
+
+
+# Ways to save.
+
+
+def in_place(file: Path) -> None:
+    file.write_text("ttl = 8\n", encoding="utf-8")
+
+
+def in_pieces(file: Path) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        for number in range(100):
+            stream.write(f"# {number}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def twice_in_a_row(file: Path) -> None:
+    in_place(file)
+    in_place(file)
+
+
+def sed(file: Path) -> None:
+    subprocess.run(["sed", "-i", "s/ttl = 1/ttl = 8/", str(file)], check=True)
+
+
+def cp(file: Path) -> None:
+    subprocess.run(["cp", str(file.parent / "other.toml"), str(file)], check=True)
+
+
+def rename_over(file: Path) -> None:
+    new = file.with_suffix(".new")
+    new.write_text("ttl = 8\n", encoding="utf-8")
+    new.replace(file)
+
+
+def rename_from_elsewhere(file: Path) -> None:
+    elsewhere = file.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "new").write_text("ttl = 8\n", encoding="utf-8")
+    (elsewhere / "new").replace(file)
+
+
+def with_a_backup(file: Path) -> None:
+    """As vim does it: the old file goes to another name, and a new one is written."""
+    backup = file.with_name(file.name + "~")
+    file.replace(backup)
+    file.write_text("ttl = 8\n", encoding="utf-8")
+    backup.unlink()
+
+
+def anew(file: Path) -> None:
+    file.unlink()
+    file.write_text("ttl = 8\n", encoding="utf-8")
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def install(file: Path) -> None:
+    subprocess.run(["install", str(file.parent / "other.toml"), str(file)], check=True)
+
+
+def hard_link(file: Path) -> None:
+    file.unlink()
+    os.link(file.parent / "other.toml", file)
+
+
+def symlink(file: Path) -> None:
+    new = file.with_suffix(".link")
+    new.symlink_to("other.toml")
+    new.replace(file)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        in_place,
+        in_pieces,
+        twice_in_a_row,
+        sed,
+        cp,
+        rename_over,
+        rename_from_elsewhere,
+        with_a_backup,
+        anew,
+        delete,
+        install,
+        hard_link,
+        symlink,
+    ],
+)
+def test_a_save_is_one_call(file: Path, save: Callable[[Path], None]) -> None:
+    assert calls_of(file, save) == 1
+
+
+def test_kubernetes_swaps_the_directory_that_the_file_is_in(tmp_path: Path) -> None:
+    def version(number: int) -> Path:
+        directory = tmp_path / f"..2026_11_{number}"
+        directory.mkdir()
+        (directory / "mcr.toml").write_text(f"ttl = {number}\n", encoding="utf-8")
+        return directory
+
+    def swap(_file: Path) -> None:
+        (tmp_path / "..data_tmp").symlink_to(version(2).name)
+        (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+        shutil.rmtree(tmp_path / "..2026_11_1")
+
+    (tmp_path / "..data").symlink_to(version(1).name)
+    file = tmp_path / "mcr.toml"
+    file.symlink_to("..data/mcr.toml")
+    assert calls_of(file, swap) == 1
+    assert file.read_text(encoding="utf-8") == "ttl = 2\n"
+
+
+def test_a_file_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert calls_of(tmp_path / "mcr.toml", in_place) == 1
+
+
+def test_a_relative_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert calls_of(Path("mcr.toml"), in_place) == 1
+
+
+def test_every_save_of_several_is_noticed(file: Path) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(file, calls)
+        watch.start()
+        try:
+            for number, save in enumerate((in_place, rename_over, anew, sed), start=1):
+                await asyncio.to_thread(save, file)
+                await calls.one()
+                assert calls.count == number
+        finally:
+            watch.stop()
+
+    asyncio.run(scenario())
+
+
+# What is no save.
+
+
+def read(file: Path) -> None:
+    for _ in range(3):
+        file.read_bytes()
+
+
+def set_times(file: Path) -> None:
+    os.utime(file, (0, 0))
+
+
+def set_mode(file: Path) -> None:
+    file.chmod(0o600)
+
+
+def save_a_neighbour(file: Path) -> None:
+    in_place(file.parent / "other.toml")
+    rename_over(file.parent / "other.toml")
+
+
+def save_a_namesake_further_down(file: Path) -> None:
+    (file.parent / "below").mkdir()
+    in_place(file.parent / "below" / file.name)
+
+
+def save_what_begins_alike(file: Path) -> None:
+    in_place(file.with_name(file.name + ".swp"))
+    in_place(file.with_name("x" + file.name))
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        read,
+        set_times,
+        set_mode,
+        save_a_neighbour,
+        save_a_namesake_further_down,
+        save_what_begins_alike,
+    ],
+)
+def test_what_is_no_save_is_no_call(file: Path, touch: Callable[[Path], None]) -> None:
+    assert calls_without_a_save(file, touch) == 0
+
+
+def test_reading_the_file_when_called_is_no_call_again(file: Path) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+
+        def reload() -> None:
+            file.read_bytes()
+            calls()
+
+        watch = Watch(file, reload)
+        watch.start()
+        try:
+            await asyncio.to_thread(in_place, file)
+            await calls.one()
+        finally:
+            watch.stop()
+        assert calls.count == 1
+
+    asyncio.run(scenario())
+
+
+# Beginning and end.
+
+
+def test_after_stop_there_is_no_call(file: Path) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(file, calls)
+        watch.start()
+        await asyncio.to_thread(in_place, file)
+        watch.stop()
+        await asyncio.to_thread(in_place, file)
+        await calls.none()
+        assert calls.count == 0
+
+    asyncio.run(scenario())
+
+
+def test_it_can_be_started_again_and_twice(file: Path) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(file, calls)
+        watch.start()
+        watch.stop()
+        watch.stop()
+        watch.start()
+        watch.start()
+        try:
+            await asyncio.to_thread(in_place, file)
+            await calls.one()
+        finally:
+            watch.stop()
+        assert calls.count == 1
+
+    asyncio.run(scenario())
+
+
+def test_stop_leaves_no_thread_and_no_descriptor(file: Path) -> None:
+    async def scenario() -> None:
+        before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            watch = Watch(file, lambda: None)
+            watch.start()
+            watch.stop()
+        assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_that_cannot_be_watched_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        watch = Watch(tmp_path / "missing" / "mcr.toml", lambda: None)
+        watch.start()
+        watch.stop()
+
+    asyncio.run(scenario())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        f"cannot watch {tmp_path}/missing: No such file or directory; reload with `mcrctl reload`"
+    )
+
+
+def test_a_directory_that_comes_later_can_be_watched_then(tmp_path: Path) -> None:
+    file = tmp_path / "missing" / "mcr.toml"
+
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(file, calls)
+        watch.start()
+        await asyncio.to_thread(os.mkdir, file.parent)
+        watch.start()
+        try:
+            await asyncio.to_thread(in_place, file)
+            await calls.one()
+        finally:
+            watch.stop()
+        assert calls.count == 1
+
+    asyncio.run(scenario())
