@@ -150,7 +150,8 @@ def test_leaving_the_lab_ends_everything() -> None:
 
 
 HOLDER = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
 from tests.lab import Lab, build_triangle
 with Lab() as lab:
     triangle = build_triangle(lab)
