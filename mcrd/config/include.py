@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcrd.config.problems import quoted
+from mcrd.config.problems import printable
 from mcrd.config.walk import WRONG
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
                     raise OSError(errno.EINVAL, "the name has characters that cannot be printed")
                 text = _text(name)
             except OSError as error:
-                shown = name if name.isprintable() else quoted(name)
-                report.value(path, f"cannot read {shown}: {error.strerror}")
+                report.value(path, f"cannot read {printable(name)}: {error.strerror}")
             else:
                 yield name, text
 

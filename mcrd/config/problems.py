@@ -96,7 +96,12 @@ def key_text(path: KeyPath) -> str:
 def quoted(text: str) -> str:
     """A string in quotes, shortened, with nothing in it that a terminal would obey."""
     short = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 3] + "..."
-    return '"' + "".join(map(_escaped, short)) + '"'
+    return '"' + printable(short, '"\\') + '"'
+
+
+def printable(text: str, escaped: str = "") -> str:
+    """A string with nothing in it that a terminal would obey."""
+    return "".join("\\" + char if char in escaped else _escaped(char) for char in text)
 
 
 def described(value: object) -> str:
@@ -122,8 +127,6 @@ def described(value: object) -> str:
 
 
 def _escaped(char: str) -> str:
-    if char in '"\\':
-        return "\\" + char
     if char.isprintable():
         return char
     return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"

@@ -40,6 +40,7 @@ _UNITS: Final = {
 _SMALLEST_RING: Final = 2**20
 _LARGEST_RING: Final = 4 * 2**30
 _BROADCAST: Final = IPv4Address("255.255.255.255")
+_GROUPS: Final[dict[int, Network]] = {4: IPv4Network("224.0.0.0/4"), 6: IPv6Network("ff00::/8")}
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _RULE_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -101,12 +102,11 @@ def destination(text: str) -> Address | Network:
     found = _prefix(text)
     if found.num_addresses == 1:
         return address(str(found.network_address))
-    first, last = found.network_address, found.broadcast_address
-    if first.is_multicast != last.is_multicast:
+    if not found.is_multicast and found.overlaps(_GROUPS[found.version]):
         raise ValueError(
             f"expected a prefix of groups or one of hosts, got {quoted(text)}, which has both"
         )
-    for unfit in (first, last):
+    for unfit in (found.network_address, found.broadcast_address):
         if unfit.is_unspecified or unfit == _BROADCAST:
             raise ValueError(
                 f"expected a prefix of groups or of hosts, got {quoted(text)}, "
