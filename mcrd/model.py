@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
+from typing import Final, Literal
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+DEFAULT_RING_SIZE: Final = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +29,67 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class PortRange:
+    """Consecutive ports, both ends included."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
-    """What a rule takes from the network: one destination address and port on one interface."""
+    """What a rule takes from the network: what is sent to certain addresses and ports.
+
+    `address` is a Network only where it has more than one address, `port` a PortRange only where
+    it has more than one port; for ESP, which has none, it is 0. Frames of VLAN `vlan` count,
+    None: untagged ones. Allowed are the `sources` (none given: any) less those in `exclude`.
+    `limit` is in packets per second.
+    """
 
     interface: str
-    address: Address
-    port: int
+    address: Address | Network
+    port: int | PortRange
+    protocol: Literal["udp", "esp"] = "udp"
+    sources: tuple[Network, ...] = ()
+    exclude: tuple[Network, ...] = ()
+    vlan: int | None = None
+    limit: int | None = None
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it has more than one member, that is, more than one address or port."""
+        return isinstance(self.address, Network) or isinstance(self.port, PortRange)
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a rule sends: one destination on one interface.
+    """Where a rule sends, on one interface.
 
-    `ttl` is the TTL or hop limit. `dscp` is the code point (0 to 63), not the TOS byte.
-    `source` None means an address of the interface; `source_port` None, one chosen once.
-    `loop`: programs on this host hear the output too (groups only).
+    `address` and `port` are a Network and a PortRange where those of the rule's input are, and of
+    the same size: member goes to member. `ttl` is the TTL or hop limit. `dscp` is the code point
+    (0 to 63), not the TOS byte. `source` None means an address of the interface, "keep" the
+    source address and port of each packet; `source_port` None, one chosen once. `loop`: programs
+    on this host hear the output too (groups only). `limit` is in packets per second.
     """
 
     interface: str
-    address: Address
-    port: int
+    address: Address | Network
+    port: int | PortRange
     ttl: int
     dscp: int = 0
-    source: Address | None = None
+    source: Address | Literal["keep"] | None = None
     source_port: int | None = None
     loop: bool = False
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +105,38 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Interface:
+    """How an input interface is read. Worker i runs on CPU `cpus[i % len(cpus)]`, if any is given.
+
+    `ring_size` is in bytes, for each worker.
+    """
+
+    workers: int = 1
+    cpus: tuple[int, ...] = ()
+    ring_size: int = DEFAULT_RING_SIZE
+
+
+@dataclass(frozen=True, slots=True)
 class Daemon:
-    """The daemon's own settings."""
+    """The daemon's own settings. `include` has the patterns as they are written."""
 
     log_level: str = "info"
     watch: bool = True
+    include: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A rule file that passed every check. `warnings` are problems that do not refuse it."""
+    """Rule files that passed every check. `warnings` are problems that do not refuse them.
+
+    `files` has the absolute path of every file that was read, the main one first.
+    `include_patterns` are those of `Daemon.include` as absolute patterns for glob(3): a file that
+    begins or ceases to match one changes what the Config should be.
+    """
 
     daemon: Daemon = field(default_factory=Daemon)
     rules: Mapping[str, Rule] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    interfaces: Mapping[str, Interface] = field(default_factory=lambda: MappingProxyType({}))
+    files: tuple[str, ...] = field(default=(), compare=False)
+    include_patterns: tuple[str, ...] = field(default=(), compare=False)

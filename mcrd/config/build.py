@@ -1,30 +1,53 @@
-"""A document without errors, as the model's values."""
+"""Documents without errors, as the model's values."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mcrd.model import Config, Daemon, Input, Output, Rule
+from mcrd.config.rules import NO_PORT
+from mcrd.model import Config, Daemon, Input, Interface, Output, Rule
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mcrd.config.problems import Report
+    from mcrd.config.rules import Document
     from mcrd.config.walk import Fields
 
 _TTL_TO_GROUP: Final = 1
 _TTL_TO_HOST: Final = 64
 
 
-def build(file: Fields, report: Report, warnings: tuple[str, ...]) -> Config:
-    """The Config that the fields of a file without errors say."""
-    rules = {name: _rule(name, fields, report) for name, fields in file["rules"].items()}
-    return Config(Daemon(**file["daemon"]), MappingProxyType(rules), warnings)
+def build(
+    documents: Sequence[Document],
+    *,
+    warnings: tuple[str, ...],
+    files: tuple[str, ...],
+    include_patterns: tuple[str, ...],
+) -> Config:
+    """The Config that documents without errors say, the main one first."""
+    rules: dict[str, Rule] = {}
+    interfaces: dict[str, Interface] = {}
+    for document in documents:
+        for name, fields in document.fields["rules"].items():
+            rules[name] = _rule(name, fields, document.report)
+        for name, fields in document.fields["interfaces"].items():
+            interfaces[name] = Interface(**_given(fields))
+    return Config(
+        daemon=Daemon(**_given(documents[0].fields["daemon"])),
+        rules=MappingProxyType(rules),
+        interfaces=MappingProxyType(interfaces),
+        warnings=warnings,
+        files=files,
+        include_patterns=include_patterns,
+    )
 
 
 def _rule(name: str, fields: Fields, report: Report) -> Rule:
-    given = Input(**fields["input"])
+    given = Input(**({"port": NO_PORT} | _given(fields["input"])))
     return Rule(
         name=name,
         input=given,
@@ -36,7 +59,19 @@ def _rule(name: str, fields: Fields, report: Report) -> Rule:
 
 
 def _output(fields: Fields, given: Input) -> Output:
-    ttl = _TTL_TO_GROUP if fields["address"].is_multicast else _TTL_TO_HOST
-    absent = {"port": given.port, "ttl": ttl}
-    present = {key: value for key, value in fields.items() if value is not None}
-    return Output(**(absent | present))
+    output: dict[str, Any] = {"address": given.address, "port": given.port, **_given(fields)}
+    ttl = _TTL_TO_GROUP if output["address"].is_multicast else _TTL_TO_HOST
+    return Output(**({"ttl": ttl} | output))
+
+
+def _given(fields: Fields) -> dict[str, Any]:
+    """The keys that are there, as the model has them."""
+    return {key: _value(value) for key, value in fields.items() if value is not None}
+
+
+def _value(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(dict.fromkeys(value))
+    if isinstance(value, dict):  # a limit
+        return value["packets_per_second"]
+    return value

@@ -9,85 +9,101 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mcrd.config.outputs import check_rule, shared
+from mcrd.config.overlap import Claim, clashes, common, everything, first_network
 from mcrd.config.problems import key_text
-from mcrd.config.rules import FoundRule, found_rules
+from mcrd.config.rules import found_rules
+from mcrd.config.walk import WRONG
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mcrd.config.overlap import Spans
     from mcrd.config.positions import KeyPath
     from mcrd.config.problems import Report
-    from mcrd.config.rules import Endpoint, FoundOutput
-    from mcrd.config.walk import Fields
+    from mcrd.config.rules import Document, FoundOutput, FoundRule
 
 
-def check(file: Fields, report: Report) -> None:
-    """Report every error between keys, outputs and rules of a file."""
-    rules = found_rules(file, report)
-    _check_inputs(rules, report)
-    _check_source_ports(rules, report)
+def check(documents: Sequence[Document]) -> None:
+    """Report every error between keys, outputs, rules and files."""
+    _check_names("rules", documents)
+    _check_names("interfaces", documents)
+    for document in documents:
+        for name, fields in document.fields.get("interfaces", {}).items():
+            _check_cpus(("interfaces", name, "cpus"), fields.get("cpus", []), document.report)
+    rules = found_rules(documents)
     for rule in rules:
-        _check_outputs(rule, report)
-        for output in rule.outputs:
-            _check_output(output, report)
-
-
-def _check_inputs(rules: list[FoundRule], report: Report) -> None:
-    claimed: dict[Endpoint, FoundRule] = {}
+        check_rule(rule)
+    # Of rules with one name, a second one draws no more than that.
+    named: dict[str, FoundRule] = {}
     for rule in rules:
-        if rule.input is None:
-            continue
-        first = claimed.setdefault(rule.input, rule)
-        if first is not rule:
-            place = report.place(first.input_path)
-            report.value(rule.input_path, f"same input as {key_text(first.path)} ({place})")
+        named.setdefault(rule.name, rule)
+    _check_inputs(list(named.values()))
+    _check_source_ports(list(named.values()))
 
 
-def _check_source_ports(rules: list[FoundRule], report: Report) -> None:
+def _check_names(table: str, documents: Sequence[Document]) -> None:
+    first: dict[str, Report] = {}
+    for document in documents:
+        for name in document.fields.get(table, {}):
+            earlier = first.setdefault(name, document.report)
+            if earlier is not document.report:
+                path = (table, name)
+                document.report.key(path, f"given twice; first at {earlier.key_place(path)}")
+
+
+def _check_cpus(path: KeyPath, cpus: list[object], report: Report) -> None:
+    first: dict[object, int] = {}
+    for index, cpu in enumerate(cpus):
+        if cpu is not WRONG and first.setdefault(cpu, index) != index:
+            place = report.place((*path, first[cpu]))
+            report.value((*path, index), f"CPU {cpu} is listed twice; first at {place}")
+
+
+def _check_inputs(rules: list[FoundRule]) -> None:
+    found = [
+        (rule, rule.input, rule.sources)
+        for rule in rules
+        if rule.input is not None and rule.sources is not None
+    ]
+    for later, earlier in clashes([Claim(given.box, sources) for _, given, sources in found]):
+        rule, given, sources = found[later]
+        first, first_given, first_sources = found[earlier]
+        where = f"{key_text(first.path)} ({first.report.place(first.input_path)})"
+        if (given, sources) == (first_given, first_sources):
+            message = f"same input as {where}"
+        else:
+            message = f"overlaps {where}: both take what is sent to {shared(given, first_given)}"
+            message += _from(given.address.version, sources, first_sources)
+        rule.report.value(rule.input_path, message)
+
+
+def _from(version: int, one: Spans, other: Spans) -> str:
+    run = next(common(one, other))
+    if run == everything(version)[0]:
+        return ""
+    network = first_network(version, run)
+    source = network.network_address if network.num_addresses == 1 else network
+    return f" by {source}"
+
+
+def _check_source_ports(rules: list[FoundRule]) -> None:
     # Two outputs of one rule that clash here are one output listed twice: said elsewhere.
-    used: dict[object, tuple[FoundRule, KeyPath]] = {}
+    flows: list[tuple[FoundRule, FoundOutput, Claim]] = []
     for rule in rules:
         for output in rule.outputs:
-            fields = output.fields
-            if output.endpoint is None or "source" not in fields or not fields.get("source_port"):
+            fields, endpoint = output.fields, output.endpoint
+            if endpoint is None or "source" not in fields or not fields.get("source_port"):
                 continue
-            flow = (output.endpoint, fields["source"], fields["source_port"])
-            first, first_path = used.setdefault(flow, (rule, output.path))
-            if first is not rule:
-                report.value(
-                    (*output.path, "source_port"),
-                    f"same source port, source and destination as {key_text(first_path)} "
-                    f"({report.place(first_path)})",
-                )
-
-
-def _check_outputs(rule: FoundRule, report: Report) -> None:
-    listed: dict[Endpoint, KeyPath] = {}
-    for output in rule.outputs:
-        if output.endpoint is None:
-            continue
-        first = listed.setdefault(output.endpoint, output.path)
-        if first != output.path:
-            report.value(
-                output.path,
-                f"same interface, address and port as {key_text(first)} ({report.place(first)})",
+            place = (endpoint.box.place, fields["source"], fields["source_port"])
+            claim = Claim(endpoint.box._replace(place=place), everything(endpoint.address.version))
+            flows.append((rule, output, claim))
+    for later, earlier in clashes([claim for _, _, claim in flows]):
+        rule, output, _ = flows[later]
+        first_rule, first, _ = flows[earlier]
+        if first_rule is not rule:
+            rule.report.value(
+                (*output.path, "source_port"),
+                f"same source port, source and destination as {key_text(first.path)} "
+                f"({first_rule.report.place(first.path)})",
             )
-        if output.endpoint == rule.input:
-            report.value(
-                output.path,
-                "same interface, address and port as the input of this rule "
-                f"({report.place(rule.input_path)})",
-            )
-
-
-def _check_output(output: FoundOutput, report: Report) -> None:
-    address = output.fields.get("address")
-    source = output.fields.get("source")
-    if address is None:
-        return
-    if source is not None and source.version != address.version:
-        report.value(
-            (*output.path, "source"),
-            f"expected an IPv{address.version} address, "
-            f"as the address of this output is, got {source}",
-        )
-    if output.fields.get("loop") and not address.is_multicast:
-        report.value((*output.path, "loop"), f"only a group has it, and {address} is a host")

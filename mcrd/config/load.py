@@ -4,104 +4,69 @@
 
 from __future__ import annotations
 
-import ast
 import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec.inspect
-import tomli
 
 from mcrd.config.build import build
 from mcrd.config.checks import check
-from mcrd.config.positions import DEEPEST, Positions
-from mcrd.config.problems import ConfigError, Problem, Report, key_text
-from mcrd.config.schema import File
+from mcrd.config.document import document_of, read_text
+from mcrd.config.include import absolute_patterns, included
+from mcrd.config.problems import ConfigError
+from mcrd.config.rules import Document
+from mcrd.config.schema import OF_THE_MAIN_FILE, File, Included
 from mcrd.config.walk import read
 from mcrd.config.warnings import warn
-from mcrd.model import Place
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from mcrd.model import Config
 
-_SCHEMA = msgspec.inspect.type_info(File)
-_BYTE_ORDER_MARK = "\ufeff"
-_GIVEN_TWICE = re.compile(r"Cannot declare |Cannot overwrite |Duplicate ")
-_NAMES_A_KEY = re.compile(r"(Cannot [a-z ]+ )(\(.*\))( twice)?", re.DOTALL)
+_MAIN_FILE = msgspec.inspect.type_info(File)
+_INCLUDED_FILE = msgspec.inspect.type_info(Included)
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """The Config in a file. Raises ConfigError, also where the file cannot be read."""
+    """The Config in a file and those it includes. Raises ConfigError, also for one unreadable."""
     file = os.fspath(path)
-    try:
-        text = Path(file).read_bytes()
-    except OSError as error:
-        _refuse(Place(file, 0, 0), f"cannot read: {error.strerror or error}")
-    except ValueError as error:  # a NUL in the path
-        _refuse(Place(file, 0, 0), f"cannot read: {error}")
-    return parse(text, file)
+    return parse(read_text(file), file)
 
 
 def parse(text: str | bytes, file: str) -> Config:
-    """The Config in a text; `file` is the name for it in messages. Raises ConfigError."""
-    text = _characters(text, file).removeprefix(_BYTE_ORDER_MARK)
-    positions = Positions(text)
-    document = _document(text, file, positions)
-    errors = Report(file, positions)
-    fields = read(_SCHEMA, document, (), errors)
-    check(fields, errors)
-    if errors.problems:
-        raise ConfigError(errors.in_order())
-    warnings = Report(file, positions)
-    warn(fields, warnings)
-    return build(fields, errors, tuple(map(str, warnings.in_order())))
+    """The Config in a text, and in the files it includes. Raises ConfigError.
+
+    `file` is the name for the text in messages; what is included is relative to its directory.
+    """
+    root, report = document_of(text, file)
+    main = Document(report, read(_MAIN_FILE, root, (), report))
+    patterns = main.fields.get("daemon", {}).get("include", [])
+    documents = [main]
+    names = [file]
+    unreadable: dict[str, ConfigError] = {}
+    for name, included_text in included(patterns, report):
+        names.append(name)
+        try:
+            documents.append(_included(included_text, name, file))
+        except ConfigError as error:
+            unreadable[name] = error
+
+    check(documents)
+    problems = {each.report.file: each.report.in_order() for each in documents}
+    problems |= {name: list(error.problems) for name, error in unreadable.items()}
+    if any(problems.values()):
+        raise ConfigError(problem for name in names for problem in problems[name])
+    warn(documents)
+    return build(
+        documents,
+        warnings=tuple(str(found) for each in documents for found in each.report.in_order()),
+        files=tuple(map(os.path.abspath, names)),
+        include_patterns=absolute_patterns(patterns, file),
+    )
 
 
-def _characters(text: str | bytes, file: str) -> str:
-    if isinstance(text, str):
-        # A string of ours may hold half a surrogate pair, which no file can.
-        text = text.encode(errors="surrogatepass")
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        before = text[: error.start].decode()
-        line = before.count("\n") + 1
-        column = len(before) - (before.rfind("\n") + 1) + 1
-        _refuse(Place(file, line, column), f"not UTF-8: byte 0x{text[error.start]:02x}")
-
-
-def _document(text: str, file: str, positions: Positions) -> dict[str, object]:
-    if positions.too_deep is not None:
-        place = Place(file, *positions.at(positions.too_deep))
-        _refuse(place, f"nested more than {DEEPEST} levels deep")
-    try:
-        return tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        _refuse_syntax(error, file, positions)
-    except RecursionError:
-        _refuse(Place(file, 0, 0), "nested too deeply")
-    except ValueError as error:
-        # Not a syntax error for tomli, which has no place for it.
-        for path in positions.overlong_integers():
-            _refuse(Place(file, *positions.value(path)), "integer too long", key_text(path))
-        _refuse(Place(file, 0, 0), f"cannot parse: {error}")
-
-
-def _refuse_syntax(error: tomli.TOMLDecodeError, file: str, positions: Positions) -> NoReturn:
-    twice = positions.duplicate
-    if twice and twice.again <= error.pos and _GIVEN_TWICE.match(error.msg):
-        # tomli points behind the second value, which may be many lines on.
-        first = Place(file, *positions.at(twice.first))
-        place = Place(file, *positions.at(twice.again))
-        _refuse(place, f"given twice; first at {first}", key_text(twice.path))
-    message = error.msg
-    if found := _NAMES_A_KEY.fullmatch(message):  # as a tuple of Python
-        message = found[1] + key_text(ast.literal_eval(found[2])) + (found[3] or "")
-    _refuse(Place(file, error.lineno, error.colno), message[:1].lower() + message[1:])
-
-
-def _refuse(place: Place, message: str, key: str = "") -> NoReturn:
-    raise ConfigError([Problem(place, key, message)]) from None
+def _included(text: bytes, file: str, main_file: str) -> Document:
+    root, report = document_of(text, file)
+    for name in OF_THE_MAIN_FILE:
+        if root.pop(name, None) is not None:
+            report.key((name,), f"only in the main file, {main_file}")
+    return Document(report, read(_INCLUDED_FILE, root, (), report))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_QUOTE = 60
+_MOST_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A rule file that cannot be used. `problems` has all of them, in the order of the file."""
+    """Rule files that cannot be used. `problems` has all, in the order of files and places."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -58,14 +60,17 @@ class Report:
         """The place of the value (a table's header, if it has one) at a path."""
         return Place(self.file, *self._positions.value(path))
 
+    def key_place(self, path: KeyPath) -> Place:
+        """The place of the key at the end of a path."""
+        return Place(self.file, *self._positions.key(path))
+
     def value(self, path: KeyPath, message: str) -> None:
         """The value at the path is wrong."""
         self.problems.append(Problem(self.place(path), key_text(path), message))
 
     def key(self, path: KeyPath, message: str) -> None:
         """The key at the end of the path is wrong, whatever its value."""
-        place = Place(self.file, *self._positions.key(path))
-        self.problems.append(Problem(place, key_text(path), message))
+        self.problems.append(Problem(self.key_place(path), key_text(path), message))
 
     def absent(self, path: KeyPath, message: str) -> None:
         """The key at the end of the path is not there: the place is the table that lacks it."""
@@ -91,12 +96,37 @@ def key_text(path: KeyPath) -> str:
 def quoted(text: str) -> str:
     """A string in quotes, shortened, with nothing in it that a terminal would obey."""
     short = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 3] + "..."
-    return '"' + "".join(map(_escaped, short)) + '"'
+    return '"' + printable(short, '"\\') + '"'
+
+
+def printable(text: str, escaped: str = "") -> str:
+    """A string with nothing in it that a terminal would obey."""
+    return "".join("\\" + char if char in escaped else _escaped(char) for char in text)
+
+
+def described(value: object) -> str:
+    """A value of a TOML document, in the words for the user."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        # str() refuses more than 4300 digits.
+        if abs(value) >= 10**_MOST_DIGITS:
+            return f"an integer of more than {_MOST_DIGITS} digits"
+        return str(value)
+    if isinstance(value, float):
+        return f"the floating-point number {value}"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, (dt.date, dt.time)):
+        return f"the date or time {value}"
+    return f"a value of type {type(value).__name__}"
 
 
 def _escaped(char: str) -> str:
-    if char in '"\\':
-        return "\\" + char
     if char.isprintable():
         return char
     return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"

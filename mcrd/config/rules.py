@@ -1,69 +1,159 @@
-"""The rules of a file as far as they could be read, in the order of their places."""
+"""The rules of all files as far as they could be read, in the order of their places."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from mcrd.config.overlap import Box, Spans, box, spans
+from mcrd.config.walk import WRONG
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mcrd.config.positions import KeyPath
     from mcrd.config.problems import Report
     from mcrd.config.walk import Fields
-    from mcrd.model import Address
+    from mcrd.model import Address, Network, PortRange
+
+NO_PORT = 0
+"""The port of protocols that have none."""
 
 
-class Endpoint(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a file says, as far as it could be read, and the report on it."""
+
+    report: Report
+    fields: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
     """What makes two inputs, two outputs, or an input and an output the same."""
 
     interface: str
-    address: Address
-    port: int
+    address: Address | Network
+    port: int | PortRange
+    box: Box
+
+    @property
+    def keys(self) -> str:
+        """The keys that say it."""
+        return "interface and address" if self.port == NO_PORT else "interface, address and port"
+
+    def __str__(self) -> str:
+        return destination(self.address, self.port)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundOutput:
-    """An output. Without an endpoint one of its keys is wrong or missing."""
+    """An output. Without an endpoint one of its keys, or of its input's, is wrong or missing.
+
+    `address` is the input's where it has none; None where that cannot be told.
+    """
 
     path: KeyPath
     fields: Fields
+    address: Address | Network | None
     endpoint: Endpoint | None
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRule:
-    """A rule. Without an input one of its keys is wrong or missing."""
+    """A rule. Without an input or sources one of the keys that say it is wrong or missing."""
 
+    report: Report
     path: KeyPath
     fields: Fields
     input: Endpoint | None
+    sources: Spans | None
     outputs: tuple[FoundOutput, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.path[-1])
 
     @property
     def input_path(self) -> KeyPath:
         return (*self.path, "input")
 
-
-def found_rules(file: Fields, report: Report) -> list[FoundRule]:
-    """The rules of a file, sorted by where their inputs stand."""
-    rules = [_rule(("rules", name), fields) for name, fields in file.get("rules", {}).items()]
-    places = {rule.path: report.place(rule.input_path) for rule in rules}
-    return sorted(rules, key=lambda rule: (places[rule.path].line, places[rule.path].column))
+    @property
+    def input_fields(self) -> Fields:
+        found: Fields = self.fields.get("input", {})
+        return found
 
 
-def _rule(path: KeyPath, fields: Fields) -> FoundRule:
+def found_rules(documents: Iterable[Document]) -> list[FoundRule]:
+    """The rules of all files, sorted by where their inputs stand."""
+    rules: list[FoundRule] = []
+    for document in documents:
+        report = document.report
+        found = [
+            _rule(report, ("rules", name), fields)
+            for name, fields in document.fields.get("rules", {}).items()
+        ]
+        places = {rule.path: report.place(rule.input_path) for rule in found}
+        found.sort(key=lambda rule: (places[rule.path].line, places[rule.path].column))
+        rules += found
+    return rules
+
+
+def destination(address: Address | Network, port: int | PortRange) -> str:
+    """An address and a port, in words."""
+    return str(address) if port == NO_PORT else f"{address} port {port}"
+
+
+def _rule(report: Report, path: KeyPath, fields: Fields) -> FoundRule:
     given: Fields = fields.get("input", {})
+    if given.get("protocol") == "esp":
+        given = given | {"port": NO_PORT}
     outputs = tuple(
-        FoundOutput((*path, "outputs", index), output, _endpoint(output, given.get("port")))
+        _output((*path, "outputs", index), output, given)
         for index, output in enumerate(fields.get("outputs", ()))
         if isinstance(output, dict)
     )
-    return FoundRule(path, fields, _endpoint(given, None), outputs)
+    endpoint = _endpoint(given, given.get("address"), given.get("port"), given)
+    return FoundRule(report, path, fields, endpoint, _sources(given), outputs)
 
 
-def _endpoint(fields: Fields, default_port: int | None) -> Endpoint | None:
-    if not fields.keys() >= {"interface", "address", "port"}:
+def _output(path: KeyPath, fields: Fields, given: Fields) -> FoundOutput:
+    address = _kept("address", fields, given)
+    port = NO_PORT if given.get("protocol") == "esp" else _kept("port", fields, given)
+    # Outputs leave untagged, whatever the VLAN of the input.
+    endpoint = _endpoint(fields, address, port, given | {"vlan": None})
+    return FoundOutput(path, fields, address, endpoint)
+
+
+def _kept(key: str, fields: Fields, given: Fields) -> Any:
+    """What an output has, or the input's if it has none."""
+    if key not in fields:
         return None
-    port = default_port if fields["port"] is None else fields["port"]
-    return Endpoint(fields["interface"], fields["address"], port) if port else None
+    return given.get(key) if fields[key] is None else fields[key]
+
+
+def _endpoint(
+    fields: Fields,
+    address: Address | Network | None,
+    port: int | PortRange | None,
+    given: Fields,
+) -> Endpoint | None:
+    if address is None or port is None or not given.keys() >= {"protocol", "vlan"}:
+        return None
+    interface = fields.get("interface")
+    if interface is None:
+        return None
+    place = (interface, given["protocol"], given["vlan"])
+    return Endpoint(interface, address, port, box(place, address, port))
+
+
+def _sources(given: Fields) -> Spans | None:
+    if not given.keys() >= {"address", "sources", "exclude"}:
+        return None
+    listed = [*given["sources"], *given["exclude"]]
+    version: int = given["address"].version
+    if any(each is WRONG or each.version != version for each in listed):
+        return None
+    return spans(version, given["sources"], given["exclude"])

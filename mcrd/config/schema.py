@@ -1,7 +1,8 @@
 """The keys of a rule file: their types, bounds and defaults.
 
 Adding a key here adds it to the reading, the errors and the hints. A key whose default is UNSET
-may be absent. `read` in a Meta turns a string into what it means, or raises ValueError.
+may be absent. `read` in a Meta turns a value into what it means, or raises ValueError; a string or
+an array is held against its type before.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -13,20 +14,39 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from mcrd.config import values
+from mcrd.model import DEFAULT_RING_SIZE
 
 InterfaceName = Annotated[
     str, Meta(extra={"read": values.interface_name, "expected": "an interface name"})
 ]
-Address = Annotated[
-    str, Meta(extra={"read": values.address, "expected": "an IPv4 or IPv6 address"})
+Destination = Annotated[
+    str, Meta(extra={"read": values.destination, "expected": "an IPv4 or IPv6 address"})
 ]
-HostAddress = Annotated[
-    str, Meta(extra={"read": values.host_address, "expected": "the address of a host"})
+Source = Annotated[
+    str, Meta(extra={"read": values.source, "expected": 'the address of a host, or "keep"'})
+]
+Sources = Annotated[
+    list[
+        Annotated[
+            str, Meta(extra={"read": values.sources, "expected": "an address or a prefix of hosts"})
+        ]
+    ],
+    Meta(extra={"expected": "an array of addresses and prefixes"}),
 ]
 RuleName = Annotated[str, Meta(extra={"read": values.rule_name})]
+Ports = Annotated[int | str, Meta(extra={"read": values.ports, "expected": values.PORTS})]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Ttl = Annotated[int, Meta(ge=1, le=255)]
 Dscp = Annotated[int, Meta(ge=0, le=63)]
+Vlan = Annotated[int, Meta(extra={"read": values.vlan})]
+Rate = Annotated[int, Meta(ge=1, le=100_000_000)]
+Workers = Annotated[int, Meta(ge=1, le=64)]
+Cpus = Annotated[
+    list[Annotated[int, Meta(ge=0, le=4095)]], Meta(extra={"expected": "an array of CPU numbers"})
+]
+Size = Annotated[int | str, Meta(extra={"read": values.ring_size})]
+Pattern = Annotated[str, Meta(extra={"read": values.pattern})]
+Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file names and patterns"})]
 
 
 class Daemon(Struct):
@@ -34,27 +54,48 @@ class Daemon(Struct):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     watch: bool = True
+    include: Patterns = field(default_factory=list)
+
+
+class Interface(Struct):
+    """The table [interfaces.NAME]."""
+
+    workers: Workers = 1
+    cpus: Cpus = field(default_factory=list)
+    ring_size: Size = DEFAULT_RING_SIZE
+
+
+class Limit(Struct):
+    """The table `limit` of an input or output."""
+
+    packets_per_second: Rate
 
 
 class Input(Struct):
-    """The table `input` of a rule."""
+    """The table `input` of a rule. Without port only where the protocol has none."""
 
     interface: InterfaceName
-    address: Address
-    port: Port
+    address: Destination
+    port: Ports | UnsetType = UNSET
+    protocol: Literal["udp", "esp"] = "udp"
+    sources: Sources = field(default_factory=list)
+    exclude: Sources = field(default_factory=list)
+    vlan: Vlan | UnsetType = UNSET
+    limit: Limit | UnsetType = UNSET
 
 
 class Output(Struct):
-    """One table of `outputs`. Absent: port is the input's, ttl depends on the address."""
+    """One table of `outputs`. Absent: address and port are the input's, ttl depends on them."""
 
     interface: InterfaceName
-    address: Address
-    port: Port | UnsetType = UNSET
+    address: Destination | UnsetType = UNSET
+    port: Ports | UnsetType = UNSET
     ttl: Ttl | UnsetType = UNSET
     dscp: Dscp = 0
-    source: HostAddress | UnsetType = UNSET
+    source: Source | UnsetType = UNSET
     source_port: Port | UnsetType = UNSET
     loop: bool = False
+    limit: Limit | UnsetType = UNSET
 
 
 class Rule(Struct):
@@ -66,8 +107,18 @@ class Rule(Struct):
     description: str = ""
 
 
-class File(Struct):
+class Included(Struct):
+    """A rule file that another one includes."""
+
+    interfaces: dict[InterfaceName, Interface] = field(default_factory=dict)
+    rules: dict[RuleName, Rule] = field(default_factory=dict)
+
+
+class File(Included):
     """A whole rule file."""
 
     daemon: Daemon = field(default_factory=Daemon)
-    rules: dict[RuleName, Rule] = field(default_factory=dict)
+
+
+OF_THE_MAIN_FILE = ("daemon", "metrics")
+"""Tables that an included file may not have."""

@@ -1,6 +1,6 @@
-"""Strings that mean something: interface names, addresses, rule names.
+"""Values that mean something: interface names, addresses, ports, sizes, rule names.
 
-Each function returns what the string means, or raises ValueError with the words for the user.
+Each function returns what the value means, or raises ValueError with the words for the user.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -8,18 +8,40 @@ Each function returns what the string means, or raises ValueError with the words
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, ip_address
-from typing import TYPE_CHECKING, Final
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, Final, Literal
 
-from mcrd.config.problems import quoted
+from mcrd.config.problems import described, quoted
+from mcrd.model import PortRange
 
 if TYPE_CHECKING:
-    from mcrd.model import Address
+    from mcrd.model import Address, Network
 
-_LONGEST_INTERFACE_NAME: Final = 15  # IFNAMSIZ less the final NUL
+PORTS: Final = 'an integer from 1 to 65535 or a range such as "5000-5099"'
+
+LONGEST_INTERFACE_NAME: Final = 15  # IFNAMSIZ less the final NUL
 # What dev_valid_name() of the kernel refuses. It looks at bytes, and its isspace() holds 0xA0
 # for a space, also in the middle of a UTF-8 character.
 _NOT_IN_INTERFACE_NAME: Final = frozenset(b"/: \t\n\v\f\r\xa0\0")
+_PREFIX_LENGTH: Final = re.compile(r"0|[1-9][0-9]{0,2}")
+_PORT_RANGE: Final = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})")
+_HIGHEST_PORT: Final = 65535
+_HIGHEST_VLAN: Final = 4094
+_SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMG]i?B|B)")
+_UNITS: Final = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+_SMALLEST_RING: Final = 2**20
+_LARGEST_RING: Final = 4 * 2**30
+_BROADCAST: Final = IPv4Address("255.255.255.255")
+_GROUPS: Final[dict[int, Network]] = {4: IPv4Network("224.0.0.0/4"), 6: IPv6Network("ff00::/8")}
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _RULE_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -27,7 +49,7 @@ def interface_name(text: str) -> str:
     """An interface name as Linux allows it."""
     name = text.encode()
     if (
-        not 1 <= len(name) <= _LONGEST_INTERFACE_NAME
+        not 1 <= len(name) <= LONGEST_INTERFACE_NAME
         or not _NOT_IN_INTERFACE_NAME.isdisjoint(name)
         or text in (".", "..")
     ):
@@ -62,7 +84,7 @@ def address(text: str) -> Address:
     if found.is_unspecified:
         raise ValueError(f"expected the address of a group or a host, got {quoted(text)}")
     if isinstance(found, IPv4Address):
-        if found == IPv4Address(0xFFFFFFFF):
+        if found == _BROADCAST:
             raise ValueError(
                 f"expected the address of a group or a host, got the broadcast address {found}"
             )
@@ -73,9 +95,125 @@ def address(text: str) -> Address:
     return found
 
 
+def destination(text: str) -> Address | Network:
+    """An address, or a prefix with more than one address, all of groups or all of hosts."""
+    if "/" not in text:
+        return address(text)
+    found = _prefix(text)
+    if found.num_addresses == 1:
+        return address(str(found.network_address))
+    if not found.is_multicast and found.overlaps(_GROUPS[found.version]):
+        raise ValueError(
+            f"expected a prefix of groups or one of hosts, got {quoted(text)}, which has both"
+        )
+    for unfit in (found.network_address, found.broadcast_address):
+        if unfit.is_unspecified or unfit == _BROADCAST:
+            raise ValueError(
+                f"expected a prefix of groups or of hosts, got {quoted(text)}, "
+                f"which has {unfit} in it"
+            )
+    return found
+
+
+def sources(text: str) -> Network:
+    """The addresses of some hosts."""
+    found = _prefix(text) if "/" in text else ip_network(host_address(text))
+    if found.num_addresses == 1:
+        host_address(str(found.network_address))
+    if found.is_multicast:
+        raise ValueError(f"expected a prefix of hosts, got {quoted(text)}, which has groups only")
+    return found
+
+
+def source(text: str) -> Address | Literal["keep"]:
+    """What to send from."""
+    if text == "keep":
+        return "keep"
+    try:
+        ip_address(text.partition("%")[0])
+    except ValueError:
+        raise ValueError(f'expected the address of a host, or "keep", got {quoted(text)}') from None
+    return host_address(text)
+
+
 def host_address(text: str) -> Address:
     """The address of one host."""
     found = address(text)
     if found.is_multicast:
         raise ValueError(f"expected the address of a host, got the group {found}")
+    return found
+
+
+def ports(value: object) -> int | PortRange:
+    """A port, or a range of more than one."""
+    if type(value) is int:
+        if not 1 <= value <= _HIGHEST_PORT:
+            raise ValueError(
+                f"expected an integer from 1 to {_HIGHEST_PORT}, got {described(value)}"
+            )
+        return value
+    found = _PORT_RANGE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or int(found[2]) > _HIGHEST_PORT:
+        raise ValueError(f"expected {PORTS}, got {described(value)}")
+    first, last = int(found[1]), int(found[2])
+    if first > last:
+        raise ValueError(f'expected {PORTS}, got {described(value)}; write "{last}-{first}"')
+    return first if first == last else PortRange(first, last)
+
+
+def vlan(value: object) -> int:
+    """A VLAN ID."""
+    if type(value) is int and 1 <= value <= _HIGHEST_VLAN:
+        return value
+    reason = ""
+    if type(value) is int and value == 0:
+        reason = ": VLAN ID 0 counts as untagged; leave the key out"
+    raise ValueError(
+        f"expected an integer from 1 to {_HIGHEST_VLAN}, got {described(value)}{reason}"
+    )
+
+
+def ring_size(value: object) -> int:
+    """A size in bytes."""
+    size = value if type(value) is int else None
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
+        size = int(found[1]) * _UNITS[found[2]]
+    if size is None or not _SMALLEST_RING <= size <= _LARGEST_RING:
+        raise ValueError(
+            'expected 1 MiB to 4 GiB, as a number of bytes or with a unit, as in "64 MiB", '
+            f"got {described(value)}"
+        )
+    return size
+
+
+def pattern(text: str) -> str:
+    """The name of a file, or a pattern of names."""
+    if not text or "\0" in text:
+        raise ValueError(f"expected a file name or a pattern of such, got {quoted(text)}")
+    return text
+
+
+def _prefix(text: str) -> Network:
+    bare, _, length = text.partition("/")
+    if "%" in bare:
+        raise ValueError(
+            f'expected a prefix without "%", got {quoted(text)}; '
+            "the key interface says which interface"
+        )
+    try:
+        found = ip_network(text, strict=False) if _PREFIX_LENGTH.fullmatch(length) else None
+    except ValueError:
+        found = None
+    if found is None:
+        raise ValueError(
+            'expected an address or a prefix such as "239.1.0.0/16" or "ff05::/112", '
+            f"got {quoted(text)}"
+        )
+    if ip_address(bare) != found.network_address:
+        raise ValueError(
+            f"expected a prefix without host bits, got {quoted(text)}; the network is {found}"
+        )
+    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
+        inner = IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - 96))
+        raise ValueError(f'expected a prefix, got {quoted(text)}; write "{inner}"')
     return found

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import msgspec.inspect as mi
 
-from mcrd.config.problems import quoted
+from mcrd.config.problems import described, quoted
 
 if TYPE_CHECKING:
     from mcrd.config.positions import KeyPath
@@ -21,7 +20,6 @@ Fields = dict[str, Any]
 """A table as read: a key with a wrong value is missing, an absent optional key is None."""
 
 WRONG: Final = object()
-_MOST_DIGITS: Final = 20
 
 
 def read(kind: mi.Type, value: object, path: KeyPath, report: Report) -> Any:
@@ -50,20 +48,20 @@ def read(kind: mi.Type, value: object, path: KeyPath, report: Report) -> Any:
             fits = type(value) is str and value in kind.values
     if fits:
         return value
-    report.value(path, f"expected {_expected(kind)}, got {_got(value)}")
+    report.value(path, f"expected {_expected(kind)}, got {described(value)}")
     return WRONG
 
 
 def _read_meaning(kind: mi.Metadata, value: object, path: KeyPath, report: Report) -> object:
     extra = kind.extra or {}
-    if isinstance(kind.type, mi.StrType) and type(value) is not str:
-        report.value(path, f"expected {_expected(kind)}, got {_got(value)}")
+    is_string, is_list = isinstance(kind.type, mi.StrType), isinstance(kind.type, mi.ListType)
+    if (is_string and type(value) is not str) or (is_list and type(value) is not list):
+        report.value(path, f"expected {_expected(kind)}, got {described(value)}")
         return WRONG
-    found = read(kind.type, value, path, report)
-    if found is WRONG or "read" not in extra:
-        return found
+    if "read" not in extra:
+        return read(kind.type, value, path, report)
     try:
-        return extra["read"](found)
+        return extra["read"](value)
     except ValueError as error:
         report.value(path, str(error))
         return WRONG
@@ -117,13 +115,13 @@ def _read_list(
 
 
 def _default(field: mi.Field, path: KeyPath, report: Report) -> object:
-    if isinstance(field.type, mi.StructType):
-        return read(field.type, {}, path, report)
     if field.default is not msgspec.NODEFAULT:
         return field.default
-    if field.default_factory is not msgspec.NODEFAULT:
-        return field.default_factory()
-    return None
+    if field.default_factory is msgspec.NODEFAULT:
+        return None
+    if isinstance(field.type, mi.StructType):
+        return read(field.type, {}, path, report)
+    return field.default_factory()
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -152,24 +150,3 @@ def _expected(kind: mi.Type) -> str:
             return "a table"
         case _:
             raise NotImplementedError(f"no words for {kind}")
-
-
-def _got(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        # str() refuses more than 4300 digits.
-        if abs(value) >= 10**_MOST_DIGITS:
-            return f"an integer of more than {_MOST_DIGITS} digits"
-        return str(value)
-    if isinstance(value, float):
-        return f"the floating-point number {value}"
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, list):
-        return "an array"
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, (dt.date, dt.time)):
-        return f"the date or time {value}"
-    return f"a value of type {type(value).__name__}"

@@ -4,59 +4,159 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
+from mcrd.config.overlap import Claim, Overlaps, everything
 from mcrd.config.problems import key_text
 from mcrd.config.rules import found_rules
+from mcrd.config.values import LONGEST_INTERFACE_NAME
+from mcrd.model import Network
 
 if TYPE_CHECKING:
-    from mcrd.config.problems import Report
-    from mcrd.config.rules import Endpoint, FoundOutput, FoundRule
-    from mcrd.config.walk import Fields
+    from collections.abc import Iterator, Sequence
+
+    from mcrd.config.rules import Document, FoundOutput, FoundRule
     from mcrd.model import Address
 
 _LINK_LOCAL_GROUPS = IPv4Network("224.0.0.0/24")
 _INTERFACE_SCOPE, _LINK_SCOPE = 1, 2  # of an IPv6 group
+_WHOLE_SCOPE = 16  # bits of a prefix whose groups all have one scope
+_SOURCE_SPECIFIC: tuple[Network, ...] = (
+    IPv4Network("232.0.0.0/8"),
+    *(IPv6Network(f"ff3{scope:x}::/32") for scope in range(16)),
+)
 
 
-def warn(file: Fields, report: Report) -> None:
-    """Report what is suspicious in the enabled rules of a file without errors."""
-    rules = [rule for rule in found_rules(file, report) if rule.fields["enabled"]]
-    listening = {rule.input: rule for rule in rules if rule.input}
+def warn(documents: Sequence[Document]) -> None:
+    """Report what is suspicious in files without errors; of rules, in those that are enabled."""
+    rules = found_rules(documents)
+    _warn_interfaces(documents, rules)
+    rules = [rule for rule in rules if rule.fields["enabled"]]
     for rule in rules:
+        _warn_vlan(rule)
+        _warn_source_specific(rule)
         for output in rule.outputs:
-            _warn_ttl(output, report)
-            _warn_feeding(rule, output, listening, report)
+            _warn_ttl(rule, output)
+    _warn_feeding(rules)
 
 
-def _warn_ttl(output: FoundOutput, report: Report) -> None:
-    address: Address = output.fields["address"]
-    if output.fields["ttl"] is None and address.is_multicast and not _stays_on_link(address):
-        report.absent(
+def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> None:
+    used = {rule.input.interface for rule in rules if rule.input}
+    for document in documents:
+        for name, fields in document.fields["interfaces"].items():
+            path = ("interfaces", name)
+            if name not in used:
+                document.report.key(path, "has no effect: no rule has its input here")
+            elif len(fields["cpus"]) > fields["workers"]:
+                document.report.value(
+                    (*path, "cpus"),
+                    f"more than there are workers, so that the last "
+                    f"{len(fields['cpus']) - fields['workers']} will not be used",
+                )
+
+
+def _warn_vlan(rule: FoundRule) -> None:
+    vlan, address = rule.input_fields["vlan"], rule.input_fields["address"]
+    if vlan is None or not address.is_multicast or _flooded(address):
+        return
+    name = f"{rule.input_fields['interface']}.{vlan}"
+    example = f", such as {name}," if len(name.encode()) <= LONGEST_INTERFACE_NAME else ""
+    rule.report.value(
+        (*rule.input_path, "vlan"),
+        f"the membership of {address} is announced untagged: a switch that snoops hears no join "
+        f"in VLAN {vlan} and may not send the group here; if so, make a VLAN interface{example} "
+        "and take it as the input's, without vlan",
+    )
+
+
+def _warn_source_specific(rule: FoundRule) -> None:
+    address, sources = rule.input_fields["address"], rule.input_fields["sources"]
+    if not any(_within(address, groups) for groups in _SOURCE_SPECIFIC):
+        return
+    if any(each.num_addresses == 1 for each in sources):
+        return
+    message = (
+        f"{address} is for source-specific multicast, which only "
+        "sources that are addresses, not prefixes, can join; routers may send nothing"
+    )
+    if sources:
+        rule.report.value((*rule.input_path, "sources"), message)
+    else:
+        rule.report.absent((*rule.input_path, "sources"), message)
+
+
+def _warn_ttl(rule: FoundRule, output: FoundOutput) -> None:
+    address = output.address
+    if output.fields["ttl"] is None and address and address.is_multicast:
+        if _stays_on_link(address):
+            return
+        rule.report.absent(
             (*output.path, "ttl"),
             "1 by default, so the first router will drop it; "
             "set a higher ttl to cross routers, or ttl = 1 if none is to be crossed",
         )
 
 
-def _warn_feeding(
-    rule: FoundRule,
-    output: FoundOutput,
-    listening: dict[Endpoint, FoundRule],
-    report: Report,
-) -> None:
-    fed = listening.get(output.endpoint) if output.endpoint else None
-    if fed is None or any(back.endpoint == rule.input for back in fed.outputs):
-        return  # both ways between two networks is how discovery protocols are relayed
-    report.value(
-        fed.input_path,
-        f"never receives what {key_text(output.path)} ({report.place(output.path)}) sends: "
-        "what this host sends is not relayed again",
-    )
+def _warn_feeding(rules: list[FoundRule]) -> None:
+    listening: Overlaps[FoundRule] = Overlaps()
+    for rule in rules:
+        if rule.input and rule.sources is not None:
+            listening.add(Claim(rule.input.box, rule.sources), rule)
+    for rule in rules:
+        for output in rule.outputs:
+            for fed in _fed(rule, output, listening):
+                fed.report.value(
+                    fed.input_path,
+                    f"never receives what {key_text(output.path)} "
+                    f"({rule.report.place(output.path)}) sends: "
+                    "what this host sends is not relayed again",
+                )
 
 
-def _stays_on_link(group: Address) -> bool:
-    if isinstance(group, IPv4Address):
-        return group in _LINK_LOCAL_GROUPS
-    return group.packed[1] & 0x0F in (_INTERFACE_SCOPE, _LINK_SCOPE)
+def _fed(
+    rule: FoundRule, output: FoundOutput, listening: Overlaps[FoundRule]
+) -> Iterator[FoundRule]:
+    if output.endpoint is None or rule.input is None or rule.sources is None:
+        return
+    source, version = output.fields["source"], output.endpoint.address.version
+    if source is None:
+        sources = everything(version)
+    elif source == "keep":
+        sources = rule.sources
+    else:
+        sources = ((int(source), int(source)),)
+    claim = Claim(output.endpoint.box, sources)
+    seen: set[str] = set()
+    for fed in (*listening.around(claim), *listening.within(claim)):
+        # From an address that is not known here, only what takes any source is surely fed.
+        unknown = source is None and fed.input_fields["sources"]
+        # Both ways between two networks is how discovery protocols are relayed.
+        back = any(
+            each.endpoint and each.endpoint.box.overlaps(rule.input.box) for each in fed.outputs
+        )
+        if fed.name not in seen and not unknown and not back:
+            yield fed
+        seen.add(fed.name)
+
+
+def _flooded(groups: Address | Network) -> bool:
+    """Whether switches send a group everywhere, joined or not."""
+    return groups.version == 4 and _within(groups, _LINK_LOCAL_GROUPS)
+
+
+def _stays_on_link(groups: Address | Network) -> bool:
+    if groups.version == 4:
+        return _within(groups, _LINK_LOCAL_GROUPS)
+    first = groups.network_address if isinstance(groups, Network) else groups
+    if isinstance(groups, Network) and groups.prefixlen < _WHOLE_SCOPE:
+        return False
+    return first.packed[1] & 0x0F in (_INTERFACE_SCOPE, _LINK_SCOPE)
+
+
+def _within(groups: Address | Network, others: Network) -> bool:
+    if groups.version != others.version:
+        return False
+    if isinstance(groups, Network):
+        return groups.subnet_of(others)  # type: ignore[arg-type]
+    return groups in others

@@ -4,9 +4,14 @@
 
 from __future__ import annotations
 
+import errno
+import glob
+import itertools
+import os
 import re
 import textwrap
-from ipaddress import ip_address
+import time
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +22,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcrd.config import ConfigError, Problem, load, parse
+from mcrd.config.overlap import Claim, Spans, box, clashes, common, everything, spans
 from mcrd.config.schema import File
-from mcrd.model import Config, Daemon, Input, Output, Place, Rule
+from mcrd.model import (
+    Config,
+    Daemon,
+    Input,
+    Interface,
+    Network,
+    Output,
+    Place,
+    PortRange,
+    Rule,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,7 +250,7 @@ def test_all_problems_come_at_once_and_in_order() -> None:
         [rules.a]
         input = { interface = "eth/0", address = "239.1.1", port = 0 }
         outputs = [
-            { interface = "eth1", adress = "239.2.2.2", ttl = 300, dscp = true },
+            { interfce = "eth1", adress = "239.2.2.2", ttl = 300, dscp = true },
             7,
         ]
         enabled = "yes"
@@ -246,7 +262,7 @@ def test_all_problems_come_at_once_and_in_order() -> None:
         [rules.d]
         input = { interface = "eth0", address = "239.1.1.1", port = 5000.0 }
         outputs = [{ interface = "eth1", address = "10.0.0.1", loop = true }]
-        [interfaces.eth0]
+        [interface.eth0]
         """
     assert problems(text) == [
         "f:2:9: daemon.watch: expected true or false, got 1",
@@ -255,10 +271,11 @@ def test_all_problems_come_at_once_and_in_order() -> None:
         'no "/", ":" or white space; not "." or ".."), got "eth/0"',
         'f:5:42: rules.a.input.address: expected an IPv4 or IPv6 address, got "239.1.1"',
         "f:5:60: rules.a.input.port: expected an integer from 1 to 65535, got 0",
-        "f:7:5: rules.a.outputs[0].address: missing; expected an IPv4 or IPv6 address",
-        'f:7:27: rules.a.outputs[0].adress: unknown key; did you mean "address"?',
-        "f:7:55: rules.a.outputs[0].ttl: expected an integer from 1 to 255, got 300",
-        "f:7:67: rules.a.outputs[0].dscp: expected an integer from 0 to 63, got true",
+        "f:7:5: rules.a.outputs[0].interface: missing; expected an interface name",
+        'f:7:7: rules.a.outputs[0].interfce: unknown key; did you mean "interface"?',
+        'f:7:26: rules.a.outputs[0].adress: unknown key; did you mean "address"?',
+        "f:7:54: rules.a.outputs[0].ttl: expected an integer from 1 to 255, got 300",
+        "f:7:66: rules.a.outputs[0].dscp: expected an integer from 0 to 63, got true",
         "f:8:5: rules.a.outputs[1]: expected a table, got 7",
         'f:10:11: rules.a.enabled: expected true or false, got "yes"',
         "f:12:9: rules.b.input: expected a table, got an array",
@@ -266,10 +283,10 @@ def test_all_problems_come_at_once_and_in_order() -> None:
         "f:14:15: rules.b.description: expected a string, got the date or time 1979-05-27",
         "f:15:1: rules.c.input: missing; expected a table",
         "f:15:1: rules.c.outputs: missing; expected an array of tables",
-        "f:17:61: rules.d.input.port: expected an integer from 1 to 65535, "
-        "got the floating-point number 5000.0",
+        "f:17:61: rules.d.input.port: expected an integer from 1 to 65535 or a range such as "
+        '"5000-5099", got the floating-point number 5000.0',
         "f:18:63: rules.d.outputs[0].loop: only a group has it, and 10.0.0.1 is a host",
-        "f:19:2: interfaces: unknown key; known here: daemon, rules",
+        'f:19:2: interface: unknown key; did you mean "interfaces"?',
     ]
 
 
@@ -315,7 +332,6 @@ def test_wrong_interface_names(name: str) -> None:
     ("address", "message"),
     [
         ("", 'expected an IPv4 or IPv6 address, got ""'),
-        ("10.0.0.0/8", 'expected an IPv4 or IPv6 address, got "10.0.0.0/8"'),
         ("10.0.0.01", 'expected an IPv4 or IPv6 address, got "10.0.0.01"'),
         ("10.0.0.1%eth0", 'expected an address without "%", got "10.0.0.1%eth0"; '
          "the key interface says which interface"),
@@ -327,6 +343,29 @@ def test_wrong_interface_names(name: str) -> None:
          "got the broadcast address 255.255.255.255"),
         ("::ffff:10.0.0.1", 'expected an IPv4 or IPv6 address, got "::ffff:10.0.0.1"; '
          'write "10.0.0.1"'),
+        ("239.1.2.0/16", 'expected a prefix without host bits, got "239.1.2.0/16"; '
+         "the network is 239.1.0.0/16"),
+        ("ff05::1/112", 'expected a prefix without host bits, got "ff05::1/112"; '
+         "the network is ff05::/112"),
+        ("224.0.0.0/3", 'expected a prefix of groups or one of hosts, got "224.0.0.0/3", '
+         "which has both"),
+        ("0.0.0.0/0", 'expected a prefix of groups or one of hosts, got "0.0.0.0/0", '
+         "which has both"),
+        ("::/0", 'expected a prefix of groups or one of hosts, got "::/0", which has both'),
+        ("0.0.0.0/8", 'expected a prefix of groups or of hosts, got "0.0.0.0/8", '
+         "which has 0.0.0.0 in it"),
+        ("240.0.0.0/4", 'expected a prefix of groups or of hosts, got "240.0.0.0/4", '
+         "which has 255.255.255.255 in it"),
+        ("255.255.255.255/32", "expected the address of a group or a host, "
+         "got the broadcast address 255.255.255.255"),
+        ("fe80::%eth0/64", 'expected a prefix without "%", got "fe80::%eth0/64"; '
+         "the key interface says which interface"),
+        ("::ffff:10.0.0.0/104", 'expected a prefix, got "::ffff:10.0.0.0/104"; '
+         'write "10.0.0.0/8"'),
+        *((text, 'expected an address or a prefix such as "239.1.0.0/16" or "ff05::/112", '
+           f'got "{text}"')
+          for text in ("239.1.0.0/33", "239.1.0.0/", "/16", "239.1.0.0/255.255.0.0",
+                       "239.1.0.0/016", "239.1/16", "239.1.0.0/16/16", "ff05::/129")),
     ],
 )  # fmt: skip
 def test_wrong_addresses(address: str, message: str) -> None:
@@ -502,6 +541,840 @@ def test_warnings_do_not_come_with_errors() -> None:
     ]
 
 
+# Ranges
+
+
+def input_of(given: str) -> Input:
+    """The input of a rule whose one output keeps address and port."""
+    return (
+        parse(rule("a", f'interface = "eth0", {given}', 'interface = "eth1"'), "f").rules["a"].input
+    )
+
+
+def input_problems(given: str) -> list[str]:
+    """The problems of a rule whose input starts at line 3, column 9; `given` at column 31."""
+    return problems(rule("a", f'interface = "eth0", {given}', 'interface = "eth1"'))
+
+
+GROUPS = 'address = "239.1.0.0/16"'
+GROUP = 'address = "239.1.1.1"'
+
+
+def test_an_input_range() -> None:
+    found = input_of(GROUPS + ', port = "5000-5099"')
+    assert found == Input("eth0", ip_network("239.1.0.0/16"), PortRange(5000, 5099))
+    assert found.is_range
+    assert input_of(GROUPS + ", port = 1").is_range
+    assert input_of(GROUP + ', port = "1-65535"').is_range
+
+
+def test_a_range_of_one_is_none() -> None:
+    for address, port in [("239.1.1.1/32", '"5000-5000"'), ("239.1.1.1", "5000")]:
+        found = input_of(f'address = "{address}", port = {port}')
+        assert found == Input("eth0", ip_address("239.1.1.1"), 5000)
+        assert not found.is_range
+    assert input_of('address = "ff05::1/128", port = 1').address == ip_address("ff05::1")
+
+
+def test_port_range() -> None:
+    ports = PortRange(5000, 5099)
+    assert (len(ports), str(ports)) == (100, "5000-5099")
+    assert 5000 in ports
+    assert 5099 in ports
+    assert 4999 not in ports
+    assert 5100 not in ports
+
+
+@pytest.mark.parametrize("port", ["", "5000", "5000-", "-1", "0-1", "05-06", "1 - 2", "1-65536"])
+def test_wrong_ports(port: str) -> None:
+    assert input_problems(f'port = "{port}", {GROUP}') == [
+        "f:3:38: rules.a.input.port: expected an integer from 1 to 65535 or a range such as "
+        f'"5000-5099", got "{port}"'
+    ]
+
+
+def test_a_port_range_backwards() -> None:
+    assert input_problems(f'port = "5099-5000", {GROUP}') == [
+        "f:3:38: rules.a.input.port: expected an integer from 1 to 65535 or a range such as "
+        '"5000-5099", got "5099-5000"; write "5000-5099"'
+    ]
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_ports_out_of_bounds(port: str) -> None:
+    assert input_problems(f"port = {port}, {GROUP}") == [
+        f"f:3:38: rules.a.input.port: expected an integer from 1 to 65535, got {port}"
+    ]
+
+
+def test_a_missing_port() -> None:
+    assert input_problems(GROUP) == [
+        "f:3:9: rules.a.input.port: missing; expected an integer from 1 to 65535 or a range "
+        'such as "5000-5099"'
+    ]
+
+
+def mapped(given: str, output: str) -> str:
+    return rule("a", f'interface = "eth0", {given}', f'interface = "eth1", ttl = 2, {output}')
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "address", "port"),
+    [
+        (f"{GROUPS}, port = 5", 'address = "239.2.0.0/16"', "239.2.0.0/16", 5),
+        (f"{GROUPS}, port = 5", 'address = "10.2.0.0/16"', "10.2.0.0/16", 5),
+        ('address = "10.1.0.0/16", port = 5', 'address = "239.2.0.0/16"', "239.2.0.0/16", 5),
+        (f"{GROUPS}, port = 5", "port = 6", "239.1.0.0/16", 6),
+        (f'{GROUP}, port = "5-6"', 'address = "ff05::1"', "ff05::1/128", PortRange(5, 6)),
+        (f'{GROUP}, port = "5-6"', 'port = "65534-65535"', "239.1.1.1/32", PortRange(65534, 65535)),
+        (f"{GROUP}, port = 5", 'port = "6-6"', "239.1.1.1/32", 6),
+    ],
+)
+def test_what_an_output_has(given: str, output: str, address: str, port: int | PortRange) -> None:
+    [found] = parse(mapped(given, output), "f").rules["a"].outputs
+    expected = ip_network(address)
+    assert found.address == (expected if expected.num_addresses > 1 else expected[0])
+    assert found.port == port
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "line"),
+    [
+        (f"{GROUPS}, port = 5", 'address = "10.0.0.1"',
+         "address: expected an IPv4 prefix of /16, as the input's 239.1.0.0/16 is, got 10.0.0.1"),
+        (f"{GROUPS}, port = 5", 'address = "239.2.0.0/17"',
+         "address: expected an IPv4 prefix of /16, as the input's 239.1.0.0/16 is, "
+         "got 239.2.0.0/17"),
+        (f"{GROUPS}, port = 5", 'address = "ff05::/16"',
+         "address: expected an IPv4 prefix of /16, as the input's 239.1.0.0/16 is, got ff05::/16"),
+        (f"{GROUP}, port = 5", 'address = "239.2.0.0/16"',
+         "address: expected one address, as the input's 239.1.1.1 is, got 239.2.0.0/16"),
+        (f'{GROUP}, port = "5-6"', "port = 6",
+         "port: expected a range of 2 ports, as the input's 5-6 is, got 6"),
+        (f'{GROUP}, port = "5-6"', 'port = "6-8"',
+         "port: expected a range of 2 ports, as the input's 5-6 is, got 6-8"),
+        (f"{GROUP}, port = 5", 'port = "6-8"',
+         "port: expected one port, as the input's 5 is, got 6-8"),
+    ],
+)  # fmt: skip
+def test_ranges_of_different_size(given: str, output: str, line: str) -> None:
+    [found] = problems(mapped(given, output))
+    assert re.fullmatch(r"f:5:\d+: rules\.a\.outputs\[0\]\." + re.escape(line), found)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ttl"), [("239.2.0.0/16", 1), ("10.2.0.0/16", 64), ("239.1.0.0/16", 1)]
+)
+def test_default_ttl_of_a_prefix(prefix: str, ttl: int) -> None:
+    output = "" if prefix == "239.1.0.0/16" else f', address = "{prefix}"'
+    given = f'interface = "eth0", {GROUPS}, port = 5'
+    [found] = parse(rule("a", given, f'interface = "eth1"{output}'), "f").rules["a"].outputs
+    assert found.ttl == ttl
+
+
+def test_loop_needs_groups() -> None:
+    assert problems(mapped(f"{GROUPS}, port = 5", 'loop = true, address = "10.2.0.0/16"')) == [
+        "f:5:43: rules.a.outputs[0].loop: only a group has it, and 10.2.0.0/16 has hosts"
+    ]
+
+
+def test_an_output_range_that_overlaps_its_input() -> None:
+    given = f'interface = "eth0", {GROUPS}, port = "5000-5099"'
+    assert problems(rule("a", given, 'interface = "eth0"')) == [
+        "f:5:5: rules.a.outputs[0]: same interface, address and port as the input of this rule "
+        "(f:3:9)"
+    ]
+    assert problems(rule("a", given, 'interface = "eth0", port = "5050-5149"')) == [
+        "f:5:5: rules.a.outputs[0]: overlaps the input of this rule (f:3:9): "
+        "both have 239.1.0.0/16 port 5050-5099 on eth0"
+    ]
+    parse(rule("a", given, 'interface = "eth0", port = "5100-5199"'), "f")
+    parse(rule("a", given, 'interface = "eth1"'), "f")
+    # Outputs are untagged.
+    parse(rule("a", given + ", vlan = 5", 'interface = "eth0"'), "f")
+
+
+def test_output_ranges_that_overlap() -> None:
+    given = f'interface = "eth0", {GROUP}, port = "5000-5099"'
+    text = rule("a", given, 'interface = "eth1"', 'interface = "eth1", port = "5099-5198"')
+    assert problems(text) == [
+        "f:6:5: rules.a.outputs[1]: overlaps rules.a.outputs[0] (f:5:5): "
+        "both send to 239.1.1.1 port 5099 on eth1"
+    ]
+    parse(text.replace("5099-5198", "5100-5199"), "f")
+
+
+# Sources, VLANs, limits, ESP
+
+
+def test_sources() -> None:
+    found = input_of(
+        f'{GROUP}, port = 5, sources = ["10.0.0.5", "10.1.0.0/16", "10.0.0.5/32"], '
+        'exclude = ["10.1.1.0/24"]'
+    )
+    assert found.sources == (ip_network("10.0.0.5"), ip_network("10.1.0.0/16"))
+    assert found.exclude == (ip_network("10.1.1.0/24"),)
+    assert input_of(f"{GROUP}, port = 5").sources == ()
+    assert input_of(f'{GROUP}, port = 5, sources = ["128.0.0.0/1"]').sources
+
+
+@pytest.mark.parametrize("key", ["sources", "exclude"])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("239.1.1.1", "expected the address of a host, got the group 239.1.1.1"),
+        ("239.1.1.1/32", "expected the address of a host, got the group 239.1.1.1"),
+        ("239.0.0.0/8", 'expected a prefix of hosts, got "239.0.0.0/8", which has groups only'),
+        ("10.0.0.1/8", 'expected a prefix without host bits, got "10.0.0.1/8"; '
+         "the network is 10.0.0.0/8"),
+        ("0.0.0.0", 'expected the address of a group or a host, got "0.0.0.0"'),
+        ("fd00::1", "expected an IPv4 address or prefix, as the address of this input is, "
+         "got fd00::1"),
+        ("fd00::/8", "expected an IPv4 address or prefix, as the address of this input is, "
+         "got fd00::/8"),
+    ],
+)  # fmt: skip
+def test_wrong_input_sources(key: str, source: str, message: str) -> None:
+    assert input_problems(f'{key} = ["10.9.9.9", "{source}"], port = 5, {GROUP}') == [
+        f"f:3:54: rules.a.input.{key}[1]: {message}"
+    ]
+
+
+def test_sources_that_are_no_array() -> None:
+    assert input_problems(f'{GROUP}, port = 5, sources = "10.0.0.1"') == [
+        'f:3:74: rules.a.input.sources: expected an array of addresses and prefixes, got "10.0.0.1"'
+    ]
+    assert input_problems(f"{GROUP}, port = 5, sources = [5]") == [
+        "f:3:75: rules.a.input.sources[0]: expected an address or a prefix of hosts, got 5"
+    ]
+
+
+@pytest.mark.parametrize("sources", ["", 'sources = ["10.0.0.5", "10.0.0.9"], '])
+def test_no_source_is_left(sources: str) -> None:
+    assert input_problems(
+        f'{GROUP}, port = 5, {sources}exclude = ["0.0.0.0/1", "128.0.0.0/1"]'
+    ) == [
+        f"f:3:{74 + len(sources)}: rules.a.input.exclude: "
+        "leaves no source that this input could take"
+    ]
+
+
+def test_vlan() -> None:
+    assert input_of(f"{GROUP}, port = 5, vlan = 4094").vlan == 4094
+    assert input_of(f"{GROUP}, port = 5").vlan is None
+
+
+@pytest.mark.parametrize(
+    ("vlan", "got"),
+    [
+        ("0", "0: VLAN ID 0 counts as untagged; leave the key out"),
+        ("4095", "4095"),
+        ("-1", "-1"),
+        ("true", "true"),
+        ("false", "false"),
+        ('"5"', '"5"'),
+        ("1.0", "the floating-point number 1.0"),
+    ],
+)
+def test_wrong_vlans(vlan: str, got: str) -> None:
+    assert input_problems(f"vlan = {vlan}, port = 5, {GROUP}") == [
+        f"f:3:38: rules.a.input.vlan: expected an integer from 1 to 4094, got {got}"
+    ]
+
+
+def test_limits() -> None:
+    limit = "limit = { packets_per_second = 20_000 }"
+    found = parse(rule("a", f"{CAMERA}, {limit}", f"{HOST}, {limit}", HOST + ", port = 9"), "f")
+    assert found.rules["a"].input.limit == 20_000
+    assert [output.limit for output in found.rules["a"].outputs] == [20_000, None]
+
+
+@pytest.mark.parametrize(
+    ("limit", "line"),
+    [
+        ("5", "f:3:39: rules.a.input.limit: expected a table, got 5"),
+        (
+            "{}",
+            "f:3:39: rules.a.input.limit.packets_per_second: missing; "
+            "expected an integer from 1 to 100000000",
+        ),
+        (
+            "{ packets_per_second = 0 }",
+            "f:3:62: rules.a.input.limit.packets_per_second: "
+            "expected an integer from 1 to 100000000, got 0",
+        ),
+    ],
+)
+def test_wrong_limits(limit: str, line: str) -> None:
+    assert input_problems(f"limit = {limit}, port = 5, {GROUP}") == [line]
+
+
+def test_esp() -> None:
+    given = f'interface = "eth0", {GROUP}, protocol = "esp"'
+    found = parse(rule("a", given, 'interface = "eth1", ttl = 2', HOST), "f").rules["a"]
+    assert found.input == Input("eth0", ip_address("239.1.1.1"), 0, protocol="esp")
+    assert not found.input.is_range
+    assert found.outputs == (
+        Output("eth1", ip_address("239.1.1.1"), 0, ttl=2),
+        Output("eth1", ip_address("10.0.0.1"), 0, ttl=64),
+    )
+
+
+def test_esp_has_no_ports() -> None:
+    given = f'interface = "eth0", protocol = "esp", {GROUP}, port = 5'
+    text = rule("a", given, 'interface = "eth1", port = 5', 'interface = "e", source_port = 5')
+    message = 'ESP has no ports; leave the key out with protocol = "esp"'
+    assert problems(text) == [
+        f"f:3:79: rules.a.input.port: {message}",
+        f"f:5:34: rules.a.outputs[0].port: {message}",
+        f"f:6:38: rules.a.outputs[1].source_port: {message}",
+    ]
+
+
+def test_esp_outputs() -> None:
+    given = f'interface = "eth0", protocol = "esp", {GROUP}'
+    assert problems(rule("a", given, 'interface = "eth0"', HOST, HOST)) == [
+        "f:5:5: rules.a.outputs[0]: same interface and address as the input of this rule (f:3:9)",
+        "f:7:5: rules.a.outputs[2]: same interface and address as rules.a.outputs[1] (f:6:5)",
+    ]
+
+
+def test_wrong_protocols() -> None:
+    assert input_problems(f'protocol = "tcp", {GROUP}') == [
+        'f:3:42: rules.a.input.protocol: expected "esp" or "udp", got "tcp"'
+    ]
+
+
+def test_a_source_that_is_kept() -> None:
+    assert output_of('source = "keep", ' + HOST).source == "keep"
+    assert output_problems('source = "keep", source_port = 5, ' + HOST) == [
+        'f:5:38: rules.a.outputs[0].source_port: source = "keep" keeps the source port too'
+    ]
+    assert output_problems('source = "keep", ' + to("eth1", "fd00::1")) == [
+        "f:5:16: rules.a.outputs[0].source: "
+        "an IPv4 source cannot be kept towards the IPv6 address fd00::1"
+    ]
+    assert output_problems('source = "kept", ' + HOST) == [
+        'f:5:16: rules.a.outputs[0].source: expected the address of a host, or "keep", got "kept"'
+    ]
+
+
+def test_the_source_of_an_output_that_keeps_the_address() -> None:
+    assert output_problems('source = "fd00::1", interface = "eth1"') == [
+        "f:5:16: rules.a.outputs[0].source: "
+        "expected an IPv4 address, as the address of this output is, got fd00::1"
+    ]
+
+
+# Rules that overlap
+
+
+def inputs(*given: str) -> str:
+    """Rules a, b, ...: each input stands in line 3, 9, ..., at column 9."""
+    return "".join(
+        rule(name, f'interface = "eth0", {each}', 'interface = "eth1", ttl = 2')
+        for name, each in zip("abcdefgh", given, strict=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "what"),
+    [
+        (f"{GROUPS}, port = 5", f"{GROUP}, port = 5", "239.1.1.1 port 5"),
+        (f"{GROUP}, port = 5", f"{GROUPS}, port = 5", "239.1.1.1 port 5"),
+        (f'{GROUP}, port = "5-9"', f"{GROUP}, port = 9", "239.1.1.1 port 9"),
+        (f'{GROUPS}, port = "5-9"', f'{GROUP}, port = "8-20"', "239.1.1.1 port 8-9"),
+        (f'{GROUP}, port = "5-9"', f"{GROUPS}, port = 7", "239.1.1.1 port 7"),
+        (f"{GROUP}, port = 5", f'{GROUP}, port = 5, sources = ["10.0.0.0/8"]',
+         "239.1.1.1 port 5 by 10.0.0.0/8"),
+        (f'{GROUP}, port = 5, sources = ["10.0.0.5", "10.0.0.9"]',
+         f'{GROUP}, port = 5, sources = ["10.0.0.8/30"]', "239.1.1.1 port 5 by 10.0.0.9"),
+        (f'{GROUP}, port = 5, exclude = ["0.0.0.0/1"]', f"{GROUP}, port = 5",
+         "239.1.1.1 port 5 by 128.0.0.0/1"),
+        ('address = "ff05::/112", port = 5, sources = ["fd00::/8"]',
+         'address = "ff05::1", port = 5, sources = ["fd00::1"]', "ff05::1 port 5 by fd00::1"),
+        (f'{GROUPS}, protocol = "esp"', f'{GROUP}, protocol = "esp"', "239.1.1.1"),
+        (f"{GROUPS}, port = 5, vlan = 7", f"{GROUP}, port = 5, vlan = 7", "239.1.1.1 port 5"),
+    ],
+)  # fmt: skip
+def test_rules_that_overlap(one: str, other: str, what: str) -> None:
+    assert problems(inputs(one, other)) == [
+        "f:9:9: rules.b.input: overlaps rules.a (f:3:9): both take what is sent to " + what
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (f"{GROUPS}, port = 5", 'address = "239.2.1.1", port = 5'),
+        (f'{GROUPS}, port = "5-9"', f"{GROUP}, port = 10"),
+        (
+            f'{GROUP}, port = 5, sources = ["10.0.0.5"]',
+            f'{GROUP}, port = 5, sources = ["10.0.0.6"]',
+        ),
+        (
+            f'{GROUP}, port = 5, sources = ["10.0.0.0/8"], exclude = ["10.5.0.0/16"]',
+            f'{GROUPS}, port = "1-9", sources = ["10.5.0.0/17", "11.0.0.0/8"]',
+        ),
+        (
+            f'{GROUP}, port = 5, exclude = ["10.0.0.5"]',
+            f'{GROUP}, port = 5, sources = ["10.0.0.5"]',
+        ),
+        (f"{GROUP}, port = 5", f"{GROUP}, port = 5, vlan = 7"),
+        (f"{GROUP}, port = 5, vlan = 8", f"{GROUP}, port = 5, vlan = 7"),
+        (f"{GROUP}, port = 5", f'{GROUP}, protocol = "esp"'),
+    ],
+)
+def test_rules_that_do_not_overlap(one: str, other: str) -> None:
+    assert len(parse(inputs(one, other), "f").rules) == 2
+
+
+def test_a_clash_does_not_hide_another_one() -> None:
+    given = f"{GROUP}, port = 5, sources = "
+    text = inputs(given + '["10.0.0.1"]', given + '["10.0.0.1", "10.0.0.2"]',
+                  given + '["10.0.0.2"]')  # fmt: skip
+    assert problems(text) == [
+        "f:9:9: rules.b.input: overlaps rules.a (f:3:9): "
+        "both take what is sent to 239.1.1.1 port 5 by 10.0.0.1",
+        "f:15:9: rules.c.input: overlaps rules.b (f:9:9): "
+        "both take what is sent to 239.1.1.1 port 5 by 10.0.0.2",
+    ]
+
+
+def test_the_same_sources_in_other_words() -> None:
+    given = f"{GROUP}, port = 5, sources = "
+    assert problems(inputs(given + '["10.0.0.0/31"]', given + '["10.0.0.1", "10.0.0.0"]')) == [
+        "f:9:9: rules.b.input: same input as rules.a (f:3:9)"
+    ]
+
+
+def test_wrong_sources_do_not_overlap() -> None:
+    assert problems(inputs(f'{GROUP}, port = 5, sources = ["x"]', f"{GROUP}, port = 5")) == [
+        'f:3:75: rules.a.input.sources[0]: expected an IPv4 or IPv6 address, got "x"'
+    ]
+
+
+def test_a_source_port_used_twice_for_ranges() -> None:
+    text = rule("a", f'interface = "eth0", {GROUPS}, port = 5',
+                'interface = "eth1", ttl = 2, source_port = 7')  # fmt: skip
+    text += rule("b", to("eth2", "239.1.5.5", ", port = 5"),
+                 'interface = "eth1", ttl = 2, source_port = 7')  # fmt: skip
+    assert problems(text) == [
+        "f:11:50: rules.b.outputs[0].source_port: "
+        "same source port, source and destination as rules.a.outputs[0] (f:5:5)"
+    ]
+
+
+NETWORKS = st.tuples(st.integers(0, 255), st.integers(24, 32)).map(
+    lambda drawn: ip_network((0x0A000000 + drawn[0], drawn[1]), strict=False)
+)
+PORTS = st.tuples(st.integers(1, 6), st.integers(1, 6)).map(sorted)
+
+
+@st.composite
+def claims(draw: st.DrawFn) -> Claim:
+    first, last = draw(PORTS)
+    listed, excluded = draw(st.lists(NETWORKS, max_size=3)), draw(st.lists(NETWORKS, max_size=2))
+    where = box("eth0", draw(NETWORKS), PortRange(first, last))
+    return Claim(where, spans(4, listed, excluded))
+
+
+@unhurried
+@given(st.lists(claims(), max_size=12))
+def test_clashes_are_those_of_a_comparison_of_all(drawn: list[Claim]) -> None:
+    pairs = {
+        (later, earlier)
+        for later, one in enumerate(drawn)
+        for earlier, other in enumerate(drawn[:later])
+        if one.box.overlaps(other.box) and any(common(one.spans, other.spans))
+    }
+    found = clashes(drawn)
+    assert set(found) <= pairs
+    # What two have in common may belong to a third one, which is told instead: any clash of one
+    # set of rules is told until there is none.
+    assert bool(found) == bool(pairs)
+
+
+@unhurried
+@given(st.lists(NETWORKS, max_size=4), st.lists(NETWORKS, max_size=4))
+def test_spans(listed: list[Network], excluded: list[Network]) -> None:
+    found: Spans = spans(4, listed, excluded)
+    assert all(before[1] + 1 < after[0] for before, after in itertools.pairwise(found))
+    for value in (*range(0x0A000000 - 2, 0x0A000000 + 258), 0, 2**32 - 1):
+        address = ip_address(value)
+        expected = (not listed or any(address in each for each in listed)) and not any(
+            address in each for each in excluded
+        )
+        assert any(low <= value <= high for low, high in found) == expected
+
+
+def test_everything() -> None:
+    assert spans(4, [], []) == everything(4) == ((0, 2**32 - 1),)
+    assert spans(6, [], []) == everything(6) == ((0, 2**128 - 1),)
+
+
+def test_many_rules_are_checked_in_no_time() -> None:
+    # Pairwise, these are 12 million comparisons.
+    given = [
+        *(Claim(box("e", ip_address(0xEF000000 + i), 5), everything(4)) for i in range(2500)),
+        *(Claim(box("e", ip_network("239.0.0.0/8"), 6 + i), everything(4)) for i in range(2500)),
+    ]
+    started = time.process_time()
+    assert clashes(given) == []
+    assert time.process_time() - started < 5
+
+
+# [interfaces]
+
+
+INTERFACE = "[interfaces.eth0]\n"
+
+
+def with_interface(keys: str) -> str:
+    return rule("a", CAMERA, HOST) + INTERFACE + keys
+
+
+def test_interfaces() -> None:
+    config = parse(with_interface('workers = 2\ncpus = [3, 2]\nring_size = "64 MiB"\n'), "f")
+    assert config.interfaces == {"eth0": Interface(workers=2, cpus=(3, 2), ring_size=64 * 2**20)}
+    config = parse(with_interface(""), "f")
+    assert config.interfaces == {"eth0": Interface(workers=1, cpus=(), ring_size=32 * 2**20)}
+    assert config.warnings == ()
+    assert parse("", "f").interfaces == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("1048576", 2**20),
+        ("4294967296", 2**32),
+        ('"1 MiB"', 2**20),
+        ('"4GiB"', 2**32),
+        ('"2048 KiB"', 2**21),
+        ('"2 MB"', 2_000_000),
+        ('"3000 KB"', 3_000_000),
+        ('"4 GB"', 4_000_000_000),
+        ('"2000000 B"', 2_000_000),
+    ],
+)
+def test_ring_sizes(size: str, expected: int) -> None:
+    found = parse(with_interface(f"ring_size = {size}"), "f").interfaces["eth0"]
+    assert found.ring_size == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("workers = 0", "workers: expected an integer from 1 to 64, got 0"),
+        ("workers = 65", "workers: expected an integer from 1 to 64, got 65"),
+        ("cpus = 1", "cpus: expected an array of CPU numbers, got 1"),
+        ("cpus = [4096]", "cpus[0]: expected an integer from 0 to 4095, got 4096"),
+        ("cpus = [true]", "cpus[0]: expected an integer from 0 to 4095, got true"),
+        ("cpus = [1, 2, 1]", "cpus[2]: CPU 1 is listed twice; first at f:8:9"),
+        *(
+            (
+                f"ring_size = {size}",
+                "ring_size: expected 1 MiB to 4 GiB, as a number of bytes or with a unit, "
+                f'as in "64 MiB", got {got}',
+            )
+            for size, got in [
+                ("1048575", "1048575"),
+                ("4294967297", "4294967297"),
+                ("true", "true"),
+                ('"64"', '"64"'),
+                ('"64 mib"', '"64 mib"'),
+                ('"64 TiB"', '"64 TiB"'),
+                ('"5 GiB"', '"5 GiB"'),
+                ('"1.5 GiB"', '"1.5 GiB"'),
+                ("64.0", "the floating-point number 64.0"),
+            ]
+        ),
+    ],
+)
+def test_wrong_interface_keys(keys: str, message: str) -> None:
+    [line] = problems(with_interface(keys))
+    assert re.fullmatch(r"f:8:\d+: interfaces\.eth0\." + re.escape(message), line)
+
+
+def test_wrong_names_of_interfaces() -> None:
+    [line] = problems('[interfaces."a b"]')
+    assert line.startswith('f:1:13: interfaces."a b": expected an interface name (1 to 15 bytes;')
+
+
+def test_an_interface_without_a_rule() -> None:
+    text = with_interface("").replace(INTERFACE, "[interfaces.eth1]\n")
+    assert warnings(text) == ("f:7:13: interfaces.eth1: has no effect: no rule has its input here",)
+
+
+def test_more_cpus_than_workers() -> None:
+    assert warnings(with_interface("workers = 2\ncpus = [1, 2, 3]")) == (
+        "f:9:8: interfaces.eth0.cpus: more than there are workers, "
+        "so that the last 1 will not be used",
+    )
+    assert warnings(with_interface("workers = 2\ncpus = [1]")) == ()
+
+
+# Includes
+
+
+class Files:
+    """Rule files in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "d").mkdir()
+
+    def write(self, name: str, text: str) -> str:
+        path = self.directory / name
+        path.write_text(text)
+        return str(path)
+
+    def include(self, *patterns: str, more: str = "") -> str:
+        listed = ", ".join(f'"{pattern}"' for pattern in patterns)
+        return self.write("main.toml", f"[daemon]\ninclude = [{listed}]\n{more}")
+
+    def problems(self) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load(self.directory / "main.toml")
+        return str(caught.value).replace(f"{self.directory}/", "").split("\n")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def numbered(name: str, number: int) -> str:
+    return rule(name, to("eth0", f"239.1.1.{number}", ", port = 5"), HOST)
+
+
+def test_include(files: Files) -> None:
+    main = files.include("d/*.toml", more=numbered("m", 1) + "[interfaces.eth0]\nworkers = 2\n")
+    b = files.write("d/b.toml", numbered("b", 2))
+    a = files.write("d/a.toml", numbered("z", 3) + numbered("y", 4))
+    files.write("d/.hidden.toml", "$")
+    files.write("d/c.txt", "$")
+    config = load(main)
+    assert list(config.rules) == ["m", "z", "y", "b"]
+    assert config.rules["b"].place == Place(b, 1, 1)
+    assert config.interfaces == {"eth0": Interface(workers=2)}
+    assert config.daemon == Daemon(include=("d/*.toml",))
+    assert config.files == (main, a, b)
+    assert config.include_patterns == (str(files.directory / "d/*.toml"),)
+
+
+def test_an_interface_in_an_included_file(files: Files) -> None:
+    main = files.include("d/a.toml", more=numbered("m", 1))
+    files.write("d/a.toml", "[interfaces.eth0]\nworkers = 2\n")
+    assert load(main).interfaces == {"eth0": Interface(workers=2)}
+    assert load(main).warnings == ()
+
+
+def test_each_file_is_included_once(files: Files) -> None:
+    a = files.write("d/a.toml", numbered("a", 1))
+    (files.directory / "d/link.toml").symlink_to("a.toml")
+    main = files.include("*.toml", "d/*", f"{files.directory}/d/a.toml", "d/../d/a.toml")
+    assert load(main).files == (main, a)
+
+
+def test_relative_names_are_relative_to_the_main_file(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write("d/a.toml", numbered("a", 1))
+    files.include("d/*.toml")
+    monkeypatch.chdir(files.directory)
+    config = load("main.toml")
+    assert config.rules["a"].place == Place("d/a.toml", 1, 1)
+    assert config.files == tuple(str(files.directory / name) for name in ("main.toml", "d/a.toml"))
+    assert config.include_patterns == (str(files.directory / "d/*.toml"),)
+    monkeypatch.chdir("/")
+    assert load(files.directory / "main.toml") == config
+
+
+def test_a_directory_with_a_name_like_a_pattern(tmp_path: Path) -> None:
+    directory = tmp_path / "[x]*"
+    directory.mkdir()
+    files = Files(directory)
+    a = files.write("d/a.toml", numbered("a", 1))
+    for pattern in ("d/a.toml", "d/*"):
+        config = load(files.include(pattern))
+        assert config.files[1:] == (a,)
+        assert glob.glob(config.include_patterns[0]) == [a]
+
+
+def test_patterns_that_match_nothing(files: Files) -> None:
+    assert load(files.include("d/*.toml", "none/*.toml", "main.toml/*", "*/none/?")).files == (
+        str(files.directory / "main.toml"),
+    )
+
+
+def test_a_file_to_include_that_is_not_there(files: Files) -> None:
+    files.include("d/a.toml", more="[rule]\n")
+    assert files.problems() == [
+        "main.toml:2:12: daemon.include[0]: cannot read d/a.toml: No such file or directory",
+        'main.toml:3:2: rule: unknown key; did you mean "rules"?',
+    ]
+
+
+def test_files_to_include_that_cannot_be_read(files: Files) -> None:
+    (files.directory / "d/sub").mkdir()
+    os.mkfifo(files.directory / "d/tube")
+    (files.directory / "d/broken").symlink_to("nowhere")
+    (files.directory / "d/new\nline").touch()
+    files.include("d/*")
+    assert files.problems() == [
+        "main.toml:2:12: daemon.include[0]: cannot read d/broken: No such file or directory",
+        "main.toml:2:12: daemon.include[0]: cannot read d/new\\u000Aline: "
+        "the name has characters that cannot be printed",
+        "main.toml:2:12: daemon.include[0]: cannot read d/sub: Is a directory",
+        "main.toml:2:12: daemon.include[0]: cannot read d/tube: not a regular file",
+    ]
+
+
+def test_a_directory_that_cannot_be_read(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    files.include("d/*.toml")
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read all
+    assert files.problems() == [
+        "main.toml:2:12: daemon.include[0]: cannot read d: Permission denied"
+    ]
+
+
+def test_wrong_patterns() -> None:
+    assert problems('daemon.include = "d/*"') == [
+        'f:1:18: daemon.include: expected an array of file names and patterns, got "d/*"'
+    ]
+    assert problems('daemon.include = ["", "\\u0000", 5]') == [
+        'f:1:19: daemon.include[0]: expected a file name or a pattern of such, got ""',
+        'f:1:23: daemon.include[1]: expected a file name or a pattern of such, got "\\u0000"',
+        "f:1:33: daemon.include[2]: expected a string, got 5",
+    ]
+
+
+def test_problems_of_all_files_come_at_once_and_in_order(files: Files) -> None:
+    files.include("d/*.toml", more=numbered("m", 1) + "[rules.n]\n")
+    files.write("d/a.toml", "[rules.a]\nenabled = 1\n" + numbered("b", 1))
+    files.write("d/b.toml", "[rules.a\n")
+    files.write("d/c.toml", "[daemon]\n[metrics]\n[rule]\n")
+    (files.directory / "d/d.toml").write_bytes(b"\xff")
+    assert files.problems() == [
+        "main.toml:9:1: rules.n.input: missing; expected a table",
+        "main.toml:9:1: rules.n.outputs: missing; expected an array of tables",
+        "d/a.toml:1:1: rules.a.input: missing; expected a table",
+        "d/a.toml:1:1: rules.a.outputs: missing; expected an array of tables",
+        "d/a.toml:2:11: rules.a.enabled: expected true or false, got 1",
+        "d/a.toml:5:9: rules.b.input: same input as rules.m (main.toml:5:9)",
+        "d/b.toml:1:9: expected ']' at the end of a table declaration",
+        "d/c.toml:1:2: daemon: only in the main file, main.toml",
+        "d/c.toml:2:2: metrics: only in the main file, main.toml",
+        'd/c.toml:3:2: rule: unknown key; did you mean "rules"?',
+        "d/d.toml:1:1: not UTF-8: byte 0xff",
+    ]
+
+
+def test_names_given_twice_in_two_files(files: Files) -> None:
+    files.include("d/*.toml", more=numbered("a", 1) + "[interfaces.eth0]\n")
+    files.write("d/a.toml", "[interfaces.eth0]\n" + numbered("a", 1))
+    assert files.problems() == [
+        "d/a.toml:1:13: interfaces.eth0: given twice; first at main.toml:9:13",
+        "d/a.toml:2:8: rules.a: given twice; first at main.toml:3:8",
+    ]
+
+
+def test_warnings_of_all_files(files: Files) -> None:
+    given = rule("a", CAMERA, to("eth1", "239.2.2.2"))
+    main = files.include("d/*.toml", more=given)
+    a = files.write("d/a.toml", given.replace("rules.a", "rules.b").replace("239.1", "239.3"))
+    assert [warning.split(": ")[:2] for warning in load(main).warnings] == [
+        [f"{main}:7:5", "rules.a.outputs[0].ttl"],
+        [f"{a}:5:5", "rules.b.outputs[0].ttl"],
+    ]
+
+
+# More warnings
+
+
+def test_a_group_in_a_vlan() -> None:
+    given = "vlan = 100, port = 5, address = "
+    assert warnings(inputs(f'{given}"239.1.1.1"')) == (
+        "f:3:38: rules.a.input.vlan: the membership of 239.1.1.1 is announced untagged: "
+        "a switch that snoops hears no join in VLAN 100 and may not send the group here; "
+        "if so, make a VLAN interface, such as eth0.100, and take it as the input's, without vlan",
+    )
+    assert warnings(inputs(f'{given}"10.1.1.1"')) == ()
+    assert warnings(inputs(f'{given}"224.0.0.251"')) == ()
+    long = inputs(f'{given}"ff02::fb"').replace("eth0", "interface-name")
+    assert "make a VLAN interface and take it" in warnings(long)[0]
+
+
+@pytest.mark.parametrize("group", ["232.1.1.1", "232.1.0.0/16", "ff3e::8000:1"])
+def test_source_specific_groups(group: str) -> None:
+    source = "10.0.0.0" if "." in group else "fd00::"
+    message = (
+        f"rules.a.input.sources: {group} is for source-specific multicast, which only "
+        "sources that are addresses, not prefixes, can join; routers may send nothing"
+    )
+    given = f'port = 5, address = "{group}"'
+    assert warnings(inputs(given)) == (f"f:3:9: {message}",)
+    assert warnings(inputs(f'sources = ["{source}/16"], {given}')) == (f"f:3:41: {message}",)
+    assert warnings(inputs(f'sources = ["{source}/16", "{source[:-1]}:1"], {given}'.replace(
+        "10.0.0.:1", "10.0.0.1"))) == ()  # fmt: skip
+
+
+@pytest.mark.parametrize("group", ["233.1.1.1", "ff05::1", "ff35:40:fd00::1"])
+def test_groups_that_are_not_source_specific(group: str) -> None:
+    assert warnings(inputs(f'port = 5, address = "{group}"')) == ()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "warned"),
+    [("239.1.0.0/16", 1), ("224.0.0.0/24", 0), ("224.0.0.0/16", 1), ("ff02::/16", 0),
+     ("ff02::/112", 0), ("ff05::/16", 1), ("ff02::/15", 1), ("10.0.0.0/8", 0)],
+)  # fmt: skip
+def test_default_ttl_to_groups(prefix: str, warned: int) -> None:
+    text = rule("a", f'interface = "eth0", port = 5, address = "{prefix}"', 'interface = "eth1"')
+    assert len(warnings(text)) == warned
+
+
+FEEDS = 'interface = "eth1", ttl = 2'
+
+
+@pytest.mark.parametrize(
+    ("feeding", "output", "fed", "warned"),
+    [
+        (f"{GROUPS}, port = 5", FEEDS, f"{GROUP}, port = 5", True),
+        (f"{GROUP}, port = 5", FEEDS, f'{GROUPS}, port = "1-9"', True),
+        (f"{GROUP}, port = 5", FEEDS, f"{GROUPS}, port = 6", False),
+        (f"{GROUP}, port = 5", FEEDS, f"{GROUP}, port = 5, vlan = 9", False),
+        (f"{GROUP}, port = 5", FEEDS, f'{GROUP}, protocol = "esp"', False),
+        (f"{GROUP}, port = 5", FEEDS, f'{GROUP}, port = 5, sources = ["10.0.0.9"]', False),
+        (f"{GROUP}, port = 5", f'{FEEDS}, source = "10.0.0.9"',
+         f'{GROUP}, port = 5, sources = ["10.0.0.9"]', True),
+        (f"{GROUP}, port = 5", f'{FEEDS}, source = "10.0.0.8"',
+         f'{GROUP}, port = 5, sources = ["10.0.0.9"]', False),
+        (f'{GROUP}, port = 5, sources = ["10.0.0.0/8"]', f'{FEEDS}, source = "keep"',
+         f'{GROUP}, port = 5, sources = ["10.0.0.9"]', True),
+        (f'{GROUP}, port = 5, sources = ["10.0.0.8"]', f'{FEEDS}, source = "keep"',
+         f'{GROUP}, port = 5, sources = ["10.0.0.9"]', False),
+    ],
+)  # fmt: skip
+def test_ranges_and_sources_that_feed(feeding: str, output: str, fed: str, warned: bool) -> None:
+    text = rule("a", f'interface = "eth0", {feeding}', output)
+    text += rule("b", f'interface = "eth1", {fed}', 'interface = "eth2", ttl = 2')
+    found = [warning for warning in warnings(text) if "never receives" in warning]
+    assert len(found) == warned
+
+
+def test_ranges_that_are_relayed_both_ways() -> None:
+    text = "".join(
+        rule(name, f'interface = "{one}", {GROUPS}, port = 5', f'interface = "{other}", ttl = 2')
+        for name, one, other in [("a", "eth0", "eth1"), ("b", "eth1", "eth0")]
+    )
+    assert warnings(text) == ()
+
+
 # Nothing but ConfigError, whatever the text
 
 
@@ -594,8 +1467,8 @@ def test_the_example_passes() -> None:
 
 def test_the_example_passes_with_all_of_it_in_use() -> None:
     text = re.sub(r"^# (?=\[|[a-z_.]+ *= )", "", EXAMPLE, flags=re.MULTILINE)
-    config = parse(text, "mcr.toml.example")
-    assert len(config.rules) == 5
+    config = parse(text.replace("/etc/mcr.d/", "/nonexistent/"), "mcr.toml.example")
+    assert len(config.rules) == 10
     assert config.warnings == ()
     for key in KEYS:
         assert re.search(rf"\b{key}\b( *=|[.\]])", text), key

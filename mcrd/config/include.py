@@ -1,0 +1,78 @@
+"""The files that a rule file includes."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcrd.config.problems import printable
+from mcrd.config.walk import WRONG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mcrd.config.problems import Report
+
+
+def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, bytes]]:
+    """Name and text of every file that the patterns of a main file match, each once.
+
+    What cannot be read is reported where its pattern stands.
+    """
+    directory = os.path.dirname(report.file)
+    seen = {os.path.realpath(report.file)}
+    for index, pattern in enumerate(patterns):
+        if pattern is WRONG:
+            continue
+        path = ("daemon", "include", index)
+        try:
+            names = _matching(pattern, directory)
+        except OSError as error:
+            report.value(path, f"cannot read {error.filename}: {error.strerror}")
+            continue
+        for name in names:
+            real = os.path.realpath(name)
+            if real in seen:
+                continue
+            seen.add(real)
+            try:
+                if not name.isprintable():
+                    raise OSError(errno.EINVAL, "the name has characters that cannot be printed")
+                text = _text(name)
+            except OSError as error:
+                report.value(path, f"cannot read {printable(name)}: {error.strerror}")
+            else:
+                yield name, text
+
+
+def absolute_patterns(patterns: Iterable[str], file: str) -> tuple[str, ...]:
+    """The patterns of a main file, for use in any directory."""
+    directory = glob.escape(os.path.dirname(os.path.abspath(file)))
+    return tuple(os.path.join(directory, pattern) for pattern in patterns)
+
+
+def _matching(pattern: str, directory: str) -> list[str]:
+    if not glob.has_magic(pattern):
+        return [os.path.join(directory, pattern)]
+    # glob() finds nothing in a directory that it may not read.
+    readable = os.path.dirname(pattern)
+    while glob.has_magic(readable):
+        readable = os.path.dirname(readable)
+    try:
+        os.scandir(os.path.join(directory, readable) or ".").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
+
+
+def _text(name: str) -> bytes:
+    mode = os.stat(name).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # may block, or never end
+        raise OSError(errno.EINVAL, "not a regular file")
+    return Path(name).read_bytes()
