@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -14,11 +15,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcrd.dataplane import messages
+from mcrd.members import MemberSockets, members_of
+from mcrd.model import Address, Input, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
-from mcrd.resources import Egress, Hold, Ingress, Link, Membership, Resource, Worker
-from mcrd.sockets import EgressSockets, IngressSocket, Memberships, open_hold
+from mcrd.resources import (
+    Egress,
+    Hold,
+    Ingress,
+    Link,
+    Members,
+    Membership,
+    Reception,
+    Resource,
+    Ring,
+    Worker,
+    first_address,
+    first_port,
+    last_port,
+)
+from mcrd.sockets import (
+    EgressSockets,
+    IngressSocket,
+    Memberships,
+    open_hold,
+    open_ingress,
+    open_reception,
+    source_port,
+)
 from mcrd.stats import Ledger, NoRoomError, Segment
-from mcrd.workers import WorkerError, WorkerProcess
+from mcrd.workers import WorkerError, WorkerProcess, unheard
 
 BACKOFF_FIRST = 0.25  # seconds
 BACKOFF_LONGEST = 30.0
@@ -37,12 +62,17 @@ class Estate:
     def __init__(self, changed: Callable[[], None]) -> None:
         self.ledger = Ledger()
         self.workers: dict[Worker, WorkerProcess] = {}
-        self.restarts: dict[str, int] = {}
+        self.restarts: dict[Ring, int] = {}
         self._changed = changed
         self._early_ends: dict[Worker, int] = {}
         self._starting: set[WorkerProcess] = set()
         self._looked_at = 0.0
-        self._ingress: dict[Ingress, tuple[IngressSocket, Segment]] = {}
+        self._rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
+        self._ingresses: set[Ingress] = set()
+        self._members: dict[Ring, MemberSockets] = {}
+        self._patterns: set[Members] = set()
+        self._changing: set[RelayKey] = set()
+        self._receptions: dict[Reception, socket.socket] = {}
         self._egress: dict[Egress, socket.socket] = {}
         self._own: dict[Egress, messages.Endpoint] = {}
         self._holds: dict[Hold, socket.socket | None] = {}
@@ -63,7 +93,15 @@ class Estate:
         return Actual(
             links=links,
             open=frozenset(
-                (*self._ingress, *self.workers, *self._egress, *self._holds, *self._joined)
+                (
+                    *self._ingresses,
+                    *self.workers,
+                    *self._egress,
+                    *self._patterns,
+                    *self._holds,
+                    *self._receptions,
+                    *self._joined,
+                )
             ),
             relays=dict(self._relays),
             failures=dict(self._failures),
@@ -86,13 +124,13 @@ class Estate:
             if failure.retry_at > now and (names is None or _interface(what) in names):
                 self._failures[what] = replace(failure, retry_at=now)
 
-    def ring_full(self) -> dict[Ingress, int]:
+    def ring_full(self) -> dict[Ring, int]:
         """Frames that each live ring had no room for."""
-        return {ingress: ring.ring_full() for ingress, (ring, _) in self._ingress.items()}
+        return {key: ring.ring_full() for key, (ring, _) in self._rings.items()}
 
     def take_errors(self) -> None:
         """Clears the packet sockets of links that went down, so that their workers do not spin."""
-        for ring, _ in self._ingress.values():
+        for ring, _ in self._rings.values():
             ring.take_error()
 
     def forget_ports(self, rules: frozenset[str]) -> None:
@@ -101,11 +139,18 @@ class Estate:
 
     async def apply(self, steps: Sequence[Step], links: Mapping[str, Link]) -> None:
         """Carries out the steps in their order; what fails becomes a failure to retry."""
-        await self._open_all([s.resource for s in steps if isinstance(s, Open)], links)
-        self._sync_own()
-        await self._change_relays([s for s in steps if isinstance(s, Add | Replace | Remove)])
-        for resource in [s.resource for s in steps if isinstance(s, Close)]:
-            await self._close(resource)
+        # What is replaced ends first; then all that is new begins before what is old ends.
+        for kind, group in itertools.groupby(steps, _kind):
+            if kind is Open:
+                await self._open_all([s.resource for s in group if isinstance(s, Open)], links)
+                self._sync_own()
+            elif kind is Close:
+                for resource in [s.resource for s in group if isinstance(s, Close)]:
+                    await self._close(resource)
+            else:
+                await self._change_relays(
+                    [s for s in group if isinstance(s, Add | Replace | Remove)]
+                )
         self._sync_own()
 
     async def close(self) -> None:
@@ -114,12 +159,15 @@ class Estate:
         await asyncio.gather(*(process.stop() for process in processes))
         self.workers.clear()
         self._relays.clear()
-        for sock in (*self._egress.values(), *self._holds.values()):
+        for members in self._members.values():
+            members.end(None)
+        others = (*self._holds.values(), *self._receptions.values())
+        for sock in (*self._egress.values(), *others):
             if sock is not None:
                 sock.close()
         for membership in self._joined:
             self._memberships.leave(membership)
-        for ring, _ in self._ingress.values():
+        for ring, _ in self._rings.values():
             ring.close()
 
     def _fail(self, what: Resource | RelayKey, reason: str) -> None:
@@ -130,13 +178,17 @@ class Estate:
     def _is_open(self, resource: Resource) -> bool:
         match resource:
             case Ingress():
-                return resource in self._ingress
+                return resource in self._ingresses
             case Worker():
                 return resource in self.workers
             case Egress():
                 return resource in self._egress
+            case Members():
+                return resource in self._patterns
             case Hold():
                 return resource in self._holds
+            case Reception():
+                return resource in self._receptions
             case Membership():
                 return resource in self._joined
 
@@ -165,15 +217,23 @@ class Estate:
     def _open(self, resource: Resource, links: Mapping[str, Link]) -> None:
         match resource:
             case Ingress():
-                ring = IngressSocket(resource, links[resource.interface].mtu)
-                segment = Segment()
-                self._ingress[resource] = (ring, segment)
-                self.ledger.attach(resource, segment)
+                for number, ring in enumerate(
+                    open_ingress(resource, links[resource.interface].mtu)
+                ):
+                    segment, key = Segment(), Ring(resource, number)
+                    self._rings[key] = (ring, segment)
+                    self._members[key] = MemberSockets(segment, self._egress_sockets)
+                    self.ledger.attach(key, segment)
+                self._ingresses.add(resource)
+            case Members():
+                self._patterns.add(resource)
+            case Reception():
+                self._receptions[resource] = open_reception(resource)
             case Egress():
                 sock = self._egress_sockets.open(resource)
                 self._egress[resource] = sock
                 self._own[resource] = messages.Endpoint(
-                    resource.source.packed, sock.getsockname()[1]
+                    resource.source.packed, source_port(resource, sock)
                 )
             case Hold():
                 self._holds[resource] = self._open_hold(resource)
@@ -189,12 +249,12 @@ class Estate:
             return None
 
     async def _open_worker(self, worker: Worker, links: Mapping[str, Link]) -> None:
-        entry = self._ingress.get(worker.ingress)
+        entry = self._rings.get(worker.ring)
         if entry is None:
             return  # its ring could not be had, and that is a failure already
         ring, segment = entry
         try:
-            process = WorkerProcess(worker.ingress, self._worker_ended)
+            process = WorkerProcess(worker, self._worker_ended, self._members_wanted)
         except OSError as error:
             self._fail(worker, explain(error, worker))
             return
@@ -219,13 +279,13 @@ class Estate:
         )
 
     def _worker_ended(self, process: WorkerProcess, how: str) -> None:
-        worker = Worker(process.ingress)
+        worker = process.worker
         if self.workers.get(worker) is not process:
             return  # it never became ready, and whoever started it knows
         del self.workers[worker]
         self._relays = {key: r for key, r in self._relays.items() if key.worker != worker}
-        interface = process.ingress.interface
-        self.restarts[interface] = self.restarts.get(interface, 0) + 1
+        self._members[worker.ring].end(None)
+        self.restarts[worker.ring] = self.restarts.get(worker.ring, 0) + 1
         # The first of a row is replaced at once, those that die young after a while.
         row = self._early_ends.get(worker, 0) if process.age < STEADY else 0
         self._early_ends[worker] = row + 1
@@ -236,7 +296,7 @@ class Estate:
 
     def _sync_own(self) -> None:
         """Tells every worker what this daemon sends from, so that it is never relayed again."""
-        own = set(self._own.values())
+        own = set(self._own.values()).union(*(m.own() for m in self._members.values()))
         for process in self.workers.values():
             for kind, endpoints in (
                 (messages.AddOwn, own - process.own),
@@ -244,7 +304,7 @@ class Estate:
             ):
                 ordered = sorted(endpoints, key=lambda e: (e.address, e.port))
                 for at in range(0, len(ordered), OWN_AT_ONCE):
-                    _unheard(process.request(kind, ordered[at : at + OWN_AT_ONCE]))
+                    unheard(process.request(kind, ordered[at : at + OWN_AT_ONCE]))
             process.own = own
 
     async def _change_relays(self, steps: Sequence[Add | Replace | Remove]) -> None:
@@ -258,7 +318,7 @@ class Estate:
         for process in self.workers.values():
             if not process.begun:
                 process.begun = True
-                _unheard(process.request(messages.Begin))
+                unheard(process.request(messages.Begin))
         for sent in under_way:
             if not await self._answered(*sent) and isinstance(sent[0], Replace):
                 # Its old form would keep sockets that the plan is about to close.
@@ -273,14 +333,17 @@ class Estate:
         try:
             await asyncio.wait_for(future, ANSWER_TIMEOUT)
         except TimeoutError:
+            self._changing.discard(step.key)
             # It hangs. Its end makes the other futures fail, and another worker start.
             if (process := self.workers.get(step.key.worker)) is not None:
                 process.kill()
             return False
         except WorkerError as error:
+            self._changing.discard(step.key)
             if step.key.worker in self.workers:
                 self._fail(step.key, str(error))
             return False
+        self._changing.discard(step.key)
         self._record(step)
         return True
 
@@ -296,65 +359,99 @@ class Estate:
             return None
         if isinstance(step, Remove):
             return self._remove(step.key)
-        egress = tuple(socket for socket in step.relay.egress if socket in self._egress)
-        relay = Relay(step.relay.address, step.relay.port, egress, step.relay.needs)
+        pairs = zip(step.relay.outputs, step.relay.limits, strict=True)
+        usable = [pair for pair in pairs if self._is_open(pair[0])]
+        needs = step.relay.needs
+        if not usable or not all(self._is_open(need) for need in needs):
+            return self._remove(step.key)
+        sockets, limits = zip(*usable, strict=True)
+        relay = Relay(step.relay.input, sockets, limits, needs)
         if self._relays.get(step.key) == relay:
             return None
-        if not egress or not all(self._is_open(need) for need in relay.needs):
-            return self._remove(step.key)
-        segment = self._ingress[step.key.worker.ingress][1]
+        segment = self._rings[step.key.worker.ring][1]
         try:
             slot = segment.rule_slot(step.key.rule)
             outputs = [
                 messages.RuleOutput(
-                    self._hand_over(process, egress),
-                    segment.output_slot(egress.rule, egress.target),
+                    self._hand_over(process, output) if isinstance(output, Egress) else None,
+                    segment.output_slot(output.rule, output.target),
+                    limit or 0,
                 )
-                for egress in relay.egress
+                for output, limit in usable
             ]
         except NoRoomError as error:
             self._fail(step.key, str(error))
             return self._remove(step.key)
         kind = messages.ReplaceRule if isinstance(step, Replace) else messages.AddRule
-        destination = messages.Endpoint(relay.address.packed, relay.port)
-        return type(step)(step.key, relay), process.request(kind, slot, destination, outputs)
+        by_source = any(output.source is None for output in members_of(relay))
+        match = _match(relay.input, by_source)
+        future = process.request(kind, slot, match, outputs)
+        self._end_members(step.key, process)
+        return type(step)(step.key, relay), future
 
     def _remove(self, key: RelayKey) -> tuple[Remove, asyncio.Future[messages.Answer]] | None:
         process = self.workers.get(key.worker)
         if process is None or key not in self._relays:
             return None
-        slot = self._ingress[key.worker.ingress][1].rule_slot(key.rule)
-        return Remove(key), process.request(messages.RemoveRule, slot)
+        slot = self._rings[key.worker.ring][1].rule_slot(key.rule)
+        future = process.request(messages.RemoveRule, slot)
+        self._end_members(key, process)
+        return Remove(key), future
+
+    def _end_members(self, key: RelayKey, process: WorkerProcess) -> None:
+        """A worker forgets the members of a rule with its old form, and so does this daemon."""
+        self._changing.add(key)
+        self._members[key.worker.ring].end(process, key.rule)
 
     def _hand_over(self, process: WorkerProcess, egress: Egress) -> int:
         place, new = process.place(egress)
         if new:
             descriptor = self._egress[egress].fileno()
-            _unheard(process.request(messages.AddSockets, [place], descriptors=[descriptor]))
+            unheard(process.request(messages.AddSockets, [place], descriptors=[descriptor]))
         return place
+
+    def _members_wanted(self, process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:
+        """Packets came for which a rule has no sockets yet."""
+        worker = process.worker
+        if self.workers.get(worker) is not process:
+            return
+        segment = self._rings[worker.ring][1]
+        for key in keys:
+            where = RelayKey(worker, segment.rules.key_of(key.slot) or "")
+            relay = self._relays.get(where)
+            if relay is None or where in self._changing:
+                unheard(process.request(messages.RemoveMember, key))  # to be asked for again
+                continue
+            self._members[worker.ring].open(process, key, relay, where.rule)
+        self._sync_own()
 
     def _record(self, step: Add | Replace | Remove) -> None:
         """A worker has done as it was told."""
-        ingress = step.key.worker.ingress
+        ring = step.key.worker.ring
         before = self._relays.pop(step.key, None)
-        targets = {egress.target for egress in before.egress} if before else set()
+        targets = {output.target for output in before.outputs} if before else set()
         if isinstance(step, Remove):
-            self.ledger.end_rule(ingress, step.key.rule)
+            self.ledger.end_rule(ring, step.key.rule)
         else:
             self._relays[step.key] = step.relay
             self._failures.pop(step.key, None)
-            targets -= {egress.target for egress in step.relay.egress}
+            targets -= {output.target for output in step.relay.outputs}
         for target in targets:
-            self.ledger.end_output(ingress, step.key.rule, target)
+            self.ledger.end_output(ring, step.key.rule, target)
 
     async def _close(self, resource: Resource) -> None:
         match resource:
             case Ingress():
-                ring, _ = self._ingress.pop(resource)
-                self.ledger.detach(resource, ring.ring_full())
-                ring.close()
+                self._ingresses.discard(resource)
+                for key in [key for key in self._rings if key.ingress == resource]:
+                    self._members.pop(key).end(None)
+                    ring, _ = self._rings.pop(key)
+                    self.ledger.detach(key, ring.ring_full())
+                    ring.close()
             case Worker():
                 process = self.workers.pop(resource, None)
+                if resource.ring in self._members:
+                    self._members[resource.ring].end(None)
                 self._relays = {k: r for k, r in self._relays.items() if k.worker != resource}
                 if process is not None:
                     await process.stop()
@@ -362,26 +459,47 @@ class Estate:
                 process = self.workers.get(resource.worker)
                 place = process.vacate(resource) if process is not None else None
                 if process is not None and place is not None:
-                    _unheard(process.request(messages.RemoveSockets, [place]))
+                    unheard(process.request(messages.RemoveSockets, [place]))
                 self._own.pop(resource, None)
                 self._egress.pop(resource).close()
+            case Members():
+                self._patterns.discard(resource)
             case Hold():
                 sock = self._holds.pop(resource)
                 if sock is not None:
                     sock.close()
+            case Reception():
+                self._receptions.pop(resource).close()
             case Membership():
                 self._joined.discard(resource)
                 self._memberships.leave(resource)
 
 
-def _unheard(future: asyncio.Future[messages.Answer]) -> None:
-    """What depends on this request fails with it; nobody waits for the answer itself."""
+def _kind(step: Step) -> type[Step]:
+    """Steps that are carried out side by side."""
+    return type(step) if isinstance(step, Open | Close) else Add
 
-    def look(done: asyncio.Future[messages.Answer]) -> None:
-        if not done.cancelled() and (error := done.exception()) is not None:
-            log.debug("a worker refused: %s", error)
 
-    future.add_done_callback(look)
+def _match(given: Input, by_source: bool) -> messages.Match:
+    return messages.Match(
+        first=messages.Endpoint(first_address(given.address).packed, first_port(given.port)),
+        bits=_bits(given.address),
+        last_port=last_port(given.port),
+        protocol=socket.IPPROTO_UDP if given.protocol == "udp" else socket.IPPROTO_ESP,
+        vlan=given.vlan or 0,
+        limit=given.limit or 0,
+        by_source=by_source,
+        sources=_networks(given.sources),
+        exclude=_networks(given.exclude),
+    )
+
+
+def _bits(address: Address | Network) -> int:
+    return address.max_prefixlen if isinstance(address, Address) else address.prefixlen
+
+
+def _networks(networks: Sequence[Network]) -> list[messages.Network]:
+    return [messages.Network(n.network_address.packed, n.prefixlen) for n in networks]
 
 
 def backoff(attempts: int) -> float:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from mcrd.model import Config, Output, Rule
+from mcrd.model import Config, Interface, Output, Rule
 from mcrd.resources import endpoint
 
 
@@ -22,6 +22,7 @@ class Changes:
     changed: dict[str, tuple[str, ...]]
     unchanged: int
     daemon: tuple[str, ...] = ()
+    interfaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """As `mcrctl reload` prints them."""
@@ -30,6 +31,11 @@ class Changes:
             *(f"~ rules.{name}: {'; '.join(what)}" for name, what in self.changed.items()),
             *(f"- rules.{name}" for name in self.removed),
             *(f"~ daemon.{what}" for what in self.daemon),
+            *(
+                f"~ interfaces.{name}: {'; '.join(what)} (its workers are replaced: packets that"
+                " come meanwhile are lost)"
+                for name, what in self.interfaces.items()
+            ),
             f"= {self.unchanged} unchanged",
         ]
 
@@ -48,7 +54,22 @@ def changes(old: Config, new: Config) -> Changes:
         changed=changed,
         unchanged=len(common) - len(changed),
         daemon=tuple(_fields("", old.daemon, new.daemon)),
+        interfaces=_interfaces(old, new),
     )
+
+
+def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
+    """Those that rules use before and after: the others cost nothing."""
+    used = {rule.input.interface for rule in old.rules.values() if rule.enabled}
+    used &= {rule.input.interface for rule in new.rules.values() if rule.enabled}
+    default = Interface()
+    found = {
+        name: tuple(
+            _fields("", old.interfaces.get(name, default), new.interfaces.get(name, default))
+        )
+        for name in sorted(used)
+    }
+    return {name: what for name, what in found.items() if what}
 
 
 def _rule(old: Rule, new: Rule) -> Iterator[str]:
@@ -87,10 +108,10 @@ def _where(output: Output) -> str:
 
 
 def _fields(prefix: str, old: object, new: object) -> Iterator[str]:
-    for field in dataclasses.fields(new):  # type: ignore[arg-type]
-        before, after = getattr(old, field.name), getattr(new, field.name)
+    for entry in dataclasses.fields(new):  # type: ignore[arg-type]
+        before, after = getattr(old, entry.name), getattr(new, entry.name)
         if before != after:
-            yield f"{prefix}{field.name} {_text(before)} -> {_text(after)}"
+            yield f"{prefix}{entry.name} {_text(before)} -> {_text(after)}"
 
 
 def _text(value: object) -> str:
@@ -99,6 +120,8 @@ def _text(value: object) -> str:
             return "none"
         case bool():
             return str(value).lower()
+        case tuple():
+            return f"[{', '.join(_text(item) for item in value)}]"
         case str() if not value or not value.isprintable() or " " in value or '"' in value:
             return json.dumps(value, ensure_ascii=False)
         case _:

@@ -8,12 +8,28 @@ planning again gives the empty plan. What is new is opened before what is old is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
-from mcrd.model import Address, Config, Output, Rule
-from mcrd.resources import Egress, Hold, Ingress, Link, Membership, Resource, Worker
+from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
+from mcrd.resources import (
+    Egress,
+    Hold,
+    Ingress,
+    Link,
+    Members,
+    Membership,
+    Reception,
+    Resource,
+    Worker,
+    first_address,
+    first_port,
+    last_port,
+)
+
+JOINED_AT_MOST = 1024  # groups of one range: a join each costs the kernel and the switches memory
+HELD_AT_MOST = 1024  # ports of one range
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +42,14 @@ class RelayKey:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """What a worker does for a rule. `needs` is what has to be open for it."""
+    """What a worker does for a rule. `limits` are the outputs' own, in their order.
 
-    address: Address
-    port: int
-    egress: tuple[Egress, ...]
+    `needs` is what has to be open for it.
+    """
+
+    input: Input
+    outputs: tuple[Egress | Members, ...]
+    limits: tuple[int | None, ...]
     needs: tuple[Resource, ...] = field(default=(), compare=False)
 
 
@@ -99,74 +118,84 @@ class Remove:
 Step = Open | Close | Add | Replace | Remove
 
 # What is opened first is closed last.
-_ORDER: tuple[type[Resource], ...] = (Ingress, Worker, Egress, Hold, Membership)
+_ORDER: tuple[type[Resource], ...] = (
+    Ingress,
+    Worker,
+    Egress,
+    Members,
+    Hold,
+    Reception,
+    Membership,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What a rule needs here and now. `waits` says what it waits for, "" when it does not.
 
-    `outputs` has, for each output of the rule, its egress socket or what it waits for.
+    `relays` has, for each worker and each output of the rule, what is to be opened or what it
+    waits for; `waiting` the same where there is no worker to be had.
     """
 
     waits: str
-    key: RelayKey | None = None
     needs: tuple[Resource, ...] = ()
     optional: tuple[Resource, ...] = ()
-    outputs: tuple[Egress | str, ...] = ()
-
-    @property
-    def egress(self) -> tuple[Egress, ...]:
-        """The outputs that do not wait."""
-        return tuple(output for output in self.outputs if isinstance(output, Egress))
+    relays: Mapping[RelayKey, tuple[Egress | Members | str, ...]] = field(default_factory=dict)
+    waiting: tuple[str, ...] = ()
 
 
-def wish(rule: Rule, links: Mapping[str, Link]) -> Wish:
+def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
     """What `rule` needs, as the links are now."""
     link = links.get(rule.input.interface)
+    waiting = tuple(_waits(output, links) for output in rule.outputs)
     if link is None:
-        return Wish(
-            f"{rule.input.interface} is missing",
-            outputs=tuple(_waits(output, links) or "the input" for output in rule.outputs),
+        missing = f"{rule.input.interface} is missing"
+        return Wish(missing, waiting=tuple(waits or missing for waits in waiting))
+    if all(waiting):
+        return Wish("; ".join(dict.fromkeys(waiting)), waiting=waiting)
+    settings = config.interfaces.get(link.name, Interface())
+    ingress = Ingress(link.name, link.index, settings.workers, settings.ring_size)
+    workers = tuple(
+        Worker(
+            ingress, number, settings.cpus[number % len(settings.cpus)] if settings.cpus else None
         )
-    ingress = Ingress(link.name, link.index)
-    worker = Worker(ingress)
-    key = RelayKey(worker, rule.name)
-    outputs = tuple(_egress(key, output, links) for output in rule.outputs)
-    needs: tuple[Resource, ...] = (ingress, worker)
-    optional: tuple[Resource, ...] = ()
-    if rule.input.address.is_multicast:
-        needs += (Membership(link.name, link.index, rule.input.address),)
-    else:
-        optional = (Hold(link.name, link.index, rule.input.address, rule.input.port),)
-    waits = _down(link)
-    if not any(isinstance(output, Egress) for output in outputs):
-        waits = "; ".join(dict.fromkeys(str(output) for output in outputs))
-        return Wish(waits, outputs=outputs)
-    return Wish(waits, key, needs, optional, outputs)
-
-
-def wishes(config: Config, links: Mapping[str, Link]) -> Iterator[Wish]:
-    """What the enabled rules need, in the order of the file."""
-    for rule in config.rules.values():
-        if rule.enabled:
-            yield wish(rule, links)
+        for number in range(settings.workers)
+    )
+    relays = {
+        RelayKey(worker, rule.name): tuple(
+            waits or _output(worker, rule, output, links)
+            for waits, output in zip(waiting, rule.outputs, strict=True)
+        )
+        for worker in workers
+    }
+    needs, optional = _reception(rule.input, link)
+    return Wish(_down(link), (ingress, *workers, *needs), optional, relays)
 
 
 def plan(config: Config, actual: Actual) -> tuple[Step, ...]:
     """The steps that lead from `actual` to what `config` asks for, as far as it can be had now."""
     wanted: dict[Resource, None] = {}
     relays: dict[RelayKey, Relay] = {}
-    for entry in wishes(config, actual.links):
-        if entry.key is None:
+    for rule in config.rules.values():
+        if not rule.enabled:
             continue
-        wanted.update(dict.fromkeys((*entry.needs, *entry.egress, *entry.optional)))
-        egress = tuple(socket for socket in entry.egress if not actual.blocked(socket))
-        blocked = any(actual.blocked(need) for need in (*entry.needs, entry.key))
-        if egress and not blocked:
-            address, port = _destination(config.rules[entry.key.rule])
-            relays[entry.key] = Relay(address, port, egress, entry.needs)
-    steps: list[Step] = []
+        entry = wish(rule, config, actual.links)
+        wanted.update(dict.fromkeys((*entry.needs, *entry.optional)))
+        blocked = any(actual.blocked(need) for need in entry.needs)
+        for key, outputs in entry.relays.items():
+            opened = [
+                (output, rule.outputs[at].limit)
+                for at, output in enumerate(outputs)
+                if not isinstance(output, str)
+            ]
+            wanted.update(dict.fromkeys(output for output, _ in opened))
+            usable = [pair for pair in opened if not actual.blocked(pair[0])]
+            if usable and not blocked and not actual.blocked(key):
+                sockets, limits = zip(*usable, strict=True)
+                relays[key] = Relay(rule.input, sockets, limits, entry.needs)
+    replaced = _replaced(actual, wanted)
+    steps: list[Step] = [Remove(key) for key in actual.relays if key.worker in replaced]
+    steps += _closed(replaced)
     for kind in _ORDER:
         steps += [
             Open(resource)
@@ -181,14 +210,39 @@ def plan(config: Config, actual: Actual) -> tuple[Step, ...]:
             steps.append(Add(key, relay))
         elif actual.relays[key] != relay:
             steps.append(Replace(key, relay))
-    steps += [Remove(key) for key in actual.relays if key not in relays]
-    for kind in reversed(_ORDER):
-        steps += [
-            Close(resource)
-            for resource in sorted(actual.open - wanted.keys(), key=str)
-            if type(resource) is kind
-        ]
+    steps += [
+        Remove(key) for key in actual.relays if key not in relays and key.worker not in replaced
+    ]
+    steps += _closed(actual.open - wanted.keys() - replaced)
     return tuple(steps)
+
+
+def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Resource]:
+    """Rings and workers that end before what takes their place begins.
+
+    Both at once would relay every packet twice: another ring on the same interface, another
+    worker on the same ring.
+    """
+    interfaces = {(r.interface, r.index) for r in wanted if isinstance(r, Ingress)}
+    rings = {(r.ingress, r.number) for r in wanted if isinstance(r, Worker)}
+    gone = actual.open - wanted.keys()
+    ingresses = {r for r in gone if isinstance(r, Ingress) and (r.interface, r.index) in interfaces}
+    workers = {
+        r
+        for r in gone
+        if isinstance(r, Worker) and (r.ingress in ingresses or (r.ingress, r.number) in rings)
+    }
+    return frozenset(ingresses | workers)
+
+
+def _closed(resources: Iterable[Resource]) -> list[Step]:
+    ordered = sorted(resources, key=str)
+    return [
+        Close(resource)
+        for kind in reversed(_ORDER)
+        for resource in ordered
+        if type(resource) is kind
+    ]
 
 
 def _lacks(resource: Resource, actual: Actual) -> bool:
@@ -196,8 +250,44 @@ def _lacks(resource: Resource, actual: Actual) -> bool:
     return isinstance(resource, Worker) and actual.blocked(resource.ingress)
 
 
-def _destination(rule: Rule) -> tuple[Address, int]:
-    return rule.input.address, rule.input.port
+def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
+    """What lets an input's packets reach the ring: needed, and good to have."""
+    where = (link.name, link.index)
+    if not given.address.is_multicast:
+        return (), _holds(given, link)
+    groups = _members(given.address)
+    if given.vlan is not None:
+        # A join would go out untagged, to the wrong VLAN.
+        return tuple(Reception(*where, group) for group in groups or (None,)), ()
+    if groups is None:
+        return (Reception(*where, None),), ()
+    if given.sources and all(source.num_addresses == 1 for source in given.sources):
+        hosts = [source.network_address for source in given.sources]
+        return tuple(Membership(*where, group, host) for group in groups for host in hosts), ()
+    return tuple(Membership(*where, group) for group in groups), ()
+
+
+def _members(address: Address | Network) -> tuple[Address, ...] | None:
+    """All addresses of a range; None when they are too many to join."""
+    if isinstance(address, Address):
+        return (address,)
+    return tuple(address) if address.num_addresses <= JOINED_AT_MOST else None
+
+
+def _holds(given: Input, link: Link) -> tuple[Resource, ...]:
+    """The kernel answers for addresses of this host only, so only those of a range are held."""
+    if isinstance(given.address, Address):
+        addresses: list[Address] = [given.address]
+    else:
+        addresses = [own.ip for own in link.addresses if own.ip in given.address]
+    ports = range(first_port(given.port), last_port(given.port) + 1)
+    if len(addresses) * len(ports) > HELD_AT_MOST:
+        return ()
+    return tuple(
+        Hold(link.name, link.index, address, port, given.protocol)
+        for address in addresses
+        for port in ports
+    )
 
 
 def _down(link: Link) -> str:
@@ -215,22 +305,43 @@ def _waits(output: Output, links: Mapping[str, Link]) -> str:
         return f"{output.interface} is missing"
     if down := _down(link):
         return down
-    if _source(output, link) is None:
+    if output.source != "keep" and _source(output, link) is None:
         if output.source is not None:
             return f"{link.name} does not have the address {output.source}"
         return f"{link.name} has no IPv{output.address.version} address"
     return ""
 
 
-def _egress(key: RelayKey, output: Output, links: Mapping[str, Link]) -> Egress | str:
-    if waits := _waits(output, links):
-        return waits
+def _output(
+    worker: Worker, rule: Rule, output: Output, links: Mapping[str, Link]
+) -> Egress | Members:
     link = links[output.interface]
     source = _source(output, link)
-    assert source is not None
+    if (
+        rule.input.is_range
+        or source is None
+        or not isinstance(output.address, Address)
+        or isinstance(output.port, PortRange)
+    ):
+        return Members(
+            worker=worker,
+            rule=rule.name,
+            interface=link.name,
+            index=link.index,
+            address=output.address,
+            port=output.port,
+            ttl=output.ttl,
+            dscp=output.dscp,
+            source=source,
+            source_port=output.source_port,
+            loop=output.loop,
+            protocol=rule.input.protocol,
+            input_address=first_address(rule.input.address),
+            input_port=first_port(rule.input.port),
+        )
     return Egress(
-        worker=key.worker,
-        rule=key.rule,
+        worker=worker,
+        rule=rule.name,
         interface=link.name,
         index=link.index,
         address=output.address,
@@ -240,22 +351,26 @@ def _egress(key: RelayKey, output: Output, links: Mapping[str, Link]) -> Egress 
         source=source,
         source_port=output.source_port,
         loop=output.loop,
+        protocol=rule.input.protocol,
     )
 
 
 def _source(output: Output, link: Link) -> Address | None:
-    """The address to send from, or None when the interface has none that will do.
+    """The address to send from, or None when the interface has none that will do, or is not asked.
 
     One of the destination's own network comes first, then one of the same scope (RFC 6724, 5),
     then the first.
     """
     family = [address for address in link.addresses if address.version == output.address.version]
+    if output.source == "keep":
+        return None
     if output.source is not None:
         return next((a.ip for a in family if a.ip == output.source), None)
-    local = _is_link_local(output.address)
+    address = first_address(output.address)
+    local = _is_link_local(address)
     best = sorted(
         family,
-        key=lambda a: (output.address not in a.network, _is_link_local(a.ip) is not local),
+        key=lambda a: (address not in a.network, _is_link_local(a.ip) is not local),
     )
     return best[0].ip if best else None
 

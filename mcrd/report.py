@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mcrd.apply import Estate
-from mcrd.model import Config, Output, Rule
+from mcrd.model import Config, Input, Output, PortRange, Rule
 from mcrd.resources import Target
 from mcrd.states import OutputState, RuleState
 
@@ -60,10 +60,10 @@ def rule(entry: Rule, now: RuleState) -> dict[str, Any]:
         "retry_in_s": now.retry_in,
         "description": entry.description,
         "place": str(entry.place) if entry.place else None,
-        "input": asdict(entry.input),
+        "input": _plain(entry.input),
         "outputs": [
             {
-                **asdict(output),
+                **_plain(output),
                 "state": how.state,
                 "reason": how.reason,
                 "retry_in_s": how.retry_in,
@@ -71,6 +71,15 @@ def rule(entry: Rule, now: RuleState) -> dict[str, Any]:
             for output, how in zip(entry.outputs, now.outputs, strict=True)
         ],
     }
+
+
+def _plain(end: Input | Output) -> dict[str, Any]:
+    """The settings of an input or output, as the rule file has them."""
+    return {**asdict(end), "port": _port(end.port)}
+
+
+def _port(port: int | PortRange) -> int | str:
+    return port if isinstance(port, int) else str(port)
 
 
 def stats(config: Config, now: Mapping[str, RuleState], estate: Estate) -> dict[str, Any]:
@@ -87,7 +96,7 @@ def stats(config: Config, now: Mapping[str, RuleState], estate: Estate) -> dict[
                     {
                         "interface": output.interface,
                         "address": str(output.address),
-                        "port": output.port,
+                        "port": _port(output.port),
                         "state": how.state,
                         "reason": how.reason,
                         **asdict(ledger.output(name, target(output))),
@@ -107,10 +116,11 @@ def workers(estate: Estate) -> list[dict[str, Any]]:
     return [
         {
             "interface": worker.ingress.interface,
+            "number": worker.number,
             "pid": process.pid,
-            "cpu": None,
+            "cpu": worker.cpu,
             "state": "running",
-            "restarts": estate.restarts.get(worker.ingress.interface, 0),
+            "restarts": estate.restarts.get(worker.ring, 0),
             "layers": process.layers,
         }
         for worker, process in estate.workers.items()

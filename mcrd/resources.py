@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import Literal
 
-from mcrd.model import Address
+from mcrd.model import DEFAULT_RING_SIZE, Address, Network, PortRange
+
+Protocol = Literal["udp", "esp"]
+Target = tuple[str, Address | Network, int | PortRange]
+"""What an output is called by within its rule: interface, address, port, as in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,12 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """The packet socket of an input interface, with its ring and its counters."""
+    """The packet sockets of an input interface: for each worker one, with its ring and counters."""
 
     interface: str
     index: int
+    workers: int = 1
+    ring_size: int = DEFAULT_RING_SIZE
 
     def __str__(self) -> str:
         return f"ingress on {self.interface}"
@@ -43,24 +50,59 @@ class Ingress:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The process that reads a ring."""
+    """The process that reads one of the rings of an ingress; `cpu` None: on any CPU."""
 
     ingress: Ingress
+    number: int = 0
+    cpu: int | None = None
+
+    @property
+    def ring(self) -> Ring:
+        """The ring that it reads."""
+        return Ring(self.ingress, self.number)
 
     def __str__(self) -> str:
-        return f"worker of {self.ingress.interface}"
+        which = f" {self.number}" if self.ingress.workers > 1 else ""
+        return f"worker{which} of {self.ingress.interface}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One of the rings of an ingress; workers come and go on it."""
+
+    ingress: Ingress
+    number: int = 0
+
+    @property
+    def interface(self) -> str:
+        """The interface that it is of."""
+        return self.ingress.interface
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A group that the host has joined on an interface."""
+    """A group that the host has joined on an interface, from any source or from one (SSM)."""
 
     interface: str
     index: int
     group: Address
+    source: Address | None = None
 
     def __str__(self) -> str:
-        return f"membership of {self.group} on {self.interface}"
+        only = f" from {self.source}" if self.source is not None else ""
+        return f"membership of {self.group}{only} on {self.interface}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """The interface's own filter lets a group in, or all of them (None). No switch hears of it."""
+
+    interface: str
+    index: int
+    group: Address | None
+
+    def __str__(self) -> str:
+        return f"reception of {self.group or 'all groups'} on {self.interface}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +113,7 @@ class Hold:
     index: int
     address: Address
     port: int
+    protocol: Protocol = "udp"
 
     def __str__(self) -> str:
         return f"hold of {endpoint(self.address, self.port)} on {self.interface}"
@@ -78,7 +121,11 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """A connected UDP socket: one output of one rule, for one worker."""
+    """A connected socket: one output of one rule, for one worker; or a member of such an output.
+
+    `transparent`: `source` and `source_port` are those of somebody else's packets. `of` is what
+    the output is called by when it has members.
+    """
 
     worker: Worker
     rule: str
@@ -91,20 +138,102 @@ class Egress:
     source: Address
     source_port: int | None
     loop: bool
+    protocol: Protocol = "udp"
+    transparent: bool = False
+    of: Target | None = None
 
     @property
     def target(self) -> Target:
-        """What an output is called by within its rule."""
-        return (self.interface, self.address, self.port)
+        """What the output is called by within its rule."""
+        return self.of or (self.interface, self.address, self.port)
 
     def __str__(self) -> str:
         return f"output to {endpoint(self.address, self.port)} on {self.interface}"
 
 
-Target = tuple[str, Address, int]
-Resource = Ingress | Worker | Membership | Hold | Egress
+@dataclass(frozen=True, slots=True)
+class Members:
+    """An output whose sockets are made when a member is first seen: of a range, or by source.
+
+    Member goes to member: `input_address` and `input_port` are where the rule's own range begins.
+    `source` None: each source's own address and port are kept.
+    """
+
+    worker: Worker
+    rule: str
+    interface: str
+    index: int
+    address: Address | Network
+    port: int | PortRange
+    ttl: int
+    dscp: int
+    source: Address | None
+    source_port: int | None
+    loop: bool
+    protocol: Protocol
+    input_address: Address
+    input_port: int
+
+    @property
+    def target(self) -> Target:
+        """What the output is called by within its rule."""
+        return (self.interface, self.address, self.port)
+
+    def member(
+        self, destination: Address, port: int, source: Address | None, source_port: int | None
+    ) -> Egress:
+        """The socket for packets from `source` to `destination`."""
+        address = first_address(self.address)
+        if not isinstance(self.address, Address):
+            address += int(destination) - int(self.input_address)
+        return Egress(
+            worker=self.worker,
+            rule=self.rule,
+            interface=self.interface,
+            index=self.index,
+            address=address,
+            port=first_port(self.port)
+            + (port - self.input_port if isinstance(self.port, PortRange) else 0),
+            ttl=self.ttl,
+            dscp=self.dscp,
+            source=_either(self.source, source),
+            source_port=self.source_port if self.source is not None else source_port,
+            loop=self.loop,
+            protocol=self.protocol,
+            transparent=self.source is None,
+            of=self.target,
+        )
+
+    def __str__(self) -> str:
+        return f"output to {endpoint(self.address, self.port)} on {self.interface}"
 
 
-def endpoint(address: Address, port: int) -> str:
-    """The address and port as people write them: 239.1.1.1:5000, [ff15::1]:5000."""
+Resource = Ingress | Worker | Membership | Reception | Hold | Egress | Members
+
+
+def first_address(address: Address | Network) -> Address:
+    """The address, or the first one of the network."""
+    return address if isinstance(address, Address) else address.network_address
+
+
+def first_port(port: int | PortRange) -> int:
+    """The port, or the first one of the range."""
+    return port if isinstance(port, int) else port.first
+
+
+def last_port(port: int | PortRange) -> int:
+    """The port, or the last one of the range."""
+    return port if isinstance(port, int) else port.last
+
+
+def endpoint(address: Address | Network, port: int | PortRange) -> str:
+    """As people write it: 239.1.1.1:5000, [ff15::1]:5000; without a port for ESP, which has 0."""
+    if port == 0:
+        return str(address)
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def _either(first: Address | None, second: Address | None) -> Address:
+    found = first or second
+    assert found is not None
+    return found

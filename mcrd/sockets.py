@@ -16,14 +16,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcrd.model import Address
-from mcrd.resources import Egress, Hold, Ingress, Membership, Target
+from mcrd.resources import Egress, Hold, Ingress, Membership, Protocol, Reception, Target
 
 # linux/if_packet.h
 SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP = 1
 PACKET_RX_RING = 5
 PACKET_STATISTICS = 6
 PACKET_VERSION = 10
 PACKET_VNET_HDR = 15
+PACKET_FANOUT = 18
+PACKET_FANOUT_HASH = 0
+PACKET_FANOUT_FLAG_UNIQUEID = 0x2000
+PACKET_MR_MULTICAST = 0
+PACKET_MR_ALLMULTI = 2
 TPACKET_V2 = 1
 TPACKET2_HDRLEN = 52  # struct tpacket2_hdr and struct sockaddr_ll, aligned
 TPACKET_ALIGNMENT = 16
@@ -35,14 +41,18 @@ SO_ATTACH_FILTER = 26
 SO_LOCK_FILTER = 44
 IP_MTU_DISCOVER = 10
 IP_RECVERR = 11
+IP_TRANSPARENT = 19
 IP_PMTUDISC_DONT = 0
 IP_MULTICAST_ALL = 49
 IPV6_MTU_DISCOVER = 23
 IPV6_RECVERR = 25
 IPV6_MULTICAST_ALL = 29
+IPV6_TRANSPARENT = 75
 IPV6_PMTUDISC_DONT = 0
 MCAST_JOIN_GROUP = 42
 MCAST_LEAVE_GROUP = 45
+MCAST_JOIN_SOURCE_GROUP = 46
+MCAST_LEAVE_SOURCE_GROUP = 47
 
 # linux/netlink.h, linux/rtnetlink.h
 NLM_F_REQUEST = 1
@@ -53,7 +63,6 @@ RTA_OIF = 4
 RTM_F_FIB_MATCH = 0x2000
 
 BLOCK_SIZE = 1 << 20
-RING_SIZE = 32 << 20  # bytes; what the measurements took for enough in the heaviest case
 LINK_HEADER = 16  # what the kernel reserves for it, at least
 VNET_HEADER = 10  # struct virtio_net_hdr
 VLAN_TAG = 4  # one that the kernel leaves in the frame
@@ -101,22 +110,22 @@ class Geometry:
         return self.block_size // self.frame_size * self.block_count
 
 
-def geometry_for(mtu: int) -> Geometry:
-    """A ring whose slots hold a frame of `mtu` bytes and its headers."""
+def geometry_for(mtu: int, ring_size: int) -> Geometry:
+    """A ring of about `ring_size` bytes whose slots hold a frame of `mtu` bytes and its headers."""
     # As tpacket_rcv() in net/packet/af_packet.c reckons it.
     headers = -(-(TPACKET2_HDRLEN + LINK_HEADER) // TPACKET_ALIGNMENT) * TPACKET_ALIGNMENT
     need = headers + VNET_HEADER + VLAN_TAG + mtu
     lines = -(-need // CACHE_LINE)
     lines += 1 - lines % 2  # an odd number of cache lines avoids set conflicts
     frame_size = min(lines * CACHE_LINE, BLOCK_SIZE)
-    return Geometry(BLOCK_SIZE, RING_SIZE // BLOCK_SIZE, frame_size)
+    return Geometry(BLOCK_SIZE, max(2, ring_size // BLOCK_SIZE), frame_size)
 
 
 class IngressSocket:
     """A packet socket with its ring, in an epoll descriptor that can be handed on without it."""
 
     def __init__(self, ingress: Ingress, mtu: int) -> None:
-        self.geometry = geometry_for(mtu)
+        self.geometry = geometry_for(mtu, ingress.ring_size)
         self._ring_full = 0
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         try:
@@ -131,13 +140,27 @@ class IngressSocket:
         sock, ring = self.socket, self.geometry
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        attach_filter(sock, INGRESS)
+        # What comes before the socket is in its group would come to its siblings too.
+        attach_filter(sock, DROP_ALL)
         request = struct.pack(
             "IIII", ring.block_size, ring.block_count, ring.frame_size, ring.frames
         )
         sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
         _check_index(ingress.interface, ingress.index)
         sock.bind((ingress.interface, ETH_P_ALL))
+
+    def join(self, group: int | None) -> int:
+        """Shares the frames with the others of a group, by flow; None begins one. Returns it."""
+        kind = PACKET_FANOUT_HASH
+        if group is None:
+            kind |= PACKET_FANOUT_FLAG_UNIQUEID  # other programs have their own groups
+        value = struct.pack("I", (group or 0) | kind << 16)
+        self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT, value)
+        return self.socket.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
+
+    def admit(self) -> None:
+        """Lets frames in."""
+        attach_filter(self.socket, INGRESS)
 
     def ring_full(self) -> int:
         """Frames lost so far because the ring had no room; clears what the kernel counts."""
@@ -155,18 +178,61 @@ class IngressSocket:
         self.socket.close()
 
 
+def open_ingress(ingress: Ingress, mtu: int) -> list[IngressSocket]:
+    """A packet socket for each worker; a flow comes to one of them, and in order."""
+    rings: list[IngressSocket] = []
+    try:
+        group = None
+        for _ in range(ingress.workers):
+            ring = IngressSocket(ingress, mtu)
+            rings.append(ring)
+            if ingress.workers > 1:
+                group = ring.join(group)
+        for ring in rings:
+            ring.admit()
+    except BaseException:
+        for ring in rings:
+            ring.close()
+        raise
+    return rings
+
+
+def open_reception(reception: Reception) -> socket.socket:
+    """Lets a group's frames through the filter of the interface, as long as the socket is open."""
+    _check_index(reception.interface, reception.index)
+    group = reception.group
+    if group is None:
+        kind, mac = PACKET_MR_ALLMULTI, b""
+    elif group.version == 4:
+        mac = b"\x01\x00\x5e" + bytes([group.packed[1] & 0x7F]) + group.packed[2:]  # RFC 1112, 6.4
+        kind = PACKET_MR_MULTICAST
+    else:
+        mac = b"\x33\x33" + group.packed[12:]  # RFC 2464, 7
+        kind = PACKET_MR_MULTICAST
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
+        mreq = struct.pack("iHH8s", reception.index, kind, len(mac), mac)
+        sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def _check_index(interface: str, index: int) -> None:
     """The name may have gone to another interface since the plan was made."""
     if socket.if_nametoindex(interface) != index:
         raise OSError(errno.ENODEV, f"{interface} is another interface now")
 
 
-def _udp(address: Address, interface: str) -> socket.socket:
-    """A UDP socket that is bound to an interface, and never receives."""
+def _socket(protocol: Protocol, address: Address, interface: str) -> socket.socket:
+    """A UDP or raw ESP socket that is bound to an interface, and never receives."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    sock = socket.socket(
-        family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP
-    )
+    flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    if protocol == "udp":
+        sock = socket.socket(family, socket.SOCK_DGRAM | flags, socket.IPPROTO_UDP)
+    else:
+        sock = socket.socket(family, socket.SOCK_RAW | flags, socket.IPPROTO_ESP)
     try:
         attach_filter(sock, DROP_ALL)
         sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
@@ -197,7 +263,7 @@ class EgressSockets:
     def open(self, egress: Egress) -> socket.socket:
         """A non-blocking UDP socket, bound to its interface, source and port, and connected."""
         _check_index(egress.interface, egress.index)
-        sock = _udp(egress.address, egress.interface)
+        sock = _socket(egress.protocol, egress.address, egress.interface)
         try:
             if egress.address.version == 4:
                 _set_ipv4(sock, egress)
@@ -218,6 +284,14 @@ class EgressSockets:
         self._ports = {key: port for key, port in self._ports.items() if key[0] in rules}
 
     def _bind(self, sock: socket.socket, egress: Egress) -> None:
+        if egress.protocol == "esp":
+            sock.bind(_name(egress.source, 0, egress.index))
+            return
+        if egress.transparent:
+            # It sends from an address of another host: ip(7), IP_TRANSPARENT; CAP_NET_RAW will do.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(_name(egress.source, egress.source_port or 0, egress.index))
+            return
         key = (egress.rule, egress.target, egress.source)
         port = egress.source_port or self._ports.get(key, 0)
         if port:
@@ -256,8 +330,15 @@ def _check_route(egress: Egress) -> None:
         raise OSError(errno.ENETUNREACH, "no route")
 
 
+def source_port(egress: Egress, sock: socket.socket) -> int:
+    """The port that the socket sends from; 0 for ESP, where the kernel would name the protocol."""
+    return 0 if egress.protocol == "esp" else int(sock.getsockname()[1])
+
+
 def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
     level = socket.IPPROTO_IP
+    if egress.transparent:
+        sock.setsockopt(level, IP_TRANSPARENT, 1)
     if egress.address.is_multicast:
         mreqn = struct.pack("4s4si", bytes(4), bytes(4), egress.index)
         sock.setsockopt(level, socket.IP_MULTICAST_IF, mreqn)
@@ -274,6 +355,8 @@ def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
 
 def _set_ipv6(sock: socket.socket, egress: Egress) -> None:
     level = socket.IPPROTO_IPV6
+    if egress.transparent:
+        sock.setsockopt(level, IPV6_TRANSPARENT, 1)
     if egress.address.is_multicast:
         sock.setsockopt(level, socket.IPV6_MULTICAST_IF, egress.index)
         sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, egress.ttl)
@@ -290,7 +373,9 @@ def open_hold(hold: Hold) -> socket.socket | None:
 
     None when that is not needed: the address is not this host's, or another program has the port.
     """
-    sock = _udp(hold.address, hold.interface)
+    if hold.protocol == "udp" and _has_any_address(hold.address, hold.port):
+        return None  # a socket on the one address would take its datagrams from it
+    sock = _socket(hold.protocol, hold.address, hold.interface)
     try:
         sock.bind(_name(hold.address, hold.port, hold.index))
     except OSError as error:
@@ -299,6 +384,20 @@ def open_hold(hold: Hold) -> socket.socket | None:
             return None
         raise
     return sock
+
+
+def _has_any_address(address: Address, port: int) -> bool:
+    """Does a program receive what comes to this port of any address (/proc/net/udp)?"""
+    found = False
+    for name in ("udp", "udp6") if address.version == 4 else ("udp6",):
+        try:
+            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as table:
+                for line in table.readlines()[1:]:
+                    host, _, number = line.split()[1].partition(":")
+                    found = found or (int(number, 16) == port and int(host, 16) == 0)
+        except OSError:
+            continue  # no IPv6, or no /proc: then the port is held
+    return found
 
 
 class Memberships:
@@ -321,9 +420,10 @@ class Memberships:
             if fresh:
                 roomy.append(_membership_socket(membership.group))
             try:
-                _membership_option(roomy[-1], MCAST_JOIN_GROUP, membership)
+                _membership_option(roomy[-1], True, membership)
             except OSError as error:
-                full = error.errno in (errno.ENOBUFS, errno.ENOMEM)
+                # EINVAL: the socket has the group from any source, and cannot have it from one too.
+                full = error.errno in (errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EADDRINUSE)
                 if fresh or not full:
                     if fresh:
                         roomy.pop().close()
@@ -338,7 +438,7 @@ class Memberships:
         """Leaves the group; an interface that has gone has left it already."""
         sock = self._joined.pop(membership)
         try:
-            _membership_option(sock, MCAST_LEAVE_GROUP, membership)
+            _membership_option(sock, False, membership)
         except OSError as error:
             if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
                 raise
@@ -363,14 +463,23 @@ def _membership_socket(group: Address) -> socket.socket:
     return sock
 
 
-def _membership_option(sock: socket.socket, option: int, membership: Membership) -> None:
-    """Sets a struct group_req (RFC 3678, 5.1)."""
-    group = membership.group
-    if group.version == 4:
-        name = struct.pack("=HH4s", socket.AF_INET, 0, group.packed)
-        level = socket.IPPROTO_IP
+def _membership_option(sock: socket.socket, join: bool, membership: Membership) -> None:
+    """Joins or leaves by a struct group_req or group_source_req (RFC 3678, 5.1 and 5.2)."""
+    level = socket.IPPROTO_IP if membership.group.version == 4 else socket.IPPROTO_IPV6
+    request = struct.pack("I4x", membership.index) + _storage(membership.group, membership.index)
+    if membership.source is None:
+        option = MCAST_JOIN_GROUP if join else MCAST_LEAVE_GROUP
     else:
-        name = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, group.packed, membership.index)
-        level = socket.IPPROTO_IPV6
-    # The socket address is a struct sockaddr_storage, aligned to 8 bytes.
-    sock.setsockopt(level, option, struct.pack("I4x128s", membership.index, name))
+        option = MCAST_JOIN_SOURCE_GROUP if join else MCAST_LEAVE_SOURCE_GROUP
+        request += _storage(membership.source, membership.index)
+    sock.setsockopt(level, option, request)
+
+
+def _storage(address: Address, index: int) -> bytes:
+    """A struct sockaddr_storage."""
+    if address.version == 4:
+        name = struct.pack("=HH4s", socket.AF_INET, 0, address.packed)
+    else:
+        zone = index if address.is_link_local else 0
+        name = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, zone)
+    return struct.pack("128s", name)

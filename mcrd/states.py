@@ -35,15 +35,15 @@ class RuleState:
 
 def states(config: Config, actual: Actual) -> dict[str, RuleState]:
     """The state of every rule, by name."""
-    return {name: _rule(rule, actual) for name, rule in config.rules.items()}
+    return {name: _rule(rule, config, actual) for name, rule in config.rules.items()}
 
 
-def _rule(rule: Rule, actual: Actual) -> RuleState:
+def _rule(rule: Rule, config: Config, actual: Actual) -> RuleState:
     if not rule.enabled:
         return RuleState("disabled", None, tuple(OutputState("disabled") for _ in rule.outputs))
-    entry = wish(rule, actual.links)
+    entry = wish(rule, config, actual.links)
     whole, retry = _whole(entry, actual)
-    outputs = tuple(_output(output, entry, actual, whole) for output in entry.outputs)
+    outputs = tuple(_output(at, entry, actual, whole) for at in range(len(rule.outputs)))
     if whole is not None:
         return RuleState("failed", whole, outputs, retry)
     if entry.waits:
@@ -58,30 +58,31 @@ def _rule(rule: Rule, actual: Actual) -> RuleState:
 
 def _whole(entry: Wish, actual: Actual) -> tuple[str | None, float | None]:
     """What keeps the whole rule from running, and when it is tried again."""
-    what: tuple[Resource | RelayKey, ...] = entry.needs
-    if entry.key is not None:
-        what += (entry.key,)
+    what: tuple[Resource | RelayKey, ...] = (*entry.needs, *entry.relays)
     for need in what:
         failure = actual.failures.get(need)
         if failure is not None:
-            return f"{need}: {failure.reason}" if need != entry.key else failure.reason, _retry(
-                failure, actual
-            )
+            where = "" if isinstance(need, RelayKey) else f"{need}: "
+            return f"{where}{failure.reason}", _retry(failure, actual)
     return None, None
 
 
-def _output(output: Resource | str, entry: Wish, actual: Actual, whole: str | None) -> OutputState:
-    if isinstance(output, str):
-        return OutputState("waiting", output)
-    failure = actual.failures.get(output)
-    if failure is not None:
-        return OutputState("failed", failure.reason, _retry(failure, actual))
-    if whole is not None:
-        return OutputState("failed", whole)
-    relay = actual.relays.get(entry.key) if entry.key is not None else None
-    if relay is not None and output in relay.egress:
-        return OutputState("active")
-    return OutputState("waiting", "being opened")
+def _output(at: int, entry: Wish, actual: Actual, whole: str | None) -> OutputState:
+    """The state of an output: the worst of what it is in the workers of the interface."""
+    if not entry.relays:
+        return OutputState("waiting", entry.waiting[at])
+    found = OutputState("active")
+    for key, outputs in entry.relays.items():
+        output = outputs[at]
+        if isinstance(output, str):
+            return OutputState("waiting", output)
+        failure = actual.failures.get(output)
+        if failure is not None:
+            return OutputState("failed", failure.reason, _retry(failure, actual))
+        relay = actual.relays.get(key)
+        if relay is None or output not in relay.outputs:
+            found = OutputState("waiting", "being opened")
+    return OutputState("failed", whole) if whole is not None else found
 
 
 def _retry(failure: Failure, actual: Actual) -> float:

@@ -11,12 +11,12 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcrd.dataplane._dataplane import ffi, lib
-from mcrd.resources import Ingress, Target
+from mcrd.resources import Ring, Target
 
 DROP_REASONS = (
     "malformed",
@@ -27,6 +27,7 @@ DROP_REASONS = (
     "wrong_source",
     "own_output",
     "unmatched",
+    "rate_limited",
 )
 """In the order of enum drop of shared.h; ring_full comes before them all, and from the kernel."""
 
@@ -50,16 +51,24 @@ class Traffic:
 
 @dataclass(slots=True)
 class OutputCount:
-    """What became of the datagrams of one output; `errors` by the name of the errno."""
+    """What became of the datagrams of one output; `errors` by the name of the errno.
+
+    `refused` counts reports of refusals, not datagrams; `new_member` datagrams for which there was
+    no socket yet.
+    """
 
     sent: Traffic = field(default_factory=Traffic)
     errors: dict[str, int] = field(default_factory=dict)
     refused: int = 0
+    rate_limited: int = 0
+    new_member: int = 0
 
     def add(self, other: OutputCount) -> None:
         """Adds the other's counts to these."""
         self.sent.add(other.sent)
         self.refused += other.refused
+        self.rate_limited += other.rate_limited
+        self.new_member += other.new_member
         for name, number in other.errors.items():
             self.errors[name] = self.errors.get(name, 0) + number
 
@@ -89,6 +98,7 @@ class Slots:
 
     def __init__(self, room: int, what: str) -> None:
         self.taken: dict[Any, int] = {}
+        self._keys: dict[int, Any] = {}
         self._free: list[int] = []
         self._room = room
         self._what = what
@@ -104,11 +114,18 @@ class Slots:
         else:
             raise NoRoomError(f"more than {self._room} {self._what} on one worker")
         self.taken[key] = slot
+        self._keys[slot] = key
         return slot, True
+
+    def key_of(self, slot: int) -> Any:
+        """Whose slot it is; None when nobody's."""
+        return self._keys.get(slot)
 
     def give_back(self, key: Any) -> None:
         """Frees the key's slot."""
-        self._free.append(self.taken.pop(key))
+        slot = self.taken.pop(key)
+        del self._keys[slot]
+        self._free.append(slot)
 
 
 class Segment:
@@ -125,6 +142,7 @@ class Segment:
         self._view.version = lib.MCRD_SEGMENT_VERSION
         self.rules = Slots(lib.MCRD_RULE_SLOTS, "rules")
         self.outputs = Slots(lib.MCRD_OUTPUT_SLOTS, "outputs")
+        self.members = Slots(lib.MCRD_MEMBER_SLOTS, "members")
 
     def close(self) -> None:
         """Unmaps and closes it."""
@@ -145,6 +163,17 @@ class Segment:
             ffi.memmove(ffi.addressof(self._view.outputs, slot), bytes(_OUTPUT), _OUTPUT)
         return slot
 
+    def last_used(self, slot: int) -> int:
+        """When a member was used last: nanoseconds of the real-time clock, 0 for never."""
+        return int(self._view.members[slot])
+
+    def member_slot(self, member: Hashable) -> int:
+        """The slot of a member, never used when it is new; raises NoRoomError."""
+        slot, new = self.members.take(member)
+        if new:
+            self._view.members[slot] = 0
+        return slot
+
     def rule(self, slot: int) -> Traffic:
         """What a rule received."""
         counters = self._view.rules[slot]
@@ -158,7 +187,13 @@ class Segment:
             if place.count:
                 name = errno.errorcode.get(place.number, "OTHER")
                 errors[name] = errors.get(name, 0) + place.count
-        return OutputCount(Traffic(counters.packets, counters.bytes), errors, counters.refused)
+        return OutputCount(
+            Traffic(counters.packets, counters.bytes),
+            errors,
+            counters.refused,
+            counters.rate_limited,
+            counters.new_member,
+        )
 
     def interface(self, ring_full: int) -> InterfaceCount:
         """What the worker took from the ring; `ring_full` is the kernel's own count."""
@@ -177,38 +212,38 @@ class Ledger:
     """Sums what live segments hold and what ended ones held."""
 
     def __init__(self) -> None:
-        self._live: dict[Ingress, Segment] = {}
+        self._live: dict[Ring, Segment] = {}
         self._rules: dict[str, Traffic] = {}
         self._outputs: dict[tuple[str, Target], OutputCount] = {}
         self._interfaces: dict[str, InterfaceCount] = {}
 
-    def attach(self, ingress: Ingress, segment: Segment) -> None:
+    def attach(self, ring: Ring, segment: Segment) -> None:
         """Counts what this segment holds from now on."""
-        self._live[ingress] = segment
+        self._live[ring] = segment
 
-    def detach(self, ingress: Ingress, ring_full: int) -> None:
+    def detach(self, ring: Ring, ring_full: int) -> None:
         """Keeps what the segment counted, and closes it."""
-        segment = self._live[ingress]
+        segment = self._live[ring]
         for rule in list(segment.rules.taken):
-            self.end_rule(ingress, rule)
+            self.end_rule(ring, rule)
         for rule, target in list(segment.outputs.taken):
-            self.end_output(ingress, rule, target)
-        kept = self._interfaces.setdefault(ingress.interface, InterfaceCount())
+            self.end_output(ring, rule, target)
+        kept = self._interfaces.setdefault(ring.interface, InterfaceCount())
         kept.add(segment.interface(ring_full))
-        del self._live[ingress]
+        del self._live[ring]
         segment.close()
 
-    def end_rule(self, ingress: Ingress, rule: str) -> None:
+    def end_rule(self, ring: Ring, rule: str) -> None:
         """Keeps what a rule counted on a worker that has it no more."""
-        segment = self._live[ingress]
+        segment = self._live[ring]
         slot = segment.rules.taken.get(rule)
         if slot is not None:
             self._rules.setdefault(rule, Traffic()).add(segment.rule(slot))
             segment.rules.give_back(rule)
 
-    def end_output(self, ingress: Ingress, rule: str, target: Target) -> None:
+    def end_output(self, ring: Ring, rule: str, target: Target) -> None:
         """Keeps what an output counted on a worker that has it no more."""
-        segment = self._live[ingress]
+        segment = self._live[ring]
         slot = segment.outputs.taken.get((rule, target))
         if slot is not None:
             kept = self._outputs.setdefault((rule, target), OutputCount())
@@ -220,6 +255,12 @@ class Ledger:
         known, targets = set(rules), set(outputs)
         self._rules = {name: kept for name, kept in self._rules.items() if name in known}
         self._outputs = {key: kept for key, kept in self._outputs.items() if key in targets}
+        # Slots of what ended while its worker did are still taken.
+        for segment in self._live.values():
+            for rule in segment.rules.taken.keys() - known:
+                segment.rules.give_back(rule)
+            for output in segment.outputs.taken.keys() - targets:
+                segment.outputs.give_back(output)
 
     def rule(self, rule: str) -> Traffic:
         """What a rule has received, over all workers."""
@@ -241,12 +282,12 @@ class Ledger:
                 total.add(segment.output(slot))
         return total
 
-    def interfaces(self, ring_full: dict[Ingress, int]) -> dict[str, InterfaceCount]:
+    def interfaces(self, ring_full: dict[Ring, int]) -> dict[str, InterfaceCount]:
         """What came from each interface; `ring_full` has the kernel's count of each live ring."""
         totals: dict[str, InterfaceCount] = {}
         for name, kept in self._interfaces.items():
             totals.setdefault(name, InterfaceCount()).add(kept)
-        for ingress, segment in self._live.items():
-            total = totals.setdefault(ingress.interface, InterfaceCount())
-            total.add(segment.interface(ring_full[ingress]))
+        for ring, segment in self._live.items():
+            total = totals.setdefault(ring.interface, InterfaceCount())
+            total.add(segment.interface(ring_full[ring]))
         return totals

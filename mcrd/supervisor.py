@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import hashlib
 import logging
 import os
@@ -13,6 +14,7 @@ import resource
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,12 @@ from mcrd.watch import Watch
 
 ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
 UNSETTLED = 0.25  # seconds until the next look when it was not
+SAY_AGAIN = 60.0  # seconds between two lines about the same drops
+TELLING = (
+    ("own_output", "packets that this daemon sent came back and were not relayed again"),
+    ("rate_limited", "packets over the limit of a rule were dropped"),
+    ("ring_full", "frames found no room in the ring; look at workers and ring_size"),
+)
 TICK = 1.0  # seconds between two looks at what makes no event
 
 log = logging.getLogger(__name__)
@@ -48,7 +56,8 @@ class Supervisor:
         self._estate = Estate(self._wake)
         self._links = Links(self._links_changed)
         self._server = Server(control, self._answer)
-        self._watch = Watch(path, self._file_changed)
+        self._watch = Watch(self._file_changed)
+        self._drops: dict[tuple[str, str], tuple[int, float]] = {}
         self._notify = Notify()
         self._woken = asyncio.Event()
         self._stop = asyncio.Event()
@@ -91,7 +100,7 @@ class Supervisor:
     async def _main(self) -> None:
         await self._links.start()
         async with self._lock:
-            self._digest = _digest(self._path)
+            self._digest = _digest(self._files(self._next))
             await self._adopt(self._next)
         self._notify.ready()
         log.info("mcrd %s: %s", __version__, self._summary())
@@ -104,6 +113,7 @@ class Supervisor:
             if time.monotonic() >= tick:
                 tick = time.monotonic() + TICK
                 self._estate.take_errors()
+                self._look_at_drops()
             if self._woken.is_set() or (retry is not None and retry <= pause):
                 self._woken.clear()
                 async with self._lock:
@@ -152,6 +162,17 @@ class Supervisor:
                     log.log(grave, "rules.%s: outputs[%d]: %s", name, index, report.state(output))
         self._states = now
 
+    def _look_at_drops(self) -> None:
+        """Says when packets come back or go over a limit: both may be a loop between relays."""
+        now = time.monotonic()
+        for name, count in self._estate.ledger.interfaces(self._estate.ring_full()).items():
+            for reason, what in TELLING:
+                seen, said = self._drops.get((name, reason), (0, -SAY_AGAIN))
+                number = count.dropped[reason]
+                if number > seen and now - said >= SAY_AGAIN:
+                    log.warning("%s: %d %s (%s)", name, number - seen, what, reason)
+                    self._drops[name, reason] = (number, now)
+
     async def _adopt(self, new: Config) -> Changes:
         """Makes `new` what is wanted, and so."""
         old, self._config = self._config, new
@@ -162,7 +183,7 @@ class Supervisor:
             if _saying(warning) not in told:
                 log.warning("%s", warning)
         if new.daemon.watch:
-            self._watch.start()
+            self._watch.start(self._files(new), new.include_patterns)
         else:
             self._watch.stop()
         self._estate.forget_ports(frozenset(new.rules))
@@ -180,9 +201,10 @@ class Supervisor:
 
     async def _load(self) -> Config:
         """Reads the rule file; when it is not what it should be, all stays as it was."""
-        self._digest = _digest(self._path)
+        self._digest = _digest(self._files(self._config))
         try:
             new = await asyncio.to_thread(config.load, self._path)
+            self._digest = _digest(self._files(new))
         except ConfigError as error:
             self._errors = [str(problem) for problem in error.problems]
             self._notify.status(self._summary())
@@ -215,13 +237,17 @@ class Supervisor:
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
+    def _files(self, of: Config) -> set[str]:
+        """What the rule files are now: the main one, those read, and those that came to match."""
+        matching = (name for pattern in of.include_patterns for name in glob.glob(pattern))
+        return {os.path.abspath(self._path), *of.files, *matching}
+
     def _file_changed(self) -> None:
-        digest = _digest(self._path)
+        digest = _digest(self._files(self._config))
         if digest == self._digest:
             return  # a touch, or what a reload has read already
-        if not digest:
-            if self._digest:
-                log.warning("%s has gone; the rules that run stay as they are", self._path)
+        if not self._path.exists():
+            log.warning("%s has gone; the rules that run stay as they are", self._path)
             self._digest = digest
             return
         self._reload_soon("file saved")
@@ -297,12 +323,14 @@ def _saying(warning: str) -> str:
     return warning.partition(": ")[2]
 
 
-def _digest(path: Path) -> bytes:
-    """A hash of the file, b"" when it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
-        return b""
+def _digest(files: Iterable[str]) -> bytes:
+    """A hash of the files' names and contents."""
+    total = hashlib.sha256()
+    for name in sorted(set(files)):
+        total.update(name.encode() + b"\0")
+        with contextlib.suppress(OSError):
+            total.update(hashlib.sha256(Path(name).read_bytes()).digest())
+    return total.digest()
 
 
 def _raise_descriptor_limit() -> None:

@@ -8,10 +8,13 @@ The directory is watched, not the file: most editors put a new file in its place
 from __future__ import annotations
 
 import asyncio
+import fnmatch
+import glob
 import logging
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
 
 from watchdog.events import (
     FileClosedEvent,
@@ -22,40 +25,45 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
+from watchdog.observers.api import BaseObserver, ObservedWatch
 
 SETTLE = 0.1  # seconds; an editor makes several events of one save
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class Watch:
     """Calls `changed` in the loop, some time after the last of a flock of events."""
 
-    def __init__(self, file: Path, changed: Callable[[], None]) -> None:
-        # Not resolved: a symlink that is put in the file's place is a change too.
-        self._file = Path(os.path.abspath(file))
+    def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._observer: BaseObserver | None = None
+        self._watched: dict[str, ObservedWatch] = {}
+        self._handler: _Handler | None = None
         self._settling: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Begins; a directory that cannot be watched is a warning."""
-        if self._observer is not None:
-            return
-        observer = Observer()
-        handler = _Handler(str(self._file), asyncio.get_running_loop(), self._noticed)
-        try:
-            observer.schedule(handler, str(self._file.parent))
-            observer.start()
-        except OSError as error:
-            log.warning(
-                "cannot watch %s: %s; reload with `mcrctl reload`",
-                self._file.parent,
-                error.strerror,
-            )
-            return
-        self._observer = observer
+    def start(self, files: Iterable[str], patterns: Iterable[str] = ()) -> None:
+        """Watches these files, and what comes to match these patterns; and no others any more.
+
+        Names are absolute and not resolved: a symlink that is put in a file's place is a change
+        too. A directory that cannot be watched is a warning.
+        """
+        names, globs = frozenset(files), tuple(patterns)
+        if self._observer is None or self._handler is None:
+            self._handler = _Handler(asyncio.get_running_loop(), self._noticed)
+            self._observer = Observer()
+            self._try(self._observer.start, "the rule files")
+        self._handler.watch(names, globs)
+        directories = {os.path.dirname(name) for name in names}
+        directories |= {_directory(pattern) for pattern in globs}
+        for gone in self._watched.keys() - directories:
+            self._observer.unschedule(self._watched.pop(gone))
+        for directory in directories - self._watched.keys():
+            found = self._try(partial(self._observer.schedule, self._handler, directory), directory)
+            if found is not None:
+                self._watched[directory] = found
 
     def stop(self) -> None:
         """Ends it."""
@@ -63,9 +71,18 @@ class Watch:
             self._settling.cancel()
             self._settling = None
         if self._observer is not None:
-            self._observer.stop()
-            self._observer.join()
+            if self._observer.is_alive():
+                self._observer.stop()
+                self._observer.join()
             self._observer = None
+            self._watched.clear()
+
+    def _try(self, action: Callable[[], T], what: str) -> T | None:
+        try:
+            return action()
+        except OSError as error:
+            log.warning("cannot watch %s: %s; reload with `mcrctl reload`", what, error.strerror)
+            return None
 
     def _noticed(self) -> None:
         if self._observer is None:
@@ -75,15 +92,33 @@ class Watch:
         self._settling = asyncio.get_running_loop().call_later(SETTLE, self._changed)
 
 
+def _directory(pattern: str) -> str:
+    """The directory to watch for files that match: the last one before any wildcard."""
+    directory = os.path.dirname(pattern)
+    while glob.has_magic(directory.replace("[[]", "").replace("[*]", "").replace("[?]", "")):
+        directory = os.path.dirname(directory)
+    return glob_unescape(directory)
+
+
+def glob_unescape(name: str) -> str:
+    """The inverse of glob.escape()."""
+    for special in "*?[":
+        name = name.replace(f"[{special}]", special)
+    return name
+
+
 class _Handler(FileSystemEventHandler):
     """Runs in watchdog's own thread."""
 
-    def __init__(
-        self, file: str, loop: asyncio.AbstractEventLoop, noticed: Callable[[], None]
-    ) -> None:
-        self._file = file
+    def __init__(self, loop: asyncio.AbstractEventLoop, noticed: Callable[[], None]) -> None:
+        self._files: frozenset[str] = frozenset()
+        self._patterns: tuple[str, ...] = ()
         self._loop = loop
         self._noticed = noticed
+
+    def watch(self, files: frozenset[str], patterns: tuple[str, ...]) -> None:
+        """What events have to be about."""
+        self._files, self._patterns = files, patterns
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         # Reading the file makes events too: those would be a reload that never ends.
@@ -94,4 +129,9 @@ class _Handler(FileSystemEventHandler):
     def _is_about(self, event: FileSystemEvent) -> bool:
         # Kubernetes swaps a directory symlink, ..data, that the file's own symlink goes through.
         names = (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))
-        return any(name == self._file or name.endswith("/..data") for name in names)
+        return any(
+            name in self._files
+            or name.endswith("/..data")
+            or any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
+            for name in names
+        )

@@ -23,7 +23,7 @@ import msgspec
 
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
-from mcrd.resources import Egress, Ingress
+from mcrd.resources import Egress, Worker
 from mcrd.sockets import IngressSocket
 from mcrd.stats import Segment
 
@@ -50,10 +50,20 @@ class _Outgoing:
 
 
 class WorkerProcess:
-    """One worker, from exec to its end. `ended` is called once, with what to tell the user."""
+    """One worker, from exec to its end.
 
-    def __init__(self, ingress: Ingress, ended: Callable[[WorkerProcess, str], None]) -> None:
-        self.ingress = ingress
+    `ended` is called once, with what to tell the user; `wanted` when packets of members came that
+    have no sockets.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        ended: Callable[[WorkerProcess, str], None],
+        wanted: Callable[[WorkerProcess, Sequence[messages.MemberKey]], None],
+    ) -> None:
+        self.worker = worker
+        self._wanted = wanted
         self.layers: list[str] = []
         self.begun = False
         self.places: dict[Egress, int] = {}
@@ -92,7 +102,7 @@ class WorkerProcess:
         request = messages.Initialize(
             sequence=self._next(),
             supervisor=os.getpid(),
-            interface=self.ingress.interface,
+            interface=self.worker.ingress.interface,
             link=link_layer(hardware),
             block_size=ring.geometry.block_size,
             block_count=ring.geometry.block_count,
@@ -100,6 +110,7 @@ class WorkerProcess:
             sockets=min(SOCKETS, limit - 64) if limit != resource.RLIM_INFINITY else SOCKETS,
             uid=uid,
             gid=gid,
+            cpu=self.worker.cpu,
         )
         descriptors = [ring.socket.fileno(), ring.epoll.fileno(), segment.descriptor]
         try:
@@ -151,7 +162,7 @@ class WorkerProcess:
         try:
             self._process.kill()
         except PermissionError:
-            log.error("worker of %s: no right to end pid %d", self.ingress.interface, self.pid)
+            log.error("%s: no right to end pid %d", self.worker, self.pid)
             self._gone.set()
 
     def _next(self) -> int:
@@ -202,6 +213,9 @@ class WorkerProcess:
             self._close_channel()
             self.kill()
             return
+        if isinstance(answer, messages.Wanted):
+            self._wanted(self, answer.members)
+            return
         future = self._answers.pop(answer.sequence, None)
         if future is None or future.done():
             return
@@ -240,6 +254,16 @@ class WorkerProcess:
             self._receive()
             if len(self._answers) == before:
                 return
+
+
+def unheard(future: asyncio.Future[messages.Answer]) -> None:
+    """What depends on this request fails with it; nobody waits for the answer itself."""
+
+    def look(done: asyncio.Future[messages.Answer]) -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.debug("a worker refused: %s", error)
+
+    future.add_done_callback(look)
 
 
 def describe_end(status: int) -> str:

@@ -117,6 +117,8 @@ def _status(answer: dict[str, Any]) -> Iterator[str]:
 
 def _endpoint(entry: dict[str, Any]) -> str:
     address = entry["address"]
+    if entry["port"] == 0:
+        return f"{address} esp"
     return f"[{address}]:{entry['port']}" if ":" in address else f"{address}:{entry['port']}"
 
 

@@ -36,7 +36,7 @@ class Initialize(Request, frozen=True, tag=True):
 
     The ring's sizes are in bytes. `link` is LINK_ETHERNET or LINK_IP. `sockets` is how many egress
     sockets the worker has to have room for. `uid` and `gid` are what it becomes; None where the
-    daemon is not root and it stays what it is.
+    daemon is not root and it stays what it is. `cpu` is where it runs; None: anywhere.
     """
 
     supervisor: int
@@ -48,6 +48,7 @@ class Initialize(Request, frozen=True, tag=True):
     sockets: int
     uid: int | None
     gid: int | None
+    cpu: int | None = None
 
 
 class Begin(Request, frozen=True, tag=True):
@@ -57,11 +58,45 @@ class Begin(Request, frozen=True, tag=True):
     """
 
 
-class RuleOutput(msgspec.Struct, frozen=True, array_like=True):
-    """An egress socket by its place, and the slot in the segment that counts for it."""
+class Network(msgspec.Struct, frozen=True, array_like=True):
+    """An address in network order, 4 or 16 bytes, and the length of the prefix in bits."""
 
-    place: int
+    address: bytes
+    bits: int
+
+
+class Match(msgspec.Struct, frozen=True):
+    """What a rule takes: destinations from `first` on, `bits` of prefix, up to `last_port`.
+
+    `protocol` is 17 (UDP) or 50 (ESP), `vlan` 0 for untagged frames, `limit` in packets per second
+    or 0 for none. No sources: any. `by_source`: its members differ by source too.
+    """
+
+    first: Endpoint
+    bits: int
+    last_port: int
+    protocol: int = 17
+    vlan: int = 0
+    limit: int = 0
+    by_source: bool = False
+    sources: list[Network] = []
+    exclude: list[Network] = []
+
+
+class RuleOutput(msgspec.Struct, frozen=True, array_like=True):
+    """An egress socket by its place (None: each member has its own); slot for counters; limit."""
+
+    place: int | None
     counters: int
+    limit: int = 0
+
+
+class MemberKey(msgspec.Struct, frozen=True, array_like=True):
+    """A destination that the rule of a slot takes, with the source where the rule goes by that."""
+
+    slot: int
+    destination: Endpoint
+    source: Endpoint | None
 
 
 class AddSockets(Request, frozen=True, tag=True):
@@ -80,7 +115,7 @@ class AddRule(Request, frozen=True, tag=True):
     """`slot` is the rule's identity in the worker, and its slot in the segment."""
 
     slot: int
-    destination: Endpoint
+    match: Match
     outputs: list[RuleOutput]
 
 
@@ -88,7 +123,7 @@ class ReplaceRule(Request, frozen=True, tag=True):
     """The rule of that slot, anew: no frame falls between the old form and the new."""
 
     slot: int
-    destination: Endpoint
+    match: Match
     outputs: list[RuleOutput]
 
 
@@ -96,6 +131,23 @@ class RemoveRule(Request, frozen=True, tag=True):
     """The rule of that slot ends."""
 
     slot: int
+
+
+class AddMember(Request, frozen=True, tag=True):
+    """Sockets of a member, one for each output that goes by member; None: it could not be had.
+
+    `last_used` is the slot in the segment where the worker notes when it used the member last.
+    """
+
+    member: MemberKey
+    last_used: int
+    places: list[int | None]
+
+
+class RemoveMember(Request, frozen=True, tag=True):
+    """The member has no sockets, or no more; it is asked for again with its next packet."""
+
+    member: MemberKey
 
 
 class AddOwn(Request, frozen=True, tag=True):
@@ -130,6 +182,12 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Wanted(msgspec.Struct, frozen=True, tag=True):
+    """Not an answer but a request of the worker's: packets of these members came."""
+
+    members: list[MemberKey]
+
+
 AnyRequest = (
     Initialize
     | Begin
@@ -138,10 +196,12 @@ AnyRequest = (
     | AddRule
     | ReplaceRule
     | RemoveRule
+    | AddMember
+    | RemoveMember
     | AddOwn
     | RemoveOwn
 )
-Answer = Ready | Done | Refused
+Answer = Ready | Done | Refused | Wanted
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(AnyRequest).decode

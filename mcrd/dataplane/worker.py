@@ -15,6 +15,7 @@ import resource
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mcrd.dataplane import messages, sandbox
 from mcrd.dataplane._dataplane import ffi, lib
@@ -33,7 +34,7 @@ def _check(result: int, what: str) -> None:
         )
 
 
-def _endpoint(endpoint: messages.Endpoint) -> object:
+def _endpoint(endpoint: messages.Endpoint) -> Any:
     if len(endpoint.address) not in (4, 16) or not 0 <= endpoint.port <= 65535:
         raise RefusedError(f"not an endpoint: {endpoint}")
     made = ffi.new("struct endpoint *")
@@ -41,6 +42,56 @@ def _endpoint(endpoint: messages.Endpoint) -> object:
     made.port = endpoint.port
     made.family = 6 if len(endpoint.address) == 16 else 4
     return made
+
+
+def _place(place: int | None) -> int:
+    return int(lib.MCRD_BY_MEMBER) if place is None else place
+
+
+def _match(match: messages.Match) -> tuple[object, object]:
+    made = ffi.new("struct rule_match *")
+    made.first = _endpoint(match.first)[0]
+    made.bits = match.bits
+    made.last_port = match.last_port
+    made.protocol = match.protocol
+    made.by_source = match.by_source
+    made.vlan = match.vlan
+    made.packets_per_second = match.limit
+    made.source_count = len(match.sources)
+    made.exclude_count = len(match.exclude)
+    size = len(match.first.address)
+    networks = ffi.new("struct network[]", len(match.sources) + len(match.exclude))
+    for at, network in enumerate((*match.sources, *match.exclude)):
+        if len(network.address) != size or not 0 <= network.bits <= 8 * size:
+            raise RefusedError(f"not a network of the rule's family: {network}")
+        networks[at].address[0:size] = network.address
+        networks[at].bits = network.bits
+    if not 0 <= match.bits <= 8 * size or match.last_port < match.first.port:
+        raise RefusedError(f"not a range: {match}")
+    return made, networks
+
+
+def _member(member: messages.MemberKey) -> object:
+    made = ffi.new("struct member_key *")
+    made.slot = member.slot
+    made.destination = _endpoint(member.destination)[0]
+    if member.source is not None:
+        made.source = _endpoint(member.source)[0]
+    return made
+
+
+def _said(endpoint: Any) -> messages.Endpoint:
+    size = 16 if endpoint.family == 6 else 4
+    return messages.Endpoint(bytes(endpoint.address[0:size]), endpoint.port)
+
+
+def _wanted(worker: object) -> list[messages.MemberKey]:
+    key = ffi.new("struct member_key *")
+    members = []
+    while lib.worker_next_wanted(worker, key):
+        source = _said(key.source) if key.source.family else None
+        members.append(messages.MemberKey(key.slot, _said(key.destination), source))
+    return members
 
 
 def _open_uring(worker: object) -> None:
@@ -66,6 +117,11 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     settings.ring.block_size = request.block_size
     settings.ring.block_count = request.block_count
     settings.ring.frame_size = request.frame_size
+    if request.cpu is not None:
+        try:
+            os.sched_setaffinity(0, {request.cpu})
+        except OSError as error:
+            raise RefusedError(f"cannot run on CPU {request.cpu}: {error.strerror}") from None
     worker = lib.worker_new(settings)
     if worker == ffi.NULL:
         raise RefusedError("out of memory")
@@ -101,13 +157,22 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: Sequence[in
         case messages.AddRule() | messages.ReplaceRule():
             outputs = ffi.new(
                 "struct rule_output[]",
-                [(output.place, output.counters) for output in request.outputs],
+                [
+                    (_place(output.place), output.counters, output.limit)
+                    for output in request.outputs
+                ],
             )
-            destination = _endpoint(request.destination)
-            _check(
-                lib.worker_put_rule(worker, request.slot, destination, outputs, len(outputs)),
-                "rule",
+            match, networks = _match(request.match)
+            result = lib.worker_put_rule(
+                worker, request.slot, match, networks, outputs, len(outputs)
             )
+            _check(result, "rule")
+        case messages.AddMember(member=member, last_used=last_used, places=places):
+            sockets = ffi.new("uint32_t[]", [_place(place) for place in places])
+            key = _member(member)
+            _check(lib.worker_put_member(worker, key, last_used, sockets, len(places)), "member")
+        case messages.RemoveMember(member=member):
+            _check(lib.worker_remove_member(worker, _member(member)), "member")
         case messages.RemoveRule(slot=slot):
             _check(lib.worker_remove_rule(worker, slot), f"rule {slot}")
         case messages.AddOwn(sources=sources) | messages.RemoveOwn(sources=sources):
@@ -134,6 +199,9 @@ def _serve(worker: object) -> None:
     """Relays until the supervisor closes the channel."""
     received = ffi.new("int[]", messages.DESCRIPTORS)
     while (length := lib.worker_run(worker)) > 0:
+        if length == lib.MCRD_WANTS:
+            _answer(messages.Wanted(_wanted(worker)))
+            continue
         count = lib.worker_take_descriptors(worker, received, messages.DESCRIPTORS)
         descriptors = list(received[0:count])
         request = messages.decode_request(bytes(ffi.buffer(lib.worker_message(worker), length)))

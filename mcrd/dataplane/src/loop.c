@@ -138,35 +138,75 @@ static void on_completion(void *context, const struct io_uring_cqe *cqe)
 	}
 }
 
-static int relay(struct worker *worker, const struct rule *rule, const uint8_t *payload, uint32_t length)
+static int relay(struct worker *worker, struct rule *rule, const struct member *member, const uint8_t *payload,
+		 uint32_t length, uint64_t now)
 {
-	uint32_t i;
+	uint32_t i, next = 0;
 
 	count(&rule->counters->packets, 1);
 	count(&rule->counters->bytes, length);
 	for (i = 0; i < rule->output_count; i++) {
-		int result = egress_add(&worker->egress, &rule->outputs[i], payload, length, on_completion, worker);
+		struct output *output = &rule->outputs[i];
+		const struct output *to = output;
+		int result;
 
+		if (output->socket == MCRD_BY_MEMBER) {
+			to = member ? &member->outputs[next++] : NULL;
+			if (!to || to->socket == MCRD_BY_MEMBER) {
+				count(&output->counters->new_member, 1);
+				continue;
+			}
+		}
+		if (!limit_pass(&output->limit, now)) {
+			count(&output->counters->rate_limited, 1);
+			continue;
+		}
+		result = egress_add(&worker->egress, to, payload, length, on_completion, worker);
 		if (result < 0)
 			return result;
 	}
 	return 0;
 }
 
+/* One frame, which may stand for several datagrams. */
+static int relay_all(struct worker *worker, struct rule *rule, const struct packet *packet, uint32_t size, uint64_t now)
+{
+	const struct member *member = NULL;
+	uint32_t at = 0;
+
+	if (rule->member_outputs)
+		member = rules_member(&worker->rules, rule, packet, now);
+	do {
+		uint32_t left = packet->payload_length - at;
+		uint32_t length = left < size ? left : size;
+
+		if (!limit_pass(&rule->limit, now)) {
+			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);
+		} else {
+			int result = relay(worker, rule, member, packet->payload + at, length, now);
+
+			if (result < 0)
+				return result;
+		}
+		at += size;
+	} while (at < packet->payload_length);
+	return 0;
+}
+
 static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 {
 	static const enum drop drops[] = {
-		[PACKET_FOREIGN] = DROP_UNMATCHED,     [PACKET_MALFORMED] = DROP_MALFORMED,
+		[PACKET_FOREIGN] = DROP_UNMATCHED,         [PACKET_MALFORMED] = DROP_MALFORMED,
 		[PACKET_BAD_CHECKSUM] = DROP_BAD_CHECKSUM, [PACKET_FRAGMENT] = DROP_FRAGMENT,
 		[PACKET_TRUNCATED] = DROP_TRUNCATED,
 	};
 	struct segment *segment = worker->segment;
-	const struct rule *rule = NULL;
+	struct rule *rule = NULL;
 	struct packet packet;
 	enum verdict verdict = packet_parse(&frame->frame, &packet);
-	uint32_t datagrams = 1, size = packet.payload_length, at = 0;
+	uint32_t datagrams = 1, size = packet.payload_length;
+	uint16_t vlan = frame->vlan ? frame->vlan : packet.vlan & 0x0fff;
 	enum drop drop;
-	int result;
 
 	/* A super-frame counts as the datagrams that it stands for. */
 	if (frame->segment && packet.payload_length > frame->segment) {
@@ -175,27 +215,16 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 	}
 	count(&segment->packets, datagrams);
 	count(&segment->bytes, frame->frame.length);
-	if (verdict != PACKET_UDP) {
+	if (verdict != PACKET_DATAGRAM) {
 		drop = drops[verdict];
 	} else {
-		rule = frame->foreign ? NULL : rules_match(&worker->rules, &packet);
-		if (rule && (frame->vlan || packet.vlan & 0x0fff))
-			drop = DROP_WRONG_VLAN;
-		else if (rules_is_own(&worker->rules, &packet))
+		drop = DROP_UNMATCHED;
+		if (!frame->foreign)
+			rule = rules_match(&worker->rules, &packet, vlan, &drop);
+		if ((rule || drop == DROP_UNMATCHED) && rules_is_own(&worker->rules, &packet))
 			drop = DROP_OWN_OUTPUT;
-		else if (!rule)
-			drop = DROP_UNMATCHED;
-		else {
-			do {
-				uint32_t left = packet.payload_length - at;
-
-				result = relay(worker, rule, packet.payload + at, left < size ? left : size);
-				if (result < 0)
-					return result;
-				at += size;
-			} while (at < packet.payload_length);
-			return 0;
-		}
+		else if (rule)
+			return relay_all(worker, rule, &packet, size, frame->time);
 	}
 	count(&segment->dropped[drop], datagrams);
 	return 0;
@@ -280,6 +309,8 @@ int worker_run(struct worker *worker)
 		frames = harvest(worker);
 		if (frames < 0)
 			return frames;
+		if (worker->rules.wanted_count > 0)
+			return MCRD_WANTS;
 		if (frames == 0 && !worker->message_done) {
 			if (!worker->waiting_ready && worker->begun)
 				wait_for_frames(worker);
@@ -343,8 +374,8 @@ int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 	return result < 0 ? result : 0;
 }
 
-int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint *destination,
-		    const struct rule_output *outputs, uint32_t output_count)
+int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
+		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count)
 {
 	struct rule *rule;
 	uint32_t i;
@@ -352,18 +383,19 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint 
 	if (slot >= MCRD_RULE_SLOTS)
 		return -EINVAL;
 	for (i = 0; i < output_count; i++)
-		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS || outputs[i].socket >= worker->settings.sockets)
+		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS ||
+		    (outputs[i].socket >= worker->settings.sockets && outputs[i].socket != MCRD_BY_MEMBER))
 			return -EINVAL;
-	rule = calloc(1, sizeof(*rule) + output_count * sizeof(rule->outputs[0]));
+	rule = rule_new(match, networks, output_count);
 	if (!rule)
 		return -ENOMEM;
-	rule->entry.key = *destination;
 	rule->slot = slot;
 	rule->counters = &worker->segment->rules[slot];
-	rule->output_count = output_count;
 	for (i = 0; i < output_count; i++) {
 		rule->outputs[i].socket = outputs[i].socket;
 		rule->outputs[i].counters = &worker->segment->outputs[outputs[i].counters];
+		limit_init(&rule->outputs[i].limit, outputs[i].packets_per_second);
+		rule->member_outputs += outputs[i].socket == MCRD_BY_MEMBER;
 	}
 	rules_put(&worker->rules, rule);
 	return 0;
@@ -372,6 +404,33 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint 
 int worker_remove_rule(struct worker *worker, uint32_t slot)
 {
 	return rules_remove(&worker->rules, slot);
+}
+
+int worker_put_member(struct worker *worker, const struct member_key *key, uint32_t last_used,
+		      const uint32_t *sockets, uint32_t socket_count)
+{
+	uint32_t i;
+
+	if (last_used >= MCRD_MEMBER_SLOTS)
+		return -EINVAL;
+	for (i = 0; i < socket_count; i++)
+		if (sockets[i] >= worker->settings.sockets && sockets[i] != MCRD_BY_MEMBER)
+			return -EINVAL;
+	return rules_put_member(&worker->rules, key, &worker->segment->members[last_used], sockets, socket_count);
+}
+
+int worker_remove_member(struct worker *worker, const struct member_key *key)
+{
+	return rules_remove_member(&worker->rules, key);
+}
+
+/* Takes a member off the list of those that are wanted; 0 when there is none. */
+int worker_next_wanted(struct worker *worker, struct member_key *key)
+{
+	if (worker->rules.wanted_count == 0)
+		return 0;
+	*key = worker->rules.wanted[--worker->rules.wanted_count];
+	return 1;
 }
 
 int worker_own(struct worker *worker, const struct endpoint *source, int add)

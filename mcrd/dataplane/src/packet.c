@@ -1,4 +1,4 @@
-/* From a frame to a UDP datagram. IPv4: RFC 791; IPv6: RFC 8200; UDP: RFC 768.
+/* IPv4: RFC 791; IPv6: RFC 8200; UDP: RFC 768; ESP: RFC 4303.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "packet.h"
 
@@ -16,12 +16,12 @@ enum {
 	IPV6_HEADER = 40,
 	IPV6_EXTENSIONS_MAX = 16,
 	UDP_HEADER = 8,
+	ESP_HEADER = 8,
 };
 
 /* Protocol numbers (IANA), as next headers too. */
 enum {
 	HEADER_HOP_BY_HOP = 0,
-	HEADER_UDP = 17,
 	HEADER_ROUTING = 43,
 	HEADER_FRAGMENT = 44,
 	HEADER_AUTHENTICATION = 51,
@@ -89,12 +89,33 @@ static enum verdict parse_udp(const struct frame *frame, const uint8_t *udp, uin
 			address = packet->family == 6 ? 16 : 4;
 			total = sum(packet->source, address, 0);
 			total = sum(packet->destination, address, total);
-			total += HEADER_UDP + (uint64_t)length;
+			total += PROTOCOL_UDP + (uint64_t)length;
 			if (fold(sum(udp, length, total)) != 0xffff)
 				return PACKET_BAD_CHECKSUM;
 		}
 	}
-	return length <= held ? PACKET_UDP : PACKET_TRUNCATED;
+	return length <= held ? PACKET_DATAGRAM : PACKET_TRUNCATED;
+}
+
+/* Relayed whole, from its own header on: there is no checksum, the far end's ICV is what counts. */
+static enum verdict parse_esp(const uint8_t *esp, uint32_t there, uint32_t held, struct packet *packet)
+{
+	if (there < ESP_HEADER)
+		return PACKET_MALFORMED;
+	packet->payload = esp;
+	packet->payload_length = there;
+	return there <= held ? PACKET_DATAGRAM : PACKET_TRUNCATED;
+}
+
+static enum verdict parse_transport(const struct frame *frame, uint8_t protocol, const uint8_t *at, uint32_t there,
+				    uint32_t held, struct packet *packet)
+{
+	packet->protocol = protocol;
+	if (protocol == PROTOCOL_UDP)
+		return parse_udp(frame, at, there, held, packet);
+	if (protocol == PROTOCOL_ESP)
+		return parse_esp(at, there, held, packet);
+	return PACKET_FOREIGN;
 }
 
 static enum verdict parse_ipv4(const struct frame *frame, const uint8_t *ip, uint32_t there, uint32_t held,
@@ -121,9 +142,7 @@ static enum verdict parse_ipv4(const struct frame *frame, const uint8_t *ip, uin
 	packet->destination = ip + 16;
 	if (get16(ip + 6) & 0x3fff) /* more fragments, or an offset */
 		return PACKET_FRAGMENT;
-	if (ip[9] != HEADER_UDP)
-		return PACKET_FOREIGN;
-	return parse_udp(frame, ip + header, total - header, held - header, packet);
+	return parse_transport(frame, ip[9], ip + header, total - header, held - header, packet);
 }
 
 static enum verdict parse_ipv6(const struct frame *frame, const uint8_t *ip, uint32_t there, uint32_t held,
@@ -148,8 +167,6 @@ static enum verdict parse_ipv6(const struct frame *frame, const uint8_t *ip, uin
 	next = ip[6];
 	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
 		switch (next) {
-		case HEADER_UDP:
-			return parse_udp(frame, ip + at, total - at, held - at, packet);
 		case HEADER_HOP_BY_HOP:
 			if (i > 0) /* RFC 8200, 4.1: only at the front */
 				return PACKET_MALFORMED;
@@ -160,7 +177,7 @@ static enum verdict parse_ipv6(const struct frame *frame, const uint8_t *ip, uin
 		case HEADER_DESTINATION_OPTIONS:
 			break;
 		default:
-			return PACKET_FOREIGN;
+			return parse_transport(frame, next, ip + at, total - at, held - at, packet);
 		}
 		if (total - at < 8)
 			return PACKET_MALFORMED;

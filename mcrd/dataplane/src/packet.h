@@ -1,4 +1,4 @@
-/* From a frame to a UDP datagram, every length checked against the others.
+/* From a frame to a UDP datagram or an ESP packet, every length checked against the others.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_PACKET_H
 #define MCRD_PACKET_H
@@ -9,8 +9,8 @@
 #include "shared.h"
 
 enum verdict {
-	PACKET_UDP,          /* a whole datagram: every field of struct packet is set */
-	PACKET_FOREIGN,      /* something else: not IP, not UDP, or not at its destination yet */
+	PACKET_DATAGRAM,     /* a whole UDP datagram or ESP packet: every field of struct packet is set */
+	PACKET_FOREIGN,      /* something else: not IP, neither UDP nor ESP, or not at its destination yet */
 	PACKET_MALFORMED,
 	PACKET_BAD_CHECKSUM,
 	PACKET_FRAGMENT,
@@ -22,11 +22,14 @@ struct packet {
 	const uint8_t *destination; /* 4 or 16 bytes */
 	const uint8_t *payload;
 	uint32_t payload_length;
-	uint16_t source_port;
+	uint16_t source_port; /* ESP: 0, as the other */
 	uint16_t destination_port;
 	uint16_t vlan; /* tag control information of a tag that is still in the frame; 0: none */
 	uint8_t family; /* 4 or 6 */
+	uint8_t protocol; /* PROTOCOL_ */
 };
+
+enum { PROTOCOL_UDP = 17, PROTOCOL_ESP = 50 };
 
 struct frame {
 	const uint8_t *data;

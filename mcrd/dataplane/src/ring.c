@@ -88,6 +88,7 @@ int ring_peek(const struct ring *ring, uint32_t ahead, struct ring_frame *out)
 	out->frame.captured = header->tp_snaplen;
 	out->frame.length = header->tp_len;
 	out->frame.link = ring->link;
+	out->time = (uint64_t)header->tp_sec * 1000000000 + header->tp_nsec;
 	out->foreign = from->sll_pkttype == PACKET_OTHERHOST;
 	out->vlan = status & TP_STATUS_VLAN_VALID ? header->tp_vlan_tci & VLAN_IDENTIFIER : 0;
 	memcpy(&offload, out->frame.data - sizeof(offload), sizeof(offload));

@@ -18,6 +18,7 @@ struct ring {
 struct ring_frame {
 	struct frame frame;
 	uint16_t vlan;     /* VLAN identifier of the tag that the kernel took off; 0: none, or priority only */
+	uint64_t time;     /* of its arrival, nanoseconds of the real-time clock */
 	uint16_t segment;  /* payload bytes of each datagram of a super-frame; 0: one datagram */
 	int foreign;       /* sent to another host's hardware address */
 };

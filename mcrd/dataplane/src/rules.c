@@ -5,18 +5,59 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct endpoint endpoint_of(uint8_t family, const uint8_t *address, uint16_t port)
+static uint32_t address_length(uint8_t family)
 {
-	struct endpoint endpoint = { .port = port, .family = family };
+	return family == 6 ? 16 : 4;
+}
 
-	memcpy(endpoint.address, address, family == 6 ? 16 : 4);
-	return endpoint;
+static uint64_t small(uint8_t family, uint8_t protocol, uint16_t port)
+{
+	return (uint64_t)family << 56 | (uint64_t)protocol << 48 | (uint64_t)port << 32;
+}
+
+static struct key destination_key(const uint8_t *address, uint8_t family, uint8_t protocol, uint16_t port)
+{
+	struct key key = { .words = { [4] = small(family, protocol, port) } };
+
+	memcpy(key.words, address, address_length(family));
+	return key;
+}
+
+static struct key source_key(const uint8_t *address, uint8_t family, uint16_t port)
+{
+	struct key key = { .words = { [4] = small(family, 0, port) } };
+
+	memcpy(key.words + 2, address, address_length(family));
+	return key;
+}
+
+static struct key member_key(const struct member_key *member)
+{
+	struct key key = {
+		.words = { [4] = small(member->destination.family, 0, member->destination.port) | member->slot },
+	};
+
+	memcpy(key.words, member->destination.address, 16);
+	memcpy(key.words + 2, member->source.address, 16);
+	key.words[4] ^= (uint64_t)member->source.port << 16;
+	return key;
+}
+
+static int within(const uint8_t *address, const uint8_t *network, uint8_t bits)
+{
+	uint8_t whole = bits / 8, rest = bits % 8;
+
+	if (memcmp(address, network, whole) != 0)
+		return 0;
+	return rest == 0 || ((address[whole] ^ network[whole]) & (0xff00 >> rest) & 0xff) == 0;
 }
 
 int rules_init(struct rules *rules)
 {
 	memset(rules, 0, sizeof(*rules));
-	if (table_init(&rules->by_destination) < 0 || table_init(&rules->own) < 0) {
+	limit_init(&rules->wanting, WANTED_A_SECOND);
+	rules->wanting.room = rules->wanting.tokens = WANTED_AT_ONCE;
+	if (table_init(&rules->by_destination) < 0 || table_init(&rules->own) < 0 || table_init(&rules->members) < 0) {
 		rules_free(rules);
 		return -ENOMEM;
 	}
@@ -25,32 +66,94 @@ int rules_init(struct rules *rules)
 
 void rules_free(struct rules *rules)
 {
+	uint32_t slot;
+
+	for (slot = 0; slot < MCRD_RULE_SLOTS; slot++)
+		rules_remove(rules, slot);
 	table_free(&rules->by_destination);
 	table_free(&rules->own);
+	table_free(&rules->members);
+}
+
+struct rule *rule_new(const struct rule_match *match, const struct network *networks, uint32_t output_count)
+{
+	uint32_t count = match->source_count + match->exclude_count;
+	struct rule *rule = calloc(1, sizeof(*rule) + output_count * sizeof(rule->outputs[0]));
+
+	if (!rule)
+		return NULL;
+	rule->networks = calloc(count ? count : 1, sizeof(*networks));
+	if (!rule->networks) {
+		free(rule);
+		return NULL;
+	}
+	if (count)
+		memcpy(rule->networks, networks, count * sizeof(*networks));
+	rule->match = *match;
+	limit_init(&rule->limit, match->packets_per_second);
+	rule->output_count = output_count;
+	rule->entry.key =
+		destination_key(match->first.address, match->first.family, match->protocol, match->first.port);
+	return rule;
+}
+
+void rule_free(struct rule *rule)
+{
+	free(rule->networks);
+	free(rule);
+}
+
+static int is_range(const struct rule *rule)
+{
+	return rule->match.bits < 8 * address_length(rule->match.first.family) ||
+	       rule->match.last_port != rule->match.first.port;
+}
+
+static void free_member(struct rules *rules, struct member *member)
+{
+	*member->link = member->next;
+	if (member->next)
+		member->next->link = member->link;
+	table_remove(&rules->members, &member->entry);
+	free(member);
 }
 
 void rules_put(struct rules *rules, struct rule *rule)
 {
 	rules_remove(rules, rule->slot);
-	table_add(&rules->by_destination, &rule->entry);
 	rules->by_slot[rule->slot] = rule;
+	if (is_range(rule)) {
+		rule->next_range = rules->ranges;
+		rules->ranges = rule;
+	} else {
+		table_add(&rules->by_destination, &rule->entry);
+	}
 }
 
 int rules_remove(struct rules *rules, uint32_t slot)
 {
-	struct rule *rule = slot < MCRD_RULE_SLOTS ? rules->by_slot[slot] : NULL;
+	struct rule *rule = slot < MCRD_RULE_SLOTS ? rules->by_slot[slot] : NULL, **at;
 
 	if (!rule)
 		return -ENOENT;
-	table_remove(&rules->by_destination, &rule->entry);
+	while (rule->members)
+		free_member(rules, rule->members);
+	if (is_range(rule)) {
+		for (at = &rules->ranges; *at != rule; at = &(*at)->next_range)
+			;
+		*at = rule->next_range;
+	} else {
+		table_remove(&rules->by_destination, &rule->entry);
+	}
 	rules->by_slot[slot] = NULL;
-	free(rule);
+	rule_free(rule);
 	return 0;
 }
 
 int rules_own(struct rules *rules, const struct endpoint *source, int add)
 {
-	struct entry *entry = table_find(&rules->own, source);
+	struct key key = source_key(source->address, source->family, source->port);
+	struct entry *entry = table_find(&rules->own, &key);
 
 	if (!add) {
 		if (!entry)
@@ -61,22 +164,160 @@ int rules_own(struct rules *rules, const struct endpoint *source, int add)
 		entry = calloc(1, sizeof(*entry));
 		if (!entry)
 			return -ENOMEM;
-		entry->key = *source;
+		entry->key = key;
 		table_add(&rules->own, entry);
 	}
 	return 0;
 }
 
-const struct rule *rules_match(const struct rules *rules, const struct packet *packet)
-{
-	struct endpoint key = endpoint_of(packet->family, packet->destination, packet->destination_port);
-
-	return (const struct rule *)table_find(&rules->by_destination, &key);
-}
-
 int rules_is_own(const struct rules *rules, const struct packet *packet)
 {
-	struct endpoint key = endpoint_of(packet->family, packet->source, packet->source_port);
+	struct key key = source_key(packet->source, packet->family, packet->source_port);
 
 	return table_find(&rules->own, &key) != NULL;
+}
+
+static int takes_source(const struct rule *rule, const uint8_t *source)
+{
+	const struct network *networks = rule->networks;
+	uint32_t i;
+
+	for (i = 0; i < rule->match.exclude_count; i++) {
+		const struct network *excluded = &networks[rule->match.source_count + i];
+
+		if (within(source, excluded->address, excluded->bits))
+			return 0;
+	}
+	if (rule->match.source_count == 0)
+		return 1;
+	for (i = 0; i < rule->match.source_count; i++)
+		if (within(source, networks[i].address, networks[i].bits))
+			return 1;
+	return 0;
+}
+
+/* Does the rule, whose destination it is, take the packet? Else `why` becomes the later reason of the two. */
+static int takes(const struct rule *rule, const struct packet *packet, uint16_t vlan, enum drop *why)
+{
+	if (rule->match.vlan != vlan) {
+		if (*why == DROP_UNMATCHED)
+			*why = DROP_WRONG_VLAN;
+		return 0;
+	}
+	if (!takes_source(rule, packet->source)) {
+		*why = DROP_WRONG_SOURCE;
+		return 0;
+	}
+	return 1;
+}
+
+struct rule *rules_match(const struct rules *rules, const struct packet *packet, uint16_t vlan, enum drop *why)
+{
+	struct key key = destination_key(packet->destination, packet->family, packet->protocol,
+					 packet->destination_port);
+	struct entry *entry;
+	struct rule *rule;
+
+	*why = DROP_UNMATCHED;
+	for (entry = table_find(&rules->by_destination, &key); entry; entry = table_find_next(entry)) {
+		rule = (struct rule *)entry;
+		if (takes(rule, packet, vlan, why))
+			return rule;
+	}
+	for (rule = rules->ranges; rule; rule = rule->next_range) {
+		const struct rule_match *match = &rule->match;
+
+		if (match->first.family == packet->family && match->protocol == packet->protocol &&
+		    packet->destination_port >= match->first.port && packet->destination_port <= match->last_port &&
+		    within(packet->destination, match->first.address, match->bits) &&
+		    takes(rule, packet, vlan, why))
+			return rule;
+	}
+	return NULL;
+}
+
+static struct member *new_member(struct rules *rules, struct rule *rule, const struct key *key)
+{
+	struct member *member =
+		calloc(1, sizeof(*member) + rule->member_outputs * sizeof(member->outputs[0]));
+
+	if (!member)
+		return NULL;
+	member->entry.key = *key;
+	member->rule = rule;
+	member->next = rule->members;
+	member->link = &rule->members;
+	if (member->next)
+		member->next->link = &member->next;
+	rule->members = member;
+	table_add(&rules->members, &member->entry);
+	return member;
+}
+
+struct member *rules_member(struct rules *rules, struct rule *rule, const struct packet *packet, uint64_t now)
+{
+	struct member_key wanted = {
+		.slot = rule->slot,
+		.destination = { .port = packet->destination_port, .family = packet->family },
+	};
+	struct member *member;
+	struct key key;
+
+	memcpy(wanted.destination.address, packet->destination, address_length(packet->family));
+	if (rule->match.by_source) {
+		wanted.source.family = packet->family;
+		wanted.source.port = packet->source_port;
+		memcpy(wanted.source.address, packet->source, address_length(packet->family));
+	}
+	key = member_key(&wanted);
+	member = (struct member *)table_find(&rules->members, &key);
+	if (member) {
+		if (!member->open)
+			return NULL;
+		__atomic_store_n(member->last_used, now, __ATOMIC_RELAXED);
+		return member;
+	}
+	/* One allocation for a member's first packet, none for those that follow. */
+	if (rules->wanted_count < WANTED_AT_ONCE && rules->members.count < MEMBERS_MAX &&
+	    limit_pass(&rules->wanting, now) && new_member(rules, rule, &key))
+		rules->wanted[rules->wanted_count++] = wanted;
+	return NULL;
+}
+
+int rules_put_member(struct rules *rules, const struct member_key *wanted, uint64_t *last_used, const uint32_t *sockets,
+		     uint32_t socket_count)
+{
+	struct rule *rule = wanted->slot < MCRD_RULE_SLOTS ? rules->by_slot[wanted->slot] : NULL;
+	struct key key = member_key(wanted);
+	struct member *member;
+	uint32_t i, next = 0;
+
+	if (!rule)
+		return -ENOENT;
+	if (socket_count != rule->member_outputs)
+		return -EINVAL;
+	member = (struct member *)table_find(&rules->members, &key);
+	if (!member)
+		member = new_member(rules, rule, &key);
+	if (!member)
+		return -ENOMEM;
+	member->last_used = last_used;
+	for (i = 0; i < rule->output_count; i++)
+		if (rule->outputs[i].socket == MCRD_BY_MEMBER) {
+			member->outputs[next].socket = sockets[next];
+			member->outputs[next++].counters = rule->outputs[i].counters;
+		}
+	member->open = 1;
+	return 0;
+}
+
+int rules_remove_member(struct rules *rules, const struct member_key *wanted)
+{
+	struct key key = member_key(wanted);
+	struct member *member = (struct member *)table_find(&rules->members, &key);
+
+	if (!member)
+		return -ENOENT;
+	free_member(rules, member);
+	return 0;
 }

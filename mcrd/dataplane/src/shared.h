@@ -9,7 +9,10 @@
 #define MCRD_ERROR_PLACES 8
 #define MCRD_RULE_SLOTS 16384
 #define MCRD_OUTPUT_SLOTS 65536
-#define MCRD_DROP_REASONS 8
+#define MCRD_DROP_REASONS 9
+#define MCRD_MEMBER_SLOTS 65536
+#define MCRD_BY_MEMBER 4294967295
+#define MCRD_WANTS 1073741824
 #define MCRD_SEGMENT_VERSION 1
 
 /* Why a frame was not relayed, in the order in which the reasons are tried. */
@@ -21,7 +24,8 @@ enum drop {
 	DROP_WRONG_VLAN = 4,
 	DROP_WRONG_SOURCE = 5,
 	DROP_OWN_OUTPUT = 6,
-	DROP_UNMATCHED = 7
+	DROP_UNMATCHED = 7,
+	DROP_RATE_LIMITED = 8
 };
 
 struct error_counter {
@@ -38,6 +42,8 @@ struct output_counters {
 	uint64_t packets;
 	uint64_t bytes;
 	uint64_t refused;
+	uint64_t rate_limited;
+	uint64_t new_member;
 	struct error_counter errors[MCRD_ERROR_PLACES];
 };
 
@@ -49,6 +55,7 @@ struct segment {
 	uint64_t dropped[MCRD_DROP_REASONS];
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
+	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
 };
 
 enum link_layer {
@@ -70,16 +77,42 @@ struct worker_settings {
 	struct ring_geometry ring;
 };
 
+/* Where a rule sends. A socket is a place in the file table, from 0; MCRD_BY_MEMBER: each member has its own. */
 struct rule_output {
-	uint32_t socket;   /* place in the file table, from 0 */
-	uint32_t counters; /* slot in the segment */
+	uint32_t socket;
+	uint32_t counters;           /* slot in the segment */
+	uint32_t packets_per_second; /* 0: no limit */
 };
 
-/* A destination that a rule takes, or a source that is our own. */
 struct endpoint {
 	uint8_t address[16]; /* IPv4: the first four */
 	uint16_t port;
 	uint8_t family;      /* 4 or 6 */
+};
+
+struct network {
+	uint8_t address[16];
+	uint8_t bits;
+};
+
+/* What a rule takes: destinations from `first` on, in a network of `bits`, up to `last_port`. */
+struct rule_match {
+	struct endpoint first;
+	uint8_t bits;
+	uint8_t protocol;            /* 17: UDP; 50: ESP */
+	uint8_t by_source;           /* a member is a source, and not a destination alone */
+	uint16_t last_port;
+	uint16_t vlan;               /* 0: untagged */
+	uint32_t packets_per_second; /* 0: no limit */
+	uint32_t source_count;       /* 0: any */
+	uint32_t exclude_count;
+};
+
+/* A member of a rule: a destination that it takes, with the source where rules go by that. */
+struct member_key {
+	uint32_t slot; /* of the rule */
+	struct endpoint destination;
+	struct endpoint source; /* all zero where the rule does not go by source */
 };
 
 struct worker;
@@ -91,14 +124,18 @@ int worker_map_segment(struct worker *worker, int descriptor);
 int worker_map_ring(struct worker *worker, int packet_socket);
 int worker_open_uring(struct worker *worker);
 void worker_begin(struct worker *worker);
-int worker_run(struct worker *worker);
+int worker_run(struct worker *worker); /* MCRD_WANTS: members are wanted, see worker_next_wanted() */
 const uint8_t *worker_message(const struct worker *worker);
 int worker_take_descriptors(struct worker *worker, int *descriptors, int room);
 uint32_t worker_places(const struct worker *worker);
 int worker_set_socket(struct worker *worker, uint32_t place, int descriptor);
-int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint *destination,
-		    const struct rule_output *outputs, uint32_t output_count);
+int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
+		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count);
 int worker_remove_rule(struct worker *worker, uint32_t slot);
+int worker_put_member(struct worker *worker, const struct member_key *key, uint32_t last_used,
+		      const uint32_t *sockets, uint32_t socket_count);
+int worker_remove_member(struct worker *worker, const struct member_key *key);
+int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
 
 #endif

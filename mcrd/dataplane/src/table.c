@@ -7,25 +7,25 @@
 
 enum { FIRST_BUCKETS = 64 };
 
-static int same(const struct endpoint *a, const struct endpoint *b)
+static int same(const struct key *a, const struct key *b)
 {
-	return a->port == b->port && a->family == b->family && memcmp(a->address, b->address, 16) == 0;
+	return memcmp(a, b, sizeof(*a)) == 0;
 }
 
 /* Multiply and mix; the low bits of a product are weak, so the result is taken from the high ones. */
-static uint32_t hash(const struct endpoint *key)
+static uint32_t hash(const struct key *key)
 {
-	uint64_t high, low;
+	uint64_t state = 0;
+	size_t i;
 
-	memcpy(&high, key->address, 8);
-	memcpy(&low, key->address + 8, 8);
-	high ^= (uint64_t)key->port << 48 | (uint64_t)key->family << 40;
-	high = (high ^ high >> 32) * 0x9e3779b97f4a7c15ULL;
-	high = (high ^ high >> 29 ^ low) * 0xbf58476d1ce4e5b9ULL;
-	return (uint32_t)(high >> 32);
+	for (i = 0; i < sizeof(key->words) / sizeof(key->words[0]); i++) {
+		state = (state ^ key->words[i]) * 0x9e3779b97f4a7c15ULL;
+		state ^= state >> 29;
+	}
+	return (uint32_t)((state * 0xbf58476d1ce4e5b9ULL) >> 32);
 }
 
-static struct entry **bucket_of(const struct table *table, const struct endpoint *key)
+static struct entry **bucket_of(const struct table *table, const struct key *key)
 {
 	return &table->buckets[hash(key) & table->mask];
 }
@@ -98,11 +98,20 @@ void table_remove(struct table *table, struct entry *entry)
 	table->count--;
 }
 
-struct entry *table_find(const struct table *table, const struct endpoint *key)
+struct entry *table_find(const struct table *table, const struct key *key)
 {
 	struct entry *entry = *bucket_of(table, key);
 
 	while (entry && !same(&entry->key, key))
 		entry = entry->next;
 	return entry;
+}
+
+struct entry *table_find_next(const struct entry *entry)
+{
+	struct entry *next = entry->next;
+
+	while (next && !same(&next->key, &entry->key))
+		next = next->next;
+	return next;
 }

@@ -1,14 +1,19 @@
-/* A chained hash table of endpoints, doubled when there are more entries than buckets.
+/* A chained hash table, doubled when there are more entries than buckets.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_TABLE_H
 #define MCRD_TABLE_H
 
 #include "shared.h"
 
+/* Destination, source, and in the last word all that is smaller. */
+struct key {
+	uint64_t words[5];
+};
+
 /* The first member of whatever is kept in a table. */
 struct entry {
 	struct entry *next;
-	struct endpoint key;
+	struct key key;
 };
 
 struct table {
@@ -22,6 +27,7 @@ void table_free(struct table *table); /* its entries too */
 
 void table_add(struct table *table, struct entry *entry); /* in front of entries with the same key */
 void table_remove(struct table *table, struct entry *entry);
-struct entry *table_find(const struct table *table, const struct endpoint *key);
+struct entry *table_find(const struct table *table, const struct key *key);
+struct entry *table_find_next(const struct entry *entry); /* with the same key */
 
 #endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "limit.h"
+
+#define SECOND 1000000000ULL
+#define BURST_SECONDS 0.005
+
+void limit_init(struct limit *limit, uint32_t packets_per_second)
+{
+	limit->rate = packets_per_second;
+	limit->room = packets_per_second * BURST_SECONDS;
+	if (limit->room < 1)
+		limit->room = 1;
+	limit->tokens = limit->room;
+	limit->at = 0;
+}
+
+int limit_pass(struct limit *limit, uint64_t now)
+{
+	if (limit->rate == 0)
+		return 1;
+	if (now > limit->at) {
+		limit->tokens += (double)(now - limit->at) * limit->rate / SECOND;
+		if (limit->tokens > limit->room)
+			limit->tokens = limit->room;
+		limit->at = now;
+	} else if (limit->at - now > SECOND) {
+		limit->at = now; /* the clock was set back */
+	}
+	if (limit->tokens < 1)
+		return 0;
+	limit->tokens -= 1;
+	return 1;
+}

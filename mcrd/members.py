@@ -1,0 +1,151 @@
+"""Members of ranges, and sources that are kept: sockets made when a worker first sees them.
+
+A rule has as many members as the network cares to send; what they may cost is bounded. Beyond the
+bound, the one that was idle longest makes room, if it was idle at all.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from mcrd.dataplane import messages
+from mcrd.plan import Relay
+from mcrd.resources import Egress, Members
+from mcrd.sockets import EgressSockets, source_port
+from mcrd.stats import NoRoomError, Segment
+from mcrd.workers import WorkerProcess, unheard
+
+MEMBERS_AT_MOST = 8192  # of one worker
+IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
+COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Member:
+    rule: str
+    slot: int
+    sockets: dict[Egress, socket.socket]
+
+
+class MemberSockets:
+    """The members of one worker."""
+
+    def __init__(self, segment: Segment, opener: EgressSockets) -> None:
+        self._segment = segment
+        self._opener = opener
+        self._members: dict[messages.MemberKey, _Member] = {}
+        self._complained: dict[str, float] = {}
+        self._own: Counter[messages.Endpoint] = Counter()
+
+    def open(
+        self, process: WorkerProcess, key: messages.MemberKey, relay: Relay, rule: str
+    ) -> None:
+        """Opens a member's sockets and tells the worker; or tells it that there are none."""
+        if key in self._members:
+            return
+        if len(self._members) >= MEMBERS_AT_MOST and not self._make_room(process):
+            self._complain(rule, f"has more than {MEMBERS_AT_MOST} members at once")
+            unheard(process.request(messages.RemoveMember, key))
+            return
+        sockets: dict[Egress, socket.socket] = {}
+        places: list[int | None] = []
+        for output in relay.outputs:
+            if not isinstance(output, Members):
+                continue
+            egress = _egress(output, key)
+            try:
+                sockets[egress] = self._opener.open(egress)
+            except OSError as error:
+                self._complain(rule, f"{egress}: {error.strerror or error}")
+                places.append(None)
+            else:
+                places.append(process.place(egress)[0])
+        try:
+            slot = self._segment.member_slot(key)
+        except NoRoomError as error:
+            self._complain(rule, str(error))
+            slot = None
+        if slot is None or not sockets:
+            for egress, sock in sockets.items():
+                process.vacate(egress)
+                sock.close()
+            unheard(process.request(messages.RemoveMember, key))
+            return
+        self._members[key] = _Member(rule, slot, sockets)
+        self._own.update(_own(sockets))
+        descriptors = [sock.fileno() for sock in sockets.values()]
+        opened = [process.places[egress] for egress in sockets]
+        for at in range(0, len(opened), messages.DESCRIPTORS):
+            part = slice(at, at + messages.DESCRIPTORS)
+            unheard(
+                process.request(messages.AddSockets, opened[part], descriptors=descriptors[part])
+            )
+        unheard(process.request(messages.AddMember, key, slot, places))
+
+    def own(self) -> set[messages.Endpoint]:
+        """Addresses and ports of this host that members send from."""
+        return set(self._own)
+
+    def end(self, process: WorkerProcess | None, rule: str | None = None) -> None:
+        """Closes the members of a rule, or all. The worker has forgotten them with the rule."""
+        for key in [k for k, m in self._members.items() if rule in (None, m.rule)]:
+            self._close(process, key)
+
+    def _make_room(self, process: WorkerProcess) -> bool:
+        oldest = min(self._members, key=lambda k: self._segment.last_used(self._members[k].slot))
+        last = self._segment.last_used(self._members[oldest].slot)
+        if time.time_ns() - last < IDLE:
+            return False
+        unheard(process.request(messages.RemoveMember, oldest))
+        self._close(process, oldest)
+        return True
+
+    def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
+        member = self._members.pop(key)
+        self._segment.members.give_back(key)
+        self._own -= Counter(_own(member.sockets))
+        for egress, sock in member.sockets.items():
+            place = process.vacate(egress) if process is not None else None
+            if process is not None and place is not None:
+                unheard(process.request(messages.RemoveSockets, [place]))
+            sock.close()
+
+    def _complain(self, rule: str, what: str) -> None:
+        now = time.monotonic()
+        if now - self._complained.get(rule, -COMPLAIN_EVERY) >= COMPLAIN_EVERY:
+            self._complained[rule] = now
+            log.warning("rules.%s: %s", rule, what)
+
+
+def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
+    """Those of this host: a source that is kept is somebody else's."""
+    return [
+        messages.Endpoint(egress.source.packed, source_port(egress, sock))
+        for egress, sock in sockets.items()
+        if not egress.transparent
+    ]
+
+
+def members_of(relay: Relay) -> Sequence[Members]:
+    """The outputs of a relay that go by member."""
+    return [output for output in relay.outputs if isinstance(output, Members)]
+
+
+def _egress(output: Members, key: messages.MemberKey) -> Egress:
+    source = key.source
+    return output.member(
+        ip_address(key.destination.address),
+        key.destination.port,
+        ip_address(source.address) if source is not None else None,
+        source.port if source is not None else None,
+    )
