@@ -237,7 +237,7 @@ def _socket(protocol: Protocol, address: Address, interface: str) -> socket.sock
         attach_filter(sock, DROP_ALL)
         sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
-        if family == socket.AF_INET6:
+        if family == socket.AF_INET6 and protocol == "udp":  # a raw socket is IPv6 alone anyway
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
     except BaseException:

@@ -12,6 +12,10 @@ def rule(name: str, source: str, *outputs: str, more: str = "") -> str:
 
 
 def _end(text: str) -> str:
+    """interface address port key=value ...; "-" for an address or port that is not given."""
     interface, address, port, *settings = text.split()
     pairs = "".join(f", {setting.replace('=', ' = ')}" for setting in settings)
-    return f'{{ interface = "{interface}", address = "{address}", port = {port}{pairs} }}'
+    where = "" if address == "-" else f', address = "{address}"'
+    if port != "-":
+        where += f", port = {port}" if port.isdigit() else f', port = "{port}"'
+    return f'{{ interface = "{interface}"{where}{pairs} }}'

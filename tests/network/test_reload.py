@@ -275,7 +275,7 @@ def test_the_log_level_changes_live(triangle: Triangle) -> None:
 
 def test_groups_are_joined_and_left(triangle: Triangle) -> None:
     """Static rules join too: the kernel's own list of memberships, and IGMP on the wire."""
-    seen = triangle.source.capture("s0", "igmp or icmp6")
+    seen = triangle.source.capture("s0", "igmp or ip6")
     daemon = triangle.lab.mcrd(
         triangle.relay, A + rule("six", "r0 ff15::1 5000", "r1 ff15::2 6000")
     )

@@ -2,15 +2,13 @@
 #include "limit.h"
 
 #define SECOND 1000000000ULL
-#define BURST_SECONDS 0.005
+#define BURST_SECONDS 0.008
 
 void limit_init(struct limit *limit, uint32_t packets_per_second)
 {
 	limit->rate = packets_per_second;
-	limit->room = packets_per_second * BURST_SECONDS;
-	if (limit->room < 1)
-		limit->room = 1;
-	limit->tokens = limit->room;
+	limit->room = 1 + packets_per_second * BURST_SECONDS;
+	limit->tokens = 1;
 	limit->at = 0;
 }
 
@@ -18,7 +16,9 @@ int limit_pass(struct limit *limit, uint64_t now)
 {
 	if (limit->rate == 0)
 		return 1;
-	if (now > limit->at) {
+	if (limit->at == 0) {
+		limit->at = now;
+	} else if (now > limit->at) {
 		limit->tokens += (double)(now - limit->at) * limit->rate / SECOND;
 		if (limit->tokens > limit->room)
 			limit->tokens = limit->room;

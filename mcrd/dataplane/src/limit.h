@@ -1,5 +1,5 @@
-/* A limit in packets per second: a token bucket that holds five milliseconds' worth, so that what passes is
- * within one per cent of the limit over any second, and evenly spread.
+/* A limit in packets per second: a token bucket that is empty at first and holds eight milliseconds' worth,
+ * so that what passes is within one per cent of the limit over any second, and evenly spread.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_LIMIT_H
 #define MCRD_LIMIT_H

@@ -1,0 +1,371 @@
+"""Ranges, sources that are kept, limits, ESP, several workers, and relays that face each other."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Lab, Mcrd, Triangle, wait_for
+from tests.lab.datagrams import sender, udp
+from tests.lab.rules import rule
+from tests.network.test_streams import hoard
+
+ESP = 50
+
+
+def output(daemon: Mcrd, name: str, number: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.stats()["rules"][name]["outputs"][number]
+    return found
+
+
+def handled(daemon: Mcrd, name: str) -> int:
+    """What became of a rule's datagrams, all outputs and reasons together."""
+    return sum(
+        out["sent"]["packets"]
+        + sum(out["errors"].values())
+        + out["rate_limited"]
+        + out["new_member"]
+        for out in daemon.stats()["rules"][name]["outputs"]
+    )
+
+
+def test_a_thousand_members_of_a_prefix_each_to_its_image(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(
+        triangle.relay, rule("a", "r0 239.1.0.0/16 5000", "r1 239.2.0.0/16 6000")
+    )
+    groups = [f"239.1.{n // 250}.{n % 250 + 1}" for n in range(1000)]
+    with sender(triangle.source, "s0") as sock:
+        for number, group in enumerate(groups):
+            sock.sendto(b"first", (group, 5000))
+            if number % 100 == 99:  # no more at once than the worker asks for at once
+                wait_for(lambda n=number: handled(daemon, "a") == n + 1, "the first datagrams")
+        first = output(daemon, "a")
+        assert first["sent"]["packets"] + first["new_member"] == 1000
+        seen = triangle.sink.capture("k0", "udp port 6000")
+
+        def settled() -> bool:
+            """Every member has its socket: a round of all goes through."""
+            before = output(daemon, "a")["new_member"]
+            done = handled(daemon, "a")
+            for group in groups:
+                sock.sendto(group.encode(), (group, 5000))
+            wait_for(lambda: handled(daemon, "a") == done + 1000, "a round")
+            return bool(output(daemon, "a")["new_member"] == before)
+
+        wait_for(settled, "all members to have sockets")
+        sock.sendto(b"never configured", ("239.3.0.1", 5000))
+        sock.sendto(b"another port", ("239.1.0.1", 5001))
+    wait_for(
+        lambda: daemon.stats()["interfaces"]["r0"]["dropped"]["unmatched"] >= 2, "the strangers"
+    )
+    images = {(d.destination, d.payload.decode()) for d in map(udp, seen.stop())}
+    assert images == {(group.replace("239.1.", "239.2."), group) for group in groups}
+
+
+def test_a_range_of_ports_and_an_output_that_keeps_them(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule("a", "r0 239.1.1.1 5000-5009", "r1 239.2.2.2 6000-6009", "r1 239.2.2.3 -"),
+    )
+    seen = triangle.sink.capture("k0", "udp")
+    with sender(triangle.source, "s0") as sock:
+        for port in range(4999, 5011):
+            sock.sendto(b"first", ("239.1.1.1", port))
+        wait_for(lambda: handled(daemon, "a") == 20, "the first datagrams")
+
+        def through() -> bool:
+            before = len(seen.frames())
+            for port in range(4999, 5011):
+                sock.sendto(b"%d" % port, ("239.1.1.1", port))
+            done = handled(daemon, "a")
+            wait_for(lambda: handled(daemon, "a") >= done, "a round")
+            return len(seen.frames()) >= before + 20
+
+        wait_for(through, "every member to have sockets")
+    got = {(d.destination, d.port, d.payload) for d in map(udp, seen.stop())}
+    expected = {("239.2.2.2", p + 1000, b"%d" % p) for p in range(5000, 5010)}
+    expected |= {("239.2.2.3", p, b"%d" % p) for p in range(5000, 5010)}
+    assert {entry for entry in got if entry[2] != b"first"} == expected
+    # All members of an output send from one port.
+    assert (
+        len({d.source_port for d in map(udp, seen.frames()) if d.destination == "239.2.2.2"}) == 1
+    )
+
+
+def test_members_follow_a_change_of_their_rule(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(
+        triangle.relay, rule("a", "r0 239.1.0.0/24 5000", "r1 239.2.0.0/24 6000")
+    )
+    seen = triangle.sink.capture("k0", "udp")
+    with sender(triangle.source, "s0") as sock:
+
+        def arrives(ttl: int) -> bool:
+            sock.sendto(b"x", ("239.1.0.7", 5000))
+            frames = seen.frames()
+            return bool(frames) and udp(frames[-1]).ttl == ttl
+
+        wait_for(lambda: arrives(1), "the first form")
+        daemon.edit(rule("a", "r0 239.1.0.0/24 5000", "r1 239.2.0.0/24 6000 ttl=9"))
+        daemon.ctl("reload")
+        wait_for(lambda: arrives(9), "the second form")
+    (worker,) = daemon.stats()["workers"]
+    os.kill(worker["pid"], 9)
+    wait_for(lambda: daemon.status()["rules"] == {"active": 1}, "another worker")
+    with sender(triangle.source, "s0") as sock:
+        wait_for(lambda: arrives_again(sock, seen.frames, 9), "the member in the new worker")
+    daemon.edit("")
+    daemon.ctl("reload")
+    assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 40
+
+
+def arrives_again(sock: socket.socket, frames: Any, ttl: int) -> bool:
+    before = len(frames())
+    sock.sendto(b"again", ("239.1.0.7", 5000))
+    found = frames()
+    return len(found) > before and udp(found[-1]).ttl == ttl
+
+
+def test_two_workers_neither_duplicate_nor_reorder(triangle: Triangle) -> None:
+    """Sixty-four source ports, 100,000 datagrams: each flow stays with one worker, in order."""
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        "[interfaces.r0]\nworkers = 2\ncpus = [0, 1]\nring_size = '16 MiB'\n"
+        + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"),
+    )
+    workers = daemon.stats()["workers"]
+    assert [(w["number"], w["cpu"]) for w in workers] == [(0, 0), (1, 1)]
+    behind = hoard(triangle.sink, "k0", "239.2.2.2", 6000)
+    flows = [sender(triangle.source, "s0") for _ in range(64)]
+    for number in range(100_000):
+        flows[number % 64].sendto(struct.pack("!II", number % 64, number), ("239.1.1.1", 5000))
+    for flow in flows:
+        flow.close()
+    wait_for(lambda: handled(daemon, "a") == 100_000, "all to be relayed")
+    seen: dict[int, list[int]] = defaultdict(list)
+    with behind:
+        behind.settimeout(1)
+        for _ in range(100_000):
+            flow_number, sequence = struct.unpack("!II", behind.recv(100))
+            seen[flow_number].append(sequence)
+        behind.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            behind.recv(100)
+    assert all(seen[n] == list(range(n, 100_000, 64)) for n in range(64))
+    # Both took part: the kernel shares by flow.
+    ticks = [Path(f"/proc/{w['pid']}/stat").read_text().split()[13:15] for w in workers]
+    assert all(int(user) + int(system) > 0 for user, system in ticks)
+
+
+def test_the_number_of_workers_changes_live(triangle: Triangle) -> None:
+    plain = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
+    daemon = triangle.lab.mcrd(triangle.relay, plain)
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=20_000, timeout=10)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=20_000, rate=10_000)
+    wait_for(lambda: handled(daemon, "a") > 1000, "the stream to flow")
+    daemon.edit("[interfaces.r0]\nworkers = 3\n" + plain)
+    said = daemon.ctl("reload").stdout
+    assert "~ interfaces.r0: workers 1 -> 3 (its workers are replaced" in said
+    assert len(daemon.stats()["workers"]) == 3
+    stream.result()
+    result = received.result()
+    assert (result["duplicated"], result["reordered"], result["corrupt"]) == (0, 0, 0)
+    assert result["unique"] > 15_000
+    # Counters did not begin anew.
+    assert daemon.stats()["rules"]["a"]["received"]["packets"] >= result["unique"]
+
+
+@pytest.mark.parametrize("limit", [100, 2000, 20_000])
+def test_a_limit_is_exact(triangle: Triangle, limit: int) -> None:
+    """Twice the limit for two seconds: within one per cent of the limit passes."""
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule(
+            "a",
+            f"r0 239.1.1.1 5000 limit={{packets_per_second={limit}}}",
+            "r1 239.2.2.1 6000",
+        )
+        + rule(
+            "b",
+            "r0 239.1.1.2 5000",
+            f"r1 239.2.2.2 6000 limit={{packets_per_second={limit}}}",
+            "r1 239.2.2.3 6000",
+        ),
+    )
+    count = 4 * limit
+    sent = [
+        triangle.source.send("s0", group, 5000, count=count, rate=2 * limit, size=100)
+        for group in ("239.1.1.1", "239.1.1.2")
+    ]
+    wait_for(lambda: handled(daemon, "b") == 2 * count, "the relay to finish")
+    stats = daemon.stats()
+    a, b = stats["rules"]["a"], stats["rules"]["b"]
+    # What the sender was late is not made up for, but for eight milliseconds' worth each time.
+    least = [limit * (result["seconds"] - result["late_seconds"]) * 0.99 - 2 for result in sent]
+    most = [limit * result["seconds"] * 1.01 + 2 for result in sent]
+    assert least[0] <= a["received"]["packets"] <= most[0]
+    limited = stats["interfaces"]["r0"]["dropped"]["rate_limited"]
+    assert a["received"]["packets"] + limited == count
+    assert b["received"]["packets"] == count
+    assert least[1] <= b["outputs"][0]["sent"]["packets"] <= most[1]
+    assert b["outputs"][0]["sent"]["packets"] + b["outputs"][0]["rate_limited"] == count
+    assert b["outputs"][1]["sent"]["packets"] == count
+
+
+@pytest.mark.parametrize(
+    ("sent_to", "relayed_to", "version"),
+    [("10.1.0.2", "10.2.0.2", 4), ("239.1.1.1", "239.2.2.2", 4), ("fd01::2", "fd02::2", 6)],
+)
+def test_esp_is_relayed_as_it_is(
+    triangle: Triangle, sent_to: str, relayed_to: str, version: int
+) -> None:
+    daemon = triangle.lab.mcrd(
+        triangle.relay, rule("a", f'r0 {sent_to} - protocol="esp"', f"r1 {relayed_to} - ttl=7")
+    )
+    seen = triangle.sink.capture("k0", "ip proto 50 or ip6 proto 50")
+    refused = triangle.source.capture("s0", "icmp or (ip6 and not ip6 proto 50 and icmp6[0] == 1)")
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    packets = [os.urandom(size) for size in (8, 9, 100, 1400)]
+    with triangle.source.socket(family, socket.SOCK_RAW, ESP) as sock:
+        with triangle.source.inside():
+            index = socket.if_nametoindex("s0")
+            if version == 4:
+                mreqn = struct.pack("4s4si", bytes(4), bytes(4), index)
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
+            for packet in [*packets, bytes(7)]:
+                sock.sendto(packet, (sent_to, 0))
+    wait_for(lambda: len(seen.frames()) == 4, "the packets behind the relay")
+    frames = [frame[14:] for frame in seen.stop()]
+    header = 20 if version == 4 else 40
+    assert [
+        frame[header : struct.unpack("!H", frame[2:4])[0] if version == 4 else None]
+        for frame in frames
+    ] == packets
+    assert {frame[8] if version == 4 else frame[7] for frame in frames} == {7}
+    dropped = daemon.stats()["interfaces"]["r0"]["dropped"]
+    wait_for(
+        lambda: daemon.stats()["interfaces"]["r0"]["dropped"]["malformed"] == 1, "the short one"
+    )
+    assert dropped["bad_checksum"] == 0
+    assert refused.stop() == []
+
+
+def test_the_original_source_is_kept(triangle: Triangle) -> None:
+    triangle.source.run("ip", "address", "add", "203.0.113.9/32", "dev", "s0")
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule("a", "r0 239.1.1.1 5000", 'r1 239.2.2.2 6000 source="keep"', "r1 239.2.2.3 6000"),
+    )
+    seen = triangle.sink.capture("k0", "udp")
+    socks = {address: sender(triangle.source, "s0") for address in ("10.1.0.1", "203.0.113.9")}
+    for number, (address, sock) in enumerate(socks.items()):
+        with triangle.source.inside():
+            sock.bind((address, 7000 + number))
+
+    def both() -> bool:
+        for address, sock in socks.items():
+            sock.sendto(address.encode(), ("239.1.1.1", 5000))
+        kept = [d for d in map(udp, seen.frames()) if d.destination == "239.2.2.2"]
+        return len({d.source for d in kept}) == 2
+
+    wait_for(both, "both sources behind the relay")
+    for sock in socks.values():
+        sock.close()
+    found = [udp(frame) for frame in seen.stop()]
+    kept = {(d.source, d.source_port, d.payload) for d in found if d.destination == "239.2.2.2"}
+    assert kept == {("10.1.0.1", 7000, b"10.1.0.1"), ("203.0.113.9", 7001, b"203.0.113.9")}
+    # The output that keeps nothing missed nothing, and sends from the relay's own address.
+    plain = [d for d in found if d.destination == "239.2.2.3"]
+    assert {d.source for d in plain} == {"10.2.0.1"}
+    wait_for(lambda: handled(daemon, "a") == 2 * len(plain), "the counters")
+    assert output(daemon, "a", 1)["sent"]["packets"] == len(plain)
+    assert output(daemon, "a", 0)["new_member"] > 0
+
+
+def test_discovery_both_ways(lab: Lab) -> None:
+    """Opposite rules for one group between two networks: each hears the other, and no loop.
+
+    left l0 -- r1 relay r2 -- k0 right
+    """
+    left, relay, right = lab.hosts("left", "relay", "right")
+    lab.link(left, "l0", ["10.1.0.1/24"], relay, "r1", ["10.1.0.2/24"])
+    lab.link(relay, "r2", ["10.2.0.2/24"], right, "k0", ["10.2.0.1/24"])
+    daemon = lab.mcrd(
+        relay,
+        rule("east", "r1 224.0.0.251 5353", "r2 224.0.0.251 5353")
+        + rule("west", "r2 224.0.0.251 5353", "r1 224.0.0.251 5353"),
+    )
+    at_right = right.receive("k0", "224.0.0.251", 5353, expect=100)
+    at_left = left.receive("l0", "224.0.0.251", 5353, expect=100)
+    left.send("l0", "224.0.0.251", 5353, count=100, rate=1000)
+    right.send("k0", "224.0.0.251", 5353, count=100, rate=1000)
+    for received in (at_right.result(), at_left.result()):
+        assert (received["unique"], received["duplicated"]) == (100, 0)
+    rules = daemon.stats()["rules"]
+    assert [rules[name]["received"]["packets"] for name in ("east", "west")] == [100, 100]
+
+
+def test_two_relays_in_parallel_are_bounded_by_a_limit(lab: Lab) -> None:
+    """Each relays what the other sent: only a limit ends that, and the log says that it does.
+
+    left l0 -- switch -- r1 one r2 -- switch -- k0 right, and the same through two
+    """
+    west, east, left, right = lab.hosts("west", "east", "left", "right")
+    one, two = lab.hosts("one", "two")
+    lab.link(left, "l0", ["10.1.0.1/24"], west, "p0", [])
+    lab.link(right, "k0", ["10.2.0.1/24"], east, "p0", [])
+    for number, relay in enumerate((one, two), 1):
+        lab.link(relay, "r1", [f"10.1.0.{10 + number}/24"], west, f"p{number}", [])
+        lab.link(relay, "r2", [f"10.2.0.{10 + number}/24"], east, f"p{number}", [])
+    for switch in (west, east):
+        lab.bridge(switch, "br0", ["p0", "p1", "p2"])
+    limit = "limit={packets_per_second=200}"
+    rules = rule("east", f"r1 239.1.1.1 5000 {limit}", "r2 239.1.1.1 5000") + rule(
+        "west", f"r2 239.1.1.1 5000 {limit}", "r1 239.1.1.1 5000"
+    )
+    daemons = [lab.mcrd(relay, rules) for relay in (one, two)]
+    with sender(left, "l0") as sock:
+        for _ in range(50):
+            sock.sendto(b"x", ("239.1.1.1", 5000))
+
+    def total() -> int:
+        return sum(
+            int(entry["received"]["packets"])
+            for daemon in daemons
+            for entry in daemon.stats()["rules"].values()
+        )
+
+    before, at = total(), time.monotonic()
+    wait_for(lambda: all("(rate_limited)" in d.log() for d in daemons), "the log to say so")
+    rate = (total() - before) / (time.monotonic() - at)
+    assert rate < 4 * 200 * 1.2
+
+
+def test_included_files_are_read_and_watched(triangle: Triangle) -> None:
+    directory = triangle.lab.file("rules.d")
+    directory.mkdir()
+    (directory / "a.toml").write_text(rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000"))
+    daemon = triangle.lab.mcrd(triangle.relay, f'[daemon]\ninclude = ["{directory}/*.toml"]\n')
+
+    def rules() -> set[str]:
+        return set(daemon.stats()["rules"])
+
+    assert rules() == {"a"}
+    (directory / "b.toml").write_text(rule("b", "r0 239.1.1.2 5000", "r1 239.2.2.2 6000"))
+    wait_for(lambda: rules() == {"a", "b"}, "the new file to be noticed")
+    (directory / "a.toml").unlink()
+    wait_for(lambda: rules() == {"b"}, "the end of the other to be noticed")
+    (directory / "c.toml").write_text(rule("b", "r0 239.1.1.3 5000", "r1 239.2.2.3 6000"))
+    done = daemon.ctl("reload", check=False)
+    assert done.returncode == 1
+    assert f"{directory}/b.toml:1:" in done.stderr
+    assert f"{directory}/c.toml:1:" in done.stderr
+    assert rules() == {"b"}
