@@ -64,9 +64,9 @@ def _warn_vlan(rule: FoundRule) -> None:
     example = f", such as {name}," if len(name.encode()) <= LONGEST_INTERFACE_NAME else ""
     rule.report.value(
         (*rule.input_path, "vlan"),
-        f"the membership of {address} is announced untagged: a switch that snoops hears no join "
-        f"in VLAN {vlan} and may not send the group here; if so, make a VLAN interface{example} "
-        "and take it as the input's, without vlan",
+        f"{address} is not joined, because a join would go out untagged: a switch that snoops hears "
+        f"none in VLAN {vlan} and may not send the group here; if so, make a VLAN "
+        f"interface{example} and take it as the input's, without vlan",
     )
 
 

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
 import subprocess
+from functools import partial
 
-from tests.lab import Lab, Mcrd, Triangle, wait_for
+from tests.lab import Capture, Lab, Mcrd, Triangle, wait_for
 from tests.lab.daemon import console_script
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
@@ -110,9 +112,13 @@ def test_sources_are_joined_source_specific_on_the_wire(triangle: Triangle) -> N
         socket.AF_INET6, "fd01::5"
     )
     for record in (four, six):
-        wait_for(lambda r=record: any(r in f for f in seen.frames()), "a report with the source")
+        wait_for(partial(_reported, seen, record), "a report with the source")
     records = triangle.relay.run("cat", "/proc/net/mcfilter")
     assert "0xe8010101 0x0a010005" in records
+
+
+def _reported(seen: Capture, record: bytes) -> bool:
+    return any(record in frame for frame in seen.frames())
 
 
 def test_a_tagged_copy_does_not_match_an_untagged_rule(triangle: Triangle) -> None:
@@ -179,7 +185,7 @@ def test_150_groups_under_the_default_limit(triangle: Triangle) -> None:
 
 
 def test_a_snooping_bridge_forwards_what_is_joined(lab: Lab) -> None:
-    """source s0 -- b0 switch b1 -- r0 relay: the switch knows a querier, and forwards on request."""
+    """source s0 -- b0 switch b1 -- r0 relay: the switch has a querier, and forwards on request."""
     source, switch, relay, sink = lab.hosts("source", "switch", "relay", "sink")
     lab.link(source, "s0", ["10.1.0.1/24"], switch, "b0", [])
     lab.link(switch, "b1", [], relay, "r0", ["10.1.0.2/24"])
@@ -214,10 +220,8 @@ def test_a_connected_sender_to_a_host_is_undisturbed(triangle: Triangle) -> None
                 sock.connect(("10.1.0.2", port))
             for _ in range(20):
                 sock.send(b"x")  # ECONNREFUSED would be raised here
-            try:
-                sock.recv(1)
-            except TimeoutError:
-                pass  # and here
+            with contextlib.suppress(TimeoutError):
+                sock.recv(1)  # and here
 
 
 def test_a_program_that_has_the_port_of_an_input_keeps_its_datagrams(triangle: Triangle) -> None:
@@ -231,8 +235,12 @@ def test_a_program_that_has_the_port_of_an_input_keeps_its_datagrams(triangle: T
                 with triangle.source.inside():
                     sock.sendto(b"both get it", ("10.1.0.2", 5000))
             assert program.recv(100) == b"both get it"
-            wait_for(lambda d=daemon: received(d, "a") == 1, "the relay's copy")
+            wait_for(partial(_took_one, daemon), "the relay's copy")
             assert daemon.stop() == 0
+
+
+def _took_one(daemon: Mcrd) -> bool:
+    return received(daemon, "a") == 1
 
 
 def test_1500_outputs_with_a_low_soft_limit(triangle: Triangle) -> None:

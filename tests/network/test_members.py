@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ def handled(daemon: Mcrd, name: str) -> int:
     )
 
 
+def _all_handled(daemon: Mcrd, number: int) -> bool:
+    return handled(daemon, "a") == number
+
+
 def test_a_thousand_members_of_a_prefix_each_to_its_image(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(
         triangle.relay, rule("a", "r0 239.1.0.0/16 5000", "r1 239.2.0.0/16 6000")
@@ -47,7 +52,7 @@ def test_a_thousand_members_of_a_prefix_each_to_its_image(triangle: Triangle) ->
         for number, group in enumerate(groups):
             sock.sendto(b"first", (group, 5000))
             if number % 100 == 99:  # no more at once than the worker asks for at once
-                wait_for(lambda n=number: handled(daemon, "a") == n + 1, "the first datagrams")
+                wait_for(partial(_all_handled, daemon, number + 1), "the first datagrams")
         first = output(daemon, "a")
         assert first["sent"]["packets"] + first["new_member"] == 1000
         seen = triangle.sink.capture("k0", "udp port 6000")
@@ -234,14 +239,13 @@ def test_esp_is_relayed_as_it_is(
     refused = triangle.source.capture("s0", "icmp or (ip6 and not ip6 proto 50 and icmp6[0] == 1)")
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     packets = [os.urandom(size) for size in (8, 9, 100, 1400)]
-    with triangle.source.socket(family, socket.SOCK_RAW, ESP) as sock:
-        with triangle.source.inside():
-            index = socket.if_nametoindex("s0")
-            if version == 4:
-                mreqn = struct.pack("4s4si", bytes(4), bytes(4), index)
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
-            for packet in [*packets, bytes(7)]:
-                sock.sendto(packet, (sent_to, 0))
+    with triangle.source.socket(family, socket.SOCK_RAW, ESP) as sock, triangle.source.inside():
+        index = socket.if_nametoindex("s0")
+        if version == 4:
+            mreqn = struct.pack("4s4si", bytes(4), bytes(4), index)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, mreqn)
+        for packet in [*packets, bytes(7)]:
+            sock.sendto(packet, (sent_to, 0))
     wait_for(lambda: len(seen.frames()) == 4, "the packets behind the relay")
     frames = [frame[14:] for frame in seen.stop()]
     header = 20 if version == 4 else 40

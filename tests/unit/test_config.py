@@ -1299,8 +1299,8 @@ def test_warnings_of_all_files(files: Files) -> None:
 def test_a_group_in_a_vlan() -> None:
     given = "vlan = 100, port = 5, address = "
     assert warnings(inputs(f'{given}"239.1.1.1"')) == (
-        "f:3:38: rules.a.input.vlan: the membership of 239.1.1.1 is announced untagged: "
-        "a switch that snoops hears no join in VLAN 100 and may not send the group here; "
+        "f:3:38: rules.a.input.vlan: 239.1.1.1 is not joined, because a join would go out "
+        "untagged: a switch that snoops hears none in VLAN 100 and may not send the group here; "
         "if so, make a VLAN interface, such as eth0.100, and take it as the input's, without vlan",
     )
     assert warnings(inputs(f'{given}"10.1.1.1"')) == ()
