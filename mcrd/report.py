@@ -123,5 +123,7 @@ def workers(estate: Estate) -> list[dict[str, Any]]:
             "restarts": estate.restarts.get(worker.ring, 0),
             "layers": process.layers,
         }
-        for worker, process in estate.workers.items()
+        for worker, process in sorted(
+            estate.workers.items(), key=lambda pair: (pair[0].ingress.interface, pair[0].number)
+        )
     ]

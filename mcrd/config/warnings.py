@@ -64,8 +64,8 @@ def _warn_vlan(rule: FoundRule) -> None:
     example = f", such as {name}," if len(name.encode()) <= LONGEST_INTERFACE_NAME else ""
     rule.report.value(
         (*rule.input_path, "vlan"),
-        f"{address} is not joined, because a join would go out untagged: a switch that snoops hears "
-        f"none in VLAN {vlan} and may not send the group here; if so, make a VLAN "
+        f"{address} is not joined, because a join would go out untagged: a switch that snoops "
+        f"hears none in VLAN {vlan} and may not send the group here; if so, make a VLAN "
         f"interface{example} and take it as the input's, without vlan",
     )
 

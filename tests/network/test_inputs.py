@@ -231,9 +231,8 @@ def test_a_program_that_has_the_port_of_an_input_keeps_its_datagrams(triangle: T
             with triangle.relay.inside():
                 program.bind((address, 5000))
             daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 10.1.0.2 5000", OUT))
-            with triangle.source.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                with triangle.source.inside():
-                    sock.sendto(b"both get it", ("10.1.0.2", 5000))
+            with sender(triangle.source, "s0") as sock, triangle.source.inside():
+                sock.sendto(b"both get it", ("10.1.0.2", 5000))
             assert program.recv(100) == b"both get it"
             wait_for(partial(_took_one, daemon), "the relay's copy")
             assert daemon.stop() == 0

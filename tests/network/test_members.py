@@ -21,6 +21,7 @@ from tests.lab.rules import rule
 from tests.network.test_streams import hoard
 
 ESP = 50
+UNWATCHED = "[daemon]\nwatch = false\n"  # else the watcher may be quicker than mcrctl
 
 
 def output(daemon: Mcrd, name: str, number: int = 0) -> dict[str, Any]:
@@ -171,12 +172,12 @@ def test_two_workers_neither_duplicate_nor_reorder(triangle: Triangle) -> None:
 
 
 def test_the_number_of_workers_changes_live(triangle: Triangle) -> None:
-    plain = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
+    plain = UNWATCHED + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
     daemon = triangle.lab.mcrd(triangle.relay, plain)
     received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=20_000, timeout=10)
     stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=20_000, rate=10_000)
     wait_for(lambda: handled(daemon, "a") > 1000, "the stream to flow")
-    daemon.edit("[interfaces.r0]\nworkers = 3\n" + plain)
+    daemon.edit(plain + "[interfaces.r0]\nworkers = 3\n")
     said = daemon.ctl("reload").stdout
     assert "~ interfaces.r0: workers 1 -> 3 (its workers are replaced" in said
     assert len(daemon.stats()["workers"]) == 3

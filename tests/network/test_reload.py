@@ -21,6 +21,7 @@ from tests.lab.rules import rule
 A = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
 B = rule("b", "r0 239.1.1.2 5000", "r1 239.2.2.2 6000")
 C = rule("c", "r0 239.1.1.3 5000", "r1 239.2.2.3 6000")
+UNWATCHED = "[daemon]\nwatch = false\n"  # else the watcher may be quicker than mcrctl
 BROKEN = rule("a", "r0 239.1.1.1 70000", "r1 239.2.2.1 6000 ttl=300")
 
 
@@ -35,7 +36,7 @@ def names(daemon: Mcrd) -> set[str]:
 
 def test_an_untouched_rule_loses_nothing_while_others_change(triangle: Triangle) -> None:
     """One rule is changed, one removed, one added, all under traffic."""
-    daemon = triangle.lab.mcrd(triangle.relay, A + B + C)
+    daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED + A + B + C)
     streams = [
         triangle.source.start_send("s0", f"239.1.1.{n}", 5000, count=30_000, rate=10_000, size=500)
         for n in (1, 2, 3)
@@ -45,7 +46,7 @@ def test_an_untouched_rule_loses_nothing_while_others_change(triangle: Triangle)
     changed = rule("b", "r0 239.1.1.2 5000", "r1 239.2.2.2 6000 ttl=8")
     added = rule("d", "r0 239.1.1.4 5000", "r1 239.2.2.4 6000")
     daemon.config.with_suffix(".hold").touch()  # other files in the directory do not matter
-    daemon.edit(A + changed + added)
+    daemon.edit(UNWATCHED + A + changed + added)
     done = daemon.ctl("reload")
     assert done.stdout.splitlines() == [
         "+ rules.d",
@@ -85,12 +86,14 @@ def test_a_stream_without_a_gap_through_twenty_reloads(triangle: Triangle) -> No
 
 
 def test_an_output_that_is_added_does_not_disturb_the_one_that_stays(fork: Fork) -> None:
-    daemon = fork.lab.mcrd(fork.relay, A)
+    daemon = fork.lab.mcrd(fork.relay, UNWATCHED + A)
     first = fork.sink.receive("k0", "239.2.2.1", 6000, expect=30_000)
     second = fork.sink2.receive("k1", "239.3.3.3", 7000, expect=1)
     stream = fork.source.start_send("s0", "239.1.1.1", 5000, count=30_000, rate=10_000)
     wait_for(lambda: sent(daemon, "a") > 1000, "the stream to flow")
-    daemon.edit(rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000", "r2 239.3.3.3 7000"))
+    daemon.edit(
+        UNWATCHED + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000", "r2 239.3.3.3 7000")
+    )
     assert daemon.ctl("reload").stdout.splitlines() == [
         "~ rules.a: outputs[1] added (r2 239.3.3.3:7000)",
         "= 0 unchanged",
@@ -144,8 +147,8 @@ def test_two_rules_can_swap_their_inputs(triangle: Triangle) -> None:
 
 
 def test_diff_says_what_a_reload_would_do_and_does_not_do_it(triangle: Triangle) -> None:
-    daemon = triangle.lab.mcrd(triangle.relay, "[daemon]\nwatch = false\n" + A)
-    daemon.edit("[daemon]\nwatch = false\n" + A + B)
+    daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED + A)
+    daemon.edit(UNWATCHED + A + B)
     assert daemon.ctl("diff").stdout.splitlines() == ["+ rules.b", "= 1 unchanged"]
     assert names(daemon) == {"a"}
     assert json.loads(daemon.ctl("reload", "--json").stdout)["added"] == ["b"]
@@ -154,7 +157,7 @@ def test_diff_says_what_a_reload_would_do_and_does_not_do_it(triangle: Triangle)
 
 
 def test_a_broken_file_changes_nothing_and_says_where(triangle: Triangle) -> None:
-    daemon = triangle.lab.mcrd(triangle.relay, "[daemon]\nwatch = false\n" + A)
+    daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED + A)
     received = triangle.sink.receive("k0", "239.2.2.1", 6000, expect=10_000)
     stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=10_000, rate=10_000)
     daemon.edit(BROKEN)
@@ -233,8 +236,8 @@ def test_a_saved_broken_file_is_in_the_log(triangle: Triangle) -> None:
 
 
 def test_sighup_reloads_and_never_ends_the_daemon(triangle: Triangle) -> None:
-    daemon = triangle.lab.mcrd(triangle.relay, "[daemon]\nwatch = false\n" + A)
-    daemon.edit("[daemon]\nwatch = false\n" + A + B)
+    daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED + A)
+    daemon.edit(UNWATCHED + A + B)
     daemon.signal(signal.SIGHUP)
     wait_for(lambda: names(daemon) == {"a", "b"}, "the reload")
     for _ in range(50):
