@@ -16,7 +16,7 @@ enum {
 	HARVEST = 256,             /* frames between two flushes */
 	MESSAGE_ROOM = 256 * 1024, /* more than a SOCK_SEQPACKET datagram of the default send buffer */
 	DESCRIPTORS = 253,         /* SCM_MAX_FD, linux/net/scm.h */
-	QUEUE = 1024,              /* at least EGRESS_BATCH and the worker's own three operations */
+	QUEUE = 1024,              /* at least EGRESS_RUNS and the worker's own three operations */
 	ERROR_PAUSE_NS = 20 * 1000 * 1000,
 };
 
@@ -65,6 +65,7 @@ void worker_free(struct worker *worker)
 {
 	if (worker->uring_open)
 		io_uring_queue_exit(&worker->uring);
+	egress_free(&worker->egress);
 	ring_unmap(&worker->ring);
 	if (worker->segment)
 		munmap(worker->segment, sizeof(*worker->segment));
@@ -109,7 +110,9 @@ int worker_open_uring(struct worker *worker)
 	if (result < 0)
 		return result;
 	worker->uring_open = 1;
-	worker->egress.uring = &worker->uring;
+	result = egress_init(&worker->egress, &worker->uring, worker->settings.sockets);
+	if (result < 0)
+		return result;
 	result = io_uring_register_files_sparse(&worker->uring, EGRESS_PLACES + worker->settings.sockets);
 	if (result < 0)
 		return result;
@@ -332,7 +335,7 @@ uint32_t worker_places(const struct worker *worker)
 	return worker->settings.sockets;
 }
 
-/* -1 empties the place. */
+/* -1 empties the place. When it returns 0 the descriptor is the worker's, which sets UDP_SEGMENT by it. */
 int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 {
 	int result;
@@ -340,7 +343,10 @@ int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 	if (place >= worker->settings.sockets)
 		return -ENFILE;
 	result = io_uring_register_files_update(&worker->uring, EGRESS_PLACES + place, &descriptor, 1);
-	return result < 0 ? result : 0;
+	if (result < 0)
+		return result;
+	egress_put(&worker->egress, place, descriptor);
+	return 0;
 }
 
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct endpoint *destination,
