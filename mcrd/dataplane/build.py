@@ -9,7 +9,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("mcrd/dataplane/src")  # relative: setuptools wants it so, and PEP 517 builds at the top
-SOURCES = ("counters.c", "egress.c", "loop.c", "packet.c", "ring.c", "rules.c", "table.c")
+SOURCES = ("counters.c", "egress.c", "loop.c", "pace.c", "packet.c", "ring.c", "rules.c", "table.c")
 
 
 def declarations(header: str) -> str:

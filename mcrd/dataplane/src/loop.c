@@ -4,16 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "counters.h"
 #include "egress.h"
+#include "pace.h"
 #include "ring.h"
 #include "rules.h"
 
 enum {
-	HARVEST = 256,             /* frames between two flushes */
+	HARVEST = 2048,            /* frames that are released together */
 	MESSAGE_ROOM = 256 * 1024, /* more than a SOCK_SEQPACKET datagram of the default send buffer */
 	DESCRIPTORS = 253,         /* SCM_MAX_FD, linux/net/scm.h */
 	QUEUE = 1024,              /* at least EGRESS_RUNS and the worker's own three operations */
@@ -34,6 +36,7 @@ struct worker {
 	struct io_uring uring;
 	int uring_open;
 	struct egress egress;
+	struct pace pace;
 
 	int begun;           /* there are rules: the ring may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */
@@ -101,6 +104,9 @@ int worker_open_uring(struct worker *worker)
 		.cq_entries = 2 * QUEUE,
 	};
 	int first[] = { worker->settings.channel, worker->settings.readiness }, result;
+
+	/* Else the sleeps of a busy worker end 50 us late. */
+	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 
 	result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
 	if (result == -EINVAL) { /* before Linux 6.1 */
@@ -241,6 +247,8 @@ static void wait_for_message(struct worker *worker)
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data64(sqe, DONE_MESSAGE);
 	worker->waiting_message = 1;
+	/* At once: while there are frames, nothing else may submit it. */
+	io_uring_submit(&worker->uring);
 }
 
 static void wait_for_frames(struct worker *worker)
@@ -271,11 +279,37 @@ static void take_completions(struct worker *worker)
 	}
 }
 
+/* Waits for whatever comes first: frames, when the rate is low; the time of the next harvest, when it is high; a
+ * message. After a full harvest there is no time to lose. */
+static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
+{
+	uint64_t now = pace_now(), sleep;
+	struct __kernel_timespec timeout;
+	struct io_uring_cqe *cqe;
+	int result;
+
+	if (pace_note(&worker->pace, now, frames)) {
+		sleep = frames < HARVEST ? pace_sleep(began, now) : 0;
+		if (sleep == 0)
+			return 0;
+		timeout = (struct __kernel_timespec){ .tv_nsec = (long long)sleep };
+		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
+	} else if (frames > 0) {
+		return 0; /* look once more before a wait */
+	} else {
+		if (!worker->waiting_ready && worker->begun)
+			wait_for_frames(worker);
+		result = io_uring_submit_and_wait(&worker->uring, 1);
+	}
+	return result < 0 && result != -EINTR && result != -ETIME ? result : 0;
+}
+
 /* Relays until the supervisor says something. Returns the length of the message, 0 when the supervisor has
  * gone, or a negative errno. */
 int worker_run(struct worker *worker)
 {
 	for (;;) {
+		uint64_t began = pace_now();
 		int frames, result;
 
 		if (!worker->waiting_message && !worker->message_done)
@@ -283,11 +317,9 @@ int worker_run(struct worker *worker)
 		frames = harvest(worker);
 		if (frames < 0)
 			return frames;
-		if (frames == 0 && !worker->message_done) {
-			if (!worker->waiting_ready && worker->begun)
-				wait_for_frames(worker);
-			result = io_uring_submit_and_wait(&worker->uring, 1);
-			if (result < 0 && result != -EINTR)
+		if (!worker->message_done) {
+			result = wait_for_more(worker, began, (uint32_t)frames);
+			if (result < 0)
 				return result;
 		}
 		take_completions(worker);
