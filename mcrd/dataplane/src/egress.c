@@ -244,30 +244,27 @@ static int account(struct egress_socket *socket, struct run *run, int error)
 	} else {
 		count(&counters->packets, datagrams);
 		count(&counters->bytes, run->apart ? socket->piece.iov_len : run->bytes);
-		if (run->attempts)
-			count(&counters->refused, run->attempts);
+		if (run->reports)
+			count(&counters->refused, run->reports);
 	}
 	run->attempts = 0;
+	run->reports = 0;
 	return run->apart && ++run->done < run->datagrams;
 }
 
-/* What became of a run that was submitted; 1 when it is to be submitted again. */
-static int finish(struct egress *egress, struct egress_socket *socket, struct run *run)
+/* What became of a run that was submitted; 1 when it is to be submitted again. `waited` is what .waits was then. */
+static int finish(struct egress *egress, struct egress_socket *socket, struct run *run, int waited)
 {
 	int error = -run->result;
 
 	if (error <= 0) {
-		egress->no_wait |= !egress->waits;
+		egress->no_wait |= !waited;
 		return account(socket, run, 0);
 	}
-	if (error == ECANCELED && !egress->waits)
+	if (error == ECANCELED && !waited)
 		return 1; /* the one before it failed */
-	if (error == EOPNOTSUPP && !egress->waits && !egress->no_wait) {
+	if (error == EOPNOTSUPP && !waited && !egress->no_wait) {
 		egress->waits = 1;
-		return 1;
-	}
-	if (run->attempts < ATTEMPTS && may_be_a_report(error)) {
-		run->attempts++;
 		return 1;
 	}
 	/* EIO: no checksum offload there, or IPsec. EMSGSIZE, once EINVAL: a segment is larger than the MTU. */
@@ -280,6 +277,11 @@ static int finish(struct egress *egress, struct egress_socket *socket, struct ru
 		run->attempts = 0;
 		return 1;
 	}
+	if (run->attempts < ATTEMPTS && may_be_a_report(error)) {
+		run->attempts++;
+		run->reports++;
+		return 1;
+	}
 	if (error == ECANCELED)
 		error = EAGAIN;
 	/* A queueing discipline may take a run apart and drop some of it without a word; of one datagram it says so. */
@@ -290,7 +292,7 @@ static int finish(struct egress *egress, struct egress_socket *socket, struct ru
 }
 
 /* Drops the runs that are done; 1 when some are left. */
-static int settle(struct egress *egress, struct egress_socket *socket)
+static int settle(struct egress *egress, struct egress_socket *socket, int waited)
 {
 	uint32_t index, *link = &socket->first;
 
@@ -299,7 +301,7 @@ static int settle(struct egress *egress, struct egress_socket *socket)
 		struct run *run = &egress->runs[index];
 
 		run->state = RUN_GATHERED;
-		if (finish(egress, socket, run))
+		if (finish(egress, socket, run, waited))
 			link = &run->next;
 		else
 			*link = run->next;
@@ -315,7 +317,7 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 		egress->sockets[egress->active[i]].unlinked = 0;
 	while (egress->active_count > 0) {
 		uint32_t prepared = 0;
-		int result;
+		int result, waited = egress->waits;
 
 		for (i = 0; i < egress->active_count; i++)
 			prepared += prepare_socket(egress, &egress->sockets[egress->active[i]]);
@@ -323,7 +325,7 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 		if (result < 0)
 			return result;
 		for (i = kept = 0; i < egress->active_count; i++)
-			if (settle(egress, &egress->sockets[egress->active[i]]))
+			if (settle(egress, &egress->sockets[egress->active[i]], waited))
 				egress->active[kept++] = egress->active[i];
 		egress->active_count = kept;
 	}

@@ -31,7 +31,8 @@ struct run {
 	uint8_t vectors;
 	uint8_t closed;     /* takes no more */
 	uint8_t state;      /* enum run_state */
-	uint8_t attempts;
+	uint8_t attempts;   /* that met a report, in a row */
+	uint8_t reports;
 	uint8_t apart;      /* goes one by one: the kernel would not cut it */
 	uint8_t done;       /* datagrams that are, of one that goes one by one */
 };
