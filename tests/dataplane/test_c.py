@@ -22,6 +22,7 @@ BUILDS = {
 SUBJECTS = {
     "counters": ("counters.c",),
     "egress": ("egress.c", "counters.c"),
+    "pace": ("pace.c",),
     "packet": ("packet.c",),
     "ring": ("ring.c",),
     "rules": ("rules.c", "table.c"),
