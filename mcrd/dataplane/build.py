@@ -14,6 +14,7 @@ SOURCES = (
     "egress.c",
     "limit.c",
     "loop.c",
+    "pace.c",
     "packet.c",
     "ring.c",
     "rules.c",

@@ -140,7 +140,8 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     return worker, layers
 
 
-def _obey(worker: object, request: messages.AnyRequest, descriptors: Sequence[int]) -> None:
+def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) -> None:
+    """Carries out a request; what it keeps of the descriptors is no longer in the list."""
     match request:
         case messages.Begin():
             lib.worker_begin(worker)
@@ -148,8 +149,9 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: Sequence[in
             if len(places) != len(descriptors):
                 raise RefusedError(f"{len(places)} places for {len(descriptors)} sockets")
             _check_places(worker, places)
-            for place, descriptor in zip(places, descriptors, strict=True):
-                _check(lib.worker_set_socket(worker, place, descriptor), f"socket {place}")
+            for place in places:
+                _check(lib.worker_set_socket(worker, place, descriptors[0]), f"socket {place}")
+                del descriptors[0]  # the worker's own now
         case messages.RemoveSockets(places=places):
             _check_places(worker, places)
             for place in places:
@@ -213,7 +215,7 @@ def _serve(worker: object) -> None:
             _answer(messages.Done(request.sequence))
         finally:
             for descriptor in descriptors:
-                os.close(descriptor)  # the ring's file table holds what is needed
+                os.close(descriptor)
     if length < 0 and length != -errno.ECONNRESET:
         raise OSError(-length, os.strerror(-length))
 

@@ -21,6 +21,8 @@ BUILDS = {
 # What each test file is linked with.
 SUBJECTS = {
     "counters": ("counters.c",),
+    "egress": ("egress.c", "counters.c"),
+    "pace": ("pace.c",),
     "packet": ("packet.c",),
     "ring": ("ring.c",),
     "rules": ("rules.c", "table.c"),
@@ -34,7 +36,7 @@ def compile_c(directory: Path, program: str, sources: tuple[str, ...], build: st
     command = [
         *("gcc", *STRICT, *BUILDS[build], f"-I{SOURCES}", f"-I{TESTS}"),
         *(str(TESTS / f"{program}.c"), *(str(SOURCES / name) for name in sources)),
-        *("-o", str(made)),
+        *("-o", str(made), "-luring"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

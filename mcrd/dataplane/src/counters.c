@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "counters.h"
 
-void count_error(struct output_counters *output, int error)
+void count_errors(struct output_counters *output, int error, uint64_t by)
 {
 	int i;
 
@@ -13,9 +13,9 @@ void count_error(struct output_counters *output, int error)
 		if (place->number == 0)
 			__atomic_store_n(&place->number, (uint64_t)error, __ATOMIC_RELAXED);
 		if (place->number == (uint64_t)error) {
-			count(&place->count, 1);
+			count(&place->count, by);
 			return;
 		}
 	}
-	count(&output->errors[i].count, 1);
+	count(&output->errors[i].count, by);
 }

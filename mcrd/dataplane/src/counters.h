@@ -14,6 +14,6 @@ static inline void count(uint64_t *counter, uint64_t by)
 	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + by, __ATOMIC_RELAXED);
 }
 
-void count_error(struct output_counters *output, int error);
+void count_errors(struct output_counters *output, int error, uint64_t by);
 
 #endif

@@ -2,9 +2,73 @@
 #include "egress.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SOL_UDP
+#define SOL_UDP 17
+#endif
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* linux/udp.h, since Linux 4.18 */
+#endif
+
+enum { NONE = EGRESS_RUNS, ATTEMPTS = 3, ANY_LENGTH = 65536 };
+
+#define CAREFUL_NS 1000000000ULL  /* after a queue was full */
+#define REMEMBER_NS 5000000000ULL /* after a segment was larger than the MTU, which may change */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
+int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places)
+{
+	uint32_t i;
+
+	egress->uring = uring;
+	egress->sockets = calloc(places, sizeof(*egress->sockets));
+	egress->active = calloc(EGRESS_RUNS, sizeof(*egress->active));
+	if (!egress->sockets || !egress->active)
+		return -ENOMEM;
+	egress->places = places;
+	for (i = 0; i < places; i++) {
+		egress->sockets[i].descriptor = -1;
+		egress->sockets[i].first = NONE;
+	}
+	return 0;
+}
+
+void egress_free(struct egress *egress)
+{
+	uint32_t i;
+
+	for (i = 0; i < egress->places; i++)
+		if (egress->sockets[i].descriptor >= 0)
+			close(egress->sockets[i].descriptor);
+	free(egress->sockets);
+	free(egress->active);
+}
+
+void egress_put(struct egress *egress, uint32_t place, int descriptor)
+{
+	struct egress_socket *socket = &egress->sockets[place];
+
+	if (socket->descriptor >= 0)
+		close(socket->descriptor);
+	socket->descriptor = descriptor;
+	socket->segment = 0; /* as it is on a new socket */
+	socket->below = descriptor < 0 ? 0 : ANY_LENGTH;
+	socket->restore = 0;
+}
 
 /* A connected socket reports an ICMP error that an earlier datagram drew at the next write, which then sends
- * nothing (ip(7), IP_RECVERR; udp(7)). A second try tells such a report from an error of the write itself. */
+ * nothing (ip(7), IP_RECVERR; udp(7)). Another try tells such a report from an error of the write itself. */
 static int may_be_a_report(int error)
 {
 	switch (error) {
@@ -23,18 +87,99 @@ static int may_be_a_report(int error)
 	return 0;
 }
 
-static void prepare(struct egress *egress, uint32_t index)
+/* From here on, the socket's datagrams of this length and more go one by one, for a time (0: for good). */
+static void gather_below(struct egress_socket *socket, uint32_t length, uint64_t time)
 {
-	struct send *send = &egress->sends[index];
-	struct io_uring_sqe *sqe = io_uring_get_sqe(egress->uring);
+	if (socket->below < length || (socket->below < ANY_LENGTH && socket->restore == 0))
+		return;
+	socket->below = length;
+	socket->restore = time ? now_ns() + time : 0;
+}
 
-	/* The queue has room for a whole batch and what else a worker has under way: never NULL. */
-	io_uring_prep_writev(sqe, (int)(EGRESS_PLACES + send->output->socket), &send->data, 1, 0);
+/* Nothing of the socket may be under way. What the kernel will not set it is not asked for again. */
+static void set_segment(struct egress_socket *socket, uint32_t segment)
+{
+	int value = (int)segment;
+
+	if (socket->segment == segment)
+		return;
+	if (setsockopt(socket->descriptor, SOL_UDP, UDP_SEGMENT, &value, sizeof(value)) == 0)
+		socket->segment = segment;
+	else
+		gather_below(socket, 0, 0);
+}
+
+/* A write no longer than the segment size is one datagram, a longer one is cut (tried: Linux 6.18). A size that
+ * does not fit the MTU is refused even for shorter writes by older kernels; 0 fits everything. */
+static uint32_t segment_for(const struct egress_socket *socket, const struct run *run)
+{
+	if (run->apart)
+		return 0;
+	if (run->datagrams > 1)
+		return run->length;
+	return run->length <= socket->segment ? socket->segment : 0;
+}
+
+/* The datagram of a run that is next to go by itself. */
+static struct iovec piece_of(const struct run *run, const struct iovec *vectors)
+{
+	size_t at = (size_t)run->done * run->length, left = run->bytes - at;
+
+	while (at >= vectors->iov_len && left > 0) {
+		at -= vectors->iov_len;
+		vectors++;
+	}
+	return (struct iovec){ (uint8_t *)vectors->iov_base + at, left < run->length ? left : run->length };
+}
+
+static struct io_uring_sqe *prepare_run(struct egress *egress, uint32_t index)
+{
+	struct run *run = &egress->runs[index];
+	struct egress_socket *socket = &egress->sockets[run->output->socket];
+	/* The queue has room for all runs and what else a worker has under way: never NULL. */
+	struct io_uring_sqe *sqe = io_uring_get_sqe(egress->uring);
+	const struct iovec *vectors = egress->vectors[index];
+	unsigned int count = run->vectors;
+
+	if (run->apart) {
+		socket->piece = piece_of(run, vectors);
+		vectors = &socket->piece;
+		count = 1;
+	}
+	io_uring_prep_writev(sqe, (int)(EGRESS_PLACES + run->output->socket), vectors, count, 0);
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data64(sqe, EGRESS_FIRST + index);
 	/* Where a send buffer is full io_uring would wait for room, O_NONBLOCK or not, and hold up every other flow. */
 	if (!egress->waits)
 		sqe->rw_flags = RWF_NOWAIT;
+	run->state = RUN_UNDER_WAY;
+	return sqe;
+}
+
+/* Prepares what can go to a socket with one segment size. Returns how many runs. */
+static uint32_t prepare_socket(struct egress *egress, struct egress_socket *socket)
+{
+	struct io_uring_sqe *before = NULL;
+	uint32_t index, prepared = 0;
+
+	if (socket->descriptor >= 0)
+		set_segment(socket, segment_for(socket, &egress->runs[socket->first]));
+	for (index = socket->first; index != NONE; index = egress->runs[index].next) {
+		struct run *run = &egress->runs[index];
+
+		if (!before && run->datagrams > 1 && socket->segment != run->length)
+			run->apart = 1; /* the size could not be set */
+		if (before && segment_for(socket, run) != socket->segment)
+			break;
+		/* What follows one that fails must not overtake it: it is cancelled, and tried again after it. */
+		if (before && !socket->unlinked && !egress->waits)
+			before->flags |= IOSQE_IO_LINK;
+		before = prepare_run(egress, index);
+		prepared++;
+		if (run->apart)
+			break;
+	}
+	return prepared;
 }
 
 /* Without RWF_NOWAIT: what has not been sent by now waits for room, and is given up. */
@@ -45,7 +190,7 @@ static void cancel_waiting(struct egress *egress)
 	for (i = 0; i < egress->count; i++) {
 		struct io_uring_sqe *sqe;
 
-		if (egress->sends[i].done)
+		if (egress->runs[i].state != RUN_UNDER_WAY)
 			continue;
 		sqe = io_uring_get_sqe(egress->uring);
 		io_uring_prep_cancel64(sqe, EGRESS_FIRST + i, 0);
@@ -53,44 +198,16 @@ static void cancel_waiting(struct egress *egress)
 	}
 }
 
-/* Counts a finished send; 1 when it has to be tried again. */
-static int finish(struct egress *egress, uint32_t index, int result)
+/* Submits what is prepared, and waits for all of it. */
+static int transmit(struct egress *egress, uint32_t pending, egress_other *other, void *context)
 {
-	struct send *send = &egress->sends[index];
-	struct output_counters *counters = send->output->counters;
-
-	if (result >= 0) {
-		count(&counters->packets, 1);
-		count(&counters->bytes, send->data.iov_len);
-		if (send->retried)
-			count(&counters->refused, 1);
-		return 0;
-	}
-	if (result == -EOPNOTSUPP && !egress->waits) {
-		egress->waits = 1;
-		return 1;
-	}
-	if (!send->retried && may_be_a_report(-result)) {
-		send->retried = 1;
-		return 1;
-	}
-	count_error(counters, result == -ECANCELED ? EAGAIN : -result);
-	return 0;
-}
-
-int egress_flush(struct egress *egress, egress_other *other, void *context)
-{
-	uint32_t i, pending = egress->count;
-
-	for (i = 0; i < egress->count; i++)
-		prepare(egress, i);
 	while (pending > 0) {
 		struct io_uring_cqe *cqe;
 		unsigned int head, seen = 0;
 		int result;
 
-		result = egress->waits ? io_uring_submit(egress->uring) : io_uring_submit_and_wait(egress->uring, 1);
-
+		result = egress->waits ? io_uring_submit(egress->uring) :
+					 io_uring_submit_and_wait(egress->uring, pending);
 		if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
 			return result;
 		io_uring_for_each_cqe(egress->uring, head, cqe) {
@@ -98,14 +215,11 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 			if (cqe->user_data < EGRESS_FIRST) {
 				other(context, cqe);
 			} else {
-				uint32_t index = (uint32_t)(cqe->user_data - EGRESS_FIRST);
+				struct run *run = &egress->runs[cqe->user_data - EGRESS_FIRST];
 
-				if (finish(egress, index, cqe->res)) {
-					prepare(egress, index);
-				} else {
-					egress->sends[index].done = 1;
-					pending--;
-				}
+				run->result = cqe->res;
+				run->state = RUN_ANSWERED;
+				pending--;
 			}
 		}
 		io_uring_cq_advance(egress->uring, seen);
@@ -116,26 +230,165 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 				return result;
 		}
 	}
+	return 0;
+}
+
+/* Counts what was sent or given up: the run, or one datagram of it. 1 when there is more to send of it. */
+static int account(struct egress_socket *socket, struct run *run, int error)
+{
+	struct output_counters *counters = run->output->counters;
+	uint64_t datagrams = run->apart ? 1 : run->datagrams;
+
+	if (error) {
+		count_errors(counters, error, datagrams);
+	} else {
+		count(&counters->packets, datagrams);
+		count(&counters->bytes, run->apart ? socket->piece.iov_len : run->bytes);
+		if (run->reports)
+			count(&counters->refused, run->reports);
+	}
+	run->attempts = 0;
+	run->reports = 0;
+	return run->apart && ++run->done < run->datagrams;
+}
+
+/* What became of a run that was submitted; 1 when it is to be submitted again. `waited` is what .waits was then. */
+static int finish(struct egress *egress, struct egress_socket *socket, struct run *run, int waited)
+{
+	int error = -run->result;
+
+	if (error <= 0) {
+		egress->no_wait |= !waited;
+		return account(socket, run, 0);
+	}
+	if (error == ECANCELED && !waited)
+		return 1; /* the one before it failed */
+	if (error == EOPNOTSUPP && !waited && !egress->no_wait) {
+		egress->waits = 1;
+		return 1;
+	}
+	/* EIO: no checksum offload there, or IPsec. EMSGSIZE, once EINVAL: a segment is larger than the MTU. */
+	if (socket->segment && !run->apart && (error == EIO || error == EMSGSIZE || error == EINVAL)) {
+		if (error == EIO)
+			gather_below(socket, 0, 0);
+		else
+			gather_below(socket, run->length, REMEMBER_NS);
+		run->apart = 1;
+		run->attempts = 0;
+		return 1;
+	}
+	if (run->attempts < ATTEMPTS && may_be_a_report(error)) {
+		run->attempts++;
+		run->reports++;
+		return 1;
+	}
+	if (error == ECANCELED)
+		error = EAGAIN;
+	/* A queueing discipline may take a run apart and drop some of it without a word; of one datagram it says so. */
+	if (error == ENOBUFS)
+		gather_below(socket, 0, CAREFUL_NS);
+	socket->unlinked = 1;
+	return account(socket, run, error);
+}
+
+/* Drops the runs that are done; 1 when some are left. */
+static int settle(struct egress *egress, struct egress_socket *socket, int waited)
+{
+	uint32_t index, *link = &socket->first;
+
+	/* They were submitted from the front on. */
+	while ((index = *link) != NONE && egress->runs[index].state == RUN_ANSWERED) {
+		struct run *run = &egress->runs[index];
+
+		run->state = RUN_GATHERED;
+		if (finish(egress, socket, run, waited))
+			link = &run->next;
+		else
+			*link = run->next;
+	}
+	return socket->first != NONE;
+}
+
+int egress_flush(struct egress *egress, egress_other *other, void *context)
+{
+	uint32_t i, kept;
+
+	for (i = 0; i < egress->active_count; i++)
+		egress->sockets[egress->active[i]].unlinked = 0;
+	while (egress->active_count > 0) {
+		uint32_t prepared = 0;
+		int result, waited = egress->waits;
+
+		for (i = 0; i < egress->active_count; i++)
+			prepared += prepare_socket(egress, &egress->sockets[egress->active[i]]);
+		result = transmit(egress, prepared, other, context);
+		if (result < 0)
+			return result;
+		for (i = kept = 0; i < egress->active_count; i++)
+			if (settle(egress, &egress->sockets[egress->active[i]], waited))
+				egress->active[kept++] = egress->active[i];
+		egress->active_count = kept;
+	}
 	egress->count = 0;
 	return 0;
+}
+
+/* Does the run take another datagram? */
+static int takes(const struct egress_socket *socket, const struct run *run, const struct output *output,
+		 uint32_t length)
+{
+	/* Nothing would be left of an empty datagram; and what is longer than the rest would be cut. */
+	return !run->closed && run->output == output && length > 0 && length <= run->length &&
+	       run->length < socket->below && run->datagrams < EGRESS_SEGMENTS && run->bytes + length <= EGRESS_BYTES;
+}
+
+static struct run *new_run(struct egress *egress, struct egress_socket *socket, const struct output *output,
+			   uint32_t length)
+{
+	uint32_t index = egress->count++;
+	struct run *run = &egress->runs[index];
+
+	if (socket->restore && now_ns() >= socket->restore) {
+		socket->below = ANY_LENGTH;
+		socket->restore = 0;
+	}
+	if (socket->first == NONE) {
+		socket->first = index;
+		egress->active[egress->active_count++] = output->socket;
+	} else {
+		egress->runs[socket->last].next = index;
+	}
+	socket->last = index;
+	*run = (struct run){ .output = output, .next = NONE, .length = length };
+	return run;
 }
 
 int egress_add(struct egress *egress, const struct output *output, const uint8_t *data, uint32_t length,
 	       egress_other *other, void *context)
 {
-	struct send *send;
+	struct egress_socket *socket = &egress->sockets[output->socket];
+	struct run *run = socket->first == NONE ? NULL : &egress->runs[socket->last];
+	struct iovec *vector;
 
-	if (egress->count == EGRESS_BATCH) {
-		int result = egress_flush(egress, other, context);
+	if (!run || !takes(socket, run, output, length)) {
+		if (egress->count == EGRESS_RUNS) {
+			int result = egress_flush(egress, other, context);
 
-		if (result < 0)
-			return result;
+			if (result < 0)
+				return result;
+		}
+		run = new_run(egress, socket, output, length);
 	}
-	send = &egress->sends[egress->count++];
-	send->output = output;
-	send->data.iov_base = (void *)(uintptr_t)data;
-	send->data.iov_len = length;
-	send->retried = 0;
-	send->done = 0;
+	run->closed = length < run->length;
+	run->datagrams++;
+	run->bytes += length;
+	vector = egress->vectors[run - egress->runs] + run->vectors;
+	/* The datagrams of a super-frame stand side by side. */
+	if (run->vectors > 0 && data == (uint8_t *)vector[-1].iov_base + vector[-1].iov_len) {
+		vector[-1].iov_len += length;
+	} else {
+		*vector = (struct iovec){ (void *)(uintptr_t)data, length };
+		run->vectors++;
+	}
 	return 0;
 }

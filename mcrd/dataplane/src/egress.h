@@ -1,4 +1,8 @@
 /* Egress: datagrams straight from ring memory to connected UDP sockets, WRITEV through io_uring.
+ *
+ * What goes to one socket is gathered into runs of datagrams of one length, the last of which may be
+ * shorter; the kernel cuts a run at the length that UDP_SEGMENT names (udp(7)). The order of a socket's
+ * datagrams is kept, whatever fails.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_EGRESS_H
 #define MCRD_EGRESS_H
@@ -9,20 +13,53 @@
 #include "counters.h"
 #include "rules.h"
 
-enum { EGRESS_BATCH = 512 };
+enum {
+	EGRESS_RUNS = 512,    /* between two flushes */
+	EGRESS_SEGMENTS = 64, /* UDP_MAX_SEGMENTS, include/linux/udp.h, before Linux 6.11 */
+	EGRESS_BYTES = 65507, /* of a run: what one IPv4 packet would hold */
+};
 
-struct send {
+enum run_state { RUN_GATHERED, RUN_UNDER_WAY, RUN_ANSWERED };
+
+struct run {
 	const struct output *output;
-	struct iovec data;
-	uint8_t retried;
-	uint8_t done;
+	uint32_t next;      /* of the same socket; EGRESS_RUNS: none */
+	uint32_t length;    /* of each datagram but the last */
+	uint32_t bytes;
+	int32_t result;
+	uint8_t datagrams;
+	uint8_t vectors;
+	uint8_t closed;     /* takes no more */
+	uint8_t state;      /* enum run_state */
+	uint8_t attempts;   /* that met a report, in a row */
+	uint8_t reports;
+	uint8_t apart;      /* goes one by one: the kernel would not cut it */
+	uint8_t done;       /* datagrams that are, of one that goes one by one */
+};
+
+struct egress_socket {
+	int descriptor;     /* -1: none */
+	uint32_t segment;   /* what UDP_SEGMENT is */
+	uint32_t below;     /* datagrams shorter than this are gathered */
+	uint32_t first;     /* runs; EGRESS_RUNS: none */
+	uint32_t last;
+	uint8_t unlinked;   /* a run that fails does not hold up the next, until the flush ends */
+	uint64_t restore;   /* when all are gathered again, CLOCK_MONOTONIC in ns; 0: never */
+	struct iovec piece; /* the next datagram of a run that goes one by one */
 };
 
 struct egress {
 	struct io_uring *uring;
-	int waits; /* the kernel knows no RWF_NOWAIT for sockets (before Linux 6.5): it has to be told to give up */
-	uint32_t count;
-	struct send sends[EGRESS_BATCH];
+	int waits;   /* the kernel knows no RWF_NOWAIT for sockets (before Linux 6.5): it has to be told to give up */
+	int no_wait; /* it does know it: seen */
+	uint32_t places;
+	struct egress_socket *sockets;
+	uint32_t *active; /* sockets that have runs */
+	uint32_t active_count;
+	uint32_t count; /* runs */
+	struct run runs[EGRESS_RUNS];
+	/* One more than it takes: rows that are a power of two apart would share cache sets. */
+	struct iovec vectors[EGRESS_RUNS][EGRESS_SEGMENTS + 1];
 };
 
 /* A completion that is none of a send: what flush() found while it waited for its own. */
@@ -30,6 +67,12 @@ typedef void egress_other(void *context, const struct io_uring_cqe *cqe);
 
 /* What stands in a send's user_data; other operations use smaller numbers, up to EGRESS_CANCEL. */
 enum { EGRESS_CANCEL = 15, EGRESS_FIRST = 16, EGRESS_PLACES = 2 /* where the file table's sockets begin */ };
+
+int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places);
+void egress_free(struct egress *egress);
+
+/* Takes over the descriptor, and closes the one that was there; -1: none. */
+void egress_put(struct egress *egress, uint32_t place, int descriptor);
 
 /* Both return 0, or a negative errno of io_uring itself. The data must stay until egress_flush() has returned. */
 int egress_add(struct egress *egress, const struct output *output, const uint8_t *data, uint32_t length,

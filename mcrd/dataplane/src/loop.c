@@ -4,19 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "counters.h"
 #include "egress.h"
+#include "pace.h"
 #include "ring.h"
 #include "rules.h"
 
 enum {
-	HARVEST = 256,             /* frames between two flushes */
+	HARVEST = 2048,            /* frames that are released together */
 	MESSAGE_ROOM = 256 * 1024, /* more than a SOCK_SEQPACKET datagram of the default send buffer */
 	DESCRIPTORS = 253,         /* SCM_MAX_FD, linux/net/scm.h */
-	QUEUE = 1024,              /* at least EGRESS_BATCH and the worker's own three operations */
+	QUEUE = 1024,              /* at least EGRESS_RUNS and the worker's own three operations */
 	ERROR_PAUSE_NS = 20 * 1000 * 1000,
 };
 
@@ -34,6 +36,7 @@ struct worker {
 	struct io_uring uring;
 	int uring_open;
 	struct egress egress;
+	struct pace pace;
 
 	int begun;           /* there are rules: the ring may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */
@@ -65,6 +68,7 @@ void worker_free(struct worker *worker)
 {
 	if (worker->uring_open)
 		io_uring_queue_exit(&worker->uring);
+	egress_free(&worker->egress);
 	ring_unmap(&worker->ring);
 	if (worker->segment)
 		munmap(worker->segment, sizeof(*worker->segment));
@@ -101,6 +105,9 @@ int worker_open_uring(struct worker *worker)
 	};
 	int first[] = { worker->settings.channel, worker->settings.readiness }, result;
 
+	/* Else the sleeps of a busy worker end 50 us late. */
+	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+
 	result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
 	if (result == -EINVAL) { /* before Linux 6.1 */
 		params = (struct io_uring_params){ .flags = IORING_SETUP_CQSIZE, .cq_entries = 2 * QUEUE };
@@ -109,7 +116,9 @@ int worker_open_uring(struct worker *worker)
 	if (result < 0)
 		return result;
 	worker->uring_open = 1;
-	worker->egress.uring = &worker->uring;
+	result = egress_init(&worker->egress, &worker->uring, worker->settings.sockets);
+	if (result < 0)
+		return result;
 	result = io_uring_register_files_sparse(&worker->uring, EGRESS_PLACES + worker->settings.sockets);
 	if (result < 0)
 		return result;
@@ -267,6 +276,8 @@ static void wait_for_message(struct worker *worker)
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data64(sqe, DONE_MESSAGE);
 	worker->waiting_message = 1;
+	/* At once: while there are frames, nothing else may submit it. */
+	io_uring_submit(&worker->uring);
 }
 
 static void wait_for_frames(struct worker *worker)
@@ -297,11 +308,37 @@ static void take_completions(struct worker *worker)
 	}
 }
 
+/* Waits for whatever comes first: frames, when the rate is low; the time of the next harvest, when it is high; a
+ * message. After a full harvest there is no time to lose. */
+static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
+{
+	uint64_t now = pace_now(), sleep;
+	struct __kernel_timespec timeout;
+	struct io_uring_cqe *cqe;
+	int result;
+
+	if (pace_note(&worker->pace, now, frames)) {
+		sleep = frames < HARVEST ? pace_sleep(began, now) : 0;
+		if (sleep == 0)
+			return 0;
+		timeout = (struct __kernel_timespec){ .tv_nsec = (long long)sleep };
+		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
+	} else if (frames > 0) {
+		return 0; /* look once more before a wait */
+	} else {
+		if (!worker->waiting_ready && worker->begun)
+			wait_for_frames(worker);
+		result = io_uring_submit_and_wait(&worker->uring, 1);
+	}
+	return result < 0 && result != -EINTR && result != -ETIME ? result : 0;
+}
+
 /* Relays until the supervisor says something. Returns the length of the message, 0 when the supervisor has
  * gone, or a negative errno. */
 int worker_run(struct worker *worker)
 {
 	for (;;) {
+		uint64_t began = pace_now();
 		int frames, result;
 
 		if (!worker->waiting_message && !worker->message_done)
@@ -311,11 +348,9 @@ int worker_run(struct worker *worker)
 			return frames;
 		if (worker->rules.wanted_count > 0)
 			return MCRD_WANTS;
-		if (frames == 0 && !worker->message_done) {
-			if (!worker->waiting_ready && worker->begun)
-				wait_for_frames(worker);
-			result = io_uring_submit_and_wait(&worker->uring, 1);
-			if (result < 0 && result != -EINTR)
+		if (!worker->message_done) {
+			result = wait_for_more(worker, began, (uint32_t)frames);
+			if (result < 0)
 				return result;
 		}
 		take_completions(worker);
@@ -363,7 +398,7 @@ uint32_t worker_places(const struct worker *worker)
 	return worker->settings.sockets;
 }
 
-/* -1 empties the place. */
+/* -1 empties the place. When it returns 0 the descriptor is the worker's, which sets UDP_SEGMENT by it. */
 int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 {
 	int result;
@@ -371,7 +406,10 @@ int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 	if (place >= worker->settings.sockets)
 		return -ENFILE;
 	result = io_uring_register_files_update(&worker->uring, EGRESS_PLACES + place, &descriptor, 1);
-	return result < 0 ? result : 0;
+	if (result < 0)
+		return result;
+	egress_put(&worker->egress, place, descriptor);
+	return 0;
 }
 
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,

@@ -29,23 +29,25 @@ static void test_places(void)
 	check_about("places");
 	for (round = 1; round <= 3; round++) {
 		for (i = 0; i < MCRD_ERROR_PLACES - 1; i++)
-			count_error(output, numbers[i]);
+			count_errors(output, numbers[i], 1);
 		for (i = 0; i < MCRD_ERROR_PLACES - 1; i++) {
 			CHECK_EQUAL(output->errors[i].number, numbers[i]);
 			CHECK_EQUAL(output->errors[i].count, round);
 		}
 	}
 	/* The last place has no number, whatever comes. */
-	count_error(output, EIO);
-	count_error(output, ENODEV);
-	count_error(output, EIO);
+	count_errors(output, EIO, 1);
+	count_errors(output, ENODEV, 1);
+	count_errors(output, EIO, 1);
 	CHECK_EQUAL(output->errors[MCRD_ERROR_PLACES - 1].number, 0);
 	CHECK_EQUAL(output->errors[MCRD_ERROR_PLACES - 1].count, 3);
 	/* Who has a place keeps it. */
-	count_error(output, ENETDOWN);
-	count_error(output, ENETUNREACH);
+	count_errors(output, ENETDOWN, 1);
+	count_errors(output, ENETUNREACH, 1);
 	CHECK_EQUAL(output->errors[MCRD_ERROR_PLACES - 2].count, 4);
 	CHECK_EQUAL(output->errors[0].count, 4);
+	count_errors(output, ENETUNREACH, 64);
+	CHECK_EQUAL(output->errors[0].count, 68);
 	CHECK_EQUAL(output->errors[MCRD_ERROR_PLACES - 1].count, 3);
 	CHECK(memcmp(output, &untouched, offsetof(struct output_counters, errors)) == 0);
 	free(output);

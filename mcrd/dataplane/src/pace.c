@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "pace.h"
+
+#include <time.h>
+
+#define SECOND_NS 1000000000ULL
+/* Long enough that a burst is not a rate, short enough that the change of state costs little. */
+#define MEASURE_NS 1000000ULL
+/* Frames per second. Apart, or a rate in between would change the state all the time. */
+#define BUSY_FROM 200000ULL
+#define BUSY_TO 140000ULL
+/* From the beginning of a harvest to that of the next. */
+#define WINDOW_NS 50000ULL
+#define WINDOW_LONGEST_NS 400000ULL
+
+uint64_t pace_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+int pace_note(struct pace *pace, uint64_t ended, uint32_t frames)
+{
+	uint64_t took = ended - pace->began;
+
+	pace->frames += frames;
+	if (took < MEASURE_NS)
+		return pace->busy;
+	/* A measurement that spans a time without a harvest says nothing about what came in a row. */
+	pace->busy = pace->frames * SECOND_NS >= took * (pace->busy ? BUSY_TO : BUSY_FROM);
+	pace->began = ended;
+	pace->frames = 0;
+	return pace->busy;
+}
+
+uint64_t pace_sleep(uint64_t began, uint64_t ended)
+{
+	uint64_t took = ended - began, window = 2 * took;
+
+	/* Where the work takes most of the window, more backlog makes better batches of it. */
+	if (window < WINDOW_NS)
+		window = WINDOW_NS;
+	if (window > WINDOW_LONGEST_NS)
+		window = WINDOW_LONGEST_NS;
+	return window >= took + PACE_SHORTEST_NS ? window - took : 0;
+}

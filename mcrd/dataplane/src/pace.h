@@ -1,0 +1,26 @@
+/* When to look at the ring again. At a low rate the kernel wakes us for every frame: that is promptest. At a high
+ * one it would wake us for nothing else, so nothing is armed, and a timer says when to look.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#ifndef MCRD_PACE_H
+#define MCRD_PACE_H
+
+#include <stdint.h>
+
+struct pace {
+	uint64_t began;  /* the measurement under way, CLOCK_MONOTONIC in ns */
+	uint64_t frames; /* since then */
+	int busy;
+};
+
+/* Before what is nothing but a sleep; a shorter one costs more than it saves. */
+enum { PACE_SHORTEST_NS = 5000 };
+
+uint64_t pace_now(void);
+
+/* A harvest that began and ended then took so many frames. Is the rate high? */
+int pace_note(struct pace *pace, uint64_t ended, uint32_t frames);
+
+/* How long to sleep after that harvest, in ns, while the rate is high; 0: not at all. */
+uint64_t pace_sleep(uint64_t began, uint64_t ended);
+
+#endif

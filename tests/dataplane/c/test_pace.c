@@ -1,0 +1,69 @@
+/* pace.c: when the rate counts as high, and how long a busy worker sleeps.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#include "pace.h"
+
+#include "check.h"
+
+enum { US = 1000, MS = 1000 * US };
+
+/* Harvests every 50 us for some ms, at a rate in frames per second. Returns the state at the end. */
+static int run(struct pace *pace, uint64_t *now, uint64_t rate, uint32_t ms)
+{
+	uint64_t until = *now + (uint64_t)ms * MS, due = 0;
+	int busy = pace->busy;
+
+	while (*now < until) {
+		uint64_t had = due / 1000000;
+
+		*now += 50 * US;
+		due += rate * 50;
+		busy = pace_note(pace, *now, (uint32_t)(due / 1000000 - had));
+	}
+	return busy;
+}
+
+static void test_states(void)
+{
+	struct pace pace = { 0 };
+	uint64_t now = 1234567;
+
+	check_about("states");
+	CHECK_EQUAL(run(&pace, &now, 190000, 20), 0);
+	CHECK_EQUAL(run(&pace, &now, 220000, 5), 1);
+	/* What lies between keeps the state. */
+	CHECK_EQUAL(run(&pace, &now, 150000, 20), 1);
+	CHECK_EQUAL(run(&pace, &now, 130000, 5), 0);
+	CHECK_EQUAL(run(&pace, &now, 150000, 20), 0);
+	CHECK_EQUAL(run(&pace, &now, 1000000, 5), 1);
+	CHECK_EQUAL(run(&pace, &now, 0, 5), 0);
+	/* A burst after a long silence is no rate. */
+	now += 1000ULL * MS;
+	CHECK_EQUAL(pace_note(&pace, now, 64), 0);
+	CHECK_EQUAL(run(&pace, &now, 0, 5), 0);
+}
+
+static void test_sleep(void)
+{
+	uint64_t took;
+
+	check_about("sleep");
+	CHECK_EQUAL(pace_sleep(1000, 1000), 50 * US);
+	CHECK_EQUAL(pace_sleep(1000, 1000 + 20 * US), 30 * US);
+	CHECK_EQUAL(pace_sleep(1000, 1000 + 40 * US), 40 * US);
+	CHECK_EQUAL(pace_sleep(1000, 1000 + 390 * US), 10 * US);
+	CHECK_EQUAL(pace_sleep(1000, 1000 + 400 * US), 0);
+	CHECK_EQUAL(pace_sleep(1000, 1000 + 5 * MS), 0);
+	for (took = 0; took < 1 * MS; took += 777) {
+		uint64_t sleep = pace_sleep(5, 5 + took);
+
+		CHECK(sleep == 0 || sleep >= PACE_SHORTEST_NS);
+		CHECK(sleep <= 200 * US);
+	}
+}
+
+int main(void)
+{
+	test_states();
+	test_sleep();
+	return check_result();
+}
