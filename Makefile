@@ -6,6 +6,8 @@
 #   make test        the tests; without root, those on real packets are skipped. ARGS="-k name"
 #   make test-full   those that take long as well
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie
+#   make bench       measures mcrd beside other relays: about 16 minutes (needs root)
+#   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make lint        format, ruff, mypy, manual pages
 #   make clean       removes all that the others made in the checkout
 #
@@ -26,7 +28,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh lint clean
+.PHONY: setup build demo test test-full test-fresh bench bench-quick lint clean
 
 setup:
 	@scripts/setup
@@ -45,6 +47,12 @@ test-full: setup
 
 test-fresh:
 	scripts/fresh $(SUITE)
+
+bench: setup
+	@$(VENV)/python -m bench
+
+bench-quick: setup
+	@$(VENV)/python -m bench --quick
 
 lint: setup
 	$(AS_OWNER) $(VENV)/ruff format --check .

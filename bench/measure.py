@@ -1,0 +1,189 @@
+"""One run: at full speed, at a given rate for latency, or to see whether anything is lost."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.cells import OUT_PORT, PORT
+from bench.generators import Generator, LatencySink
+from bench.results import Flood, Integrity, Latency
+
+if TYPE_CHECKING:
+    from bench.cells import Cell
+    from bench.generators import Site
+    from bench.processor import Meter, Usage
+    from bench.relays import Peer, Running
+    from bench.topology import Counters
+
+SETTLE = 0.25  # seconds of traffic before the measurement
+QUIET = 0.08  # seconds without an arrival: everything is through,
+PATIENT = 0.3  # even when something else had the relay's CPU for a while
+DRAIN_MAX = 10.0  # a full socket buffer, relayed to 50 outputs
+CHECKED, CHECKED_RATE = 100_000, 20_000
+SINGLE_MAX = 120_000  # above this rate, sends of one datagram each would take the whole CPU
+PACED_BURST = 16
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of traffic: what was counted within it, and from before it to the last packet."""
+
+    usage: Usage
+    counted: Counters
+    total: Counters
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether a rate goes without loss."""
+
+    made: float  # frames per second that the generator made
+    held: bool
+    steal: float
+    others: float
+
+
+class Stand:
+    """Runs measurements."""
+
+    def __init__(self, site: Site, meter: Meter) -> None:
+        self.site = site
+        self._meter = meter
+
+    def flood(self, peer: Peer, cell: Cell, seconds: float) -> Flood:
+        """As fast as the generator can."""
+        self.site.network.prepare(cell)
+        running = peer.start(self.site, cell)
+        try:
+            window = self._traffic(running, cell, 0.0, cell.burst, seconds)
+        except BaseException:
+            running.stop()
+            raise
+        reported = running.stop()
+        usage, counted, total = window.usage, window.counted, window.total
+        sunk, lost, expected = counted.arrived, 0, total.arrived
+        if not peer.none:
+            sunk = counted.datagrams(cell.size)
+            expected = total.arrived * cell.outputs
+            lost = expected - total.datagrams(cell.size)
+        return Flood(
+            cell=cell.name,
+            peer=peer.name,
+            rate=sunk / usage.seconds,
+            arrived=counted.arrived / usage.seconds,
+            lost=lost,
+            expected=expected,
+            reported=reported,
+            interface_drops=total.dropped,
+            relay_ns=usage.relay_ns / max(1, sunk),
+            generator_ns=usage.generator_ns / max(1, counted.arrived),
+            relay_busy=usage.relay_busy,
+            steal=usage.steal,
+            others=usage.others,
+        )
+
+    def latency(
+        self, peer: Peer, running: Running, cell: Cell, point: tuple[str, float], seconds: float
+    ) -> Latency:
+        """At a rate, with the receiver that measures; the sink must let in what comes."""
+        name, rate = point
+        sink = LatencySink(self.site, cell, rate, peer.routed)
+        try:
+            burst = 1 if rate <= SINGLE_MAX else min(PACED_BURST, cell.burst)
+            window = self._traffic(running, cell, rate, burst, seconds, sink)
+        finally:
+            found = sink.stop()
+        return Latency(
+            cell=cell.name,
+            peer=peer.name,
+            point=name,
+            rate=window.counted.arrived / window.usage.seconds,
+            p50=found["p50"],
+            p99=found["p99"],
+            p999=found["p999"],
+            lost=window.total.arrived * cell.outputs - window.total.datagrams(cell.size),
+            relay_ns=window.usage.relay_ns / max(1, window.counted.datagrams(cell.size)),
+            steal=window.usage.steal,
+            others=window.usage.others,
+        )
+
+    def trial(self, running: Running, cell: Cell, rate: float, seconds: float) -> Trial:
+        """At a rate: nothing lost, and no backlog that only the end of the traffic hides."""
+        burst = min(PACED_BURST, cell.burst)
+        window = self._traffic(running, cell, rate, burst, seconds)
+        lost = window.total.arrived * cell.outputs - window.total.datagrams(cell.size)
+        kept_up = (
+            window.counted.datagrams(cell.size) >= 0.98 * window.counted.arrived * cell.outputs
+        )
+        return Trial(
+            window.counted.arrived / window.usage.seconds,
+            lost == 0 and kept_up,
+            window.usage.steal,
+            window.usage.others,
+        )
+
+    def integrity(self, peer: Peer, cell: Cell) -> Integrity:
+        """Every datagram of an output followed by mcrgen; the sink must let in what comes."""
+        network, route = self.site.network, cell.routes()[0]
+        network.prepare(cell)
+        running = peer.start(self.site, cell)
+        try:
+            receiver = network.sink.receive(
+                "k1", route.to, OUT_PORT, expect=CHECKED, flows=cell.flows
+            )
+            network.source.send(
+                "s0",
+                route.group,
+                PORT,
+                count=CHECKED,
+                rate=CHECKED_RATE,
+                size=cell.size,
+                flows=cell.flows,
+                ttl=8,
+            )
+            found = receiver.result()
+        finally:
+            running.stop()
+        wrong = {name: int(found[name]) for name in ("lost", "duplicated", "reordered", "corrupt")}
+        return Integrity(cell.name, peer.name, int(found["unique"]), **wrong)
+
+    def _traffic(
+        self,
+        running: Running,
+        cell: Cell,
+        rate: float,
+        burst: int,
+        seconds: float,
+        sink: LatencySink | None = None,
+    ) -> Window:
+        network = self.site.network
+        pids = running.pids()
+        start = network.count()
+        generator = Generator(self.site, cell, rate, burst)
+        try:
+            time.sleep(SETTLE)
+            if sink is not None:
+                sink.begin()
+            before, first = network.count(), self._meter.read(pids, [generator.pid])
+            time.sleep(seconds)
+            after, last = network.count(), self._meter.read(pids, [generator.pid])
+        finally:
+            generator.stop()
+        self._drain(PATIENT if running.exact else QUIET)
+        return Window(
+            self._meter.usage(first, last), after.since(before), network.count().since(start)
+        )
+
+    def _drain(self, quiet: float) -> None:
+        """Waits until nothing arrives any more."""
+        deadline = time.monotonic() + DRAIN_MAX
+        seen, since = self.site.network.count(), time.monotonic()
+        while time.monotonic() < min(deadline, since + quiet):
+            time.sleep(0.01)
+            now = self.site.network.count()
+            if now != seen:
+                seen, since = now, time.monotonic()
