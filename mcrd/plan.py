@@ -181,8 +181,12 @@ def plan(config: Config, actual: Actual) -> tuple[Step, ...]:
             continue
         entry = wish(rule, config, actual.links)
         wanted.update(dict.fromkeys((*entry.needs, *entry.optional)))
-        blocked = any(actual.blocked(need) for need in entry.needs)
         for key, outputs in entry.relays.items():
+            # One worker that cannot be had is no reason to stop the others.
+            needs = tuple(
+                need for need in entry.needs if not isinstance(need, Worker) or need == key.worker
+            )
+            blocked = any(actual.blocked(need) for need in (*needs, key))
             opened = [
                 (output, rule.outputs[at].limit)
                 for at, output in enumerate(outputs)
@@ -190,9 +194,9 @@ def plan(config: Config, actual: Actual) -> tuple[Step, ...]:
             ]
             wanted.update(dict.fromkeys(output for output, _ in opened))
             usable = [pair for pair in opened if not actual.blocked(pair[0])]
-            if usable and not blocked and not actual.blocked(key):
+            if usable and not blocked:
                 sockets, limits = zip(*usable, strict=True)
-                relays[key] = Relay(rule.input, sockets, limits, entry.needs)
+                relays[key] = Relay(rule.input, sockets, limits, needs)
     replaced = _replaced(actual, wanted)
     steps: list[Step] = [Remove(key) for key in actual.relays if key.worker in replaced]
     steps += _closed(replaced)

@@ -124,7 +124,8 @@ class Egress:
     """A connected socket: one output of one rule, for one worker; or a member of such an output.
 
     `transparent`: `source` and `source_port` are those of somebody else's packets. `of` is what
-    the output is called by when it has members.
+    the output is called by when it has members, and `heard` whose packets the member stands for
+    where members differ by that.
     """
 
     worker: Worker
@@ -141,6 +142,7 @@ class Egress:
     protocol: Protocol = "udp"
     transparent: bool = False
     of: Target | None = None
+    heard: tuple[Address, int] | None = None
 
     @property
     def target(self) -> Target:
@@ -202,6 +204,7 @@ class Members:
             protocol=self.protocol,
             transparent=self.source is None,
             of=self.target,
+            heard=None if source is None or source_port is None else (source, source_port),
         )
 
     def __str__(self) -> str:

@@ -15,23 +15,38 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mcrd.dataplane import messages
-from mcrd.resources import Egress, Ingress, Worker
-from mcrd.sockets import EgressSockets, IngressSocket
+from mcrd.resources import Egress, Ingress, Target, Worker
+from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
 from mcrd.stats import InterfaceCount, OutputCount, Segment, Traffic
 from mcrd.workers import WorkerProcess
 from tests.lab import Host, wait_for
 
 T = TypeVar("T")
 
+Output = tuple[str, str, int] | str
+
 ARPHRD_ETHER = 1  # linux/if_arp.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 SOURCES = {"r1": ("10.2.0.1", "fd02::1"), "r2": ("10.3.0.1", "fd03::1")}
 """The relay's addresses in a triangle or a fork."""
+
+
+def destination(address: str, port: int, **match: Any) -> messages.Match:
+    """One address and port, or with `bits` and `last_port` a range of them."""
+    packed = ip_address(address).packed
+    given = {"bits": 8 * len(packed), "last_port": port, **match}
+    return messages.Match(messages.Endpoint(packed, port), **given)
+
+
+def by_member(name: str) -> Target:
+    """What an output that goes by member is called by here."""
+    return (name, ip_address("239.0.0.0"), 0)
 
 
 async def until(predicate: Callable[[], T | None], what: str) -> T:
@@ -44,13 +59,23 @@ class Bench:
     """A worker that is Ready, on the relay's `interface`, and what it reads and writes."""
 
     interface: str
-    ingress: Ingress
+    worker: Worker
     ring: IngressSocket
     segment: Segment
-    process: WorkerProcess
     ended: list[str] = field(default_factory=list)
+    wanted: list[messages.MemberKey] = field(default_factory=list)
     egress: dict[Egress, socket.socket] = field(default_factory=dict)
     _sockets: EgressSockets = field(default_factory=EgressSockets)
+    process: WorkerProcess = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = WorkerProcess(self.worker, self._ended, self._wanted)
+
+    def _ended(self, _: WorkerProcess, how: str) -> None:
+        self.ended.append(how)
+
+    def _wanted(self, _: WorkerProcess, members: Sequence[messages.MemberKey]) -> None:
+        self.wanted += members
 
     async def start(self) -> None:
         """Hands everything over, and waits for Ready."""
@@ -59,7 +84,7 @@ class Bench:
     async def restart(self) -> None:
         """Another worker on the same ring and the same counters."""
         await self.process.stop()
-        self.process = WorkerProcess(self.ingress, lambda _, how: self.ended.append(how))
+        self.process = WorkerProcess(self.worker, self._ended, self._wanted)
         await self.start()
 
     async def ask(
@@ -77,7 +102,7 @@ class Bench:
         """Opens an output's socket and gives it to the worker."""
         where = ip_address(address)
         egress = Egress(
-            worker=Worker(self.ingress),
+            worker=self.worker,
             rule=rule,
             interface=interface,
             index=socket.if_nametoindex(interface),
@@ -101,24 +126,43 @@ class Bench:
         self,
         address: str,
         port: int,
-        *outputs: tuple[str, str, int],
+        *outputs: Output,
         rule: str = "rule",
         kind: Callable[..., messages.AnyRequest] = messages.AddRule,
+        limits: Sequence[int] = (),
+        **match: Any,
     ) -> None:
-        """Adds or replaces a rule; an output is an interface, an address and a port."""
-        opened = [await self.hand_over(rule, *output) for output in outputs]
+        """Adds or replaces a rule; `match` is what else its Match has, `limits` are the outputs'.
+
+        An output is an interface, an address and a port; or, when it goes by member, a name.
+        """
+        told = []
+        for output, limit in zip_longest(outputs, limits, fillvalue=0):
+            if isinstance(output, str):
+                place, target = None, by_member(output)
+            else:
+                assert not isinstance(output, int)
+                egress = await self.hand_over(rule, *output)
+                place, target = self.process.places[egress], egress.target
+            told.append(
+                messages.RuleOutput(place, self.segment.output_slot(rule, target), limit or 0)
+            )
         await self.ask(
-            kind,
-            self.segment.rule_slot(rule),
-            messages.Endpoint(ip_address(address).packed, port),
-            [
-                messages.RuleOutput(
-                    self.process.places[egress], self.segment.output_slot(rule, egress.target)
-                )
-                for egress in opened
-            ],
+            kind, self.segment.rule_slot(rule), destination(address, port, **match), told
         )
         await self.begin()
+
+    async def add_member(self, key: messages.MemberKey, *outputs: Output | None) -> int:
+        """Opens sockets of a member, and gives them to the worker; returns its slot."""
+        places: list[int | None] = []
+        for output in outputs:
+            if output is None or isinstance(output, str):
+                places.append(None)
+            else:
+                places.append(self.process.places[await self.hand_over("member", *output)])
+        slot = self.segment.member_slot(key)
+        await self.ask(messages.AddMember, key, slot, places)
+        return slot
 
     async def begin(self) -> None:
         """Lets the worker look at its ring."""
@@ -132,7 +176,10 @@ class Bench:
 
     def sent(self, interface: str, address: str, port: int, rule: str = "rule") -> OutputCount:
         """What became of an output's datagrams."""
-        target = (interface, ip_address(address), port)
+        return self.sent_to((interface, ip_address(address), port), rule)
+
+    def sent_to(self, target: Target, rule: str = "rule") -> OutputCount:
+        """What became of an output's datagrams, by what it is called by."""
         return self.segment.output(self.segment.output_slot(rule, target))
 
     def taken(self) -> InterfaceCount:
@@ -162,11 +209,9 @@ def drive(
 
     async def all_of_it() -> None:
         ingress = Ingress(interface, socket.if_nametoindex(interface))
-        ring = IngressSocket(ingress, mtu)
+        (ring,) = open_ingress(ingress, mtu)
         segment = Segment()
-        ended: list[str] = []
-        process = WorkerProcess(ingress, lambda _, how: ended.append(how))
-        bench = Bench(interface, ingress, ring, segment, process, ended)
+        bench = Bench(interface, Worker(ingress), ring, segment)
         try:
             await bench.start()
             await scenario(bench)
@@ -209,7 +254,7 @@ class RawWorker:
 
     def initialize(self, interface: str) -> messages.Answer:
         """The whole handshake, with a ring and a segment of which nothing is kept."""
-        ring = IngressSocket(Ingress(interface, socket.if_nametoindex(interface)), 1500)
+        (ring,) = open_ingress(Ingress(interface, socket.if_nametoindex(interface)), 1500)
         segment = Segment()
         try:
             request = messages.Initialize(

@@ -23,9 +23,10 @@ SUBJECTS = {
     "counters": ("counters.c",),
     "egress": ("egress.c", "counters.c"),
     "pace": ("pace.c",),
+    "limit": ("limit.c",),
     "packet": ("packet.c",),
     "ring": ("ring.c",),
-    "rules": ("rules.c", "table.c"),
+    "rules": ("limit.c", "rules.c", "table.c"),
     "table": ("table.c",),
 }
 

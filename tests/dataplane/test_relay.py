@@ -15,7 +15,7 @@ import pytest
 
 from mcrd.dataplane import messages
 from mcrd.stats import Traffic
-from tests.dataplane.bench import Bench, drive, listening, sending, until
+from tests.dataplane.bench import Bench, destination, drive, listening, sending, until
 from tests.dataplane.frames import STRANGER, frame, inject
 
 if TYPE_CHECKING:
@@ -337,9 +337,7 @@ def test_an_empty_place_is_an_error_of_that_output_alone(triangle: Triangle) -> 
             messages.RuleOutput(bench.process.places[egress], 0),
         ]
         slot = bench.segment.rule_slot("rule")
-        await bench.ask(
-            messages.ReplaceRule, slot, messages.Endpoint(socket.inet_aton(IN[0]), IN[1]), outputs
-        )
+        await bench.ask(messages.ReplaceRule, slot, destination(*IN), outputs)
         with (
             listening(triangle.sink, "k0", *OUT[1:]) as sink,
             sending(triangle.source, "s0") as source,

@@ -24,6 +24,7 @@ from mcrd.workers import WorkerError
 from tests.dataplane.bench import (
     Bench,
     Seen,
+    destination,
     drive,
     listening,
     raw_worker,
@@ -194,44 +195,140 @@ def test_it_ends_when_the_supervisor_is_killed(host: Host, arguments: list[str])
 # What it refuses
 
 HERE = messages.Endpoint(ip_address("239.1.1.1").packed, 5000)
+THERE = destination("239.1.1.1", 5000)
 Refusal = tuple[Callable[..., messages.AnyRequest], tuple[object, ...], int, str]
 
 # The request, how many descriptors go with it, and what the answer has to say.
 REFUSALS: dict[str, Refusal] = {
     "unknown rule": (messages.RemoveRule, (7,), 0, "rule 7: ENOENT"),
     "rule beyond all slots": (messages.RemoveRule, (1 << 20,), 0, "ENOENT"),
-    "slot out of range": (messages.AddRule, (16384, HERE, []), 0, "rule: EINVAL"),
-    "replacement out of range": (messages.ReplaceRule, (16384, HERE, []), 0, "rule: EINVAL"),
+    "slot out of range": (messages.AddRule, (16384, THERE, []), 0, "rule: EINVAL"),
+    "replacement out of range": (messages.ReplaceRule, (16384, THERE, []), 0, "rule: EINVAL"),
     "output's place out of range": (
         messages.AddRule,
-        (0, HERE, [messages.RuleOutput(1 << 20, 0)]),
+        (0, THERE, [messages.RuleOutput(1 << 20, 0)]),
         0,
         "rule: EINVAL",
     ),
     "output's counters out of range": (
         messages.AddRule,
-        (0, HERE, [messages.RuleOutput(0, 65536)]),
+        (0, THERE, [messages.RuleOutput(0, 65536)]),
         0,
         "rule: EINVAL",
     ),
     "address of 5 bytes": (
         messages.AddRule,
-        (0, messages.Endpoint(b"12345", 1), []),
+        (0, messages.Match(messages.Endpoint(b"12345", 1), 32, 1), []),
         0,
         "not an endpoint",
     ),
-    "no address": (messages.AddRule, (0, messages.Endpoint(b"", 1), []), 0, "not an endpoint"),
+    "no address": (
+        messages.AddRule,
+        (0, messages.Match(messages.Endpoint(b"", 1), 0, 1), []),
+        0,
+        "not an endpoint",
+    ),
     "port of 65536": (
         messages.AddRule,
-        (0, messages.Endpoint(bytes(4), 65536), []),
+        (0, messages.Match(messages.Endpoint(bytes(4), 65536), 32, 65536), []),
         0,
         "not an endpoint",
     ),
     "negative port": (
         messages.AddRule,
-        (0, messages.Endpoint(bytes(4), -1), []),
+        (0, messages.Match(messages.Endpoint(bytes(4), -1), 32, 5), []),
         0,
         "not an endpoint",
+    ),
+    "prefix of 33 bits": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, bits=33), []),
+        0,
+        "not a range",
+    ),
+    "negative prefix": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, bits=-1), []),
+        0,
+        "negative",
+    ),
+    "ports that end before they begin": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, last_port=4999), []),
+        0,
+        "not a range",
+    ),
+    "source of the other family": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, sources=[messages.Network(bytes(16), 0)]), []),
+        0,
+        "not a network of the rule's family",
+    ),
+    "source of 33 bits": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, sources=[messages.Network(bytes(4), 33)]), []),
+        0,
+        "not a network of the rule's family",
+    ),
+    "excluded network of 5 bytes": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, exclude=[messages.Network(bytes(5), 0)]), []),
+        0,
+        "not a network of the rule's family",
+    ),
+    "excluded network of -1 bits": (
+        messages.ReplaceRule,
+        (0, destination("ff15::1", 5000, exclude=[messages.Network(bytes(16), -1)]), []),
+        0,
+        "not a network of the rule's family",
+    ),
+    "member of no rule": (
+        messages.AddMember,
+        (messages.MemberKey(7, HERE, None), 0, []),
+        0,
+        "member: ENOENT",
+    ),
+    "member beyond all slots": (
+        messages.AddMember,
+        (messages.MemberKey(1 << 20, HERE, None), 0, []),
+        0,
+        "member: ENOENT",
+    ),
+    "member of a rule that has none": (
+        messages.AddMember,
+        (messages.MemberKey(0, HERE, None), 0, [0]),
+        0,
+        "member: EINVAL",
+    ),
+    "member's counter out of range": (
+        messages.AddMember,
+        (messages.MemberKey(0, HERE, None), 65536, []),
+        0,
+        "member: EINVAL",
+    ),
+    "member's place out of range": (
+        messages.AddMember,
+        (messages.MemberKey(0, HERE, None), 0, [1 << 20]),
+        0,
+        "member: EINVAL",
+    ),
+    "member with an address of 5 bytes": (
+        messages.AddMember,
+        (messages.MemberKey(0, messages.Endpoint(b"12345", 1), None), 0, []),
+        0,
+        "not an endpoint",
+    ),
+    "member with a source of 3 bytes": (
+        messages.AddMember,
+        (messages.MemberKey(0, HERE, messages.Endpoint(b"123", 1)), 0, []),
+        0,
+        "not an endpoint",
+    ),
+    "unknown member": (
+        messages.RemoveMember,
+        (messages.MemberKey(0, HERE, None),),
+        0,
+        "member: ENOENT",
     ),
     "own address of 17 bytes": (
         messages.AddOwn,
@@ -282,10 +379,43 @@ TOO_LARGE: dict[str, Refusal] = {
     "negative place": (messages.RemoveSockets, ([-1],), 0, ""),
     "place of 2**32": (messages.AddSockets, ([1 << 32],), 1, ""),
     "negative slot": (messages.RemoveRule, (-1,), 0, ""),
-    "slot of 2**32": (messages.AddRule, (1 << 32, HERE, []), 0, ""),
+    "slot of 2**32": (messages.AddRule, (1 << 32, THERE, []), 0, ""),
     "output's place of 2**32": (
         messages.AddRule,
-        (0, HERE, [messages.RuleOutput(1 << 32, 0)]),
+        (0, THERE, [messages.RuleOutput(1 << 32, 0)]),
+        0,
+        "",
+    ),
+    "output's limit of 2**32": (
+        messages.AddRule,
+        (0, THERE, [messages.RuleOutput(0, 0, 1 << 32)]),
+        0,
+        "",
+    ),
+    "negative limit": (messages.AddRule, (0, destination("10.0.0.1", 1, limit=-1), []), 0, ""),
+    "limit of 2**32": (messages.AddRule, (0, destination("10.0.0.1", 1, limit=1 << 32), []), 0, ""),
+    "VLAN of 2**16": (messages.AddRule, (0, destination("10.0.0.1", 1, vlan=1 << 16), []), 0, ""),
+    "protocol of 256": (
+        messages.AddRule,
+        (0, destination("10.0.0.1", 1, protocol=256), []),
+        0,
+        "",
+    ),
+    "last port of 2**16": (
+        messages.AddRule,
+        (0, destination("10.0.0.1", 1, last_port=1 << 16), []),
+        0,
+        "",
+    ),
+    "member's slot of 2**32": (
+        messages.AddMember,
+        (messages.MemberKey(1 << 32, HERE, None), 0, []),
+        0,
+        "",
+    ),
+    "member's place of 2**32": (
+        messages.AddMember,
+        (messages.MemberKey(0, HERE, None), 0, [1 << 32]),
         0,
         "",
     ),
@@ -315,7 +445,7 @@ def test_a_refused_request_changes_nothing(triangle: Triangle) -> None:
             with pytest.raises(WorkerError, match="not in the table"):
                 await bench.ask(messages.AddSockets, [0, 1 << 20], descriptors=[ours.fileno()] * 2)
             slot = bench.segment.rule_slot("rule")
-            await bench.ask(messages.AddRule, slot, HERE, [messages.RuleOutput(0, 0)])
+            await bench.ask(messages.AddRule, slot, THERE, [messages.RuleOutput(0, 0)])
             await bench.begin()
             with sending(triangle.source, "s0") as source:
                 source.sendto(b"x", ("239.1.1.1", 5000))

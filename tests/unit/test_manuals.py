@@ -86,7 +86,8 @@ def test_mcrctl_1_explains_every_drop_reason(reason: str) -> None:
 def test_mcrctl_1_lists_the_drop_reasons_in_the_order_in_which_they_are_tried() -> None:
     listed = re.findall(r"^\.It Li ([a-z_]+)$", source("mcrctl.1"), re.MULTILINE)
     reasons = ["ring_full", *DROP_REASONS]
-    assert [name for name in listed if name in reasons] == reasons
+    # rate_limited comes once more, as a counter of outputs.
+    assert [name for name in dict.fromkeys(listed) if name in reasons] == reasons
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
-from typing import TYPE_CHECKING
+from ipaddress import ip_address, ip_interface, ip_network
+from itertools import takewhile
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mcrd.model import Config, Input, Output, Rule
+from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
 from mcrd.plan import (
     Actual,
     Add,
@@ -27,12 +28,26 @@ from mcrd.plan import (
     plan,
     wish,
 )
-from mcrd.resources import Egress, Hold, Ingress, Link, Membership, Resource, Worker
+from mcrd.resources import (
+    Egress,
+    Hold,
+    Ingress,
+    Link,
+    Members,
+    Membership,
+    Reception,
+    Resource,
+    Ring,
+    Target,
+    Worker,
+    first_address,
+    first_port,
+    last_port,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from mcrd.model import Address
 
 INTERFACES = ("eth0", "eth1", "wg0")
 NAMES = ("a", "b", "c", "d")
@@ -47,6 +62,16 @@ OWN = (
     "fd01::1/64",
     "fe80::1/64",
 )
+RANGES = (
+    "239.1.0.0/30",
+    "239.0.0.0/8",
+    "ff15::/126",
+    "ff15::/32",
+    "10.0.0.0/24",
+    "192.0.2.0/30",
+    "fd00::/64",
+)
+SOURCES = ("10.0.0.7/32", "10.0.0.8/32", "10.0.0.0/8", "fd00::7/128", "fd00::8/128", "fd00::/16")
 RETRY = 1.0  # seconds
 
 ADDRESSES = st.sampled_from([ip_address(text) for text in GROUPS + HOSTS])
@@ -57,25 +82,92 @@ MOSTLY = st.sampled_from([True] * 7 + [False])
 # What a rule file and a host may be.
 
 
-def inputs() -> st.SearchStrategy[Input]:
-    """What a rule may take."""
-    return st.builds(Input, st.sampled_from(INTERFACES), ADDRESSES, PORTS)
+# Made once: making a strategy costs more than drawing from it.
+INTERFACE = st.sampled_from(INTERFACES)
+INPUT_ADDRESSES = ADDRESSES | st.sampled_from([ip_network(text) for text in RANGES])
+INPUT_PORTS = PORTS | st.just(PortRange(5000, 5003))
+OUTPUT_RANGES = (PortRange(5000, 5003), PortRange(6000, 6003))
+BASES = {
+    version: st.sampled_from([a for a in map(ip_address, GROUPS + HOSTS) if a.version == version])
+    for version in (4, 6)
+}
+ALLOWED = {
+    version: st.just(())
+    | st.lists(
+        st.sampled_from([n for n in map(ip_network, SOURCES) if n.version == version]),
+        unique=True,
+        max_size=2,
+    ).map(tuple)
+    for version in (4, 6)
+}
+Chosen = Address | Literal["keep"] | None
+NOTHING: list[Chosen] = [None, None, None]
+KEEP: list[Chosen] = ["keep"]
+CHOSEN = {
+    (version, keep): st.sampled_from(
+        NOTHING
+        + [own.ip for own in map(ip_interface, OWN) if own.version == version]
+        + (KEEP if keep else [])
+    )
+    for version in (4, 6)
+    for keep in (False, True)
+}
+SELDOM = st.sampled_from([False] * 5 + [True])
+VLANS = st.sampled_from([None, None, None, 5])
+LIMITS = st.sampled_from([None, None, 10, 1000])
+TTLS, DSCPS = st.integers(1, 3), st.sampled_from([0, 34])
+SOURCE_PORTS = st.none() | st.just(7000)
+SETTINGS = st.dictionaries(
+    INTERFACE,
+    st.builds(
+        Interface,
+        workers=st.integers(1, 3),
+        cpus=st.sampled_from([(), (0,), (0, 1)]),
+        ring_size=st.sampled_from([2**20, 2**25]),
+    ),
+)
 
 
 @st.composite
-def outputs(draw: st.DrawFn) -> Output:
-    """An output with any of its settings."""
-    address = draw(ADDRESSES)
-    own = [found.ip for found in map(ip_interface, OWN) if found.version == address.version]
-    return Output(
-        interface=draw(st.sampled_from(INTERFACES)),
+def inputs(draw: st.DrawFn) -> Input:
+    """What a rule may take."""
+    address: Address | Network = draw(INPUT_ADDRESSES)
+    esp = draw(SELDOM)
+    return Input(
+        interface=draw(INTERFACE),
         address=address,
-        port=draw(PORTS),
-        ttl=draw(st.integers(1, 3)),
-        dscp=draw(st.sampled_from([0, 34])),
-        source=draw(st.sampled_from([None, None, None, *own])),
-        source_port=draw(st.none() | st.just(7000)),
+        port=0 if esp else draw(INPUT_PORTS),
+        protocol="esp" if esp else "udp",
+        sources=draw(ALLOWED[address.version]),
+        exclude=draw(ALLOWED[address.version]),
+        vlan=draw(VLANS),
+        limit=draw(LIMITS),
+    )
+
+
+@st.composite
+def outputs(draw: st.DrawFn, source: Input) -> Output:
+    """An output that fits the input, with any of its settings."""
+    address: Address | Network = draw(ADDRESSES)
+    if isinstance(source.address, Network):
+        base = draw(BASES[source.address.version])
+        address = ip_network((base, source.address.prefixlen), strict=False)
+    port: int | PortRange = 0
+    if isinstance(source.port, PortRange):
+        port = draw(st.sampled_from(OUTPUT_RANGES))
+    elif source.protocol == "udp":
+        port = draw(PORTS)
+    chosen = draw(CHOSEN[address.version, address.version == source.address.version])
+    return Output(
+        interface=draw(INTERFACE),
+        address=address,
+        port=port,
+        ttl=draw(TTLS),
+        dscp=draw(DSCPS),
+        source=chosen,
+        source_port=None if chosen == "keep" else draw(SOURCE_PORTS),
         loop=draw(st.booleans()) if address.is_multicast else False,
+        limit=draw(LIMITS),
     )
 
 
@@ -83,7 +175,7 @@ def outputs(draw: st.DrawFn) -> Output:
 def rules(draw: st.DrawFn, name: str) -> Rule:
     """A rule whose outputs differ from each other and from its input."""
     source = draw(inputs())
-    targets = draw(st.lists(outputs(), min_size=1, max_size=2, unique_by=_target))
+    targets = draw(st.lists(outputs(source), min_size=1, max_size=2, unique_by=_target))
     kept = [o for o in targets if _target(o) != (source.interface, source.address, source.port)]
     assume(kept)
     return Rule(name, source, tuple(kept), enabled=draw(MOSTLY))
@@ -93,7 +185,7 @@ def rules(draw: st.DrawFn, name: str) -> Rule:
 def configs(draw: st.DrawFn) -> Config:
     """A rule file that passes the checks: no two rules take the same input."""
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1))
-    return _config(draw(rules(name)) for name in names)
+    return _config((draw(rules(name)) for name in names), draw(SETTINGS))
 
 
 @st.composite
@@ -105,7 +197,7 @@ def edits(draw: st.DrawFn) -> tuple[Config, Config]:
         for name in dict.fromkeys((*before.rules, *other.rules))
         if draw(MOSTLY)
     ]
-    return before, _config(chosen)
+    return before, _config(chosen, before.interfaces)
 
 
 @st.composite
@@ -129,18 +221,18 @@ def hosts(draw: st.DrawFn) -> dict[str, Link]:
     return {name: draw(links(name)) for name in INTERFACES if draw(MOSTLY)}
 
 
-def _target(output: Output) -> tuple[str, Address, int]:
+def _target(output: Output) -> Target:
     return (output.interface, output.address, output.port)
 
 
-def _config(of: Iterable[Rule]) -> Config:
+def _config(of: Iterable[Rule], interfaces: Mapping[str, Interface]) -> Config:
     taken: set[Input] = set()
     kept: dict[str, Rule] = {}
     for rule in of:
         if rule.input not in taken:
             taken.add(rule.input)
             kept[rule.name] = rule
-    return Config(rules=kept)
+    return Config(rules=kept, interfaces=interfaces)
 
 
 # What carrying out a plan comes to, without a single socket.
@@ -172,16 +264,19 @@ def carry_out(
                 else:
                     opened.add(resource)
                     failures.pop(resource, None)
+                    nothing_comes_twice(opened)
             case Add(key, relay) | Replace(key, relay):
                 assert (key in relays) is isinstance(step, Replace)
-                egress = tuple(sock for sock in relay.egress if sock in opened)
+                pairs = zip(relay.outputs, relay.limits, strict=True)
+                usable = [pair for pair in pairs if pair[0] in opened]
                 if not broken:
-                    assert egress == relay.egress
+                    assert len(usable) == len(relay.outputs)
                     assert opened.issuperset(relay.needs)
                 before = relays.pop(key, None)
-                if not egress or not opened.issuperset(relay.needs):
+                if not usable or not opened.issuperset(relay.needs):
                     continue
-                relay = replace(relay, egress=egress)
+                sockets, limits = zip(*usable, strict=True)
+                relay = replace(relay, outputs=sockets, limits=limits)
                 if key in broken and relay != before:
                     fail(key)
                 else:
@@ -196,8 +291,16 @@ def carry_out(
     return replace(actual, open=frozenset(opened), relays=relays, failures=failures)
 
 
+def nothing_comes_twice(opened: Iterable[Resource]) -> None:
+    """No two rings are open on one interface, and no two workers on one ring."""
+    rings = [(found.interface, found.index) for found in opened if isinstance(found, Ingress)]
+    assert len(rings) == len(set(rings))
+    workers = [found.ring for found in opened if isinstance(found, Worker)]
+    assert len(workers) == len(set(workers))
+
+
 def _uses(key: RelayKey, relay: Relay, resource: Resource) -> bool:
-    return resource in (key.worker, key.worker.ingress, *relay.needs, *relay.egress)
+    return resource in (key.worker, key.worker.ingress, *relay.needs, *relay.outputs)
 
 
 def reach(
@@ -221,12 +324,17 @@ def keys_of(steps: Iterable[Step]) -> set[RelayKey]:
     return {step.key for step in steps if isinstance(step, Add | Replace | Remove)}
 
 
-def wanted_by(rule: Rule, links: Mapping[str, Link]) -> set[Resource]:
+def wanted_by(rule: Rule, config: Config, links: Mapping[str, Link]) -> set[Resource]:
     """What has to be open for a rule."""
     if not rule.enabled:
         return set()
-    entry = wish(rule, links)
-    return {*entry.needs, *entry.egress, *entry.optional} if entry.key else set()
+    entry = wish(rule, config, links)
+    outputs = [output for found in entry.relays.values() for output in found]
+    return {
+        *entry.needs,
+        *entry.optional,
+        *(output for output in outputs if not isinstance(output, str)),
+    }
 
 
 # What always holds.
@@ -276,7 +384,7 @@ def test_what_failed_and_only_that_is_tried_again_when_its_time_has_come(
     steps, whole = plan(b, retry), reach(b, links, start)
     missing = whole.open - now.open
     assert missing >= {what for what in now.failures if not isinstance(what, RelayKey)}
-    unlucky = {Worker(what) for what in now.failures if isinstance(what, Ingress)}
+    unlucky = {w for w in missing if isinstance(w, Worker) and w.ingress in now.failures}
     assert missing <= {*now.failures, *unlucky}
     assert {step.resource for step in steps if isinstance(step, Open)} == missing
     assert keys_of(steps) == {k for k in whole.relays if whole.relays[k] != now.relays.get(k)}
@@ -312,7 +420,7 @@ def test_an_unchanged_rule_is_in_no_step(
     steps = plan(b, reach(a, links))
     assert same.isdisjoint(key.rule for key in keys_of(steps))
     for name in same:
-        assert wanted_by(b.rules[name], links).isdisjoint(resources_of(steps))
+        assert wanted_by(b.rules[name], b, links).isdisjoint(resources_of(steps))
 
 
 @given(configs(), configs(), hosts(), hosts())
@@ -321,7 +429,25 @@ def test_make_before_break(
 ) -> None:
     now = replace(reach(a, before), links=after)
     phases = {Open: 0, Add: 1, Replace: 1, Remove: 2, Close: 3}
-    order = [phases[type(step)] for step in plan(b, now)]
+    steps = plan(b, now)
+    if {type(step) for step in steps} <= {Remove, Close}:
+        return
+    # Nothing but rings and workers is broken before what takes its place is made.
+    first = list(takewhile(lambda step: isinstance(step, Remove | Close), steps))
+    made = [step.resource for step in steps if isinstance(step, Open)]
+    rings = {(found.interface, found.index) for found in made if isinstance(found, Ingress)}
+    read = {found.ring for found in made if isinstance(found, Worker)}
+    ended = {step.resource for step in first if isinstance(step, Close)}
+    for gone in ended:
+        assert isinstance(gone, Ingress | Worker)
+        if isinstance(gone, Ingress):
+            assert (gone.interface, gone.index) in rings
+        else:
+            assert gone.ring in read or gone.ingress in ended
+    assert {step.key.worker for step in first if isinstance(step, Remove)} <= ended
+    order = [phases[type(step)] for step in first]
+    assert order == sorted(order)
+    order = [phases[type(step)] for step in steps[len(first) :]]
     assert order == sorted(order)
 
 
@@ -339,7 +465,7 @@ def test_a_ring_is_opened_before_its_worker_and_closed_after_it(
     for worker in (found for found in now.open if isinstance(found, Worker)):
         assert started.index(worker.ingress) < started.index(worker)
         assert ended.index(worker) < ended.index(worker.ingress)
-    for egress in (found for found in now.open if isinstance(found, Egress)):
+    for egress in (found for found in now.open if isinstance(found, Egress | Members)):
         assert started.index(egress.worker) < started.index(egress)
         assert ended.index(egress) < ended.index(egress.worker)
 
@@ -360,7 +486,7 @@ def test_a_link_that_changes_touches_only_rules_on_it(
     assert {key.rule for key in keys_of(steps)} <= on_it
     theirs: set[Resource] = set()
     for rule in config.rules.values():
-        wanted = wanted_by(rule, before) | wanted_by(rule, after)
+        wanted = wanted_by(rule, config, before) | wanted_by(rule, config, after)
         if rule.name in on_it:
             theirs |= wanted
         else:
@@ -392,20 +518,21 @@ LINKS = {
     "eth0": Link("eth0", 2, True, True, 1500, 1, (ip_interface("10.0.0.1/24"),)),
     "eth1": Link("eth1", 3, True, True, 1500, 1, (ip_interface("10.1.0.1/24"),)),
 }
-INPUT = Input("eth0", ip_address("239.1.1.1"), 5000)
-OUTPUT = Output("eth1", ip_address("239.2.2.2"), 6000, ttl=8)
+GROUP, TARGET = ip_address("239.1.1.1"), ip_address("239.2.2.2")
+INPUT = Input("eth0", GROUP, 5000)
+OUTPUT = Output("eth1", TARGET, 6000, ttl=8)
 CAMERA = Rule("camera", INPUT, (OUTPUT,))
 
 INGRESS = Ingress("eth0", 2)
 WORKER = Worker(INGRESS)
-JOINED = Membership("eth0", 2, INPUT.address)
+JOINED = Membership("eth0", 2, GROUP)
 KEY = RelayKey(WORKER, "camera")
 EGRESS = Egress(
     worker=WORKER,
     rule="camera",
     interface="eth1",
     index=3,
-    address=OUTPUT.address,
+    address=TARGET,
     port=6000,
     ttl=8,
     dscp=0,
@@ -413,12 +540,20 @@ EGRESS = Egress(
     source_port=None,
     loop=False,
 )
-RELAY = Relay(INPUT.address, 5000, (EGRESS,), (INGRESS, WORKER, JOINED))
+RELAY = Relay(INPUT, (EGRESS,), (None,), (INGRESS, WORKER, JOINED))
 
 
 def config_of(*of: Rule) -> Config:
     """A rule file with these rules."""
     return Config(rules={rule.name: rule for rule in of})
+
+
+def outputs_of(
+    rule: Rule, links: Mapping[str, Link] = LINKS, settings: Interface | None = None
+) -> tuple[Egress | Members | str, ...]:
+    """What is to be opened for the outputs of a rule, in its first worker."""
+    interfaces = {rule.input.interface: settings} if settings else {}
+    return next(iter(wish(rule, Config(interfaces=interfaces), links).relays.values()))
 
 
 RUNNING = reach(config_of(CAMERA), LINKS)
@@ -462,7 +597,7 @@ def test_a_hold_that_cannot_be_had_does_not_stop_its_rule() -> None:
 @pytest.mark.parametrize("missing", ["eth0", "eth1"])
 def test_a_rule_on_a_missing_interface_waits_and_nothing_is_opened(missing: str) -> None:
     links = {name: link for name, link in LINKS.items() if name != missing}
-    assert wish(CAMERA, links).waits == f"{missing} is missing"
+    assert wish(CAMERA, Config(), links).waits == f"{missing} is missing"
     assert plan(config_of(CAMERA), Actual(links)) == ()
 
 
@@ -482,7 +617,7 @@ def test_the_interface_that_comes_brings_its_rule() -> None:
 )
 def test_a_rule_waits_for_its_only_output(change: dict[str, object], why: str) -> None:
     links = {**LINKS, "eth1": replace(LINKS["eth1"], **change)}  # type: ignore[arg-type]
-    assert wish(CAMERA, links).waits == why
+    assert wish(CAMERA, Config(), links).waits == why
     assert plan(config_of(CAMERA), Actual(links)) == ()
 
 
@@ -497,7 +632,7 @@ def test_an_output_that_failed_does_not_stop_the_others() -> None:
     broken = replace(EGRESS, port=6001)
     now = reach(config_of(rule), LINKS, broken=[broken])
     assert now.relays == {KEY: RELAY}
-    both = replace(RELAY, egress=(EGRESS, broken))
+    both = replace(RELAY, outputs=(EGRESS, broken), limits=(None, None))
     assert plan(config_of(rule), now) == ()
     assert plan(config_of(rule), replace(now, now=RETRY)) == (Open(broken), Replace(KEY, both))
 
@@ -517,9 +652,9 @@ def test_an_interface_made_anew_moves_its_rule() -> None:
     links = {**LINKS, "eth0": replace(LINKS["eth0"], index=7)}
     ingress = Ingress("eth0", 7)
     worker = Worker(ingress)
-    joined = Membership("eth0", 7, INPUT.address)
+    joined = Membership("eth0", 7, GROUP)
     egress = replace(EGRESS, worker=worker)
-    relay = Relay(INPUT.address, 5000, (egress,), (ingress, worker, joined))
+    relay = Relay(INPUT, (egress,), (None,), (ingress, worker, joined))
     assert plan(config_of(CAMERA), replace(RUNNING, links=links)) == (
         Open(ingress),
         Open(worker),
@@ -539,14 +674,14 @@ def test_a_changed_ttl_is_one_open_one_replace_one_close() -> None:
     egress = replace(EGRESS, ttl=9)
     assert plan(config_of(rule), RUNNING) == (
         Open(egress),
-        Replace(KEY, replace(RELAY, egress=(egress,))),
+        Replace(KEY, replace(RELAY, outputs=(egress,))),
         Close(EGRESS),
     )
 
 
 def test_a_changed_input_keeps_the_output_sockets() -> None:
     rule = replace(CAMERA, input=replace(INPUT, port=5001))
-    assert plan(config_of(rule), RUNNING) == (Replace(KEY, replace(RELAY, port=5001)),)
+    assert plan(config_of(rule), RUNNING) == (Replace(KEY, replace(RELAY, input=rule.input)),)
 
 
 def test_outputs_in_another_order_are_one_message_and_no_socket() -> None:
@@ -570,7 +705,7 @@ def test_two_rules_share_the_ring_the_worker_and_the_group() -> None:
     other = Rule("other", replace(INPUT, port=5001), (replace(OUTPUT, port=6001),))
     steps = plan(config_of(CAMERA, other), RUNNING)
     egress = replace(EGRESS, rule="other", port=6001)
-    relay = replace(RELAY, port=5001, egress=(egress,))
+    relay = replace(RELAY, input=other.input, outputs=(egress,))
     assert steps == (Open(egress), Add(RelayKey(WORKER, "other"), relay))
 
 
@@ -578,6 +713,303 @@ def test_a_renamed_rule_is_added_before_the_old_one_goes() -> None:
     renamed = config_of(replace(CAMERA, name="wall"))
     kinds = [type(step) for step in plan(renamed, RUNNING)]
     assert kinds == [Open, Add, Remove, Close]
+
+
+# Several workers, and what replaces what.
+
+
+def read_by(workers: int, cpus: tuple[int, ...] = (), ring_size: int = 2**25) -> Config:
+    """The rule, with its interface read in another way."""
+    settings = Interface(workers, cpus, ring_size)
+    return Config(rules={"camera": CAMERA}, interfaces={"eth0": settings})
+
+
+def test_each_worker_has_the_rule_and_sockets_of_its_own() -> None:
+    now = reach(read_by(3, cpus=(4, 5)), LINKS)
+    ingress = Ingress("eth0", 2, 3)
+    workers = [Worker(ingress, 0, 4), Worker(ingress, 1, 5), Worker(ingress, 2, 4)]
+    sockets = [replace(EGRESS, worker=worker) for worker in workers]
+    assert now.open == {ingress, *workers, *sockets, JOINED}
+    assert now.relays == {
+        RelayKey(worker, "camera"): Relay(INPUT, (sock,), (None,))
+        for worker, sock in zip(workers, sockets, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "after", [read_by(2), read_by(1, ring_size=2**20), read_by(3)], ids=["2", "ring", "3"]
+)
+def test_another_ring_comes_when_the_old_one_has_gone(after: Config) -> None:
+    steps = plan(after, RUNNING)
+    kinds = [type(step) for step in steps]
+    workers = len([s for s in steps if isinstance(s, Add)])
+    assert steps[:3] == (Remove(KEY), Close(WORKER), Close(INGRESS))
+    assert kinds[3 : 4 + 2 * workers] == [Open] * (1 + 2 * workers)
+    assert kinds[4 + 2 * workers :] == [Add] * workers + [Close]
+    assert steps[-1] == Close(EGRESS)
+    assert JOINED not in resources_of(steps)
+
+
+def test_a_worker_on_another_cpu_comes_when_the_old_one_has_gone() -> None:
+    worker = Worker(INGRESS, 0, 1)
+    egress = replace(EGRESS, worker=worker)
+    assert plan(read_by(1, cpus=(1,)), RUNNING) == (
+        Remove(KEY),
+        Close(WORKER),
+        Open(worker),
+        Open(egress),
+        Add(RelayKey(worker, "camera"), replace(RELAY, outputs=(egress,))),
+        Close(EGRESS),
+    )
+
+
+def test_only_the_workers_whose_cpu_changes_are_replaced() -> None:
+    now = reach(read_by(2, cpus=(0, 1)), LINKS)
+    steps = plan(read_by(2, cpus=(0, 2)), now)
+    assert {key.worker.number for key in keys_of(steps)} == {1}
+    changed = resources_of(steps)
+    assert not [r for r in changed if isinstance(r, Ingress | Membership)]
+    assert {w.ring for w in changed if isinstance(w, Worker)} == {Ring(Ingress("eth0", 2, 2), 1)}
+
+
+@given(configs(), configs(), hosts(), st.data())
+def test_nothing_comes_twice_though_things_fail(
+    a: Config, b: Config, links: dict[str, Link], data: st.DataObject
+) -> None:
+    # carry_out() looks at it with everything that is opened.
+    start = reach(a, links)
+    steps = plan(b, start)
+    things = [step.resource for step in steps if isinstance(step, Open)]
+    assume(things)
+    broken = data.draw(st.sets(st.sampled_from(things), min_size=1))
+    now = carry_out(steps, start, broken)
+    nothing_comes_twice(now.open)
+    later = replace(now, now=RETRY)
+    mended = carry_out(plan(b, later), later)
+    nothing_comes_twice(mended.open)
+    back = reach(a, links, mended)
+    assert (back.open, back.relays) == (start.open, start.relays)
+
+
+# What lets an input in: sources, VLANs, ranges, ESP.
+
+
+def needs_of(
+    given: Input, links: Mapping[str, Link] = LINKS
+) -> tuple[set[Resource], set[Resource]]:
+    """What an input needs besides ring and worker, and what is good to have."""
+    output = Output("eth1", given.address, given.port, ttl=8)
+    entry = wish(Rule("camera", given, (output,)), Config(), links)
+    return {n for n in entry.needs if not isinstance(n, Ingress | Worker)}, set(entry.optional)
+
+
+def joined(*sources: str | None, group: str = "239.1.1.1") -> set[Resource]:
+    """Memberships of a group, from any source or from some."""
+    return {
+        Membership("eth0", 2, ip_address(group), ip_address(source) if source else None)
+        for source in sources
+    }
+
+
+@pytest.mark.parametrize(
+    ("sources", "exclude", "expected"),
+    [
+        ((), (), joined(None)),
+        (("10.0.0.7/32",), (), joined("10.0.0.7")),
+        (("10.0.0.7/32", "10.0.0.8/32"), (), joined("10.0.0.7", "10.0.0.8")),
+        (("10.0.0.0/24",), (), joined(None)),
+        (("10.0.0.7/32", "10.1.0.0/16"), (), joined(None)),
+        ((), ("10.0.0.7/32",), joined(None)),
+        (("10.0.0.7/32",), ("10.0.0.8/32",), joined("10.0.0.7")),
+    ],
+)
+def test_hosts_are_joined_by_source_and_all_else_from_any(
+    sources: tuple[str, ...], exclude: tuple[str, ...], expected: set[Resource]
+) -> None:
+    given = replace(
+        INPUT, sources=tuple(map(ip_network, sources)), exclude=tuple(map(ip_network, exclude))
+    )
+    assert needs_of(given) == (expected, set())
+
+
+def test_a_source_that_comes_is_joined_before_the_other_is_left() -> None:
+    one, other = (
+        replace(CAMERA, input=replace(INPUT, sources=(ip_network(source),)))
+        for source in ("10.0.0.7/32", "10.0.0.8/32")
+    )
+    steps = plan(config_of(other), reach(config_of(one), LINKS))
+    (new,), (old,) = joined("10.0.0.8"), joined("10.0.0.7")
+    relay = replace(RELAY, input=other.input)
+    assert steps == (Open(new), Replace(KEY, relay), Close(old))
+
+
+def test_a_vlan_s_group_is_let_in_and_not_joined() -> None:
+    given = replace(INPUT, vlan=5, sources=(ip_network("10.0.0.7/32"),))
+    assert needs_of(given) == ({Reception("eth0", 2, GROUP)}, set())
+
+
+def test_the_groups_of_a_range_are_joined() -> None:
+    given = replace(INPUT, address=ip_network("239.1.1.0/30"))
+    groups = {joined(None, group=f"239.1.1.{number}").pop() for number in range(4)}
+    assert needs_of(given) == (groups, set())
+    by_source = replace(given, sources=(ip_network("10.0.0.7/32"), ip_network("10.0.0.8/32")))
+    needs, _ = needs_of(by_source)
+    assert len(needs) == 8
+    assert needs == set().union(
+        *(joined("10.0.0.7", "10.0.0.8", group=f"239.1.1.{number}") for number in range(4))
+    )
+    tagged = replace(given, vlan=5)
+    receptions = {Reception("eth0", 2, ip_address(f"239.1.1.{number}")) for number in range(4)}
+    assert needs_of(tagged) == (receptions, set())
+
+
+@pytest.mark.parametrize(
+    ("network", "joins"),
+    [("239.1.0.0/22", 1024), ("239.1.0.0/21", 0), ("ff15::/118", 1024), ("ff15::/32", 0)],
+)
+@pytest.mark.parametrize("vlan", [None, 5])
+def test_too_many_groups_to_join_are_all_let_in(network: str, joins: int, vlan: int | None) -> None:
+    given = replace(INPUT, address=ip_network(network), vlan=vlan)
+    needs, _ = needs_of(given, {**LINKS, "eth1": replace(LINKS["eth1"], addresses=BOTH)})
+    assert len(needs) == (joins or 1)
+    if not joins:
+        assert needs == {Reception("eth0", 2, None)}
+
+
+BOTH = (ip_interface("10.1.0.1/24"), ip_interface("fd01::1/64"))
+
+
+@pytest.mark.parametrize(("last", "held"), [(5003, 4), (6023, 1024), (6024, 0), (65535, 0)])
+def test_every_port_of_a_unicast_range_is_held_if_they_are_few(last: int, held: int) -> None:
+    address = ip_address("10.0.0.1")
+    given = Input("eth0", address, PortRange(5000, last))
+    holds = {Hold("eth0", 2, address, 5000 + number) for number in range(held)}
+    assert needs_of(given) == (set(), holds)
+
+
+def test_of_a_unicast_prefix_this_host_s_own_addresses_are_held() -> None:
+    own = tuple(map(ip_interface, ("10.0.0.1/24", "10.0.0.9/24", "10.9.0.1/24", "fd00::1/64")))
+    given = Input("eth0", ip_network("10.0.0.0/16"), PortRange(5000, 5001))
+    expected = {
+        Hold("eth0", 2, ip_address(address), port)
+        for address in ("10.0.0.1", "10.0.0.9")
+        for port in (5000, 5001)
+    }
+    links = {**LINKS, "eth0": replace(LINKS["eth0"], addresses=own)}
+    assert needs_of(given, links) == (set(), expected)
+
+
+def test_esp_is_held_as_such_and_sent_as_such() -> None:
+    address = ip_address("10.0.0.1")
+    given = Input("eth0", address, 0, protocol="esp")
+    assert needs_of(given) == (set(), {Hold("eth0", 2, address, 0, "esp")})
+    rule = Rule("camera", given, (Output("eth1", ip_address("10.1.0.9"), 0, ttl=8),))
+    (egress,) = outputs_of(rule)
+    assert isinstance(egress, Egress)
+    assert (egress.protocol, egress.port, str(egress)) == ("esp", 0, "output to 10.1.0.9 on eth1")
+
+
+# Outputs that go by member.
+
+KEPT = replace(OUTPUT, source="keep")
+
+
+def test_a_kept_source_goes_by_member_and_waits_for_no_address() -> None:
+    bare = {**LINKS, "eth1": replace(LINKS["eth1"], addresses=())}
+    for links in (LINKS, bare):
+        (found,) = outputs_of(replace(CAMERA, outputs=(KEPT,)), links)
+        assert isinstance(found, Members)
+        assert (found.source, found.target) == (None, ("eth1", TARGET, 6000))
+
+
+def test_other_outputs_of_one_destination_have_a_socket_from_the_start() -> None:
+    kept, plain = outputs_of(replace(CAMERA, outputs=(KEPT, replace(OUTPUT, port=6001))))
+    assert isinstance(kept, Members)
+    assert isinstance(plain, Egress)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "to", "to_port"),
+    [
+        ("239.1.0.0/16", 5000, "239.2.0.0/16", 6000),
+        ("239.1.1.1", PortRange(5000, 5099), "239.2.2.2", PortRange(6000, 6099)),
+        ("239.1.0.0/16", PortRange(5000, 5099), "239.2.0.0/16", PortRange(6000, 6099)),
+    ],
+)
+def test_a_range_goes_by_member(
+    address: str, port: int | PortRange, to: str, to_port: int | PortRange
+) -> None:
+    where = ip_network(to) if "/" in to else ip_address(to)
+    given = ip_network(address) if "/" in address else ip_address(address)
+    rule = Rule("r", Input("eth0", given, port), (Output("eth1", where, to_port, ttl=8),))
+    (found,) = outputs_of(rule)
+    assert isinstance(found, Members)
+    assert (found.address, found.port, found.source) == (where, to_port, ip_address("10.1.0.1"))
+    assert (found.input_address, found.input_port) == (first_address(given), 5000)
+
+
+def test_a_limit_is_in_the_relay_and_opens_nothing() -> None:
+    limited = replace(CAMERA, outputs=(replace(OUTPUT, limit=100),))
+    assert plan(config_of(limited), RUNNING) == (Replace(KEY, replace(RELAY, limits=(100,))),)
+    limited = replace(CAMERA, input=replace(INPUT, limit=100))
+    assert plan(config_of(limited), RUNNING) == (Replace(KEY, replace(RELAY, input=limited.input)),)
+
+
+def test_a_member_is_where_it_is_in_its_range() -> None:
+    given = Input("eth0", ip_network("239.1.0.0/16"), PortRange(5000, 5099))
+    output = Output("eth1", ip_network("239.2.0.0/16"), PortRange(6000, 6099), ttl=8, dscp=34)
+    (found,) = outputs_of(Rule("r", given, (output,)))
+    assert isinstance(found, Members)
+    egress = found.member(ip_address("239.1.7.9"), 5042, None, None)
+    assert egress == replace(
+        EGRESS, rule="r", address=ip_address("239.2.7.9"), port=6042, dscp=34, of=found.target
+    )
+    assert egress.target == ("eth1", ip_network("239.2.0.0/16"), PortRange(6000, 6099))
+
+
+def test_a_kept_source_is_the_packet_s_own() -> None:
+    (found,) = outputs_of(replace(CAMERA, outputs=(KEPT,)))
+    assert isinstance(found, Members)
+    egress = found.member(GROUP, 5000, ip_address("10.0.0.77"), 40001)
+    assert (egress.source, egress.source_port) == (ip_address("10.0.0.77"), 40001)
+    assert (egress.address, egress.port, egress.transparent) == (TARGET, 6000, True)
+    assert egress.target == ("eth1", TARGET, 6000)
+
+
+@given(configs(), hosts(), st.data())
+def test_members_map_range_to_range(
+    config: Config, links: dict[str, Link], data: st.DataObject
+) -> None:
+    rules_of_ranges = [r for r in config.rules.values() if r.enabled and r.input.interface in links]
+    assume(rules_of_ranges)
+    rule = data.draw(st.sampled_from(rules_of_ranges))
+    entry = wish(rule, config, links)
+    given, source = rule.input, ip_address("10.0.0.77")
+    size = given.address.num_addresses if isinstance(given.address, Network) else 1
+    at = data.draw(st.integers(0, size - 1))
+    port = data.draw(st.integers(first_port(given.port), last_port(given.port)))
+    seen = first_address(given.address) + at
+    for found in entry.relays.values():
+        for output, made in zip(rule.outputs, found, strict=True):
+            assert isinstance(made, str | Egress) or given.is_range or output.source == "keep"
+            if not isinstance(made, Members):
+                continue
+            egress = made.member(seen, port, source, 40001)
+            ranged = isinstance(output.address, Network)
+            assert egress.address == first_address(output.address) + (at if ranged else 0)
+            assert not isinstance(output.address, Network) or egress.address in output.address
+            if isinstance(output.port, PortRange):
+                assert egress.port - output.port.first == port - first_port(given.port)
+                assert egress.port in output.port
+            else:
+                assert egress.port == output.port
+            assert egress.transparent is (output.source == "keep")
+            if egress.transparent:
+                assert (egress.source, egress.source_port) == (source, 40001)
+            else:
+                assert (egress.source, egress.source_port) == (made.source, output.source_port)
+            assert egress.target == made.target == _target(output)
+            assert (egress.protocol, egress.worker) == (given.protocol, made.worker)
 
 
 # The address that an output is sent from.
@@ -605,20 +1037,22 @@ def test_a_renamed_rule_is_added_before_the_old_one_goes() -> None:
 def test_the_source_is_the_address_that_fits_best(to: str, own: list[str], chosen: str) -> None:
     link = replace(LINKS["eth1"], addresses=tuple(map(ip_interface, own)))
     rule = replace(CAMERA, outputs=(replace(OUTPUT, address=ip_address(to)),))
-    (egress,) = wish(rule, {**LINKS, "eth1": link}).egress
+    (egress,) = outputs_of(rule, {**LINKS, "eth1": link})
+    assert isinstance(egress, Egress)
     assert egress.source == ip_address(chosen)
 
 
 def test_a_fixed_source_is_taken_though_another_would_fit_better() -> None:
     link = replace(LINKS["eth1"], addresses=tuple(map(ip_interface, ("10.1.0.1/24", "10.0.0.5/8"))))
     rule = replace(CAMERA, outputs=(replace(OUTPUT, source=ip_address("10.0.0.5")),))
-    (egress,) = wish(rule, {**LINKS, "eth1": link}).egress
+    (egress,) = outputs_of(rule, {**LINKS, "eth1": link})
+    assert isinstance(egress, Egress)
     assert egress.source == ip_address("10.0.0.5")
 
 
 def test_an_output_waits_for_its_fixed_source() -> None:
     rule = replace(CAMERA, outputs=(replace(OUTPUT, source=ip_address("10.1.0.7")),))
-    assert wish(rule, LINKS).outputs == ("eth1 does not have the address 10.1.0.7",)
+    assert wish(rule, Config(), LINKS).waiting == ("eth1 does not have the address 10.1.0.7",)
     assert plan(config_of(rule), Actual(LINKS)) == ()
 
 
@@ -629,7 +1063,7 @@ def test_an_address_that_goes_moves_the_output_to_the_next() -> None:
     moved = replace(EGRESS, source=ip_address("10.1.0.2"))
     assert plan(config_of(CAMERA), replace(now, links={**LINKS, "eth1": one})) == (
         Open(moved),
-        Replace(KEY, replace(RELAY, egress=(moved,))),
+        Replace(KEY, replace(RELAY, outputs=(moved,))),
         Close(EGRESS),
     )
 

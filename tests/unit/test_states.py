@@ -13,7 +13,7 @@ from hypothesis import given
 
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.plan import Actual, Failure, RelayKey, plan, wish
-from mcrd.resources import Egress, Link
+from mcrd.resources import Egress, Link, Members
 from mcrd.states import OutputState, RuleState, State, states
 from tests.unit.test_plan import carry_out, configs, hosts, reach
 
@@ -35,13 +35,20 @@ CLOUD = Output("wg0", ip_address("10.100.0.2"), 6000, ttl=64)
 RULE = Rule("camera", Input("eth0", ip_address("239.1.1.1"), 5000), (WALL, CLOUD))
 CONFIG = Config(rules={"camera": RULE})
 RUNNING = reach(CONFIG, LINKS)
-NEEDS = wish(RULE, LINKS)
+NEEDS = wish(RULE, CONFIG, LINKS)
+((KEY, EGRESS),) = NEEDS.relays.items()
 ACTIVE = OutputState("active")
 
 
 def of(actual: Actual, rule: Rule = RULE) -> RuleState:
     """The state of one rule."""
     return states(Config(rules={rule.name: rule}), actual)[rule.name]
+
+
+def first_output() -> Egress:
+    """What has to be open for the first output."""
+    assert isinstance(EGRESS[0], Egress)
+    return EGRESS[0]
 
 
 def failing(what: Resource | RelayKey, reason: str = "broken", retry_in: float = 0.5) -> Actual:
@@ -115,14 +122,14 @@ def test_an_input_needs_no_address() -> None:
 
 
 def test_an_output_failed_while_its_rule_is_active() -> None:
-    state = of(failing(NEEDS.egress[0], "Permission denied (EACCES)"))
+    state = of(failing(first_output(), "Permission denied (EACCES)"))
     failed = OutputState("failed", "Permission denied (EACCES)", 0.5)
     assert state == RuleState("active", None, (failed, ACTIVE))
 
 
 def test_a_rule_failed_when_its_only_usable_output_did() -> None:
     links = {name: link for name, link in LINKS.items() if name != "wg0"}
-    egress = NEEDS.egress[0]
+    egress = first_output()
     now = reach(CONFIG, links, broken=[egress])
     now = replace(now, failures={egress: Failure("no buffers", 2.0)}, now=1.5)
     assert of(now) == RuleState(
@@ -147,14 +154,13 @@ def test_a_rule_failed_when_something_that_it_needs_did(number: int, words: str)
 
 
 def test_a_rule_failed_that_its_worker_refused() -> None:
-    assert NEEDS.key is not None
     failed = OutputState("failed", "no memory")
-    state = of(failing(NEEDS.key, "no memory"))
+    state = of(failing(KEY, "no memory"))
     assert state == RuleState("failed", "no memory", (failed, failed), 0.5)
 
 
 def test_a_retry_whose_time_has_come_is_never_in_the_past() -> None:
-    state = of(failing(NEEDS.egress[0], retry_in=-3.0))
+    state = of(failing(first_output(), retry_in=-3.0))
     assert state.outputs[0].retry_in == 0.0
 
 
@@ -202,10 +208,10 @@ def test_what_failed_is_failed_with_its_time_and_its_reason(
     config: Config, links: dict[str, Link]
 ) -> None:
     whole = reach(config, links)
-    broken = {found for found in whole.open if isinstance(found, Egress)}
+    broken = {found for found in whole.open if isinstance(found, Egress | Members)}
     now = reach(config, links, broken=broken)
     for name, state in states(config, now).items():
-        waits = wish(config.rules[name], links).waits
+        waits = wish(config.rules[name], config, links).waits
         if config.rules[name].enabled and not waits:
             assert (state.state, state.reason) == ("failed", "broken")
             assert state.retry_in is not None

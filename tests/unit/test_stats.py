@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 from mcrd.dataplane._dataplane import ffi, lib
 
-from mcrd.resources import Ingress
+from mcrd.resources import Ingress, Ring
 from mcrd.stats import (
     DROP_REASONS,
     InterfaceCount,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from mcrd.resources import Target
 
-ETH0 = Ingress("eth0", 2)
+ETH0 = Ring(Ingress("eth0", 2))
 WALL: Target = ("eth1", ip_address("239.2.2.2"), 6000)
 CLOUD: Target = ("wg0", ip_address("10.100.0.2"), 6000)
 
@@ -87,6 +87,18 @@ class Pen:
         """Counts refusals."""
         self.view.outputs[slot].refused += count
 
+    def rate_limited(self, slot: int, count: int) -> None:
+        """Counts datagrams beyond the output's limit."""
+        self.view.outputs[slot].rate_limited += count
+
+    def new_member(self, slot: int, count: int) -> None:
+        """Counts datagrams of members without a socket."""
+        self.view.outputs[slot].new_member += count
+
+    def used(self, slot: int, now: int) -> None:
+        """Notes when a member was used last."""
+        self.view.members[slot] = now
+
     def frames(self, packets: int, size: int) -> None:
         """Counts frames of the interface."""
         self.view.packets += packets
@@ -126,8 +138,12 @@ def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
     pen.output(output_slot, 7, 1400)
     pen.error(output_slot, errno.ENETUNREACH, 3)
     pen.refused(output_slot, 2)
+    pen.rate_limited(output_slot, 4)
+    pen.new_member(output_slot, 5)
     assert segment.rule(rule_slot) == Traffic(10, 14000)
-    assert segment.output(output_slot) == OutputCount(Traffic(7, 9800), {"ENETUNREACH": 3}, 2)
+    assert segment.output(output_slot) == OutputCount(
+        Traffic(7, 9800), {"ENETUNREACH": 3}, refused=2, rate_limited=4, new_member=5
+    )
 
 
 def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen) -> None:
@@ -135,9 +151,9 @@ def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen)
         drop = getattr(lib, f"DROP_{reason.upper()}")
         assert drop == DROP_REASONS.index(reason)
         pen.view.dropped[drop] = number
-    pen.frames(36, 60)
+    pen.frames(45, 60)
     assert segment.interface(9) == InterfaceCount(
-        Traffic(36, 2160),
+        Traffic(45, 2700),
         {
             "ring_full": 9,
             "malformed": 1,
@@ -148,6 +164,7 @@ def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen)
             "wrong_source": 6,
             "own_output": 7,
             "unmatched": 8,
+            "rate_limited": 9,
         },
     )
 
@@ -187,6 +204,8 @@ def test_a_slot_that_is_used_again_counts_from_zero(segment: Segment, pen: Pen) 
     pen.rule(rule_slot, 5, 100)
     pen.output(output_slot, 5, 100)
     pen.refused(output_slot, 1)
+    pen.rate_limited(output_slot, 1)
+    pen.new_member(output_slot, 1)
     for number in range(1, 20):
         pen.error(output_slot, number)
     segment.rules.give_back("a")
@@ -234,6 +253,41 @@ def test_no_two_owners_have_one_slot() -> None:
     with pytest.raises(NoRoomError, match="more than 3 things"):
         slots.take("f")
     assert slots.take("c") == (2, False)
+
+
+def test_a_slot_knows_whose_it_is() -> None:
+    slots = Slots(2, "things")
+    assert slots.key_of(0) is None
+    slot, _ = slots.take("a")
+    assert (slots.key_of(slot), slots.key_of(1 - slot), slots.key_of(-1)) == ("a", None, None)
+    slots.give_back("a")
+    assert slots.key_of(slot) is None
+    slots.take("b")
+    assert slots.key_of(slot) == "b"
+
+
+def test_a_member_s_slot_says_when_it_was_used_and_never_when_it_is_new(
+    segment: Segment, pen: Pen
+) -> None:
+    slot = segment.member_slot("a")
+    assert segment.last_used(slot) == 0
+    pen.used(slot, 2**62)
+    assert segment.member_slot("a") == slot
+    assert segment.last_used(slot) == 2**62
+    other = segment.member_slot("b")
+    assert (other != slot, segment.last_used(other)) == (True, 0)
+    segment.members.give_back("a")
+    assert segment.member_slot("c") == slot
+    assert segment.last_used(slot) == 0
+
+
+def test_the_last_member_s_slot_is_within_the_segment(segment: Segment, pen: Pen) -> None:
+    for number in range(lib.MCRD_MEMBER_SLOTS):
+        segment.member_slot(number)
+    pen.used(lib.MCRD_MEMBER_SLOTS - 1, 7)
+    assert segment.last_used(lib.MCRD_MEMBER_SLOTS - 1) == 7
+    with pytest.raises(NoRoomError, match="more than 65536 members on one worker"):
+        segment.member_slot("one more")
 
 
 def test_errors_have_the_names_of_their_numbers(segment: Segment, pen: Pen) -> None:
@@ -294,13 +348,19 @@ def test_what_ended_stays_in_the_sum(segment: Segment, pen: Pen) -> None:
     ledger.attach(ETH0, segment)
     pen.rule(segment.rule_slot("camera"), 10, 100)
     pen.output(segment.output_slot("camera", WALL), 10, 100)
+    pen.rate_limited(segment.output_slot("camera", WALL), 1)
+    pen.new_member(segment.output_slot("camera", WALL), 2)
     ledger.end_rule(ETH0, "camera")
     ledger.end_output(ETH0, "camera", WALL)
     pen.rule(segment.rule_slot("camera"), 5, 100)
     pen.output(segment.output_slot("camera", WALL), 4, 100)
     pen.error(segment.output_slot("camera", WALL), errno.EPERM)
+    pen.rate_limited(segment.output_slot("camera", WALL), 3)
+    pen.new_member(segment.output_slot("camera", WALL), 4)
     assert ledger.rule("camera") == Traffic(15, 1500)
-    assert ledger.output("camera", WALL) == OutputCount(Traffic(14, 1400), {"EPERM": 1}, 0)
+    assert ledger.output("camera", WALL) == OutputCount(
+        Traffic(14, 1400), {"EPERM": 1}, refused=0, rate_limited=4, new_member=6
+    )
 
 
 def test_looking_changes_nothing(segment: Segment, pen: Pen) -> None:
@@ -327,14 +387,14 @@ def test_ending_what_never_was_is_nothing(segment: Segment) -> None:
 def test_a_ring_that_was_made_anew_adds_to_its_interface() -> None:
     ledger = Ledger()
     for index in (2, 7):
-        ingress, made = Ingress("eth0", index), Segment()
-        ledger.attach(ingress, made)
+        ring, made = Ring(Ingress("eth0", index)), Segment()
+        ledger.attach(ring, made)
         pen = Pen(made)
         pen.frames(3, 100)
         pen.drop("unmatched", 1)
         pen.close()
-        assert ledger.interfaces({ingress: 5})["eth0"].received.packets == (3 if index == 2 else 6)
-        ledger.detach(ingress, 5)
+        assert ledger.interfaces({ring: 5})["eth0"].received.packets == (3 if index == 2 else 6)
+        ledger.detach(ring, 5)
     total = ledger.interfaces({})["eth0"]
     assert total.received == Traffic(6, 600)
     assert (total.dropped["unmatched"], total.dropped["ring_full"]) == (2, 10)
@@ -342,17 +402,25 @@ def test_a_ring_that_was_made_anew_adds_to_its_interface() -> None:
 
 def test_a_rule_on_two_workers_is_one_sum() -> None:
     ledger = Ledger()
-    for index in (2, 3):
+    rings = [Ring(Ingress("eth0", 2, workers=2), number) for number in (0, 1)]
+    for ring, number in zip(rings, (2, 3), strict=True):
         made = Segment()
-        ledger.attach(Ingress("eth0", index), made)
+        ledger.attach(ring, made)
         pen = Pen(made)
-        pen.rule(made.rule_slot("camera"), index, 1)
+        pen.rule(made.rule_slot("camera"), number, 1)
+        pen.output(made.output_slot("camera", WALL), number, 1)
+        pen.frames(number, 100)
         pen.close()
-    assert ledger.rule("camera").packets == 5
-    ledger.detach(Ingress("eth0", 2), 0)
-    assert ledger.rule("camera").packets == 5
-    ledger.detach(Ingress("eth0", 3), 0)
-    assert ledger.rule("camera").packets == 5
+    live = dict.fromkeys(rings, 4)
+    while True:
+        assert ledger.rule("camera").packets == 5
+        assert ledger.output("camera", WALL).sent.packets == 5
+        total = ledger.interfaces(live)["eth0"]
+        assert total.received.packets == 5
+        assert total.dropped["ring_full"] == 8
+        if not live:
+            break
+        ledger.detach(*live.popitem())
 
 
 def test_what_the_rule_file_has_no_more_is_forgotten(segment: Segment, pen: Pen) -> None:
@@ -379,7 +447,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger()
-        self.live: dict[Ingress, tuple[Segment, Pen, int]] = {}
+        self.live: dict[Ring, tuple[Segment, Pen, int]] = {}
         self.next_index = 1
         self.received: Counter[str] = Counter()
         self.sent: Counter[tuple[str, Target]] = Counter()
@@ -392,55 +460,59 @@ class Life(RuleBasedStateMachine):
     numbers = st.integers(1, 1000)
 
     @initialize(target=attached)
-    def begin(self) -> Ingress:
+    def begin(self) -> Ring:
         return self._attach("eth0")
 
     @rule(target=attached, interface=st.sampled_from(["eth0", "eth1"]))
-    def attach(self, interface: str) -> Ingress:
+    def attach(self, interface: str) -> Ring:
         return self._attach(interface)
 
-    def _attach(self, interface: str) -> Ingress:
-        ingress, made = Ingress(interface, self.next_index), Segment()
-        self.next_index += 1
-        self.ledger.attach(ingress, made)
-        self.live[ingress] = (made, Pen(made), 0)
-        return ingress
+    def _attach(self, interface: str) -> Ring:
+        ring, made = self._ring(interface), Segment()
+        self.ledger.attach(ring, made)
+        self.live[ring] = (made, Pen(made), 0)
+        return ring
 
-    @rule(ingress=attached, name=names, output=targets, number=numbers)
-    def relay(self, ingress: Ingress, name: str, output: Target, number: int) -> None:
-        segment, pen, _ = self.live[ingress]
+    def _ring(self, interface: str) -> Ring:
+        """In pairs, as of two workers."""
+        self.next_index += 1
+        return Ring(Ingress(interface, self.next_index // 2, workers=2), self.next_index % 2)
+
+    @rule(ring=attached, name=names, output=targets, number=numbers)
+    def relay(self, ring: Ring, name: str, output: Target, number: int) -> None:
+        segment, pen, _ = self.live[ring]
         pen.frames(number, 100)
         pen.rule(segment.rule_slot(name), number, 100)
         pen.output(segment.output_slot(name, output), number, 100)
-        self.frames[ingress.interface] += number
+        self.frames[ring.interface] += number
         self.received[name] += number
         self.sent[name, output] += number
 
-    @rule(ingress=attached, name=names, output=targets, code=st.integers(1, 40), number=numbers)
-    def fail(self, ingress: Ingress, name: str, output: Target, code: int, number: int) -> None:
-        segment, pen, _ = self.live[ingress]
+    @rule(ring=attached, name=names, output=targets, code=st.integers(1, 40), number=numbers)
+    def fail(self, ring: Ring, name: str, output: Target, code: int, number: int) -> None:
+        segment, pen, _ = self.live[ring]
         pen.error(segment.output_slot(name, output), code, number)
         self.errors[name, output] += number
 
-    @rule(ingress=attached, number=numbers)
-    def overflow(self, ingress: Ingress, number: int) -> None:
-        segment, pen, before = self.live[ingress]
-        self.live[ingress] = (segment, pen, before + number)
-        self.ring_full[ingress.interface] += number
+    @rule(ring=attached, number=numbers)
+    def overflow(self, ring: Ring, number: int) -> None:
+        segment, pen, before = self.live[ring]
+        self.live[ring] = (segment, pen, before + number)
+        self.ring_full[ring.interface] += number
 
-    @rule(ingress=attached, name=names)
-    def end_rule(self, ingress: Ingress, name: str) -> None:
-        self.ledger.end_rule(ingress, name)
+    @rule(ring=attached, name=names)
+    def end_rule(self, ring: Ring, name: str) -> None:
+        self.ledger.end_rule(ring, name)
 
-    @rule(ingress=attached, name=names, output=targets)
-    def end_output(self, ingress: Ingress, name: str, output: Target) -> None:
-        self.ledger.end_output(ingress, name, output)
+    @rule(ring=attached, name=names, output=targets)
+    def end_output(self, ring: Ring, name: str, output: Target) -> None:
+        self.ledger.end_output(ring, name, output)
 
-    @rule(ingress=consumes(attached))
-    def detach(self, ingress: Ingress) -> None:
-        _, pen, ring_full = self.live.pop(ingress)
+    @rule(ring=consumes(attached))
+    def detach(self, ring: Ring) -> None:
+        _, pen, ring_full = self.live.pop(ring)
         pen.close()
-        self.ledger.detach(ingress, ring_full)
+        self.ledger.detach(ring, ring_full)
 
     @rule()
     def keep(self) -> None:
@@ -455,15 +527,15 @@ class Life(RuleBasedStateMachine):
                 found = self.ledger.output(name, target)
                 assert found.sent.packets == self.sent[name, target]
                 assert sum(found.errors.values()) == self.errors[name, target]
-        live = {ingress: ring_full for ingress, (_, _, ring_full) in self.live.items()}
+        live = {ring: ring_full for ring, (_, _, ring_full) in self.live.items()}
         for interface, found_there in self.ledger.interfaces(live).items():
             assert found_there.received.packets == self.frames[interface]
             assert found_there.dropped["ring_full"] == self.ring_full[interface]
 
     def teardown(self) -> None:
-        for ingress, (_, pen, ring_full) in self.live.items():
+        for ring, (_, pen, ring_full) in self.live.items():
             pen.close()
-            self.ledger.detach(ingress, ring_full)
+            self.ledger.detach(ring, ring_full)
 
 
 TestLife = Life.TestCase

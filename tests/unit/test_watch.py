@@ -66,8 +66,8 @@ def calls_of(file: Path, save: Callable[[Path], None]) -> int:
 
     async def scenario() -> int:
         calls = Calls()
-        watch = Watch(file, calls)
-        watch.start()
+        watch = Watch(calls)
+        watch.start([str(file)])
         try:
             await asyncio.to_thread(save, file)
             await calls.one()
@@ -84,8 +84,8 @@ def calls_without_a_save(file: Path, touch: Callable[[Path], None]) -> int:
 
     async def scenario() -> int:
         calls = Calls()
-        watch = Watch(file, calls)
-        watch.start()
+        watch = Watch(calls)
+        watch.start([str(file)])
         try:
             await asyncio.to_thread(touch, file)
             await calls.none()
@@ -218,16 +218,11 @@ def test_a_file_that_is_not_there_yet(tmp_path: Path) -> None:
     assert calls_of(tmp_path / "mcr.toml", in_place) == 1
 
 
-def test_a_relative_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(file.parent)
-    assert calls_of(Path("mcr.toml"), in_place) == 1
-
-
 def test_every_save_of_several_is_noticed(file: Path) -> None:
     async def scenario() -> None:
         calls = Calls()
-        watch = Watch(file, calls)
-        watch.start()
+        watch = Watch(calls)
+        watch.start([str(file)])
         try:
             for number, save in enumerate((in_place, rename_over, anew, sed), start=1):
                 await asyncio.to_thread(save, file)
@@ -293,8 +288,8 @@ def test_reading_the_file_when_called_is_no_call_again(file: Path) -> None:
             file.read_bytes()
             calls()
 
-        watch = Watch(file, reload)
-        watch.start()
+        watch = Watch(reload)
+        watch.start([str(file)])
         try:
             await asyncio.to_thread(in_place, file)
             await calls.one()
@@ -305,14 +300,91 @@ def test_reading_the_file_when_called_is_no_call_again(file: Path) -> None:
     asyncio.run(scenario())
 
 
+# Several files, and those that come to match a pattern.
+
+
+def calls_for(
+    files: list[Path], patterns: list[str], change: Callable[[], object], last: Path
+) -> int:
+    """How often it calls for the change; saving `last` shows that it listened all along."""
+
+    async def scenario() -> int:
+        calls = Calls()
+        watch = Watch(calls)
+        watch.start(map(str, files), patterns)
+        try:
+            await asyncio.to_thread(change)
+            await calls.none()
+            before = calls.count
+            await asyncio.to_thread(in_place, last)
+            await calls.one()
+            assert calls.count == before + 1
+        finally:
+            watch.stop()
+        return before
+
+    return asyncio.run(scenario())
+
+
+def test_every_file_is_watched_wherever_it_is(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    other = tmp_path / "more" / "a.toml"
+    assert calls_for([file, other], [], lambda: in_place(other), file) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"), [("new.toml", 1), ("new.toml.swp", 0), ("new.conf", 0), (".hidden", 0)]
+)
+def test_a_file_that_comes_to_match_a_pattern(file: Path, name: str, calls: int) -> None:
+    directory = file.parent / "mcr.d"
+    directory.mkdir()
+    pattern = str(directory / "*.toml")
+    assert calls_for([file], [pattern], lambda: in_place(directory / name), file) == calls
+
+
+def test_a_file_that_ceases_to_match_a_pattern(file: Path) -> None:
+    directory = file.parent / "mcr.d"
+    directory.mkdir()
+    in_place(directory / "a.toml")
+    pattern = str(directory / "*.toml")
+    assert calls_for([file], [pattern], (directory / "a.toml").unlink, file) == 1
+
+
+def test_what_is_watched_can_change(file: Path) -> None:
+    directory = file.parent / "mcr.d"
+    directory.mkdir()
+    other = directory / "a.toml"
+
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(calls)
+        watch.start([str(file), str(other)])
+        try:
+            watch.start([str(file)])
+            await asyncio.to_thread(in_place, other)
+            await calls.none()
+            assert calls.count == 0
+            watch.start([str(other)])
+            await asyncio.to_thread(in_place, file)
+            await calls.none()
+            assert calls.count == 0
+            await asyncio.to_thread(in_place, other)
+            await calls.one()
+            assert calls.count == 1
+        finally:
+            watch.stop()
+
+    asyncio.run(scenario())
+
+
 # Beginning and end.
 
 
 def test_after_stop_there_is_no_call(file: Path) -> None:
     async def scenario() -> None:
         calls = Calls()
-        watch = Watch(file, calls)
-        watch.start()
+        watch = Watch(calls)
+        watch.start([str(file)])
         await asyncio.to_thread(in_place, file)
         watch.stop()
         await asyncio.to_thread(in_place, file)
@@ -325,12 +397,12 @@ def test_after_stop_there_is_no_call(file: Path) -> None:
 def test_it_can_be_started_again_and_twice(file: Path) -> None:
     async def scenario() -> None:
         calls = Calls()
-        watch = Watch(file, calls)
-        watch.start()
+        watch = Watch(calls)
+        watch.start([str(file)])
         watch.stop()
         watch.stop()
-        watch.start()
-        watch.start()
+        watch.start([str(file)])
+        watch.start([str(file)])
         try:
             await asyncio.to_thread(in_place, file)
             await calls.one()
@@ -345,8 +417,8 @@ def test_stop_leaves_no_thread_and_no_descriptor(file: Path) -> None:
     async def scenario() -> None:
         before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
         for _ in range(5):
-            watch = Watch(file, lambda: None)
-            watch.start()
+            watch = Watch(lambda: None)
+            watch.start([str(file)])
             watch.stop()
         assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
 
@@ -357,8 +429,8 @@ def test_a_directory_that_cannot_be_watched_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        watch = Watch(tmp_path / "missing" / "mcr.toml", lambda: None)
-        watch.start()
+        watch = Watch(lambda: None)
+        watch.start([str(tmp_path / "missing" / "mcr.toml")])
         watch.stop()
 
     asyncio.run(scenario())
@@ -374,10 +446,10 @@ def test_a_directory_that_comes_later_can_be_watched_then(tmp_path: Path) -> Non
 
     async def scenario() -> None:
         calls = Calls()
-        watch = Watch(file, calls)
-        watch.start()
+        watch = Watch(calls)
+        watch.start([str(file)])
         await asyncio.to_thread(os.mkdir, file.parent)
-        watch.start()
+        watch.start([str(file)])
         try:
             await asyncio.to_thread(in_place, file)
             await calls.one()

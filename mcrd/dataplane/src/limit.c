@@ -1,33 +1,55 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "limit.h"
 
-#define SECOND 1000000000ULL
-#define BURST_SECONDS 0.008
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
-void limit_init(struct limit *limit, uint32_t packets_per_second)
+#define PART_NS (1000000000ULL / (LIMIT_PARTS - 1))
+
+int limit_init(struct limit *limit, uint32_t packets_per_second)
 {
+	memset(limit, 0, sizeof(*limit));
+	if (packets_per_second == 0)
+		return 0;
+	limit->passed = calloc(LIMIT_PARTS, sizeof(*limit->passed));
+	if (!limit->passed)
+		return -ENOMEM;
 	limit->rate = packets_per_second;
-	limit->room = 1 + packets_per_second * BURST_SECONDS;
-	limit->tokens = 1;
-	limit->at = 0;
+	return 0;
+}
+
+void limit_free(struct limit *limit)
+{
+	free(limit->passed);
+	limit->passed = NULL;
+}
+
+static void forget_all(struct limit *limit, uint64_t part)
+{
+	memset(limit->passed, 0, LIMIT_PARTS * sizeof(*limit->passed));
+	limit->sum = 0;
+	limit->part = part;
 }
 
 int limit_pass(struct limit *limit, uint64_t now)
 {
+	uint64_t part = now / PART_NS;
+
 	if (limit->rate == 0)
 		return 1;
-	if (limit->at == 0) {
-		limit->at = now;
-	} else if (now > limit->at) {
-		limit->tokens += (double)(now - limit->at) * limit->rate / SECOND;
-		if (limit->tokens > limit->room)
-			limit->tokens = limit->room;
-		limit->at = now;
-	} else if (limit->at - now > SECOND) {
-		limit->at = now; /* the clock was set back */
+	/* Times may be a little out of order; a second back, and the clock was set. */
+	if (part >= limit->part + LIMIT_PARTS || part + LIMIT_PARTS <= limit->part)
+		forget_all(limit, part);
+	while (limit->part < part) {
+		uint32_t *oldest = &limit->passed[++limit->part % LIMIT_PARTS];
+
+		limit->sum -= *oldest;
+		*oldest = 0;
 	}
-	if (limit->tokens < 1)
+	if (limit->sum >= limit->rate)
 		return 0;
-	limit->tokens -= 1;
+	limit->sum++;
+	limit->passed[limit->part % LIMIT_PARTS]++;
 	return 1;
 }

@@ -432,7 +432,10 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	for (i = 0; i < output_count; i++) {
 		rule->outputs[i].socket = outputs[i].socket;
 		rule->outputs[i].counters = &worker->segment->outputs[outputs[i].counters];
-		limit_init(&rule->outputs[i].limit, outputs[i].packets_per_second);
+		if (limit_init(&rule->outputs[i].limit, outputs[i].packets_per_second) < 0) {
+			rule_free(rule);
+			return -ENOMEM;
+		}
 		rule->member_outputs += outputs[i].socket == MCRD_BY_MEMBER;
 	}
 	rules_put(&worker->rules, rule);

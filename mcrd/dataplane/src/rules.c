@@ -55,9 +55,7 @@ static int within(const uint8_t *address, const uint8_t *network, uint8_t bits)
 int rules_init(struct rules *rules)
 {
 	memset(rules, 0, sizeof(*rules));
-	limit_init(&rules->wanting, WANTED_A_SECOND);
-	rules->wanting.room = rules->wanting.tokens = WANTED_AT_ONCE;
-	if (table_init(&rules->by_destination) < 0 || table_init(&rules->own) < 0 || table_init(&rules->members) < 0) {
+	if (limit_init(&rules->wanting, WANTED_A_SECOND) < 0 || table_init(&rules->by_destination) < 0 || table_init(&rules->own) < 0 || table_init(&rules->members) < 0) {
 		rules_free(rules);
 		return -ENOMEM;
 	}
@@ -70,6 +68,7 @@ void rules_free(struct rules *rules)
 
 	for (slot = 0; slot < MCRD_RULE_SLOTS; slot++)
 		rules_remove(rules, slot);
+	limit_free(&rules->wanting);
 	table_free(&rules->by_destination);
 	table_free(&rules->own);
 	table_free(&rules->members);
@@ -82,16 +81,15 @@ struct rule *rule_new(const struct rule_match *match, const struct network *netw
 
 	if (!rule)
 		return NULL;
+	rule->output_count = output_count;
 	rule->networks = calloc(count ? count : 1, sizeof(*networks));
-	if (!rule->networks) {
-		free(rule);
+	if (!rule->networks || limit_init(&rule->limit, match->packets_per_second) < 0) {
+		rule_free(rule);
 		return NULL;
 	}
 	if (count)
 		memcpy(rule->networks, networks, count * sizeof(*networks));
 	rule->match = *match;
-	limit_init(&rule->limit, match->packets_per_second);
-	rule->output_count = output_count;
 	rule->entry.key =
 		destination_key(match->first.address, match->first.family, match->protocol, match->first.port);
 	return rule;
@@ -99,6 +97,11 @@ struct rule *rule_new(const struct rule_match *match, const struct network *netw
 
 void rule_free(struct rule *rule)
 {
+	uint32_t i;
+
+	for (i = 0; i < rule->output_count; i++)
+		limit_free(&rule->outputs[i].limit);
+	limit_free(&rule->limit);
 	free(rule->networks);
 	free(rule);
 }
@@ -316,7 +319,7 @@ int rules_remove_member(struct rules *rules, const struct member_key *wanted)
 	struct key key = member_key(wanted);
 	struct member *member = (struct member *)table_find(&rules->members, &key);
 
-	if (!member)
+	if (!member || wanted->slot >= MCRD_RULE_SLOTS) /* a larger one looks like a source port */
 		return -ENOENT;
 	free_member(rules, member);
 	return 0;

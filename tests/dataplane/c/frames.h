@@ -200,7 +200,7 @@ static inline void build(const struct shape *shape, struct built *built)
 		udp[6] ^= 0x10;
 }
 
-/* Whole datagrams, each a way to be one. */
+/* Whole datagrams and ESP packets, each a way to be one. */
 static const struct shape whole[] = {
 	{ .family = 4, .payload = 18 },
 	{ .family = 4, .payload = 0 },
@@ -234,7 +234,31 @@ static const struct shape whole[] = {
 	{ .family = 6, .payload = 2, .surplus = 3, .padding = 4, .extensions = 6,
 	  .extension = { { .type = 0, .size = 16 }, { .type = 60, .size = 8 }, { .type = 43, .size = 8 },
 			 { .type = 44, .size = 8 }, { .type = 51, .size = 16 }, { .type = 60, .size = 8 } } },
+	/* ESP: what looks like a UDP header is its SPI and sequence number. */
+	{ .family = 4, .protocol = 50, .payload = 0 },
+	{ .family = 4, .protocol = 50, .payload = 24 },
+	{ .family = 4, .protocol = 50, .payload = 24, .padding = 11 },
+	{ .family = 4, .protocol = 50, .payload = 24, .summing = SUM_WRONG },
+	{ .family = 4, .protocol = 50, .payload = 3, .surplus = 5, .options = 2, .tags = 1, .tag = { 7 } },
+	{ .family = 4, .protocol = 50, .payload = 9, .link = LINK_IP, .summing = SUM_NONE },
+	{ .family = 6, .protocol = 50, .payload = 0, .summing = SUM_NONE },
+	{ .family = 6, .protocol = 50, .payload = 33, .padding = 3 },
+	{ .family = 6, .protocol = 50, .payload = 21, .extensions = 2,
+	  .extension = { { .type = 0, .size = 8 }, { .type = 60, .size = 16 } } },
+	{ .family = 6, .protocol = 50, .payload = 21, .extensions = 2,
+	  .extension = { { .type = 44, .size = 8 }, { .type = 51, .size = 24 } } },
 };
+
+/* Where what is relayed begins and ends: of ESP all of the IP payload. */
+static inline uint32_t relayed_from(const struct shape *shape, const struct built *built)
+{
+	return built->transport + (shape->protocol == 50 ? 0 : 8);
+}
+
+static inline uint32_t relayed_to(const struct shape *shape, const struct built *built)
+{
+	return shape->protocol == 50 ? built->network_end : built->datagram_end;
+}
 
 enum { WHOLE = sizeof(whole) / sizeof(whole[0]) };
 

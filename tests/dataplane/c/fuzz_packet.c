@@ -36,13 +36,19 @@ static void ensure_datagram(const struct frame *frame, const struct packet *pack
 {
 	uint32_t held = frame->captured < frame->length ? frame->captured : frame->length;
 	uint32_t address = packet->family == 6 ? 16 : 4, sum;
-	const uint8_t *udp = packet->payload - 8;
+	const uint8_t *udp = packet->payload - (packet->protocol == PROTOCOL_UDP ? 8 : 0);
 
 	ENSURE(packet->family == 4 || packet->family == 6);
 	ENSURE(within(packet->source, address, frame->data, held));
 	ENSURE(within(packet->payload, packet->payload_length, frame->data, held));
 	ENSURE(packet->destination == packet->source + address);
 	ENSURE(udp >= packet->destination + address);
+	if (packet->protocol == PROTOCOL_ESP) {
+		ENSURE(packet->source_port == 0 && packet->destination_port == 0);
+		ENSURE(packet->payload_length >= 8);
+		return;
+	}
+	ENSURE(packet->protocol == PROTOCOL_UDP);
 	ENSURE(look16(udp) == packet->source_port && look16(udp + 2) == packet->destination_port);
 	ENSURE(look16(udp + 4) == packet->payload_length + 8);
 	if (frame->checksum_known || (packet->family == 4 && look16(udp + 6) == 0))
@@ -64,8 +70,8 @@ static enum verdict parse(const uint8_t *data, struct frame frame)
 	frame.data = memory + 1;
 	memset(&packet, 0xff, sizeof(packet));
 	verdict = packet_parse(&frame, &packet);
-	ENSURE(verdict >= PACKET_UDP && verdict <= PACKET_TRUNCATED);
-	if (verdict == PACKET_UDP)
+	ENSURE(verdict >= PACKET_DATAGRAM && verdict <= PACKET_TRUNCATED);
+	if (verdict == PACKET_DATAGRAM)
 		ensure_datagram(&frame, &packet);
 	free(memory);
 	return verdict;

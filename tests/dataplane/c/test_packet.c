@@ -26,7 +26,7 @@ static struct found parse(const uint8_t *data, uint32_t captured, uint32_t lengt
 	memcpy(copy, data, captured);
 	memset(&found, 0xa5, sizeof(found));
 	found.verdict = packet_parse(&frame, &found.packet);
-	if (found.verdict == PACKET_UDP) {
+	if (found.verdict == PACKET_DATAGRAM) {
 		uint32_t held = captured < length ? captured : length;
 
 		found.source = (uint32_t)(found.packet.source - copy);
@@ -58,15 +58,16 @@ static void test_whole_datagrams(void)
 		check_about(subject);
 		build(shape, &built);
 		found = parse(built.data, built.length, built.length, shape->link, 0);
-		CHECK_EQUAL(found.verdict, PACKET_UDP);
+		CHECK_EQUAL(found.verdict, PACKET_DATAGRAM);
 		CHECK_EQUAL(found.packet.family, shape->family);
 		CHECK_EQUAL(found.source, built.network + (shape->family == 6 ? 8 : 12));
 		CHECK_EQUAL(found.destination, built.network + (shape->family == 6 ? 24 : 16));
-		CHECK_EQUAL(found.packet.source_port, SOURCE_PORT);
-		CHECK_EQUAL(found.packet.destination_port, DESTINATION_PORT);
-		CHECK_EQUAL(found.payload, built.transport + 8);
+		CHECK_EQUAL(found.packet.protocol, shape->protocol ? shape->protocol : PROTOCOL_UDP);
+		CHECK_EQUAL(found.packet.source_port, shape->protocol == PROTOCOL_ESP ? 0 : SOURCE_PORT);
+		CHECK_EQUAL(found.packet.destination_port, shape->protocol == PROTOCOL_ESP ? 0 : DESTINATION_PORT);
 		/* With a surplus, RFC 9868: UDP's own length counts. */
-		CHECK_EQUAL(found.packet.payload_length, shape->payload);
+		CHECK_EQUAL(found.payload, relayed_from(shape, &built));
+		CHECK_EQUAL(found.payload + found.packet.payload_length, relayed_to(shape, &built));
 	}
 }
 
@@ -94,10 +95,10 @@ static void test_every_cut(void)
 						/* Which it is depends on whether the length was captured. */
 						CHECK(found.verdict == PACKET_MALFORMED ||
 						      (found.verdict == PACKET_TRUNCATED && captured < length));
-					} else if (captured < built.datagram_end) {
+					} else if (captured < relayed_to(&whole[i], &built)) {
 						CHECK_EQUAL(found.verdict, PACKET_TRUNCATED);
 					} else {
-						CHECK_EQUAL(found.verdict, PACKET_UDP);
+						CHECK_EQUAL(found.verdict, PACKET_DATAGRAM);
 					}
 				}
 	}
@@ -121,6 +122,7 @@ struct spoilt {
 
 #define V4 .family = 4, .payload = 18
 #define V6 .family = 6, .payload = 18
+#define ESP .protocol = PROTOCOL_ESP
 #define ONE(...) .extensions = 1, .extension = { { __VA_ARGS__ } }
 
 static const struct spoilt spoilt[] = {
@@ -191,7 +193,6 @@ static const struct spoilt spoilt[] = {
 	  { { NETWORK, 4, 2, 0 }, { FIRST, 2, 2, 0xc204 } }, 0 },
 	{ "IPv6: TCP", PACKET_FOREIGN, { V6, .protocol = 6 }, { { 0 } }, 0 },
 	{ "IPv6: ICMPv6", PACKET_FOREIGN, { V6, .protocol = 58 }, { { 0 } }, 0 },
-	{ "IPv6: ESP", PACKET_FOREIGN, { V6, .protocol = 50 }, { { 0 } }, 0 },
 	{ "IPv6: no next header", PACKET_FOREIGN, { V6, .protocol = 59 }, { { 0 } }, 0 },
 	{ "IPv6: mobility header", PACKET_FOREIGN, { V6, .protocol = 135 }, { { 0 } }, 0 },
 	{ "IPv6: TCP behind an extension", PACKET_FOREIGN, { V6, .protocol = 6, ONE(.type = 60, .size = 8) },
@@ -230,17 +231,41 @@ static const struct spoilt spoilt[] = {
 	  { { 0 } }, 0 },
 	{ "IPv6: bad checksum behind an atomic fragment", PACKET_BAD_CHECKSUM,
 	  { V6, .summing = SUM_WRONG, ONE(.type = 44, .size = 8) }, { { 0 } }, 0 },
-	{ "IPv6: a fragment header's second byte is no length", PACKET_UDP, { V6, ONE(.type = 44, .size = 8) },
+	{ "IPv6: a fragment header's second byte is no length", PACKET_DATAGRAM, { V6, ONE(.type = 44, .size = 8) },
 	  { { FIRST, 1, 1, 255 } }, 0 },
 };
 
-static void test_spoilt_frames(void)
+static const struct spoilt spoilt_esp[] = {
+	{ "ESP: no header", PACKET_MALFORMED, { V4, ESP }, { { NETWORK, 2, 2, 20 } }, 0 },
+	{ "ESP: header of 7", PACKET_MALFORMED, { V4, ESP }, { { NETWORK, 2, 2, 27 } }, 0 },
+	{ "ESP: header of 7 and padding", PACKET_MALFORMED, { V4, ESP, .padding = 9 }, { { NETWORK, 2, 2, 27 } }, 0 },
+	{ "ESP: a header alone", PACKET_DATAGRAM, { V4, ESP }, { { NETWORK, 2, 2, 28 } }, 0 },
+	{ "ESP: total of one more than there is", PACKET_MALFORMED, { V4, ESP }, { { NETWORK, 2, 2, 47 } }, 0 },
+	{ "ESP: old header checksum", PACKET_BAD_CHECKSUM, { V4, ESP }, { { NETWORK, 8, 1, 7 } }, 1 },
+	{ "ESP: first fragment", PACKET_FRAGMENT, { V4, ESP, .fragment = 0x2000 }, { { 0 } }, 0 },
+	{ "ESP: last fragment", PACKET_FRAGMENT, { V4, ESP, .fragment = 0x0001 }, { { 0 } }, 0 },
+	{ "ESP: no UDP length", PACKET_DATAGRAM, { V4, ESP }, { { TRANSPORT, 4, 2, 0 } }, 0 },
+	{ "ESP: a UDP length of 65535", PACKET_DATAGRAM, { V4, ESP }, { { TRANSPORT, 4, 2, 65535 } }, 0 },
+	{ "ESP: what was a UDP checksum", PACKET_DATAGRAM, { V6, ESP }, { { TRANSPORT, 6, 2, 0 } }, 0 },
+	{ "ESP over IPv6: header of 7", PACKET_MALFORMED, { V6, ESP }, { { NETWORK, 4, 2, 7 } }, 0 },
+	{ "ESP over IPv6: nothing", PACKET_MALFORMED, { V6, ESP }, { { NETWORK, 4, 2, 0 } }, 0 },
+	{ "ESP over IPv6: an extension, and nothing behind it", PACKET_MALFORMED,
+	  { V6, ESP, ONE(.type = 60, .size = 8) }, { { NETWORK, 4, 2, 8 } }, 0 },
+	{ "ESP over IPv6: header of 7 behind an extension", PACKET_MALFORMED,
+	  { V6, ESP, ONE(.type = 60, .size = 8) }, { { NETWORK, 4, 2, 15 } }, 0 },
+	{ "ESP over IPv6: fragment", PACKET_FRAGMENT,
+	  { V6, ESP, ONE(.type = 44, .size = 8, .fragment = 1) }, { { 0 } }, 0 },
+	{ "ESP over IPv6: segments left", PACKET_FOREIGN,
+	  { V6, ESP, ONE(.type = 43, .size = 24, .segments_left = 1) }, { { 0 } }, 0 },
+};
+
+static void test_spoilt_frames(const struct spoilt *frames, uint32_t count)
 {
 	struct built built;
 	uint32_t i, j, captured;
 
-	for (i = 0; i < sizeof(spoilt) / sizeof(spoilt[0]); i++) {
-		const struct spoilt *it = &spoilt[i];
+	for (i = 0; i < count; i++) {
+		const struct spoilt *it = &frames[i];
 
 		check_about(it->name);
 		build(&it->shape, &built);
@@ -280,7 +305,7 @@ static void test_a_chain_has_an_end(void)
 		build(&shape, &built);
 		/* Sixteen places, and UDP takes one. */
 		CHECK_EQUAL(verdict_of(&built, LINK_ETHERNET),
-			    shape.extensions < 16 ? PACKET_UDP : PACKET_MALFORMED);
+			    shape.extensions < 16 ? PACKET_DATAGRAM : PACKET_MALFORMED);
 	}
 }
 
@@ -309,7 +334,7 @@ static void test_tags(void)
 
 		build(&shape, &built);
 		found = parse(built.data, built.length, built.length, LINK_ETHERNET, 0);
-		CHECK_EQUAL(found.verdict, PACKET_UDP);
+		CHECK_EQUAL(found.verdict, PACKET_DATAGRAM);
 		if (cases[i].vid == 0xffff)
 			CHECK((found.packet.vlan & 0x0fff) != 0);
 		else
@@ -330,7 +355,7 @@ static void test_a_known_checksum_is_not_looked_at(void)
 	check_about("known checksum");
 	for (i = 0; i < 3; i++) {
 		build(&shapes[i], &built);
-		CHECK_EQUAL(parse(built.data, built.length, built.length, LINK_ETHERNET, 1).verdict, PACKET_UDP);
+		CHECK_EQUAL(parse(built.data, built.length, built.length, LINK_ETHERNET, 1).verdict, PACKET_DATAGRAM);
 		CHECK_EQUAL(parse(built.data, built.length, built.length, LINK_ETHERNET, 0).verdict,
 			    PACKET_BAD_CHECKSUM);
 	}
@@ -360,7 +385,7 @@ static void test_checksums(void)
 		for (i = 0; i < shape.payload; i++)
 			payload[i] = round % 16 == 1 ? 0xff : round % 16 == 2 ? 0 : (uint8_t)check_random(&random);
 		sum_udp(&built, shape.family);
-		CHECK_EQUAL(verdict_of(&built, LINK_ETHERNET), PACKET_UDP);
+		CHECK_EQUAL(verdict_of(&built, LINK_ETHERNET), PACKET_DATAGRAM);
 		if (shape.payload == 0)
 			continue;
 		i = check_random(&random) % shape.payload;
@@ -387,7 +412,7 @@ static void test_a_checksum_of_ffff(void)
 		memcpy(udp + 8, udp + 6, 2);
 		sum_udp(&built, shapes[i].family);
 		CHECK_EQUAL(look16(udp + 6), 0xffff);
-		CHECK_EQUAL(verdict_of(&built, LINK_ETHERNET), PACKET_UDP);
+		CHECK_EQUAL(verdict_of(&built, LINK_ETHERNET), PACKET_DATAGRAM);
 	}
 }
 
@@ -422,7 +447,7 @@ static void test_largest(void)
 		      0xffff - plain_udp_sum(shape.family, data + (shape.family == 6 ? 8 : 12),
 					     data + (shape.family == 6 ? 24 : 16), data + header,
 					     8 + cases[i].payload));
-		CHECK_EQUAL(parse(data, total, total, LINK_IP, 0).verdict, PACKET_UDP);
+		CHECK_EQUAL(parse(data, total, total, LINK_IP, 0).verdict, PACKET_DATAGRAM);
 		CHECK_EQUAL(parse(data, total - 1, total, LINK_IP, 0).verdict, PACKET_TRUNCATED);
 		data[total - 1] = 0;
 		CHECK_EQUAL(parse(data, total, total, LINK_IP, 0).verdict, PACKET_BAD_CHECKSUM);
@@ -435,7 +460,8 @@ int main(void)
 {
 	test_whole_datagrams();
 	test_every_cut();
-	test_spoilt_frames();
+	test_spoilt_frames(spoilt, sizeof(spoilt) / sizeof(spoilt[0]));
+	test_spoilt_frames(spoilt_esp, sizeof(spoilt_esp) / sizeof(spoilt_esp[0]));
 	test_a_chain_has_an_end();
 	test_tags();
 	test_a_known_checksum_is_not_looked_at();

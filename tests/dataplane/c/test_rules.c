@@ -1,4 +1,5 @@
-/* rules.c against a naive model: which slot takes a destination, and which sources are our own.
+/* rules.c against naive models: which rule takes a packet or why none does, which sources are our own, and
+ * which members are wanted.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "rules.h"
 
@@ -7,113 +8,481 @@
 
 #include "check.h"
 
-enum { DESTINATIONS = 400, SLOTS = 3000, STEPS = 60000, NO_SLOT = 0xffffffff };
+enum { SLOTS = 200, NETWORKS = 3, STEPS = 20000, PACKETS = 6, NO_SLOT = 0xffffffff };
 
 struct model {
-	uint32_t destination, put; /* put 0: no rule */
+	uint32_t put; /* when; 0: no rule */
+	struct rule_match match;
+	struct network networks[2 * NETWORKS];
 };
 
 static struct model model[MCRD_RULE_SLOTS];
-static uint8_t own[DESTINATIONS];
 
-/* Family 4 and 6 in turn; the same address on several ports. */
-static struct endpoint endpoint_number(uint32_t number)
+static uint32_t length_of(uint8_t family)
 {
-	struct endpoint endpoint = { .port = (uint16_t)(5000 + number % 5), .family = number % 2 ? 6 : 4 };
-
-	endpoint.address[0] = number % 2 ? 0xff : 239;
-	endpoint.address[number % 2 ? 15 : 3] = (uint8_t)(number / 10);
-	return endpoint;
+	return family == 6 ? 16 : 4;
 }
 
-/* The endpoint as both source and destination of a packet, in memory that holds no byte more. */
-static uint32_t matched(const struct rules *rules, uint32_t number, int *is_own)
+static int bit_of(const uint8_t *bytes, uint32_t number)
 {
-	struct endpoint endpoint = endpoint_number(number);
-	size_t size = endpoint.family == 6 ? 16 : 4;
-	uint8_t *address = check_allocate(size);
-	struct packet packet = {
-		.source = address,
-		.destination = address,
-		.source_port = endpoint.port,
-		.destination_port = endpoint.port,
-		.family = endpoint.family,
+	return bytes[number / 8] >> (7 - number % 8) & 1;
+}
+
+static int naive_within(const uint8_t *address, const uint8_t *network, uint32_t bits)
+{
+	uint32_t i;
+
+	for (i = 0; i < bits; i++)
+		if (bit_of(address, i) != bit_of(network, i))
+			return 0;
+	return 1;
+}
+
+static struct rule_match match_of(uint8_t family, const uint8_t *address, uint8_t bits, uint16_t first, uint16_t last)
+{
+	struct rule_match match = {
+		.first = { .port = first, .family = family },
+		.bits = bits,
+		.last_port = last,
+		.protocol = PROTOCOL_UDP,
 	};
-	const struct rule *rule;
 
-	memcpy(address, endpoint.address, size);
-	rule = rules_match(rules, &packet);
-	*is_own = rules_is_own(rules, &packet);
-	free(address);
-	return rule ? rule->slot : NO_SLOT;
+	memcpy(match.first.address, address, length_of(family));
+	return match;
 }
 
-static void check_number(const struct rules *rules, uint32_t number)
+static void put_rule(struct rules *rules, uint32_t slot, const struct rule_match *match,
+		     const struct network *networks, uint32_t outputs)
 {
-	uint32_t slot, expected = NO_SLOT;
-	int is_own;
+	struct rule *rule = rule_new(match, networks, outputs);
 
-	/* Of two rules with one destination the later one has it. */
-	for (slot = 0; slot < MCRD_RULE_SLOTS; slot++)
-		if (model[slot].put && model[slot].destination == number &&
-		    (expected == NO_SLOT || model[slot].put > model[expected].put))
-			expected = slot;
-	CHECK_EQUAL(matched(rules, number, &is_own), expected);
-	CHECK_EQUAL(is_own, own[number]);
-}
-
-static void put(struct rules *rules, uint32_t slot, uint32_t number, uint32_t now)
-{
-	struct rule *rule = check_allocate(sizeof(*rule) + 2 * sizeof(struct output));
-
-	memset(rule, 0, sizeof(*rule));
-	rule->entry.key = endpoint_number(number);
+	if (!rule)
+		abort();
 	rule->slot = slot;
-	rule->output_count = 2;
 	rules_put(rules, rule);
-	model[slot] = (struct model){ .destination = number, .put = now };
+}
+
+static void put(struct rules *rules, uint32_t slot, const struct rule_match *match, const struct network *networks)
+{
+	put_rule(rules, slot, match, networks, 2);
+}
+
+/* What a packet is of; its addresses are handed over in memory that holds no byte more. */
+struct sample {
+	uint8_t family, protocol;
+	uint8_t source[16], destination[16];
+	uint16_t source_port, port, vlan;
+};
+
+struct held {
+	struct packet packet;
+	uint8_t *source, *destination;
+};
+
+static struct held hold(const struct sample *sample)
+{
+	uint32_t size = length_of(sample->family);
+	struct held held = { .source = check_allocate(size), .destination = check_allocate(size) };
+
+	memcpy(held.source, sample->source, size);
+	memcpy(held.destination, sample->destination, size);
+	held.packet = (struct packet){
+		.source = held.source,
+		.destination = held.destination,
+		.source_port = sample->source_port,
+		.destination_port = sample->port,
+		.family = sample->family,
+		.protocol = sample->protocol,
+	};
+	return held;
+}
+
+static void let_go(struct held *held)
+{
+	free(held->source);
+	free(held->destination);
+}
+
+static uint32_t matched(const struct rules *rules, const struct sample *sample, enum drop *why)
+{
+	struct held held = hold(sample);
+	const struct rule *rule = rules_match(rules, &held.packet, sample->vlan, why);
+	uint32_t slot = rule ? rule->slot : NO_SLOT;
+
+	let_go(&held);
+	return slot;
+}
+
+static int is_own(const struct rules *rules, const struct sample *sample)
+{
+	struct held held = hold(sample);
+	int found = rules_is_own(rules, &held.packet);
+
+	let_go(&held);
+	return found;
+}
+
+/* The model. */
+
+static int naive_allowed(const struct model *rule, const struct sample *sample)
+{
+	uint32_t i, sources = rule->match.source_count;
+	int allowed = sources == 0;
+
+	for (i = 0; i < sources; i++)
+		allowed |= naive_within(sample->source, rule->networks[i].address, rule->networks[i].bits);
+	for (i = 0; i < rule->match.exclude_count; i++)
+		allowed &= !naive_within(sample->source, rule->networks[sources + i].address,
+					 rule->networks[sources + i].bits);
+	return allowed;
+}
+
+static int naive_is_range(const struct rule_match *match)
+{
+	return match->bits != 8 * length_of(match->first.family) || match->first.port != match->last_port;
+}
+
+/* Plain rules come before ranges, later ones before earlier ones. */
+static int comes_before(uint32_t slot, uint32_t other)
+{
+	int range = naive_is_range(&model[slot].match), other_range = naive_is_range(&model[other].match);
+
+	return range != other_range ? other_range : model[slot].put > model[other].put;
+}
+
+static uint32_t naive_match(const struct sample *sample, enum drop *why)
+{
+	uint32_t slot, found = NO_SLOT;
+
+	*why = DROP_UNMATCHED;
+	for (slot = 0; slot < MCRD_RULE_SLOTS; slot++) {
+		const struct model *rule = &model[slot];
+		const struct rule_match *match = &rule->match;
+
+		if (!rule->put || match->first.family != sample->family || match->protocol != sample->protocol ||
+		    sample->port < match->first.port || sample->port > match->last_port ||
+		    !naive_within(sample->destination, match->first.address, match->bits))
+			continue;
+		if (match->vlan != sample->vlan)
+			*why = *why == DROP_UNMATCHED ? DROP_WRONG_VLAN : *why;
+		else if (!naive_allowed(rule, sample))
+			*why = DROP_WRONG_SOURCE;
+		else if (found == NO_SLOT || comes_before(slot, found))
+			found = slot;
+	}
+	return found;
+}
+
+/* A small world, so that rules meet packets, and each other. */
+
+static void address_at_random(uint64_t *random, uint8_t family, int group, uint8_t *address)
+{
+	uint32_t size = length_of(family), low = check_random(random) % 8;
+
+	memset(address, 0, 16);
+	address[0] = group ? (family == 6 ? 0xff : 239) : (family == 6 ? 0xfd : 10);
+	address[1] = (uint8_t)(check_random(random) % 2 ? 0x80 : 0);
+	address[size - 1] = (uint8_t)low;
+}
+
+static struct network network_at_random(uint64_t *random, uint8_t family)
+{
+	static const uint8_t bits4[] = { 0, 1, 8, 9, 16, 29, 30, 31, 32, 32, 32 };
+	static const uint8_t bits6[] = { 0, 1, 8, 9, 64, 125, 126, 127, 128, 128, 128 };
+	struct network network;
+
+	address_at_random(random, family, 0, network.address);
+	network.bits = family == 6 ? bits6[check_random(random) % sizeof(bits6)]
+				   : bits4[check_random(random) % sizeof(bits4)];
+	return network;
+}
+
+static struct model rule_at_random(uint64_t *random)
+{
+	uint8_t family = check_random(random) % 2 ? 6 : 4, full = (uint8_t)(8 * length_of(family));
+	struct model rule = { .match = { .protocol = PROTOCOL_UDP, .bits = full } };
+	struct rule_match *match = &rule.match;
+	uint32_t i;
+
+	match->first.family = family;
+	address_at_random(random, family, 1, match->first.address);
+	match->first.port = (uint16_t)(5000 + check_random(random) % 4);
+	match->last_port = match->first.port;
+	if (check_random(random) % 8 == 0) {
+		match->protocol = PROTOCOL_ESP;
+		match->first.port = match->last_port = 0;
+	} else if (check_random(random) % 8 == 0) {
+		match->last_port = (uint16_t)(match->first.port + check_random(random) % 3);
+	}
+	if (check_random(random) % 8 == 0)
+		match->bits = (uint8_t)(full - check_random(random) % 4);
+	match->vlan = (uint16_t)(check_random(random) % 4 ? 0 : 5 + check_random(random) % 2);
+	if (check_random(random) % 2) {
+		match->source_count = check_random(random) % (NETWORKS + 1);
+		match->exclude_count = check_random(random) % (NETWORKS + 1);
+	}
+	for (i = 0; i < match->source_count + match->exclude_count; i++)
+		rule.networks[i] = network_at_random(random, family);
+	return rule;
+}
+
+static struct sample sample_at_random(uint64_t *random)
+{
+	struct sample sample = {
+		.family = check_random(random) % 2 ? 6 : 4,
+		.protocol = check_random(random) % 8 ? PROTOCOL_UDP : PROTOCOL_ESP,
+		.vlan = (uint16_t)(check_random(random) % 4 ? 0 : 5 + check_random(random) % 2),
+	};
+
+	address_at_random(random, sample.family, 0, sample.source);
+	address_at_random(random, sample.family, 1, sample.destination);
+	if (sample.protocol == PROTOCOL_UDP) {
+		sample.source_port = (uint16_t)(40000 + check_random(random) % 3);
+		sample.port = (uint16_t)(5000 + check_random(random) % 5);
+	}
+	return sample;
 }
 
 static void test_against_a_model(void)
 {
 	struct rules *rules = check_allocate(sizeof(*rules));
+	uint32_t step, i, reasons[MCRD_DROP_REASONS] = { 0 }, taken = 0;
 	uint64_t random = 3;
-	uint32_t step, number;
 
 	check_about("model");
 	CHECK_EQUAL(rules_init(rules), 0);
 	for (step = 1; step <= STEPS; step++) {
-		/* The last slot is one like the others. */
 		uint32_t slot = check_random(&random) % SLOTS;
-		uint32_t before;
 
-		number = check_random(&random) % DESTINATIONS;
-		slot = slot == 0 ? MCRD_RULE_SLOTS - 1 : slot;
-		before = model[slot].put ? model[slot].destination : number;
-		switch (check_random(&random) % 4) {
-		case 0:
+		slot = slot == 0 ? MCRD_RULE_SLOTS - 1 : slot; /* one like the others */
+		if (check_random(&random) % 3 == 0) {
 			CHECK_EQUAL(rules_remove(rules, slot), model[slot].put ? 0 : -ENOENT);
 			model[slot].put = 0;
-			break;
-		case 1: {
-			struct endpoint endpoint = endpoint_number(number);
-			int add = (int)(check_random(&random) % 2);
+		} else { /* often a replacement: all is different, but the slot */
+			model[slot] = rule_at_random(&random);
+			model[slot].put = step;
+			put(rules, slot, &model[slot].match, model[slot].networks);
+		}
+		for (i = 0; step % 16 == 0 && i < PACKETS; i++) {
+			struct sample sample = sample_at_random(&random);
+			enum drop why = DROP_MALFORMED, expected_why;
+			uint32_t expected = naive_match(&sample, &expected_why);
 
-			CHECK_EQUAL(rules_own(rules, &endpoint, add), add || own[number] ? 0 : -ENOENT);
-			own[number] = (uint8_t)add;
-			break;
-		}
-		default: /* often a replacement: other destination, same slot */
-			put(rules, slot, number, step);
-			break;
-		}
-		if (step % 16 == 0) {
-			check_number(rules, number);
-			check_number(rules, before);
+			CHECK_EQUAL(matched(rules, &sample, &why), expected);
+			if (expected == NO_SLOT) {
+				CHECK_EQUAL(why, expected_why);
+				reasons[why]++;
+			} else {
+				taken++;
+			}
 		}
 	}
-	for (number = 0; number < DESTINATIONS; number++)
-		check_number(rules, number);
+	CHECK(taken > 500);
+	CHECK(reasons[DROP_UNMATCHED] > 100);
+	CHECK(reasons[DROP_WRONG_VLAN] > 100);
+	CHECK(reasons[DROP_WRONG_SOURCE] > 100);
+	rules_free(rules);
+	free(rules);
+	memset(model, 0, sizeof(model));
+}
+
+static const uint8_t group4[16] = { 239, 1, 1, 1 }, group6[16] = { 0xff, 0x15, [14] = 0x12, 0x34 };
+static const uint8_t host4[16] = { 10, 1, 2, 3 }, host6[16] = { 0xfd, 0x01, [15] = 0x55 };
+
+static struct sample sample_of(uint8_t family)
+{
+	struct sample sample = { .family = family, .protocol = PROTOCOL_UDP, .source_port = 40000, .port = 5000 };
+
+	memcpy(sample.destination, family == 6 ? group6 : group4, 16);
+	memcpy(sample.source, family == 6 ? host6 : host4, 16);
+	return sample;
+}
+
+/* Every length of prefix, of addresses that differ in any one bit, or in all from one on. */
+static void test_prefixes(uint8_t family)
+{
+	uint32_t size = 8 * length_of(family), bits, bit;
+	enum { DESTINATION, SOURCE, EXCLUDED, KINDS } kind;
+	static const char *const names[KINDS] = { "destination prefix", "source prefix", "excluded prefix" };
+
+	for (kind = DESTINATION; kind < KINDS; kind++)
+		for (bits = 0; bits <= size; bits++) {
+			struct rules *rules = check_allocate(sizeof(*rules));
+			struct sample sample = sample_of(family);
+			uint8_t *varied = kind == DESTINATION ? sample.destination : sample.source;
+			uint8_t base[16];
+			struct network network = { .bits = (uint8_t)bits };
+			struct rule_match match =
+				match_of(family, sample.destination, (uint8_t)(kind == DESTINATION ? bits : size),
+					 5000, 5000);
+			enum drop why;
+
+			check_about(names[kind]);
+			memcpy(base, varied, 16);
+			memcpy(network.address, sample.source, 16);
+			match.source_count = kind == SOURCE;
+			match.exclude_count = kind == EXCLUDED;
+			CHECK_EQUAL(rules_init(rules), 0);
+			put(rules, 7, &match, &network);
+			for (bit = 0; bit <= 2 * size; bit++) {
+				int within;
+				uint32_t i;
+
+				memcpy(varied, base, 16);
+				if (bit < size)
+					varied[bit / 8] ^= (uint8_t)(0x80 >> bit % 8);
+				else /* all from this one on; of the last round none */
+					for (i = bit - size; i < size; i++)
+						varied[i / 8] ^= (uint8_t)(0x80 >> i % 8);
+				within = naive_within(varied, base, bits);
+				CHECK_EQUAL(within, (bit < size ? bit : bit - size) >= bits);
+				CHECK_EQUAL(matched(rules, &sample, &why),
+					    within == (kind != EXCLUDED) ? 7 : NO_SLOT);
+				if (within != (kind != EXCLUDED))
+					CHECK_EQUAL(why, kind == DESTINATION ? DROP_UNMATCHED : DROP_WRONG_SOURCE);
+			}
+			rules_free(rules);
+			free(rules);
+		}
+}
+
+static void test_port_ranges(void)
+{
+	static const uint16_t ranges[][2] = { { 5000, 5000 }, { 5000, 5001 }, { 5000, 5099 }, { 0, 65535 },
+					      { 0, 0 },       { 0, 1 },       { 65534, 65535 }, { 65535, 65535 } };
+	uint32_t i, port;
+
+	for (i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+		struct rules *rules = check_allocate(sizeof(*rules));
+		struct rule_match match = match_of(4, group4, 32, ranges[i][0], ranges[i][1]);
+		struct sample sample = sample_of(4);
+		enum drop why;
+
+		check_about("port range");
+		CHECK_EQUAL(rules_init(rules), 0);
+		put(rules, 3, &match, NULL);
+		for (port = 0; port <= 65535; port++) {
+			sample.port = (uint16_t)port;
+			CHECK_EQUAL(matched(rules, &sample, &why),
+				    port >= ranges[i][0] && port <= ranges[i][1] ? 3 : NO_SLOT);
+		}
+		rules_free(rules);
+		free(rules);
+	}
+}
+
+/* One destination, and who sends or in which VLAN decides. */
+static void test_one_destination(int range)
+{
+	static const struct network networks[] = { { { 10, 1, 2, 3 }, 32 }, { { 10, 2 }, 16 }, { { 10, 2, 9 }, 24 } };
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct rule_match match = match_of(4, group4, range ? 30 : 32, 5000, range ? 5003 : 5000);
+	struct sample sample = sample_of(4);
+	enum drop why;
+	static const struct {
+		uint8_t source[4];
+		uint16_t vlan;
+		uint32_t slot;
+		enum drop why;
+	} cases[] = {
+		{ { 10, 1, 2, 3 }, 0, 1, 0 },
+		{ { 10, 2, 0, 1 }, 0, 2, 0 },
+		{ { 10, 2, 9, 1 }, 0, NO_SLOT, DROP_WRONG_SOURCE },
+		{ { 10, 1, 2, 4 }, 0, NO_SLOT, DROP_WRONG_SOURCE },
+		{ { 10, 1, 2, 4 }, 5, 3, 0 },
+		{ { 10, 1, 2, 3 }, 5, 3, 0 },
+		{ { 10, 1, 2, 3 }, 6, 4, 0 },
+		{ { 10, 2, 0, 1 }, 6, NO_SLOT, DROP_WRONG_SOURCE },
+		{ { 10, 1, 2, 3 }, 7, NO_SLOT, DROP_WRONG_VLAN },
+		{ { 10, 9, 9, 9 }, 4095, NO_SLOT, DROP_WRONG_VLAN },
+	};
+	uint32_t order, i;
+
+	check_about(range ? "rules of one range" : "rules of one destination");
+	for (order = 0; order < 24; order++) {
+		uint32_t slots[] = { 1, 2, 3, 4 }, left = order;
+
+		CHECK_EQUAL(rules_init(rules), 0);
+		for (i = 4; i > 0; i--) { /* in every order */
+			uint32_t which = left % i, slot = slots[which];
+
+			left /= i;
+			slots[which] = slots[i - 1];
+			match.vlan = slot == 3 ? 5 : slot == 4 ? 6 : 0;
+			match.source_count = slot != 3;
+			match.exclude_count = slot == 2;
+			put(rules, slot, &match, &networks[slot == 2]);
+		}
+		for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+			memcpy(sample.source, cases[i].source, 4);
+			sample.vlan = cases[i].vlan;
+			CHECK_EQUAL(matched(rules, &sample, &why), cases[i].slot);
+			if (cases[i].slot == NO_SLOT)
+				CHECK_EQUAL(why, cases[i].why);
+		}
+		rules_free(rules);
+	}
+	free(rules);
+}
+
+static void test_esp(void)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct rule_match esp = match_of(4, group4, 32, 0, 0), udp = match_of(4, group4, 32, 5000, 5000);
+	struct sample sample = sample_of(4);
+	enum drop why;
+
+	check_about("ESP");
+	CHECK_EQUAL(rules_init(rules), 0);
+	esp.protocol = PROTOCOL_ESP;
+	put(rules, 1, &esp, NULL);
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	CHECK_EQUAL(why, DROP_UNMATCHED);
+	put(rules, 2, &udp, NULL);
+	CHECK_EQUAL(matched(rules, &sample, &why), 2);
+	sample.port = 0; /* of UDP */
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	sample.protocol = PROTOCOL_ESP;
+	CHECK_EQUAL(matched(rules, &sample, &why), 1);
+	/* A range of all ports is still one of UDP. */
+	udp.first.port = 0;
+	udp.last_port = 65535;
+	put(rules, 1, &udp, NULL);
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	rules_free(rules);
+	free(rules);
+}
+
+static void test_own(void)
+{
+	enum { NUMBERS = 400 };
+	struct rules *rules = check_allocate(sizeof(*rules));
+	static uint8_t own[NUMBERS];
+	uint64_t random = 5;
+	uint32_t step, number, count = 0;
+
+	check_about("own");
+	CHECK_EQUAL(rules_init(rules), 0);
+	for (step = 0; step < 20000; step++) {
+		struct sample sample = { .protocol = PROTOCOL_UDP };
+		struct endpoint endpoint;
+		int add = (int)(check_random(&random) % 2);
+
+		/* Neighbours differ in family or port alone; ESP has the port 0. */
+		number = check_random(&random) % NUMBERS;
+		sample.family = number % 2 ? 6 : 4;
+		sample.source_port = (uint16_t)(number / 2 % 5);
+		sample.source[0] = 10;
+		sample.source[3] = (uint8_t)(number / 10);
+		endpoint = (struct endpoint){ .port = sample.source_port, .family = sample.family };
+		memcpy(endpoint.address, sample.source, 16);
+		CHECK_EQUAL(is_own(rules, &sample), own[number]);
+		CHECK_EQUAL(rules_own(rules, &endpoint, add), add || own[number] ? 0 : -ENOENT);
+		count += (uint32_t)add - own[number];
+		own[number] = (uint8_t)add;
+		CHECK_EQUAL(is_own(rules, &sample), add);
+		CHECK_EQUAL(rules->own.count, count); /* a set */
+	}
 	rules_free(rules);
 	free(rules);
 }
@@ -121,43 +490,363 @@ static void test_against_a_model(void)
 static void test_edges(void)
 {
 	struct rules *rules = check_allocate(sizeof(*rules));
-	struct endpoint endpoint = endpoint_number(2);
-	int is_own;
+	struct rule_match match = match_of(4, group4, 32, 5000, 5000);
+	struct sample sample = sample_of(4);
+	enum drop why;
 
 	check_about("edges");
-	memset(model, 0, sizeof(model));
-	memset(own, 0, sizeof(own));
 	CHECK_EQUAL(rules_init(rules), 0);
-	CHECK_EQUAL(matched(rules, 1, &is_own), NO_SLOT);
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	CHECK_EQUAL(why, DROP_UNMATCHED);
 	CHECK_EQUAL(rules_remove(rules, 0), -ENOENT);
 	CHECK_EQUAL(rules_remove(rules, MCRD_RULE_SLOTS), -ENOENT);
 	CHECK_EQUAL(rules_remove(rules, 0xffffffff), -ENOENT);
 
-	/* A rule in place of itself. */
-	put(rules, 5, 1, 1);
-	put(rules, 5, 1, 2);
-	CHECK_EQUAL(matched(rules, 1, &is_own), 5);
+	/* A rule in place of itself; as a range; and back. */
+	put(rules, 5, &match, NULL);
+	put(rules, 5, &match, NULL);
+	CHECK_EQUAL(matched(rules, &sample, &why), 5);
 	CHECK_EQUAL(rules->by_destination.count, 1);
-
-	/* The slot's old destination is free. */
-	put(rules, 5, 3, 3);
-	CHECK_EQUAL(matched(rules, 1, &is_own), NO_SLOT);
-	CHECK_EQUAL(matched(rules, 3, &is_own), 5);
+	match.last_port = 5001;
+	put(rules, 5, &match, NULL);
+	CHECK_EQUAL(matched(rules, &sample, &why), 5);
+	CHECK_EQUAL(rules->by_destination.count, 0);
+	CHECK(rules->ranges && !rules->ranges->next_range);
+	match.last_port = 5000;
+	put(rules, 5, &match, NULL);
+	CHECK(!rules->ranges);
 
 	/* The later rule goes, the earlier one is back. */
-	put(rules, 6, 3, 4);
-	CHECK_EQUAL(matched(rules, 3, &is_own), 6);
+	put(rules, 6, &match, NULL);
+	CHECK_EQUAL(matched(rules, &sample, &why), 6);
 	CHECK_EQUAL(rules_remove(rules, 6), 0);
-	CHECK_EQUAL(matched(rules, 3, &is_own), 5);
+	CHECK_EQUAL(matched(rules, &sample, &why), 5);
 
-	/* Our own is a set. */
-	CHECK_EQUAL(rules_own(rules, &endpoint, 1), 0);
-	CHECK_EQUAL(rules_own(rules, &endpoint, 1), 0);
-	CHECK_EQUAL(rules->own.count, 1);
-	CHECK_EQUAL(rules_own(rules, &endpoint, 0), 0);
-	CHECK_EQUAL(rules_own(rules, &endpoint, 0), -ENOENT);
-	matched(rules, 2, &is_own);
-	CHECK(!is_own);
+	/* The slot's old destination is free. */
+	match.first.port = match.last_port = 5001;
+	put(rules, 5, &match, NULL);
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	rules_free(rules);
+	free(rules);
+}
+
+/* Members. */
+
+enum { OUTPUTS = 3, BY_MEMBER = 2 };
+
+static struct output_counters counters[OUTPUTS];
+
+/* A rule of 239.1.0.0/16, ports 5000 to 5009, whose first and last output go by member. */
+static void put_by_member(struct rules *rules, uint32_t slot, uint8_t by_source)
+{
+	struct rule_match match = match_of(4, (const uint8_t[16]){ 239, 1 }, 16, 5000, 5009);
+	struct rule *rule;
+	uint32_t i;
+
+	match.by_source = by_source;
+	put_rule(rules, slot, &match, NULL, OUTPUTS);
+	rule = rules->by_slot[slot];
+	rule->member_outputs = BY_MEMBER;
+	for (i = 0; i < OUTPUTS; i++) {
+		rule->outputs[i].socket = i == 1 ? 9 : MCRD_BY_MEMBER;
+		rule->outputs[i].counters = &counters[i];
+	}
+}
+
+static struct sample member_number(uint32_t number)
+{
+	struct sample sample = sample_of(4);
+
+	sample.destination[2] = (uint8_t)(number >> 8);
+	sample.destination[3] = (uint8_t)number;
+	return sample;
+}
+
+static struct member *member_of(struct rules *rules, uint32_t slot, const struct sample *sample, uint64_t now)
+{
+	struct held held = hold(sample);
+	struct member *member = rules_member(rules, rules->by_slot[slot], &held.packet, now);
+
+	let_go(&held);
+	return member;
+}
+
+static struct member_key key_of(uint32_t slot, const struct sample *sample, int by_source)
+{
+	struct member_key key = { .slot = slot, .destination = { .port = sample->port, .family = sample->family } };
+
+	memcpy(key.destination.address, sample->destination, 16);
+	if (by_source) {
+		key.source.port = sample->source_port;
+		key.source.family = sample->family;
+		memcpy(key.source.address, sample->source, 16);
+	}
+	return key;
+}
+
+static void check_key(const struct member_key *key, const struct member_key *wanted)
+{
+	CHECK_EQUAL(key->slot, wanted->slot);
+	CHECK_EQUAL(key->destination.port, wanted->destination.port);
+	CHECK_EQUAL(key->destination.family, wanted->destination.family);
+	CHECK(memcmp(key->destination.address, wanted->destination.address, 16) == 0);
+	CHECK_EQUAL(key->source.port, wanted->source.port);
+	CHECK_EQUAL(key->source.family, wanted->source.family);
+	CHECK(memcmp(key->source.address, wanted->source.address, 16) == 0);
+}
+
+/* What worker_next_wanted() does, of all of them. */
+static uint32_t taken_off(struct rules *rules)
+{
+	uint32_t count = rules->wanted_count;
+
+	rules->wanted_count = 0;
+	return count;
+}
+
+static void test_member_life(uint8_t by_source)
+{
+	static const uint32_t sockets[] = { 11, MCRD_BY_MEMBER };
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct sample sample = sample_of(4), other = sample;
+	struct member_key key = key_of(5, &sample, by_source);
+	uint64_t now = 1700000000000000000ULL, last_used = 0;
+	struct member *member;
+	uint32_t i;
+
+	check_about(by_source ? "a member by source" : "a member");
+	CHECK_EQUAL(rules_init(rules), 0);
+	put_by_member(rules, 5, by_source);
+
+	/* Wanted once, however many packets come. */
+	for (i = 0; i < 5; i++)
+		CHECK(member_of(rules, 5, &sample, now++) == NULL);
+	CHECK_EQUAL(rules->wanted_count, 1);
+	check_key(&rules->wanted[0], &key);
+	CHECK_EQUAL(taken_off(rules), 1);
+	CHECK(member_of(rules, 5, &sample, now++) == NULL);
+	CHECK_EQUAL(rules->wanted_count, 0);
+
+	/* Another source, or another port of its, is another member only where rules go by that. */
+	other.source[3]++;
+	CHECK(member_of(rules, 5, &other, now++) == NULL);
+	other.source[3]--;
+	other.source_port++;
+	CHECK(member_of(rules, 5, &other, now++) == NULL);
+	CHECK_EQUAL(taken_off(rules), by_source ? 2 : 0);
+
+	/* Used: its sockets in the order of the outputs, the outputs' counters, and the time. */
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, sockets, 1), -EINVAL);
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, sockets, 3), -EINVAL);
+	CHECK(member_of(rules, 5, &sample, now++) == NULL);
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, sockets, BY_MEMBER), 0);
+	CHECK_EQUAL(last_used, 0);
+	member = member_of(rules, 5, &sample, ++now);
+	CHECK(member != NULL);
+	CHECK_EQUAL(last_used, now);
+	if (member) {
+		CHECK_EQUAL(member->outputs[0].socket, 11);
+		CHECK(member->outputs[0].counters == &counters[0]);
+		CHECK_EQUAL(member->outputs[1].socket, MCRD_BY_MEMBER);
+		CHECK(member->outputs[1].counters == &counters[2]);
+	}
+	CHECK((member_of(rules, 5, &other, ++now) != NULL) == !by_source);
+	CHECK_EQUAL(last_used, by_source ? now - 1 : now);
+	taken_off(rules);
+
+	/* Put again in its place, with other sockets. */
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, (const uint32_t[]){ 12, 13 }, BY_MEMBER), 0);
+	CHECK(member_of(rules, 5, &sample, ++now) == member);
+	if (member)
+		CHECK_EQUAL(member->outputs[1].socket, 13);
+
+	/* Removed: wanted again with its next packet. */
+	CHECK_EQUAL(rules_remove_member(rules, &key), 0);
+	CHECK_EQUAL(rules_remove_member(rules, &key), -ENOENT);
+	CHECK(member_of(rules, 5, &sample, ++now) == NULL);
+	CHECK_EQUAL(rules->wanted_count, 1);
+	check_key(&rules->wanted[0], &key);
+	taken_off(rules);
+
+	/* What is wanted is removed too: that is how it is refused. */
+	CHECK_EQUAL(rules_remove_member(rules, &key), 0);
+	CHECK(member_of(rules, 5, &sample, ++now) == NULL);
+	CHECK_EQUAL(taken_off(rules), 1);
+
+	/* Put unasked, as of a worker that begins. */
+	CHECK_EQUAL(rules_remove_member(rules, &key), 0);
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, sockets, BY_MEMBER), 0);
+	CHECK(member_of(rules, 5, &sample, ++now) != NULL);
+
+	/* Of no rule. */
+	key.slot = 6;
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, sockets, BY_MEMBER), -ENOENT);
+	CHECK_EQUAL(rules_remove_member(rules, &key), -ENOENT);
+	key.slot = MCRD_RULE_SLOTS;
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, sockets, BY_MEMBER), -ENOENT);
+	CHECK_EQUAL(rules_remove_member(rules, &key), -ENOENT);
+
+	/* Freed with its rule, and with the rule's old form. */
+	put_by_member(rules, 5, by_source);
+	CHECK_EQUAL(rules->members.count, 0);
+	CHECK(member_of(rules, 5, &sample, ++now) == NULL);
+	CHECK_EQUAL(taken_off(rules), 1);
+	CHECK_EQUAL(rules_remove(rules, 5), 0);
+	CHECK_EQUAL(rules->members.count, 0);
+	rules_free(rules);
+	free(rules);
+}
+
+/* A key of a slot that is none, whose bits are those of another member's source port. */
+static void test_a_member_of_no_slot(void)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct sample sample = sample_of(4);
+	struct member_key key = key_of(5, &sample, 1), forged = key;
+	uint64_t last_used = 0;
+
+	check_about("a member of no slot");
+	CHECK_EQUAL(rules_init(rules), 0);
+	put_by_member(rules, 5, 1);
+	CHECK_EQUAL(rules_put_member(rules, &key, &last_used, (const uint32_t[]){ 1, 2 }, BY_MEMBER), 0);
+	forged.slot = 5 | (uint32_t)key.source.port << 16;
+	forged.source.port = 0;
+	CHECK_EQUAL(rules_remove_member(rules, &forged), -ENOENT);
+	CHECK(member_of(rules, 5, &sample, 1) != NULL);
+	rules_free(rules);
+	free(rules);
+}
+
+static void test_members_are_bounded(void)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	uint64_t now = 1700000000000000000ULL, second = 1000000000;
+	uint32_t i, total = 0, rounds;
+	struct sample sample;
+
+	check_about("bounds");
+	CHECK_EQUAL(rules_init(rules), 0);
+	put_by_member(rules, 5, 0);
+	/* At once. */
+	for (i = 0; i < 2 * WANTED_AT_ONCE; i++) {
+		sample = member_number(i);
+		CHECK(member_of(rules, 5, &sample, now) == NULL);
+	}
+	CHECK_EQUAL(rules->wanted_count, WANTED_AT_ONCE);
+	CHECK_EQUAL(rules->members.count, WANTED_AT_ONCE);
+	total = taken_off(rules);
+	/* In a second: an attempt each 50 microseconds. */
+	for (i = 0; i < 20000; i++) {
+		sample = member_number(i);
+		member_of(rules, 5, &sample, now + i * (second / 20000));
+		total += taken_off(rules);
+	}
+	CHECK(total >= WANTED_A_SECOND - WANTED_A_SECOND / 100);
+	CHECK(total <= WANTED_A_SECOND + 2 * WANTED_AT_ONCE);
+	CHECK_EQUAL(rules->members.count, total);
+	/* In all. */
+	for (rounds = 1; rounds < 400; rounds++)
+		for (i = 0; i < 200; i++) {
+			sample = member_number(i + 200 * rounds % 60000);
+			member_of(rules, 5, &sample, now + rounds * second);
+			total += taken_off(rules);
+		}
+	CHECK_EQUAL(total, MEMBERS_MAX);
+	CHECK_EQUAL(rules->members.count, MEMBERS_MAX);
+	/* One goes, another may come. */
+	sample = member_number(0);
+	CHECK_EQUAL(rules_remove_member(rules, &(struct member_key){ .slot = 5 }), -ENOENT);
+	{
+		struct member_key key = key_of(5, &sample, 0);
+
+		CHECK_EQUAL(rules_remove_member(rules, &key), 0);
+	}
+	sample.port = 5009;
+	now += 1000 * second;
+	CHECK(member_of(rules, 5, &sample, now) == NULL);
+	CHECK_EQUAL(taken_off(rules), 1);
+	sample.port = 5008;
+	CHECK(member_of(rules, 5, &sample, now) == NULL);
+	CHECK_EQUAL(taken_off(rules), 0);
+	CHECK_EQUAL(rules_remove(rules, 5), 0);
+	CHECK_EQUAL(rules->members.count, 0);
+	rules_free(rules);
+	free(rules);
+}
+
+enum { MEMBER_RULES = 4, MEMBER_NUMBERS = 40 };
+
+enum state { ABSENT, WANTED, OPEN };
+
+static void test_members_against_a_model(void)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	static enum state states[MEMBER_RULES][MEMBER_NUMBERS];
+	static uint64_t used[MEMBER_RULES][MEMBER_NUMBERS], expected[MEMBER_RULES][MEMBER_NUMBERS];
+	uint64_t random = 21, now = 1700000000000000000ULL;
+	uint32_t step, slot, number, i;
+
+	check_about("members");
+	CHECK_EQUAL(rules_init(rules), 0);
+	for (slot = 0; slot < MEMBER_RULES; slot++)
+		put_by_member(rules, slot, slot % 2);
+	for (step = 0; step < 50000; step++) {
+		struct sample sample;
+		struct member_key key;
+		struct member *member;
+		enum state *state;
+		uint32_t count = 0;
+
+		slot = check_random(&random) % MEMBER_RULES;
+		number = check_random(&random) % MEMBER_NUMBERS;
+		state = &states[slot][number];
+		sample = member_number(number / 4);
+		sample.port = (uint16_t)(5000 + number % 2);
+		/* By source, the same destination twice; else another destination. */
+		if (slot % 2)
+			sample.source_port = (uint16_t)(40000 + number / 2 % 2);
+		else
+			sample.destination[2] = (uint8_t)(number / 2 % 2);
+		key = key_of(slot, &sample, slot % 2);
+		now += 1000000;
+		switch (check_random(&random) % 16) {
+		case 0:
+			if (check_random(&random) % 8)
+				break;
+			put_by_member(rules, slot, slot % 2);
+			memset(states[slot], 0, sizeof(states[slot]));
+			break;
+		case 1:
+		case 2:
+		case 3:
+			CHECK_EQUAL(rules_remove_member(rules, &key), *state == ABSENT ? -ENOENT : 0);
+			*state = ABSENT;
+			break;
+		case 4:
+		case 5:
+		case 6:
+			CHECK_EQUAL(rules_put_member(rules, &key, &used[slot][number],
+						     (const uint32_t[]){ number, slot }, BY_MEMBER), 0);
+			*state = OPEN;
+			break;
+		default:
+			member = member_of(rules, slot, &sample, now);
+			CHECK_EQUAL(member != NULL, *state == OPEN);
+			if (member) {
+				CHECK_EQUAL(member->outputs[0].socket, number);
+				CHECK_EQUAL(member->outputs[1].socket, slot);
+				expected[slot][number] = now;
+			}
+			CHECK_EQUAL(taken_off(rules), *state == ABSENT);
+			if (*state == ABSENT)
+				*state = WANTED;
+			break;
+		}
+		CHECK_EQUAL(used[slot][number], expected[slot][number]);
+		for (i = 0; i < MEMBER_RULES * MEMBER_NUMBERS; i++)
+			count += states[i / MEMBER_NUMBERS][i % MEMBER_NUMBERS] != ABSENT;
+		CHECK_EQUAL(rules->members.count, count);
+	}
 	rules_free(rules);
 	free(rules);
 }
@@ -165,6 +854,18 @@ static void test_edges(void)
 int main(void)
 {
 	test_against_a_model();
+	test_prefixes(4);
+	test_prefixes(6);
+	test_port_ranges();
+	test_one_destination(0);
+	test_one_destination(1);
+	test_esp();
+	test_own();
 	test_edges();
+	test_member_life(0);
+	test_member_life(1);
+	test_a_member_of_no_slot();
+	test_members_are_bounded();
+	test_members_against_a_model();
 	return check_result();
 }

@@ -16,20 +16,16 @@ struct thing {
 
 static struct thing *things[ENTRIES];
 
-/* Keys that differ in few bits, at either end of the address, in port or in family alone. */
-static struct endpoint key_of(uint32_t number)
+/* Keys that differ in few bits, at either end of any of their parts. */
+static struct key key_of(uint32_t number)
 {
-	struct endpoint key = { .port = (uint16_t)(5000 + number % 3), .family = number % 2 ? 6 : 4 };
+	static const uint64_t constant[] = { 0x0101efULL, 0x15ff, 0, 0x100007f, 0x0411000000000000ULL };
+	struct key key;
+	uint32_t part = number % 5, high = number / 5 % 2;
 
-	if (key.family == 4) {
-		const uint8_t address[] = { 239, 1, (uint8_t)(number >> 8), (uint8_t)number };
-
-		memcpy(key.address, address, 4);
-	} else {
-		key.address[0] = 0xff;
-		key.address[number % 4 == 1 ? 15 : 6] = (uint8_t)number;
-		key.address[number % 4 == 1 ? 14 : 7] = (uint8_t)(number >> 8);
-	}
+	memcpy(&key, constant, sizeof(key));
+	key.words[part] ^= (uint64_t)(number / 10) << (high ? 48 : 0);
+	key.words[4] ^= (uint64_t)(number % 10) << 32;
 	return key;
 }
 
@@ -46,9 +42,29 @@ static struct thing *newest(uint32_t key)
 
 static void check_key(const struct table *table, uint32_t number)
 {
-	struct endpoint key = key_of(number);
+	struct key key = key_of(number);
 
 	CHECK(table_find(table, &key) == (struct entry *)newest(number));
+}
+
+/* From the newest entry of a key to its oldest, whatever stands between them. */
+static void check_all(const struct table *table, uint32_t number)
+{
+	struct key key = key_of(number);
+	const struct entry *entry;
+	uint32_t i, count = 0, born = 0xffffffff;
+
+	for (entry = table_find(table, &key); entry; entry = table_find_next(entry)) {
+		const struct thing *thing = (const struct thing *)entry;
+
+		CHECK_EQUAL(thing->key, number);
+		CHECK(thing->born < born);
+		born = thing->born;
+		count++;
+	}
+	for (i = 0; i < ENTRIES; i++)
+		count -= things[i] && things[i]->key == number;
+	CHECK_EQUAL(count, 0);
 }
 
 static void add(struct table *table, uint32_t place, uint32_t number, uint32_t now)
@@ -83,9 +99,9 @@ static void test_keys_differ(void)
 	check_about("keys");
 	for (i = 0; i < KEYS; i++)
 		for (j = 0; j < i; j++) {
-			struct endpoint a = key_of(i), b = key_of(j);
+			struct key a = key_of(i), b = key_of(j);
 
-			CHECK(a.port != b.port || a.family != b.family || memcmp(a.address, b.address, 16) != 0);
+			CHECK(memcmp(&a, &b, sizeof(a)) != 0);
 		}
 }
 
@@ -119,8 +135,10 @@ static void test_against_a_list(void)
 		check_key(&table, check_random(&random) % KEYS);
 		CHECK_EQUAL(table.count, count);
 	}
-	for (i = 0; i < KEYS; i++)
+	for (i = 0; i < KEYS; i++) {
 		check_key(&table, i);
+		check_all(&table, i);
+	}
 	CHECK_EQUAL(in_buckets(&table), count);
 	CHECK(table.mask >= 1023); /* it grew: with 2000 entries */
 	check_about("emptied");
@@ -137,7 +155,7 @@ static void test_growth_keeps_the_order(void)
 {
 	struct table table;
 	struct entry *entries[3];
-	struct endpoint key = key_of(1);
+	struct key key = key_of(1);
 	uint32_t i;
 
 	check_about("order");
@@ -163,37 +181,77 @@ static void test_growth_keeps_the_order(void)
 	table_free(&table); /* the others too: the sanitizer looks for leaks */
 }
 
-/* Each member of a key tells it from another that has all else in common. */
-static void test_members(void)
+/* Each bit of a key tells it from another that has all else in common. */
+static void test_bits(void)
 {
-	static const struct endpoint keys[] = {
-		{ .address = { 239, 1, 1, 1 }, .port = 5000, .family = 4 },
-		{ .address = { 239, 1, 1, 1 }, .port = 5000, .family = 6 },
-		{ .address = { 239, 1, 1, 1 }, .port = 5001, .family = 4 },
-		{ .address = { 239, 1, 1, 2 }, .port = 5000, .family = 4 },
-		{ .address = { 239, 1, 1, 1, [15] = 1 }, .port = 5000, .family = 6 },
-	};
-	enum { MEMBERS = sizeof(keys) / sizeof(keys[0]) };
-	struct entry *entries[MEMBERS], *bucket = NULL;
+	enum { BITS = 5 * 64 };
+	struct entry *entries[BITS], *bucket = NULL;
 	struct table table = { .buckets = &bucket }; /* one bucket: only comparing can tell */
 	uint32_t i, j;
 
-	check_about("members");
-	for (i = 0; i < MEMBERS; i++) {
-		for (j = i; j < MEMBERS; j++)
-			CHECK(table_find(&table, &keys[j]) == NULL);
+	check_about("bits");
+	for (i = 0; i < BITS; i++) {
+		struct key key = key_of(7);
+
+		key.words[i / 64] ^= 1ULL << i % 64;
+		CHECK(table_find(&table, &key) == NULL);
 		entries[i] = check_allocate(sizeof(struct entry));
-		*entries[i] = (struct entry){ .next = bucket, .key = keys[i] };
+		*entries[i] = (struct entry){ .next = bucket, .key = key };
 		bucket = entries[i];
-		for (j = 0; j <= i; j++)
-			CHECK(table_find(&table, &keys[j]) == entries[j]);
+		CHECK(table_find(&table, &key) == entries[i]);
+		CHECK(table_find_next(entries[i]) == NULL);
 	}
-	for (i = 0; i < MEMBERS; i++)
+	for (i = 0; i < BITS; i++) {
+		struct key key = entries[i]->key;
+
+		CHECK(table_find(&table, &key) == entries[i]);
+		for (j = 0; j < BITS; j++)
+			CHECK((memcmp(&entries[j]->key, &key, sizeof(key)) == 0) == (i == j));
+	}
+	for (i = 0; i < BITS; i++)
 		free(entries[i]);
 }
 
-/* Consecutive groups and ports, as people give them, spread over the buckets. */
-static void test_spread(void)
+enum what { GROUPS_AND_PORTS, GROUPS, GROUPS6, PORTS, SOURCES, SOURCE_PORTS };
+
+/* Consecutive groups, ports and sources, as people give them, spread over the buckets. */
+static void spread(struct key *key, enum what which, uint32_t i)
+{
+	uint8_t *bytes = (uint8_t *)key->words;
+	const uint8_t group[] = { 239, 1, (uint8_t)(i >> 8), (uint8_t)i };
+	const uint8_t host[] = { 10, 0, (uint8_t)(i >> 8), (uint8_t)i };
+
+	key->words[4] = 4ULL << 56 | 17ULL << 48 | 5000ULL << 32;
+	switch (which) {
+	case GROUPS_AND_PORTS:
+		memcpy(bytes, (const uint8_t[]){ 239, 0, (uint8_t)(i >> 10), (uint8_t)(i >> 2) }, 4);
+		key->words[4] += (uint64_t)(i % 4) << 32;
+		break;
+	case GROUPS:
+		memcpy(bytes, group, 4);
+		break;
+	case GROUPS6:
+		key->words[0] = 0x15ff;
+		memcpy(bytes + 14, group + 2, 2);
+		key->words[4] += 2ULL << 56;
+		break;
+	case PORTS:
+		memcpy(bytes, group, 2);
+		key->words[4] = 4ULL << 56 | (uint64_t)i << 32 | 77;
+		break;
+	case SOURCES:
+		memcpy(bytes, group, 2);
+		memcpy(bytes + 16, host, 4);
+		break;
+	case SOURCE_PORTS:
+		memcpy(bytes, group, 2);
+		memcpy(bytes + 16, host, 2);
+		key->words[4] ^= (uint64_t)i << 16;
+		break;
+	}
+}
+
+static void test_spread(enum what which)
 {
 	struct table table;
 	uint32_t i, longest = 0;
@@ -204,11 +262,7 @@ static void test_spread(void)
 		struct entry *entry = check_allocate(sizeof(*entry));
 
 		memset(entry, 0, sizeof(*entry));
-		entry->key.family = 4;
-		entry->key.address[0] = 239;
-		entry->key.address[2] = (uint8_t)(i >> 10);
-		entry->key.address[3] = (uint8_t)(i >> 2);
-		entry->key.port = (uint16_t)(5000 + i % 4);
+		spread(&entry->key, which, i);
 		table_add(&table, entry);
 	}
 	for (i = 0; i <= table.mask; i++) {
@@ -226,9 +280,12 @@ static void test_spread(void)
 int main(void)
 {
 	test_keys_differ();
-	test_members();
+	uint32_t which;
+
+	test_bits();
 	test_against_a_list();
 	test_growth_keeps_the_order();
-	test_spread();
+	for (which = GROUPS_AND_PORTS; which <= SOURCE_PORTS; which++)
+		test_spread((enum what)which);
 	return check_result();
 }

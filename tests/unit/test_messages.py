@@ -1,0 +1,75 @@
+"""Messages: what is said is what is heard, and a message of a thousand members fits."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcrd.dataplane._dataplane import lib
+
+from mcrd.dataplane import messages
+
+NUMBERS = st.integers(-(2**31), 2**32)
+ADDRESSES = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
+NETWORKS = st.lists(st.builds(messages.Network, ADDRESSES, NUMBERS), max_size=3)
+ENDPOINTS = st.builds(messages.Endpoint, ADDRESSES, NUMBERS)
+MATCHES = st.builds(
+    messages.Match,
+    first=ENDPOINTS,
+    bits=NUMBERS,
+    last_port=NUMBERS,
+    protocol=NUMBERS,
+    vlan=NUMBERS,
+    limit=NUMBERS,
+    by_source=st.booleans(),
+    sources=NETWORKS,
+    exclude=NETWORKS,
+)
+st.register_type_strategy(int, NUMBERS)
+st.register_type_strategy(messages.Endpoint, ENDPOINTS)
+st.register_type_strategy(messages.Match, MATCHES)
+
+REQUESTS = get_args(messages.AnyRequest)
+ANSWERS = get_args(messages.Answer)
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_what_is_asked_is_what_is_heard(kind: type[messages.AnyRequest]) -> None:
+    @given(st.from_type(kind))
+    def check(request: messages.AnyRequest) -> None:
+        assert messages.decode_request(messages.encode(request)) == request
+
+    check()
+
+
+@pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)
+def test_what_is_answered_is_what_is_heard(kind: type[messages.Answer]) -> None:
+    @given(st.from_type(kind))
+    def check(answer: messages.Answer) -> None:
+        assert messages.decode_answer(messages.encode(answer)) == answer
+
+    check()
+
+
+@pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)
+def test_an_answer_is_no_request(kind: type[messages.Answer]) -> None:
+    answer = messages.Wanted([]) if kind is messages.Wanted else messages.Done(1)
+    with pytest.raises(msgspec.ValidationError):
+        messages.decode_request(messages.encode(answer))
+
+
+def test_what_a_match_leaves_out_is_any_source_of_an_untagged_udp_flow() -> None:
+    match = messages.Match(messages.Endpoint(bytes(4), 5000), 32, 5000)
+    assert (match.protocol, match.vlan, match.limit, match.by_source) == (17, 0, 0, False)
+    assert (match.sources, match.exclude) == ([], [])
+
+
+def test_all_that_are_wanted_at_once_fit_one_message() -> None:
+    endpoint = messages.Endpoint(bytes([255] * 16), 65535)
+    key = messages.MemberKey(lib.MCRD_RULE_SLOTS - 1, endpoint, endpoint)
+    assert len(messages.encode(messages.Wanted([key] * 256))) <= messages.LARGEST
