@@ -318,7 +318,7 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 	int result;
 
 	if (pace_note(&worker->pace, now, frames)) {
-		sleep = frames < HARVEST ? pace_sleep(began, now) : 0;
+		sleep = frames < HARVEST ? pace_sleep(&worker->pace, began, now) : 0;
 		if (sleep == 0)
 			return 0;
 		timeout = (struct __kernel_timespec){ .tv_nsec = (long long)sleep };
