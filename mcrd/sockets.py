@@ -15,6 +15,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mcrd import filters
+from mcrd.filters import Instruction
 from mcrd.model import Address
 from mcrd.resources import Egress, Hold, Ingress, Membership, Protocol, Reception, Target
 
@@ -26,8 +28,11 @@ PACKET_STATISTICS = 6
 PACKET_VERSION = 10
 PACKET_VNET_HDR = 15
 PACKET_FANOUT = 18
-PACKET_FANOUT_HASH = 0
+PACKET_FANOUT_CBPF = 6
+PACKET_FANOUT_DATA = 22
 PACKET_FANOUT_FLAG_UNIQUEID = 0x2000
+PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 0x4000  # since Linux 6.0; before it the filter does that alone
+PACKET_FANOUT_FLAG_DEFRAG = 0x8000
 PACKET_MR_MULTICAST = 0
 PACKET_MR_ALLMULTI = 2
 TPACKET_V2 = 1
@@ -67,8 +72,13 @@ LINK_HEADER = 16  # what the kernel reserves for it, at least
 VNET_HEADER = 10  # struct virtio_net_hdr
 VLAN_TAG = 4  # one that the kernel leaves in the frame
 CACHE_LINE = 64
-
-Instruction = tuple[int, int, int, int]
+# What stands in a slot before the network header: tpacket_rcv(), net/packet/af_packet.c.
+SLOT_HEADERS = (
+    -(-(TPACKET2_HDRLEN + LINK_HEADER) // TPACKET_ALIGNMENT) * TPACKET_ALIGNMENT + VNET_HEADER
+)
+LARGEST_PACKET = 65535 + 40  # IPv6, of which only the payload has to be within 16 bits
+LARGE_SHARE = 4  # the ring of large frames is that part of the other's size
+LARGE_LEAST = 4 << 20
 
 # Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
 DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
@@ -86,14 +96,16 @@ INGRESS: Sequence[Instruction] = (
 
 
 def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
-    """Puts a classic BPF program on the socket (struct sock_fprog)."""
+    """Puts a classic BPF program on the socket."""
+    value, _alive = _program(program)
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, value)
+
+
+def _program(program: Sequence[Instruction]) -> tuple[bytes, ctypes.Array[ctypes.c_char]]:
+    """A struct sock_fprog, and what it points to."""
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
-    sock.setsockopt(
-        socket.SOL_SOCKET,
-        SO_ATTACH_FILTER,
-        struct.pack("HP", len(program), ctypes.addressof(buffer)),
-    )
+    return struct.pack("HP", len(program), ctypes.addressof(buffer)), buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +121,15 @@ class Geometry:
         """How many frames the ring holds; a frame does not straddle blocks."""
         return self.block_size // self.frame_size * self.block_count
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the longest frame that a slot holds, without its link header."""
+        return self.frame_size - SLOT_HEADERS
+
 
 def geometry_for(mtu: int, ring_size: int) -> Geometry:
     """A ring of about `ring_size` bytes whose slots hold a frame of `mtu` bytes and its headers."""
-    # As tpacket_rcv() in net/packet/af_packet.c reckons it.
-    headers = -(-(TPACKET2_HDRLEN + LINK_HEADER) // TPACKET_ALIGNMENT) * TPACKET_ALIGNMENT
-    need = headers + VNET_HEADER + VLAN_TAG + mtu
+    need = SLOT_HEADERS + VLAN_TAG + mtu
     lines = -(-need // CACHE_LINE)
     lines += 1 - lines % 2  # an odd number of cache lines avoids set conflicts
     frame_size = min(lines * CACHE_LINE, BLOCK_SIZE)
@@ -122,22 +137,77 @@ def geometry_for(mtu: int, ring_size: int) -> Geometry:
 
 
 class IngressSocket:
-    """A packet socket with its ring, in an epoll descriptor that can be handed on without it."""
+    """Two packet sockets with their rings, in an epoll descriptor that can be handed on without.
+
+    `socket` takes what fits its slots, `large` the rest: super-frames, and datagrams that the
+    kernel has put together from fragments.
+    """
 
     def __init__(self, ingress: Ingress, mtu: int) -> None:
         self.geometry = geometry_for(mtu, ingress.ring_size)
+        self.large_geometry = geometry_for(
+            LARGEST_PACKET, max(LARGE_LEAST, ingress.ring_size // LARGE_SHARE)
+        )
         self._ring_full = 0
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self.socket = _ring_socket(ingress, self.geometry)
         try:
-            self._open(ingress)
+            self.large = _ring_socket(ingress, self.large_geometry)
         except BaseException:
             self.socket.close()
             raise
         self.epoll = select.epoll()
-        self.epoll.register(self.socket, select.EPOLLIN)
+        for sock in self._sockets:
+            self.epoll.register(sock, select.EPOLLIN)
 
-    def _open(self, ingress: Ingress) -> None:
-        sock, ring = self.socket, self.geometry
+    @property
+    def _sockets(self) -> tuple[socket.socket, socket.socket]:
+        return self.socket, self.large
+
+    def join(self, group: int | None) -> int:
+        """Shares the frames with the others of a group; None begins one. Returns it."""
+        # One group of its own even for a single worker: only so the kernel tells large frames
+        # from small ones, and puts fragments together.
+        kind = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_DEFRAG | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+        for sock in self._sockets:
+            unique = PACKET_FANOUT_FLAG_UNIQUEID if group is None else 0  # not another program's
+            value = struct.pack("I", (group or 0) | (kind | unique) << 16)
+            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, value)
+            group = sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
+        assert group is not None
+        return group
+
+    def share(self, workers: int) -> None:
+        """Says which member of the group takes a frame; one has to say it for all."""
+        value, _alive = _program(filters.share(workers, self.geometry.largest))
+        self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, value)
+
+    def admit(self) -> None:
+        """Lets frames in."""
+        for sock in self._sockets:
+            attach_filter(sock, INGRESS)
+
+    def ring_full(self) -> int:
+        """Frames lost so far because the rings had no room; clears what the kernel counts."""
+        for sock in self._sockets:
+            _, drops = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+            self._ring_full += drops
+        return self._ring_full
+
+    def take_error(self) -> None:
+        """Reads the error that a downed link leaves: until then every poll returns at once."""
+        for sock in self._sockets:
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def close(self) -> None:
+        """Closes all descriptors."""
+        self.epoll.close()
+        for sock in self._sockets:
+            sock.close()
+
+
+def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         # What comes before the socket is in its group would come to its siblings too.
@@ -148,46 +218,22 @@ class IngressSocket:
         sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
         _check_index(ingress.interface, ingress.index)
         sock.bind((ingress.interface, ETH_P_ALL))
-
-    def join(self, group: int | None) -> int:
-        """Shares the frames with the others of a group, by flow; None begins one. Returns it."""
-        kind = PACKET_FANOUT_HASH
-        if group is None:
-            kind |= PACKET_FANOUT_FLAG_UNIQUEID  # other programs have their own groups
-        value = struct.pack("I", (group or 0) | kind << 16)
-        self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT, value)
-        return self.socket.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
-
-    def admit(self) -> None:
-        """Lets frames in."""
-        attach_filter(self.socket, INGRESS)
-
-    def ring_full(self) -> int:
-        """Frames lost so far because the ring had no room; clears what the kernel counts."""
-        _, drops = struct.unpack("II", self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
-        self._ring_full += drops
-        return self._ring_full
-
-    def take_error(self) -> None:
-        """Reads the error that a downed link leaves: until then every poll returns at once."""
-        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-    def close(self) -> None:
-        """Closes both descriptors."""
-        self.epoll.close()
-        self.socket.close()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def open_ingress(ingress: Ingress, mtu: int) -> list[IngressSocket]:
-    """A packet socket for each worker; a flow comes to one of them, and in order."""
+    """The packet sockets of each worker; a flow comes to one worker, and in order."""
     rings: list[IngressSocket] = []
     try:
         group = None
         for _ in range(ingress.workers):
             ring = IngressSocket(ingress, mtu)
             rings.append(ring)
-            if ingress.workers > 1:
-                group = ring.join(group)
+            group = ring.join(group)
+        rings[0].share(ingress.workers)
         for ring in rings:
             ring.admit()
     except BaseException:

@@ -111,8 +111,16 @@ class WorkerProcess:
             uid=uid,
             gid=gid,
             cpu=self.worker.cpu,
+            large=messages.Sizes(
+                ring.large_geometry.block_size,
+                ring.large_geometry.block_count,
+                ring.large_geometry.frame_size,
+            ),
         )
-        descriptors = [ring.socket.fileno(), ring.epoll.fileno(), segment.descriptor]
+        descriptors = [
+            *(ring.socket.fileno(), ring.epoll.fileno()),
+            *(segment.descriptor, ring.large.fileno()),
+        ]
         try:
             answer = await asyncio.wait_for(self._send(request, descriptors), START_TIMEOUT)
         except TimeoutError:

@@ -31,12 +31,22 @@ class Request(msgspec.Struct, frozen=True, tag=True):
     sequence: int
 
 
+class Sizes(msgspec.Struct, frozen=True, array_like=True):
+    """Of a packet ring, in bytes."""
+
+    block_size: int
+    block_count: int
+    frame_size: int
+
+
 class Initialize(Request, frozen=True, tag=True):
     """First of all, with descriptors of the packet socket, an epoll with it, the memory segment.
 
-    The ring's sizes are in bytes. `link` is LINK_ETHERNET or LINK_IP. `sockets` is how many egress
-    sockets the worker has to have room for. `uid` and `gid` are what it becomes; None where the
-    daemon is not root and it stays what it is. `cpu` is where it runs; None: anywhere.
+    `large` are the sizes of the ring of a second packet socket, for frames that do not fit the
+    slots of the first; its descriptor is the fourth. The rings' sizes are in bytes. `link` is
+    LINK_ETHERNET or LINK_IP. `sockets` is how many egress sockets the worker has to have room for.
+    `uid` and `gid` are what it becomes; None where the daemon is not root and it stays what it is.
+    `cpu` is where it runs; None: anywhere.
     """
 
     supervisor: int
@@ -49,6 +59,7 @@ class Initialize(Request, frozen=True, tag=True):
     uid: int | None
     gid: int | None
     cpu: int | None = None
+    large: Sizes | None = None
 
 
 class Begin(Request, frozen=True, tag=True):

@@ -106,17 +106,20 @@ def _open_uring(worker: object) -> None:
 
 def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, list[str]]:
     """Everything from Initialize to Ready; none of the descriptors stays open."""
-    if len(descriptors) != 3:
-        raise RefusedError(f"Initialize takes three descriptors, got {len(descriptors)}")
-    packet_socket, readiness, segment = descriptors
+    wanted = 3 if request.large is None else 4
+    if len(descriptors) != wanted:
+        number = {3: "three", 4: "four"}[wanted]
+        raise RefusedError(f"Initialize takes {number} descriptors, got {len(descriptors)}")
+    packet_socket, readiness, segment = descriptors[:3]
     settings = ffi.new("struct worker_settings *")
     settings.channel = CHANNEL
     settings.readiness = readiness
     settings.link = request.link
     settings.sockets = request.sockets
-    settings.ring.block_size = request.block_size
-    settings.ring.block_count = request.block_count
-    settings.ring.frame_size = request.frame_size
+    settings.rings[0] = (request.block_size, request.block_count, request.frame_size)
+    if request.large is not None:
+        large = request.large
+        settings.rings[1] = (large.block_size, large.block_count, large.frame_size)
     if request.cpu is not None:
         try:
             os.sched_setaffinity(0, {request.cpu})
@@ -126,9 +129,12 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     if worker == ffi.NULL:
         raise RefusedError("out of memory")
     _check(lib.worker_map_segment(worker, segment), "mapping the counters")
-    _check(lib.worker_map_ring(worker, packet_socket), "mapping the packet ring")
+    packet_sockets = (packet_socket, *descriptors[3:])
+    for which, sock in enumerate(packet_sockets):
+        _check(lib.worker_map_ring(worker, which, sock), "mapping the packet ring")
     # What it does not hold it cannot rebind, reconfigure or inject with; the mapping stays.
-    os.close(packet_socket)
+    for sock in packet_sockets:
+        os.close(sock)
     os.close(segment)
     # io_uring wants a descriptor limit as large as its file table.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -8,7 +8,6 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +18,7 @@ from tests.dataplane.bench import Bench, destination, drive, listening, sending,
 from tests.dataplane.frames import STRANGER, frame, inject
 
 if TYPE_CHECKING:
-    from tests.lab import Fork, Lab, Triangle
+    from tests.lab import Fork, Triangle
 
 # linux/udp.h
 SOL_UDP = 17
@@ -110,19 +109,6 @@ def test_a_super_frame_is_the_datagrams_that_it_stands_for(triangle: Triangle, s
     drive(triangle.relay, scenario)
 
 
-def test_a_super_frame_that_no_slot_holds_counts_whole(triangle: Triangle) -> None:
-    async def scenario(bench: Bench) -> None:
-        await bench.relay(*IN, OUT)
-        with sending(triangle.source, "s0") as source:
-            source.setsockopt(SOL_UDP, UDP_SEGMENT, 1000)
-            source.sendto(bytes(10_000), IN)
-        await until(lambda: bench.dropped("truncated") == 10, "ten datagrams to count as truncated")
-        assert bench.received() == Traffic()
-        await settled(bench)
-
-    drive(triangle.relay, scenario)
-
-
 GOOD = frame(b"good")
 
 # Frames that are not relayed, by the reason that has to count them.
@@ -143,9 +129,6 @@ WRONG: dict[str, tuple[str, bytes]] = {
     ),
     "malformed before bad checksum": ("malformed", frame(b"payload", udp_length=16, spoil=1)),
     "malformed in a VLAN": ("malformed", frame(b"payload", udp_length=16, tags=[5])),
-    "first fragment": ("fragment", frame(b"12345678", fragment=0x2000)),
-    "last fragment": ("fragment", frame(b"12345678", fragment=0x0010)),
-    "fragment in a VLAN": ("fragment", frame(b"12345678", fragment=0x2000, tags=[5])),
     "VLAN": ("wrong_vlan", frame(b"payload", tags=[5])),
     "VLAN with priority": ("wrong_vlan", frame(b"payload", tags=[0xE005])),
     "VLAN within a priority tag": ("wrong_vlan", frame(b"payload", tags=[0xE000, 5])),
@@ -213,41 +196,6 @@ def test_what_looks_odd_and_is_right_is_relayed(triangle: Triangle) -> None:
         assert bench.received() == Traffic(len(RIGHT), 7 * len(RIGHT))
 
     drive(triangle.relay, scenario)
-
-
-@pytest.mark.parametrize("address", ["239.1.1.1", "ff15::1"])
-def test_fragments_are_counted(triangle: Triangle, address: str) -> None:
-    async def scenario(bench: Bench) -> None:
-        await bench.relay(address, 5000, OUT)
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with sending(triangle.source, "s0", family) as source:
-            source.sendto(bytes(4000), (address, 5000))
-        await until(lambda: bench.dropped("fragment") == 3, "three fragments")
-        assert bench.received() == Traffic()
-        await settled(bench)
-
-    drive(triangle.relay, scenario)
-
-
-def test_a_frame_larger_than_the_slot_is_counted(lab: Lab) -> None:
-    relay, source = lab.hosts("relay", "source")
-    lab.link(relay, "r0", ["10.1.0.2/24"], source, "s0", ["10.1.0.1/24"], mtu=9000)
-
-    async def scenario(bench: Bench) -> None:
-        await bench.relay(*IN)  # no output: it is the rule that counts
-        # The largest frame of the MTU that the ring was made for still fits.
-        sizes: Sequence[int] = (4000, 1500 - 28, 8000)
-        before = bench.taken().received.bytes
-        with sending(source, "s0") as sender:
-            for size in sizes:
-                sender.sendto(bytes(size), IN)
-        await until(lambda: bench.dropped("truncated") == 2, "two frames to count as truncated")
-        assert bench.received() == Traffic(1, 1472)
-        await settled(bench)
-        # Bytes of an interface are those of the wire.
-        assert bench.taken().received.bytes - before >= sum(sizes) + 3 * 42
-
-    drive(relay, scenario, mtu=1500)
 
 
 # Rules that change

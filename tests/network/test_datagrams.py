@@ -111,13 +111,22 @@ def test_programs_on_the_relay_hear_an_output_with_loop(triangle: Triangle, loop
 
 
 @pytest.mark.parametrize("size", [2000, 20000])
-def test_what_is_not_relayed_is_counted(triangle: Triangle, size: int) -> None:
-    """A datagram in fragments: every fragment has its name, and nothing leaves."""
+def test_a_datagram_in_fragments_is_relayed(triangle: Triangle, size: int) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=100)
+    triangle.source.send("s0", "239.1.1.1", 5000, count=100, rate=500, size=size)
+    result = received.result()
+    assert (result["unique"], result["corrupt"]) == (100, 0)
+    assert daemon.stats()["interfaces"]["r0"]["dropped"]["fragment"] == 0
+
+
+def test_fragments_of_ipv6_are_counted(triangle: Triangle) -> None:
+    """Every fragment has its name, and nothing leaves."""
+    daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 ff15::1 5000", "r1 239.2.2.2 6000"))
     seen = triangle.sink.capture("k0", "udp or ip[6:2] & 0x3fff != 0")
-    with sender(triangle.source, "s0") as sock:
-        sock.sendto(bytes(size), ("239.1.1.1", 5000))
-    fragments = -(-(size + 8) // 1480)
+    with sender(triangle.source, "s0", 6) as sock:
+        sock.sendto(bytes(20000), ("ff15::1", 5000))
+    fragments = -(-(20000 + 8) // 1448)
     wait_for(
         lambda: daemon.stats()["interfaces"]["r0"]["dropped"]["fragment"] >= fragments,
         "the fragments to be counted",

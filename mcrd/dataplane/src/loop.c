@@ -30,7 +30,7 @@ enum { DONE_MESSAGE = 1, DONE_READY, DONE_PAUSE };
 
 struct worker {
 	struct worker_settings settings;
-	struct ring ring;
+	struct ring rings[MCRD_RINGS];
 	struct rules rules;
 	struct segment *segment;
 	struct io_uring uring;
@@ -66,10 +66,13 @@ struct worker *worker_new(const struct worker_settings *settings)
 
 void worker_free(struct worker *worker)
 {
+	int i;
+
 	if (worker->uring_open)
 		io_uring_queue_exit(&worker->uring);
 	egress_free(&worker->egress);
-	ring_unmap(&worker->ring);
+	for (i = 0; i < MCRD_RINGS; i++)
+		ring_unmap(&worker->rings[i]);
 	if (worker->segment)
 		munmap(worker->segment, sizeof(*worker->segment));
 	rules_free(&worker->rules);
@@ -86,13 +89,15 @@ int worker_map_segment(struct worker *worker, int descriptor)
 	return 0;
 }
 
-int worker_map_ring(struct worker *worker, int packet_socket)
+/* A ring that is not mapped is an empty one. */
+int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket)
 {
-	int result = ring_map(&worker->ring, packet_socket, &worker->settings.ring, worker->settings.link);
+	struct ring *ring = &worker->rings[which];
+	int result = ring_map(ring, packet_socket, &worker->settings.rings[which], worker->settings.link);
 
 	if (result < 0)
 		return result;
-	ring_continue(&worker->ring, worker->segment->position);
+	ring_continue(ring, worker->segment->positions[which]);
 	return 0;
 }
 
@@ -239,25 +244,47 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 	return 0;
 }
 
+/* Which ring the next frame of all is in; -1: there is none. A flow has frames in both, and its order is that of
+ * their times. `taken` says how many frames of each ring are behind us. */
+static int next_frame(const struct worker *worker, const uint32_t *taken, struct ring_frame *frame)
+{
+	struct ring_frame large;
+	int found = ring_peek(&worker->rings[0], taken[0], frame);
+
+	if (!ring_peek(&worker->rings[1], taken[1], &large))
+		return found ? 0 : -1;
+	/* What came before the large one is there by now, even if it was not when we looked. */
+	if (!found)
+		found = ring_peek(&worker->rings[0], taken[0], frame);
+	if (found && frame->time <= large.time)
+		return 0;
+	*frame = large;
+	return 1;
+}
+
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
 	struct ring_frame frame;
-	uint32_t frames = 0;
-	int result;
+	uint32_t frames, taken[MCRD_RINGS] = { 0 };
+	int result, which;
 
-	while (worker->begun && frames < HARVEST && ring_peek(&worker->ring, frames, &frame)) {
+	for (frames = 0; worker->begun && frames < HARVEST; frames++) {
+		which = next_frame(worker, taken, &frame);
+		if (which < 0)
+			break;
 		result = relay_frame(worker, &frame);
 		if (result < 0)
 			return result;
-		frames++;
+		taken[which]++;
 	}
 	if (frames == 0)
 		return 0;
 	result = egress_flush(&worker->egress, on_completion, worker);
 	if (result < 0)
 		return result;
-	ring_release(&worker->ring, frames, &worker->segment->position);
+	for (which = 0; which < MCRD_RINGS; which++)
+		ring_release(&worker->rings[which], taken[which], &worker->segment->positions[which]);
 	return (int)frames;
 }
 
@@ -318,7 +345,7 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 	int result;
 
 	if (pace_note(&worker->pace, now, frames)) {
-		sleep = frames < HARVEST ? pace_sleep(began, now) : 0;
+		sleep = frames < HARVEST ? pace_sleep(&worker->pace, began, now) : 0;
 		if (sleep == 0)
 			return 0;
 		timeout = (struct __kernel_timespec){ .tv_nsec = (long long)sleep };

@@ -9,8 +9,9 @@
 /* Frames per second. Apart, or a rate in between would change the state all the time. */
 #define BUSY_FROM 200000ULL
 #define BUSY_TO 140000ULL
-/* From the beginning of a harvest to that of the next. */
+/* The window grows with the rate: 50 us are prompt, 100 save a third of the CPU time of one fast flow. */
 #define WINDOW_NS 50000ULL
+#define WINDOW_FAST_NS 100000ULL
 #define WINDOW_LONGEST_NS 400000ULL
 
 uint64_t pace_now(void)
@@ -23,25 +24,30 @@ uint64_t pace_now(void)
 
 int pace_note(struct pace *pace, uint64_t ended, uint32_t frames)
 {
-	uint64_t took = ended - pace->began;
+	uint64_t took = ended - pace->began, rate;
 
 	pace->frames += frames;
 	if (took < MEASURE_NS)
 		return pace->busy;
-	/* A measurement that spans a time without a harvest says nothing about what came in a row. */
-	pace->busy = pace->frames * SECOND_NS >= took * (pace->busy ? BUSY_TO : BUSY_FROM);
+	rate = pace->frames * SECOND_NS / took;
+	pace->busy = rate >= (pace->busy ? BUSY_TO : BUSY_FROM);
+	pace->window = WINDOW_NS * rate / BUSY_FROM;
+	if (pace->window < WINDOW_NS)
+		pace->window = WINDOW_NS;
+	if (pace->window > WINDOW_FAST_NS)
+		pace->window = WINDOW_FAST_NS;
 	pace->began = ended;
 	pace->frames = 0;
 	return pace->busy;
 }
 
-uint64_t pace_sleep(uint64_t began, uint64_t ended)
+uint64_t pace_sleep(const struct pace *pace, uint64_t began, uint64_t ended)
 {
 	uint64_t took = ended - began, window = 2 * took;
 
 	/* Where the work takes most of the window, more backlog makes better batches of it. */
-	if (window < WINDOW_NS)
-		window = WINDOW_NS;
+	if (window < pace->window)
+		window = pace->window;
 	if (window > WINDOW_LONGEST_NS)
 		window = WINDOW_LONGEST_NS;
 	return window >= took + PACE_SHORTEST_NS ? window - took : 0;

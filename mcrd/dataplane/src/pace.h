@@ -9,6 +9,7 @@
 struct pace {
 	uint64_t began;  /* the measurement under way, CLOCK_MONOTONIC in ns */
 	uint64_t frames; /* since then */
+	uint64_t window; /* from the beginning of a harvest to that of the next, in ns, while busy */
 	int busy;
 };
 
@@ -21,6 +22,6 @@ uint64_t pace_now(void);
 int pace_note(struct pace *pace, uint64_t ended, uint32_t frames);
 
 /* How long to sleep after that harvest, in ns, while the rate is high; 0: not at all. */
-uint64_t pace_sleep(uint64_t began, uint64_t ended);
+uint64_t pace_sleep(const struct pace *pace, uint64_t began, uint64_t ended);
 
 #endif

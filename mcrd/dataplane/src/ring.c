@@ -13,20 +13,35 @@
 
 enum { VLAN_IDENTIFIER = 0x0fff };
 
-int ring_map(struct ring *ring, int packet_socket, const struct ring_geometry *geometry, enum link_layer link)
+int ring_lay_out(struct ring *ring, const struct ring_geometry *geometry)
 {
-	void *memory;
 	uint32_t per_block = geometry->frame_size ? geometry->block_size / geometry->frame_size : 0;
 
 	if (per_block == 0 || geometry->block_count == 0)
 		return -EINVAL;
+	/* Or frame_at() would not divide exactly: index times reciprocal's error has to stay below 2^40. */
+	if (per_block > 1U << 20 || geometry->block_count > 1U << 20 ||
+	    (uint64_t)per_block * per_block * geometry->block_count > 1ULL << 40)
+		return -EINVAL;
 	ring->size = (size_t)geometry->block_size * geometry->block_count;
+	ring->geometry = *geometry;
+	ring->per_block = per_block;
+	ring->reciprocal = ((1ULL << 40) + per_block - 1) / per_block;
+	ring->frames = per_block * geometry->block_count;
+	return 0;
+}
+
+int ring_map(struct ring *ring, int packet_socket, const struct ring_geometry *geometry, enum link_layer link)
+{
+	void *memory;
+	int result = ring_lay_out(ring, geometry);
+
+	if (result < 0)
+		return result;
 	memory = mmap(NULL, ring->size, PROT_READ | PROT_WRITE, MAP_SHARED, packet_socket, 0);
 	if (memory == MAP_FAILED)
 		return -errno;
 	ring->memory = memory;
-	ring->geometry = *geometry;
-	ring->frames = per_block * geometry->block_count;
 	ring->next = 0;
 	ring->link = link;
 	return 0;
@@ -41,13 +56,14 @@ void ring_unmap(struct ring *ring)
 
 static struct tpacket2_hdr *frame_at(const struct ring *ring, uint32_t ahead)
 {
-	uint32_t index = ring->next + ahead, per_block = ring->geometry.block_size / ring->geometry.frame_size;
+	uint32_t index = ring->next + ahead, block;
 
 	if (index >= ring->frames)
 		index -= ring->frames;
 	/* Frames do not straddle blocks: what is left at the end of a block stays unused. */
-	return (struct tpacket2_hdr *)(void *)(ring->memory + (size_t)(index / per_block) * ring->geometry.block_size +
-					       (size_t)(index % per_block) * ring->geometry.frame_size);
+	block = (uint32_t)(index * ring->reciprocal >> 40);
+	return (struct tpacket2_hdr *)(void *)(ring->memory + (size_t)block * ring->geometry.block_size +
+					       (size_t)(index - block * ring->per_block) * ring->geometry.frame_size);
 }
 
 /* When a worker died between the two stores of ring_release(), the frame before its position was dealt with

@@ -10,6 +10,8 @@ struct ring {
 	uint8_t *memory;
 	size_t size;
 	struct ring_geometry geometry;
+	uint32_t per_block;
+	uint64_t reciprocal; /* 2^40 / per_block, rounded up: two divisions for every frame would show */
 	uint32_t frames;
 	uint32_t next; /* the frame that the kernel fills next, as far as we know */
 	enum link_layer link;
@@ -22,6 +24,9 @@ struct ring_frame {
 	uint16_t segment;  /* payload bytes of each datagram of a super-frame; 0: one datagram */
 	int foreign;       /* sent to another host's hardware address */
 };
+
+/* The part of ring_map() that needs no socket. */
+int ring_lay_out(struct ring *ring, const struct ring_geometry *geometry);
 
 int ring_map(struct ring *ring, int packet_socket, const struct ring_geometry *geometry, enum link_layer link);
 void ring_unmap(struct ring *ring);

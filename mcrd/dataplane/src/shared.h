@@ -13,7 +13,8 @@
 #define MCRD_MEMBER_SLOTS 65536
 #define MCRD_BY_MEMBER 4294967295
 #define MCRD_WANTS 1073741824
-#define MCRD_SEGMENT_VERSION 1
+#define MCRD_RINGS 2
+#define MCRD_SEGMENT_VERSION 2
 
 /* Why a frame was not relayed, in the order in which the reasons are tried. */
 enum drop {
@@ -49,7 +50,7 @@ struct output_counters {
 
 struct segment {
 	uint64_t version;
-	uint64_t position;
+	uint64_t positions[MCRD_RINGS];
 	uint64_t packets;
 	uint64_t bytes;
 	uint64_t dropped[MCRD_DROP_REASONS];
@@ -71,10 +72,10 @@ struct ring_geometry {
 
 struct worker_settings {
 	int channel;       /* SOCK_SEQPACKET to the supervisor */
-	int readiness;     /* epoll descriptor that holds the packet socket */
+	int readiness;     /* epoll descriptor that holds the packet sockets */
 	uint32_t link;     /* enum link_layer */
 	uint32_t sockets;  /* how many egress sockets the file table has room for */
-	struct ring_geometry ring;
+	struct ring_geometry rings[MCRD_RINGS]; /* the second is for frames that the first has no room for */
 };
 
 /* Where a rule sends. A socket is a place in the file table, from 0; MCRD_BY_MEMBER: each member has its own. */
@@ -121,7 +122,7 @@ struct worker;
 struct worker *worker_new(const struct worker_settings *settings);
 void worker_free(struct worker *worker);
 int worker_map_segment(struct worker *worker, int descriptor);
-int worker_map_ring(struct worker *worker, int packet_socket);
+int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket);
 int worker_open_uring(struct worker *worker);
 void worker_begin(struct worker *worker);
 int worker_run(struct worker *worker); /* MCRD_WANTS: members are wanted, see worker_next_wanted() */

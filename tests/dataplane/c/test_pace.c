@@ -44,17 +44,23 @@ static void test_states(void)
 
 static void test_sleep(void)
 {
-	uint64_t took;
+	struct pace pace = { 0 };
+	uint64_t now = 0, took;
 
 	check_about("sleep");
-	CHECK_EQUAL(pace_sleep(1000, 1000), 50 * US);
-	CHECK_EQUAL(pace_sleep(1000, 1000 + 20 * US), 30 * US);
-	CHECK_EQUAL(pace_sleep(1000, 1000 + 40 * US), 40 * US);
-	CHECK_EQUAL(pace_sleep(1000, 1000 + 390 * US), 10 * US);
-	CHECK_EQUAL(pace_sleep(1000, 1000 + 400 * US), 0);
-	CHECK_EQUAL(pace_sleep(1000, 1000 + 5 * MS), 0);
+	run(&pace, &now, 220000, 5);
+	CHECK(pace_sleep(&pace, 1000, 1000) >= 50 * US && pace_sleep(&pace, 1000, 1000) < 60 * US);
+	run(&pace, &now, 150000, 5);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000), 50 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 20 * US), 30 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 40 * US), 40 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 390 * US), 10 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 400 * US), 0);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 5 * MS), 0);
+	run(&pace, &now, 900000, 5);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000), 100 * US);
 	for (took = 0; took < 1 * MS; took += 777) {
-		uint64_t sleep = pace_sleep(5, 5 + took);
+		uint64_t sleep = pace_sleep(&pace, 5, 5 + took);
 
 		CHECK(sleep == 0 || sleep >= PACE_SHORTEST_NS);
 		CHECK(sleep <= 200 * US);

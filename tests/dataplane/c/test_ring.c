@@ -26,14 +26,10 @@ static const struct ring_geometry geometry = { .block_size = BLOCK, .block_count
 
 static struct ring ring_of(uint8_t *memory, uint32_t next)
 {
-	return (struct ring){
-		.memory = memory,
-		.size = (size_t)BLOCK * BLOCKS,
-		.geometry = geometry,
-		.frames = SLOTS,
-		.next = next,
-		.link = LINK_ETHERNET,
-	};
+	struct ring ring = { .memory = memory, .next = next, .link = LINK_ETHERNET };
+
+	CHECK_EQUAL(ring_lay_out(&ring, &geometry), 0);
+	return ring;
 }
 
 static uint8_t *new_memory(void)
