@@ -70,6 +70,7 @@ class Estate:
         self._rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
         self._ingresses: set[Ingress] = set()
         self._members: dict[Ring, MemberSockets] = {}
+        self._admitted: dict[str, frozenset[Network]] = {}
         self._patterns: set[Members] = set()
         self._changing: set[RelayKey] = set()
         self._receptions: dict[Reception, socket.socket] = {}
@@ -127,6 +128,29 @@ class Estate:
     def ring_full(self) -> dict[Ring, int]:
         """Frames that each live ring had no room for."""
         return {key: ring.ring_full() for key, (ring, _) in self._rings.items()}
+
+    def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> None:
+        """Says what the workers of each interface are to see; the rest does not reach a ring.
+
+        Wide before rules are added, narrow after others are removed: no frame is missed between.
+        """
+        names = {ring.interface for ring in self._rings}
+        if not also_old:
+            self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
+        for name in names | networks.keys():
+            wanted = networks.get(name, frozenset())
+            before = self._admitted.get(name)
+            if also_old and before is not None:
+                wanted |= before
+            if wanted == before:
+                continue
+            self._admitted[name] = wanted
+            for key, (ring, _) in self._rings.items():
+                if key.interface == name:
+                    try:
+                        ring.admit(wanted)
+                    except OSError as error:
+                        log.error("%s: filter: %s", key, error.strerror)
 
     def take_errors(self) -> None:
         """Clears the packet sockets of links that went down, so that their workers do not spin."""
@@ -218,7 +242,11 @@ class Estate:
         match resource:
             case Ingress():
                 for number, ring in enumerate(
-                    open_ingress(resource, links[resource.interface].mtu)
+                    open_ingress(
+                        resource,
+                        links[resource.interface].mtu,
+                        self._admitted.get(resource.interface),
+                    )
                 ):
                     segment, key = Segment(), Ring(resource, number)
                     self._rings[key] = (ring, segment)

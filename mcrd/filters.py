@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
+
+from mcrd.model import Config, Network
 
 Instruction = tuple[int, int, int, int]
 """struct sock_filter: code, jump if true, jump if false, k."""
@@ -91,3 +94,111 @@ def share(workers: int, largest: int) -> Sequence[Instruction]:
         (ADD, 0, 0, 1),
         (RETURN_A, 0, 0, 0),
     )
+
+
+Span = tuple[int, int]
+"""The lowest and the highest of consecutive 32-bit numbers."""
+
+_PASS: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
+_DROP: Instruction = (RETURN, 0, 0, 0)
+_PACKET_OUTGOING = 4  # linux/if_packet.h
+_ETH_P_8021Q, _ETH_P_8021AD = 0x8100, 0x88A8  # a tag that the kernel left in the frame
+_MORE_OR_OFFSET = 0x3FFF  # of the IPv4 header's fragment field
+# IPv6 headers that stand before a fragment, or before the last destination (RFC 8200, 4).
+_EXTENSIONS = (0, 43, 44, 51, 60)
+SPANS = 800
+"""How many spans fit BPF_MAXINSNS, 4096 instructions (linux/bpf_common.h)."""
+
+
+def networks(config: Config) -> dict[str, frozenset[Network]]:
+    """What the rules of each input interface take, by destination."""
+    found: dict[str, set[Network]] = {}
+    for rule in config.rules.values():
+        if rule.enabled:
+            found.setdefault(rule.input.interface, set()).add(ip_network(rule.input.address))
+    return {interface: frozenset(taken) for interface, taken in found.items()}
+
+
+def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[Instruction]:
+    """Lets in what is sent to these addresses, fragments, and what has a tag in the frame.
+
+    At least that: addresses between two of the networks come too where there are more than
+    `spans`, and of IPv6 the last 32 bits decide. None: all IP. Never what this host sends.
+    """
+    if wanted is None or spans < 2:
+        ipv4: Sequence[Instruction] = (_PASS,)
+        ipv6: Sequence[Instruction] = (_PASS,)
+    else:
+        known = list(wanted)
+        ipv4 = (
+            (LOAD_HALF, 0, 0, NETWORK + 6),
+            (AND, 0, 0, _MORE_OR_OFFSET),
+            (IF_EQUAL, 1, 0, 0),
+            _PASS,
+            (LOAD_WORD, 0, 0, NETWORK + 16),
+            *_search(_spans([n for n in known if n.version == 4], spans // 2)),
+        )
+        ipv6 = (
+            (LOAD_BYTE, 0, 0, NETWORK + 6),
+            *((IF_EQUAL, len(_EXTENSIONS) - n, 0, header) for n, header in enumerate(_EXTENSIONS)),
+            (GO, 0, 0, 1),
+            _PASS,
+            (LOAD_WORD, 0, 0, NETWORK + 36),
+            *_search(_spans([n for n in known if n.version == 6], spans // 2)),
+        )
+    return (
+        (LOAD_HALF, 0, 0, PACKET_TYPE),
+        (IF_EQUAL, 6, 0, _PACKET_OUTGOING),
+        (LOAD_HALF, 0, 0, PROTOCOL),
+        (IF_EQUAL, 6, 0, ETH_P_IP),
+        (IF_EQUAL, 4, 0, ETH_P_IPV6),
+        (IF_EQUAL, 1, 0, _ETH_P_8021Q),
+        (IF_EQUAL, 0, 1, _ETH_P_8021AD),
+        _PASS,
+        _DROP,
+        (GO, 0, 0, len(ipv4)),
+        *ipv4,
+        *ipv6,
+    )
+
+
+def _spans(networks: Sequence[Network], limit: int) -> list[Span]:
+    """The networks as spans of the last 32 bits, in order, apart, and not more than `limit`."""
+    found: list[Span] = []
+    for first, last in sorted(map(_span, networks)):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    if len(found) > limit:
+        # The narrowest gaps close: that lets in the fewest addresses more.
+        gaps = sorted(range(1, len(found)), key=lambda i: found[i][0] - found[i - 1][1])
+        keep = sorted(gaps[len(found) - limit :])
+        starts, ends = [0, *keep], [*keep, len(found)]
+        found = [
+            (found[start][0], found[end - 1][1]) for start, end in zip(starts, ends, strict=True)
+        ]
+    return found
+
+
+def _span(network: Network) -> Span:
+    if network.version == 6 and network.prefixlen < 96:
+        return 0, 0xFFFFFFFF
+    mask = 0xFFFFFFFF
+    return int(network.network_address) & mask, int(network.broadcast_address) & mask
+
+
+def _search(spans: Sequence[Span]) -> Sequence[Instruction]:
+    """A binary search of A among the spans."""
+    if not spans:
+        return (_DROP,)
+    if len(spans) == 1:
+        first, last = spans[0]
+        if first == last:
+            return (IF_EQUAL, 1, 0, first), _DROP, _PASS
+        return (IF_AT_LEAST, 0, 1, first), (IF_GREATER, 0, 1, last), _DROP, _PASS
+    middle = len(spans) // 2
+    low, high = _search(spans[:middle]), _search(spans[middle:])
+    if len(low) <= 255:
+        return (IF_AT_LEAST, len(low), 0, spans[middle][0]), *low, *high
+    return (IF_AT_LEAST, 0, 1, spans[middle][0]), (GO, 0, 0, len(low)), *low, *high

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from mcrd import filters
 from mcrd.filters import Instruction
-from mcrd.model import Address
+from mcrd.model import Address, Network
 from mcrd.resources import Egress, Hold, Ingress, Membership, Protocol, Reception, Target
 
 # linux/if_packet.h
@@ -38,7 +38,6 @@ PACKET_MR_ALLMULTI = 2
 TPACKET_V2 = 1
 TPACKET2_HDRLEN = 52  # struct tpacket2_hdr and struct sockaddr_ll, aligned
 TPACKET_ALIGNMENT = 16
-PACKET_OUTGOING = 4
 ETH_P_ALL = 3
 
 # asm-generic/socket.h, linux/in.h, linux/in6.h, linux/udp.h
@@ -82,17 +81,6 @@ LARGE_LEAST = 4 << 20
 
 # Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
 DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
-INGRESS: Sequence[Instruction] = (
-    (0x28, 0, 0, 0xFFFFF000 + 4),  # ldh the packet type (SKF_AD_PKTTYPE)
-    (0x15, 5, 0, PACKET_OUTGOING),  # what this host sends is never relayed
-    (0x28, 0, 0, 0xFFFFF000),  # ldh the protocol (SKF_AD_PROTOCOL)
-    (0x15, 4, 0, 0x0800),  # IPv4
-    (0x15, 3, 0, 0x86DD),  # IPv6
-    (0x15, 2, 0, 0x8100),  # a tag that the kernel left in the frame
-    (0x15, 1, 0, 0x88A8),
-    (0x06, 0, 0, 0),
-    (0x06, 0, 0, 0xFFFFFFFF),
-)
 
 
 def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
@@ -181,10 +169,18 @@ class IngressSocket:
         value, _alive = _program(filters.share(workers, self.geometry.largest))
         self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, value)
 
-    def admit(self) -> None:
-        """Lets frames in."""
+    def admit(self, networks: frozenset[Network] | None) -> None:
+        """Lets in what is sent to these addresses, and what that cannot be said of; None: all."""
         for sock in self._sockets:
-            attach_filter(sock, INGRESS)
+            for spans in (filters.SPANS, 200, 0):
+                try:
+                    attach_filter(sock, filters.ingress(networks, spans))
+                except OSError as error:
+                    # The sysctl net.core.optmem_max is what old and new program together may take.
+                    if error.errno != errno.ENOMEM or spans == 0:
+                        raise
+                else:
+                    break
 
     def ring_full(self) -> int:
         """Frames lost so far because the rings had no room; clears what the kernel counts."""
@@ -224,8 +220,13 @@ def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:
     return sock
 
 
-def open_ingress(ingress: Ingress, mtu: int) -> list[IngressSocket]:
-    """The packet sockets of each worker; a flow comes to one worker, and in order."""
+def open_ingress(
+    ingress: Ingress, mtu: int, networks: frozenset[Network] | None = None
+) -> list[IngressSocket]:
+    """The packet sockets of each worker; a flow comes to one worker, and in order.
+
+    What is let in is sent to one of the networks; None: all.
+    """
     rings: list[IngressSocket] = []
     try:
         group = None
@@ -235,7 +236,7 @@ def open_ingress(ingress: Ingress, mtu: int) -> list[IngressSocket]:
             group = ring.join(group)
         rings[0].share(ingress.workers)
         for ring in rings:
-            ring.admit()
+            ring.admit(networks)
     except BaseException:
         for ring in rings:
             ring.close()

@@ -25,6 +25,7 @@ from mcrd.changes import Changes, changes
 from mcrd.client import ControlError
 from mcrd.config import ConfigError
 from mcrd.control import Request, Server
+from mcrd.filters import networks
 from mcrd.links import Links
 from mcrd.model import Config
 from mcrd.notify import Notify
@@ -131,6 +132,7 @@ class Supervisor:
         """Looks, plans and applies until there is nothing left to do."""
         self._pending = True
         for _ in range(ROUNDS):
+            self._estate.admit(networks(self._config), also_old=True)
             steps = plan(self._config, self._estate.actual(self._links.now))
             if not steps:
                 break
@@ -140,6 +142,7 @@ class Supervisor:
         else:
             log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
+        self._estate.admit(networks(self._config), also_old=False)
         self._pending = False
         self._look_at_states()
         self._notify.status(self._summary())

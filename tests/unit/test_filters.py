@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
@@ -166,3 +166,72 @@ def test_what_is_not_ip_has_the_first_worker() -> None:
     assert run(program, bytes(2000), protocol=0x8100) == 1
     # Too short to have ports.
     assert run(program, packet("10.1.0.1", "239.1.1.1", (1, 2))[:20]) == 0
+
+
+def passes(program: Sequence[filters.Instruction], to: str | int, **more: int) -> bool:
+    there = str(IPv4Address(to)) if isinstance(to, int) else to
+    here = "10.1.0.1" if protocol(there) == 0x0800 else "fd01::1"
+    made = packet(here, there, (1, 2))
+    return run(program, made, **{"protocol": protocol(there), **more}) != 0
+
+
+def test_ingress_without_networks_takes_all_ip() -> None:
+    program = filters.ingress(None)
+    assert passes(program, "239.1.1.1")
+    assert passes(program, "ff15::1")
+    assert not passes(program, "239.1.1.1", protocol=0x0806)
+    assert not passes(program, "239.1.1.1", kind=PACKET_OUTGOING)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 100, 399, 400, 401, 3000])
+def test_ingress_takes_what_is_named(count: int) -> None:
+    chosen = random.Random(count)
+    numbers = [int(IPv4Address("239.0.0.0")) + 3 * n for n in range(count)]
+    chosen.shuffle(numbers)
+    program = filters.ingress([ip_network(number) for number in numbers])
+    assert len(program) <= 4096
+    assert all(passes(program, number) for number in numbers[:500])
+    for _ in range(200):
+        number = chosen.randrange(2**32)
+        if count <= 400:
+            assert passes(program, number) == (number in numbers)
+    assert passes(program, "239.0.0.1") is (count > 400)  # the gaps close where there are too many
+    assert not passes(program, "238.255.255.255")
+    assert not passes(program, "ff15::1")
+    assert not passes(program, "239.0.0.0", kind=PACKET_OUTGOING)
+    assert not passes(program, "239.0.0.0", protocol=0x0806)
+    for tagged in (0x8100, 0x88A8):
+        assert passes(program, "1.2.3.4", protocol=tagged)
+
+
+def test_ingress_takes_prefixes() -> None:
+    names = ("239.1.0.0/16", "10.1.0.2/32", "239.2.0.0/31", "ff15::100/120", "fd01::2/128")
+    program = filters.ingress([ip_network(name) for name in names])
+    inside = ("239.1.0.0", "239.1.255.255", "10.1.0.2", "239.2.0.1", "ff15::1ff", "fd01::2")
+    outside = ("239.0.255.255", "239.2.0.2", "10.1.0.1", "10.1.0.3", "ff15::200", "fd01::3")
+    assert all(passes(program, there) for there in inside)
+    assert not any(passes(program, there) for there in outside)
+    assert passes(filters.ingress([ip_network("ff15::/64")]), "ff15::1:2:3")
+    assert passes(filters.ingress([ip_network("0.0.0.0/0")]), "255.255.255.255")
+
+
+def test_ingress_takes_fragments_and_ipv6_extensions() -> None:
+    program = filters.ingress([ip_network("239.1.1.1"), ip_network("ff15::1")])
+    for field, taken in ((0x2000, True), (0x0001, True), (0x1FFF, True), (0x4000, False)):
+        made = bytearray(packet("10.1.0.1", "239.9.9.9", (1, 2)))
+        made[6:8] = struct.pack("!H", field)
+        assert (run(program, bytes(made)) != 0) is taken
+    for header, taken in ((0, True), (43, True), (44, True), (51, True), (60, True), (17, False)):
+        made = bytearray(packet("fd01::1", "ff15::9", (1, 2)))
+        made[6] = header
+        assert (run(program, bytes(made), protocol=0x86DD) != 0) is taken
+
+
+def test_the_largest_program_fits() -> None:
+    many = [ip_network(int(IPv4Address("239.0.0.0")) + 1000 * n) for n in range(400)]
+    more = [ip_network((int(IPv6Address("ff15::")) + 1000 * n, 127)) for n in range(400)]
+    assert len(filters.ingress([*many, *more])) <= 4096
+    spread = [ip_network((int(IPv4Address("10.0.0.0")) + 1000 * n, 31)) for n in range(5000)]
+    program = filters.ingress([*spread, *more])
+    assert len(program) <= 4096
+    assert all(passes(program, str(net[1])) for net in spread[::50])
