@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from mcrd.model import Config, Interface, Output, Rule
 from mcrd.resources import endpoint
 
+IN_A_LINE = 20  # changes that the log names
+LONGEST = 200  # characters of each
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -23,6 +26,14 @@ class Changes:
     unchanged: int
     daemon: tuple[str, ...] = ()
     interfaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line of bounded length, for the log."""
+        lines = self.lines()
+        if len(lines) > IN_A_LINE:
+            more = f"... {len(lines) - IN_A_LINE} more"
+            lines = [*lines[: IN_A_LINE - 1], more, lines[-1]]
+        return ", ".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines)
 
     def lines(self) -> list[str]:
         """As `mcrctl reload` prints them."""

@@ -51,6 +51,8 @@ def _why(error: OSError) -> str:
             return "there is no such socket; is mcrd running?"
         case errno.ECONNREFUSED:
             return "nobody answers; mcrd has ended without cleaning up"
+        case errno.ENOTSOCK | errno.EPROTOTYPE:
+            return "that is no control socket"
         case errno.EACCES:
             return "permission denied; run as root or as a member of the daemon's group"
         case _:

@@ -57,7 +57,7 @@ class Server:
         """Binds the socket; raises ControlError when that cannot be, or another daemon has it."""
         try:
             if not self._path.parent.exists():
-                self._path.parent.mkdir(parents=True, mode=0o755)
+                self._path.parent.mkdir(mode=0o755)
                 self._made_directory = True
             sock = self._bind()
         except OSError as error:

@@ -8,6 +8,7 @@ bound, the one that was idle longest makes room, if it was idle at all.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import socket
 import time
@@ -25,6 +26,7 @@ from mcrd.workers import WorkerProcess, unheard
 
 MEMBERS_AT_MOST = 8192  # of one worker
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
+ROOM_AT_ONCE = 64  # members that make room together
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class MemberSockets:
         self._members: dict[messages.MemberKey, _Member] = {}
         self._complained: dict[str, float] = {}
         self._own: Counter[messages.Endpoint] = Counter()
+        self._look_again = 0  # nanoseconds
 
     def open(
         self, process: WorkerProcess, key: messages.MemberKey, relay: Relay, rule: str
@@ -53,7 +56,7 @@ class MemberSockets:
         """Opens a member's sockets and tells the worker; or tells it that there are none."""
         if key in self._members:
             return
-        if len(self._members) >= MEMBERS_AT_MOST and not self._make_room(process):
+        if len(self._members) >= MEMBERS_AT_MOST and not self._has_made_room(process):
             self._complain(rule, f"has more than {MEMBERS_AT_MOST} members at once")
             unheard(process.request(messages.RemoveMember, key))
             return
@@ -101,14 +104,20 @@ class MemberSockets:
         for key in [k for k, m in self._members.items() if rule in (None, m.rule)]:
             self._close(process, key)
 
-    def _make_room(self, process: WorkerProcess) -> bool:
-        oldest = min(self._members, key=lambda k: self._segment.last_used(self._members[k].slot))
-        last = self._segment.last_used(self._members[oldest].slot)
-        if time.time_ns() - last < IDLE:
+    def _has_made_room(self, process: WorkerProcess) -> bool:
+        """Closes some that were idle longest; looks for them no more often than pays."""
+        now = time.time_ns()
+        if now < self._look_again:
             return False
-        unheard(process.request(messages.RemoveMember, oldest))
-        self._close(process, oldest)
-        return True
+        last = {key: self._segment.last_used(m.slot) for key, m in self._members.items()}
+        oldest = heapq.nsmallest(ROOM_AT_ONCE, last, key=last.__getitem__)
+        idle = [key for key in oldest if now - last[key] >= IDLE]
+        for key in idle:
+            unheard(process.request(messages.RemoveMember, key))
+            self._close(process, key)
+        if not idle:
+            self._look_again = now + IDLE
+        return bool(idle)
 
     def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
         member = self._members.pop(key)

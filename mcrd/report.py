@@ -35,6 +35,16 @@ def summary(states: Mapping[str, RuleState]) -> str:
                 (f": {e.reason}" for e in states.values() if e.state == kind and e.reason), ""
             )
             text += f", {counts[kind]} {kind}{first}"
+    trouble = [
+        output
+        for entry in states.values()
+        if entry.state == "active"
+        for output in entry.outputs
+        if output.state != "active"
+    ]
+    if trouble:
+        number = f"{len(trouble)} output{'s' if len(trouble) != 1 else ''}"
+        text += f"; {number} of active rules waiting or failed: {trouble[0].reason}"
     return text
 
 
@@ -118,7 +128,7 @@ def workers(estate: Estate) -> list[dict[str, Any]]:
             "interface": worker.ingress.interface,
             "number": worker.number,
             "pid": process.pid,
-            "cpu": worker.cpu,
+            "cpu": process.cpu,
             "state": "running",
             "restarts": estate.restarts.get(worker.ring, 0),
             "layers": process.layers,

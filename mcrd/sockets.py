@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
+import resource
 import select
 import socket
 import struct
@@ -71,6 +73,7 @@ LINK_HEADER = 16  # what the kernel reserves for it, at least
 VNET_HEADER = 10  # struct virtio_net_hdr
 VLAN_TAG = 4  # one that the kernel leaves in the frame
 CACHE_LINE = 64
+KEPT = 64  # descriptors that no output gets
 # What stands in a slot before the network header: tpacket_rcv(), net/packet/af_packet.c.
 SLOT_HEADERS = (
     -(-(TPACKET2_HDRLEN + LINK_HEADER) // TPACKET_ALIGNMENT) * TPACKET_ALIGNMENT + VNET_HEADER
@@ -81,6 +84,16 @@ LARGE_LEAST = 4 << 20
 
 # Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
 DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
+
+
+def keep_some(sock: socket.socket) -> None:
+    """Raises EMFILE when the last descriptors of the process are reached.
+
+    They are for what it cannot do without: workers, the control socket, the rule file.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - min(KEPT, limit // 2):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
@@ -281,6 +294,7 @@ def _socket(protocol: Protocol, address: Address, interface: str) -> socket.sock
     else:
         sock = socket.socket(family, socket.SOCK_RAW | flags, socket.IPPROTO_ESP)
     try:
+        keep_some(sock)
         attach_filter(sock, DROP_ALL)
         sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least

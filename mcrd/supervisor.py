@@ -25,6 +25,7 @@ from mcrd.changes import Changes, changes
 from mcrd.client import ControlError
 from mcrd.config import ConfigError
 from mcrd.control import Request, Server
+from mcrd.files import read_file
 from mcrd.filters import networks
 from mcrd.links import Links
 from mcrd.model import Config
@@ -75,6 +76,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.set_exception_handler(_log_exception)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
         _raise_descriptor_limit()
         await self._server.start()
@@ -228,7 +230,7 @@ class Supervisor:
                 raise
             finally:
                 self._notify.ready()
-            log.info("reload (%s): %s", why, ", ".join(changed.lines()))
+            log.info("reload (%s): %s", why, changed.summary())
             return changed
 
     def _reload_soon(self, why: str) -> None:
@@ -332,8 +334,14 @@ def _digest(files: Iterable[str]) -> bytes:
     for name in sorted(set(files)):
         total.update(name.encode() + b"\0")
         with contextlib.suppress(OSError):
-            total.update(hashlib.sha256(Path(name).read_bytes()).digest())
+            total.update(hashlib.sha256(read_file(name)).digest())
     return total.digest()
+
+
+def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody caught: one line, as when descriptors run out and no client can be accepted."""
+    error = context.get("exception")
+    log.error("%s%s", context.get("message"), f": {error!r}" if error is not None else "")
 
 
 def _raise_descriptor_limit() -> None:

@@ -29,6 +29,7 @@ from mcrd.stats import Segment
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
+IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
 UNPRIVILEGED = "nobody"
 
@@ -64,6 +65,9 @@ class WorkerProcess:
     ) -> None:
         self.worker = worker
         self._wanted = wanted
+        self.cpu = worker.cpu if worker.cpu in os.sched_getaffinity(0) else None
+        if worker.cpu is not None and self.cpu is None:
+            log.warning("%s: there is no CPU %d for it; it runs on any", worker, worker.cpu)
         self.layers: list[str] = []
         self.begun = False
         self.places: dict[Egress, int] = {}
@@ -73,6 +77,7 @@ class WorkerProcess:
         self._sequence = 0
         self._answers: dict[int, asyncio.Future[messages.Answer]] = {}
         self._outgoing: deque[_Outgoing] = deque()
+        self._in_flight = 0
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._expected = False
@@ -107,10 +112,10 @@ class WorkerProcess:
             block_size=ring.geometry.block_size,
             block_count=ring.geometry.block_count,
             frame_size=ring.geometry.frame_size,
-            sockets=min(SOCKETS, limit - 64) if limit != resource.RLIM_INFINITY else SOCKETS,
+            sockets=min(SOCKETS, limit // 2) if limit != resource.RLIM_INFINITY else SOCKETS,
             uid=uid,
             gid=gid,
-            cpu=self.worker.cpu,
+            cpu=self.cpu,
             large=messages.Sizes(
                 ring.large_geometry.block_size,
                 ring.large_geometry.block_count,
@@ -188,12 +193,21 @@ class WorkerProcess:
             future.set_exception(WorkerError(f"too large for one message: {len(data)} bytes"))
         else:
             self._answers[request.sequence] = future
-            self._outgoing.append(_Outgoing(data, descriptors))
+            # Its own, for the caller may close the socket before the message has gone.
+            copies: list[int] = []
+            try:
+                copies.extend(os.dup(descriptor) for descriptor in descriptors)
+            except OSError as error:
+                _close_all(copies)
+                del self._answers[request.sequence]
+                future.set_exception(WorkerError(error.strerror or str(error)))
+                return future
+            self._outgoing.append(_Outgoing(data, copies))
             self._flush()
         return future
 
     def _flush(self) -> None:
-        while self._outgoing and self._channel.fileno() >= 0:
+        while self._outgoing and self._in_flight < IN_FLIGHT and self._channel.fileno() >= 0:
             first = self._outgoing[0]
             try:
                 socket.send_fds(self._channel, [first.data], list(first.descriptors))
@@ -204,7 +218,9 @@ class WorkerProcess:
                     return
                 self._close_channel()
                 return
+            self._in_flight += 1
             self._outgoing.popleft()
+            _close_all(first.descriptors)
         if self._channel.fileno() >= 0:
             self._loop.remove_writer(self._channel)
 
@@ -224,6 +240,8 @@ class WorkerProcess:
         if isinstance(answer, messages.Wanted):
             self._wanted(self, answer.members)
             return
+        self._in_flight -= 1
+        self._flush()
         future = self._answers.pop(answer.sequence, None)
         if future is None or future.done():
             return
@@ -238,6 +256,8 @@ class WorkerProcess:
         self._loop.remove_reader(self._channel)
         self._loop.remove_writer(self._channel)
         self._channel.close()
+        for message in self._outgoing:
+            _close_all(message.descriptors)
         self._outgoing.clear()
         for future in self._answers.values():
             if not future.done():
@@ -272,6 +292,11 @@ def unheard(future: asyncio.Future[messages.Answer]) -> None:
             log.debug("a worker refused: %s", error)
 
     future.add_done_callback(look)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def describe_end(status: int) -> str:

@@ -36,8 +36,15 @@ def run(path: Path, as_json: bool) -> int:
         return 0
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{path}: {len(found.rules)} rules ({len(enabled)} enabled), {outputs} outputs: good")
+    print(
+        f"{path}: {_number(len(found.rules), 'rule')} ({len(enabled)} enabled),"
+        f" {_number(outputs, 'output')}: good"
+    )
     return 0
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _problem(problem: config.Problem) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def _status(answer: dict[str, Any]) -> Iterator[str]:
         yield from (f"  {problem}" for problem in answer["config_errors"])
     for worker in answer["workers"]:
         yield (
-            f"worker of {worker['interface']}: {worker['state']}, pid {worker['pid']},"
+            f"worker {worker['number']} of {worker['interface']}: {worker['state']},"
+            f" pid {worker['pid']},"
             f" {worker['restarts']} restarts, without: {', '.join(worker['layers'])}"
         )
 
@@ -126,16 +127,35 @@ def _state(entry: dict[str, Any]) -> str:
     return f"{entry['state']}: {entry['reason']}" if entry["reason"] else entry["state"]
 
 
+def _settings(end: dict[str, Any], *names: str) -> str:
+    """Those that are set, in words."""
+    words = []
+    for name in names:
+        value = end[name]
+        if value:
+            shown = ", ".join(value) if isinstance(value, list) else value
+            words.append(name if value is True else f"{name} {shown}")
+    return f" ({'; '.join(words)})" if words else ""
+
+
+def _printable(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _rules(answer: dict[str, Any]) -> Iterator[str]:
     if not answer["rules"]:
         yield "no rules"
     for name, rule in answer["rules"].items():
-        about = f"  ({rule['description']})" if rule["description"] else ""
+        about = f"  ({_printable(rule['description'])})" if rule["description"] else ""
         yield f"{name}  {_state(rule)}{about}"
-        yield f"    from {rule['input']['interface']} {_endpoint(rule['input'])}"
+        given = rule["input"]
+        settings = _settings(given, "sources", "exclude", "vlan", "limit")
+        yield f"    from {given['interface']} {_endpoint(given)}{settings}"
         for output in rule["outputs"]:
             how = "" if output["state"] == rule["state"] else f"  {_state(output)}"
-            yield f"      to {output['interface']} {_endpoint(output)} ttl {output['ttl']}{how}"
+            settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
+            yield f"      to {output['interface']} {_endpoint(output)}{settings}{how}"
 
 
 def _stats(answer: dict[str, Any]) -> Iterator[str]:
@@ -147,7 +167,12 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
         yield f"    received {received['packets']} packets, {received['bytes']} bytes"
         for output in rule["outputs"]:
             sent = output["sent"]
-            errors = ", ".join(f"{count} {error}" for error, count in output["errors"].items())
+            unsent = {
+                **output["errors"],
+                "rate_limited": output["rate_limited"],
+                "new_member": output["new_member"],
+            }
+            errors = ", ".join(f"{count} {why}" for why, count in unsent.items() if count)
             refused = f"; {output['refused']} refusals reported" if output["refused"] else ""
             yield (
                 f"    sent {sent['packets']} packets, {sent['bytes']} bytes to"

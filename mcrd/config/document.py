@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tomli
 
 from mcrd.config.positions import DEEPEST, Positions
 from mcrd.config.problems import ConfigError, Problem, Report, key_text
+from mcrd.files import read_file
 from mcrd.model import Place
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _NAMES_A_KEY = re.compile(r"(Cannot [a-z ]+ )(\(.*\))( twice)?", re.DOTALL)
 def read_text(file: str) -> bytes:
     """What is in a file. Raises ConfigError."""
     try:
-        return Path(file).read_bytes()
+        return read_file(file)
     except OSError as error:
         _refuse(Place(file, 0, 0), f"cannot read: {error.strerror or error}")
     except ValueError as error:  # a NUL in the path

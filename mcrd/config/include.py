@@ -7,12 +7,11 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcrd.config.problems import printable
 from mcrd.config.walk import WRONG
+from mcrd.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,7 +43,7 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
             try:
                 if not name.isprintable():
                     raise OSError(errno.EINVAL, "the name has characters that cannot be printed")
-                text = _text(name)
+                text = read_file(name)
             except OSError as error:
                 report.value(path, f"cannot read {printable(name)}: {error.strerror}")
             else:
@@ -69,10 +68,3 @@ def _matching(pattern: str, directory: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
-
-
-def _text(name: str) -> bytes:
-    mode = os.stat(name).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # may block, or never end
-        raise OSError(errno.EINVAL, "not a regular file")
-    return Path(name).read_bytes()

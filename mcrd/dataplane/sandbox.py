@@ -36,7 +36,7 @@ def enter(supervisor: int, uid: int | None, gid: int | None) -> list[str]:
                 f"cannot become uid {uid}: a daemon that is root needs CAP_SETUID and CAP_SETGID"
             ) from None
     if 0 in (*os.getresuid(), *os.getresgid()):
-        raise SandboxError("the worker is still root")
+        raise SandboxError("the worker is still root, by its user or its group")
     layers.append("uid")
     # A change of uid clears both of these, so they come after it.
     prctl.set_pdeathsig(signal.SIGKILL)

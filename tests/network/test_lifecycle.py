@@ -148,7 +148,7 @@ def test_check_needs_no_daemon(tmp_path: Path, command: tuple[str, ...]) -> None
     done = subprocess.run(
         [program, *command[1:], str(good)], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (0, f"{good}: 1 rules (1 enabled), 1 outputs: good\n")
+    assert (done.returncode, done.stdout) == (0, f"{good}: 1 rule (1 enabled), 1 output: good\n")
     done = subprocess.run(
         [program, *command[1:], str(bad)], capture_output=True, text=True, check=False
     )

@@ -114,6 +114,7 @@ static int is_range(const struct rule *rule)
 
 static void free_member(struct rules *rules, struct member *member)
 {
+	rules->unanswered -= !member->open;
 	*member->link = member->next;
 	if (member->next)
 		member->next->link = member->link;
@@ -253,6 +254,7 @@ static struct member *new_member(struct rules *rules, struct rule *rule, const s
 	if (member->next)
 		member->next->link = &member->next;
 	rule->members = member;
+	rules->unanswered++;
 	table_add(&rules->members, &member->entry);
 	return member;
 }
@@ -281,7 +283,7 @@ struct member *rules_member(struct rules *rules, struct rule *rule, const struct
 		return member;
 	}
 	/* One allocation for a member's first packet, none for those that follow. */
-	if (rules->wanted_count < WANTED_AT_ONCE && rules->members.count < MEMBERS_MAX &&
+	if (rules->unanswered < WANTED_AT_ONCE && rules->members.count < MEMBERS_MAX &&
 	    limit_pass(&rules->wanting, now) && new_member(rules, rule, &key))
 		rules->wanted[rules->wanted_count++] = wanted;
 	return NULL;
@@ -304,6 +306,7 @@ int rules_put_member(struct rules *rules, const struct member_key *wanted, uint6
 		member = new_member(rules, rule, &key);
 	if (!member)
 		return -ENOMEM;
+	rules->unanswered -= !member->open;
 	member->last_used = last_used;
 	for (i = 0; i < rule->output_count; i++)
 		if (rule->outputs[i].socket == MCRD_BY_MEMBER) {

@@ -39,7 +39,9 @@ struct member {
 	struct output outputs[]; /* those of the rule that go by member; MCRD_BY_MEMBER: no socket could be had */
 };
 
-enum { WANTED_AT_ONCE = 256, MEMBERS_MAX = 16384, WANTED_A_SECOND = 4000 };
+/* So few may wait for an answer that asking for them never fills the channel: a worker that had to wait there would
+ * hold up every flow. */
+enum { WANTED_AT_ONCE = 64, MEMBERS_MAX = 16384, WANTED_A_SECOND = 1000 };
 
 struct rules {
 	struct table by_destination;
@@ -48,7 +50,8 @@ struct rules {
 	struct table own; /* plain entries; the key is a source */
 	struct rule *by_slot[MCRD_RULE_SLOTS];
 	struct limit wanting;
-	uint32_t wanted_count;
+	uint32_t unanswered; /* members that are wanted, and not open yet */
+	uint32_t wanted_count; /* of those, the ones that have not been asked for */
 	struct member_key wanted[WANTED_AT_ONCE];
 };
 

@@ -1,0 +1,22 @@
+"""Reading files that somebody else names."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+def read_file(name: str) -> bytes:
+    """The content of a regular file; OSError for what is none, and could hold us up for ever."""
+    # O_NONBLOCK: opening a FIFO would wait for a writer.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        return file.read()
