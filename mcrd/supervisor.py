@@ -170,13 +170,23 @@ class Supervisor:
     def _look_at_drops(self) -> None:
         """Says when packets come back or go over a limit: both may be a loop between relays."""
         now = time.monotonic()
-        for name, count in self._estate.ledger.interfaces(self._estate.ring_full()).items():
-            for reason, what in TELLING:
-                seen, said = self._drops.get((name, reason), (0, -SAY_AGAIN))
-                number = count.dropped[reason]
-                if number > seen and now - said >= SAY_AGAIN:
-                    log.warning("%s: %d %s (%s)", name, number - seen, what, reason)
-                    self._drops[name, reason] = (number, now)
+        ledger = self._estate.ledger
+        found = [
+            (name, reason, what, count.dropped[reason])
+            for name, count in ledger.interfaces(self._estate.ring_full()).items()
+            for reason, what in TELLING
+        ]
+        for rule in self._config.rules.values():
+            for at, output in enumerate(rule.outputs):
+                if output.limit is not None:
+                    what = "packets over its limit were not sent"
+                    number = ledger.output(rule.name, report.target(output)).rate_limited
+                    found.append((f"rules.{rule.name}.outputs[{at}]", "rate_limited", what, number))
+        for name, reason, what, number in found:
+            seen, said = self._drops.get((name, reason), (0, -SAY_AGAIN))
+            if number > seen and now - said >= SAY_AGAIN:
+                log.warning("%s: %d %s (%s)", name, number - seen, what, reason)
+                self._drops[name, reason] = (number, now)
 
     async def _adopt(self, new: Config) -> Changes:
         """Makes `new` what is wanted, and so."""

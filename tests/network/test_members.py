@@ -387,3 +387,29 @@ def test_included_files_are_read_and_watched(triangle: Triangle) -> None:
     assert f"{directory}/b.toml:1:" in done.stderr
     assert f"{directory}/c.toml:1:" in done.stderr
     assert rules() == {"b"}
+
+
+def test_a_flood_of_members_does_not_disturb_another_rule(triangle: Triangle) -> None:
+    """Twenty thousand groups of a prefix, more than there can be sockets for."""
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule("there", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
+        + rule("many", "r0 239.5.0.0/16 5000", "r1 239.6.0.0/16 6000"),
+    )
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=4000)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=4000, rate=500)
+    flooded = 0
+    with sender(triangle.source, "s0") as sock:
+        while stream.process.poll() is None:
+            for _ in range(20):
+                group = f"239.5.{flooded % 20_000 // 250}.{flooded % 250 + 1}"
+                sock.sendto(b"flood", (group, 5000))
+                flooded += 1
+            time.sleep(0.005)  # some 3000 a second
+    result = received.result()
+    assert (result["unique"], result["lost"], result["duplicated"]) == (4000, 0, 0)
+    assert result["latency_us"]["p99"] < 1_000_000
+    wait_for(lambda: handled(daemon, "many") == flooded, "the flood to be accounted for")
+    assert daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"] == 0
+    # What is not a packet's worth of waiting: the daemon answers.
+    assert daemon.status()["rules"] == {"active": 2}
