@@ -193,3 +193,46 @@ def test_both_rings_outlive_a_worker(triangle: Triangle) -> None:
                 assert got == [*waiting, b"last"]
 
     drive(triangle.relay, scenario)
+
+
+def test_both_rings_come_back_with_the_link(triangle: Triangle) -> None:
+    """The kernel takes both sockets out of their group, and puts them back: in their order."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.relay(*IN, OUT)
+        for _ in range(3):
+            triangle.relay.run("ip", "link", "set", "r0", "down")
+            bench.ring.take_error()
+            triangle.relay.run("ip", "link", "set", "r0", "up")
+            await until(lambda: "LOWER_UP" in triangle.relay.run("ip", "link", "show", "r0"), "r0")
+            payloads = [os.urandom(size) for size in (10, 4000, 1400, 20_000, 1472)]
+            with (
+                listening(triangle.sink, "k0", *OUT[1:]) as sink,
+                sending(triangle.source, "s0") as source,
+            ):
+                for payload in payloads:
+                    source.sendto(payload, IN)
+                assert arriving(sink, len(payloads)) == payloads
+        assert bench.dropped("truncated") == 0
+
+    drive(triangle.relay, scenario)
+
+
+def test_what_this_host_sends_there_is_not_relayed(triangle: Triangle) -> None:
+    """PACKET_IGNORE_OUTGOING has no effect in a fanout group: the filter has to see to it."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.relay(*IN, OUT)
+        with (
+            listening(triangle.sink, "k0", *OUT[1:]) as sink,
+            sending(triangle.source, "s0") as source,
+            sending(triangle.relay, "r0") as ours,
+        ):
+            for size in (10, 4000):
+                ours.sendto(bytes(size), IN)
+            source.sendto(b"theirs", IN)
+            assert arriving(sink, 1) == [b"theirs"]
+        assert bench.received() == Traffic(1, 6)
+        await settled(bench)
+
+    drive(triangle.relay, scenario)
