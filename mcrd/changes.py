@@ -43,8 +43,7 @@ class Changes:
             *(f"- rules.{name}" for name in self.removed),
             *(f"~ daemon.{what}" for what in self.daemon),
             *(
-                f"~ interfaces.{name}: {'; '.join(what)} (its workers are replaced: packets that"
-                " come meanwhile are lost)"
+                f"~ interfaces.{name}: {'; '.join(what)} ({_cost(what)})"
                 for name, what in self.interfaces.items()
             ),
             f"= {self.unchanged} unchanged",
@@ -67,6 +66,13 @@ def changes(old: Config, new: Config) -> Changes:
         daemon=tuple(_fields("", old.daemon, new.daemon)),
         interfaces=_interfaces(old, new),
     )
+
+
+def _cost(what: tuple[str, ...]) -> str:
+    """What it takes to change the workers of an interface."""
+    if all(setting.startswith("cpus ") for setting in what):
+        return "its workers are replaced; packets wait in the ring"
+    return "its workers are replaced: packets that come meanwhile are lost"
 
 
 def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:

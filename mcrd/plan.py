@@ -198,8 +198,8 @@ def plan(config: Config, actual: Actual) -> tuple[Step, ...]:
                 sockets, limits = zip(*usable, strict=True)
                 relays[key] = Relay(rule.input, sockets, limits, needs)
     replaced = _replaced(actual, wanted)
-    steps: list[Step] = [Remove(key) for key in actual.relays if key.worker in replaced]
-    steps += _closed(replaced)
+    # Their rules end with them: removed before, the last packets would match none.
+    steps: list[Step] = _closed(replaced)
     for kind in _ORDER:
         steps += [
             Open(resource)

@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,16 @@ class Supervisor:
         self._started = time.monotonic()
         self._reloads: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT; raises ControlError without a control socket."""
+    async def run(self, ended_early: Callable[[], bool] = lambda: False) -> None:
+        """Runs until SIGTERM or SIGINT; raises ControlError without a control socket.
+
+        `ended_early` says whether one of these came before they could be handled here.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        if ended_early():
+            return
         loop.set_exception_handler(_log_exception)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
         _raise_descriptor_limit()

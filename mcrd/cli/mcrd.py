@@ -13,8 +13,13 @@ DEFAULT_CONFIG = "/etc/mcr.toml"
 DEFAULT_CONTROL = "/run/mcrd/control.sock"
 
 
-def _end_early(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
+# An exception from a signal handler would go off inside an import, and extension modules that are
+# half imported do not survive that: it is noted, and looked at when the imports are done.
+_ended_early: list[int] = []
+
+
+def _end_early(number: int, _frame: FrameType | None) -> None:
+    _ended_early.append(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +80,7 @@ def _run(path: object, control: object, log_level: str | None) -> int:
         return 1
 
     async def run() -> None:
-        await Supervisor(path, control, start, log_level).run()
+        await Supervisor(path, control, start, log_level).run(lambda: bool(_ended_early))
 
     try:
         asyncio.run(run())

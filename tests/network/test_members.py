@@ -189,6 +189,22 @@ def test_the_number_of_workers_changes_live(triangle: Triangle) -> None:
     assert daemon.stats()["rules"]["a"]["received"]["packets"] >= result["unique"]
 
 
+def test_workers_on_other_cpus_lose_nothing(triangle: Triangle) -> None:
+    """What comes while a worker is replaced on its ring waits there."""
+    plain = UNWATCHED + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
+    daemon = triangle.lab.mcrd(triangle.relay, plain)
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=10_000)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=10_000, rate=5000)
+    wait_for(lambda: handled(daemon, "a") > 1000, "the stream to flow")
+    for cpu in (0, 1, 0):
+        daemon.edit(plain + f"[interfaces.r0]\ncpus = [{cpu}]\n")
+        assert "packets wait in the ring" in daemon.ctl("reload").stdout
+    stream.result()
+    result = received.result()
+    assert (result["unique"], result["lost"], result["reordered"]) == (10_000, 0, 0)
+    assert daemon.stats()["rules"]["a"]["received"]["packets"] == 10_000
+
+
 @pytest.mark.parametrize("limit", [100, 1000, 5000])
 def test_a_limit_is_exact(triangle: Triangle, limit: int) -> None:
     """Twice the limit for one and a half seconds: what the limit allows in each of two passes."""
