@@ -283,7 +283,7 @@ struct member *rules_member(struct rules *rules, struct rule *rule, const struct
 		return member;
 	}
 	/* One allocation for a member's first packet, none for those that follow. */
-	if (rules->unanswered < WANTED_AT_ONCE && rules->members.count < MEMBERS_MAX &&
+	if (rules->unanswered < WANTED_AT_ONCE && rules->wanted_count < WANTED_AT_ONCE && rules->members.count < MEMBERS_MAX &&
 	    limit_pass(&rules->wanting, now) && new_member(rules, rule, &key))
 		rules->wanted[rules->wanted_count++] = wanted;
 	return NULL;

@@ -10,12 +10,12 @@
 enum { CHECK_FAILURES_MAX = 40 };
 
 static unsigned int check_failures;
-static const char *check_subject = "";
+static char check_subject[64];
 
 /* What the checks that follow are about; it stands in front of their messages. */
 static inline void check_about(const char *subject)
 {
-	check_subject = subject;
+	snprintf(check_subject, sizeof(check_subject), "%s", subject);
 }
 
 static inline void check_failed(const char *file, int line)

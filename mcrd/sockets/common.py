@@ -1,0 +1,86 @@
+"""What sockets of all kinds share: filters, names, and descriptors that are kept free."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import socket
+import struct
+from collections.abc import Sequence
+
+from mcrd.filters import Instruction
+from mcrd.model import Address
+from mcrd.resources import Protocol
+
+# asm-generic/socket.h, linux/in.h, linux/in6.h, linux/udp.h
+SO_ATTACH_FILTER = 26
+SO_LOCK_FILTER = 44
+KEPT = 64  # descriptors that no output gets
+
+# Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
+DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
+
+
+def keep_some(sock: socket.socket) -> None:
+    """Raises EMFILE when the last descriptors of the process are reached.
+
+    They are for what it cannot do without: workers, the control socket, the rule file.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - min(KEPT, limit // 2):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
+    """Puts a classic BPF program on the socket."""
+    value, _alive = program_of(program)
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, value)
+
+
+def program_of(program: Sequence[Instruction]) -> tuple[bytes, ctypes.Array[ctypes.c_char]]:
+    """A struct sock_fprog, and what it points to."""
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    return struct.pack("HP", len(program), ctypes.addressof(buffer)), buffer
+
+
+def check_index(interface: str, index: int) -> None:
+    """The name may have gone to another interface since the plan was made."""
+    if socket.if_nametoindex(interface) != index:
+        raise OSError(errno.ENODEV, f"{interface} is another interface now")
+
+
+def quiet_socket(protocol: Protocol, address: Address, interface: str) -> socket.socket:
+    """A UDP or raw ESP socket that is bound to an interface, and never receives."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    if protocol == "udp":
+        sock = socket.socket(family, socket.SOCK_DGRAM | flags, socket.IPPROTO_UDP)
+    else:
+        sock = socket.socket(family, socket.SOCK_RAW | flags, socket.IPPROTO_ESP)
+    try:
+        keep_some(sock)
+        attach_filter(sock, DROP_ALL)
+        sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
+        if family == socket.AF_INET6 and protocol == "udp":  # a raw socket is IPv6 alone anyway
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def socket_name(
+    address: Address, port: int, index: int
+) -> tuple[str, int] | tuple[str, int, int, int]:
+    """The socket address; the interface's index is the zone of link-local addresses (RFC 4007)."""
+    if address.version == 4:
+        return (str(address), port)
+    local = address.is_link_local or (address.is_multicast and address.packed[1] & 0x0F <= 2)
+    return (str(address), port, 0, index if local else 0)

@@ -1,0 +1,145 @@
+"""Connected sockets that outputs are sent through."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from mcrd.model import Address
+from mcrd.resources import Egress, Target
+from mcrd.sockets.common import check_index, quiet_socket, socket_name
+
+# linux/in.h, linux/in6.h
+IP_MTU_DISCOVER = 10
+IP_RECVERR = 11
+IP_TRANSPARENT = 19
+IP_PMTUDISC_DONT = 0
+IPV6_MTU_DISCOVER = 23
+IPV6_RECVERR = 25
+IPV6_TRANSPARENT = 75
+IPV6_PMTUDISC_DONT = 0
+
+# linux/netlink.h, linux/rtnetlink.h
+NLM_F_REQUEST = 1
+NLMSG_ERROR = 2
+RTM_GETROUTE = 26
+RTA_DST = 1
+RTA_OIF = 4
+RTM_F_FIB_MATCH = 0x2000
+
+
+class EgressSockets:
+    """Opens egress sockets; an output keeps the source port that was chosen for it first."""
+
+    def __init__(self) -> None:
+        self._ports: dict[tuple[str, Target, Address], int] = {}
+
+    def open(self, egress: Egress) -> socket.socket:
+        """A non-blocking UDP socket, bound to its interface, source and port, and connected."""
+        check_index(egress.interface, egress.index)
+        sock = quiet_socket(egress.protocol, egress.address, egress.interface)
+        try:
+            if egress.address.version == 4:
+                _set_ipv4(sock, egress)
+            else:
+                _set_ipv6(sock, egress)
+            if egress.address.version == 4 and not egress.address.is_multicast:
+                _check_route(egress)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            self._bind(sock, egress)
+            sock.connect(socket_name(egress.address, egress.port, egress.index))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def forget(self, rules: frozenset[str]) -> None:
+        """Forgets the ports of all rules but these."""
+        self._ports = {key: port for key, port in self._ports.items() if key[0] in rules}
+
+    def _bind(self, sock: socket.socket, egress: Egress) -> None:
+        if egress.protocol == "esp":
+            sock.bind(socket_name(egress.source, 0, egress.index))
+            return
+        if egress.transparent:
+            # It sends from an address of another host: ip(7), IP_TRANSPARENT; CAP_NET_RAW will do.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(socket_name(egress.source, egress.source_port or 0, egress.index))
+            return
+        key = (egress.rule, egress.target, egress.source)
+        port = egress.source_port or self._ports.get(key, 0)
+        if port:
+            # The old and the new socket of an output that changes share the port for a moment.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(socket_name(egress.source, port, egress.index))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or egress.source_port:
+                    raise
+            else:
+                return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        sock.bind(socket_name(egress.source, 0, egress.index))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._ports[key] = sock.getsockname()[1]
+
+
+def _check_route(egress: Egress) -> None:
+    """Raises ENETUNREACH without an IPv4 route over the interface (rtnetlink(7), RTM_GETROUTE).
+
+    connect() would not: on a socket that is bound to an interface, the kernel takes a destination
+    without a route for a neighbour, and ARP for it is in vain (ip_route_output_key_hash_rcu()).
+    """
+    attributes = struct.pack("=HH4s", 8, RTA_DST, egress.address.packed)
+    attributes += struct.pack("=HHi", 8, RTA_OIF, egress.index)
+    rtmsg = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+    body = rtmsg + attributes
+    header = struct.pack("=IHHII", 16 + len(body), RTM_GETROUTE, NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+        sock.settimeout(1.0)
+        sock.send(header + body)
+        answer = sock.recv(65536)
+    kind, error = struct.unpack_from("=4xH10xi", answer)
+    if kind == NLMSG_ERROR and -error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        raise OSError(errno.ENETUNREACH, "no route")
+
+
+def source_port(egress: Egress, sock: socket.socket) -> int:
+    """The port that the socket sends from; 0 for ESP, where the kernel would name the protocol."""
+    return 0 if egress.protocol == "esp" else int(sock.getsockname()[1])
+
+
+def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
+    level = socket.IPPROTO_IP
+    if egress.transparent:
+        sock.setsockopt(level, IP_TRANSPARENT, 1)
+    if egress.address.is_multicast:
+        mreqn = struct.pack("4s4si", bytes(4), bytes(4), egress.index)
+        sock.setsockopt(level, socket.IP_MULTICAST_IF, mreqn)
+        sock.setsockopt(level, socket.IP_MULTICAST_TTL, egress.ttl)
+        sock.setsockopt(level, socket.IP_MULTICAST_LOOP, int(egress.loop))
+    else:
+        sock.setsockopt(level, socket.IP_TTL, egress.ttl)
+    sock.setsockopt(level, socket.IP_TOS, egress.dscp << 2)  # RFC 2474: the upper six bits
+    # No one answers "too big" for a group (RFC 1112, 7.2): let routers fragment.
+    sock.setsockopt(level, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    # Else a datagram that the queueing discipline drops counts as sent (ip(7), IP_RECVERR).
+    sock.setsockopt(level, IP_RECVERR, 1)
+
+
+def _set_ipv6(sock: socket.socket, egress: Egress) -> None:
+    level = socket.IPPROTO_IPV6
+    if egress.transparent:
+        sock.setsockopt(level, IPV6_TRANSPARENT, 1)
+    if egress.address.is_multicast:
+        sock.setsockopt(level, socket.IPV6_MULTICAST_IF, egress.index)
+        sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, egress.ttl)
+        sock.setsockopt(level, socket.IPV6_MULTICAST_LOOP, int(egress.loop))
+    else:
+        sock.setsockopt(level, socket.IPV6_UNICAST_HOPS, egress.ttl)
+    sock.setsockopt(level, socket.IPV6_TCLASS, egress.dscp << 2)
+    sock.setsockopt(level, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT)
+    sock.setsockopt(level, IPV6_RECVERR, 1)

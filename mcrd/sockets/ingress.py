@@ -1,0 +1,219 @@
+"""Packet sockets: the rings of an input interface, and what its own filter lets in."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+from dataclasses import dataclass
+
+from mcrd import filters
+from mcrd.model import Network
+from mcrd.resources import Ingress, Reception
+from mcrd.sockets.common import DROP_ALL, attach_filter, check_index, program_of
+
+# linux/if_packet.h
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_RX_RING = 5
+PACKET_STATISTICS = 6
+PACKET_VERSION = 10
+PACKET_VNET_HDR = 15
+PACKET_FANOUT = 18
+PACKET_FANOUT_CBPF = 6
+PACKET_FANOUT_DATA = 22
+PACKET_FANOUT_FLAG_UNIQUEID = 0x2000
+PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 0x4000  # since Linux 6.0; before it the filter does that alone
+PACKET_FANOUT_FLAG_DEFRAG = 0x8000
+PACKET_MR_MULTICAST = 0
+PACKET_MR_ALLMULTI = 2
+TPACKET_V2 = 1
+TPACKET2_HDRLEN = 52  # struct tpacket2_hdr and struct sockaddr_ll, aligned
+TPACKET_ALIGNMENT = 16
+ETH_P_ALL = 3
+
+BLOCK_SIZE = 1 << 20
+LINK_HEADER = 16  # what the kernel reserves for it, at least
+VNET_HEADER = 10  # struct virtio_net_hdr
+VLAN_TAG = 4  # one that the kernel leaves in the frame
+CACHE_LINE = 64
+# What stands in a slot before the network header: tpacket_rcv(), net/packet/af_packet.c.
+SLOT_HEADERS = (
+    -(-(TPACKET2_HDRLEN + LINK_HEADER) // TPACKET_ALIGNMENT) * TPACKET_ALIGNMENT + VNET_HEADER
+)
+LARGEST_PACKET = 65535 + 40  # IPv6, of which only the payload has to be within 16 bits
+LARGE_SHARE = 4  # the ring of large frames is that part of the other's size
+LARGE_LEAST = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The sizes of a packet ring; bytes, and frames by the block."""
+
+    block_size: int
+    block_count: int
+    frame_size: int
+
+    @property
+    def frames(self) -> int:
+        """How many frames the ring holds; a frame does not straddle blocks."""
+        return self.block_size // self.frame_size * self.block_count
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the longest frame that a slot holds, without its link header."""
+        return self.frame_size - SLOT_HEADERS
+
+
+def geometry_for(mtu: int, ring_size: int) -> Geometry:
+    """A ring of about `ring_size` bytes whose slots hold a frame of `mtu` bytes and its headers."""
+    need = SLOT_HEADERS + VLAN_TAG + mtu
+    lines = -(-need // CACHE_LINE)
+    lines += 1 - lines % 2  # an odd number of cache lines avoids set conflicts
+    frame_size = min(lines * CACHE_LINE, BLOCK_SIZE)
+    return Geometry(BLOCK_SIZE, max(2, ring_size // BLOCK_SIZE), frame_size)
+
+
+class IngressSocket:
+    """Two packet sockets with their rings, in an epoll descriptor that can be handed on without.
+
+    `socket` takes what fits its slots, `large` the rest: super-frames, and datagrams that the
+    kernel has put together from fragments.
+    """
+
+    def __init__(self, ingress: Ingress, mtu: int) -> None:
+        self.geometry = geometry_for(mtu, ingress.ring_size)
+        self.large_geometry = geometry_for(
+            LARGEST_PACKET, max(LARGE_LEAST, ingress.ring_size // LARGE_SHARE)
+        )
+        self._ring_full = 0
+        self.socket = _ring_socket(ingress, self.geometry)
+        try:
+            self.large = _ring_socket(ingress, self.large_geometry)
+        except BaseException:
+            self.socket.close()
+            raise
+        self.epoll = select.epoll()
+        for sock in self._sockets:
+            self.epoll.register(sock, select.EPOLLIN)
+
+    @property
+    def _sockets(self) -> tuple[socket.socket, socket.socket]:
+        return self.socket, self.large
+
+    def join(self, group: int | None) -> int:
+        """Shares the frames with the others of a group; None begins one. Returns it."""
+        # One group of its own even for a single worker: only so the kernel tells large frames
+        # from small ones, and puts fragments together.
+        kind = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_DEFRAG | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+        for sock in self._sockets:
+            unique = PACKET_FANOUT_FLAG_UNIQUEID if group is None else 0  # not another program's
+            value = struct.pack("I", (group or 0) | (kind | unique) << 16)
+            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, value)
+            group = sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
+        assert group is not None
+        return group
+
+    def share(self, workers: int) -> None:
+        """Says which member of the group takes a frame; one has to say it for all."""
+        value, _alive = program_of(filters.share(workers, self.geometry.largest))
+        self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, value)
+
+    def admit(self, networks: frozenset[Network] | None) -> None:
+        """Lets in what is sent to these addresses, and what that cannot be said of; None: all."""
+        for sock in self._sockets:
+            for spans in (filters.SPANS, 200, 0):
+                try:
+                    attach_filter(sock, filters.ingress(networks, spans))
+                except OSError as error:
+                    # The sysctl net.core.optmem_max is what old and new program together may take.
+                    if error.errno != errno.ENOMEM or spans == 0:
+                        raise
+                else:
+                    break
+
+    def ring_full(self) -> int:
+        """Frames lost so far because the rings had no room; clears what the kernel counts."""
+        for sock in self._sockets:
+            _, drops = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+            self._ring_full += drops
+        return self._ring_full
+
+    def take_error(self) -> None:
+        """Reads the error that a downed link leaves: until then every poll returns at once."""
+        for sock in self._sockets:
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def close(self) -> None:
+        """Closes all descriptors."""
+        self.epoll.close()
+        for sock in self._sockets:
+            sock.close()
+
+
+def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
+        sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        # What comes before the socket is in its group would come to its siblings too.
+        attach_filter(sock, DROP_ALL)
+        request = struct.pack(
+            "IIII", ring.block_size, ring.block_count, ring.frame_size, ring.frames
+        )
+        sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+        check_index(ingress.interface, ingress.index)
+        sock.bind((ingress.interface, ETH_P_ALL))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def open_ingress(
+    ingress: Ingress, mtu: int, networks: frozenset[Network] | None = None
+) -> list[IngressSocket]:
+    """The packet sockets of each worker; a flow comes to one worker, and in order.
+
+    What is let in is sent to one of the networks; None: all.
+    """
+    rings: list[IngressSocket] = []
+    try:
+        group = None
+        for _ in range(ingress.workers):
+            ring = IngressSocket(ingress, mtu)
+            rings.append(ring)
+            group = ring.join(group)
+        rings[0].share(ingress.workers)
+        for ring in rings:
+            ring.admit(networks)
+    except BaseException:
+        for ring in rings:
+            ring.close()
+        raise
+    return rings
+
+
+def open_reception(reception: Reception) -> socket.socket:
+    """Lets a group's frames through the filter of the interface, as long as the socket is open."""
+    check_index(reception.interface, reception.index)
+    group = reception.group
+    if group is None:
+        kind, mac = PACKET_MR_ALLMULTI, b""
+    elif group.version == 4:
+        mac = b"\x01\x00\x5e" + bytes([group.packed[1] & 0x7F]) + group.packed[2:]  # RFC 1112, 6.4
+        kind = PACKET_MR_MULTICAST
+    else:
+        mac = b"\x33\x33" + group.packed[12:]  # RFC 2464, 7
+        kind = PACKET_MR_MULTICAST
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
+        mreq = struct.pack("iHH8s", reception.index, kind, len(mac), mac)
+        sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,138 @@
+"""What makes the network send an input's packets here: groups joined, hosts' ports held."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from mcrd.model import Address
+from mcrd.resources import Hold, Membership
+from mcrd.sockets.common import check_index, quiet_socket, socket_name
+
+# linux/in.h, linux/in6.h
+IP_MULTICAST_ALL = 49
+IPV6_MULTICAST_ALL = 29
+MCAST_JOIN_GROUP = 42
+MCAST_LEAVE_GROUP = 45
+MCAST_JOIN_SOURCE_GROUP = 46
+MCAST_LEAVE_SOURCE_GROUP = 47
+
+
+def open_hold(hold: Hold) -> socket.socket | None:
+    """Takes the port of a unicast input, so that the kernel does not answer "port unreachable".
+
+    None when that is not needed: the address is not this host's, or another program has the port.
+    """
+    if hold.protocol == "udp" and _has_any_address(hold.address, hold.port):
+        return None  # a socket on the one address would take its datagrams from it
+    sock = quiet_socket(hold.protocol, hold.address, hold.interface)
+    try:
+        sock.bind(socket_name(hold.address, hold.port, hold.index))
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+            return None
+        raise
+    return sock
+
+
+def _has_any_address(address: Address, port: int) -> bool:
+    """Does a program receive what comes to this port of any address (/proc/net/udp)?"""
+    found = False
+    for name in ("udp", "udp6") if address.version == 4 else ("udp6",):
+        try:
+            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as table:
+                for line in table.readlines()[1:]:
+                    host, _, number = line.split()[1].partition(":")
+                    found = found or (int(number, 16) == port and int(host, 16) == 0)
+        except OSError:
+            continue  # no IPv6, or no /proc: then the port is held
+    return found
+
+
+class Memberships:
+    """Groups joined any-source (IGMP, MLD), over as many sockets as the kernel's limits take.
+
+    A socket takes net.ipv4.igmp_max_memberships groups, or what net.core.optmem_max has room for.
+    """
+
+    def __init__(self) -> None:
+        self._joined: dict[Membership, socket.socket] = {}
+        self._groups: dict[socket.socket, int] = {}
+        self._roomy: dict[int, list[socket.socket]] = {4: [], 6: []}
+
+    def join(self, membership: Membership) -> None:
+        """Joins the group on the interface; nothing is ever received on the socket."""
+        check_index(membership.interface, membership.index)
+        roomy = self._roomy[membership.group.version]
+        while True:
+            fresh = not roomy
+            if fresh:
+                roomy.append(_membership_socket(membership.group))
+            try:
+                _membership_option(roomy[-1], True, membership)
+            except OSError as error:
+                # EINVAL: the socket has the group from any source, and cannot have it from one too.
+                full = error.errno in (errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EADDRINUSE)
+                if fresh or not full:
+                    if fresh:
+                        roomy.pop().close()
+                    raise
+                roomy.pop()
+            else:
+                break
+        self._joined[membership] = roomy[-1]
+        self._groups[roomy[-1]] = self._groups.get(roomy[-1], 0) + 1
+
+    def leave(self, membership: Membership) -> None:
+        """Leaves the group; an interface that has gone has left it already."""
+        sock = self._joined.pop(membership)
+        try:
+            _membership_option(sock, False, membership)
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
+                raise
+        roomy = self._roomy[membership.group.version]
+        self._groups[sock] -= 1
+        if self._groups[sock] == 0:
+            del self._groups[sock]
+            if sock in roomy:
+                roomy.remove(sock)
+            sock.close()
+        elif sock not in roomy:
+            roomy.append(sock)
+
+
+def _membership_socket(group: Address) -> socket.socket:
+    family = socket.AF_INET if group.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP)
+    if group.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+    return sock
+
+
+def _membership_option(sock: socket.socket, join: bool, membership: Membership) -> None:
+    """Joins or leaves by a struct group_req or group_source_req (RFC 3678, 5.1 and 5.2)."""
+    level = socket.IPPROTO_IP if membership.group.version == 4 else socket.IPPROTO_IPV6
+    request = struct.pack("I4x", membership.index) + _storage(membership.group, membership.index)
+    if membership.source is None:
+        option = MCAST_JOIN_GROUP if join else MCAST_LEAVE_GROUP
+    else:
+        option = MCAST_JOIN_SOURCE_GROUP if join else MCAST_LEAVE_SOURCE_GROUP
+        request += _storage(membership.source, membership.index)
+    sock.setsockopt(level, option, request)
+
+
+def _storage(address: Address, index: int) -> bytes:
+    """A struct sockaddr_storage."""
+    if address.version == 4:
+        name = struct.pack("=HH4s", socket.AF_INET, 0, address.packed)
+    else:
+        zone = index if address.is_link_local else 0
+        name = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, zone)
+    return struct.pack("128s", name)
