@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import struct
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from tests.dataplane.test_egress import backlog, mixture
 from tests.dataplane.test_relay import IN, OUT, arriving, killed, sent, settled
 
 if TYPE_CHECKING:
-    from tests.lab import Lab, Triangle
+    from tests.lab import Host, Lab, Triangle
 
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 
@@ -195,6 +196,10 @@ def test_both_rings_outlive_a_worker(triangle: Triangle) -> None:
     drive(triangle.relay, scenario)
 
 
+def _is_up(host: Host, name: str) -> bool:
+    return "state UP" in host.run("ip", "link", "show", name)
+
+
 def test_both_rings_come_back_with_the_link(triangle: Triangle) -> None:
     """The kernel takes both sockets out of their group, and puts them back: in their order."""
 
@@ -204,7 +209,8 @@ def test_both_rings_come_back_with_the_link(triangle: Triangle) -> None:
             triangle.relay.run("ip", "link", "set", "r0", "down")
             bench.ring.take_error()
             triangle.relay.run("ip", "link", "set", "r0", "up")
-            await until(lambda: "LOWER_UP" in triangle.relay.run("ip", "link", "show", "r0"), "r0")
+            for host, name in ((triangle.relay, "r0"), (triangle.source, "s0")):
+                await until(partial(_is_up, host, name), f"{name} to be up")
             payloads = [os.urandom(size) for size in (10, 4000, 1400, 20_000, 1472)]
             with (
                 listening(triangle.sink, "k0", *OUT[1:]) as sink,

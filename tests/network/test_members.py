@@ -71,7 +71,7 @@ def test_a_thousand_members_of_a_prefix_each_to_its_image(triangle: Triangle) ->
         sock.sendto(b"never configured", ("239.3.0.1", 5000))
         sock.sendto(b"another port", ("239.1.0.1", 5001))
     wait_for(
-        lambda: daemon.stats()["interfaces"]["r0"]["dropped"]["unmatched"] >= 2, "the strangers"
+        lambda: daemon.stats()["interfaces"]["r0"]["dropped"]["unmatched"] >= 1, "the other port"
     )
     images = {(d.destination, d.payload.decode()) for d in map(udp, seen.stop())}
     assert images == {(group.replace("239.1.", "239.2."), group) for group in groups}
