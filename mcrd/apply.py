@@ -83,9 +83,11 @@ class Estate:
         self._relays: dict[RelayKey, Relay] = {}
         self._failures: dict[Resource | RelayKey, Failure] = {}
 
-    def actual(self, links: Mapping[str, Link]) -> Actual:
-        """What there is now."""
-        self._looked_at = now = time.monotonic()
+    def actual(self, links: Mapping[str, Link], *, to_plan: bool = False) -> Actual:
+        """What there is now. `to_plan`: what is due is tried again after this look."""
+        now = time.monotonic()
+        if to_plan:
+            self._looked_at = now
         self._failures = {
             what: failure
             for what, failure in self._failures.items()
@@ -241,18 +243,7 @@ class Estate:
     def _open(self, resource: Resource, links: Mapping[str, Link]) -> None:
         match resource:
             case Ingress():
-                for number, ring in enumerate(
-                    open_ingress(
-                        resource,
-                        links[resource.interface].mtu,
-                        self._admitted.get(resource.interface),
-                    )
-                ):
-                    segment, key = Segment(), Ring(resource, number)
-                    self._rings[key] = (ring, segment)
-                    self._members[key] = MemberSockets(segment, self._egress_sockets)
-                    self.ledger.attach(key, segment)
-                self._ingresses.add(resource)
+                self._open_ingress(resource, links[resource.interface].mtu)
             case Members():
                 self._patterns.add(resource)
             case Reception():
@@ -268,6 +259,23 @@ class Estate:
             case Membership():
                 self._memberships.join(resource)
                 self._joined.add(resource)
+
+    def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
+        """All of its rings, or none."""
+        segments: list[Segment] = []
+        try:
+            segments.extend(Segment() for _ in range(ingress.workers))
+            rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
+        except OSError:
+            for segment in segments:
+                segment.close()
+            raise
+        for number, (ring, segment) in enumerate(zip(rings, segments, strict=True)):
+            key = Ring(ingress, number)
+            self._rings[key] = (ring, segment)
+            self._members[key] = MemberSockets(segment, self._egress_sockets)
+            self.ledger.attach(key, segment)
+        self._ingresses.add(ingress)
 
     def _open_hold(self, hold: Hold) -> socket.socket | None:
         try:
@@ -296,6 +304,9 @@ class Estate:
             self._fail(worker, str(error))
             return
         self._starting.discard(process)
+        if process.gone:  # it answered, and ended before anybody listened
+            self._fail(worker, "it ended at once")
+            return
         self.workers[worker] = process
         self._failures.pop(worker, None)
         log.info(
@@ -358,6 +369,7 @@ class Estate:
         self, step: Add | Replace | Remove, future: asyncio.Future[messages.Answer]
     ) -> bool:
         """Waits for the worker's answer and records it: was the step carried out?"""
+        process = self.workers.get(step.key.worker)
         try:
             await asyncio.wait_for(future, ANSWER_TIMEOUT)
         except TimeoutError:
@@ -368,10 +380,13 @@ class Estate:
             return False
         except WorkerError as error:
             self._changing.discard(step.key)
-            if step.key.worker in self.workers:
+            # The end of a worker is no failure of its rules.
+            if process is not None and process.connected:
                 self._fail(step.key, str(error))
             return False
         self._changing.discard(step.key)
+        if step.key.worker not in self.workers:
+            return False  # it has ended since it answered
         self._record(step)
         return True
 
@@ -383,7 +398,7 @@ class Estate:
         A rule that cannot be had in its new form does not stay in its old one.
         """
         process = self.workers.get(step.key.worker)
-        if process is None:
+        if process is None or not process.connected:
             return None
         if isinstance(step, Remove):
             return self._remove(step.key)
@@ -419,7 +434,7 @@ class Estate:
 
     def _remove(self, key: RelayKey) -> tuple[Remove, asyncio.Future[messages.Answer]] | None:
         process = self.workers.get(key.worker)
-        if process is None or key not in self._relays:
+        if process is None or not process.connected or key not in self._relays:
             return None
         slot = self._rings[key.worker.ring][1].rule_slot(key.rule)
         future = process.request(messages.RemoveRule, slot)

@@ -113,7 +113,7 @@ class Supervisor:
         self._notify.ready()
         log.info("mcrd %s: %s", __version__, self._summary())
         tick = time.monotonic() + TICK
-        while True:
+        while not self._stop.is_set():  # Python 3.11's wait_for() may swallow a cancellation
             retry = self._estate.next_retry()
             pause = min(max(0.0, tick - time.monotonic()), TICK if retry is None else retry)
             with contextlib.suppress(TimeoutError):
@@ -140,7 +140,7 @@ class Supervisor:
         self._pending = True
         for _ in range(ROUNDS):
             self._estate.admit(networks(self._config), also_old=True)
-            steps = plan(self._config, self._estate.actual(self._links.now))
+            steps = plan(self._config, self._estate.actual(self._links.now, to_plan=True))
             if not steps:
                 break
             for step in steps:

@@ -8,6 +8,7 @@ The directory is watched, not the file: most editors put a new file in its place
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 import glob
 import logging
@@ -40,7 +41,7 @@ class Watch:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._observer: BaseObserver | None = None
-        self._watched: dict[str, ObservedWatch] = {}
+        self._watched: dict[str, tuple[ObservedWatch, tuple[int, int] | None]] = {}
         self._handler: _Handler | None = None
         self._settling: asyncio.TimerHandle | None = None
 
@@ -58,12 +59,17 @@ class Watch:
         self._handler.watch(names, globs)
         directories = {os.path.dirname(name) for name in names}
         directories |= {_directory(pattern) for pattern in globs}
-        for gone in self._watched.keys() - directories:
-            self._observer.unschedule(self._watched.pop(gone))
+        # One that was deleted and made again is another directory, and nobody watches it.
+        wanted = {directory: _identity(directory) for directory in directories}
+        for directory, (watch, identity) in list(self._watched.items()):
+            if wanted.get(directory) != identity:
+                del self._watched[directory]
+                with contextlib.suppress(OSError, KeyError):
+                    self._observer.unschedule(watch)
         for directory in directories - self._watched.keys():
             found = self._try(partial(self._observer.schedule, self._handler, directory), directory)
             if found is not None:
-                self._watched[directory] = found
+                self._watched[directory] = (found, wanted[directory])
 
     def stop(self) -> None:
         """Ends it."""
@@ -90,6 +96,15 @@ class Watch:
         if self._settling is not None:
             self._settling.cancel()
         self._settling = asyncio.get_running_loop().call_later(SETTLE, self._changed)
+
+
+def _identity(directory: str) -> tuple[int, int] | None:
+    """Which directory that is, whatever its name."""
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _directory(pattern: str) -> str:

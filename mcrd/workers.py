@@ -96,6 +96,16 @@ class WorkerProcess:
         return self._process.pid
 
     @property
+    def connected(self) -> bool:
+        """It can be spoken to."""
+        return self._channel.fileno() >= 0
+
+    @property
+    def gone(self) -> bool:
+        """It has ended, or is not to be waited for any more."""
+        return self._gone.is_set()
+
+    @property
     def age(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self._started
@@ -177,6 +187,7 @@ class WorkerProcess:
         except PermissionError:
             log.error("%s: no right to end pid %d", self.worker, self.pid)
             self._gone.set()
+            self._close_channel()
 
     def _next(self) -> int:
         self._sequence += 1

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import struct
 
@@ -19,6 +20,8 @@ MCAST_JOIN_GROUP = 42
 MCAST_LEAVE_GROUP = 45
 MCAST_JOIN_SOURCE_GROUP = 46
 MCAST_LEAVE_SOURCE_GROUP = 47
+
+log = logging.getLogger(__name__)
 
 
 def open_hold(hold: Hold) -> socket.socket | None:
@@ -94,7 +97,7 @@ class Memberships:
             _membership_option(sock, False, membership)
         except OSError as error:
             if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
-                raise
+                log.warning("%s: cannot leave: %s", membership, error.strerror)
         roomy = self._roomy[membership.group.version]
         self._groups[sock] -= 1
         if self._groups[sock] == 0:

@@ -458,3 +458,26 @@ def test_a_directory_that_comes_later_can_be_watched_then(tmp_path: Path) -> Non
         assert calls.count == 1
 
     asyncio.run(scenario())
+
+
+def test_a_directory_that_is_made_again_is_watched_from_the_next_reload_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(calls)
+        directory = tmp_path / "rules.d"
+        directory.mkdir()
+        pattern = [str(directory / "*.toml")]
+        watch.start([], pattern)
+        try:
+            directory.rmdir()
+            directory.mkdir()
+            watch.start([], pattern)  # as every reload does
+            await calls.none()
+            before = calls.count
+            (directory / "a.toml").write_text("ttl = 1\n", encoding="utf-8")
+            await calls.one()
+            assert calls.count == before + 1
+        finally:
+            watch.stop()
+
+    asyncio.run(scenario())
