@@ -18,6 +18,8 @@ from functools import partial
 from typing import TypeVar
 
 from watchdog.events import (
+    DirDeletedEvent,
+    DirMovedEvent,
     FileClosedEvent,
     FileCreatedEvent,
     FileDeletedEvent,
@@ -41,7 +43,7 @@ class Watch:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._observer: BaseObserver | None = None
-        self._watched: dict[str, tuple[ObservedWatch, tuple[int, int] | None]] = {}
+        self._watched: dict[str, ObservedWatch] = {}
         self._handler: _Handler | None = None
         self._settling: asyncio.TimerHandle | None = None
 
@@ -53,23 +55,18 @@ class Watch:
         """
         names, globs = frozenset(files), tuple(patterns)
         if self._observer is None or self._handler is None:
-            self._handler = _Handler(asyncio.get_running_loop(), self._noticed)
+            self._handler = _Handler(asyncio.get_running_loop(), self._noticed, self._forget)
             self._observer = Observer()
             self._try(self._observer.start, "the rule files")
         self._handler.watch(names, globs)
         directories = {os.path.dirname(name) for name in names}
         directories |= {_directory(pattern) for pattern in globs}
-        # One that was deleted and made again is another directory, and nobody watches it.
-        wanted = {directory: _identity(directory) for directory in directories}
-        for directory, (watch, identity) in list(self._watched.items()):
-            if wanted.get(directory) != identity:
-                del self._watched[directory]
-                with contextlib.suppress(OSError, KeyError):
-                    self._observer.unschedule(watch)
+        for gone in self._watched.keys() - directories:
+            self._forget(gone)
         for directory in directories - self._watched.keys():
             found = self._try(partial(self._observer.schedule, self._handler, directory), directory)
             if found is not None:
-                self._watched[directory] = (found, wanted[directory])
+                self._watched[directory] = found
 
     def stop(self) -> None:
         """Ends it."""
@@ -90,21 +87,19 @@ class Watch:
             log.warning("cannot watch %s: %s; reload with `mcrctl reload`", what, error.strerror)
             return None
 
+    def _forget(self, directory: str) -> None:
+        """The directory is no more to be watched, or no more at all."""
+        watch = self._watched.pop(directory, None)
+        if watch is not None and self._observer is not None:
+            with contextlib.suppress(OSError, KeyError):  # it has ended by itself
+                self._observer.unschedule(watch)
+
     def _noticed(self) -> None:
         if self._observer is None:
             return
         if self._settling is not None:
             self._settling.cancel()
         self._settling = asyncio.get_running_loop().call_later(SETTLE, self._changed)
-
-
-def _identity(directory: str) -> tuple[int, int] | None:
-    """Which directory that is, whatever its name."""
-    try:
-        found = os.stat(directory)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _directory(pattern: str) -> str:
@@ -125,7 +120,13 @@ def glob_unescape(name: str) -> str:
 class _Handler(FileSystemEventHandler):
     """Runs in watchdog's own thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, noticed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        noticed: Callable[[], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._lost = lost
         self._files: frozenset[str] = frozenset()
         self._patterns: tuple[str, ...] = ()
         self._loop = loop
@@ -136,6 +137,9 @@ class _Handler(FileSystemEventHandler):
         self._files, self._patterns = files, patterns
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        if isinstance(event, DirDeletedEvent | DirMovedEvent):
+            # One of that name that comes later is another: the next reload watches it.
+            self._loop.call_soon_threadsafe(self._lost, os.fsdecode(event.src_path))
         # Reading the file makes events too: those would be a reload that never ends.
         kinds = (FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent)
         if isinstance(event, kinds) and self._is_about(event):
