@@ -373,18 +373,17 @@ class Estate:
         try:
             await asyncio.wait_for(future, ANSWER_TIMEOUT)
         except TimeoutError:
-            self._changing.discard(step.key)
             # It hangs. Its end makes the other futures fail, and another worker start.
-            if (process := self.workers.get(step.key.worker)) is not None:
+            if process is not None:
                 process.kill()
             return False
         except WorkerError as error:
-            self._changing.discard(step.key)
             # The end of a worker is no failure of its rules.
             if process is not None and process.connected:
                 self._fail(step.key, str(error))
             return False
-        self._changing.discard(step.key)
+        finally:
+            self._changing.discard(step.key)
         if step.key.worker not in self.workers:
             return False  # it has ended since it answered
         self._record(step)
