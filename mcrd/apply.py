@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcrd.dataplane import messages
-from mcrd.members import MemberSockets, members_of
+from mcrd.members import MemberSockets, members_of, own_source
 from mcrd.model import Address, Input, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
@@ -40,7 +40,6 @@ from mcrd.sockets import (
     open_hold,
     open_ingress,
     open_reception,
-    source_port,
 )
 from mcrd.stats import Ledger, NoRoomError, Segment
 from mcrd.workers import WorkerError, WorkerProcess, unheard
@@ -251,9 +250,7 @@ class Estate:
             case Egress():
                 sock = self._egress_sockets.open(resource)
                 self._egress[resource] = sock
-                self._own[resource] = messages.Endpoint(
-                    resource.source.packed, source_port(resource, sock)
-                )
+                self._own[resource] = own_source(resource, sock)
             case Hold():
                 self._holds[resource] = self._open_hold(resource)
             case Membership():

@@ -136,13 +136,14 @@ class MemberSockets:
             log.warning("rules.%s: %s", rule, what)
 
 
+def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:
+    """The address and port that the socket sends from."""
+    return messages.Endpoint(egress.source.packed, source_port(egress, sock))
+
+
 def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
     """Those of this host: a source that is kept is somebody else's."""
-    return [
-        messages.Endpoint(egress.source.packed, source_port(egress, sock))
-        for egress, sock in sockets.items()
-        if not egress.transparent
-    ]
+    return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]
 
 
 def members_of(relay: Relay) -> Sequence[Members]:
