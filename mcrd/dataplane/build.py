@@ -12,6 +12,7 @@ HERE = Path("mcrd/dataplane/src")  # relative: setuptools wants it so, and PEP 5
 SOURCES = (
     "counters.c",
     "egress.c",
+    "flows.c",
     "limit.c",
     "loop.c",
     "pace.c",

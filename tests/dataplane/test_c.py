@@ -22,6 +22,7 @@ BUILDS = {
 SUBJECTS = {
     "counters": ("counters.c",),
     "egress": ("egress.c", "counters.c"),
+    "flows": ("flows.c", "limit.c", "rules.c", "table.c"),
     "pace": ("pace.c",),
     "limit": ("limit.c",),
     "packet": ("packet.c",),

@@ -10,9 +10,9 @@
 
 #include "counters.h"
 #include "egress.h"
+#include "flows.h"
 #include "pace.h"
 #include "ring.h"
-#include "rules.h"
 
 enum {
 	HARVEST = 2048,            /* frames that are released together */
@@ -32,6 +32,7 @@ struct worker {
 	struct worker_settings settings;
 	struct ring rings[MCRD_RINGS];
 	struct rules rules;
+	struct flows flows;
 	struct segment *segment;
 	struct io_uring uring;
 	int uring_open;
@@ -52,10 +53,11 @@ struct worker {
 
 struct worker *worker_new(const struct worker_settings *settings)
 {
-	struct worker *worker = calloc(1, sizeof(*worker));
+	struct worker *worker = aligned_alloc(_Alignof(struct worker), sizeof(*worker));
 
 	if (!worker)
 		return NULL;
+	memset(worker, 0, sizeof(*worker));
 	worker->settings = *settings;
 	if (rules_init(&worker->rules) < 0) {
 		free(worker);
@@ -215,7 +217,7 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 		[PACKET_TRUNCATED] = DROP_TRUNCATED,
 	};
 	struct segment *segment = worker->segment;
-	struct rule *rule = NULL;
+	struct rule *rule;
 	struct packet packet;
 	enum verdict verdict = packet_parse(&frame->frame, &packet);
 	uint32_t datagrams = 1, size = packet.payload_length;
@@ -232,60 +234,63 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 	if (verdict != PACKET_DATAGRAM) {
 		drop = drops[verdict];
 	} else {
-		drop = DROP_UNMATCHED;
-		if (!frame->foreign)
-			rule = rules_match(&worker->rules, &packet, vlan, &drop);
-		if ((rule || drop == DROP_UNMATCHED) && rules_is_own(&worker->rules, &packet))
-			drop = DROP_OWN_OUTPUT;
-		else if (rule)
+		rule = flows_decide(&worker->flows, &worker->rules, &packet, vlan, frame->foreign, &drop);
+		if (rule)
 			return relay_all(worker, rule, &packet, size, frame->time);
 	}
 	count(&segment->dropped[drop], datagrams);
 	return 0;
 }
 
-/* Which ring the next frame of all is in; -1: there is none. A flow has frames in both, and its order is that of
- * their times. `taken` says how many frames of each ring are behind us. */
-static int next_frame(const struct worker *worker, const uint32_t *taken, struct ring_frame *frame)
+/* Which ring the next frame of all is in; NULL: there is none. A flow has frames in both, and its order is that of
+ * their times. */
+static struct ring *next_frame(struct worker *worker, struct ring_frame *frame)
 {
-	struct ring_frame large;
-	int found = ring_peek(&worker->rings[0], taken[0], frame);
+	struct ring *small = &worker->rings[0], *large = &worker->rings[1];
+	int found = ring_ready(small);
+	struct ring_frame other;
 
-	if (!ring_peek(&worker->rings[1], taken[1], &large))
-		return found ? 0 : -1;
+	if (!ring_ready(large)) {
+		if (!found)
+			return NULL;
+		ring_read(small, frame);
+		return small;
+	}
+	ring_read(large, &other);
 	/* What came before the large one is there by now, even if it was not when we looked. */
-	if (!found)
-		found = ring_peek(&worker->rings[0], taken[0], frame);
-	if (found && frame->time <= large.time)
-		return 0;
-	*frame = large;
-	return 1;
+	if (found || ring_ready(small)) {
+		ring_read(small, frame);
+		if (frame->time <= other.time)
+			return small;
+	}
+	*frame = other;
+	return large;
 }
 
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
 	struct ring_frame frame;
-	uint32_t frames, taken[MCRD_RINGS] = { 0 };
-	int result, which;
+	struct ring *ring;
+	int frames, result, i;
 
 	for (frames = 0; worker->begun && frames < HARVEST; frames++) {
-		which = next_frame(worker, taken, &frame);
-		if (which < 0)
+		ring = next_frame(worker, &frame);
+		if (!ring)
 			break;
 		result = relay_frame(worker, &frame);
 		if (result < 0)
 			return result;
-		taken[which]++;
+		ring_take(ring);
 	}
 	if (frames == 0)
 		return 0;
 	result = egress_flush(&worker->egress, on_completion, worker);
 	if (result < 0)
 		return result;
-	for (which = 0; which < MCRD_RINGS; which++)
-		ring_release(&worker->rings[which], taken[which], &worker->segment->positions[which]);
-	return (int)frames;
+	for (i = 0; i < MCRD_RINGS; i++)
+		ring_release(&worker->rings[i], &worker->segment->positions[i]);
+	return frames;
 }
 
 static void wait_for_message(struct worker *worker)

@@ -13,37 +13,76 @@
 
 enum { VLAN_IDENTIFIER = 0x0fff };
 
+/* Frames that are looked for together. Their slots are far apart, and none is in a cache: so the misses overlap. */
+enum { LOOK = 16, CACHE_LINE = 64 };
+
+static struct ring_place place_of(const struct ring *ring, uint32_t index)
+{
+	uint32_t block = index / ring->per_block, in_block = index % ring->per_block;
+
+	return (struct ring_place){
+		.slot = ring->memory + (size_t)block * ring->geometry.block_size +
+			(size_t)in_block * ring->geometry.frame_size,
+		.index = index,
+		.in_block = in_block,
+	};
+}
+
+static inline void step(const struct ring *ring, struct ring_place *place)
+{
+	place->slot += ring->geometry.frame_size;
+	if (++place->in_block < ring->per_block) {
+		place->index++;
+		return;
+	}
+	/* Frames do not straddle blocks: what is left at the end of a block stays unused. */
+	*place = place_of(ring, place->index + 1 < ring->frames ? place->index + 1 : 0);
+}
+
+static struct tpacket2_hdr *header_of(const struct ring_place *place)
+{
+	return (struct tpacket2_hdr *)(void *)place->slot;
+}
+
+static int is_filled(const struct ring_place *place)
+{
+	return (__atomic_load_n(&header_of(place)->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) != 0;
+}
+
+void ring_begin(struct ring *ring, uint32_t index)
+{
+	ring->unseen = ring->untaken = ring->unreleased = place_of(ring, index);
+	ring->seen = 0;
+	ring->taken = 0;
+}
+
 int ring_lay_out(struct ring *ring, const struct ring_geometry *geometry)
 {
 	uint32_t per_block = geometry->frame_size ? geometry->block_size / geometry->frame_size : 0;
 
-	if (per_block == 0 || geometry->block_count == 0)
-		return -EINVAL;
-	/* Or frame_at() would not divide exactly: index times reciprocal's error has to stay below 2^40. */
-	if (per_block > 1U << 20 || geometry->block_count > 1U << 20 ||
-	    (uint64_t)per_block * per_block * geometry->block_count > 1ULL << 40)
+	if (per_block == 0 || geometry->block_count == 0 || geometry->block_count > UINT32_MAX / per_block)
 		return -EINVAL;
 	ring->size = (size_t)geometry->block_size * geometry->block_count;
 	ring->geometry = *geometry;
 	ring->per_block = per_block;
-	ring->reciprocal = ((1ULL << 40) + per_block - 1) / per_block;
 	ring->frames = per_block * geometry->block_count;
 	return 0;
 }
 
 int ring_map(struct ring *ring, int packet_socket, const struct ring_geometry *geometry, enum link_layer link)
 {
+	struct ring mapped = { .link = link };
+	int result = ring_lay_out(&mapped, geometry);
 	void *memory;
-	int result = ring_lay_out(ring, geometry);
 
 	if (result < 0)
 		return result;
-	memory = mmap(NULL, ring->size, PROT_READ | PROT_WRITE, MAP_SHARED, packet_socket, 0);
+	memory = mmap(NULL, mapped.size, PROT_READ | PROT_WRITE, MAP_SHARED, packet_socket, 0);
 	if (memory == MAP_FAILED)
 		return -errno;
-	ring->memory = memory;
-	ring->next = 0;
-	ring->link = link;
+	mapped.memory = memory;
+	ring_begin(&mapped, 0);
+	*ring = mapped;
 	return 0;
 }
 
@@ -51,56 +90,54 @@ void ring_unmap(struct ring *ring)
 {
 	if (ring->memory)
 		munmap(ring->memory, ring->size);
-	ring->memory = NULL;
-}
-
-static struct tpacket2_hdr *frame_at(const struct ring *ring, uint32_t ahead)
-{
-	uint32_t index = ring->next + ahead, block;
-
-	if (index >= ring->frames)
-		index -= ring->frames;
-	/* Frames do not straddle blocks: what is left at the end of a block stays unused. */
-	block = (uint32_t)(index * ring->reciprocal >> 40);
-	return (struct tpacket2_hdr *)(void *)(ring->memory + (size_t)block * ring->geometry.block_size +
-					       (size_t)(index - block * ring->per_block) * ring->geometry.frame_size);
+	*ring = (struct ring){ 0 };
 }
 
 /* When a worker died between the two stores of ring_release(), the frame before its position was dealt with
  * but not given back. In a full ring that frame is filled too, but then the one at the position is older. */
 void ring_continue(struct ring *ring, uint64_t position)
 {
+	struct ring_place dealt_with;
 	struct tpacket2_hdr *before, *at;
 
 	if (position >= ring->frames)
 		return;
-	ring->next = (uint32_t)position;
-	at = frame_at(ring, 0);
-	before = frame_at(ring, ring->frames - 1);
-	if (!(__atomic_load_n(&before->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
+	ring_begin(ring, (uint32_t)position);
+	dealt_with = place_of(ring, (position ? (uint32_t)position : ring->frames) - 1);
+	at = header_of(&ring->unseen);
+	before = header_of(&dealt_with);
+	if (!is_filled(&dealt_with))
 		return;
-	if ((__atomic_load_n(&at->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) &&
+	if (is_filled(&ring->unseen) &&
 	    (at->tp_sec < before->tp_sec || (at->tp_sec == before->tp_sec && at->tp_nsec < before->tp_nsec)))
 		return;
 	__atomic_store_n(&before->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 }
 
-int ring_peek(const struct ring *ring, uint32_t ahead, struct ring_frame *out)
+uint32_t ring_look(struct ring *ring)
 {
-	const struct tpacket2_hdr *header;
-	const struct sockaddr_ll *from;
-	struct virtio_net_hdr offload;
-	uint32_t status;
+	uint32_t more = ring->frames - ring->seen - ring->taken, i;
 
-	if (ahead >= ring->frames)
-		return 0;
-	header = frame_at(ring, ahead);
-	status = __atomic_load_n(&header->tp_status, __ATOMIC_ACQUIRE);
-	if (!(status & TP_STATUS_USER))
-		return 0;
-	from = (const struct sockaddr_ll *)(const void *)((const uint8_t *)header +
-							  TPACKET_ALIGN(sizeof(struct tpacket2_hdr)));
-	out->frame.data = (const uint8_t *)header + header->tp_mac;
+	for (i = 0; i < LOOK && i < more && is_filled(&ring->unseen); i++) {
+		/* Of the frame itself: its headers, and the payload of a small one. */
+		__builtin_prefetch(ring->unseen.slot + CACHE_LINE);
+		__builtin_prefetch(ring->unseen.slot + 2 * CACHE_LINE);
+		step(ring, &ring->unseen);
+	}
+	ring->seen += i;
+	return ring->seen;
+}
+
+void ring_read(const struct ring *ring, struct ring_frame *out)
+{
+	const struct tpacket2_hdr *header = header_of(&ring->untaken);
+	const uint8_t *slot = ring->untaken.slot;
+	const struct sockaddr_ll *from =
+		(const struct sockaddr_ll *)(const void *)(slot + TPACKET_ALIGN(sizeof(struct tpacket2_hdr)));
+	uint32_t status = header->tp_status;
+	struct virtio_net_hdr offload;
+
+	out->frame.data = slot + header->tp_mac;
 	out->frame.captured = header->tp_snaplen;
 	out->frame.length = header->tp_len;
 	out->frame.link = ring->link;
@@ -112,17 +149,22 @@ int ring_peek(const struct ring *ring, uint32_t ahead, struct ring_frame *out)
 	/* A super-frame's checksum is either still to be made or was checked segment by segment when it was merged. */
 	out->frame.checksum_known = (status & (TP_STATUS_CSUM_VALID | TP_STATUS_CSUMNOTREADY)) != 0 ||
 				    out->segment != 0;
-	return 1;
 }
 
-void ring_release(struct ring *ring, uint32_t count, uint64_t *position)
+void ring_take(struct ring *ring)
 {
-	while (count--) {
-		struct tpacket2_hdr *header = frame_at(ring, 0);
+	step(ring, &ring->untaken);
+	ring->seen--;
+	ring->taken++;
+}
 
-		if (++ring->next == ring->frames)
-			ring->next = 0;
-		__atomic_store_n(position, ring->next, __ATOMIC_RELAXED);
+void ring_release(struct ring *ring, uint64_t *position)
+{
+	for (; ring->taken > 0; ring->taken--) {
+		struct tpacket2_hdr *header = header_of(&ring->unreleased);
+
+		step(ring, &ring->unreleased);
+		__atomic_store_n(position, ring->unreleased.index, __ATOMIC_RELAXED);
 		__atomic_store_n(&header->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 	}
 }

@@ -6,15 +6,24 @@
 
 #include "packet.h"
 
+/* A slot of the ring, and where it stands. */
+struct ring_place {
+	uint8_t *slot;
+	uint32_t index;
+	uint32_t in_block;
+};
+
 struct ring {
 	uint8_t *memory;
 	size_t size;
 	struct ring_geometry geometry;
 	uint32_t per_block;
-	uint64_t reciprocal; /* 2^40 / per_block, rounded up: two divisions for every frame would show */
 	uint32_t frames;
-	uint32_t next; /* the frame that the kernel fills next, as far as we know */
 	enum link_layer link;
+	/* Frames are seen to be filled, then taken, then released. */
+	struct ring_place unseen, untaken, unreleased;
+	uint32_t seen;  /* and not taken */
+	uint32_t taken; /* and not released */
 };
 
 struct ring_frame {
@@ -25,8 +34,9 @@ struct ring_frame {
 	int foreign;       /* sent to another host's hardware address */
 };
 
-/* The part of ring_map() that needs no socket. */
+/* The parts of ring_map() that need no socket; and where the next frame will be. */
 int ring_lay_out(struct ring *ring, const struct ring_geometry *geometry);
+void ring_begin(struct ring *ring, uint32_t index);
 
 int ring_map(struct ring *ring, int packet_socket, const struct ring_geometry *geometry, enum link_layer link);
 void ring_unmap(struct ring *ring);
@@ -34,10 +44,22 @@ void ring_unmap(struct ring *ring);
 /* Goes on where the last worker on this ring stood. */
 void ring_continue(struct ring *ring, uint64_t position);
 
-/* Is the frame `ahead` places after the next one filled? Then what it holds. */
-int ring_peek(const struct ring *ring, uint32_t ahead, struct ring_frame *out);
+/* Looks further into the ring, as far as it is filled; returns how many frames are seen and not taken. */
+uint32_t ring_look(struct ring *ring);
 
-/* Gives the next `count` frames back to the kernel, and moves `position` with each. */
-void ring_release(struct ring *ring, uint32_t count, uint64_t *position);
+/* Is there a frame to take? */
+static inline int ring_ready(struct ring *ring)
+{
+	return ring->seen > 0 || ring_look(ring) > 0;
+}
+
+/* What the next frame holds; only after ring_ready() said that there is one. */
+void ring_read(const struct ring *ring, struct ring_frame *out);
+
+/* Goes on to the next frame; the one before stays where it is. */
+void ring_take(struct ring *ring);
+
+/* Gives all that was taken back to the kernel, and moves `position` with each. */
+void ring_release(struct ring *ring, uint64_t *position);
 
 #endif

@@ -125,6 +125,7 @@ static void free_member(struct rules *rules, struct member *member)
 void rules_put(struct rules *rules, struct rule *rule)
 {
 	rules_remove(rules, rule->slot);
+	rules->version++;
 	rules->by_slot[rule->slot] = rule;
 	if (is_range(rule)) {
 		rule->next_range = rules->ranges;
@@ -140,6 +141,7 @@ int rules_remove(struct rules *rules, uint32_t slot)
 
 	if (!rule)
 		return -ENOENT;
+	rules->version++;
 	while (rule->members)
 		free_member(rules, rule->members);
 	if (is_range(rule)) {
@@ -159,6 +161,7 @@ int rules_own(struct rules *rules, const struct endpoint *source, int add)
 	struct key key = source_key(source->address, source->family, source->port);
 	struct entry *entry = table_find(&rules->own, &key);
 
+	rules->version++;
 	if (!add) {
 		if (!entry)
 			return -ENOENT;

@@ -26,10 +26,21 @@ static const struct ring_geometry geometry = { .block_size = BLOCK, .block_count
 
 static struct ring ring_of(uint8_t *memory, uint32_t next)
 {
-	struct ring ring = { .memory = memory, .next = next, .link = LINK_ETHERNET };
+	struct ring ring = { .memory = memory, .link = LINK_ETHERNET };
 
 	CHECK_EQUAL(ring_lay_out(&ring, &geometry), 0);
+	ring_begin(&ring, next);
 	return ring;
+}
+
+/* Takes the next frame, if there is one. */
+static int take(struct ring *ring, struct ring_frame *frame)
+{
+	if (!ring_ready(ring))
+		return 0;
+	ring_read(ring, frame);
+	ring_take(ring);
+	return 1;
 }
 
 static uint8_t *new_memory(void)
@@ -132,14 +143,14 @@ static void test_fields(void)
 
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct ring_frame frame;
-		uint32_t index = ring.next;
+		uint32_t index = ring.untaken.index;
 
 		check_about(cases[i].name);
 		memset(&frame, UNTOUCHED, sizeof(frame));
-		CHECK(!ring_peek(&ring, 0, &frame));
+		CHECK(!ring_ready(&ring));
 		fill(memory, index, &cases[i].in);
 		ring.link = i % 2 ? LINK_IP : LINK_ETHERNET;
-		CHECK(ring_peek(&ring, 0, &frame));
+		CHECK(take(&ring, &frame));
 		CHECK(frame.frame.data == (const uint8_t *)slot_at(memory, index) + MAC);
 		CHECK_EQUAL(frame.frame.captured, cases[i].in.captured);
 		CHECK_EQUAL(frame.frame.length, cases[i].in.length);
@@ -148,10 +159,9 @@ static void test_fields(void)
 		CHECK_EQUAL(frame.segment, cases[i].segment);
 		CHECK_EQUAL(frame.foreign != 0, cases[i].foreign);
 		CHECK_EQUAL(frame.frame.checksum_known != 0, cases[i].checksum_known);
-		ring_release(&ring, 1, &position);
+		ring_release(&ring, &position);
 		CHECK_EQUAL(slot_at(memory, index)->tp_status, TP_STATUS_KERNEL);
 		CHECK_EQUAL(position, (index + 1) % SLOTS);
-		CHECK_EQUAL(ring.next, position);
 	}
 	free(memory);
 }
@@ -166,7 +176,7 @@ static void test_wraparound(void)
 
 	check_about("wraparound");
 	for (round = 0; round < 50000; round++) {
-		uint32_t more = check_random(&random) % (SLOTS + 4), ahead, release;
+		uint32_t more = check_random(&random) % (SLOTS + 4), most = check_random(&random) % (SLOTS + 4), n;
 		struct ring_frame frame;
 
 		while (more-- && slot_at(memory, made % SLOTS)->tp_status == TP_STATUS_KERNEL) {
@@ -176,21 +186,21 @@ static void test_wraparound(void)
 			made++;
 		}
 		full += made - taken == SLOTS;
-		for (ahead = 0; ring_peek(&ring, ahead, &frame); ahead++) {
+		for (n = 0; n < most && take(&ring, &frame); n++) {
 			uint32_t serial;
 
 			memcpy(&serial, frame.frame.data, 4);
-			CHECK_EQUAL(serial, taken + ahead);
+			CHECK_EQUAL(serial, taken + n);
 		}
-		CHECK_EQUAL(ahead, made - taken);
-		release = check_random(&random) % (ahead + 1);
-		ring_release(&ring, release, &position);
-		taken += release;
-		CHECK_EQUAL(position, taken % SLOTS);
-		CHECK_EQUAL(ring.next, position);
-		/* The next worker on this ring goes on from there. */
-		if (round % 64 == 0)
-			ring = ring_of(memory, (uint32_t)position);
+		CHECK_EQUAL(n, most < made - taken ? most : made - taken);
+		/* Now and then, all is released only after more was taken. */
+		if (check_random(&random) % 4) {
+			ring_release(&ring, &position);
+			taken += n;
+			CHECK_EQUAL(position, taken % SLOTS);
+		} else {
+			ring = ring_of(memory, (uint32_t)position); /* a worker that dies there, and the next one */
+		}
 	}
 	CHECK(full > 100);
 	CHECK(made > 100000);
@@ -205,6 +215,7 @@ static void test_no_further_than_the_ring(void)
 	uint8_t *memory = new_memory();
 	struct ring ring = ring_of(memory, 5);
 	struct ring_frame frame;
+	uint64_t position = 99;
 	uint32_t i;
 
 	check_about("ahead");
@@ -214,10 +225,12 @@ static void test_no_further_than_the_ring(void)
 		fill(memory, i, &filled);
 	}
 	for (i = 0; i < SLOTS; i++)
-		CHECK(ring_peek(&ring, i, &frame));
-	CHECK(!ring_peek(&ring, SLOTS, &frame));
-	CHECK(!ring_peek(&ring, SLOTS + 1, &frame));
-	CHECK(!ring_peek(&ring, 0xffffffff, &frame));
+		CHECK(take(&ring, &frame));
+	CHECK(!take(&ring, &frame));
+	CHECK(!take(&ring, &frame));
+	ring_release(&ring, &position);
+	CHECK_EQUAL(position, 5);
+	CHECK(!take(&ring, &frame));
 	free(memory);
 }
 
@@ -228,6 +241,7 @@ static void test_map(void)
 		{ BLOCK, 0, SLOT },
 		{ SLOT - 1, BLOCKS, SLOT },
 		{ 0, 0, 0 },
+		{ 0x80000000, 0x80000000, 64 },
 	};
 	int memory = memfd_create("ring", MFD_CLOEXEC);
 	uint64_t position = 0;
@@ -245,13 +259,14 @@ static void test_map(void)
 	close(memory); /* the mapping stays */
 	CHECK_EQUAL(ring.frames, SLOTS);
 	CHECK_EQUAL(ring.size, BLOCK * BLOCKS);
-	CHECK(!ring_peek(&ring, 0, &frame));
+	CHECK(!ring_ready(&ring));
 	fill(ring.memory, 0, &(struct filled){ .length = 1, .captured = 1 });
-	CHECK(ring_peek(&ring, 0, &frame));
+	CHECK(take(&ring, &frame));
 	CHECK_EQUAL(frame.frame.link, LINK_IP);
-	ring_release(&ring, 1, &position);
+	ring_release(&ring, &position);
 	CHECK_EQUAL(position, 1);
 	ring_unmap(&ring);
+	CHECK(!ring_ready(&ring));
 	ring_unmap(&ring); /* twice */
 }
 
