@@ -20,12 +20,22 @@ from typing import TYPE_CHECKING
 
 from bench import chart, ratios, report, results
 from bench.campaign import Campaign, Plan
-from bench.cells import CELLS, DETAILED_CELLS, QUICK_CELLS
+from bench.cells import BACKLOG_CELLS, CELLS, DETAILED_CELLS, FOREIGN_CELL, QUICK_CELLS
 from bench.generators import Site
 from bench.measure import Stand
 from bench.processor import Meter, pin, placement
 from bench.programs import build
-from bench.relays import KERNEL, LIMIT, MCRD, MULTISHOT, PEERS_ALL, REFERENCE
+from bench.relays import (
+    FILTERED,
+    KERNEL,
+    LET_IN,
+    LIMIT,
+    MCRD,
+    MCRD_ALONE,
+    MULTISHOT,
+    PEERS_ALL,
+    REFERENCE,
+)
 from bench.tools import find
 from bench.topology import Network
 from tests.lab import Lab, LabError
@@ -45,7 +55,12 @@ FULL = Plan(
     latency_peers=DETAIL_PEERS,
     latency_points=("10k", "100k", "half"),
     latency_seconds=1.0,
-    lossless_peers=DETAIL_PEERS,
+    backlog_cells=BACKLOG_CELLS,
+    backlog_peers=(MCRD, REFERENCE, MULTISHOT),
+    backlog_runs=2,
+    foreign=FOREIGN_CELL,
+    foreign_peers=(FILTERED, LET_IN),
+    lossless_peers=(*DETAIL_PEERS, MCRD_ALONE),
     lossless_rounds=3,
     lossless_steps=5,
     lossless_seconds=0.5,
@@ -55,19 +70,24 @@ FULL = Plan(
 
 QUICK = Plan(
     cells=QUICK_CELLS,
-    peers=(LIMIT, MCRD, REFERENCE, KERNEL),
+    peers=(LIMIT, MCRD, MCRD_ALONE, REFERENCE, KERNEL),
     rounds=3,
-    seconds=0.6,
+    seconds=0.5,
     detailed=DETAILED_CELLS[:1],
     latency_peers=(MCRD, MULTISHOT),
     latency_points=("10k", "100k"),
-    latency_seconds=0.8,
-    lossless_peers=(MCRD, REFERENCE),
+    latency_seconds=0.7,
+    backlog_cells=(),
+    backlog_peers=(),
+    backlog_runs=0,
+    foreign=None,
+    foreign_peers=(),
+    lossless_peers=(MCRD, MCRD_ALONE, REFERENCE),
     lossless_rounds=3,
-    lossless_steps=5,
+    lossless_steps=4,
     lossless_seconds=0.4,
     repeats=10,
-    deadline=150,
+    deadline=165,
 )
 
 
@@ -139,6 +159,10 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         cells=[cell for cell in plan.cells if cell.name in cells],
         detailed=[cell for cell in plan.detailed if cell.name in cells],
         peers=[peer for peer in plan.peers if peer.name in peers],
+        backlog_cells=[cell for cell in plan.backlog_cells if cell.name in cells],
+        backlog_peers=[peer for peer in plan.backlog_peers if peer.name in peers],
+        foreign=plan.foreign if plan.foreign is not None and plan.foreign.name in cells else None,
+        foreign_peers=[peer for peer in plan.foreign_peers if arguments.peers is None],
         latency_peers=[peer for peer in plan.latency_peers if peer.name in peers],
         lossless_peers=[peer for peer in plan.lossless_peers if peer.name in peers],
         rounds=arguments.rounds or plan.rounds,

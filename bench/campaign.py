@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.cells import Cell
     from bench.measure import Stand, Trial
     from bench.relays import Peer, Running
-    from bench.results import Flood, Latency, Results
+    from bench.results import Backlog, Flood, Foreign, Latency, Results
 
 T = TypeVar("T")
 
@@ -44,6 +44,11 @@ class Plan:
     latency_peers: Sequence[Peer]
     latency_points: Sequence[str]
     latency_seconds: float
+    backlog_cells: Sequence[Cell]
+    backlog_peers: Sequence[Peer]
+    backlog_runs: int  # of each relay, in each round
+    foreign: Cell | None
+    foreign_peers: Sequence[Peer]
     lossless_peers: Sequence[Peer]
     lossless_rounds: int
     lossless_steps: int
@@ -66,6 +71,8 @@ class Campaign:
         self._drop_at_sink(True)
         self._leave_out()
         self._floods()
+        self._backlogs()
+        self._foreign()
         self._lossless()
         self._drop_at_sink(False)
         self._latencies()
@@ -101,6 +108,44 @@ class Campaign:
         )
         if run is not None:
             self._results.floods.append(run)
+
+    def _backlogs(self) -> None:
+        for number in range(self._plan.rounds):
+            for cell in self._plan.backlog_cells:
+                self._say(f"backlog, round {number + 1} of {self._plan.rounds}: {cell.name}")
+                for peer in self._plan.backlog_peers:
+                    if self._has(peer, cell) and self._in_time("backlog"):
+                        self._backlog(peer, cell)
+
+    def _backlog(self, peer: Peer, cell: Cell) -> None:
+        self._stand.site.network.prepare(cell)
+        running = peer.start(self._stand.site, cell)
+        try:
+            for _ in range(self._plan.backlog_runs):
+                run = self._attempt(
+                    f"{peer.name} {cell.name} backlog",
+                    partial(self._stand.backlog, running, peer, cell),
+                    _disturbance,
+                )
+                if run is not None:
+                    self._results.backlogs.append(run)
+        finally:
+            running.stop()
+
+    def _foreign(self) -> None:
+        cell = self._plan.foreign
+        for number in range(self._plan.rounds if cell is not None else 0):
+            assert cell is not None
+            self._say(f"foreign traffic, round {number + 1} of {self._plan.rounds}: {cell.name}")
+            for peer in self._plan.foreign_peers:
+                if self._in_time("foreign traffic"):
+                    run = self._attempt(
+                        f"{peer.name} {cell.name}",
+                        partial(self._stand.foreign, peer, cell, self._plan.seconds),
+                        _disturbance,
+                    )
+                    if run is not None:
+                        self._results.foreign.append(run)
 
     def _latencies(self) -> None:
         for number in range(self._plan.rounds):
@@ -244,5 +289,5 @@ class Campaign:
         )
 
 
-def _disturbance(run: Flood | Latency | Trial) -> float:
+def _disturbance(run: Backlog | Flood | Foreign | Latency | Trial) -> float:
     return max(run.steal, run.others)

@@ -93,5 +93,9 @@ CELLS = (
 
 QUICK_CELLS = (CELLS[0], CELLS[2], CELLS[8], CELLS[9], CELLS[12])
 
+# Without anything that waits or wakes, and with most traffic foreign.
+BACKLOG_CELLS = (CELLS[0], CELLS[2], CELLS[8], CELLS[9])
+FOREIGN_CELL = CELLS[6]
+
 # Latency and the highest rate without loss are searched for in these.
 DETAILED_CELLS = (CELLS[0], CELLS[2])

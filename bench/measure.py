@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.cells import OUT_PORT, PORT
 from bench.generators import Generator, LatencySink
-from bench.results import Flood, Integrity, Latency
+from bench.results import Backlog, Flood, Foreign, Integrity, Latency
 
 if TYPE_CHECKING:
     from bench.cells import Cell
@@ -26,6 +28,8 @@ DRAIN_MAX = 10.0  # a full socket buffer, relayed to 50 outputs
 CHECKED, CHECKED_RATE = 100_000, 20_000
 SINGLE_MAX = 120_000  # above this rate, sends of one datagram each would take the whole CPU
 PACED_BURST = 16
+BACKLOG_RATE, BACKLOG_SECONDS = 100_000, 0.1  # what every relay has room for
+BACKLOG_BURST = 16
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,8 @@ class Stand:
 
     def trial(self, running: Running, cell: Cell, rate: float, seconds: float) -> Trial:
         """At a rate: nothing lost, and no backlog that only the end of the traffic hides."""
-        burst = min(PACED_BURST, cell.burst)
-        window = self._traffic(running, cell, rate, burst, seconds)
+        # As at full speed: with smaller bursts the generator would be the limit much earlier.
+        window = self._traffic(running, cell, rate, cell.burst, seconds)
         lost = window.total.arrived * cell.outputs - window.total.datagrams(cell.size)
         kept_up = (
             window.counted.datagrams(cell.size) >= 0.98 * window.counted.arrived * cell.outputs
@@ -124,6 +128,47 @@ class Stand:
             lost == 0 and kept_up,
             window.usage.steal,
             window.usage.others,
+        )
+
+    def backlog(self, running: Running, peer: Peer, cell: Cell) -> Backlog:
+        """Stops the relay, sends, and lets it work off what waits."""
+        network, pids = self.site.network, running.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            generator = Generator(self.site, cell, BACKLOG_RATE, BACKLOG_BURST)
+            try:
+                time.sleep(BACKLOG_SECONDS)
+            finally:
+                generator.stop()
+            before, first = network.count(), self._meter.read(pids, [])
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        self._drain(QUIET)
+        usage = self._meter.usage(first, self._meter.read(pids, []))
+        sunk = network.count().since(before).datagrams(cell.size)
+        return Backlog(
+            cell.name, peer.name, usage.relay_ns / max(1, sunk), usage.steal, usage.others
+        )
+
+    def foreign(self, peer: Peer, cell: Cell, seconds: float) -> Foreign:
+        """As fast as the generator can, most of it not for the relay."""
+        self.site.network.prepare(cell)
+        running = peer.start(self.site, cell)
+        try:
+            window = self._traffic(running, cell, 0.0, cell.burst, seconds)
+        finally:
+            reported = running.stop()
+        usage, counted = window.usage, window.counted
+        return Foreign(
+            peer=peer.name,
+            arrived=counted.arrived / usage.seconds,
+            rate=counted.datagrams(cell.size) / usage.seconds,
+            lost=reported or 0,
+            relay_ns=usage.relay_ns / max(1, counted.arrived),
+            steal=usage.steal,
+            others=usage.others,
         )
 
     def integrity(self, peer: Peer, cell: Cell) -> Integrity:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import OUT_PORT, PORT, Cell
+from bench.cells import OUT_PORT, PORT, QUICK_CELLS, Cell
 from bench.generators import Site, end, wait_for_ready
 from bench.processor import pin
 from bench.programs import PEERS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 RELAY_ADDRESS = "10.1.0.2"  # of r0
 SOCAT_OUTPUTS_MAX = 3
+FOREIGN_OF = 10  # one flow in so many is wanted where there is foreign traffic
 
 
 class Running(ABC):
@@ -183,6 +185,8 @@ class KernelRouting(Peer):
         lines = [f"phyint {name} enable" for name in ("r0", *interfaces)]
         for group, outputs in groupby(routes, lambda route: route.group):
             names = " ".join(route.interface for route in outputs)
+            # A router joins nothing by itself: without this a switch would send it nothing.
+            lines.append(f"mgroup from r0 group {group}")
             lines.append(f"mroute from r0 source {SOURCE_ADDRESS} group {group} to {names}")
         config = lab.file("smcroute.conf")
         config.write_text("\n".join(lines) + "\n")
@@ -278,6 +282,71 @@ class Daemon(Peer):
         return running
 
 
+class DaemonAlone(Daemon):
+    """mcrd where the host's own IP stack does not see the groups: one rule of nftables.
+
+    mcrd reads frames before that hook. It is what performance.md advises for high rates.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.name = "mcrd-alone"
+        self.label = "mcrd + nftables"
+
+    def missing(self, _site: Site, cell: Cell) -> str | None:
+        return None if cell in QUICK_CELLS else "measured where a ratio is wanted only"
+
+    def start(self, site: Site, cell: Cell) -> Running:
+        site.network.drop_groups("r0")
+        try:
+            return _Alone(super().start(site, cell), site)
+        except BaseException:
+            site.network.let_in(site.network.relay, "r0")
+            raise
+
+
+class _Alone(Running):
+    """Takes the rule of nftables away with mcrd."""
+
+    exact = True
+
+    def __init__(self, daemon: Running, site: Site) -> None:
+        self._daemon = daemon
+        self._site = site
+
+    def pids(self) -> list[int]:
+        return self._daemon.pids()
+
+    def stop(self) -> int | None:
+        try:
+            return self._daemon.stop()
+        finally:
+            self._site.network.let_in(self._site.network.relay, "r0")
+
+
+class DaemonAmongOthers(Daemon):
+    """mcrd with rules for one flow in ten; the others are foreign.
+
+    With `let_in`, rules for another port of the foreign groups make the filter let them through.
+    """
+
+    def __init__(self, *, let_in: bool) -> None:
+        super().__init__(1)
+        self._let_in = let_in
+        self.name = "mcrd-let-in" if let_in else "mcrd-filtered"
+        self.label = "foreign frames in the ring" if let_in else "foreign frames filtered"
+
+    def rules(self, cell: Cell) -> str:
+        wanted = cell.flows // FOREIGN_OF
+        text = super().rules(replace(cell, flows=wanted))
+        if self._let_in:
+            for flow in range(wanted, cell.flows):
+                text += rule(
+                    f"foreign-{flow}", f"r0 239.1.1.{flow + 1} 9", f"r1 239.3.1.{flow + 1} 9"
+                )
+        return text
+
+
 class _Wall(Running):
     """Drops what arrives."""
 
@@ -310,8 +379,11 @@ REFERENCE = Program("reference", "reference design")
 MULTISHOT = Program("multishot", "multishot + send")
 KERNEL = KernelRouting()
 LIMIT = GeneratorLimit()
+MCRD_ALONE = DaemonAlone()
+FILTERED, LET_IN = DaemonAmongOthers(let_in=False), DaemonAmongOthers(let_in=True)
 
 PEERS_ALL: tuple[Peer, ...] = (
-    *(LIMIT, MCRD, MCRD_2, REFERENCE, MULTISHOT, KERNEL, Socat(), PythonRelay()),
+    *(LIMIT, MCRD, MCRD_ALONE, MCRD_2, REFERENCE, MULTISHOT, KERNEL, Socat(), PythonRelay()),
 )
 LABELS = {peer.name: peer.label for peer in PEERS_ALL}
+FOREIGN_LABELS = {peer.name: peer.label for peer in (FILTERED, LET_IN)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.cells import CELLS, DETAILED_CELLS, Cell
 from bench.ratios import KEPT_UP
-from bench.relays import LABELS, LIMIT
+from bench.relays import FOREIGN_LABELS, LABELS, LIMIT
 from bench.results import write
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ def report(results: Results) -> str:
         _rates(results),
         _loss(results),
         _cpu(results),
+        _backlog(results),
         _latency(results),
         _lossless(results),
+        _foreign(results),
         _second_worker(results),
         _checks(results),
         _missing(results),
@@ -128,6 +130,45 @@ def _cpu(results: Results) -> str:
         "The whole machine: with what the frame costs the generator's CPU more than one that is"
         " dropped on arrival.\n\n" + _table(["", *(LABELS[peer] for peer in peers)], rows)
     )
+
+
+def _backlog(results: Results) -> str:
+    found = {
+        (cell.name, peer): value
+        for cell in CELLS
+        for peer in LABELS
+        if (value := results.median_backlog(cell.name, peer)) is not None
+    }
+    if not found:
+        return ""
+    peers = [peer for peer in LABELS if any(peer == name for _, name in found)]
+    rows = [
+        [cell.name, *(f"{found[cell.name, peer]:.0f}" for peer in peers)]
+        for cell in CELLS
+        if all((cell.name, peer) in found for peer in peers)
+    ]
+    return (
+        "### CPU time for a datagram while a backlog is worked off, ns\n\n"
+        "The relay was stopped while the frames came: nothing waits, nothing wakes, and nothing"
+        " is in a cache.\n\n" + _table(["", *(LABELS[peer] for peer in peers)], rows)
+    )
+
+
+def _foreign(results: Results) -> str:
+    rows = []
+    for peer, label in FOREIGN_LABELS.items():
+        found = [
+            results.median_foreign(peer, what) for what in ("arrived", "rate", "relay_ns", "lost")
+        ]
+        if None not in found:
+            arrived, rate, cpu, lost = (value or 0.0 for value in found)
+            rows.append(
+                [label, f"{arrived / 1000:.0f}", f"{rate / 1000:.0f}", f"{cpu:.0f}", f"{lost:.0f}"]
+            )
+    if not rows:
+        return ""
+    titles = ["", "frames made, thousands/s", "relayed", "CPU ns of the relay for a frame", "lost"]
+    return "### Nine frames of ten are foreign (18 bytes, 50 flows)\n\n" + _table(titles, rows)
 
 
 def _latency(results: Results) -> str:

@@ -65,6 +65,30 @@ class Lossless:
 
 
 @dataclass(frozen=True)
+class Backlog:
+    """What a relay spends on a datagram while it works off a backlog: no waiting, no waking."""
+
+    cell: str
+    peer: str
+    relay_ns: float
+    steal: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """One run at full speed of which most is not wanted."""
+
+    peer: str
+    arrived: float  # frames per second at the relay
+    rate: float  # datagrams per second at the sink
+    lost: int  # as the relay says
+    relay_ns: float  # CPU time of the relay for a frame that arrived
+    steal: float
+    others: float
+
+
+@dataclass(frozen=True)
 class Integrity:
     """What mcrgen found in one output at a moderate rate."""
 
@@ -119,6 +143,8 @@ class Results:
     floods: list[Flood] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     lossless: list[Lossless] = field(default_factory=list)
+    backlogs: list[Backlog] = field(default_factory=list)
+    foreign: list[Foreign] = field(default_factory=list)
     integrity: list[Integrity] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)  # peer, or peer and cell: why
     failures: list[str] = field(default_factory=list)
@@ -156,6 +182,16 @@ class Results:
             return None
         capped = sum(run.capped for run in runs) * 2 > len(runs)
         return statistics.median(run.rate for run in runs), capped
+
+    def median_backlog(self, cell: str, peer: str) -> float | None:
+        """In ns of CPU time for a datagram."""
+        return _median(
+            run.relay_ns for run in self.backlogs if (run.cell, run.peer) == (cell, peer)
+        )
+
+    def median_foreign(self, peer: str, what: str) -> float | None:
+        """Of the runs with foreign traffic."""
+        return _median(getattr(run, what) for run in self.foreign if run.peer == peer)
 
     def save(self, path: Path) -> None:
         """As JSON, for people as well."""

@@ -70,6 +70,8 @@ class Network:
             # Nothing but the traffic may be counted: no router solicitations, no MLD.
             for name in ("all", "default"):
                 host.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", "1")
+        # Some relays join all groups with one socket.
+        self.relay.sysctl("net.ipv4.igmp_max_memberships", "1000")
         # Real frames are to cross the cable, not what UDP_SEGMENT makes them of.
         self.source.run("ethtool", "-K", "s0", "tx-udp-segmentation", "off")
         self._mtu = 1500
@@ -110,8 +112,18 @@ class Network:
                 f" {{ type filter hook ingress device {name} priority 0; policy drop; }}",
             )
 
+    def drop_groups(self, interface: str) -> None:
+        """On the relay: what is sent to the groups goes to packet sockets, and no further."""
+        self.relay.run("nft", f"add table netdev {interface}")
+        self.relay.run(
+            "nft",
+            f"add chain netdev {interface} early"
+            f" {{ type filter hook ingress device {interface} priority 0; }}",
+        )
+        self.relay.run("nft", f"add rule netdev {interface} early ip daddr 239.1.1.0/24 drop")
+
     def let_in(self, host: Host, *interfaces: str) -> None:
-        """Ends `drop`."""
+        """Ends `drop` and `drop_groups`."""
         for name in interfaces:
             host.run("nft", f"delete table netdev {name}")
 

@@ -60,10 +60,20 @@ static void set_filter(const struct relay *relay)
         relay_fail("filter", errno);
 }
 
-/*
- * Joins nothing: a veth delivers every group to a packet socket. On a network that would be a
- * mistake; here it is the same frames.
- */
+/* A veth would deliver the groups without it; a switch would not. */
+static void join_groups(const struct relay *relay, const char *interface)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        relay_fail("membership socket", errno);
+    for (uint32_t i = 0; i < relay->flows; i++) {
+        struct ip_mreqn join = {.imr_multiaddr.s_addr = relay->flow[i].group,
+                                .imr_ifindex = (int)if_nametoindex(interface)};
+        if (setsockopt(fd, IPPROTO_IP, IP_ADD_MEMBERSHIP, &join, sizeof(join)) < 0)
+            relay_fail("membership", errno);
+    }
+}
+
 static int open_input(const char *interface)
 {
     int size = RECEIVE_BUFFER;
@@ -138,6 +148,7 @@ void relay_open(struct relay *relay, const char *interface, uint16_t port, const
         relay_fail("signalfd", errno);
     relay->port = port;
     read_rules(relay, rules);
+    join_groups(relay, interface);
     relay->input = open_input(interface);
     set_filter(relay);
 }
