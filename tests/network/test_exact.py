@@ -1,0 +1,72 @@
+"""Every byte of every datagram, in order and once, as fast as sender, relay and receivers can."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.rules import rule
+
+if TYPE_CHECKING:
+    from tests.lab import Fork, Host
+
+SOURCE = Path(__file__).parent / "c" / "exact.c"
+FLOWS = 4
+PROGRESS_SIZE = 4096
+
+
+def start(host: Host, *command: str | int | Path) -> subprocess.Popen[bytes]:
+    """Returns when it is ready."""
+    process = host.start(*map(str, command), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    return process
+
+
+@pytest.mark.parametrize(
+    "count", [400_000, pytest.param(10_000_000, marks=pytest.mark.long)], ids=str
+)
+def test_datagrams_of_any_length_at_full_speed(fork: Fork, tmp_path: Path, count: int) -> None:
+    """0 to 1472 bytes each, in four flows, to two outputs: byte-exact, in order, once."""
+    exact, progress = tmp_path / "exact", tmp_path / "progress"
+    subprocess.run(
+        ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", exact, SOURCE], check=True
+    )
+    progress.write_bytes(bytes(PROGRESS_SIZE))
+    daemon = fork.lab.mcrd(
+        fork.relay,
+        "\n".join(
+            rule(
+                f"flow-{flow}",
+                f"r0 239.1.1.{1 + flow} 5000",
+                f"r1 239.2.2.{1 + flow} 6000",
+                f"r2 239.3.3.{1 + flow} 7000",
+            )
+            for flow in range(FLOWS)
+        ),
+    )
+    receivers = [
+        start(host, exact, "receive", interface, group, port, FLOWS, count, progress, number)
+        for number, (host, interface, group, port) in enumerate(
+            [(fork.sink, "k0", "239.2.2.1", 6000), (fork.sink2, "k1", "239.3.3.1", 7000)]
+        )
+    ]
+    sender = start(
+        *(fork.source, exact, "send", "s0", "239.1.1.1", 5000, FLOWS, count, progress),
+        len(receivers),
+    )
+    for process in (sender, *receivers):
+        _, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said.decode()
+    stats = daemon.stats()
+    assert sum(entry["received"]["packets"] for entry in stats["rules"].values()) == count
+    for number in range(len(receivers)):
+        outputs = [entry["outputs"][number] for entry in stats["rules"].values()]
+        assert sum(output["sent"]["packets"] for output in outputs) == count
+        assert not any(output["errors"] for output in outputs)
