@@ -6,7 +6,7 @@
 #   make test        the tests; without root, those on real packets are skipped. ARGS="-k name"
 #   make test-full   those that take long as well
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie
-#   make bench       measures mcrd beside other relays: about 16 minutes (needs root)
+#   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make lint        format, ruff, mypy, manual pages
 #   make clean       removes all that the others made in the checkout

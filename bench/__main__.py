@@ -35,6 +35,7 @@ from bench.relays import (
     MULTISHOT,
     PEERS_ALL,
     REFERENCE,
+    REFERENCE_ALONE,
 )
 from bench.tools import find
 from bench.topology import Network
@@ -60,9 +61,9 @@ FULL = Plan(
     backlog_runs=2,
     foreign=FOREIGN_CELL,
     foreign_peers=(FILTERED, LET_IN),
-    lossless_peers=(*DETAIL_PEERS, MCRD_ALONE),
+    lossless_peers=(*DETAIL_PEERS, MCRD_ALONE, REFERENCE_ALONE),
     lossless_rounds=3,
-    lossless_steps=5,
+    lossless_steps=4,
     lossless_seconds=0.5,
     repeats=25,
     deadline=19 * 60,
@@ -70,7 +71,7 @@ FULL = Plan(
 
 QUICK = Plan(
     cells=QUICK_CELLS,
-    peers=(LIMIT, MCRD, MCRD_ALONE, REFERENCE, KERNEL),
+    peers=(LIMIT, MCRD, MCRD_ALONE, REFERENCE, REFERENCE_ALONE, KERNEL),
     rounds=3,
     seconds=0.5,
     detailed=DETAILED_CELLS[:1],
@@ -82,7 +83,7 @@ QUICK = Plan(
     backlog_runs=0,
     foreign=None,
     foreign_peers=(),
-    lossless_peers=(MCRD, MCRD_ALONE, REFERENCE),
+    lossless_peers=(MCRD, REFERENCE),
     lossless_rounds=3,
     lossless_steps=4,
     lossless_seconds=0.4,
@@ -162,7 +163,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         backlog_cells=[cell for cell in plan.backlog_cells if cell.name in cells],
         backlog_peers=[peer for peer in plan.backlog_peers if peer.name in peers],
         foreign=plan.foreign if plan.foreign is not None and plan.foreign.name in cells else None,
-        foreign_peers=[peer for peer in plan.foreign_peers if arguments.peers is None],
+        foreign_peers=plan.foreign_peers if arguments.peers is None else (),
         latency_peers=[peer for peer in plan.latency_peers if peer.name in peers],
         lossless_peers=[peer for peer in plan.lossless_peers if peer.name in peers],
         rounds=arguments.rounds or plan.rounds,

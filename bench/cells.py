@@ -93,6 +93,9 @@ CELLS = (
 
 QUICK_CELLS = (CELLS[0], CELLS[2], CELLS[8], CELLS[9], CELLS[12])
 
+# Where relays are measured without the host's IP stack as well.
+ALONE_CELLS = (CELLS[0], CELLS[2], CELLS[8], CELLS[9])
+
 # Without anything that waits or wakes, and with most traffic foreign.
 BACKLOG_CELLS = (CELLS[0], CELLS[2], CELLS[8], CELLS[9])
 FOREIGN_CELL = CELLS[6]

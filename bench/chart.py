@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Told apart with deficient colour vision too (Okabe and Ito); one for each peer, in their order.
 COLOURS = (
-    *("#bbbbbb", "#0072b2", "#f0e442", "#56b4e9", "#d55e00", "#e69f00", "#009e73", "#cc79a7"),
-    "#000000",
+    *("#bbbbbb", "#0072b2", "#003f63", "#56b4e9", "#d55e00", "#7a3600", "#e69f00", "#009e73"),
+    *("#cc79a7", "#000000"),
 )
 BAR = 9
 GAP = 14

@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.cells import OUT_PORT, PORT
 from bench.generators import Generator, LatencySink
 from bench.results import Backlog, Flood, Foreign, Integrity, Latency
+from tests.lab import LabError
 
 if TYPE_CHECKING:
     from bench.cells import Cell
@@ -25,11 +27,10 @@ SETTLE = 0.25  # seconds of traffic before the measurement
 QUIET = 0.08  # seconds without an arrival: everything is through,
 PATIENT = 0.3  # even when something else had the relay's CPU for a while
 DRAIN_MAX = 10.0  # a full socket buffer, relayed to 50 outputs
-CHECKED, CHECKED_RATE = 100_000, 20_000
+CHECKED, CHECKED_RATE = 100_000, 50_000
 SINGLE_MAX = 120_000  # above this rate, sends of one datagram each would take the whole CPU
 PACED_BURST = 16
 BACKLOG_RATE, BACKLOG_SECONDS = 100_000, 0.1  # what every relay has room for
-BACKLOG_BURST = 16
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,11 @@ class Stand:
     def backlog(self, running: Running, peer: Peer, cell: Cell) -> Backlog:
         """Stops the relay, sends, and lets it work off what waits."""
         network, pids = self.site.network, running.pids()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
         try:
-            generator = Generator(self.site, cell, BACKLOG_RATE, BACKLOG_BURST)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            start = network.count()
+            generator = Generator(self.site, cell, BACKLOG_RATE, PACED_BURST)
             try:
                 time.sleep(BACKLOG_SECONDS)
             finally:
@@ -144,13 +146,14 @@ class Stand:
             before, first = network.count(), self._meter.read(pids, [])
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
         self._drain(QUIET)
-        usage = self._meter.usage(first, self._meter.read(pids, []))
-        sunk = network.count().since(before).datagrams(cell.size)
-        return Backlog(
-            cell.name, peer.name, usage.relay_ns / max(1, sunk), usage.steal, usage.others
-        )
+        usage, sunk = self._meter.usage(first, self._meter.read(pids, [])), network.count()
+        expected = before.since(start).arrived * cell.outputs
+        if (found := sunk.since(before).datagrams(cell.size)) != expected:
+            raise LabError(f"of a backlog of {expected} datagrams, {found} were sent")
+        return Backlog(cell.name, peer.name, usage.relay_ns / expected)
 
     def foreign(self, peer: Peer, cell: Cell, seconds: float) -> Foreign:
         """As fast as the generator can, most of it not for the relay."""

@@ -7,7 +7,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.cells import CELLS
-from bench.relays import KERNEL, MCRD, MCRD_2, MCRD_ALONE, MULTISHOT, REFERENCE
+from bench.relays import (
+    KERNEL,
+    MCRD,
+    MCRD_2,
+    MCRD_ALONE,
+    MULTISHOT,
+    REFERENCE,
+    REFERENCE_ALONE,
+)
 from bench.results import Check
 
 if TYPE_CHECKING:
@@ -27,6 +35,9 @@ CPU = {_SMALL: 6.0, _LARGE: 5.0, _MANY_SMALL: 8.0, _MANY_LARGE: 9.0}
 LATENCY_10K = 1.25  # times the p50 of the multishot relay; at 100,000/s less than it
 LOSSLESS = 2.5  # times the reference design's highest rate without loss
 
+# Each with the other under the same conditions.
+PAIRS = ((MCRD, REFERENCE), (MCRD_ALONE, REFERENCE_ALONE))
+
 # With less loss than this the relay took all that the generator made.
 KEPT_UP = 0.001
 
@@ -45,16 +56,16 @@ def check(results: Results) -> list[Check]:
 
 def _rates(results: Results) -> Iterator[Check]:
     for cell, factor in RATE.items():
-        for peer in (MCRD, MCRD_ALONE):
+        for peer, other in PAIRS:
             ours = results.flood(cell.name, peer.name)
-            reference = results.flood(cell.name, REFERENCE.name)
+            reference = results.flood(cell.name, other.name)
             if ours is None or reference is None:
                 continue
             ratio = ours.median("rate") / max(1.0, reference.median("rate"))
             loss = ours.share(lambda run: run.lost)
             capped = loss is not None and loss < KEPT_UP and ratio < factor
             yield Check(
-                what=f"datagrams, {cell.name}: {peer.label} / reference",
+                what=f"datagrams, {cell.name}: {peer.label} / {other.label}",
                 wanted=f"at least {factor:g}",
                 found=f"{ratio:.2f}",
                 held=ratio >= factor or capped,
@@ -101,14 +112,14 @@ def _latency(results: Results) -> Iterator[Check]:
 
 def _lossless(results: Results) -> Iterator[Check]:
     for cell in CELLS:
-        for peer in (MCRD, MCRD_ALONE):
+        for peer, other in PAIRS:
             ours = results.median_lossless(cell.name, peer.name)
-            reference = results.median_lossless(cell.name, REFERENCE.name)
+            reference = results.median_lossless(cell.name, other.name)
             if ours is None or reference is None:
                 continue
             ratio = ours[0] / max(1.0, reference[0])
             yield Check(
-                what=f"highest rate without loss, {cell.name}: {peer.label} / reference",
+                what=f"highest rate without loss, {cell.name}: {peer.label} / {other.label}",
                 wanted=f"at least {LOSSLESS:g}",
                 found=f"{ratio:.2f}",
                 held=ratio >= LOSSLESS or ours[1],

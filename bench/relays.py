@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import OUT_PORT, PORT, QUICK_CELLS, Cell
+from bench.cells import ALONE_CELLS, OUT_PORT, PORT, Cell
 from bench.generators import Site, end, wait_for_ready
 from bench.processor import pin
 from bench.programs import PEERS
@@ -282,44 +282,43 @@ class Daemon(Peer):
         return running
 
 
-class DaemonAlone(Daemon):
-    """mcrd where the host's own IP stack does not see the groups: one rule of nftables.
+class Alone(Peer):
+    """A relay that reads frames below the IP stack, where the host's own does not see the groups.
 
-    mcrd reads frames before that hook. It is what performance.md advises for high rates.
+    One rule of nftables behind it, which performance.md advises for high rates.
     """
 
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.name = "mcrd-alone"
-        self.label = "mcrd + nftables"
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.name = f"{peer.name}-alone"
+        self.label = f"{peer.label} + nftables"
 
     def missing(self, _site: Site, cell: Cell) -> str | None:
-        return None if cell in QUICK_CELLS else "measured where a ratio is wanted only"
+        return None if cell in ALONE_CELLS else "measured in some cells only"
 
     def start(self, site: Site, cell: Cell) -> Running:
-        site.network.drop_groups("r0")
         try:
-            return _Alone(super().start(site, cell), site)
+            site.network.drop_groups("r0")
+            return _Alone(self._peer.start(site, cell), site)
         except BaseException:
             site.network.let_in(site.network.relay, "r0")
             raise
 
 
 class _Alone(Running):
-    """Takes the rule of nftables away with mcrd."""
+    """Takes the rule of nftables away with the relay."""
 
-    exact = True
-
-    def __init__(self, daemon: Running, site: Site) -> None:
-        self._daemon = daemon
+    def __init__(self, running: Running, site: Site) -> None:
+        self._running = running
         self._site = site
+        self.exact = running.exact
 
     def pids(self) -> list[int]:
-        return self._daemon.pids()
+        return self._running.pids()
 
     def stop(self) -> int | None:
         try:
-            return self._daemon.stop()
+            return self._running.stop()
         finally:
             self._site.network.let_in(self._site.network.relay, "r0")
 
@@ -379,11 +378,12 @@ REFERENCE = Program("reference", "reference design")
 MULTISHOT = Program("multishot", "multishot + send")
 KERNEL = KernelRouting()
 LIMIT = GeneratorLimit()
-MCRD_ALONE = DaemonAlone()
+MCRD_ALONE, REFERENCE_ALONE = Alone(MCRD), Alone(REFERENCE)
 FILTERED, LET_IN = DaemonAmongOthers(let_in=False), DaemonAmongOthers(let_in=True)
 
 PEERS_ALL: tuple[Peer, ...] = (
-    *(LIMIT, MCRD, MCRD_ALONE, MCRD_2, REFERENCE, MULTISHOT, KERNEL, Socat(), PythonRelay()),
+    *(LIMIT, MCRD, MCRD_ALONE, MCRD_2, REFERENCE, REFERENCE_ALONE, MULTISHOT, KERNEL),
+    *(Socat(), PythonRelay()),
 )
 LABELS = {peer.name: peer.label for peer in PEERS_ALL}
 FOREIGN_LABELS = {peer.name: peer.label for peer in (FILTERED, LET_IN)}

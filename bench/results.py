@@ -71,8 +71,6 @@ class Backlog:
     cell: str
     peer: str
     relay_ns: float
-    steal: float
-    others: float
 
 
 @dataclass(frozen=True)

@@ -120,12 +120,15 @@ class Network:
             f"add chain netdev {interface} early"
             f" {{ type filter hook ingress device {interface} priority 0; }}",
         )
-        self.relay.run("nft", f"add rule netdev {interface} early ip daddr 239.1.1.0/24 drop")
+        self.relay.run(
+            "nft",
+            f"add rule netdev {interface} early ip daddr 239.1.1.0/24 ip protocol udp drop",
+        )
 
     def let_in(self, host: Host, *interfaces: str) -> None:
         """Ends `drop` and `drop_groups`."""
         for name in interfaces:
-            host.run("nft", f"delete table netdev {name}")
+            host.run("nft", f"add table netdev {name}; delete table netdev {name}")
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,15 @@ def share(workers: int, largest: int) -> Sequence[Instruction]:
     link header, and 2n + 1 for all else. A flow, by addresses and ports, has one worker; what is
     not plain IPv4 or IPv6 has the first.
     """
+    if workers == 1:  # it runs for every frame: no work that decides nothing
+        return (
+            (LOAD_LENGTH, 0, 0, 0),
+            (IF_GREATER, 1, 0, largest),
+            (RETURN, 0, 0, 0),
+            (RETURN, 0, 0, 1),
+        )
     choose = (*_MIX, (DIVIDE_REST, 0, 0, workers), (MULTIPLY, 0, 0, 2), (STORE, 0, 0, 0))
-    worker = (
+    return (
         (LOAD_NUMBER, 0, 0, 0),
         (STORE, 0, 0, 0),
         (LOAD_HALF, 0, 0, PROTOCOL),
@@ -86,16 +93,6 @@ def share(workers: int, largest: int) -> Sequence[Instruction]:
         (GO, 0, 0, len(_FLOW_IPV6)),
         *_FLOW_IPV6,
         *choose,
-    )
-    if workers == 1:  # it runs for every frame: no work that decides nothing
-        return (
-            (LOAD_LENGTH, 0, 0, 0),
-            (IF_GREATER, 1, 0, largest),
-            (RETURN, 0, 0, 0),
-            (RETURN, 0, 0, 1),
-        )
-    return (
-        *worker,
         (LOAD_LENGTH, 0, 0, 0),
         (IF_GREATER, 2, 0, largest),
         (LOAD_CELL, 0, 0, 0),

@@ -21,14 +21,15 @@ static struct key key_of(const struct packet *packet, uint16_t vlan, int foreign
 	return key;
 }
 
-/* Weaker than that of table.c, and faster: a collision costs a decision. */
-static uint32_t place_of(const struct key *key)
+/* Weaker than that of table.c, and faster: a collision costs a decision. The high bits are of all that goes in. */
+static struct flow *bucket_of(struct flows *flows, const struct key *key)
 {
 	uint64_t mixed = (key->words[0] ^ key->words[1]) * 0x9e3779b97f4a7c15ULL;
 
 	mixed ^= (key->words[2] ^ key->words[3]) * 0xc2b2ae3d27d4eb4fULL;
+	mixed ^= key->words[4] * 0xff51afd7ed558ccdULL;
 	mixed ^= mixed >> 32;
-	return (uint32_t)((mixed ^ key->words[4]) * 0xbf58476d1ce4e5b9ULL >> 32) % FLOWS;
+	return &flows->places[(mixed * 0xbf58476d1ce4e5b9ULL >> 32) * FLOWS >> 32];
 }
 
 static int same(const struct key *a, const struct key *b)
@@ -60,7 +61,7 @@ struct rule *flows_decide(struct flows *flows, const struct rules *rules, const 
 			  int foreign, enum drop *drop)
 {
 	struct key key = key_of(packet, vlan, foreign);
-	struct flow *flow = &flows->places[place_of(&key)];
+	struct flow *flow = bucket_of(flows, &key);
 
 	if (flows->version != rules->version) {
 		memset(flows->places, 0, sizeof(flows->places));

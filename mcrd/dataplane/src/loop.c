@@ -38,6 +38,7 @@ struct worker {
 	int uring_open;
 	struct egress egress;
 	struct pace pace;
+	int hurry;           /* the last harvest was full, or took much of what the ring of large frames holds */
 
 	int begun;           /* there are rules: the ring may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */
@@ -283,8 +284,10 @@ static int harvest(struct worker *worker)
 			return result;
 		ring_take(ring);
 	}
+	worker->hurry = 0;
 	if (frames == 0)
 		return 0;
+	worker->hurry = frames == HARVEST || worker->rings[1].taken > worker->rings[1].frames / 4;
 	result = egress_flush(&worker->egress, on_completion, worker);
 	if (result < 0)
 		return result;
@@ -341,7 +344,7 @@ static void take_completions(struct worker *worker)
 }
 
 /* Waits for whatever comes first: frames, when the rate is low; the time of the next harvest, when it is high; a
- * message. After a full harvest there is no time to lose. */
+ * message. */
 static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 {
 	uint64_t now = pace_now(), sleep;
@@ -350,7 +353,7 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 	int result;
 
 	if (pace_note(&worker->pace, now, frames)) {
-		sleep = frames < HARVEST ? pace_sleep(&worker->pace, began, now) : 0;
+		sleep = worker->hurry ? 0 : pace_sleep(&worker->pace, began, now);
 		if (sleep == 0)
 			return 0;
 		timeout = (struct __kernel_timespec){ .tv_nsec = (long long)sleep };

@@ -9,8 +9,8 @@
 /* Frames per second. Apart, or a rate in between would change the state all the time. */
 #define BUSY_FROM 200000ULL
 #define BUSY_TO 140000ULL
-/* The window grows with the rate: 50 us are prompt, 200 take half the CPU time of one fast flow. It is 100 us at
- * 300,000 frames per second, and 200 from 500,000. */
+/* The window grows with the rate: 50 us are prompt, 200 save a third of the CPU time of one fast flow. It is 100 us
+ * at 300,000 frames per second, and 200 from 500,000. */
 #define WINDOW_NS 50000ULL
 #define WINDOW_FAST_NS 200000ULL
 #define WINDOW_LONGEST_NS 400000ULL

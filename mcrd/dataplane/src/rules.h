@@ -44,7 +44,7 @@ struct member {
 enum { WANTED_AT_ONCE = 64, MEMBERS_MAX = 16384, WANTED_A_SECOND = 1000 };
 
 struct rules {
-	uint64_t version; /* changes whenever another packet may be taken, or one no more */
+	uint64_t version; /* changes with the rules, and with the daemon's own endpoints */
 	struct table by_destination;
 	struct rule *ranges;
 	struct table members;

@@ -172,7 +172,7 @@ static void test_wraparound(void)
 	uint8_t *memory = new_memory();
 	struct ring ring = ring_of(memory, 0);
 	uint64_t random = 11, position = 0;
-	uint32_t made = 0, taken = 0, round, i, full = 0;
+	uint32_t made = 0, taken = 0, released = 0, round, i, full = 0;
 
 	check_about("wraparound");
 	for (round = 0; round < 50000; round++) {
@@ -185,21 +185,26 @@ static void test_wraparound(void)
 			fill(memory, made % SLOTS, &filled);
 			made++;
 		}
-		full += made - taken == SLOTS;
+		full += made - released == SLOTS;
 		for (n = 0; n < most && take(&ring, &frame); n++) {
 			uint32_t serial;
 
 			memcpy(&serial, frame.frame.data, 4);
-			CHECK_EQUAL(serial, taken + n);
+			CHECK_EQUAL(serial, taken);
+			taken++;
 		}
-		CHECK_EQUAL(n, most < made - taken ? most : made - taken);
-		/* Now and then, all is released only after more was taken. */
-		if (check_random(&random) % 4) {
+		CHECK(n == most || taken == made);
+		switch (check_random(&random) % 4) {
+		case 0: /* more is taken before any of it is released */
+			break;
+		case 1: /* the worker dies, and the next one goes on where this one had released */
+			ring = ring_of(memory, (uint32_t)position);
+			taken = released;
+			break;
+		default:
 			ring_release(&ring, &position);
-			taken += n;
-			CHECK_EQUAL(position, taken % SLOTS);
-		} else {
-			ring = ring_of(memory, (uint32_t)position); /* a worker that dies there, and the next one */
+			released = taken;
+			CHECK_EQUAL(position, released % SLOTS);
 		}
 	}
 	CHECK(full > 100);
@@ -232,6 +237,40 @@ static void test_no_further_than_the_ring(void)
 	CHECK_EQUAL(position, 5);
 	CHECK(!take(&ring, &frame));
 	free(memory);
+}
+
+/* A worker that died had dealt with the slot before its position, and may have been about to give it back. */
+static void test_continue(void)
+{
+	enum { EMPTY, OLD, NEW, KINDS };
+	static const uint32_t positions[] = { 0, 1, PER_BLOCK, SLOTS - 1 };
+	uint32_t i, before, at;
+
+	for (i = 0; i < sizeof(positions) / sizeof(positions[0]); i++)
+		for (before = EMPTY; before < KINDS; before++)
+			for (at = EMPTY; at < KINDS; at++) {
+				uint8_t *memory = new_memory();
+				struct ring ring = ring_of(memory, 3);
+				uint32_t here = positions[i], there = (here + SLOTS - 1) % SLOTS;
+				int given_back = before != EMPTY && !(before == NEW && at == OLD);
+
+				check_about("continue");
+				if (before != EMPTY) {
+					slot_at(memory, there)->tp_nsec = before;
+					fill(memory, there, &(struct filled){ .serial = 1 });
+				}
+				if (at != EMPTY) {
+					slot_at(memory, here)->tp_nsec = at;
+					fill(memory, here, &(struct filled){ .serial = 2 });
+				}
+				ring_continue(&ring, here);
+				CHECK_EQUAL(ring.untaken.index, here);
+				CHECK_EQUAL(slot_at(memory, there)->tp_status & TP_STATUS_USER,
+					    before != EMPTY && !given_back);
+				CHECK_EQUAL(slot_at(memory, here)->tp_status & TP_STATUS_USER, at != EMPTY);
+				CHECK_EQUAL(ring_ready(&ring), at != EMPTY);
+				free(memory);
+			}
 }
 
 static void test_map(void)
@@ -276,6 +315,7 @@ int main(void)
 	test_fields();
 	test_wraparound();
 	test_no_further_than_the_ring();
+	test_continue();
 	test_map();
 	return check_result();
 }

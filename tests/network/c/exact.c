@@ -133,8 +133,10 @@ static void send_all(const int *sockets, uint32_t flows, uint64_t count, struct 
 		int done;
 
 		while ((arrived = slowest(progress, receivers)) + UNDER_WAY < sent + want) {
-			if (progress->failed)
+			if (progress->failed) {
+				fprintf(stderr, "exact: a receiver failed\n");
 				exit(1);
+			}
 			if (arrived != had) {
 				had = arrived;
 				heard = now_ms();
@@ -232,7 +234,7 @@ int main(int argc, char **argv)
 	flows = (uint32_t)atoi(argv[5]);
 	count = strtoull(argv[6], NULL, 10);
 	last = (uint32_t)atoi(argv[8]);
-	if (flows < 1 || flows > FLOWS_MAX || last > RECEIVERS_MAX) {
+	if (flows < 1 || flows > FLOWS_MAX || last > RECEIVERS_MAX || (receive && last == RECEIVERS_MAX)) {
 		fprintf(stderr, "exact: too many flows or receivers\n");
 		return 2;
 	}
