@@ -207,6 +207,8 @@ class Campaign:
         runs = self._results.flood(cell.name, peer.name)
         if runs is None:
             return None
+        if not any(run.lost for run in runs.runs):
+            return runs.median("arrived"), True  # at full speed nothing is lost either
         reached = runs.median("rate") / cell.outputs
         arrived = runs.median("arrived")
         low, high = 0.3 * reached, min(1.3 * reached, arrived)
