@@ -47,6 +47,7 @@ from mcrd.workers import WorkerError, WorkerProcess, unheard
 BACKOFF_FIRST = 0.25  # seconds
 BACKOFF_LONGEST = 30.0
 STEADY = 10.0  # seconds after which a worker's end is no longer one of a row
+AT_ONCE = {False: 1, True: 20}  # so many of a row are replaced at once; True: they took packets
 STALE = 60.0  # seconds after its time at which a failure that nobody retried is forgotten
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
@@ -157,6 +158,11 @@ class Estate:
         """Clears the packet sockets of links that went down, so that their workers do not spin."""
         for ring, _ in self._rings.values():
             ring.take_error()
+
+    def look_at_workers(self) -> None:
+        """Ends those that hang; others take their place."""
+        for worker, process in list(self.workers.items()):
+            process.look(self._rings[worker.ring][1].received)
 
     def forget_ports(self, rules: frozenset[str]) -> None:
         """Forgets the source ports chosen for all rules but these."""
@@ -291,6 +297,7 @@ class Estate:
         except OSError as error:
             self._fail(worker, explain(error, worker))
             return
+        process.received_before = segment.received
         self._starting.add(process)
         try:
             hardware = links[worker.ingress.interface].hardware
@@ -322,10 +329,11 @@ class Estate:
         self._relays = {key: r for key, r in self._relays.items() if key.worker != worker}
         self._members[worker.ring].end(None)
         self.restarts[worker.ring] = self.restarts.get(worker.ring, 0) + 1
-        # The first of a row is replaced at once, those that die young after a while.
+        # Those that die young are replaced after a while: sooner when they did their work.
         row = self._early_ends.get(worker, 0) if process.age < STEADY else 0
         self._early_ends[worker] = row + 1
-        wait = backoff(row) if row else 0.0
+        worked = self._rings[worker.ring][1].received > process.received_before
+        wait = backoff(row - AT_ONCE[worked] + 1) if row >= AT_ONCE[worked] else 0.0
         log.error("%s: pid %d %s; another starts in %g s", worker, process.pid, how, wait)
         self._failures[worker] = Failure(how, time.monotonic() + wait, row + 1)
         self._changed()
@@ -345,6 +353,7 @@ class Estate:
 
     async def _change_relays(self, steps: Sequence[Add | Replace | Remove]) -> None:
         under_way = []
+        self._hand_over_many(steps)
         for number, step in enumerate(steps):
             sent = self._send(step)
             if sent is not None:
@@ -368,11 +377,14 @@ class Estate:
         """Waits for the worker's answer and records it: was the step carried out?"""
         process = self.workers.get(step.key.worker)
         try:
-            await asyncio.wait_for(future, ANSWER_TIMEOUT)
+            if future.done():  # waiting costs more than all else here
+                future.result()
+            else:
+                await asyncio.wait_for(future, ANSWER_TIMEOUT)
         except TimeoutError:
             # It hangs. Its end makes the other futures fail, and another worker start.
             if process is not None:
-                process.kill()
+                process.kill("hung: it did not answer a request")
             return False
         except WorkerError as error:
             # The end of a worker is no failure of its rules.
@@ -403,22 +415,26 @@ class Estate:
         needs = step.relay.needs
         if not usable or not all(self._is_open(need) for need in needs):
             return self._remove(step.key)
-        sockets, limits = zip(*usable, strict=True)
-        relay = Relay(step.relay.input, sockets, limits, needs)
+        relay = step.relay
+        if len(usable) < len(relay.outputs):
+            sockets, limits = zip(*usable, strict=True)
+            relay = Relay(relay.input, sockets, limits, needs)
         if self._relays.get(step.key) == relay:
             return None
         segment = self._rings[step.key.worker.ring][1]
         try:
+            for output in [output for output, _ in usable if isinstance(output, Egress)]:
+                self._hand_over(process, output)
             slot = segment.rule_slot(step.key.rule)
             outputs = [
                 messages.RuleOutput(
-                    self._hand_over(process, output) if isinstance(output, Egress) else None,
+                    process.places[output] if isinstance(output, Egress) else None,
                     segment.output_slot(output.rule, output.target),
                     limit or 0,
                 )
                 for output, limit in usable
             ]
-        except NoRoomError as error:
+        except (NoRoomError, WorkerError) as error:
             self._fail(step.key, str(error))
             return self._remove(step.key)
         kind = messages.ReplaceRule if isinstance(step, Replace) else messages.AddRule
@@ -442,12 +458,42 @@ class Estate:
         self._changing.add(key)
         self._members[key.worker.ring].end(process, key.rule)
 
-    def _hand_over(self, process: WorkerProcess, egress: Egress) -> int:
+    def _hand_over_many(self, steps: Sequence[Add | Replace | Remove]) -> None:
+        """Sends the sockets that are new to workers, many in a message.
+
+        Those of a message that cannot be sent are sent again one by one, with their rules.
+        """
+        new: dict[WorkerProcess, list[Egress]] = {}
+        for step in steps:
+            process = self.workers.get(step.key.worker)
+            if process is not None and process.connected and not isinstance(step, Remove):
+                new.setdefault(process, []).extend(
+                    output
+                    for output in step.relay.outputs
+                    if output in self._egress and output not in process.places
+                )
+        for process, sockets in new.items():
+            for at in range(0, len(sockets), messages.DESCRIPTORS):
+                part = sockets[at : at + messages.DESCRIPTORS]
+                places = [process.place(egress)[0] for egress in part]
+                descriptors = [self._egress[egress].fileno() for egress in part]
+                future = process.request(messages.AddSockets, places, descriptors=descriptors)
+                if future.done():
+                    for egress in part:
+                        process.vacate(egress)
+                unheard(future)
+
+    def _hand_over(self, process: WorkerProcess, egress: Egress) -> None:
+        """Sees to it that the worker has the socket; raises WorkerError when it cannot be sent."""
         place, new = process.place(egress)
-        if new:
-            descriptor = self._egress[egress].fileno()
-            unheard(process.request(messages.AddSockets, [place], descriptors=[descriptor]))
-        return place
+        if not new:
+            return
+        descriptor = self._egress[egress].fileno()
+        future = process.request(messages.AddSockets, [place], descriptors=[descriptor])
+        if future.done():  # it was not even sent
+            process.vacate(egress)
+            future.result()
+        unheard(future)
 
     def _members_wanted(self, process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:
         """Packets came for which a rule has no sockets yet."""

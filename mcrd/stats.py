@@ -144,6 +144,11 @@ class Segment:
         self.outputs = Slots(lib.MCRD_OUTPUT_SLOTS, "outputs")
         self.members = Slots(lib.MCRD_MEMBER_SLOTS, "members")
 
+    @property
+    def received(self) -> int:
+        """Packets that the worker has taken from its rings."""
+        return int(self._view.packets)
+
     def close(self) -> None:
         """Unmaps and closes it."""
         self._view = None

@@ -29,6 +29,7 @@ from mcrd.stats import Segment
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
+SILENT = 2  # looks in a row without an answer and without progress: it has hung
 IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
 UNPRIVILEGED = "nobody"
@@ -70,6 +71,7 @@ class WorkerProcess:
             log.warning("%s: there is no CPU %d for it; it runs on any", worker, worker.cpu)
         self.layers: list[str] = []
         self.begun = False
+        self.received_before = 0  # packets that those before it took from the ring
         self.places: dict[Egress, int] = {}
         self.own: set[messages.Endpoint] = set()
         self._free_places: list[int] = []
@@ -81,6 +83,11 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._expected = False
+        self._reason = ""  # why it was ended
+        self._ping: asyncio.Future[messages.Answer] | None = None
+        self._heard = False  # since the last look
+        self._progress = 0
+        self._silent = 0
         self._started = time.monotonic()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -177,11 +184,29 @@ class WorkerProcess:
             self.kill()
             await self._gone.wait()
 
-    def kill(self) -> None:
-        """Ends the process at once; `ended` is called when it has.
+    def look(self, progress: int) -> None:
+        """Ends it when it has hung: when it neither answers nor makes progress, look after look.
+
+        `progress` is any number that changes as it works. Looks are counted and not time, or a
+        supervisor that was stopped itself would take its workers for hung.
+        """
+        if self._heard or progress != self._progress:
+            self._silent = 0
+        elif self._ping is not None:
+            self._silent += 1
+        self._heard, self._progress = False, progress
+        if self._silent >= SILENT and self.connected:
+            self.kill("hung: it did not answer, and took no packet")
+        elif self._ping is None or self._ping.done():
+            self._ping = self.request(messages.Ping)
+            unheard(self._ping)
+
+    def kill(self, reason: str = "") -> None:
+        """Ends the process at once; `ended` is called when it has, with the reason if given.
 
         Without CAP_KILL, what has another uid ends only with the supervisor.
         """
+        self._reason = self._reason or reason
         try:
             self._process.kill()
         except PermissionError:
@@ -248,6 +273,7 @@ class WorkerProcess:
             self._close_channel()
             self.kill()
             return
+        self._heard = True
         if isinstance(answer, messages.Wanted):
             self._wanted(self, answer.members)
             return
@@ -284,7 +310,7 @@ class WorkerProcess:
         self._close_channel()
         self._gone.set()
         if not self._expected:
-            self._ended(self, describe_end(status))
+            self._ended(self, self._reason or describe_end(status))
 
     def _drain(self) -> None:
         """Reads what a process that has ended said last: why it refused, for one."""

@@ -69,6 +69,10 @@ class Begin(Request, frozen=True, tag=True):
     """
 
 
+class Ping(Request, frozen=True, tag=True):
+    """Nothing to do but to answer: a worker that does not has hung."""
+
+
 class Network(msgspec.Struct, frozen=True, array_like=True):
     """An address in network order, 4 or 16 bytes, and the length of the prefix in bits."""
 
@@ -202,6 +206,7 @@ class Wanted(msgspec.Struct, frozen=True, tag=True):
 AnyRequest = (
     Initialize
     | Begin
+    | Ping
     | AddSockets
     | RemoveSockets
     | AddRule

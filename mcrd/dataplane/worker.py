@@ -151,6 +151,8 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
     match request:
         case messages.Begin():
             lib.worker_begin(worker)
+        case messages.Ping():
+            pass
         case messages.AddSockets(places=places):
             if len(places) != len(descriptors):
                 raise RefusedError(f"{len(places)} places for {len(descriptors)} sockets")
