@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from mcrd.model import Config, Network
+from mcrd.model import Address, Config, Network
 
 Instruction = tuple[int, int, int, int]
 """struct sock_filter: code, jump if true, jump if false, k."""
@@ -122,8 +122,17 @@ def networks(config: Config) -> dict[str, frozenset[Network]]:
     found: dict[str, set[Network]] = {}
     for rule in config.rules.values():
         if rule.enabled:
-            found.setdefault(rule.input.interface, set()).add(ip_network(rule.input.address))
+            found.setdefault(rule.input.interface, set()).add(_network(rule.input.address))
     return {interface: frozenset(taken) for interface, taken in found.items()}
+
+
+def _network(address: Address | Network) -> Network:
+    """One address as a network; ip_network() would make a string of it first."""
+    if isinstance(address, IPv4Address):
+        return IPv4Network((int(address), 32))
+    if isinstance(address, IPv6Address):
+        return IPv6Network((int(address), 128))
+    return address
 
 
 def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[Instruction]:

@@ -84,7 +84,8 @@ class Links:
             names = {*links, *self.now}
             changed = frozenset(name for name in names if links.get(name) != self.now.get(name))
             if changed:
-                self.now = links
+                # What did not change stays the same object: nobody has to compare it again.
+                self.now = {n: self.now[n] if n not in changed else links[n] for n in links}
                 self._changed(changed)
 
     async def _read(self) -> dict[str, Link]:

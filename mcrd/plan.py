@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from typing import NamedTuple
 
 from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
 from mcrd.resources import (
@@ -38,6 +39,9 @@ class RelayKey:
 
     worker: Worker
     rule: str
+
+    def __hash__(self) -> int:
+        return hash((self.rule, self.worker.number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,8 @@ class Wish:
     """What a rule needs here and now. `waits` says what it waits for, "" when it does not.
 
     `relays` has, for each worker and each output of the rule, what is to be opened or what it
-    waits for; `waiting` the same where there is no worker to be had.
+    waits for; `waiting` the same where there is no worker to be had. `whole` is what the workers
+    do when all of it can be opened.
     """
 
     waits: str
@@ -142,6 +147,53 @@ class Wish:
     optional: tuple[Resource, ...] = ()
     relays: Mapping[RelayKey, tuple[Egress | Members | str, ...]] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
+    whole: Mapping[RelayKey, Relay] = field(default_factory=dict)
+
+
+class _Known(NamedTuple):
+    """A wish, what it depends on, and when that was looked at last."""
+
+    look: int
+    rule: Rule
+    settings: Interface | None
+    seen: tuple[Link | None, ...]
+    wish: Wish
+
+
+class Wishes:
+    """Remembers what each rule needs as long as nothing that this depends on has changed.
+
+    With thousands of rules most of planning would else be to find that out anew. It makes no
+    difference to any result.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self._links: Mapping[str, Link] = {}
+        self._interfaces: Mapping[str, Interface] = {}
+        self._look = 0  # another number whenever links or settings are other ones
+
+    def of(self, rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
+        """As wish()."""
+        if links is not self._links or config.interfaces is not self._interfaces:
+            self._links, self._interfaces = links, config.interfaces
+            self._look += 1
+        known = self._known.get(rule.name)
+        if known is not None and known.look == self._look and known.rule is rule:
+            return known.wish
+        settings = config.interfaces.get(rule.input.interface)
+        seen = (links.get(rule.input.interface), *(links.get(o.interface) for o in rule.outputs))
+        # Of tuples, what is the same object is compared no further.
+        if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
+            found = known.wish
+        else:
+            found = wish(rule, config, links)
+        self._known[rule.name] = _Known(self._look, rule, settings, seen, found)
+        return found
+
+    def keep(self, rules: Mapping[str, Rule]) -> None:
+        """Forgets all rules but these."""
+        self._known = {name: known for name, known in self._known.items() if name in rules}
 
 
 def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
@@ -168,57 +220,74 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
         )
         for worker in workers
     }
-    needs, optional = _reception(rule.input, link)
-    return Wish(_down(link), (ingress, *workers, *needs), optional, relays)
+    reception, optional = _reception(rule.input, link)
+    whole = {}
+    for key, outputs in relays.items():
+        opened = [
+            (output, rule.outputs[at].limit)
+            for at, output in enumerate(outputs)
+            if not isinstance(output, str)
+        ]
+        sockets, limits = zip(*opened, strict=True)
+        # One worker that cannot be had is no reason to stop the others.
+        whole[key] = Relay(rule.input, sockets, limits, (ingress, key.worker, *reception))
+    needs = (ingress, *workers, *reception)
+    return Wish(_down(link), needs, optional, relays, whole=whole)
 
 
-def plan(config: Config, actual: Actual) -> tuple[Step, ...]:
+def plan(config: Config, actual: Actual, wishes: Wishes | None = None) -> tuple[Step, ...]:
     """The steps that lead from `actual` to what `config` asks for, as far as it can be had now."""
+    wishes = wishes or Wishes()
     wanted: dict[Resource, None] = {}
     relays: dict[RelayKey, Relay] = {}
     for rule in config.rules.values():
         if not rule.enabled:
             continue
-        entry = wish(rule, config, actual.links)
-        wanted.update(dict.fromkeys((*entry.needs, *entry.optional)))
-        for key, outputs in entry.relays.items():
-            # One worker that cannot be had is no reason to stop the others.
-            needs = tuple(
-                need for need in entry.needs if not isinstance(need, Worker) or need == key.worker
-            )
-            blocked = any(actual.blocked(need) for need in (*needs, key))
-            opened = [
-                (output, rule.outputs[at].limit)
-                for at, output in enumerate(outputs)
-                if not isinstance(output, str)
-            ]
-            wanted.update(dict.fromkeys(output for output, _ in opened))
-            usable = [pair for pair in opened if not actual.blocked(pair[0])]
-            if usable and not blocked:
-                sockets, limits = zip(*usable, strict=True)
-                relays[key] = Relay(rule.input, sockets, limits, needs)
+        entry = wishes.of(rule, config, actual.links)
+        wanted.update(dict.fromkeys(entry.needs))
+        wanted.update(dict.fromkeys(entry.optional))
+        for key, whole in entry.whole.items():
+            wanted.update(dict.fromkeys(whole.outputs))
+            relay = _without_failures(key, whole, actual) if actual.failures else whole
+            if relay is not None:
+                relays[key] = relay
     replaced = _replaced(actual, wanted)
     # Their rules end with them: removed before, the last packets would match none.
     steps: list[Step] = _closed(replaced)
+    missing = [
+        resource
+        for resource in wanted
+        if resource not in actual.open
+        and not actual.blocked(resource)
+        and not _lacks(resource, actual)
+    ]
     for kind in _ORDER:
-        steps += [
-            Open(resource)
-            for resource in wanted
-            if type(resource) is kind
-            and resource not in actual.open
-            and not actual.blocked(resource)
-            and not _lacks(resource, actual)
-        ]
+        steps += [Open(resource) for resource in missing if type(resource) is kind]
     for key, relay in relays.items():
-        if key not in actual.relays:
+        has = actual.relays.get(key)
+        if has is None:
             steps.append(Add(key, relay))
-        elif actual.relays[key] != relay:
+        elif has is not relay and has != relay:
             steps.append(Replace(key, relay))
     steps += [
         Remove(key) for key in actual.relays if key not in relays and key.worker not in replaced
     ]
     steps += _closed(actual.open - wanted.keys() - replaced)
     return tuple(steps)
+
+
+def _without_failures(key: RelayKey, whole: Relay, actual: Actual) -> Relay | None:
+    """What is left of it without what has failed and is not to be tried again yet."""
+    if any(actual.blocked(need) for need in (*whole.needs, key)):
+        return None
+    pairs = zip(whole.outputs, whole.limits, strict=True)
+    usable = [pair for pair in pairs if not actual.blocked(pair[0])]
+    if not usable:
+        return None
+    if len(usable) == len(whole.outputs):
+        return whole
+    outputs, limits = zip(*usable, strict=True)
+    return Relay(whole.input, outputs, limits, whole.needs)
 
 
 def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Resource]:

@@ -1,13 +1,14 @@
 """What a plan opens and closes, as values: two that are equal are the same thing.
 
 An interface is named with its index, so that one that was deleted and made again is another.
+They are looked up by the thousand: their hashes are of few fields, which tell almost all apart.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal
 
@@ -44,6 +45,9 @@ class Ingress:
     workers: int = 1
     ring_size: int = DEFAULT_RING_SIZE
 
+    def __hash__(self) -> int:
+        return hash((self.index, self.workers))
+
     def __str__(self) -> str:
         return f"ingress on {self.interface}"
 
@@ -55,6 +59,9 @@ class Worker:
     ingress: Ingress
     number: int = 0
     cpu: int | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.ingress.index, self.number))
 
     @property
     def ring(self) -> Ring:
@@ -87,6 +94,14 @@ class Membership:
     index: int
     group: Address
     source: Address | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        chosen = (self.index, int(self.group), self.source and int(self.source))
+        object.__setattr__(self, "_hash", hash(chosen))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         only = f" from {self.source}" if self.source is not None else ""
@@ -101,6 +116,9 @@ class Reception:
     index: int
     group: Address | None
 
+    def __hash__(self) -> int:
+        return hash((self.index, self.group))
+
     def __str__(self) -> str:
         return f"reception of {self.group or 'all groups'} on {self.interface}"
 
@@ -114,6 +132,9 @@ class Hold:
     address: Address
     port: int
     protocol: Protocol = "udp"
+
+    def __hash__(self) -> int:
+        return hash((self.index, self.port, int(self.address)))
 
     def __str__(self) -> str:
         return f"hold of {endpoint(self.address, self.port)} on {self.interface}"
@@ -143,6 +164,15 @@ class Egress:
     transparent: bool = False
     of: Target | None = None
     heard: tuple[Address, int] | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # All that tells the members of one output apart.
+        chosen = (self.rule, self.index, self.port, int(self.address), int(self.source))
+        object.__setattr__(self, "_hash", hash((*chosen, self.source_port)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def target(self) -> Target:
@@ -175,6 +205,9 @@ class Members:
     protocol: Protocol
     input_address: Address
     input_port: int
+
+    def __hash__(self) -> int:
+        return hash((self.rule, self.index, self.worker.number))
 
     @property
     def target(self) -> Target:

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from mcrd.model import Config, Rule
-from mcrd.plan import Actual, Failure, RelayKey, Wish, wish
+from mcrd.plan import Actual, Failure, RelayKey, Wish, Wishes
 from mcrd.resources import Resource
 
 State = Literal["active", "waiting", "failed", "disabled"]
@@ -33,15 +34,18 @@ class RuleState:
     retry_in: float | None = None
 
 
-def states(config: Config, actual: Actual) -> dict[str, RuleState]:
+def states(config: Config, actual: Actual, wishes: Wishes | None = None) -> dict[str, RuleState]:
     """The state of every rule, by name."""
-    return {name: _rule(rule, config, actual) for name, rule in config.rules.items()}
+    known = wishes or Wishes()
+    return {name: _rule(rule, config, actual, known) for name, rule in config.rules.items()}
 
 
-def _rule(rule: Rule, config: Config, actual: Actual) -> RuleState:
+def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleState:
     if not rule.enabled:
         return RuleState("disabled", None, tuple(OutputState("disabled") for _ in rule.outputs))
-    entry = wish(rule, config, actual.links)
+    entry = wishes.of(rule, config, actual.links)
+    if not actual.failures and _is_done(entry, len(rule.outputs), actual):
+        return _active(len(rule.outputs))
     whole, retry = _whole(entry, actual)
     outputs = tuple(_output(at, entry, actual, whole) for at in range(len(rule.outputs)))
     if whole is not None:
@@ -54,6 +58,23 @@ def _rule(rule: Rule, config: Config, actual: Actual) -> RuleState:
     if failed is not None:
         return RuleState("failed", failed.reason, outputs, failed.retry_in)
     return RuleState("waiting", "being opened", outputs)
+
+
+def _is_done(entry: Wish, outputs: int, actual: Actual) -> bool:
+    """Everything that the rule asks for is there."""
+    return (
+        not entry.waits
+        and bool(entry.whole)
+        and all(
+            len(relay.outputs) == outputs and actual.relays.get(key) is relay
+            for key, relay in entry.whole.items()
+        )
+    )
+
+
+@cache
+def _active(outputs: int) -> RuleState:
+    return RuleState("active", None, (OutputState("active"),) * outputs)
 
 
 def _whole(entry: Wish, actual: Actual) -> tuple[str | None, float | None]:

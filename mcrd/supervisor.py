@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import glob
 import hashlib
 import logging
@@ -14,7 +15,7 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ from mcrd.control import Request, Server
 from mcrd.files import read_file
 from mcrd.filters import networks
 from mcrd.links import Links
-from mcrd.model import Config
+from mcrd.model import Config, Network
 from mcrd.notify import Notify
-from mcrd.plan import plan
+from mcrd.plan import Wishes, plan
 from mcrd.states import RuleState, states
 from mcrd.watch import Watch
 
@@ -42,7 +43,10 @@ TELLING = (
     ("rate_limited", "packets over the limit of a rule were dropped"),
     ("ring_full", "frames found no room in the ring; look at workers and ring_size"),
 )
-TICK = 1.0  # seconds between two looks at what makes no event
+# Almost all that there is are rules, which stay: to look through them for garbage again and again
+# was half of the time of a reload (gc.set_threshold()).
+SELDOM = (100_000, 20, 100)
+TICK = 0.5  # seconds between two looks at what makes no event
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,9 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._lock = asyncio.Lock()
         self._states: dict[str, RuleState] = {}
+        self._wishes = Wishes()
+        self._networks: Mapping[str, frozenset[Network]] = {}
+        self._loader = config.Loader()
         self._errors: list[str] = []  # why the rule file, as it is now, is not what runs
         self._digest = b""
         self._pending = True
@@ -84,6 +91,7 @@ class Supervisor:
         loop.set_exception_handler(_log_exception)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
         _raise_descriptor_limit()
+        gc.set_threshold(*SELDOM)
         await self._server.start()
         main = loop.create_task(self._main())
         stop = loop.create_task(self._stop.wait())
@@ -121,6 +129,7 @@ class Supervisor:
             if time.monotonic() >= tick:
                 tick = time.monotonic() + TICK
                 self._estate.take_errors()
+                self._estate.look_at_workers()
                 self._look_at_drops()
             if self._woken.is_set() or (retry is not None and retry <= pause):
                 self._woken.clear()
@@ -139,8 +148,9 @@ class Supervisor:
         """Looks, plans and applies until there is nothing left to do."""
         self._pending = True
         for _ in range(ROUNDS):
-            self._estate.admit(networks(self._config), also_old=True)
-            steps = plan(self._config, self._estate.actual(self._links.now, to_plan=True))
+            self._estate.admit(self._networks, also_old=True)
+            actual = self._estate.actual(self._links.now, to_plan=True)
+            steps = plan(self._config, actual, self._wishes)
             if not steps:
                 break
             for step in steps:
@@ -149,13 +159,13 @@ class Supervisor:
         else:
             log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
-        self._estate.admit(networks(self._config), also_old=False)
+        self._estate.admit(self._networks, also_old=False)
         self._pending = False
         self._look_at_states()
         self._notify.status(self._summary())
 
     def _look_at_states(self) -> None:
-        now = states(self._config, self._estate.actual(self._links.now))
+        now = self._now()
         for name, state in now.items():
             before = self._states.get(name)
             if before is None or (before.state, before.reason) != (state.state, state.reason):
@@ -196,6 +206,7 @@ class Supervisor:
     async def _adopt(self, new: Config) -> Changes:
         """Makes `new` what is wanted, and so."""
         old, self._config = self._config, new
+        self._networks = networks(new)
         changed = changes(old, new)
         journal.set_level(self._log_level or new.daemon.log_level)
         told = {_saying(warning) for warning in old.warnings}
@@ -206,6 +217,7 @@ class Supervisor:
             self._watch.start(self._files(new), new.include_patterns)
         else:
             self._watch.stop()
+        self._wishes.keep(new.rules)
         self._estate.forget_ports(frozenset(new.rules))
         self._estate.retry_now()
         await self._settle()
@@ -223,7 +235,7 @@ class Supervisor:
         """Reads the rule file; when it is not what it should be, all stays as it was."""
         self._digest = _digest(self._files(self._config))
         try:
-            new = await asyncio.to_thread(config.load, self._path)
+            new = await asyncio.to_thread(self._loader.load, self._path)
             self._digest = _digest(self._files(new))
         except ConfigError as error:
             self._errors = [str(problem) for problem in error.problems]
@@ -304,7 +316,7 @@ class Supervisor:
         return f"{text}; rule file refused: {self._errors[0]}" if self._errors else text
 
     def _now(self) -> dict[str, RuleState]:
-        return states(self._config, self._estate.actual(self._links.now))
+        return states(self._config, self._estate.actual(self._links.now), self._wishes)
 
     def _status(self) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,9 +14,9 @@ from mcrd.model import Config, Daemon, Input, Interface, Output, Rule
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mcrd.config.problems import Report
     from mcrd.config.rules import Document
     from mcrd.config.walk import Fields
+    from mcrd.model import Place
 
 _TTL_TO_GROUP: Final = 1
 _TTL_TO_HOST: Final = 64
@@ -33,7 +34,13 @@ def build(
     interfaces: dict[str, Interface] = {}
     for document in documents:
         for name, fields in document.fields["rules"].items():
-            rules[name] = _rule(name, fields, document.report)
+            place = document.place(name)
+            rule = document.built.get(name)
+            if rule is None:
+                rule = _rule(name, fields, place)
+            elif rule.place != place:
+                rule = replace(rule, place=place)
+            rules[name] = document.built[name] = rule
         for name, fields in document.fields["interfaces"].items():
             interfaces[name] = Interface(**_given(fields))
     return Config(
@@ -46,7 +53,7 @@ def build(
     )
 
 
-def _rule(name: str, fields: Fields, report: Report) -> Rule:
+def _rule(name: str, fields: Fields, place: Place) -> Rule:
     given = Input(**({"port": NO_PORT} | _given(fields["input"])))
     return Rule(
         name=name,
@@ -54,7 +61,7 @@ def _rule(name: str, fields: Fields, report: Report) -> Rule:
         outputs=tuple(_output(output, given) for output in fields["outputs"]),
         enabled=fields["enabled"],
         description=fields["description"],
-        place=report.place(("rules", name)),
+        place=place,
     )
 
 

@@ -32,8 +32,11 @@ def check(documents: Sequence[Document]) -> None:
         for name, fields in document.fields.get("interfaces", {}).items():
             _check_cpus(("interfaces", name, "cpus"), fields.get("cpus", []), document.report)
     rules = found_rules(documents)
-    for rule in rules:
-        check_rule(rule)
+    for document in documents:
+        if not document.checked:
+            for rule in document.rules:
+                check_rule(rule)
+            document.checked = not document.report.problems
     # Of rules with one name, a second one draws no more than that.
     named: dict[str, FoundRule] = {}
     for rule in rules:

@@ -33,19 +33,18 @@ def read_text(file: str) -> bytes:
         _refuse(Place(file, 0, 0), f"cannot read: {error}")
 
 
-def document_of(text: str | bytes, file: str) -> tuple[dict[str, object], Report]:
+def document_of(text: str, file: str) -> tuple[dict[str, object], Report]:
     """The tables in a text, and a report for what is wrong with them. Raises ConfigError."""
-    text = _characters(text, file).removeprefix(_BYTE_ORDER_MARK)
-    positions = Positions(text)
-    return _document(text, file, positions), Report(file, positions)
+    return _document(text, file), Report(file, text)
 
 
-def _characters(text: str | bytes, file: str) -> str:
+def characters(text: str | bytes, file: str) -> str:
+    """The characters of a file, without a byte order mark. Raises ConfigError."""
     if isinstance(text, str):
         # A string of ours may hold half a surrogate pair, which no file can.
         text = text.encode(errors="surrogatepass")
     try:
-        return text.decode()
+        return text.decode().removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         before = text[: error.start].decode()
         line = before.count("\n") + 1
@@ -53,18 +52,22 @@ def _characters(text: str | bytes, file: str) -> str:
         _refuse(Place(file, line, column), f"not UTF-8: byte 0x{text[error.start]:02x}")
 
 
-def _document(text: str, file: str, positions: Positions) -> dict[str, object]:
-    if positions.too_deep is not None:
-        place = Place(file, *positions.at(positions.too_deep))
-        _refuse(place, f"nested more than {DEEPEST} levels deep")
+def _document(text: str, file: str) -> dict[str, object]:
+    # Each level takes one of these.
+    if sum(map(text.count, "[{.")) >= DEEPEST:
+        positions = Positions(text)
+        if positions.too_deep is not None:
+            place = Place(file, *positions.at(positions.too_deep))
+            _refuse(place, f"nested more than {DEEPEST} levels deep")
     try:
         return tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        _refuse_syntax(error, file, positions)
+        _refuse_syntax(error, file, Positions(text))
     except RecursionError:
         _refuse(Place(file, 0, 0), "nested too deeply")
     except ValueError as error:
         # Not a syntax error for tomli, which has no place for it.
+        positions = Positions(text)
         for path in positions.overlong_integers():
             _refuse(Place(file, *positions.value(path)), "integer too long", key_text(path))
         _refuse(Place(file, 0, 0), f"cannot parse: {error}")

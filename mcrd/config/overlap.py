@@ -9,6 +9,7 @@ overlap, the wider one is found from the narrower one, by a look-up for each siz
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -36,6 +37,11 @@ class Box(NamedTuple):
     high: int
     first: int
     last: int
+
+    @property
+    def is_plain(self) -> bool:
+        """One address and one port: two of them overlap only where they are equal."""
+        return self.low == self.high and self.first == self.last
 
     def overlaps(self, other: Box) -> bool:
         return (
@@ -219,7 +225,11 @@ def clashes(claims: Sequence[Claim]) -> list[tuple[int, int]]:
     """
     overlaps: Overlaps[int] = Overlaps()
     found: dict[int, int] = {}
-    widest_first = sorted(range(len(claims)), key=lambda i: claims[i].box.low - claims[i].box.high)
+    among = list(range(len(claims)))
+    if all(claim.box.is_plain for claim in claims):
+        times = Counter(claim.box for claim in claims)
+        among = [i for i in among if times[claims[i].box] > 1]
+    widest_first = sorted(among, key=lambda i: claims[i].box.low - claims[i].box.high)
     for index in widest_first:
         claim = claims[index]
         for other in overlaps.around(claim):

@@ -7,14 +7,16 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mcrd.config.positions import Positions
 from mcrd.model import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mcrd.config.positions import KeyPath, Positions
+    from mcrd.config.positions import KeyPath
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_QUOTE = 60
@@ -49,36 +51,57 @@ class ConfigError(Exception):
 
 
 class Report:
-    """Collects the problems of one file, and knows where its keys stand."""
+    """Collects the problems of a file or a part of it, and knows where its keys stand.
 
-    def __init__(self, file: str, positions: Positions) -> None:
+    `lines_before` is how many lines of the file come before the part.
+    """
+
+    def __init__(self, file: str, text: str) -> None:
         self.file = file
-        self.problems: list[Problem] = []
-        self._positions = positions
+        self.lines_before = 0
+        self.problems: list[Problem] = []  # their places are within the part
+        self._text = text
+
+    @cached_property
+    def _positions(self) -> Positions:
+        """Made when somebody asks: most parts are as they should be."""
+        return Positions(self._text)
 
     def place(self, path: KeyPath) -> Place:
         """The place of the value (a table's header, if it has one) at a path."""
-        return Place(self.file, *self._positions.value(path))
+        return self._in_the_file(*self._positions.value(path))
 
     def key_place(self, path: KeyPath) -> Place:
         """The place of the key at the end of a path."""
-        return Place(self.file, *self._positions.key(path))
+        return self._in_the_file(*self._positions.key(path))
 
     def value(self, path: KeyPath, message: str) -> None:
         """The value at the path is wrong."""
-        self.problems.append(Problem(self.place(path), key_text(path), message))
+        self._add(self._positions.value(path), path, message)
 
     def key(self, path: KeyPath, message: str) -> None:
         """The key at the end of the path is wrong, whatever its value."""
-        self.problems.append(Problem(self.key_place(path), key_text(path), message))
+        self._add(self._positions.key(path), path, message)
 
     def absent(self, path: KeyPath, message: str) -> None:
         """The key at the end of the path is not there: the place is the table that lacks it."""
-        self.problems.append(Problem(self.place(path[:-1]), key_text(path), message))
+        self._add(self._positions.value(path[:-1]), path, message)
 
     def in_order(self) -> list[Problem]:
         """The problems, sorted by line and column."""
-        return sorted(self.problems, key=lambda problem: (problem.place.line, problem.place.column))
+        ordered = sorted(self.problems, key=lambda found: (found.place.line, found.place.column))
+        return [
+            Problem(
+                self._in_the_file(found.place.line, found.place.column), found.key, found.message
+            )
+            for found in ordered
+        ]
+
+    def _add(self, where: tuple[int, int], path: KeyPath, message: str) -> None:
+        self.problems.append(Problem(Place(self.file, *where), key_text(path), message))
+
+    def _in_the_file(self, line: int, column: int) -> Place:
+        return Place(self.file, line + self.lines_before, column)
 
 
 def key_text(path: KeyPath) -> str:

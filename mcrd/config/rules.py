@@ -4,30 +4,67 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mcrd.config.overlap import Box, Spans, box, spans
 from mcrd.config.walk import WRONG
+from mcrd.model import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mcrd.config.positions import KeyPath
-    from mcrd.config.problems import Report
+    from mcrd.config.problems import Problem, Report
     from mcrd.config.walk import Fields
-    from mcrd.model import Address, Network, PortRange
+    from mcrd.model import Address, Network, PortRange, Rule
 
 NO_PORT = 0
 """The port of protocols that have none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Document:
-    """What a file says, as far as it could be read, and the report on it."""
+    """What a file or a part of it says, as far as it could be read, and the report on it.
+
+    The rest is what was found out about it and stays true when it is met again: `checked`, its
+    rules by themselves are without errors; `warnings` that do not depend on any other rule;
+    `built`, its rules in the model's values.
+    """
 
     report: Report
     fields: Fields
+    checked: bool = False
+    warnings: tuple[Problem, ...] | None = None
+    begins_with_its_rule: bool = False
+    built: dict[str, Rule] = field(default_factory=dict)
+    _rules: list[FoundRule] | None = None
+
+    @property
+    def rules(self) -> list[FoundRule]:
+        """Its rules, sorted by where their inputs stand."""
+        if self._rules is None:
+            report = self.report
+            found = [
+                _rule(report, ("rules", name), fields)
+                for name, fields in self.fields.get("rules", {}).items()
+            ]
+            if len(found) > 1:
+                places = {rule.path: report.place(rule.input_path) for rule in found}
+                found.sort(key=lambda rule: (places[rule.path].line, places[rule.path].column))
+            self._rules = found
+        return self._rules
+
+    def place(self, rule: str) -> Place:
+        """Where the rule's table stands."""
+        if self.begins_with_its_rule:
+            return Place(self.report.file, self.report.lines_before + 1, 1)
+        return self.report.place(("rules", rule))
+
+    def move(self, lines_before: int) -> None:
+        """It is met again, with so many lines before it, among others than before."""
+        self.report.lines_before = lines_before
+        self.report.problems.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +125,7 @@ class FoundRule:
 
 def found_rules(documents: Iterable[Document]) -> list[FoundRule]:
     """The rules of all files, sorted by where their inputs stand."""
-    rules: list[FoundRule] = []
-    for document in documents:
-        report = document.report
-        found = [
-            _rule(report, ("rules", name), fields)
-            for name, fields in document.fields.get("rules", {}).items()
-        ]
-        places = {rule.path: report.place(rule.input_path) for rule in found}
-        found.sort(key=lambda rule: (places[rule.path].line, places[rule.path].column))
-        rules += found
-    return rules
+    return [rule for document in documents for rule in document.rules]
 
 
 def destination(address: Address | Network, port: int | PortRange) -> str:

@@ -30,15 +30,25 @@ _SOURCE_SPECIFIC: tuple[Network, ...] = (
 
 def warn(documents: Sequence[Document]) -> None:
     """Report what is suspicious in files without errors; of rules, in those that are enabled."""
+    for document in documents:
+        if document.warnings is not None:
+            document.report.problems += document.warnings
+            continue
+        for rule in document.rules:
+            if rule.fields["enabled"]:
+                _warn_of(rule)
+        document.warnings = tuple(document.report.problems)
     rules = found_rules(documents)
     _warn_interfaces(documents, rules)
-    rules = [rule for rule in rules if rule.fields["enabled"]]
-    for rule in rules:
-        _warn_vlan(rule)
-        _warn_source_specific(rule)
-        for output in rule.outputs:
-            _warn_ttl(rule, output)
-    _warn_feeding(rules)
+    _warn_feeding([rule for rule in rules if rule.fields["enabled"]])
+
+
+def _warn_of(rule: FoundRule) -> None:
+    """What is suspicious in a rule, whatever the others are."""
+    _warn_vlan(rule)
+    _warn_source_specific(rule)
+    for output in rule.outputs:
+        _warn_ttl(rule, output)
 
 
 def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> None:
@@ -99,6 +109,10 @@ def _warn_ttl(rule: FoundRule, output: FoundOutput) -> None:
 
 
 def _warn_feeding(rules: list[FoundRule]) -> None:
+    inputs = {rule.input.box for rule in rules if rule.input}
+    outputs = {each.endpoint.box for rule in rules for each in rule.outputs if each.endpoint}
+    if inputs.isdisjoint(outputs) and all(box.is_plain for box in (*inputs, *outputs)):
+        return
     listening: Overlaps[FoundRule] = Overlaps()
     for rule in rules:
         if rule.input and rule.sources is not None:

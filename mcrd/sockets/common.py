@@ -48,6 +48,9 @@ def program_of(program: Sequence[Instruction]) -> tuple[bytes, ctypes.Array[ctyp
     return struct.pack("HP", len(program), ctypes.addressof(buffer)), buffer
 
 
+_DROP_ALL = program_of(DROP_ALL)
+
+
 def check_index(interface: str, index: int) -> None:
     """The name may have gone to another interface since the plan was made."""
     if socket.if_nametoindex(interface) != index:
@@ -64,7 +67,7 @@ def quiet_socket(protocol: Protocol, address: Address, interface: str) -> socket
         sock = socket.socket(family, socket.SOCK_RAW | flags, socket.IPPROTO_ESP)
     try:
         keep_some(sock)
-        attach_filter(sock, DROP_ALL)
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _DROP_ALL[0])
         sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
         if family == socket.AF_INET6 and protocol == "udp":  # a raw socket is IPv6 alone anyway

@@ -25,6 +25,7 @@ from mcrd.plan import (
     Remove,
     Replace,
     Step,
+    Wishes,
     plan,
     wish,
 )
@@ -44,6 +45,7 @@ from mcrd.resources import (
     first_port,
     last_port,
 )
+from mcrd.states import states
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -340,6 +342,20 @@ def wanted_by(rule: Rule, config: Config, links: Mapping[str, Link]) -> set[Reso
 
 
 # What always holds.
+
+
+@given(st.lists(st.tuples(configs(), hosts()), min_size=2, max_size=4))
+def test_what_is_remembered_makes_no_difference(
+    world: list[tuple[Config, Mapping[str, Link]]],
+) -> None:
+    wishes, actual = Wishes(), Actual()
+    for config, now in world:
+        actual = replace(actual, links=now)
+        for _ in range(2):  # once more with the same, and what was done meanwhile
+            assert plan(config, actual, wishes) == plan(config, actual)
+            assert states(config, actual, wishes) == states(config, actual)
+            actual = carry_out(plan(config, actual), actual)
+        wishes.keep(config.rules)
 
 
 @given(configs(), configs(), hosts(), hosts())

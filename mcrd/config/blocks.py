@@ -1,0 +1,85 @@
+"""A file in blocks, one for each rule: what has not changed since the last time is not read again.
+
+With thousands of rules, reading is most of a reload, and mostly only few of them have changed. A
+file is cut before each header [rules.NAME]. A block that is TOML by itself begins and ends between
+two statements; so all of them one after the other say what the whole file says, as long as no table
+stands in two of them. Whatever is not as simple as that is read whole.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mcrd.config.document import document_of
+from mcrd.config.problems import ConfigError
+from mcrd.config.rules import Document
+from mcrd.config.walk import read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import msgspec.inspect as mi
+
+_HEADER = re.compile(
+    r"""^\[[ \t]*rules[ \t]*\.[ \t]*(?:[A-Za-z0-9_-]+|"[^"\\\n]*"|'[^'\n]*')[ \t]*\]""",
+    re.MULTILINE,
+)
+
+
+class Blocks:
+    """The blocks of all files, as they were read last."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Document] = {}
+        self._used: dict[tuple[str, str], Document] = {}
+
+    def documents(self, text: str, file: str, kind: mi.Type) -> list[Document] | None:
+        """What comes before the first rule, and each rule; None when it has to be read whole."""
+        parts = list(_cut(text))
+        head = _read(parts[0][1], file, kind)
+        if head is None or len(parts) == 1 or "rules" in head[1]:
+            return None
+        documents, names = [head[0]], 0
+        for line, part in parts[1:]:
+            document = self._known.get((file, part))
+            if document is None:
+                found = _read(part, file, kind)
+                if found is None or found[1] != {"rules"}:
+                    return None
+                document = found[0]
+                document.begins_with_its_rule = len(document.fields["rules"]) == 1
+            self._used[file, part] = document
+            document.move(line)
+            documents.append(document)
+            names += len(document.fields["rules"])
+        if len({name for each in documents for name in each.fields["rules"]}) != names:
+            return None
+        return documents
+
+    def forget(self) -> None:
+        """Forgets the blocks that have not been in any file since the last time."""
+        self._known, self._used = self._used, {}
+
+
+def _cut(text: str) -> Iterator[tuple[int, str]]:
+    """Each block, and how many lines come before it."""
+    start = line = 0
+    for header in _HEADER.finditer(text):
+        part = text[start : header.start()]
+        yield line, part
+        start, line = header.start(), line + part.count("\n")
+    yield line, text[start:]
+
+
+def _read(text: str, file: str, kind: mi.Type) -> tuple[Document, set[str]] | None:
+    """A block without problems, and its top-level keys."""
+    try:
+        root, report = document_of(text, file)
+    except ConfigError:
+        return None
+    keys = set(root)
+    document = Document(report, read(kind, root, (), report))
+    return None if report.problems else (document, keys)
