@@ -437,12 +437,18 @@ class Estate:
         except (NoRoomError, WorkerError) as error:
             self._fail(step.key, str(error))
             return self._remove(step.key)
-        kind = messages.ReplaceRule if isinstance(step, Replace) else messages.AddRule
-        by_source = any(output.source is None for output in members_of(relay))
-        match = _match(relay.input, by_source)
-        future = process.request(kind, slot, match, outputs)
-        self._end_members(step.key, process)
-        return type(step)(step.key, relay), future
+        match = _match(relay.input, _by_source(relay))
+        if isinstance(step, Add):
+            return Add(step.key, relay), process.request(messages.AddRule, slot, match, outputs)
+        before = self._relays.get(step.key)
+        kept = _kept(before, relay) if before is not None else []
+        future = process.request(messages.ReplaceRule, slot, match, outputs, kept)
+        if kept:
+            self._changing.add(step.key)
+            self._members[step.key.worker.ring].keep(process, step.key.rule, relay)
+        else:
+            self._end_members(step.key, process)
+        return Replace(step.key, relay), future
 
     def _remove(self, key: RelayKey) -> tuple[Remove, asyncio.Future[messages.Answer]] | None:
         process = self.workers.get(key.worker)
@@ -563,6 +569,18 @@ class Estate:
 def _kind(step: Step) -> type[Step]:
     """Steps that are carried out side by side."""
     return type(step) if isinstance(step, Open | Close) else Add
+
+
+def _by_source(relay: Relay) -> bool:
+    return any(output.source is None for output in members_of(relay))
+
+
+def _kept(before: Relay, relay: Relay) -> list[int | None]:
+    """Of each output that goes by member, which of those before it was; [] when no member stays."""
+    old, new = members_of(before), members_of(relay)
+    if _by_source(before) != _by_source(relay) or not set(old) & set(new):
+        return []
+    return [old.index(output) if output in old else None for output in new]
 
 
 def _match(given: Input, by_source: bool) -> messages.Match:

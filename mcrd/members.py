@@ -54,46 +54,80 @@ class MemberSockets:
         self, process: WorkerProcess, key: messages.MemberKey, relay: Relay, rule: str
     ) -> None:
         """Opens a member's sockets and tells the worker; or tells it that there are none."""
-        if key in self._members:
+        wanted = [_egress(output, key) for output in members_of(relay)]
+        if (known := self._members.get(key)) is not None:  # the worker had no memory for it
+            self._hand_over(process, key, known, wanted, ())
             return
         if len(self._members) >= MEMBERS_AT_MOST and not self._has_made_room(process):
             self._complain(rule, f"has more than {MEMBERS_AT_MOST} members at once")
             unheard(process.request(messages.RemoveMember, key))
             return
         sockets: dict[Egress, socket.socket] = {}
-        places: list[int | None] = []
-        for output in relay.outputs:
-            if not isinstance(output, Members):
-                continue
-            egress = _egress(output, key)
+        for egress in wanted:
             try:
                 sockets[egress] = self._opener.open(egress)
             except OSError as error:
                 self._complain(rule, f"{egress}: {error.strerror or error}")
-                places.append(None)
-            else:
-                places.append(process.place(egress)[0])
         try:
             slot = self._segment.member_slot(key)
         except NoRoomError as error:
             self._complain(rule, str(error))
             slot = None
         if slot is None or not sockets:
-            for egress, sock in sockets.items():
-                process.vacate(egress)
+            for sock in sockets.values():
                 sock.close()
             unheard(process.request(messages.RemoveMember, key))
             return
         self._members[key] = _Member(rule, slot, sockets)
         self._own.update(_own(sockets))
-        descriptors = [sock.fileno() for sock in sockets.values()]
-        opened = [process.places[egress] for egress in sockets]
+        self._hand_over(process, key, self._members[key], wanted, wanted)
+
+    def keep(self, process: WorkerProcess, rule: str, relay: Relay) -> None:
+        """The worker has kept a rule's members: they get what they lack in its new form.
+
+        What is in both forms stays as it is. A member without any socket left ends.
+        """
+        outputs = members_of(relay)
+        for key in [k for k, m in self._members.items() if m.rule == rule]:
+            member = self._members[key]
+            wanted = [_egress(output, key) for output in outputs]
+            before, member.sockets = member.sockets, {}
+            new = [egress for egress in wanted if egress not in before]
+            for egress in wanted:
+                if egress in before:
+                    member.sockets[egress] = before.pop(egress)
+                    continue
+                try:
+                    member.sockets[egress] = self._opener.open(egress)
+                except OSError as error:
+                    self._complain(rule, f"{egress}: {error.strerror or error}")
+            self._own.update(_own({e: s for e, s in member.sockets.items() if e in new}))
+            if new:
+                self._hand_over(process, key, member, wanted, new)
+            self._end(process, before)
+            if not member.sockets:
+                unheard(process.request(messages.RemoveMember, key))
+                self._close(process, key)
+
+    def _hand_over(
+        self,
+        process: WorkerProcess,
+        key: messages.MemberKey,
+        member: _Member,
+        outputs: Sequence[Egress],
+        new: Sequence[Egress],
+    ) -> None:
+        """Sends what is new of a member, and then says what it has for each output."""
+        opened = [egress for egress in new if egress in member.sockets]
+        places = [process.place(egress)[0] for egress in opened]
+        descriptors = [member.sockets[egress].fileno() for egress in opened]
         for at in range(0, len(opened), messages.DESCRIPTORS):
             part = slice(at, at + messages.DESCRIPTORS)
             unheard(
-                process.request(messages.AddSockets, opened[part], descriptors=descriptors[part])
+                process.request(messages.AddSockets, places[part], descriptors=descriptors[part])
             )
-        unheard(process.request(messages.AddMember, key, slot, places))
+        has = [process.places.get(egress) for egress in outputs]
+        unheard(process.request(messages.AddMember, key, member.slot, has))
 
     def own(self) -> set[messages.Endpoint]:
         """Addresses and ports of this host that members send from."""
@@ -122,8 +156,11 @@ class MemberSockets:
     def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
         member = self._members.pop(key)
         self._segment.members.give_back(key)
-        self._own -= Counter(_own(member.sockets))
-        for egress, sock in member.sockets.items():
+        self._end(process, member.sockets)
+
+    def _end(self, process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
+        self._own -= Counter(_own(sockets))
+        for egress, sock in sockets.items():
             place = process.vacate(egress) if process is not None else None
             if process is not None and place is not None:
                 unheard(process.request(messages.RemoveSockets, [place]))

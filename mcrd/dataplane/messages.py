@@ -135,11 +135,16 @@ class AddRule(Request, frozen=True, tag=True):
 
 
 class ReplaceRule(Request, frozen=True, tag=True):
-    """The rule of that slot, anew: no frame falls between the old form and the new."""
+    """The rule of that slot, anew: no frame falls between the old form and the new.
+
+    `kept`: its members stay. For each output that goes by member, which of the old ones it was,
+    counting those alone; None: it is new, and so are its sockets. Empty: no member stays.
+    """
 
     slot: int
     match: Match
     outputs: list[RuleOutput]
+    kept: list[int | None] = []
 
 
 class RemoveRule(Request, frozen=True, tag=True):

@@ -173,8 +173,10 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
                 ],
             )
             match, networks = _match(request.match)
+            kept = request.kept if isinstance(request, messages.ReplaceRule) else []
+            before = ffi.new("uint32_t[]", [_place(which) for which in kept])
             result = lib.worker_put_rule(
-                worker, request.slot, match, networks, outputs, len(outputs)
+                worker, request.slot, match, networks, outputs, len(outputs), before, len(kept)
             )
             _check(result, "rule")
         case messages.AddMember(member=member, last_used=last_used, places=places):

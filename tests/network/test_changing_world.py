@@ -192,6 +192,49 @@ def test_a_changed_output_does_not_disturb_those_that_stay(fork: Fork, changed: 
     assert only(received.result(), count) == {}
 
 
+@pytest.mark.parametrize("source", ["", ' source="keep"'], ids=["own source", "kept source"])
+def test_members_of_an_output_that_stays_are_not_disturbed(fork: Fork, source: str) -> None:
+    """Each group of a range, and each source that is kept, has sockets of its own."""
+    first, count = f"r1 239.2.0.0/24 6000 ttl=4{source}", 100_000
+
+    def text(*outputs: str) -> str:
+        return UNWATCHED + rule("a", "r0 239.1.0.0/24 5000", *outputs)
+
+    second = [f"r2 239.{n}.0.0/24 7000 ttl={ttl}{source}" for n, ttl in ((3, 4), (3, 9), (4, 4))]
+    daemon = fork.lab.mcrd(fork.relay, text(first, second[0]))
+
+    def known() -> bool:
+        fork.source.send("s0", "239.1.0.1", 5000, count=FLOWS, flows=FLOWS, source_port=4321)
+        counts = daemon.stats()["rules"]["a"]["outputs"]
+        return all(output["sent"]["packets"] >= FLOWS for output in counts)
+
+    wait_for(known, "all members to be known")
+    before = daemon.stats()["rules"]["a"]["outputs"][0]
+    received = fork.sink.receive("k0", "239.2.0.1", 6000, expect=count, flows=FLOWS)
+    stream = fork.source.start_send(
+        "s0", "239.1.0.1", 5000, count=count, rate=20_000, size=400, flows=FLOWS, source_port=4321
+    )
+    for outputs in (
+        [first, second[1]],
+        [second[1], first],
+        [first],
+        [first, second[2], second[1]],
+        [first, second[2]],
+    ):
+        daemon.edit(text(*outputs))
+        daemon.ctl("reload")
+    assert stream.process.poll() is None, "the changes were to happen under traffic"
+    stream.result()
+    assert only(received.result(), count) == {}
+    after = daemon.stats()["rules"]["a"]["outputs"]
+    assert after[0]["new_member"] == before["new_member"]
+    assert after[0]["sent"]["packets"] == before["sent"]["packets"] + count
+    assert after[1]["sent"]["packets"] > 0
+    daemon.edit(UNWATCHED)
+    daemon.ctl("reload")
+    assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 40
+
+
 def test_a_broken_file_does_nothing_to_traffic(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED + "".join(busy_rules()))
     count = 160_000

@@ -448,7 +448,8 @@ int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 }
 
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
-		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count)
+		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count,
+		    const uint32_t *kept, uint32_t kept_count)
 {
 	struct rule *rule;
 	uint32_t i;
@@ -473,7 +474,11 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		}
 		rule->member_outputs += outputs[i].socket == MCRD_BY_MEMBER;
 	}
-	rules_put(&worker->rules, rule);
+	if (kept_count != 0 && kept_count != rule->member_outputs) {
+		rule_free(rule);
+		return -EINVAL;
+	}
+	rules_put(&worker->rules, rule, kept_count ? kept : NULL);
 	return 0;
 }
 

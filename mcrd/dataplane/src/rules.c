@@ -122,8 +122,40 @@ static void free_member(struct rules *rules, struct member *member)
 	free(member);
 }
 
-void rules_put(struct rules *rules, struct rule *rule)
+static struct member *new_member(struct rules *rules, struct rule *rule, const struct key *key);
+
+/* The members of the old rule that have sockets become the new one's, with those sockets that it still has. One for
+ * which there is no memory is asked for again. */
+static void keep_members(struct rules *rules, const struct rule *old, struct rule *rule, const uint32_t *kept)
 {
+	const struct member *member;
+	uint32_t i, next;
+
+	for (member = old->members; member; member = member->next) {
+		struct member *again = member->open ? new_member(rules, rule, &member->entry.key) : NULL;
+
+		if (!again)
+			continue;
+		rules->unanswered--;
+		again->open = 1;
+		again->last_used = member->last_used;
+		for (i = next = 0; i < rule->output_count; i++) {
+			if (rule->outputs[i].socket != MCRD_BY_MEMBER)
+				continue;
+			again->outputs[next].socket =
+				kept[next] < old->member_outputs ? member->outputs[kept[next]].socket : MCRD_BY_MEMBER;
+			again->outputs[next++].counters = rule->outputs[i].counters;
+		}
+	}
+}
+
+void rules_put(struct rules *rules, struct rule *rule, const uint32_t *kept)
+{
+	const struct rule *old = rules->by_slot[rule->slot];
+
+	/* For a moment both have members of one key; those of the old one go with it. */
+	if (old && kept)
+		keep_members(rules, old, rule, kept);
 	rules_remove(rules, rule->slot);
 	rules->version++;
 	rules->by_slot[rule->slot] = rule;

@@ -62,8 +62,9 @@ void rules_free(struct rules *rules);
 struct rule *rule_new(const struct rule_match *match, const struct network *networks, uint32_t output_count);
 void rule_free(struct rule *rule);
 
-/* Takes over the rule; the one that had its slot is freed, and the members of that. */
-void rules_put(struct rules *rules, struct rule *rule);
+/* Takes over the rule; the one that had its slot is freed. Its members go with it, unless `kept` is there: for each
+ * output of the new rule that goes by member, which of the old ones' it was, or MCRD_BY_MEMBER for none of them. */
+void rules_put(struct rules *rules, struct rule *rule, const uint32_t *kept);
 int rules_remove(struct rules *rules, uint32_t slot);
 int rules_own(struct rules *rules, const struct endpoint *source, int add);
 

@@ -131,7 +131,8 @@ int worker_take_descriptors(struct worker *worker, int *descriptors, int room);
 uint32_t worker_places(const struct worker *worker);
 int worker_set_socket(struct worker *worker, uint32_t place, int descriptor);
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
-		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count);
+		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count,
+		    const uint32_t *kept, uint32_t kept_count); /* kept: see rules_put() */
 int worker_remove_rule(struct worker *worker, uint32_t slot);
 int worker_put_member(struct worker *worker, const struct member_key *key, uint32_t last_used,
 		      const uint32_t *sockets, uint32_t socket_count);

@@ -43,7 +43,7 @@ static void put_at_random(struct rules *rules, uint64_t *random)
 	if (!rule)
 		abort();
 	rule->slot = check_random(random) % SLOTS;
-	rules_put(rules, rule);
+	rules_put(rules, rule, NULL);
 }
 
 static void own_at_random(struct rules *rules, uint64_t *random)

@@ -59,7 +59,7 @@ static void put_rule(struct rules *rules, uint32_t slot, const struct rule_match
 	if (!rule)
 		abort();
 	rule->slot = slot;
-	rules_put(rules, rule);
+	rules_put(rules, rule, NULL);
 }
 
 static void put(struct rules *rules, uint32_t slot, const struct rule_match *match, const struct network *networks)
@@ -698,6 +698,70 @@ static void test_member_life(uint8_t by_source)
 }
 
 /* A key of a slot that is none, whose bits are those of another member's source port. */
+/* A rule's new form: members that are open stay, with the sockets of the outputs that stay. */
+static void test_members_that_stay(void)
+{
+	enum { MEMBERS = 300 };
+	static const uint32_t kept[BY_MEMBER] = { 1, MCRD_BY_MEMBER };
+	struct rules *rules = check_allocate(sizeof(*rules));
+	uint64_t now = 1700000000000000000ULL, last_used[MEMBERS] = { 0 };
+	struct sample waiting = member_number(MEMBERS);
+	struct rule *rule;
+	uint32_t i, round;
+
+	check_about("members that stay");
+	CHECK_EQUAL(rules_init(rules), 0);
+	put_by_member(rules, 5, 0);
+	for (i = 0; i < MEMBERS; i++) {
+		struct sample sample = member_number(i);
+		struct member_key key = key_of(5, &sample, 0);
+
+		CHECK_EQUAL(rules_put_member(rules, &key, &last_used[i], (const uint32_t[]){ 1000 + i, 2000 + i }, 2), 0);
+	}
+	CHECK(member_of(rules, 5, &waiting, now++) == NULL);
+	CHECK_EQUAL(rules->unanswered, 1);
+	for (round = 0; round < 2; round++) {
+		struct rule_match match = rules->by_slot[5]->match;
+
+		/* As put_by_member(), which has no place for what is kept. */
+		rule = rule_new(&match, NULL, OUTPUTS);
+		if (!rule)
+			abort();
+		rule->slot = 5;
+		rule->member_outputs = BY_MEMBER;
+		for (i = 0; i < OUTPUTS; i++) {
+			rule->outputs[i].socket = i == 0 ? 9 : MCRD_BY_MEMBER;
+			rule->outputs[i].counters = &counters[OUTPUTS - 1 - i];
+		}
+		rules_put(rules, rule, kept);
+		CHECK_EQUAL(rules->members.count, MEMBERS);
+		CHECK_EQUAL(rules->unanswered, 0);
+		for (i = 0; i < MEMBERS; i++) {
+			struct sample sample = member_number(i);
+			struct member *member = member_of(rules, 5, &sample, now);
+
+			CHECK(member && member->rule == rule);
+			if (!member)
+				continue;
+			CHECK_EQUAL(last_used[i], now++);
+			/* The second one's socket became the first one's; after that there is none to keep. */
+			CHECK_EQUAL(member->outputs[0].socket, round == 0 ? 2000 + i : MCRD_BY_MEMBER);
+			CHECK_EQUAL(member->outputs[1].socket, MCRD_BY_MEMBER);
+			CHECK(member->outputs[0].counters == &counters[1]);
+			CHECK(member->outputs[1].counters == &counters[0]);
+		}
+	}
+	/* The one that nobody had answered for is asked for again. */
+	CHECK(member_of(rules, 5, &waiting, now++) == NULL);
+	CHECK_EQUAL(rules->unanswered, 1);
+	/* Without a word about them they go. */
+	put_by_member(rules, 5, 0);
+	CHECK_EQUAL(rules->members.count, 0);
+	CHECK_EQUAL(rules->unanswered, 0);
+	rules_free(rules);
+	free(rules);
+}
+
 static void test_a_member_of_no_slot(void)
 {
 	struct rules *rules = check_allocate(sizeof(*rules));
@@ -884,6 +948,7 @@ int main(void)
 	test_edges();
 	test_member_life(0);
 	test_member_life(1);
+	test_members_that_stay();
 	test_a_member_of_no_slot();
 	test_members_are_bounded();
 	test_members_against_a_model();
