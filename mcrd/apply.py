@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import logging
@@ -47,7 +48,7 @@ from mcrd.workers import WorkerError, WorkerProcess, unheard
 BACKOFF_FIRST = 0.25  # seconds
 BACKOFF_LONGEST = 30.0
 STEADY = 10.0  # seconds after which a worker's end is no longer one of a row
-AT_ONCE = {False: 1, True: 20}  # so many of a row are replaced at once; True: they took packets
+AT_ONCE = 20  # so many of a row are replaced at once, if they took packets
 STALE = 60.0  # seconds after its time at which a failure that nobody retried is forgotten
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
@@ -64,7 +65,7 @@ class Estate:
         self.workers: dict[Worker, WorkerProcess] = {}
         self.restarts: dict[Ring, int] = {}
         self._changed = changed
-        self._early_ends: dict[Worker, int] = {}
+        self._early_ends: dict[Worker, tuple[int, int]] = {}  # in a row; without any packet
         self._starting: set[WorkerProcess] = set()
         self._looked_at = 0.0
         self._rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
@@ -329,11 +330,16 @@ class Estate:
         self._relays = {key: r for key, r in self._relays.items() if key.worker != worker}
         self._members[worker.ring].end(None)
         self.restarts[worker.ring] = self.restarts.get(worker.ring, 0) + 1
-        # Those that die young are replaced after a while: sooner when they did their work.
-        row = self._early_ends.get(worker, 0) if process.age < STEADY else 0
-        self._early_ends[worker] = row + 1
-        worked = self._rings[worker.ring][1].received > process.received_before
-        wait = backoff(row - AT_ONCE[worked] + 1) if row >= AT_ONCE[worked] else 0.0
+        # The first of a row is replaced at once, those that die young after a while, or only when
+        # there are many of them if they did their work.
+        row, useless = self._early_ends.get(worker, (0, 0)) if process.age < STEADY else (0, 0)
+        if self._rings[worker.ring][1].received > process.received_before:
+            useless = 0
+            wait = backoff(row - AT_ONCE + 1) if row >= AT_ONCE else 0.0
+        else:
+            wait = backoff(useless) if useless else 0.0
+            useless += 1
+        self._early_ends[worker] = (row + 1, useless)
         log.error("%s: pid %d %s; another starts in %g s", worker, process.pid, how, wait)
         self._failures[worker] = Failure(how, time.monotonic() + wait, row + 1)
         self._changed()
@@ -423,8 +429,9 @@ class Estate:
             return None
         segment = self._rings[step.key.worker.ring][1]
         try:
-            for output in [output for output, _ in usable if isinstance(output, Egress)]:
-                self._hand_over(process, output)
+            for output, _ in usable:
+                if isinstance(output, Egress) and output not in process.places:
+                    self._add_sockets(process, [output])
             slot = segment.rule_slot(step.key.rule)
             outputs = [
                 messages.RuleOutput(
@@ -435,7 +442,8 @@ class Estate:
                 for output, limit in usable
             ]
         except (NoRoomError, WorkerError) as error:
-            self._fail(step.key, str(error))
+            if process.connected:  # the end of a worker is no failure of its rules
+                self._fail(step.key, str(error))
             return self._remove(step.key)
         match = _match(relay.input, _by_source(relay))
         if isinstance(step, Add):
@@ -480,25 +488,21 @@ class Estate:
                 )
         for process, sockets in new.items():
             for at in range(0, len(sockets), messages.DESCRIPTORS):
-                part = sockets[at : at + messages.DESCRIPTORS]
-                places = [process.place(egress)[0] for egress in part]
-                descriptors = [self._egress[egress].fileno() for egress in part]
-                future = process.request(messages.AddSockets, places, descriptors=descriptors)
-                if future.done():
-                    for egress in part:
-                        process.vacate(egress)
-                unheard(future)
+                with contextlib.suppress(WorkerError):
+                    self._add_sockets(process, sockets[at : at + messages.DESCRIPTORS])
 
-    def _hand_over(self, process: WorkerProcess, egress: Egress) -> None:
-        """Sees to it that the worker has the socket; raises WorkerError when it cannot be sent."""
-        place, new = process.place(egress)
-        if not new:
-            return
-        descriptor = self._egress[egress].fileno()
-        future = process.request(messages.AddSockets, [place], descriptors=[descriptor])
-        if future.done():  # it was not even sent
-            process.vacate(egress)
-            future.result()
+    def _add_sockets(self, process: WorkerProcess, sockets: Sequence[Egress]) -> None:
+        """Sends sockets to a worker; raises WorkerError, and none has gone, when it cannot."""
+        try:
+            places = [process.place(egress)[0] for egress in sockets]
+            descriptors = [self._egress[egress].fileno() for egress in sockets]
+            future = process.request(messages.AddSockets, places, descriptors=descriptors)
+            if future.done():  # it was not even sent
+                future.result()
+        except WorkerError:
+            for egress in sockets:
+                process.vacate(egress)
+            raise
         unheard(future)
 
     def _members_wanted(self, process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:

@@ -22,7 +22,7 @@ from mcrd.plan import Relay
 from mcrd.resources import Egress, Members
 from mcrd.sockets import EgressSockets, source_port
 from mcrd.stats import NoRoomError, Segment
-from mcrd.workers import WorkerProcess, unheard
+from mcrd.workers import WorkerError, WorkerProcess, unheard
 
 MEMBERS_AT_MOST = 8192  # of one worker
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
@@ -119,7 +119,11 @@ class MemberSockets:
     ) -> None:
         """Sends what is new of a member, and then says what it has for each output."""
         opened = [egress for egress in new if egress in member.sockets]
-        places = [process.place(egress)[0] for egress in opened]
+        try:
+            places = [process.place(egress)[0] for egress in opened]
+        except WorkerError as error:
+            self._complain(member.rule, str(error))
+            opened, places = [], []
         descriptors = [member.sockets[egress].fileno() for egress in opened]
         for at in range(0, len(opened), messages.DESCRIPTORS):
             part = slice(at, at + messages.DESCRIPTORS)

@@ -188,6 +188,8 @@ class Wishes:
             found = known.wish
         else:
             found = wish(rule, config, links)
+            if known is not None and found == known.wish:
+                found = known.wish  # the same object: what was made of it need not be compared
         self._known[rule.name] = _Known(self._look, rule, settings, seen, found)
         return found
 

@@ -168,8 +168,10 @@ class Egress:
 
     def __post_init__(self) -> None:
         # All that tells the members of one output apart.
-        chosen = (self.rule, self.index, self.port, int(self.address), int(self.source))
-        object.__setattr__(self, "_hash", hash((*chosen, self.source_port)))
+        heard = self.heard and (int(self.heard[0]), self.heard[1])
+        where = (self.index, self.port, int(self.address), int(self.source), self.source_port)
+        chosen = (self.rule, self.worker.number, heard, where)
+        object.__setattr__(self, "_hash", hash(chosen))
 
     def __hash__(self) -> int:
         return self._hash
@@ -205,9 +207,14 @@ class Members:
     protocol: Protocol
     input_address: Address
     input_port: int
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        where = (self.index, int(first_address(self.address)), first_port(self.port))
+        object.__setattr__(self, "_hash", hash((self.rule, self.worker.number, where)))
 
     def __hash__(self) -> int:
-        return hash((self.rule, self.index, self.worker.number))
+        return self._hash
 
     @property
     def target(self) -> Target:

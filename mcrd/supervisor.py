@@ -45,7 +45,7 @@ TELLING = (
 )
 # Almost all that there is are rules, which stay: to look through them for garbage again and again
 # was half of the time of a reload (gc.set_threshold()).
-SELDOM = (100_000, 20, 100)
+SELDOM = (100_000, 10, 10)
 TICK = 0.5  # seconds between two looks at what makes no event
 
 log = logging.getLogger(__name__)

@@ -73,6 +73,7 @@ class WorkerProcess:
         self.begun = False
         self.received_before = 0  # packets that those before it took from the ring
         self.places: dict[Egress, int] = {}
+        self._room = 0  # places that its table has
         self.own: set[messages.Endpoint] = set()
         self._free_places: list[int] = []
         self._ended = ended
@@ -121,6 +122,7 @@ class WorkerProcess:
         """Hands over ring and counters, and waits until the worker is Ready; raises WorkerError."""
         uid, gid = _unprivileged()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self._room = min(SOCKETS, limit // 2) if limit != resource.RLIM_INFINITY else SOCKETS
         request = messages.Initialize(
             sequence=self._next(),
             supervisor=os.getpid(),
@@ -129,7 +131,7 @@ class WorkerProcess:
             block_size=ring.geometry.block_size,
             block_count=ring.geometry.block_count,
             frame_size=ring.geometry.frame_size,
-            sockets=min(SOCKETS, limit // 2) if limit != resource.RLIM_INFINITY else SOCKETS,
+            sockets=self._room,
             uid=uid,
             gid=gid,
             cpu=self.cpu,
@@ -160,9 +162,17 @@ class WorkerProcess:
         return self._send(kind(self._next(), *rest), descriptors)
 
     def place(self, egress: Egress) -> tuple[int, bool]:
-        """The socket's place in the worker's table, and whether it has to be sent there first."""
+        """The socket's place in the worker's table, and whether it has to be sent there first.
+
+        Raises WorkerError when the table is full.
+        """
         if egress in self.places:
             return self.places[egress], False
+        if not self._free_places and len(self.places) >= self._room:
+            raise WorkerError(
+                f"the worker has room for {self._room} sockets; raise the limit on open files"
+                " (LimitNOFILE=)"
+            )
         place = self._free_places.pop() if self._free_places else len(self.places)
         self.places[egress] = place
         return place, True
@@ -195,7 +205,7 @@ class WorkerProcess:
         elif self._ping is not None:
             self._silent += 1
         self._heard, self._progress = False, progress
-        if self._silent >= SILENT and self.connected:
+        if self._silent >= SILENT and not self.gone:
             self.kill("hung: it did not answer, and took no packet")
         elif self._ping is None or self._ping.done():
             self._ping = self.request(messages.Ping)

@@ -33,9 +33,12 @@ def read_text(file: str) -> bytes:
         _refuse(Place(file, 0, 0), f"cannot read: {error}")
 
 
-def document_of(text: str, file: str) -> tuple[dict[str, object], Report]:
-    """The tables in a text, and a report for what is wrong with them. Raises ConfigError."""
-    return _document(text, file), Report(file, text)
+def document_of(text: str, file: str, before: str = "") -> tuple[dict[str, object], Report]:
+    """The tables in a text, and a report for what is wrong with them. Raises ConfigError.
+
+    `before` is read in front of it; the places in an error are not right then.
+    """
+    return _document(before + text, file), Report(file, text)
 
 
 def characters(text: str | bytes, file: str) -> str:

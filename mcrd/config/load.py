@@ -42,9 +42,12 @@ class Loader:
     def parse(self, text: str | bytes, file: str) -> Config:
         """As the function of this name."""
         try:
-            return self._parse(text, file)
-        finally:
-            self._blocks.forget()
+            found = self._parse(text, file)
+        except ConfigError:
+            self._blocks.remember()
+            raise
+        self._blocks.forget()
+        return found
 
     def _parse(self, text: str | bytes, file: str) -> Config:
         documents = self._documents(text, file, _MAIN_FILE)
@@ -64,7 +67,6 @@ class Loader:
         for each in documents:
             problems[each.report.file] += each.report.in_order()
         problems |= {name: list(error.problems) for name, error in unreadable.items()}
-        problems[file].sort(key=lambda found: (found.place.line, found.place.column))
         if any(problems.values()):
             raise ConfigError(problem for name in names for problem in problems[name])
         warn(documents)

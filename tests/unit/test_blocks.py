@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcrd.config import ConfigError, Loader, parse
 from mcrd.config.blocks import Blocks
+from mcrd.config.document import document_of
 
 
 def plain(name: str, number: int, more: str = "") -> str:
@@ -71,8 +72,15 @@ RULES = [
     "[rules]\n",
     'description = "of the rule before"\n',
     "junk\n",
+    plain("k", 6, ', source = "keep", source_port = 1'),
+    *(plain(f"more-{number}", 20 + number) for number in range(12)),
+    "[interfaces.r2]\nworkers = 3\ncpus = [1, 1]\n",
+    "[interfaces]\n",
+    "[ interfaces . r3 ]\nworkers = 2\n",
 ]
-PARTS = st.lists(st.sampled_from(RULES), max_size=6)
+PARTS = st.lists(st.sampled_from(RULES), max_size=6) | st.lists(
+    st.sampled_from(RULES), max_size=6, unique_by=lambda text: text.partition("]")[0]
+)
 TEXTS = st.builds(lambda head, parts: head + "".join(parts), st.sampled_from(HEADS), PARTS)
 
 
@@ -102,6 +110,9 @@ def test_one_text_after_the_other(texts: list[str]) -> None:
 
 
 @given(PARTS, PARTS, st.sampled_from(RULES), st.sampled_from(RULES))
+@example([plain("a", 1), "[rules]\n"], [plain("b", 2), "[rules]\n"], RULES[-1], RULES[-2])
+@example([plain("a", 1)], [plain("b", 2)], '[daemon]\nlog_level = "debug"\n', RULES[-1])
+@example([], [plain("b", 2)], plain("k", 6, ', source = "keep", source_port = 1'), RULES[-1])
 def test_one_rule_among_others_changes(
     before: list[str], after: list[str], old: str, new: str
 ) -> None:
@@ -118,11 +129,10 @@ def test_only_what_changed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
     rules = [plain(f"rule-{number}", number) for number in range(1, 200)]
     loader.parse("".join(rules), "mcr.toml")
     read: list[str] = []
-    original = Blocks.documents.__globals__["document_of"]
 
-    def noted(text: str, file: str) -> Any:
+    def noted(text: str, file: str, before: str = "") -> Any:
         read.append(text)
-        return original(text, file)
+        return document_of(text, file, before)
 
     monkeypatch.setattr("mcrd.config.blocks.document_of", noted)
     rules[50] = plain("rule-51", 51, ", ttl = 7")

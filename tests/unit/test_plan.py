@@ -277,8 +277,9 @@ def carry_out(
                 before = relays.pop(key, None)
                 if not usable or not opened.issuperset(relay.needs):
                     continue
-                sockets, limits = zip(*usable, strict=True)
-                relay = replace(relay, outputs=sockets, limits=limits)
+                if len(usable) < len(relay.outputs):
+                    sockets, limits = zip(*usable, strict=True)
+                    relay = replace(relay, outputs=sockets, limits=limits)
                 if key in broken and relay != before:
                     fail(key)
                 else:
@@ -354,8 +355,64 @@ def test_what_is_remembered_makes_no_difference(
         for _ in range(2):  # once more with the same, and what was done meanwhile
             assert plan(config, actual, wishes) == plan(config, actual)
             assert states(config, actual, wishes) == states(config, actual)
-            actual = carry_out(plan(config, actual), actual)
+            actual = carry_out(plan(config, actual, wishes), actual)
         wishes.keep(config.rules)
+
+
+def test_what_is_looked_up_by_the_thousand_has_hashes_of_its_own() -> None:
+    """Or members that senders choose would make every look-up a search."""
+    ingress = Ingress("eth0", 1)
+    base = Egress(
+        worker=Worker(ingress),
+        rule="a",
+        interface="eth1",
+        index=2,
+        address=GROUP,
+        port=5000,
+        ttl=1,
+        dscp=0,
+        source=ip_address("10.0.0.1"),
+        source_port=None,
+        loop=False,
+    )
+    numbers = range(1000)
+    hosts = [ip_address("10.0.0.0") + number for number in numbers]
+    for different in (
+        [replace(base, address=host) for host in hosts],
+        [replace(base, source=host) for host in hosts],
+        [replace(base, port=1 + number) for number in numbers],
+        [replace(base, rule=str(number)) for number in numbers],
+        [replace(base, heard=(host, 5000)) for host in hosts],
+        [replace(base, worker=Worker(ingress, number)) for number in numbers],
+        [Membership("eth0", 1, host) for host in hosts],
+        [Membership("eth0", 1, GROUP, host) for host in hosts],
+    ):
+        assert len({hash(entry) for entry in different}) > 990
+
+
+def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noted(rule: Rule, config: Config, links: Mapping[str, Link]) -> object:
+        asked.append(rule.name)
+        return wish(rule, config, links)
+
+    monkeypatch.setattr("mcrd.plan.wish", noted)
+    wishes = Wishes()
+    other = replace(CAMERA, name="other", input=replace(CAMERA.input, port=5001))
+    config, actual = Config(rules={"camera": CAMERA, "other": other}), Actual(links=LINKS)
+    plan(config, actual, wishes)
+    assert asked == ["camera", "other"]
+    asked.clear()
+    changed = replace(CAMERA, outputs=(replace(CAMERA.outputs[0], ttl=99),))
+    again = Config(rules={"camera": changed, "other": replace(other)})
+    plan(again, Actual(links=dict(LINKS)), wishes)
+    assert asked == ["camera"]
+    asked.clear()
+    with_two = Config(rules=again.rules, interfaces={INPUT.interface: Interface(workers=2)})
+    steps = plan(with_two, actual, wishes)
+    assert asked == ["camera", "other"]
+    assert len([s for s in steps if isinstance(s, Open) and isinstance(s.resource, Worker)]) == 2
 
 
 @given(configs(), configs(), hosts(), hosts())
