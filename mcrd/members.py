@@ -123,6 +123,8 @@ class MemberSockets:
             places = [process.place(egress)[0] for egress in opened]
         except WorkerError as error:
             self._complain(member.rule, str(error))
+            for egress in opened:
+                process.vacate(egress)
             opened, places = [], []
         descriptors = [member.sockets[egress].fileno() for egress in opened]
         for at in range(0, len(opened), messages.DESCRIPTORS):
