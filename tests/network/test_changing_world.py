@@ -9,6 +9,7 @@ shared. What was measured is printed (`-s`).
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -102,7 +103,9 @@ def with_vim(path: Path, text: str) -> None:
     """As a person does: opens it, puts the new text in, and writes."""
     other = path.with_name("to-be-read-in")
     other.write_text(text)
-    command = ["vim.tiny", "-u", "NONE", "-es", f"+%d|0r {other}|$d|wq", str(path)]
+    vim = shutil.which("vim.tiny") or shutil.which("vim")
+    assert vim is not None, "vim is not installed: run `make setup`"
+    command = [vim, "-u", "NONE", "-es", f"+%d|0r {other}|$d|wq", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=20)
 
 
