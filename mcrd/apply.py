@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from mcrd.dataplane import messages
 from mcrd.members import MemberSockets, members_of, own_source
-from mcrd.model import Address, Input, Network
+from mcrd.model import Address, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
     Egress,
@@ -333,11 +333,11 @@ class Estate:
         # The first of a row is replaced at once, those that die young after a while, or only when
         # there are many of them if they did their work.
         row, useless = self._early_ends.get(worker, (0, 0)) if process.age < STEADY else (0, 0)
+        wait = backoff(row - AT_ONCE + 1) if row >= AT_ONCE else 0.0
         if self._rings[worker.ring][1].received > process.received_before:
             useless = 0
-            wait = backoff(row - AT_ONCE + 1) if row >= AT_ONCE else 0.0
         else:
-            wait = backoff(useless) if useless else 0.0
+            wait = max(wait, backoff(useless) if useless else 0.0)
             useless += 1
         self._early_ends[worker] = (row + 1, useless)
         log.error("%s: pid %d %s; another starts in %g s", worker, process.pid, how, wait)
@@ -424,14 +424,14 @@ class Estate:
         relay = step.relay
         if len(usable) < len(relay.outputs):
             sockets, limits = zip(*usable, strict=True)
-            relay = Relay(relay.input, sockets, limits, needs)
+            relay = replace(relay, outputs=sockets, limits=limits)
         if self._relays.get(step.key) == relay:
             return None
         segment = self._rings[step.key.worker.ring][1]
         try:
             for output, _ in usable:
                 if isinstance(output, Egress) and output not in process.places:
-                    self._add_sockets(process, [output])
+                    process.add_sockets({output: self._egress[output]})
             slot = segment.rule_slot(step.key.rule)
             outputs = [
                 messages.RuleOutput(
@@ -445,7 +445,7 @@ class Estate:
             if process.connected:  # the end of a worker is no failure of its rules
                 self._fail(step.key, str(error))
             return self._remove(step.key)
-        match = _match(relay.input, _by_source(relay))
+        match = _match(relay)
         if isinstance(step, Add):
             return Add(step.key, relay), process.request(messages.AddRule, slot, match, outputs)
         before = self._relays.get(step.key)
@@ -453,7 +453,9 @@ class Estate:
         future = process.request(messages.ReplaceRule, slot, match, outputs, kept)
         if kept:
             self._changing.add(step.key)
-            self._members[step.key.worker.ring].keep(process, step.key.rule, relay)
+            if not future.done():  # or it was not even sent
+                members = self._members[step.key.worker.ring]
+                members.keep(process, step.key.rule, relay, self._sync_own)
         else:
             self._end_members(step.key, process)
         return Replace(step.key, relay), future
@@ -487,23 +489,8 @@ class Estate:
                     if output in self._egress and output not in process.places
                 )
         for process, sockets in new.items():
-            for at in range(0, len(sockets), messages.DESCRIPTORS):
-                with contextlib.suppress(WorkerError):
-                    self._add_sockets(process, sockets[at : at + messages.DESCRIPTORS])
-
-    def _add_sockets(self, process: WorkerProcess, sockets: Sequence[Egress]) -> None:
-        """Sends sockets to a worker; raises WorkerError, and none has gone, when it cannot."""
-        try:
-            places = [process.place(egress)[0] for egress in sockets]
-            descriptors = [self._egress[egress].fileno() for egress in sockets]
-            future = process.request(messages.AddSockets, places, descriptors=descriptors)
-            if future.done():  # it was not even sent
-                future.result()
-        except WorkerError:
-            for egress in sockets:
-                process.vacate(egress)
-            raise
-        unheard(future)
+            with contextlib.suppress(WorkerError):
+                process.add_sockets({egress: self._egress[egress] for egress in sockets})
 
     def _members_wanted(self, process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:
         """Packets came for which a rule has no sockets yet."""
@@ -552,9 +539,8 @@ class Estate:
                     await process.stop()
             case Egress():
                 process = self.workers.get(resource.worker)
-                place = process.vacate(resource) if process is not None else None
-                if process is not None and place is not None:
-                    unheard(process.request(messages.RemoveSockets, [place]))
+                if process is not None:
+                    process.remove_sockets([resource])
                 self._own.pop(resource, None)
                 self._egress.pop(resource).close()
             case Members():
@@ -575,19 +561,16 @@ def _kind(step: Step) -> type[Step]:
     return type(step) if isinstance(step, Open | Close) else Add
 
 
-def _by_source(relay: Relay) -> bool:
-    return any(output.source is None for output in members_of(relay))
-
-
 def _kept(before: Relay, relay: Relay) -> list[int | None]:
     """Of each output that goes by member, which of those before it was; [] when no member stays."""
     old, new = members_of(before), members_of(relay)
-    if _by_source(before) != _by_source(relay) or not set(old) & set(new):
+    if before.by_source != relay.by_source or not set(old) & set(new):
         return []
     return [old.index(output) if output in old else None for output in new]
 
 
-def _match(given: Input, by_source: bool) -> messages.Match:
+def _match(relay: Relay) -> messages.Match:
+    given = relay.input
     return messages.Match(
         first=messages.Endpoint(first_address(given.address).packed, first_port(given.port)),
         bits=_bits(given.address),
@@ -595,7 +578,7 @@ def _match(given: Input, by_source: bool) -> messages.Match:
         protocol=socket.IPPROTO_UDP if given.protocol == "udp" else socket.IPPROTO_ESP,
         vlan=given.vlan or 0,
         limit=given.limit or 0,
-        by_source=by_source,
+        by_source=relay.by_source,
         sources=_networks(given.sources),
         exclude=_networks(given.exclude),
     )

@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -56,7 +56,7 @@ class MemberSockets:
         """Opens a member's sockets and tells the worker; or tells it that there are none."""
         wanted = [_egress(output, key) for output in members_of(relay)]
         if (known := self._members.get(key)) is not None:  # the worker had no memory for it
-            self._hand_over(process, key, known, wanted, ())
+            self._tell(process, key, known, wanted)
             return
         if len(self._members) >= MEMBERS_AT_MOST and not self._has_made_room(process):
             self._complain(rule, f"has more than {MEMBERS_AT_MOST} members at once")
@@ -78,60 +78,71 @@ class MemberSockets:
                 sock.close()
             unheard(process.request(messages.RemoveMember, key))
             return
-        self._members[key] = _Member(rule, slot, sockets)
+        self._members[key] = member = _Member(rule, slot, sockets)
         self._own.update(_own(sockets))
-        self._hand_over(process, key, self._members[key], wanted, wanted)
+        self._add_sockets(process, sockets)
+        self._tell(process, key, member, wanted)
 
-    def keep(self, process: WorkerProcess, rule: str, relay: Relay) -> None:
+    def keep(
+        self, process: WorkerProcess, rule: str, relay: Relay, announce: Callable[[], None]
+    ) -> None:
         """The worker has kept a rule's members: they get what they lack in its new form.
 
-        What is in both forms stays as it is. A member without any socket left ends.
+        What is in both forms stays as it is. `announce` is called when own() has grown, before
+        anything is sent from there.
         """
         outputs = members_of(relay)
-        for key in [k for k, m in self._members.items() if m.rule == rule]:
-            member = self._members[key]
+        changed: dict[messages.MemberKey, list[Egress]] = {}
+        new: dict[Egress, socket.socket] = {}
+        gone: dict[Egress, socket.socket] = {}
+        for key, member in self._members.items():
+            if member.rule != rule:
+                continue
             wanted = [_egress(output, key) for output in outputs]
             before, member.sockets = member.sockets, {}
-            new = [egress for egress in wanted if egress not in before]
             for egress in wanted:
                 if egress in before:
                     member.sockets[egress] = before.pop(egress)
                     continue
+                changed[key] = wanted
                 try:
-                    member.sockets[egress] = self._opener.open(egress)
+                    new[egress] = member.sockets[egress] = self._opener.open(egress)
                 except OSError as error:
                     self._complain(rule, f"{egress}: {error.strerror or error}")
-            self._own.update(_own({e: s for e, s in member.sockets.items() if e in new}))
-            if new:
-                self._hand_over(process, key, member, wanted, new)
-            self._end(process, before)
             if not member.sockets:
-                unheard(process.request(messages.RemoveMember, key))
-                self._close(process, key)
+                changed[key] = wanted
+            gone |= before
+        self._own.update(_own(new))
+        if new:
+            announce()
+        self._add_sockets(process, new)
+        for key, wanted in changed.items():
+            self._tell(process, key, self._members[key], wanted)
+        self._end(process, gone)
 
-    def _hand_over(
+    def _add_sockets(self, process: WorkerProcess, sockets: Mapping[Egress, socket.socket]) -> None:
+        try:
+            process.add_sockets(sockets)
+        except WorkerError as error:
+            rule = next(iter(sockets)).rule
+            self._complain(rule, str(error))
+
+    def _tell(
         self,
         process: WorkerProcess,
         key: messages.MemberKey,
         member: _Member,
         outputs: Sequence[Egress],
-        new: Sequence[Egress],
     ) -> None:
-        """Sends what is new of a member, and then says what it has for each output."""
-        opened = [egress for egress in new if egress in member.sockets]
-        try:
-            places = [process.place(egress)[0] for egress in opened]
-        except WorkerError as error:
-            self._complain(member.rule, str(error))
-            for egress in opened:
-                process.vacate(egress)
-            opened, places = [], []
-        descriptors = [member.sockets[egress].fileno() for egress in opened]
-        for at in range(0, len(opened), messages.DESCRIPTORS):
-            part = slice(at, at + messages.DESCRIPTORS)
-            unheard(
-                process.request(messages.AddSockets, places[part], descriptors=descriptors[part])
-            )
+        """Says which sockets a member has; one without any ends, and is asked for again."""
+        lost = {e: s for e, s in member.sockets.items() if e not in process.places}
+        for egress in lost:
+            del member.sockets[egress]
+        self._end(process, lost)
+        if not member.sockets:
+            unheard(process.request(messages.RemoveMember, key))
+            self._close(process, key)
+            return
         has = [process.places.get(egress) for egress in outputs]
         unheard(process.request(messages.AddMember, key, member.slot, has))
 
@@ -166,10 +177,9 @@ class MemberSockets:
 
     def _end(self, process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
         self._own -= Counter(_own(sockets))
-        for egress, sock in sockets.items():
-            place = process.vacate(egress) if process is not None else None
-            if process is not None and place is not None:
-                unheard(process.request(messages.RemoveSockets, [place]))
+        if process is not None:
+            process.remove_sockets(sockets)
+        for sock in sockets.values():
             sock.close()
 
     def _complain(self, rule: str, what: str) -> None:

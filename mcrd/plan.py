@@ -9,7 +9,7 @@ planning again gives the empty plan. What is new is opened before what is old is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
@@ -48,13 +48,15 @@ class RelayKey:
 class Relay:
     """What a worker does for a rule. `limits` are the outputs' own, in their order.
 
-    `needs` is what has to be open for it.
+    `needs` is what has to be open for it. `by_source`: its members differ by source, because
+    one of the rule's outputs, be it there or not, keeps that.
     """
 
     input: Input
     outputs: tuple[Egress | Members, ...]
     limits: tuple[int | None, ...]
     needs: tuple[Resource, ...] = field(default=(), compare=False)
+    by_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,7 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
     }
     reception, optional = _reception(rule.input, link)
     whole = {}
+    by_source = any(output.source == "keep" for output in rule.outputs)
     for key, outputs in relays.items():
         opened = [
             (output, rule.outputs[at].limit)
@@ -232,7 +235,9 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
         ]
         sockets, limits = zip(*opened, strict=True)
         # One worker that cannot be had is no reason to stop the others.
-        whole[key] = Relay(rule.input, sockets, limits, (ingress, key.worker, *reception))
+        whole[key] = Relay(
+            rule.input, sockets, limits, (ingress, key.worker, *reception), by_source
+        )
     needs = (ingress, *workers, *reception)
     return Wish(_down(link), needs, optional, relays, whole=whole)
 
@@ -289,7 +294,7 @@ def _without_failures(key: RelayKey, whole: Relay, actual: Actual) -> Relay | No
     if len(usable) == len(whole.outputs):
         return whole
     outputs, limits = zip(*usable, strict=True)
-    return Relay(whole.input, outputs, limits, whole.needs)
+    return replace(whole, outputs=outputs, limits=limits)
 
 
 def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Resource]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -183,6 +183,32 @@ class WorkerProcess:
         if place is not None:
             self._free_places.append(place)
         return place
+
+    def add_sockets(self, sockets: Mapping[Egress, socket.socket]) -> None:
+        """Sends sockets, many in a message.
+
+        Raises WorkerError when one cannot be sent: then those of its message have not gone.
+        """
+        egresses = list(sockets)
+        for at in range(0, len(egresses), messages.DESCRIPTORS):
+            part = egresses[at : at + messages.DESCRIPTORS]
+            try:
+                places = [self.place(egress)[0] for egress in part]
+                descriptors = [sockets[egress].fileno() for egress in part]
+                future = self.request(messages.AddSockets, places, descriptors=descriptors)
+                if future.done():  # it was not even sent
+                    future.result()
+            except WorkerError:
+                for egress in part:
+                    self.vacate(egress)
+                raise
+            unheard(future)
+
+    def remove_sockets(self, sockets: Iterable[Egress]) -> None:
+        """Takes those back that the worker has."""
+        found = [place for place in map(self.vacate, sockets) if place is not None]
+        if found:
+            unheard(self.request(messages.RemoveSockets, found))
 
     async def stop(self) -> None:
         """Ends the process: closes the channel, and kills it if that is not enough."""

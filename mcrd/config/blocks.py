@@ -38,7 +38,7 @@ class Blocks:
         """What comes before the first block, and each; None when the file has to be read whole."""
         (_, _, top), *parts = _cut(text)
         head = _read(top, file, kind)
-        if head is None or not parts or "rules" in head[1]:
+        if head is None or not parts or head[1] & {"rules", "interfaces"}:
             return None
         documents = [head[0]]
         for line, table, part in parts:

@@ -454,3 +454,63 @@ def test_five_thousand_rules(triangle: Triangle) -> None:
     assert state(daemon, "idle-4999") == "active"
     assert all_of_them < 2 * GUARD
     assert one < 0.2 * GUARD
+
+
+def test_a_worker_that_dies_again_and_again_waits_and_others_do_not_notice(fork: Fork) -> None:
+    (other,) = fork.lab.hosts("other")
+    fork.lab.link(other, "o0", ["10.5.0.1/24"], fork.relay, "r5", ["10.5.0.2/24"])
+    daemon = fork.lab.mcrd(
+        fork.relay,
+        rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
+        + rule("b", "r5 239.5.5.5 5000", "r2 239.3.3.3 7000"),
+    )
+    count = 60_000
+    received = fork.sink2.receive("k1", "239.3.3.3", 7000, expect=count)
+    stream = other.start_send("o0", "239.5.5.5", 5000, count=count, rate=20_000, size=1000)
+
+    killed: list[int] = []
+
+    def next_one() -> int | None:
+        pids = [int(w["pid"]) for w in daemon.stats()["workers"] if w["interface"] == "r0"]
+        return next((pid for pid in pids if pid not in killed), None)
+
+    def waits() -> list[float]:
+        ends = [line for line in daemon.log().splitlines() if "another starts in" in line]
+        return [float(line.rpartition(" in ")[2].removesuffix(" s")) for line in ends]
+
+    # One that took a packet, be it nobody's, does not count as dying for nothing.
+    while not any(waits()) and len(killed) < 15:
+        killed.append(wait_for(next_one, "a worker of r0"))
+        os.kill(killed[-1], signal.SIGKILL)
+        wait_for(lambda: len(waits()) == len(killed), "its end")
+    assert stream.process.poll() is None, "the deaths were to happen under traffic"
+    stream.result()
+    assert only(received.result(), count) == {}
+    assert waits()[0] == 0
+    assert waits()[-1] > 0
+    wait_for(lambda: state(daemon, "a") == "active", "the rule to be back")
+
+
+def test_events_of_links_that_were_lost_do_no_harm(triangle: Triangle) -> None:
+    """The kernel drops what its socket has no room for, and says ENOBUFS (netlink(7))."""
+    daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000"))
+    batch = triangle.lab.file("batch")
+    flood = "address add 10.77.0.1/24 dev r0\naddress del 10.77.0.1/24 dev r0\n" * 20_000
+    batch.write_text(
+        flood + "address flush dev r1\naddress add 10.2.0.77/24 dev r1\nlink set r1 up\n"
+    )
+    daemon.signal(signal.SIGSTOP)
+    try:
+        triangle.relay.run("ip", "-batch", str(batch), timeout=120)
+    finally:
+        daemon.signal(signal.SIGCONT)
+    seen = triangle.sink.capture("k0", "udp")
+
+    def from_the_new_address() -> bool:
+        with sender(triangle.source, "s0") as out:
+            out.sendto(b"?", ("239.1.1.1", 5000))
+        frames = seen.frames()
+        return bool(frames) and frames[-1][26:30] == socket.inet_aton("10.2.0.77")
+
+    wait_for(from_the_new_address, "datagrams from the new address")
+    assert "reading all interfaces anew" in daemon.log()
