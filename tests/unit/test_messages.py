@@ -33,6 +33,18 @@ MATCHES = st.builds(
 st.register_type_strategy(int, NUMBERS)
 st.register_type_strategy(messages.Endpoint, ENDPOINTS)
 st.register_type_strategy(messages.Match, MATCHES)
+# hypothesis takes a default that is made anew each time for a value.
+st.register_type_strategy(
+    messages.ReplaceRule,
+    st.builds(
+        messages.ReplaceRule,
+        sequence=NUMBERS,
+        slot=NUMBERS,
+        match=MATCHES,
+        outputs=st.lists(st.from_type(messages.RuleOutput), max_size=3),
+        kept=st.lists(st.none() | NUMBERS, max_size=3),
+    ),
+)
 
 REQUESTS = get_args(messages.AnyRequest)
 ANSWERS = get_args(messages.Answer)
