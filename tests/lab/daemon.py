@@ -108,6 +108,12 @@ class Mcrd:
         """Sends the supervisor a signal."""
         self.process.send_signal(number)
 
+    def cpu_seconds(self) -> float:
+        """CPU time of the supervisor and its workers, as the scheduler counts it."""
+        pids = [self.pid, *(worker["pid"] for worker in self.stats()["workers"])]
+        texts = [Path(f"/proc/{pid}/schedstat").read_text() for pid in pids]
+        return sum(int(text.split()[0]) for text in texts) / 1e9
+
     def stop(self, timeout: float = 10.0) -> int:
         """SIGTERM; returns the exit code."""
         self.process.terminate()

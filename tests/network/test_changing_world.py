@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.lab import Host
+    from tests.lab.traffic import Receiver, Sender
 
 UNWATCHED = "[daemon]\nwatch = false\n"
 FLOWS = 20
@@ -376,6 +377,23 @@ def input_down_and_up(net: Fork) -> None:
     net.relay.run("ip", "link", "set", "r0", "up")
 
 
+BESIDE = 60_000  # datagrams of the stream that nothing may disturb
+
+
+def with_another_stream(net: Fork) -> tuple[Mcrd, Sender, Receiver]:
+    """Rule a goes from r0 to r1; b, with a stream, from another source and over r5 and r2."""
+    (other,) = net.lab.hosts("other")
+    net.lab.link(other, "o0", ["10.5.0.1/24"], net.relay, "r5", ["10.5.0.2/24"])
+    daemon = net.lab.mcrd(
+        net.relay,
+        rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
+        + rule("b", "r5 239.5.5.5 5000", "r2 239.3.3.3 7000"),
+    )
+    received = net.sink2.receive("k1", "239.3.3.3", 7000, expect=BESIDE)
+    stream = other.start_send("o0", "239.5.5.5", 5000, count=BESIDE, rate=20_000, size=1000)
+    return daemon, stream, received
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -386,24 +404,14 @@ def input_down_and_up(net: Fork) -> None:
 def test_a_link_that_changes_is_back_at_once_and_disturbs_no_other(
     fork: Fork, change: Callable[[Fork], None]
 ) -> None:
-    """Rule a is the one whose link changes; b goes from another source, over other interfaces."""
-    (other,) = fork.lab.hosts("other")
-    fork.lab.link(other, "o0", ["10.5.0.1/24"], fork.relay, "r5", ["10.5.0.2/24"])
-    daemon = fork.lab.mcrd(
-        fork.relay,
-        rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
-        + rule("b", "r5 239.5.5.5 5000", "r2 239.3.3.3 7000"),
-    )
-    count = 60_000
-    received = fork.sink2.receive("k1", "239.3.3.3", 7000, expect=count)
-    stream = other.start_send("o0", "239.5.5.5", 5000, count=count, rate=20_000, size=1000)
+    daemon, stream, received = with_another_stream(fork)
     change(fork)
     sink = member(fork.sink, "k0", "239.2.2.1", 6000)
     with sink:
         took = until_it_flows(fork.source, sink, "239.1.1.1")
     print(f"{change.__name__}: back after {took * 1000:.0f} ms")
     stream.result()
-    assert only(received.result(), count) == {}
+    assert only(received.result(), BESIDE) == {}
     assert daemon.process.poll() is None
 
 
@@ -417,22 +425,13 @@ def test_a_rule_becomes_active_when_its_interface_comes(lab: Lab) -> None:
     print(f"it flows {took * 1000:.0f} ms after the interface came")
 
 
-def cpu_seconds(daemon: Mcrd) -> float:
-    """Of the supervisor and its workers."""
-    total = 0
-    for pid in (daemon.pid, *workers(daemon)):
-        with open(f"/proc/{pid}/schedstat", encoding="ascii") as stat:
-            total += int(stat.read().split()[0])
-    return total / 1e9
-
-
 def test_a_thousand_idle_rules_cost_nothing(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(
         triangle.relay, UNWATCHED + "".join(idle_rule(number) for number in range(1000))
     )
-    before, began = cpu_seconds(daemon), time.monotonic()
+    before, began = daemon.cpu_seconds(), time.monotonic()
     time.sleep(5)  # of its life
-    share = (cpu_seconds(daemon) - before) / (time.monotonic() - began)
+    share = (daemon.cpu_seconds() - before) / (time.monotonic() - began)
     print(f"1000 idle rules: {share * 100:.2f} % of a CPU, questions about it included")
     assert share < 0.01 * GUARD
 
@@ -457,16 +456,7 @@ def test_five_thousand_rules(triangle: Triangle) -> None:
 
 
 def test_a_worker_that_dies_again_and_again_waits_and_others_do_not_notice(fork: Fork) -> None:
-    (other,) = fork.lab.hosts("other")
-    fork.lab.link(other, "o0", ["10.5.0.1/24"], fork.relay, "r5", ["10.5.0.2/24"])
-    daemon = fork.lab.mcrd(
-        fork.relay,
-        rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
-        + rule("b", "r5 239.5.5.5 5000", "r2 239.3.3.3 7000"),
-    )
-    count = 60_000
-    received = fork.sink2.receive("k1", "239.3.3.3", 7000, expect=count)
-    stream = other.start_send("o0", "239.5.5.5", 5000, count=count, rate=20_000, size=1000)
+    daemon, stream, received = with_another_stream(fork)
 
     killed: list[int] = []
 
@@ -485,7 +475,7 @@ def test_a_worker_that_dies_again_and_again_waits_and_others_do_not_notice(fork:
         wait_for(lambda: len(waits()) == len(killed), "its end")
     assert stream.process.poll() is None, "the deaths were to happen under traffic"
     stream.result()
-    assert only(received.result(), count) == {}
+    assert only(received.result(), BESIDE) == {}
     assert waits()[0] == 0
     assert waits()[-1] > 0
     wait_for(lambda: state(daemon, "a") == "active", "the rule to be back")

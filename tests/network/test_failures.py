@@ -149,22 +149,12 @@ def test_the_input_link_goes_down_and_comes_back(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A)
     triangle.relay.run("ip", "link", "set", "r0", "down")
     wait_for(lambda: entry(daemon, "a")["reason"] == "r0 is down", "the rule to wait")
-    used = _cpu_seconds(daemon)
+    used = daemon.cpu_seconds()
     time.sleep(1)  # a second of its life, to see that it does not spin
-    assert _cpu_seconds(daemon) - used < 0.5
+    assert daemon.cpu_seconds() - used < 0.5
     triangle.relay.run("ip", "link", "set", "r0", "up")
     wait_for(lambda: entry(daemon, "a")["state"] == "active", "the rule to be active")
     wait_for(lambda: flows(triangle), "the stream to flow", timeout=30)
-
-
-def _cpu_seconds(daemon: Mcrd) -> float:
-    """Of the supervisor and its workers (proc(5), utime and stime)."""
-    pids = [daemon.pid, *(worker["pid"] for worker in daemon.stats()["workers"])]
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def test_the_input_interface_is_deleted_and_made_again(triangle: Triangle) -> None:
