@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcrd.dataplane import messages
-from mcrd.members import MemberSockets, members_of, own_source
+from mcrd.members import MemberSockets, may_have, members_of, own_source
 from mcrd.model import Address, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
@@ -81,6 +81,7 @@ class Estate:
         self._joined: set[Membership] = set()
         self._memberships = Memberships()
         self._egress_sockets = EgressSockets()
+        self._lacking: set[str] = set()  # layers of the sandbox that the log has named
         self._relays: dict[RelayKey, Relay] = {}
         self._failures: dict[Resource | RelayKey, Failure] = {}
 
@@ -314,13 +315,15 @@ class Estate:
             return
         self.workers[worker] = process
         self._failures.pop(worker, None)
-        log.info(
-            "%s: pid %d, ring of %d frames, without: %s",
-            worker,
-            process.pid,
-            ring.geometry.frames,
-            ", ".join(process.layers),
-        )
+        log.info("%s: pid %d, ring of %d frames", worker, process.pid, ring.geometry.frames)
+        for layer, reason in process.missing.items():
+            if layer not in self._lacking:
+                self._lacking.add(layer)
+                log.warning(
+                    "workers lack a layer of their sandbox (SECURITY in mcrd(8)): %s: %s",
+                    layer,
+                    reason,
+                )
 
     def _worker_ended(self, process: WorkerProcess, how: str) -> None:
         worker = process.worker
@@ -504,6 +507,9 @@ class Estate:
             if relay is None or where in self._changing:
                 unheard(process.request(messages.RemoveMember, key))  # to be asked for again
                 continue
+            if not may_have(relay, key):
+                process.kill(f"killed, for it asked for a member that {where.rule} does not have")
+                return
             self._members[worker.ring].open(process, key, relay, where.rule)
         self._sync_own()
 

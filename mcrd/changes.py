@@ -41,7 +41,7 @@ class Changes:
             *(f"+ rules.{name}" for name in self.added),
             *(f"~ rules.{name}: {'; '.join(what)}" for name, what in self.changed.items()),
             *(f"- rules.{name}" for name in self.removed),
-            *(f"~ daemon.{what}" for what in self.daemon),
+            *(f"~ daemon.{what}{_daemon_cost(what)}" for what in self.daemon),
             *(
                 f"~ interfaces.{name}: {'; '.join(what)} ({_cost(what)})"
                 for name, what in self.interfaces.items()
@@ -68,10 +68,17 @@ def changes(old: Config, new: Config) -> Changes:
     )
 
 
+_IN_THE_RING = "workers are replaced; packets wait in the ring"
+
+
+def _daemon_cost(what: str) -> str:
+    return f" (all {_IN_THE_RING})" if what.startswith("sandbox ") else ""
+
+
 def _cost(what: tuple[str, ...]) -> str:
     """What it takes to change the workers of an interface."""
     if all(setting.startswith("cpus ") for setting in what):
-        return "its workers are replaced; packets wait in the ring"
+        return f"its {_IN_THE_RING}"
     return "its workers are replaced: packets that come meanwhile are lost"
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import grp
 import logging
 import os
+import pwd
 import socket
 import stat
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from mcrd.client import CONNECT_TIMEOUT, ControlError
 REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
 MODE = 0o660
+
+SO_PEERGROUPS = 59  # asm-generic/socket.h
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +51,13 @@ Handler = Callable[[Request], Awaitable[Any]]
 class Server:
     """Answers any number of clients; one that stays silent holds nobody up and is dropped."""
 
-    def __init__(self, path: Path, handler: Handler) -> None:
+    def __init__(
+        self, path: Path, handler: Handler, changing: frozenset[str] = frozenset()
+    ) -> None:
+        """`changing` are commands for root, the daemon's user and its group alone."""
         self._path = path
         self._handler = handler
+        self._changing = changing
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._made_directory = False
@@ -114,7 +123,7 @@ class Server:
         assert task is not None
         self._clients.add(task)
         try:
-            await self._serve(reader, writer)
+            await self._serve(reader, writer, _is_trusted(writer.get_extra_info("socket")))
         except (TimeoutError, OSError, ValueError):
             # Silent for too long, gone, or a line without end. What it did not read is not kept.
             writer.transport.abort()
@@ -124,16 +133,20 @@ class Server:
             self._clients.discard(task)
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, trusted: bool
+    ) -> None:
         while line := await asyncio.wait_for(reader.readline(), CLIENT_TIMEOUT):
-            writer.write(await self._answer(line) + b"\n")
+            writer.write(await self._answer(line, trusted) + b"\n")
             await asyncio.wait_for(writer.drain(), CLIENT_TIMEOUT)
 
-    async def _answer(self, line: bytes) -> bytes:
+    async def _answer(self, line: bytes, trusted: bool) -> bytes:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _encode(Reply(errors=[f"not a request: {error}"]))
+        if request.command in self._changing and not trusted:
+            return _encode(Reply(errors=[f"{request.command} is for {_who_is_trusted()}"]))
         try:
             return _encode(Reply(await self._handler(request)))
         except ControlError as error:
@@ -141,6 +154,26 @@ class Server:
         except Exception as error:  # a bug in one answer must not end the daemon
             log.exception("control request failed")
             return _encode(Reply(errors=[f"internal error: {error!r}"]))
+
+
+def _is_trusted(peer: socket.socket) -> bool:
+    """Whoever connected is root, the daemon's user, or in its group (SO_PEERCRED, unix(7))."""
+    _, uid, gid = struct.unpack("iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        groups = peer.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
+    except OSError:  # ERANGE: it is in more than 256
+        groups = b""
+    others = struct.unpack(f"{len(groups) // 4}I", groups)
+    return uid in (0, os.geteuid()) or os.getegid() in (gid, *others)
+
+
+def _who_is_trusted() -> str:
+    user, group = str(os.geteuid()), str(os.getegid())
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(os.getegid()).gr_name
+    return " or ".join(dict.fromkeys(["root", user])) + f", and for the group {group}"
 
 
 def _encode(reply: Reply) -> bytes:

@@ -24,7 +24,7 @@ class _Journal(logging.Formatter):
 def set_up() -> None:
     """Starts the log; what it lets through is for set_level() to say."""
     handler = logging.StreamHandler(sys.stderr)
-    if "JOURNAL_STREAM" in os.environ:
+    if is_read_by_journald():
         handler.setFormatter(_Journal("%(message)s"))
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
@@ -32,6 +32,11 @@ def set_up() -> None:
     # pyroute2 and watchdog tell their own stories at these levels.
     for name in ("pyroute2", "watchdog", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def is_read_by_journald() -> bool:
+    """Whether lines begin with their priority, as sd-daemon(3) says."""
+    return "JOURNAL_STREAM" in os.environ
 
 
 def set_level(level: str) -> None:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mcrd.dataplane import messages
+from mcrd.model import Network
 from mcrd.plan import Relay
-from mcrd.resources import Egress, Members
+from mcrd.resources import Egress, Members, first_port, last_port
 from mcrd.sockets import EgressSockets, source_port
 from mcrd.stats import NoRoomError, Segment
 from mcrd.workers import WorkerError, WorkerProcess, unheard
@@ -197,6 +198,32 @@ def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:
 def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
     """Those of this host: a source that is kept is somebody else's."""
     return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]
+
+
+def may_have(relay: Relay, key: messages.MemberKey) -> bool:
+    """Whether it is a member of the relay's range, from a source that the relay takes."""
+    given = relay.input
+    ports = range(first_port(given.port), last_port(given.port) + 1)
+    if (key.source is not None) != relay.by_source:
+        return False
+    try:
+        destination = ip_address(key.destination.address)
+        source = ip_address(key.source.address) if key.source is not None else None
+    except ValueError:
+        return False
+    first = given.address
+    within = destination in first if isinstance(first, Network) else destination == first
+    if not within or key.destination.port not in ports:
+        return False
+    if key.source is None or source is None:
+        return True
+    return (
+        source.version == destination.version
+        and 0 <= key.source.port < 65536
+        and not (source.is_multicast or source.is_loopback or source.is_unspecified)
+        and (not given.sources or any(source in network for network in given.sources))
+        and not any(source in network for network in given.exclude)
+    )
 
 
 def members_of(relay: Relay) -> Sequence[Members]:

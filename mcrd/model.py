@@ -118,11 +118,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The daemon's own settings. `include` has the patterns as they are written."""
+    """The daemon's own settings. `include` has the patterns as they are written.
+
+    `sandbox` is "strict" where workers without all of its layers are not to run.
+    """
 
     log_level: str = "info"
     watch: bool = True
     include: tuple[str, ...] = ()
+    sandbox: str = "default"
 
 
 @dataclass(frozen=True, slots=True)

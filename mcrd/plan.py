@@ -157,7 +157,7 @@ class _Known(NamedTuple):
 
     look: int
     rule: Rule
-    settings: Interface | None
+    settings: tuple[Interface | None, str]
     seen: tuple[Link | None, ...]
     wish: Wish
 
@@ -183,7 +183,7 @@ class Wishes:
         known = self._known.get(rule.name)
         if known is not None and known.look == self._look and known.rule is rule:
             return known.wish
-        settings = config.interfaces.get(rule.input.interface)
+        settings = (config.interfaces.get(rule.input.interface), config.daemon.sandbox)
         seen = (links.get(rule.input.interface), *(links.get(o.interface) for o in rule.outputs))
         # Of tuples, what is the same object is compared no further.
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
@@ -211,10 +211,10 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
         return Wish("; ".join(dict.fromkeys(waiting)), waiting=waiting)
     settings = config.interfaces.get(link.name, Interface())
     ingress = Ingress(link.name, link.index, settings.workers, settings.ring_size)
+    strict = config.daemon.sandbox == "strict"
+    cpus = settings.cpus or (None,)
     workers = tuple(
-        Worker(
-            ingress, number, settings.cpus[number % len(settings.cpus)] if settings.cpus else None
-        )
+        Worker(ingress, number, cpus[number % len(cpus)], strict)
         for number in range(settings.workers)
     )
     relays = {

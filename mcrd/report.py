@@ -121,8 +121,17 @@ def stats(config: Config, now: Mapping[str, RuleState], estate: Estate) -> dict[
     }
 
 
+def lacking(estate: Estate) -> dict[str, str]:
+    """Layers of the sandbox that some worker is without, and why."""
+    return {
+        layer: reason
+        for process in estate.workers.values()
+        for layer, reason in process.missing.items()
+    }
+
+
 def workers(estate: Estate) -> list[dict[str, Any]]:
-    """The worker processes; `layers` are what each has given up."""
+    """The worker processes; `layers` are those of its sandbox that hold."""
     return [
         {
             "interface": worker.ingress.interface,

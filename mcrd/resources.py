@@ -54,11 +54,15 @@ class Ingress:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The process that reads one of the rings of an ingress; `cpu` None: on any CPU."""
+    """The process that reads one of the rings of an ingress; `cpu` None: on any CPU.
+
+    `strict`: with every layer of the sandbox or not at all.
+    """
 
     ingress: Ingress
     number: int = 0
     cpu: int | None = None
+    strict: bool = False
 
     def __hash__(self) -> int:
         return hash((self.ingress.index, self.number))

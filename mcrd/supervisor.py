@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mcrd import __version__, config, journal, report
+from mcrd import __version__, config, journal, privileges, report
 from mcrd.apply import Estate
 from mcrd.changes import Changes, changes
 from mcrd.client import ControlError
@@ -61,7 +61,7 @@ class Supervisor:
         self._log_level = log_level
         self._estate = Estate(self._wake)
         self._links = Links(self._links_changed)
-        self._server = Server(control, self._answer)
+        self._server = Server(control, self._answer, changing=frozenset({"reload"}))
         self._watch = Watch(self._file_changed)
         self._drops: dict[tuple[str, str], tuple[int, float]] = {}
         self._notify = Notify()
@@ -328,6 +328,11 @@ class Supervisor:
             "pending": self._pending,
             "summary": self._summary(),
             "rules": dict(Counter(state.state for state in self._states.values())),
+            "sandbox": {
+                "mode": self._config.daemon.sandbox,
+                "missing": report.lacking(self._estate),
+            },
+            "privileges": privileges.now(),
             "workers": report.workers(self._estate),
         }
 

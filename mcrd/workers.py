@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from mcrd import journal
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
 from mcrd.resources import Egress, Worker
@@ -31,8 +33,13 @@ START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
 SILENT = 2  # looks in a row without an answer and without progress: it has hung
 IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
+UNANSWERED = 100_000  # requests; the largest rule file is a third of it
+WANTED_A_LOOK = 10_000  # members asked for between two looks; a worker that is well asks for 500
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
-UNPRIVILEGED = "nobody"
+UNPRIVILEGED = ("mcrd-worker", "nobody")  # users: the first that there is
+
+PROGRAM: tuple[str, ...] = ("-m", "mcrd.dataplane.worker")
+"""What the interpreter runs in a worker."""
 
 # linux/if_arp.h: interfaces whose frames begin with an Ethernet header; all others begin with IP.
 ARPHRD_ETHER = 1
@@ -43,6 +50,10 @@ log = logging.getLogger(__name__)
 
 class WorkerError(Exception):
     """A worker refused a request, or is not there to take it; the text says why."""
+
+
+class ProtocolError(Exception):
+    """A worker said what no worker says: it is not what it was."""
 
 
 @dataclass(slots=True)
@@ -70,6 +81,7 @@ class WorkerProcess:
         if worker.cpu is not None and self.cpu is None:
             log.warning("%s: there is no CPU %d for it; it runs on any", worker, worker.cpu)
         self.layers: list[str] = []
+        self.missing: dict[str, str] = {}  # layers of the sandbox, and why
         self.begun = False
         self.received_before = 0  # packets that those before it took from the ring
         self.places: dict[Egress, int] = {}
@@ -89,6 +101,8 @@ class WorkerProcess:
         self._heard = False  # since the last look
         self._progress = 0
         self._silent = 0
+        self._has_wanted = 0  # members, since the last look
+        self._first = 0  # the sequence number of Initialize
         self._started = time.monotonic()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -121,12 +135,13 @@ class WorkerProcess:
     async def initialize(self, ring: IngressSocket, segment: Segment, hardware: int) -> None:
         """Hands over ring and counters, and waits until the worker is Ready; raises WorkerError."""
         uid, gid = _unprivileged()
+        self._first = self._next()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self._room = min(SOCKETS, limit // 2) if limit != resource.RLIM_INFINITY else SOCKETS
         request = messages.Initialize(
-            sequence=self._next(),
+            sequence=self._first,
             supervisor=os.getpid(),
-            interface=self.worker.ingress.interface,
+            name=str(self.worker),
             link=link_layer(hardware),
             block_size=ring.geometry.block_size,
             block_count=ring.geometry.block_count,
@@ -140,6 +155,8 @@ class WorkerProcess:
                 ring.large_geometry.block_count,
                 ring.large_geometry.frame_size,
             ),
+            strict=self.worker.strict,
+            journal=journal.is_read_by_journald(),
         )
         descriptors = [
             *(ring.socket.fileno(), ring.epoll.fileno()),
@@ -150,7 +167,7 @@ class WorkerProcess:
         except TimeoutError:
             raise WorkerError("it did not become ready") from None
         if isinstance(answer, messages.Ready):
-            self.layers = answer.layers
+            self.layers, self.missing = answer.held, answer.missing
 
     def request(
         self,
@@ -231,6 +248,7 @@ class WorkerProcess:
         elif self._ping is not None:
             self._silent += 1
         self._heard, self._progress = False, progress
+        self._has_wanted = 0
         if self._silent >= SILENT and not self.gone:
             self.kill("hung: it did not answer, and took no packet")
         elif self._ping is None or self._ping.done():
@@ -297,31 +315,58 @@ class WorkerProcess:
             self._loop.remove_writer(self._channel)
 
     def _receive(self) -> None:
+        """One message. Its writer may have been taken over: whatever is wrong about it ends it."""
         try:
-            data = self._channel.recv(messages.LARGEST)
+            # Descriptors that come with it are closed by the kernel, which says so: MSG_CTRUNC.
+            data, _, flags, _ = self._channel.recvmsg(messages.LARGEST)
             if not data:
                 self._close_channel()
+                self._kill_soon()
                 return
-            answer = messages.decode_answer(data)
+            self._hear(_understand(data, flags))
         except (BlockingIOError, InterruptedError):
             return
-        except (OSError, msgspec.DecodeError):
+        except OSError:
             self._close_channel()
             self.kill()
-            return
+        except ProtocolError as error:
+            self._close_channel()
+            self.kill(f"killed, for it {error}")
+
+    def _hear(self, answer: messages.Answer) -> None:
         self._heard = True
         if isinstance(answer, messages.Wanted):
+            self._has_wanted += max(1, len(answer.members))
+            if self._has_wanted > WANTED_A_LOOK or len(self._answers) > UNANSWERED:
+                raise ProtocolError("asked for members without end")
             self._wanted(self, answer.members)
             return
+        future = self._answers.get(answer.sequence)
+        if future is None:
+            raise ProtocolError(f"answered request {answer.sequence}, which nobody made")
+        if isinstance(answer, messages.Ready) and answer.sequence != self._first:
+            raise ProtocolError(f"said that it was ready in answer to request {answer.sequence}")
+        if isinstance(answer, messages.Done) and answer.sequence == self._first:
+            raise ProtocolError("did not say that it was ready")
+        del self._answers[answer.sequence]
         self._in_flight -= 1
         self._flush()
-        future = self._answers.pop(answer.sequence, None)
-        if future is None or future.done():
+        if future.done():
             return
         if isinstance(answer, messages.Refused):
             future.set_exception(WorkerError(answer.reason))
         else:
             future.set_result(answer)
+
+    def _kill_soon(self) -> None:
+        """One that closes its channel is about to end; when it is not, it is not what it was."""
+
+        def look() -> None:
+            if not self.gone:
+                self.kill("killed, for it closed its channel and went on")
+
+        if not self._expected:
+            self._loop.call_later(END_TIMEOUT, look)
 
     def _close_channel(self) -> None:
         if self._channel.fileno() < 0:
@@ -357,6 +402,18 @@ class WorkerProcess:
                 return
 
 
+def _understand(data: bytes, flags: int) -> messages.Answer:
+    if flags & socket.MSG_TRUNC:
+        raise ProtocolError(f"sent a message of more than {messages.LARGEST} bytes")
+    if flags & socket.MSG_CTRUNC:
+        raise ProtocolError("sent descriptors")
+    try:
+        answer: messages.Answer = messages.decode_answer(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"sent what is no message ({ascii(str(error))[:200]})") from None
+    return answer
+
+
 def unheard(future: asyncio.Future[messages.Answer]) -> None:
     """What depends on this request fails with it; nobody waits for the answer itself."""
 
@@ -379,6 +436,8 @@ def describe_end(status: int) -> str:
             return f"killed by {signal.Signals(-status).name}"
         except ValueError:
             return f"killed by signal {-status}"
+    if status == lib.MCRD_VIOLATION:
+        return "ended by its sandbox: the line before says by which system call"
     return f"ended with exit status {status}"
 
 
@@ -391,11 +450,11 @@ def link_layer(hardware: int) -> int:
 def _unprivileged() -> tuple[int | None, int | None]:
     if os.geteuid() != 0:
         return None, None
-    try:
-        entry = pwd.getpwnam(UNPRIVILEGED)
-    except KeyError:
-        return 65534, 65534  # the kernel's own overflow id
-    return entry.pw_uid, entry.pw_gid
+    for name in UNPRIVILEGED:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return entry.pw_uid, entry.pw_gid
+    return 65534, 65534  # the kernel's own overflow id
 
 
 def _spawn(channel: socket.socket) -> subprocess.Popen[bytes]:
@@ -403,7 +462,7 @@ def _spawn(channel: socket.socket) -> subprocess.Popen[bytes]:
     if sys.dont_write_bytecode:
         command.append("-B")
     return subprocess.Popen(
-        [*command, "-m", "mcrd.dataplane.worker"],
+        [*command, *PROGRAM],
         stdin=channel.fileno(),
         stdout=subprocess.DEVNULL,
         env={},

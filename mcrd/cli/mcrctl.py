@@ -112,8 +112,20 @@ def _status(answer: dict[str, Any]) -> Iterator[str]:
         yield (
             f"worker {worker['number']} of {worker['interface']}: {worker['state']},"
             f" pid {worker['pid']},"
-            f" {worker['restarts']} restarts, without: {', '.join(worker['layers'])}"
+            f" {worker['restarts']} restarts, {len(worker['layers'])} layers of sandbox"
         )
+    missing = answer["sandbox"]["missing"]
+    if missing:
+        yield "the sandbox of some workers is without:"
+        yield from (f"  {layer} ({reason})" for layer, reason in missing.items())
+    elif answer["workers"]:
+        yield f"sandbox: all layers hold: {', '.join(answer['workers'][0]['layers'])}"
+    has = answer["privileges"]
+    yield (
+        f"the daemon: uid {has['uid']}, gid {has['gid']},"
+        f" capabilities: {', '.join(has['capabilities']) or 'none'}"
+        + ("" if has["no_new_privs"] else "; no_new_privs is not set")
+    )
 
 
 def _endpoint(entry: dict[str, Any]) -> str:

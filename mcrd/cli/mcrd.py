@@ -66,13 +66,14 @@ def _run(path: object, control: object, log_level: str | None) -> int:
     import asyncio  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
-    from mcrd import config, journal  # noqa: PLC0415
+    from mcrd import config, journal, privileges  # noqa: PLC0415
     from mcrd.client import ControlError  # noqa: PLC0415
     from mcrd.supervisor import Supervisor  # noqa: PLC0415
 
     assert isinstance(path, Path)
     assert isinstance(control, Path)
     journal.set_up()
+    privileges.limit()  # before the file is read: what can be read now can be read at a reload
     try:
         start = config.load(path)
     except config.ConfigError as error:

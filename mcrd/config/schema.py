@@ -55,6 +55,7 @@ class Daemon(Struct):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     watch: bool = True
     include: Patterns = field(default_factory=list)
+    sandbox: Literal["default", "strict"] = "default"
 
 
 class Interface(Struct):

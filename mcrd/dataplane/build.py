@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import subprocess
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
@@ -19,7 +24,9 @@ SOURCES = (
     "packet.c",
     "ring.c",
     "rules.c",
+    "sandbox.c",
     "table.c",
+    "worker.c",
 )
 
 
@@ -30,11 +37,38 @@ def declarations(header: str) -> str:
     return "\n".join(line for line in kept if line != "#define MCRD_SHARED_H")
 
 
+def system_calls() -> str:
+    """C text: the names of this machine's system calls by number, for sandbox.c.
+
+    The kernel has them in headers only, as macros whose number another macro may be: the
+    preprocessor lists the names, the compiler knows the numbers.
+    """
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    listed = subprocess.run(
+        [*compiler, "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", os.devnull],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = set(re.findall(r"^#define __NR_([a-z]\w*) ", listed, re.MULTILINE))
+    names -= {"syscalls", "arch_specific_syscall"}  # numbers of no call
+    table = "\n".join(f'    [__NR_{name}] = "{name}",' for name in sorted(names))
+    return f"""
+#include <sys/syscall.h>
+#include "sandbox.h"
+const char *const mcrd_system_calls[] = {{
+{table}
+}};
+const unsigned int mcrd_system_call_count =
+    sizeof(mcrd_system_calls) / sizeof(mcrd_system_calls[0]);
+"""
+
+
 ffi = FFI()
 ffi.cdef(declarations((HERE / "shared.h").read_text(encoding="utf-8")))
 ffi.set_source(
     "mcrd.dataplane._dataplane",
-    '#include "shared.h"',
+    '#include "shared.h"\n' + system_calls(),
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE)],
     libraries=["uring"],

@@ -9,6 +9,8 @@ Egress sockets travel ahead of the rule that names them: the rule is what takes 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 LARGEST = 128 * 1024
@@ -16,6 +18,13 @@ LARGEST = 128 * 1024
 
 DESCRIPTORS = 253
 """Descriptors that fit one message: SCM_MAX_FD, include/net/scm.h."""
+
+
+MEMBERS_AT_ONCE = 64
+"""In a Wanted: WANTED_AT_ONCE, rules.h."""
+
+Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+"""What a worker says in words. It may have been taken over: a line of the log stays one."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True):
@@ -46,11 +55,12 @@ class Initialize(Request, frozen=True, tag=True):
     slots of the first; its descriptor is the fourth. The rings' sizes are in bytes. `link` is
     LINK_ETHERNET or LINK_IP. `sockets` is how many egress sockets the worker has to have room for.
     `uid` and `gid` are what it becomes; None where the daemon is not root and it stays what it is.
-    `cpu` is where it runs; None: anywhere.
+    `cpu` is where it runs; None: anywhere. `name` is what the log calls it, `journal` says that the
+    log is journald's. `strict`: the sandbox is whole, or the worker does not start.
     """
 
     supervisor: int
-    interface: str
+    name: str
     link: int
     block_size: int
     block_count: int
@@ -60,6 +70,8 @@ class Initialize(Request, frozen=True, tag=True):
     gid: int | None
     cpu: int | None = None
     large: Sizes | None = None
+    strict: bool = False
+    journal: bool = False
 
 
 class Begin(Request, frozen=True, tag=True):
@@ -183,10 +195,11 @@ class RemoveOwn(Request, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The answer to Initialize: `layers` names what the worker has given up."""
+    """The answer to Initialize: the layers of the sandbox that hold, and why others do not."""
 
     sequence: int
-    layers: list[str]
+    held: Annotated[list[Text], msgspec.Meta(max_length=100)]
+    missing: Annotated[dict[Text, Text], msgspec.Meta(max_length=100)]
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -199,13 +212,13 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     """The request changed nothing."""
 
     sequence: int
-    reason: str
+    reason: Text
 
 
 class Wanted(msgspec.Struct, frozen=True, tag=True):
     """Not an answer but a request of the worker's: packets of these members came."""
 
-    members: list[MemberKey]
+    members: Annotated[list[MemberKey], msgspec.Meta(max_length=MEMBERS_AT_ONCE)]
 
 
 AnyRequest = (

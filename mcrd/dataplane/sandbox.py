@@ -1,63 +1,173 @@
-"""A worker gives up what it has, in an order that holds (capabilities(7), prctl(2))."""
+"""A worker gives up what it has, layer by layer, in an order that holds.
+
+Assume that whoever sends packets runs code in a worker afterwards. docs/security.md says what each
+layer is for, and which attempts from inside it stops.
+"""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
+from collections.abc import Callable
 
 import prctl
 
+from mcrd.dataplane import seccomp
+from mcrd.dataplane._dataplane import ffi, lib
+
+REQUIRED = frozenset({"uid", "capabilities", "no_new_privs", "io_uring restrictions", "seccomp"})
+"""Every system that mcrd runs on has these. All others are done without where they cannot be had,
+unless the rule file wants them all."""
+
+MEMORY = 512 << 20
+"""Bytes of data that a worker may have: more than all rules and members that it has room for."""
+
+# linux/sched.h
+_NAMESPACES = {
+    "network namespace": 0x40000000,
+    "mount namespace": 0x00020000,
+    "ipc namespace": 0x08000000,
+    "uts namespace": 0x04000000,
+    "cgroup namespace": 0x02000000,
+}
+_USER = 0x10000000
+_CAP_SYS_ADMIN = 1 << 21  # linux/capability.h
+_MOUNT_POINTS = ("/tmp", "/run", "/dev")  # any directory will do
+
 
 class SandboxError(Exception):
-    """A layer that every worker has to have could not be made."""
+    """A layer that this worker has to have could not be made."""
 
 
-def enter(supervisor: int, uid: int | None, gid: int | None) -> list[str]:
-    """Gives up privileges for good; returns the names of the layers that hold.
+class Sandbox:
+    """What a worker has given up, by the names of the layers, and what it could not.
 
-    Call it before any thread exists: what prctl sets is a thread's own.
-    Raises SandboxError when privileges remain or the supervisor has died meanwhile.
+    Call everything before any thread exists: most of it is a thread's own.
     """
-    layers = []
-    try:
-        prctl.capbset.limit()
-        layers.append("bounding set")
-    except PermissionError:
-        pass  # without CAP_SETPCAP it cannot be cut; no_new_privs makes it worthless all the same
-    if uid is not None and gid is not None:
+
+    def __init__(self, strict: bool) -> None:
+        self.held: list[str] = []
+        self.missing: dict[str, str] = {}
+        self._strict = strict
+
+    def layer(self, name: str, make: Callable[[], None]) -> bool:
+        """Makes a layer: did it hold? One that has to raises SandboxError."""
         try:
-            os.setgroups([])
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-        except PermissionError:
-            raise SandboxError(
-                f"cannot become uid {uid}: a daemon that is root needs CAP_SETUID and CAP_SETGID"
-            ) from None
-    if 0 in (*os.getresuid(), *os.getresgid()):
-        raise SandboxError("the worker is still root, by its user or its group")
-    layers.append("uid")
-    # A change of uid clears both of these, so they come after it.
-    prctl.set_pdeathsig(signal.SIGKILL)
-    prctl.set_dumpable(False)
-    if os.getppid() != supervisor:
-        raise SandboxError("the supervisor has ended")
-    # The ambient set goes with the inheritable one.
-    prctl.cap_inheritable.limit()
-    prctl.cap_effective.limit()
-    prctl.cap_permitted.limit()
-    _check_capabilities()
-    layers.append("capabilities")
-    prctl.set_no_new_privs(True)
-    layers.append("no_new_privs")
-    return layers
+            make()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if name in REQUIRED or self._strict:
+                why = "" if name in REQUIRED else ', and the rule file says sandbox = "strict"'
+                raise SandboxError(f"sandbox: {name}: {reason}{why}") from None
+            self.missing[name] = reason
+            return False
+        self.held.append(name)
+        self.missing.pop(name, None)
+        return True
+
+    def give_up(self, supervisor: int, uid: int | None, gid: int | None) -> None:
+        """All that a process can give up, but for io_uring and system calls.
+
+        `uid` and `gid` are those to become, None where the daemon is not root. Raises SandboxError,
+        also when the supervisor (its process id) has ended meanwhile.
+        """
+
+        def become() -> None:
+            if uid is not None and gid is not None:
+                os.setgroups([])
+                os.setresgid(gid, gid, gid)
+                os.setresuid(uid, uid, uid)
+            if 0 in (*os.getresuid(), *os.getresgid()):
+                raise PermissionError(0, "the worker is still root, by its user or its group")
+
+        if lib.sandbox_capabilities() & _CAP_SYS_ADMIN:
+            self._isolate(user=False)
+            self._bound()
+            self.layer("uid", become)
+        else:
+            if uid is not None:
+                lib.sandbox_limit_bounding_set(0)  # as far as it goes; below it counts
+            self.layer("uid", become)
+            prctl.set_dumpable(True)  # or /proc/self/uid_map would be root's
+            self._isolate(user=True)
+            self._bound()
+        # A change of uid clears this and the next, so they come after it.
+        prctl.set_pdeathsig(signal.SIGKILL)
+        self.layer("non-dumpable", lambda: prctl.set_dumpable(False))
+        if os.getppid() != supervisor:
+            raise SandboxError("the supervisor has ended")
+        self.layer("capabilities", lambda: _check(lib.sandbox_limit_capabilities(0)))
+        self.layer("no_new_privs", lambda: prctl.set_no_new_privs(True))
+        self.layer("no new code", lambda: _check(lib.sandbox_refuse_code()))
+        self.layer("resource limits", _limit)
+        self.layer("landlock", lambda: _check(lib.sandbox_landlock()))
+
+    def filter(self, who: str) -> None:
+        """The last of all: system calls. `who` begins the line that names one that is forbidden."""
+        program = seccomp.program()
+        count = len(program) // ffi.sizeof("uint64_t")
+        self.layer("seccomp", lambda: _check(lib.sandbox_filter(program, count, who.encode())))
+
+    def _isolate(self, user: bool) -> None:
+        """Namespaces of its own, with nothing in them; one by one, so that one may be refused.
+
+        `user`: only a user namespace gives the right to make the others.
+        """
+        uid, gid = os.geteuid(), os.getegid()
+        pending = _USER if user else 0
+        for name, flag in _NAMESPACES.items():
+
+            def make(flags: int = flag | pending) -> None:
+                _check(lib.sandbox_unshare(flags))
+
+            if self.layer(name, make) and pending:
+                pending = 0
+                self.layer("user namespace", lambda: _map(uid, gid))
+        if pending:
+            self.missing["user namespace"] = self.missing["network namespace"]
+        if "mount namespace" in self.held:
+            self.layer("empty root", _empty_root)
+        else:
+            self.missing["empty root"] = "there is no mount namespace"
+
+    def _bound(self) -> None:
+        self.layer("bounding set", lambda: _check(lib.sandbox_limit_bounding_set(0)))
+        self.layer("securebits", lambda: _check(lib.sandbox_lock_securebits()))
 
 
-def _check_capabilities() -> None:
-    # As bytes: a text file would want its codec, which may lie where the new uid cannot read.
-    with open("/proc/self/status", "rb") as status:
-        for line in status:
-            name, _, value = line.partition(b":")
-            if name in (b"CapInh", b"CapPrm", b"CapEff", b"CapAmb") and int(value, 16) != 0:
-                raise SandboxError(f"capabilities remain: {name.decode()} {value.decode().strip()}")
+def _check(result: int) -> None:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+
+
+def _map(uid: int, gid: int) -> None:
+    """The own ids mean themselves in the user namespace, and there are no others."""
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "wb", buffering=0) as file:
+            file.write(text.encode())
+
+
+def _empty_root() -> None:
+    for number, place in enumerate(_MOUNT_POINTS, 1):
+        result = lib.sandbox_empty_root(place.encode())
+        if result == 0 or number == len(_MOUNT_POINTS):
+            _check(result)
+            return
+
+
+def _limit() -> None:
+    for what, limit in (
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_DATA, MEMORY),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 0),
+    ):
+        resource.setrlimit(what, (limit, limit))

@@ -17,8 +17,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mcrd.dataplane import messages, sandbox
+from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.dataplane.sandbox import Sandbox
 
 CHANNEL = 0
 
@@ -94,7 +95,7 @@ def _wanted(worker: object) -> list[messages.MemberKey]:
     return members
 
 
-def _open_uring(worker: object) -> None:
+def _open_uring(worker: object, sandbox: Sandbox) -> None:
     result = lib.worker_open_uring(worker)
     if result in (-errno.EPERM, -errno.ENOSYS):
         raise RefusedError(
@@ -103,8 +104,21 @@ def _open_uring(worker: object) -> None:
         )
     _check(result, "io_uring")
 
+    def one_thread() -> None:
+        if result > 0:
+            raise OSError(errno.EINVAL, "this kernel's io_uring has no such thing (Linux 6.1 has)")
 
-def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, list[str]]:
+    def restrict() -> None:
+        refused = lib.worker_restrict_uring(worker)
+        if refused < 0:
+            raise OSError(-refused, os.strerror(-refused))
+
+    sandbox.layer("io_uring of one thread", one_thread)
+    sandbox.layer("io_uring restrictions", restrict)
+    _check(lib.worker_enable_uring(worker), "io_uring")
+
+
+def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, Sandbox]:
     """Everything from Initialize to Ready; none of the descriptors stays open."""
     wanted = 3 if request.large is None else 4
     if len(descriptors) != wanted:
@@ -132,18 +146,24 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     packet_sockets = (packet_socket, *descriptors[3:])
     for which, sock in enumerate(packet_sockets):
         _check(lib.worker_map_ring(worker, which, sock), "mapping the packet ring")
-    # What it does not hold it cannot rebind, reconfigure or inject with; the mapping stays.
-    for sock in packet_sockets:
-        os.close(sock)
+    _close_packet_sockets(packet_sockets)
     os.close(segment)
     # io_uring wants a descriptor limit as large as its file table.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    layers = sandbox.enter(request.supervisor, request.uid, request.gid)
-    _open_uring(worker)
+    sandbox = Sandbox(request.strict)
+    sandbox.give_up(request.supervisor, request.uid, request.gid)
+    _open_uring(worker, sandbox)
     os.close(readiness)  # the ring's file table holds it
-    return worker, layers
+    priority = "<3>" if request.journal else ""
+    sandbox.filter(f"{priority}{request.name} (pid {os.getpid()}): ")
+    return worker, sandbox
+
+
+def _close_packet_sockets(sockets: Sequence[int]) -> None:
+    """What it does not hold it cannot rebind, reconfigure or inject with; the mapping stays."""
+    for sock in sockets:
+        os.close(sock)
 
 
 def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) -> None:
@@ -202,6 +222,11 @@ def _check_places(worker: object, places: Sequence[int]) -> None:
             raise RefusedError(f"place {place} is not in the table")
 
 
+def _refuse(sequence: int, why: Exception | str) -> None:
+    text = "".join(c if c.isprintable() else "?" for c in str(why) or repr(why))
+    _answer(messages.Refused(sequence, text[:1000]))
+
+
 def _answer(answer: messages.Answer) -> None:
     with contextlib.suppress(BrokenPipeError):  # the supervisor has gone: worker_run() will tell
         os.write(CHANNEL, messages.encode(answer))
@@ -220,7 +245,7 @@ def _serve(worker: object) -> None:
         try:
             _obey(worker, request, descriptors)
         except (RefusedError, OverflowError) as refusal:  # a number that C has no room for
-            _answer(messages.Refused(request.sequence, str(refusal)))
+            _refuse(request.sequence, refusal)
         else:
             _answer(messages.Done(request.sequence))
         finally:
@@ -231,24 +256,31 @@ def _serve(worker: object) -> None:
 
 
 def main() -> int:
-    """Runs a worker to its end; returns the exit status."""
+    """Runs a worker to its end; returns the exit status, for os._exit().
+
+    An interpreter that cleans up asks for more than the sandbox allows.
+    """
     with socket.socket(fileno=os.dup(CHANNEL)) as channel:
         data, descriptors, _, _ = socket.recv_fds(channel, messages.LARGEST, messages.DESCRIPTORS)
     if not data:
         return 0  # the supervisor has gone
     request = messages.decode_request(data)
     if not isinstance(request, messages.Initialize):
-        _answer(messages.Refused(request.sequence, "the first message has to be Initialize"))
+        _refuse(request.sequence, "the first message has to be Initialize")
         return 1
     try:
-        worker, layers = _start(request, descriptors)
+        worker, sandbox = _start(request, descriptors)
     except Exception as error:  # noqa: BLE001  whatever it is, the supervisor has to know
-        _answer(messages.Refused(request.sequence, str(error) or repr(error)))
+        _refuse(request.sequence, error)
         return 1
-    _answer(messages.Ready(request.sequence, layers))
-    _serve(worker)
+    _answer(messages.Ready(request.sequence, sandbox.held, sandbox.missing))
+    try:
+        _serve(worker)
+    except Exception:  # noqa: BLE001  said here, for nothing outside this function runs any more
+        sys.excepthook(*sys.exc_info())
+        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())

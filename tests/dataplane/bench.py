@@ -260,7 +260,7 @@ class RawWorker:
             request = messages.Initialize(
                 sequence=1,
                 supervisor=os.getpid(),
-                interface=interface,
+                name="worker",
                 link=0,
                 block_size=ring.geometry.block_size,
                 block_count=ring.geometry.block_count,
@@ -334,11 +334,6 @@ class Seen:
 
     pid: int
 
-    def packet_sockets(self) -> set[str]:
-        """The inodes of all packet sockets of its network namespace."""
-        lines = (self._directory / "net" / "packet").read_text().splitlines()
-        return {line.split()[8] for line in lines[1:]}
-
     @property
     def _directory(self) -> Path:
         return Path("/proc") / str(self.pid)
@@ -362,6 +357,12 @@ class Seen:
     def environment(self) -> bytes:
         """What it was given when it started."""
         return (self._directory / "environ").read_bytes()
+
+
+def packet_sockets() -> set[str]:
+    """The inodes of all packet sockets of the namespace that we are in."""
+    lines = Path("/proc/thread-self/net/packet").read_text().splitlines()
+    return {line.split()[8] for line in lines[1:]}
 
 
 def wait_for_end(pidfd: int, timeout: float = 10.0) -> None:

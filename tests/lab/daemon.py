@@ -32,7 +32,13 @@ class Mcrd:
     """A daemon on a host. Made by `Lab.mcrd`."""
 
     def __init__(
-        self, host: Host, rules: str, options: Sequence[str], env: Mapping[str, str] | None
+        self,
+        host: Host,
+        rules: str,
+        options: Sequence[str],
+        env: Mapping[str, str] | None,
+        program: Sequence[str] = (),
+        owner: int = 0,
     ) -> None:
         self.host = host
         self.directory = host.lab.file("mcrd")
@@ -41,9 +47,12 @@ class Mcrd:
         self.control = self.directory / "control.sock"
         self._log = self.directory / "log"
         self.edit(rules)
+        if owner:
+            host.lab.directory.chmod(0o711)
+            os.chown(self.directory, owner, owner)
         with self._log.open("ab") as log:
             self.process = host.start(
-                console_script("mcrd"),
+                *(program or (console_script("mcrd"),)),
                 *("--config", str(self.config), "--control", str(self.control)),
                 *options,
                 stdout=log,

@@ -359,12 +359,15 @@ class Lab:
         ready: bool = True,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = (),
+        owner: int = 0,
     ) -> Mcrd:
         """Starts the daemon on a host with this rule file (TOML text).
 
-        Returns when it answers mcrctl; with `ready`, when it has also applied its first plan.
+        `program` is what runs in place of mcrd, `owner` whose its directory is. Returns when it
+        answers mcrctl; with `ready`, when it has also applied its first plan.
         """
-        daemon = Mcrd(host, rules, options, env)
+        daemon = Mcrd(host, rules, options, env, program, owner)
         self.daemons.append(daemon)
         daemon.wait_until_it_answers(ready)
         return daemon

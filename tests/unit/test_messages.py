@@ -30,6 +30,20 @@ MATCHES = st.builds(
     sources=NETWORKS,
     exclude=NETWORKS,
 )
+# Words of a worker: a line, and not a long one.
+WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=1000)
+st.register_type_strategy(
+    messages.Ready,
+    st.builds(
+        messages.Ready,
+        sequence=NUMBERS,
+        held=st.lists(WORDS, max_size=3),
+        missing=st.dictionaries(WORDS, WORDS, max_size=3),
+    ),
+)
+st.register_type_strategy(
+    messages.Refused, st.builds(messages.Refused, sequence=NUMBERS, reason=WORDS)
+)
 st.register_type_strategy(int, NUMBERS)
 st.register_type_strategy(messages.Endpoint, ENDPOINTS)
 st.register_type_strategy(messages.Match, MATCHES)
@@ -84,4 +98,20 @@ def test_what_a_match_leaves_out_is_any_source_of_an_untagged_udp_flow() -> None
 def test_all_that_are_wanted_at_once_fit_one_message() -> None:
     endpoint = messages.Endpoint(bytes([255] * 16), 65535)
     key = messages.MemberKey(lib.MCRD_RULE_SLOTS - 1, endpoint, endpoint)
-    assert len(messages.encode(messages.Wanted([key] * 256))) <= messages.LARGEST
+    most = messages.Wanted([key] * messages.MEMBERS_AT_ONCE)
+    assert len(messages.encode(most)) <= messages.LARGEST
+    assert messages.decode_answer(messages.encode(most)) == most
+    with pytest.raises(msgspec.ValidationError):
+        messages.decode_answer(messages.encode(messages.Wanted([*most.members, key])))
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J", "\x7f", "\x9b", "x" * 1001])
+def test_what_a_worker_says_is_one_line_of_bounded_length(text: str) -> None:
+    for answer in (
+        messages.Refused(1, text),
+        messages.Ready(1, [text], {}),
+        messages.Ready(1, [], {text: ""}),
+        messages.Ready(1, [], {"": text}),
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            messages.decode_answer(messages.encode(answer))

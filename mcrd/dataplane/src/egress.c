@@ -194,6 +194,7 @@ static void cancel_waiting(struct egress *egress)
 			continue;
 		sqe = io_uring_get_sqe(egress->uring);
 		io_uring_prep_cancel64(sqe, EGRESS_FIRST + i, 0);
+		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE); /* as all that the ring takes */
 		io_uring_sqe_set_data64(sqe, EGRESS_CANCEL);
 	}
 }

@@ -134,11 +134,16 @@ void ring_read(const struct ring *ring, struct ring_frame *out)
 	const uint8_t *slot = ring->untaken.slot;
 	const struct sockaddr_ll *from =
 		(const struct sockaddr_ll *)(const void *)(slot + TPACKET_ALIGN(sizeof(struct tpacket2_hdr)));
-	uint32_t status = header->tp_status;
+	uint32_t status = header->tp_status, at = header->tp_mac, captured = header->tp_snaplen;
 	struct virtio_net_hdr offload;
 
-	out->frame.data = slot + header->tp_mac;
-	out->frame.captured = header->tp_snaplen;
+	/* The worker before this one could write here too: what no kernel wrote is a frame of nothing. */
+	if (at < TPACKET2_HDRLEN || at > ring->geometry.frame_size || captured > ring->geometry.frame_size - at) {
+		at = TPACKET2_HDRLEN;
+		captured = 0;
+	}
+	out->frame.data = slot + at;
+	out->frame.captured = captured;
 	out->frame.length = header->tp_len;
 	out->frame.link = ring->link;
 	out->time = (uint64_t)header->tp_sec * 1000000000 + header->tp_nsec;

@@ -15,6 +15,7 @@
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
 #define MCRD_SEGMENT_VERSION 2
+#define MCRD_VIOLATION 113
 
 /* Why a frame was not relayed, in the order in which the reasons are tried. */
 enum drop {
@@ -123,7 +124,9 @@ struct worker *worker_new(const struct worker_settings *settings);
 void worker_free(struct worker *worker);
 int worker_map_segment(struct worker *worker, int descriptor);
 int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket);
-int worker_open_uring(struct worker *worker);
+int worker_open_uring(struct worker *worker); /* 1: without what makes one thread its only user */
+int worker_restrict_uring(struct worker *worker);
+int worker_enable_uring(struct worker *worker);
 void worker_begin(struct worker *worker);
 int worker_run(struct worker *worker); /* MCRD_WANTS: members are wanted, see worker_next_wanted() */
 const uint8_t *worker_message(const struct worker *worker);
@@ -139,5 +142,18 @@ int worker_put_member(struct worker *worker, const struct member_key *key, uint3
 int worker_remove_member(struct worker *worker, const struct member_key *key);
 int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
+
+/* See sandbox.py. MCRD_VIOLATION is the exit status after a system call that the filter forbids. */
+int sandbox_unshare(int namespaces);
+int sandbox_empty_root(const char *on);
+int sandbox_limit_bounding_set(uint64_t kept);
+int sandbox_lock_securebits(void);
+int sandbox_limit_capabilities(uint64_t kept);
+uint64_t sandbox_capabilities(void);
+int sandbox_refuse_code(void);
+int sandbox_landlock(void);
+uint32_t sandbox_architecture(void);
+int sandbox_system_call(const char *name);
+int sandbox_filter(const void *filter, uint32_t instructions, const char *who);
 
 #endif

@@ -1,0 +1,229 @@
+/* A worker's parts, and what the supervisor's messages do to them.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#include "worker.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { QUEUE = 1024 /* at least EGRESS_RUNS and the worker's own three operations */ };
+
+struct worker *worker_new(const struct worker_settings *settings)
+{
+	struct worker *worker = aligned_alloc(_Alignof(struct worker), sizeof(*worker));
+
+	if (!worker)
+		return NULL;
+	memset(worker, 0, sizeof(*worker));
+	worker->settings = *settings;
+	if (rules_init(&worker->rules) < 0) {
+		free(worker);
+		return NULL;
+	}
+	return worker;
+}
+
+void worker_free(struct worker *worker)
+{
+	int i;
+
+	if (worker->uring_open)
+		io_uring_queue_exit(&worker->uring);
+	egress_free(&worker->egress);
+	for (i = 0; i < MCRD_RINGS; i++)
+		ring_unmap(&worker->rings[i]);
+	if (worker->segment)
+		munmap(worker->segment, sizeof(*worker->segment));
+	rules_free(&worker->rules);
+	free(worker);
+}
+
+int worker_map_segment(struct worker *worker, int descriptor)
+{
+	void *memory = mmap(NULL, sizeof(*worker->segment), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+
+	if (memory == MAP_FAILED)
+		return -errno;
+	worker->segment = memory;
+	return 0;
+}
+
+/* A ring that is not mapped is an empty one. */
+int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket)
+{
+	struct ring *ring = &worker->rings[which];
+	int result = ring_map(ring, packet_socket, &worker->settings.rings[which], worker->settings.link);
+
+	if (result < 0)
+		return result;
+	ring_continue(ring, worker->segment->positions[which]);
+	return 0;
+}
+
+/* It is of no use before it is enabled. */
+int worker_open_uring(struct worker *worker)
+{
+	const unsigned int always = IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED;
+	struct io_uring_params params = {
+		.flags = always | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+		.cq_entries = 2 * QUEUE,
+	};
+	int first[] = { worker->settings.channel, worker->settings.readiness }, result, older = 0;
+
+	/* Else the sleeps of a busy worker end 50 us late. */
+	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+
+	result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
+	if (result == -EINVAL) { /* before Linux 6.1 */
+		older = 1;
+		params = (struct io_uring_params){ .flags = always, .cq_entries = 2 * QUEUE };
+		result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
+	}
+	if (result < 0)
+		return result;
+	worker->uring_open = 1;
+	result = egress_init(&worker->egress, &worker->uring, worker->settings.sockets);
+	if (result < 0)
+		return result;
+	result = io_uring_register_files_sparse(&worker->uring, EGRESS_PLACES + worker->settings.sockets);
+	if (result < 0)
+		return result;
+	result = io_uring_register_files_update(&worker->uring, PLACE_CHANNEL, first, 2);
+	return result < 0 ? result : older;
+}
+
+/* The shared library of liburing 2.3 (Debian 12) exports neither io_uring_register_restrictions() nor
+ * io_uring_enable_rings(). */
+static int uring_register(struct worker *worker, unsigned int operation, void *argument, unsigned int count)
+{
+	long result = syscall(SYS_io_uring_register, worker->uring.ring_fd, operation, argument, count);
+
+	return result < 0 ? -errno : 0;
+}
+
+/* From when it is enabled on, the ring does what the loop does and nothing else, for whoever holds it. Of all that
+ * could send, there is WRITEV on sockets that are connected; every file is one of the table. */
+int worker_restrict_uring(struct worker *worker)
+{
+	static const uint8_t operations[] = { IORING_OP_WRITEV, IORING_OP_POLL_ADD, IORING_OP_RECVMSG, IORING_OP_TIMEOUT,
+					      IORING_OP_ASYNC_CANCEL };
+	enum { OPERATIONS = sizeof(operations), ALL = OPERATIONS + 3 };
+	struct io_uring_restriction restrictions[ALL] = {
+		{ .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_REGISTER_FILES_UPDATE },
+		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE },
+		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE | IOSQE_IO_LINK },
+	};
+	unsigned int i;
+
+	for (i = 0; i < OPERATIONS; i++)
+		restrictions[ALL - OPERATIONS + i] = (struct io_uring_restriction){
+			.opcode = IORING_RESTRICTION_SQE_OP,
+			.sqe_op = operations[i],
+		};
+	return uring_register(worker, IORING_REGISTER_RESTRICTIONS, restrictions, ALL);
+}
+
+int worker_enable_uring(struct worker *worker)
+{
+	return uring_register(worker, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
+void worker_begin(struct worker *worker)
+{
+	worker->begun = 1;
+}
+
+uint32_t worker_places(const struct worker *worker)
+{
+	return worker->settings.sockets;
+}
+
+/* -1 empties the place. When it returns 0 the descriptor is the worker's, which sets UDP_SEGMENT by it. */
+int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
+{
+	int result;
+
+	if (place >= worker->settings.sockets)
+		return -ENFILE;
+	result = io_uring_register_files_update(&worker->uring, EGRESS_PLACES + place, &descriptor, 1);
+	if (result < 0)
+		return result;
+	egress_put(&worker->egress, place, descriptor);
+	return 0;
+}
+
+int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
+		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count,
+		    const uint32_t *kept, uint32_t kept_count)
+{
+	struct rule *rule;
+	uint32_t i;
+
+	if (slot >= MCRD_RULE_SLOTS)
+		return -EINVAL;
+	for (i = 0; i < output_count; i++)
+		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS ||
+		    (outputs[i].socket >= worker->settings.sockets && outputs[i].socket != MCRD_BY_MEMBER))
+			return -EINVAL;
+	rule = rule_new(match, networks, output_count);
+	if (!rule)
+		return -ENOMEM;
+	rule->slot = slot;
+	rule->counters = &worker->segment->rules[slot];
+	for (i = 0; i < output_count; i++) {
+		rule->outputs[i].socket = outputs[i].socket;
+		rule->outputs[i].counters = &worker->segment->outputs[outputs[i].counters];
+		if (limit_init(&rule->outputs[i].limit, outputs[i].packets_per_second) < 0) {
+			rule_free(rule);
+			return -ENOMEM;
+		}
+		rule->member_outputs += outputs[i].socket == MCRD_BY_MEMBER;
+	}
+	if (kept_count != 0 && kept_count != rule->member_outputs) {
+		rule_free(rule);
+		return -EINVAL;
+	}
+	rules_put(&worker->rules, rule, kept_count ? kept : NULL);
+	return 0;
+}
+
+int worker_remove_rule(struct worker *worker, uint32_t slot)
+{
+	return rules_remove(&worker->rules, slot);
+}
+
+int worker_put_member(struct worker *worker, const struct member_key *key, uint32_t last_used,
+		      const uint32_t *sockets, uint32_t socket_count)
+{
+	uint32_t i;
+
+	if (last_used >= MCRD_MEMBER_SLOTS)
+		return -EINVAL;
+	for (i = 0; i < socket_count; i++)
+		if (sockets[i] >= worker->settings.sockets && sockets[i] != MCRD_BY_MEMBER)
+			return -EINVAL;
+	return rules_put_member(&worker->rules, key, &worker->segment->members[last_used], sockets, socket_count);
+}
+
+int worker_remove_member(struct worker *worker, const struct member_key *key)
+{
+	return rules_remove_member(&worker->rules, key);
+}
+
+/* Takes a member off the list of those that are wanted; 0 when there is none. */
+int worker_next_wanted(struct worker *worker, struct member_key *key)
+{
+	if (worker->rules.wanted_count == 0)
+		return 0;
+	*key = worker->rules.wanted[--worker->rules.wanted_count];
+	return 1;
+}
+
+int worker_own(struct worker *worker, const struct endpoint *source, int add)
+{
+	return rules_own(&worker->rules, source, add);
+}

@@ -1,0 +1,49 @@
+/* A worker: what it has, and what its parts share. worker.c is what the supervisor's messages do to it, loop.c
+ * what it does between them.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#ifndef MCRD_WORKER_H
+#define MCRD_WORKER_H
+
+#include <liburing.h>
+#include <sys/socket.h>
+
+#include "egress.h"
+#include "flows.h"
+#include "pace.h"
+#include "ring.h"
+#include "rules.h"
+#include "shared.h"
+
+enum {
+	MESSAGE_ROOM = 256 * 1024, /* more than a SOCK_SEQPACKET datagram of the default send buffer */
+	DESCRIPTORS = 253,         /* SCM_MAX_FD, linux/net/scm.h */
+};
+
+/* The file table's first places. */
+enum { PLACE_CHANNEL, PLACE_READINESS };
+
+struct worker {
+	struct worker_settings settings;
+	struct ring rings[MCRD_RINGS];
+	struct rules rules;
+	struct flows flows;
+	struct segment *segment;
+	struct io_uring uring;
+	int uring_open;
+	struct egress egress;
+	struct pace pace;
+	int hurry;           /* the last harvest was full, or took much of what the ring of large frames holds */
+
+	int begun;           /* there are rules: the ring may be looked at */
+	int waiting_ready;   /* a poll or a pause is under way */
+	int waiting_message; /* a receive is under way */
+	int pause;           /* the packet socket has an error that only the supervisor can take from it */
+	int message_done;
+	int message_length;
+	struct msghdr message_header;
+	struct iovec message_data;
+	uint8_t message[MESSAGE_ROOM];
+	_Alignas(struct cmsghdr) uint8_t ancillary[CMSG_SPACE(DESCRIPTORS * sizeof(int))];
+};
+
+#endif

@@ -1,0 +1,35 @@
+"""Makes the attempts with one layer off at a time, and with one alone; writes docs/security.md's table.
+
+python -m tests.sandbox            prints it
+python -m tests.sandbox --write    puts it into docs/security.md
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.lab import Lab, build_triangle
+from tests.sandbox import harness, matrix
+
+
+def main() -> int:
+    """Runs it all: about six minutes."""
+    with Lab() as lab, tempfile.TemporaryDirectory(prefix="mcrd-inside-") as directory:
+        triangle = build_triangle(lab)
+        harness.hush(triangle)
+        harness.quiet(triangle)
+        helper = harness.build_helper(Path(directory))
+        found = matrix.measure(triangle, helper, lambda what: print(what, file=sys.stderr))
+    if "--write" in sys.argv[1:]:
+        matrix.write(found)
+    else:
+        print(matrix.table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

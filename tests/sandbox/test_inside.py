@@ -1,0 +1,102 @@
+"""Somebody runs code in a worker: nothing that is tried there gets through, and nothing leaves."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab import Lab, Triangle, build_triangle
+from tests.sandbox import harness
+from tests.sandbox.attempts import ALL, ATTEMPTS
+from tests.sandbox.harness import NEEDED, SWITCHES, Seen, try_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.root
+
+EVERYTHING = tuple(layer for layers in SWITCHES.values() for layer in layers) + NEEDED
+NEVER = frozenset({"remove its filter"})
+"""What even a worker without a sandbox cannot do: SO_LOCK_FILTER, socket(7)."""
+
+
+@pytest.fixture(scope="module")
+def triangle() -> Iterator[Triangle]:
+    """source -- relay -- sink, and silence."""
+    with Lab() as lab:
+        made = build_triangle(lab)
+        harness.hush(made)
+        harness.quiet(made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """inside.c, where everybody can read it."""
+    directory = tmp_path_factory.mktemp("inside")
+    for parent in (directory, *directory.parents[:2]):
+        if parent.stat().st_uid == os.geteuid():
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return harness.build_helper(directory)
+
+
+@pytest.fixture(scope="module")
+def as_root(triangle: Triangle, helper: Path) -> Seen:
+    """All attempts, with a supervisor that is root."""
+    return try_all(triangle, helper)
+
+
+@pytest.fixture(scope="module")
+def as_stranger(triangle: Triangle, helper: Path) -> Seen:
+    """All attempts, with a supervisor that has CAP_NET_RAW alone."""
+    harness.has_to_be_readable()
+    return try_all(triangle, helper, uid=harness.stranger())
+
+
+@pytest.fixture(scope="module")
+def without(triangle: Triangle, helper: Path) -> Seen:
+    """All attempts as root, with every layer switched off: they do what they say."""
+    return try_all(triangle, helper, EVERYTHING)
+
+
+@pytest.mark.parametrize("attempt", ALL)
+def test_refused_as_root(as_root: Seen, attempt: str) -> None:
+    assert as_root.outcomes[attempt].refused, as_root.errors
+
+
+@pytest.mark.parametrize("attempt", ALL)
+def test_refused_unprivileged(as_stranger: Seen, attempt: str) -> None:
+    assert as_stranger.outcomes[attempt].refused, as_stranger.errors
+
+
+def test_nothing_left_the_host(as_root: Seen, as_stranger: Seen) -> None:
+    assert as_root.frames == []
+    assert as_stranger.frames == []
+
+
+def test_who_is_killed_says_by_which_system_call(as_root: Seen, as_stranger: Seen) -> None:
+    for seen in (as_root, as_stranger):
+        said = [o.how for o in seen.outcomes.values() if o.outcome == "killed"]
+        assert len(said) > 50
+        line = r"worker of r0 \(pid \d+\): the sandbox forbids the system call [a-z]\w+ \(\d+\)"
+        line += "; rule set: seccomp"
+        assert [how for how in said if not re.fullmatch(line, how)] == []
+        assert "the system call execve (" in seen.outcomes["exec"].how
+
+
+@pytest.mark.parametrize("attempt", sorted(ATTEMPTS.keys() - NEVER))
+def test_gets_through_without_the_sandbox(without: Seen, attempt: str) -> None:
+    assert without.outcomes[attempt].outcome == "through", without.errors
+
+
+def test_without_the_sandbox_frames_leave_and_io_uring_obeys(without: Seen) -> None:
+    assert {interface for interface, _ in without.frames} == {"s0", "k0"}
+    through = {name for name, o in without.outcomes.items() if o.outcome == "through"}
+    assert sum(name.startswith("io_uring operation") for name in through) > 25
+    assert sum(name.startswith("io_uring register") for name in through) > 5
