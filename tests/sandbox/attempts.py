@@ -148,6 +148,10 @@ def _other_sockets(_: Inside) -> None:
     raise failed
 
 
+def _reach(_: Inside) -> None:
+    call("sendto", call("socket", AF_INET, SOCK_DGRAM, 0), _PAYLOAD, 6, 0, THERE, len(THERE))
+
+
 def _plain(name: str, *arguments: Any) -> Callable[[Inside], None]:
     def attempt(_: Inside) -> None:
         call(name, *arguments)
@@ -479,6 +483,7 @@ ATTEMPTS: dict[str, Callable[[Inside], None]] = {
     "socket AF_NETLINK": _socket(AF_NETLINK, SOCK_RAW),
     "socket AF_PACKET": _socket(AF_PACKET, SOCK_RAW, socket.htons(3)),
     "socket of any other family": _other_sockets,
+    "reach another host by a socket of its own": _reach,
     "socketpair": _plain("socketpair", AF_UNIX, SOCK_DGRAM, 0, _SPACE),
     # Packet sockets.
     "find a packet socket": _find_packet_socket,
