@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from mcrd import fragments
 from mcrd.apply import Estate
 from mcrd.model import Config, Input, Output, PortRange, Rule
-from mcrd.resources import Target
+from mcrd.resources import Ring, Target, Worker
 from mcrd.states import OutputState, RuleState
+from mcrd.stats import InterfaceCount, Rate
+from mcrd.workers import WorkerProcess
 
 STATES = ("active", "waiting", "failed", "disabled")
 
@@ -95,13 +98,15 @@ def _port(port: int | PortRange) -> int | str:
 def stats(config: Config, now: Mapping[str, RuleState], estate: Estate) -> dict[str, Any]:
     """All counters."""
     ledger = estate.ledger
-    interfaces = ledger.interfaces(estate.ring_full())
+    full = estate.ring_full()
+    interfaces, rates = ledger.interfaces(full), ledger.interface_rates()
     return {
         "rules": {
             name: {
                 "state": now[name].state,
                 "reason": now[name].reason,
-                "received": asdict(ledger.rule(name)),
+                **asdict(ledger.rule(name)),
+                "rate": asdict(ledger.rule_rate(name)),
                 "outputs": [
                     {
                         "interface": output.interface,
@@ -110,15 +115,28 @@ def stats(config: Config, now: Mapping[str, RuleState], estate: Estate) -> dict[
                         "state": how.state,
                         "reason": how.reason,
                         **asdict(ledger.output(name, target(output))),
+                        "rate": asdict(ledger.output_rate(name, target(output))),
                     }
                     for output, how in zip(entry.outputs, now[name].outputs, strict=True)
                 ],
             }
             for name, entry in config.rules.items()
         },
-        "interfaces": {name: asdict(count) for name, count in sorted(interfaces.items())},
-        "workers": workers(estate),
+        "interfaces": {
+            name: {**asdict(count), "rate": asdict(rates[name])}
+            for name, count in sorted(interfaces.items())
+        },
+        "workers": [
+            {**about, **_of_ring(ledger.ring(ring, full[ring]))}
+            for about, ring in zip(workers(estate), _rings(estate), strict=True)
+        ],
+        "kernel": fragments.lost(),
     }
+
+
+def _of_ring(found: tuple[InterfaceCount, Rate]) -> dict[str, Any]:
+    count, rate = found
+    return {**asdict(count), "rate": asdict(rate)}
 
 
 def lacking(estate: Estate) -> dict[str, str]:
@@ -142,7 +160,15 @@ def workers(estate: Estate) -> list[dict[str, Any]]:
             "restarts": estate.restarts.get(worker.ring, 0),
             "layers": process.layers,
         }
-        for worker, process in sorted(
-            estate.workers.items(), key=lambda pair: (pair[0].ingress.interface, pair[0].number)
-        )
+        for worker, process in _in_order(estate)
     ]
+
+
+def _rings(estate: Estate) -> list[Ring]:
+    return [worker.ring for worker, _ in _in_order(estate)]
+
+
+def _in_order(estate: Estate) -> list[tuple[Worker, WorkerProcess]]:
+    return sorted(
+        estate.workers.items(), key=lambda pair: (pair[0].ingress.interface, pair[0].number)
+    )

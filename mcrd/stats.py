@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import time
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,40 @@ class Traffic:
         """Adds the other's counts to these."""
         self.packets += other.packets
         self.bytes += other.bytes
+
+
+@dataclass(slots=True)
+class Rate:
+    """Packets and bytes of the last whole second, and a second of the last minute.
+
+    `peak` is the most packets in 10 ms, within the last second and the last minute.
+    """
+
+    second: Traffic = field(default_factory=Traffic)
+    minute: dict[str, float] = field(default_factory=lambda: {"packets": 0.0, "bytes": 0.0})
+    peak: dict[str, int] = field(default_factory=lambda: {"second": 0, "minute": 0})
+
+    def add(self, other: Rate) -> None:
+        """Adds what another worker has; the peaks of both need not have been at one time."""
+        self.second.add(other.second)
+        for name, number in other.minute.items():
+            self.minute[name] = round(self.minute[name] + number, 1)
+        for name, peak in other.peak.items():
+            self.peak[name] += peak
+
+
+@dataclass(slots=True)
+class RuleCount:
+    """What a rule took, and what its limit let go no further."""
+
+    received: Traffic = field(default_factory=Traffic)
+    dropped: dict[str, int] = field(default_factory=lambda: {"rate_limited": 0})
+
+    def add(self, other: RuleCount) -> None:
+        """Adds the other's counts to these."""
+        self.received.add(other.received)
+        for name, number in other.dropped.items():
+            self.dropped[name] += number
 
 
 @dataclass(slots=True)
@@ -147,7 +182,7 @@ class Segment:
     @property
     def received(self) -> int:
         """Packets that the worker has taken from its rings."""
-        return int(self._view.packets)
+        return int(self._view.traffic.packets)
 
     def close(self) -> None:
         """Unmaps and closes it."""
@@ -179,10 +214,22 @@ class Segment:
             self._view.members[slot] = 0
         return slot
 
-    def rule(self, slot: int) -> Traffic:
+    def rule(self, slot: int) -> RuleCount:
         """What a rule received."""
         counters = self._view.rules[slot]
-        return Traffic(counters.packets, counters.bytes)
+        return RuleCount(_traffic(counters), {"rate_limited": counters.rate_limited})
+
+    def rule_rate(self, slot: int) -> Rate:
+        """How much of it a rule receives."""
+        return _rate(self._view.rules[slot])
+
+    def output_rate(self, slot: int) -> Rate:
+        """How much an output sends."""
+        return _rate(self._view.outputs[slot])
+
+    def interface_rate(self) -> Rate:
+        """How much the worker takes from its rings."""
+        return _rate(self._view)
 
     def output(self, slot: int) -> OutputCount:
         """What became of an output's datagrams."""
@@ -193,7 +240,7 @@ class Segment:
                 name = errno.errorcode.get(place.number, "OTHER")
                 errors[name] = errors.get(name, 0) + place.count
         return OutputCount(
-            Traffic(counters.packets, counters.bytes),
+            _traffic(counters),
             errors,
             counters.refused,
             counters.rate_limited,
@@ -204,9 +251,26 @@ class Segment:
         """What the worker took from the ring; `ring_full` is the kernel's own count."""
         view = self._view
         dropped = dict(zip(DROP_REASONS, view.dropped, strict=True))
-        return InterfaceCount(
-            Traffic(view.packets, view.bytes), {"ring_full": ring_full, **dropped}
-        )
+        return InterfaceCount(_traffic(view), {"ring_full": ring_full, **dropped})
+
+
+def _traffic(counters: Any) -> Traffic:
+    return Traffic(counters.traffic.packets, counters.traffic.bytes)
+
+
+def _rate(counters: Any) -> Rate:
+    found = ffi.new("struct rates *")
+    meter, traffic = ffi.addressof(counters, "meter"), ffi.addressof(counters, "traffic")
+    lib.meter_read(meter, traffic, time.time_ns(), found)
+    seconds = found.minute_seconds
+    return Rate(
+        Traffic(found.second.packets, found.second.bytes),
+        {
+            "packets": round(found.minute.packets / seconds, 1),
+            "bytes": round(found.minute.bytes / seconds, 1),
+        },
+        {"second": found.second_peak, "minute": found.minute_peak},
+    )
 
 
 _RULE: int = ffi.sizeof("struct rule_counters")
@@ -218,7 +282,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._live: dict[Ring, Segment] = {}
-        self._rules: dict[str, Traffic] = {}
+        self._rules: dict[str, RuleCount] = {}
         self._outputs: dict[tuple[str, Target], OutputCount] = {}
         self._interfaces: dict[str, InterfaceCount] = {}
 
@@ -243,7 +307,7 @@ class Ledger:
         segment = self._live[ring]
         slot = segment.rules.taken.get(rule)
         if slot is not None:
-            self._rules.setdefault(rule, Traffic()).add(segment.rule(slot))
+            self._rules.setdefault(rule, RuleCount()).add(segment.rule(slot))
             segment.rules.give_back(rule)
 
     def end_output(self, ring: Ring, rule: str, target: Target) -> None:
@@ -267,10 +331,10 @@ class Ledger:
             for output in segment.outputs.taken.keys() - targets:
                 segment.outputs.give_back(output)
 
-    def rule(self, rule: str) -> Traffic:
+    def rule(self, rule: str) -> RuleCount:
         """What a rule has received, over all workers."""
-        total = Traffic()
-        total.add(self._rules.get(rule, Traffic()))
+        total = RuleCount()
+        total.add(self._rules.get(rule, RuleCount()))
         for segment in self._live.values():
             slot = segment.rules.taken.get(rule)
             if slot is not None:
@@ -286,6 +350,36 @@ class Ledger:
             if slot is not None:
                 total.add(segment.output(slot))
         return total
+
+    def rule_rate(self, rule: str) -> Rate:
+        """How much a rule receives, over all workers."""
+        total = Rate()
+        for segment in self._live.values():
+            slot = segment.rules.taken.get(rule)
+            if slot is not None:
+                total.add(segment.rule_rate(slot))
+        return total
+
+    def output_rate(self, rule: str, target: Target) -> Rate:
+        """How much an output sends, over all workers."""
+        total = Rate()
+        for segment in self._live.values():
+            slot = segment.outputs.taken.get((rule, target))
+            if slot is not None:
+                total.add(segment.output_rate(slot))
+        return total
+
+    def interface_rates(self) -> dict[str, Rate]:
+        """How much comes from each interface."""
+        totals: dict[str, Rate] = {name: Rate() for name in self._interfaces}
+        for ring, segment in self._live.items():
+            totals.setdefault(ring.interface, Rate()).add(segment.interface_rate())
+        return totals
+
+    def ring(self, ring: Ring, ring_full: int) -> tuple[InterfaceCount, Rate]:
+        """What came from one ring, whose workers come and go, and how much comes."""
+        segment = self._live[ring]
+        return segment.interface(ring_full), segment.interface_rate()
 
     def interfaces(self, ring_full: dict[Ring, int]) -> dict[str, InterfaceCount]:
         """What came from each interface; `ring_full` has the kernel's count of each live ring."""

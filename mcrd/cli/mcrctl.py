@@ -170,13 +170,34 @@ def _rules(answer: dict[str, Any]) -> Iterator[str]:
             yield f"      to {output['interface']} {_endpoint(output)}{settings}{how}"
 
 
+def _traffic(count: dict[str, Any]) -> str:
+    return f"{count['packets']} packets, {count['bytes']} bytes"
+
+
+def _rate(rate: dict[str, Any]) -> str:
+    """Nothing when nothing has come for a minute."""
+    if not rate["minute"]["packets"] and not rate["second"]["packets"]:
+        return ""
+    peak = rate["peak"]
+    return (
+        f" ({rate['second']['packets']}/s, {rate['minute']['packets']:g}/s over a minute;"
+        f" peak in 10 ms {peak['second']}, over a minute {peak['minute']})"
+    )
+
+
+def _dropped(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{count} {why}" for why, count in dropped.items() if count) or "none"
+
+
 def _stats(answer: dict[str, Any]) -> Iterator[str]:
     if not answer["rules"]:
         yield "no rules"
     for name, rule in answer["rules"].items():
-        received = rule["received"]
         yield f"{name}  {_state(rule)}"
-        yield f"    received {received['packets']} packets, {received['bytes']} bytes"
+        yield (
+            f"    received {_traffic(rule['received'])}{_rate(rule['rate'])}"
+            + (f"; dropped: {_dropped(rule['dropped'])}" if any(rule["dropped"].values()) else "")
+        )
         for output in rule["outputs"]:
             sent = output["sent"]
             unsent = {
@@ -187,17 +208,26 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
             errors = ", ".join(f"{count} {why}" for why, count in unsent.items() if count)
             refused = f"; {output['refused']} refusals reported" if output["refused"] else ""
             yield (
-                f"    sent {sent['packets']} packets, {sent['bytes']} bytes to"
-                f" {output['interface']} {_endpoint(output)}{refused}"
-                + (f"; not sent: {errors}" if errors else "")
+                f"    sent {_traffic(sent)} to {output['interface']} {_endpoint(output)}"
+                f"{_rate(output['rate'])}{refused}" + (f"; not sent: {errors}" if errors else "")
             )
+    workers = Counter(worker["interface"] for worker in answer["workers"])
     for name, interface in answer["interfaces"].items():
-        received = interface["received"]
-        dropped = [f"{count} {why}" for why, count in interface["dropped"].items() if count]
-        yield (
-            f"{name}: received {received['packets']} packets, {received['bytes']} bytes; dropped: "
-            + (", ".join(dropped) or "none")
-        )
+        yield _of_interface(name, interface)
+        if workers[name] > 1:
+            for worker in answer["workers"]:
+                if worker["interface"] == name:
+                    yield "    " + _of_interface(f"worker {worker['number']}", worker)
+    lost = {name: count for name, count in answer["kernel"].items() if count}
+    if lost:
+        yield f"the kernel, for all of this host's network: {_dropped(lost)}"
+
+
+def _of_interface(name: str, count: dict[str, Any]) -> str:
+    return (
+        f"{name}: received {_traffic(count['received'])}{_rate(count['rate'])};"
+        f" dropped: {_dropped(count['dropped'])}"
+    )
 
 
 _TEXTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {

@@ -20,6 +20,7 @@ SOURCES = (
     "flows.c",
     "limit.c",
     "loop.c",
+    "meter.c",
     "pace.c",
     "packet.c",
     "ring.c",

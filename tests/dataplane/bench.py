@@ -172,7 +172,7 @@ class Bench:
 
     def received(self, rule: str = "rule") -> Traffic:
         """What the rule took."""
-        return self.segment.rule(self.segment.rule_slot(rule))
+        return self.segment.rule(self.segment.rule_slot(rule)).received
 
     def sent(self, interface: str, address: str, port: int, rule: str = "rule") -> OutputCount:
         """What became of an output's datagrams."""
@@ -194,7 +194,8 @@ class Bench:
         """interface.received = sum of its rules' received + its drops other than ring_full."""
         taken = self.taken()
         drops = sum(taken.dropped.values()) - taken.dropped["ring_full"]
-        rules = sum(self.segment.rule(slot).packets for slot in self.segment.rules.taken.values())
+        slots = self.segment.rules.taken.values()
+        rules = sum(self.segment.rule(slot).received.packets for slot in slots)
         return taken.received.packets == rules + drops
 
 

@@ -21,10 +21,11 @@ BUILDS = {
 # What each test file is linked with.
 SUBJECTS = {
     "counters": ("counters.c",),
-    "egress": ("egress.c", "counters.c"),
+    "egress": ("egress.c", "counters.c", "meter.c"),
     "flows": ("flows.c", "limit.c", "rules.c", "table.c"),
     "pace": ("pace.c",),
     "limit": ("limit.c",),
+    "meter": ("meter.c",),
     "packet": ("packet.c",),
     "ring": ("ring.c",),
     "rules": ("limit.c", "rules.c", "table.c"),

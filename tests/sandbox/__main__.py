@@ -1,4 +1,4 @@
-"""Makes the attempts with one layer off at a time, and with one alone: docs/security.md has the table.
+"""Makes the attempts with one layer off at a time, and with one alone; for docs/security.md.
 
 python -m tests.sandbox            prints it
 python -m tests.sandbox --write    puts it into docs/security.md

@@ -32,6 +32,7 @@ from mcrd.stats import (
     Ledger,
     NoRoomError,
     OutputCount,
+    RuleCount,
     Segment,
     Slots,
     Traffic,
@@ -65,13 +66,17 @@ class Pen:
 
     def rule(self, slot: int, packets: int, size: int) -> None:
         """Counts what a rule received."""
-        self.view.rules[slot].packets += packets
-        self.view.rules[slot].bytes += packets * size
+        self.view.rules[slot].traffic.packets += packets
+        self.view.rules[slot].traffic.bytes += packets * size
+
+    def rule_limited(self, slot: int, count: int) -> None:
+        """Counts datagrams beyond the rule's limit."""
+        self.view.rules[slot].rate_limited += count
 
     def output(self, slot: int, packets: int, size: int) -> None:
         """Counts what was sent to an output."""
-        self.view.outputs[slot].packets += packets
-        self.view.outputs[slot].bytes += packets * size
+        self.view.outputs[slot].traffic.packets += packets
+        self.view.outputs[slot].traffic.bytes += packets * size
 
     def error(self, slot: int, number: int, count: int = 1) -> None:
         """Counts datagrams that were not sent, as count_error() in counters.c does."""
@@ -101,8 +106,8 @@ class Pen:
 
     def frames(self, packets: int, size: int) -> None:
         """Counts frames of the interface."""
-        self.view.packets += packets
-        self.view.bytes += packets * size
+        self.view.traffic.packets += packets
+        self.view.traffic.bytes += packets * size
 
     def drop(self, reason: str, packets: int) -> None:
         """Counts frames that went no further."""
@@ -128,19 +133,20 @@ def pen(segment: Segment) -> Iterator[Pen]:
 def test_a_new_segment_has_counted_nothing(segment: Segment, pen: Pen) -> None:
     assert pen.view.version == lib.MCRD_SEGMENT_VERSION
     assert segment.interface(0) == InterfaceCount()
-    assert segment.rule(segment.rule_slot("camera")) == Traffic(0, 0)
+    assert segment.rule(segment.rule_slot("camera")).received == Traffic(0, 0)
     assert segment.output(segment.output_slot("camera", WALL)) == OutputCount()
 
 
 def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
     rule_slot, output_slot = segment.rule_slot("camera"), segment.output_slot("camera", WALL)
     pen.rule(rule_slot, 10, 1400)
+    pen.rule_limited(rule_slot, 6)
     pen.output(output_slot, 7, 1400)
     pen.error(output_slot, errno.ENETUNREACH, 3)
     pen.refused(output_slot, 2)
     pen.rate_limited(output_slot, 4)
     pen.new_member(output_slot, 5)
-    assert segment.rule(rule_slot) == Traffic(10, 14000)
+    assert segment.rule(rule_slot) == RuleCount(Traffic(10, 14000), {"rate_limited": 6})
     assert segment.output(output_slot) == OutputCount(
         Traffic(7, 9800), {"ENETUNREACH": 3}, refused=2, rate_limited=4, new_member=5
     )
@@ -176,7 +182,7 @@ def test_the_reasons_are_in_the_order_in_which_they_are_tried() -> None:
 def test_counters_go_beyond_32_bits(segment: Segment, pen: Pen) -> None:
     slot = segment.rule_slot("camera")
     pen.rule(slot, 2**40, 1400)
-    assert segment.rule(slot) == Traffic(2**40, 2**40 * 1400)
+    assert segment.rule(slot).received == Traffic(2**40, 2**40 * 1400)
 
 
 def test_a_slot_is_its_owner_s_until_given_back(segment: Segment) -> None:
@@ -195,7 +201,7 @@ def test_an_output_is_known_by_its_rule_and_its_target(segment: Segment) -> None
 def test_asking_for_a_slot_again_clears_nothing(segment: Segment, pen: Pen) -> None:
     pen.rule(segment.rule_slot("a"), 5, 100)
     pen.output(segment.output_slot("a", WALL), 5, 100)
-    assert segment.rule(segment.rule_slot("a")).packets == 5
+    assert segment.rule(segment.rule_slot("a")).received.packets == 5
     assert segment.output(segment.output_slot("a", WALL)).sent.packets == 5
 
 
@@ -211,7 +217,7 @@ def test_a_slot_that_is_used_again_counts_from_zero(segment: Segment, pen: Pen) 
     segment.rules.give_back("a")
     segment.outputs.give_back(("a", WALL))
     assert (segment.rule_slot("b"), segment.output_slot("b", WALL)) == (rule_slot, output_slot)
-    assert segment.rule(rule_slot) == Traffic(0, 0)
+    assert segment.rule(rule_slot).received == Traffic(0, 0)
     assert segment.output(output_slot) == OutputCount()
     assert {int(place.number) for place in pen.view.outputs[output_slot].errors} == {0}
 
@@ -225,7 +231,7 @@ def test_a_new_slot_clears_no_neighbour(segment: Segment, pen: Pen) -> None:
     segment.rule_slot("new")
     segment.output_slot("new", WALL)
     for name in ("a", "c"):
-        assert segment.rule(segment.rule_slot(name)).packets == 5
+        assert segment.rule(segment.rule_slot(name)).received.packets == 5
         assert segment.output(segment.output_slot(name, WALL)).sent.packets == 5
 
 
@@ -357,7 +363,7 @@ def test_what_ended_stays_in_the_sum(segment: Segment, pen: Pen) -> None:
     pen.error(segment.output_slot("camera", WALL), errno.EPERM)
     pen.rate_limited(segment.output_slot("camera", WALL), 3)
     pen.new_member(segment.output_slot("camera", WALL), 4)
-    assert ledger.rule("camera") == Traffic(15, 1500)
+    assert ledger.rule("camera").received == Traffic(15, 1500)
     assert ledger.output("camera", WALL) == OutputCount(
         Traffic(14, 1400), {"EPERM": 1}, refused=0, rate_limited=4, new_member=6
     )
@@ -380,7 +386,7 @@ def test_ending_what_never_was_is_nothing(segment: Segment) -> None:
     ledger.attach(ETH0, segment)
     ledger.end_rule(ETH0, "camera")
     ledger.end_output(ETH0, "camera", WALL)
-    assert ledger.rule("camera") == Traffic()
+    assert ledger.rule("camera").received == Traffic()
     assert ledger.output("camera", WALL) == OutputCount()
 
 
@@ -413,7 +419,7 @@ def test_a_rule_on_two_workers_is_one_sum() -> None:
         pen.close()
     live = dict.fromkeys(rings, 4)
     while True:
-        assert ledger.rule("camera").packets == 5
+        assert ledger.rule("camera").received.packets == 5
         assert ledger.output("camera", WALL).sent.packets == 5
         total = ledger.interfaces(live)["eth0"]
         assert total.received.packets == 5
@@ -433,7 +439,7 @@ def test_what_the_rule_file_has_no_more_is_forgotten(segment: Segment, pen: Pen)
             pen.output(segment.output_slot(name, target), 1, 1)
             ledger.end_output(ETH0, name, target)
     ledger.forget(["stays"], [("stays", WALL)])
-    assert (ledger.rule("stays").packets, ledger.rule("goes").packets) == (1, 0)
+    assert (ledger.rule("stays").received.packets, ledger.rule("goes").received.packets) == (1, 0)
     assert ledger.output("stays", WALL).sent.packets == 1
     assert ledger.output("stays", CLOUD).sent.packets == 0
     assert ledger.output("goes", WALL).sent.packets == 0
@@ -521,8 +527,8 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_sum_is_what_was_ever_counted(self) -> None:
         for name in ("a", "b"):
-            assert self.ledger.rule(name).packets == self.received[name]
-            assert self.ledger.rule(name).bytes == self.received[name] * 100
+            assert self.ledger.rule(name).received.packets == self.received[name]
+            assert self.ledger.rule(name).received.bytes == self.received[name] * 100
             for target in (WALL, CLOUD):
                 found = self.ledger.output(name, target)
                 assert found.sent.packets == self.sent[name, target]

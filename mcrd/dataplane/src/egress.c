@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "egress.h"
+#include "meter.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -65,6 +66,7 @@ void egress_put(struct egress *egress, uint32_t place, int descriptor)
 	socket->segment = 0; /* as it is on a new socket */
 	socket->below = descriptor < 0 ? 0 : ANY_LENGTH;
 	socket->restore = 0;
+	socket->window = 0;
 }
 
 /* A connected socket reports an ICMP error that an earlier datagram drew at the next write, which then sends
@@ -235,7 +237,7 @@ static int transmit(struct egress *egress, uint32_t pending, egress_other *other
 }
 
 /* Counts what was sent or given up: the run, or one datagram of it. 1 when there is more to send of it. */
-static int account(struct egress_socket *socket, struct run *run, int error)
+static int account(const struct egress *egress, struct egress_socket *socket, struct run *run, int error)
 {
 	struct output_counters *counters = run->output->counters;
 	uint64_t datagrams = run->apart ? 1 : run->datagrams;
@@ -243,8 +245,9 @@ static int account(struct egress_socket *socket, struct run *run, int error)
 	if (error) {
 		count_errors(counters, error, datagrams);
 	} else {
-		count(&counters->packets, datagrams);
-		count(&counters->bytes, run->apart ? socket->piece.iov_len : run->bytes);
+		meter_note(&counters->meter, &counters->traffic, &socket->window, egress->time);
+		count(&counters->traffic.packets, datagrams);
+		count(&counters->traffic.bytes, run->apart ? socket->piece.iov_len : run->bytes);
 		if (run->reports)
 			count(&counters->refused, run->reports);
 	}
@@ -260,7 +263,7 @@ static int finish(struct egress *egress, struct egress_socket *socket, struct ru
 
 	if (error <= 0) {
 		egress->no_wait |= !waited;
-		return account(socket, run, 0);
+		return account(egress, socket, run, 0);
 	}
 	if (error == ECANCELED && !waited)
 		return 1; /* the one before it failed */
@@ -289,7 +292,7 @@ static int finish(struct egress *egress, struct egress_socket *socket, struct ru
 	if (error == ENOBUFS)
 		gather_below(socket, 0, CAREFUL_NS);
 	socket->unlinked = 1;
-	return account(socket, run, error);
+	return account(egress, socket, run, error);
 }
 
 /* Drops the runs that are done; 1 when some are left. */

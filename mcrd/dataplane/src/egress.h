@@ -44,6 +44,7 @@ struct egress_socket {
 	uint32_t first;     /* runs; EGRESS_RUNS: none */
 	uint32_t last;
 	uint8_t unlinked;   /* a run that fails does not hold up the next, until the flush ends */
+	uint64_t window;    /* of the output's meter */
 	uint64_t restore;   /* when all are gathered again, CLOCK_MONOTONIC in ns; 0: never */
 	struct iovec piece; /* the next datagram of a run that goes one by one */
 };
@@ -57,6 +58,7 @@ struct egress {
 	uint32_t *active; /* sockets that have runs */
 	uint32_t active_count;
 	uint32_t count; /* runs */
+	uint64_t time;  /* that the last frame came at */
 	struct run runs[EGRESS_RUNS];
 	/* One more than it takes: rows that are a power of two apart would share cache sets. */
 	struct iovec vectors[EGRESS_RUNS][EGRESS_SEGMENTS + 1];

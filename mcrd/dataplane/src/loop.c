@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "counters.h"
+#include "meter.h"
 #include "worker.h"
 
 enum {
@@ -41,8 +42,8 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 {
 	uint32_t i, next = 0;
 
-	count(&rule->counters->packets, 1);
-	count(&rule->counters->bytes, length);
+	count(&rule->counters->traffic.packets, 1);
+	count(&rule->counters->traffic.bytes, length);
 	for (i = 0; i < rule->output_count; i++) {
 		struct output *output = &rule->outputs[i];
 		const struct output *to = output;
@@ -72,6 +73,8 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct pack
 	const struct member *member = NULL;
 	uint32_t at = 0;
 
+	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
+	worker->egress.time = now;
 	if (rule->member_outputs)
 		member = rules_member(&worker->rules, rule, packet, now);
 	do {
@@ -80,6 +83,7 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct pack
 
 		if (!limit_pass(&rule->limit, now)) {
 			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);
+			count(&rule->counters->rate_limited, 1);
 		} else {
 			int result = relay(worker, rule, member, packet->payload + at, length, now);
 
@@ -111,8 +115,9 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 		size = frame->segment;
 		datagrams = (packet.payload_length + size - 1) / size;
 	}
-	count(&segment->packets, datagrams);
-	count(&segment->bytes, frame->frame.length);
+	meter_note(&segment->meter, &segment->traffic, &worker->window, frame->time);
+	count(&segment->traffic.packets, datagrams);
+	count(&segment->traffic.bytes, frame->frame.length);
 	if (verdict != PACKET_DATAGRAM) {
 		drop = drops[verdict];
 	} else {

@@ -22,6 +22,7 @@ struct rule {
 	struct rule_match match;
 	struct limit limit;
 	struct rule_counters *counters;
+	uint64_t window; /* of its meter */
 	uint32_t slot;
 	uint32_t output_count;
 	uint32_t member_outputs; /* how many go by member */

@@ -14,7 +14,9 @@
 #define MCRD_BY_MEMBER 4294967295
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
-#define MCRD_SEGMENT_VERSION 2
+#define MCRD_SECONDS 4
+#define MCRD_FIVES 16
+#define MCRD_SEGMENT_VERSION 3
 #define MCRD_VIOLATION 113
 
 /* Why a frame was not relayed, in the order in which the reasons are tried. */
@@ -35,26 +37,59 @@ struct error_counter {
 	uint64_t count;
 };
 
-struct rule_counters {
-	uint64_t packets;
+struct traffic {
+	uint64_t packets; /* datagrams */
 	uint64_t bytes;
 };
 
+/* What passed in a second, or in five: `tag` is which one, from the epoch; `peak` the most packets in 10 ms of it. */
+struct span {
+	uint64_t tag;
+	struct traffic traffic;
+	uint64_t peak;
+};
+
+/* See meter.h. */
+struct meter {
+	uint64_t changes;      /* odd while it is written */
+	uint64_t window;       /* the open 10 ms, from the epoch */
+	struct traffic before; /* what was counted when it was opened */
+	struct span second;    /* the open second, but for that window */
+	struct span seconds[MCRD_SECONDS];
+	struct span fives[MCRD_FIVES]; /* of five seconds each */
+};
+
+/* Packets and bytes of the last whole second; of the last minute, which is `minute_seconds` long; and the most
+ * packets in 10 ms of each. */
+struct rates {
+	struct traffic second;
+	struct traffic minute;
+	uint64_t minute_seconds;
+	uint64_t second_peak;
+	uint64_t minute_peak;
+};
+
+struct rule_counters {
+	struct traffic traffic;
+	uint64_t rate_limited;
+	struct meter meter;
+};
+
 struct output_counters {
-	uint64_t packets;
-	uint64_t bytes;
+	struct traffic traffic;
 	uint64_t refused;
 	uint64_t rate_limited;
 	uint64_t new_member;
 	struct error_counter errors[MCRD_ERROR_PLACES];
+	struct meter meter;
 };
 
 struct segment {
 	uint64_t version;
 	uint64_t positions[MCRD_RINGS];
-	uint64_t packets;
-	uint64_t bytes;
+	struct traffic traffic;
 	uint64_t dropped[MCRD_DROP_REASONS];
+	struct meter meter;
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
@@ -142,6 +177,8 @@ int worker_put_member(struct worker *worker, const struct member_key *key, uint3
 int worker_remove_member(struct worker *worker, const struct member_key *key);
 int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
+
+void meter_read(const struct meter *meter, const struct traffic *traffic, uint64_t now, struct rates *rates);
 
 /* See sandbox.py. MCRD_VIOLATION is the exit status after a system call that the filter forbids. */
 int sandbox_unshare(int namespaces);

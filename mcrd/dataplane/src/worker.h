@@ -32,6 +32,7 @@ struct worker {
 	int uring_open;
 	struct egress egress;
 	struct pace pace;
+	uint64_t window;     /* of the segment's meter */
 	int hurry;           /* the last harvest was full, or took much of what the ring of large frames holds */
 
 	int begun;           /* there are rules: the ring may be looked at */

@@ -287,8 +287,8 @@ static void check_wire(const struct fixture *fixture)
 			bytes += wire->datagrams[i].length;
 			at++;
 		}
-		CHECK_EQUAL(counters->packets, wire->count);
-		CHECK_EQUAL(counters->bytes, bytes);
+		CHECK_EQUAL(counters->traffic.packets, wire->count);
+		CHECK_EQUAL(counters->traffic.bytes, bytes);
 		CHECK_EQUAL(errors(counters), fed->count - wire->count);
 	}
 }
