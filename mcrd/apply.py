@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcrd.dataplane import messages
-from mcrd.members import MemberSockets, may_have, members_of, own_source
+from mcrd.hostile import ProtocolError
+from mcrd.members import MemberSockets, is_fit, may_have, members_of, own_source
 from mcrd.model import Address, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
@@ -43,7 +44,7 @@ from mcrd.sockets import (
     open_reception,
 )
 from mcrd.stats import Ledger, NoRoomError, Segment
-from mcrd.workers import WorkerError, WorkerProcess, unheard
+from mcrd.workers import WorkerError, WorkerProcess, end_sockets, unheard
 
 BACKOFF_FIRST = 0.25  # seconds
 BACKOFF_LONGEST = 30.0
@@ -345,7 +346,25 @@ class Estate:
         self._early_ends[worker] = (row + 1, useless)
         log.error("%s: pid %d %s; another starts in %g s", worker, process.pid, how, wait)
         self._failures[worker] = Failure(how, time.monotonic() + wait, row + 1)
+        if process.suspect:
+            log.warning("%s: what waits in its rings is thrown away", worker)
+            self._close_workers(worker.ingress)
+            self._close_ingress(worker.ingress)
         self._changed()
+
+    def _close_workers(self, ingress: Ingress) -> None:
+        """Ends the workers on an ingress at once; the plan replaces them."""
+        for worker in [worker for worker in self.workers if worker.ingress == ingress]:
+            self.workers.pop(worker).end()
+            self._relays = {k: r for k, r in self._relays.items() if k.worker != worker}
+
+    def _close_ingress(self, ingress: Ingress) -> None:
+        self._ingresses.discard(ingress)
+        for key in [key for key in self._rings if key.ingress == ingress]:
+            self._members.pop(key).end(None)
+            ring, _ = self._rings.pop(key)
+            self.ledger.detach(key, ring.ring_full())
+            ring.close()
 
     def _sync_own(self) -> None:
         """Tells every worker what this daemon sends from, so that it is never relayed again."""
@@ -508,8 +527,10 @@ class Estate:
                 unheard(process.request(messages.RemoveMember, key))  # to be asked for again
                 continue
             if not may_have(relay, key):
-                process.kill(f"killed, for it asked for a member that {where.rule} does not have")
-                return
+                raise ProtocolError(f"asked for a member that {where.rule} does not have")
+            if not is_fit(key):
+                unheard(process.request(messages.RemoveMember, key))
+                continue
             self._members[worker.ring].open(process, key, relay, where.rule)
         self._sync_own()
 
@@ -530,12 +551,7 @@ class Estate:
     async def _close(self, resource: Resource) -> None:
         match resource:
             case Ingress():
-                self._ingresses.discard(resource)
-                for key in [key for key in self._rings if key.ingress == resource]:
-                    self._members.pop(key).end(None)
-                    ring, _ = self._rings.pop(key)
-                    self.ledger.detach(key, ring.ring_full())
-                    ring.close()
+                self._close_ingress(resource)
             case Worker():
                 process = self.workers.pop(resource, None)
                 if resource.ring in self._members:
@@ -544,11 +560,9 @@ class Estate:
                 if process is not None:
                     await process.stop()
             case Egress():
-                process = self.workers.get(resource.worker)
-                if process is not None:
-                    process.remove_sockets([resource])
                 self._own.pop(resource, None)
-                self._egress.pop(resource).close()
+                process = self.workers.get(resource.worker)
+                end_sockets(process, {resource: self._egress.pop(resource)})
             case Members():
                 self._patterns.discard(resource)
             case Hold():

@@ -23,7 +23,7 @@ from mcrd.plan import Relay
 from mcrd.resources import Egress, Members, first_port, last_port
 from mcrd.sockets import EgressSockets, source_port
 from mcrd.stats import NoRoomError, Segment
-from mcrd.workers import WorkerError, WorkerProcess, unheard
+from mcrd.workers import WorkerError, WorkerProcess, end_sockets, unheard
 
 MEMBERS_AT_MOST = 8192  # of one worker
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
@@ -178,10 +178,7 @@ class MemberSockets:
 
     def _end(self, process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
         self._own -= Counter(_own(sockets))
-        if process is not None:
-            process.remove_sockets(sockets)
-        for sock in sockets.values():
-            sock.close()
+        end_sockets(process, sockets)
 
     def _complain(self, rule: str, what: str) -> None:
         now = time.monotonic()
@@ -200,8 +197,19 @@ def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
     return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]
 
 
+def is_fit(key: messages.MemberKey) -> bool:
+    """Whether its source is a host: anybody may send packets that say otherwise."""
+    if key.source is None:
+        return True
+    source = ip_address(key.source.address)
+    return not (source.is_multicast or source.is_loopback or source.is_unspecified)
+
+
 def may_have(relay: Relay, key: messages.MemberKey) -> bool:
-    """Whether it is a member of the relay's range, from a source that the relay takes."""
+    """Whether it is a member of the relay's range, from a source that the relay takes.
+
+    A worker asks for no others.
+    """
     given = relay.input
     ports = range(first_port(given.port), last_port(given.port) + 1)
     if (key.source is not None) != relay.by_source:
@@ -220,7 +228,6 @@ def may_have(relay: Relay, key: messages.MemberKey) -> bool:
     return (
         source.version == destination.version
         and 0 <= key.source.port < 65536
-        and not (source.is_multicast or source.is_loopback or source.is_unspecified)
         and (not given.sources or any(source in network for network in given.sources))
         and not any(source in network for network in given.exclude)
     )

@@ -172,8 +172,9 @@ class Egress:
 
     def __post_init__(self) -> None:
         # All that tells the members of one output apart.
-        heard = self.heard and (int(self.heard[0]), self.heard[1])
-        where = (self.index, self.port, int(self.address), int(self.source), self.source_port)
+        # Packed: of numbers that somebody else may choose, the hashes can be made equal.
+        heard = self.heard and (self.heard[0].packed, self.heard[1])
+        where = (self.index, self.port, self.address.packed, self.source.packed, self.source_port)
         chosen = (self.rule, self.worker.number, heard, where)
         object.__setattr__(self, "_hash", hash(chosen))
 

@@ -20,11 +20,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
-from mcrd import journal
+from mcrd import hostile
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
+from mcrd.hostile import Demand, ProtocolError, Words, understand
 from mcrd.resources import Egress, Worker
 from mcrd.sockets import IngressSocket
 from mcrd.stats import Segment
@@ -33,10 +32,13 @@ START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
 SILENT = 2  # looks in a row without an answer and without progress: it has hung
 IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
-UNANSWERED = 100_000  # requests; the largest rule file is a third of it
-WANTED_A_LOOK = 10_000  # members asked for between two looks; a worker that is well asks for 500
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
 UNPRIVILEGED = ("mcrd-worker", "nobody")  # users: the first that there is
+
+CRASHES = frozenset(
+    (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS)
+)
+"""Signals that a process draws upon itself."""
 
 PROGRAM: tuple[str, ...] = ("-m", "mcrd.dataplane.worker")
 """What the interpreter runs in a worker."""
@@ -52,10 +54,6 @@ class WorkerError(Exception):
     """A worker refused a request, or is not there to take it; the text says why."""
 
 
-class ProtocolError(Exception):
-    """A worker said what no worker says: it is not what it was."""
-
-
 @dataclass(slots=True)
 class _Outgoing:
     data: bytes
@@ -66,7 +64,9 @@ class WorkerProcess:
     """One worker, from exec to its end.
 
     `ended` is called once, with what to tell the user; `wanted` when packets of members came that
-    have no sockets.
+    have no sockets: it raises ProtocolError for those that no worker asks for. `suspect` says that
+    a process that has ended did not end by a signal from outside: whatever made it end may still
+    stand in its rings.
     """
 
     def __init__(
@@ -101,12 +101,15 @@ class WorkerProcess:
         self._heard = False  # since the last look
         self._progress = 0
         self._silent = 0
-        self._has_wanted = 0  # members, since the last look
+        self._demand = Demand()
+        self.suspect = False  # what it has left behind is not to be trusted
         self._first = 0  # the sequence number of Initialize
         self._started = time.monotonic()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._words = Words(str(worker))
         with theirs:
-            self._process = _spawn(theirs)
+            self._process = _spawn(theirs, self._words.writer)
+        self._words.started(self.pid)
         self._channel.setblocking(False)
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._channel, self._receive)
@@ -141,7 +144,6 @@ class WorkerProcess:
         request = messages.Initialize(
             sequence=self._first,
             supervisor=os.getpid(),
-            name=str(self.worker),
             link=link_layer(hardware),
             block_size=ring.geometry.block_size,
             block_count=ring.geometry.block_count,
@@ -156,7 +158,6 @@ class WorkerProcess:
                 ring.large_geometry.frame_size,
             ),
             strict=self.worker.strict,
-            journal=journal.is_read_by_journald(),
         )
         descriptors = [
             *(ring.socket.fileno(), ring.epoll.fileno()),
@@ -176,7 +177,10 @@ class WorkerProcess:
         descriptors: Sequence[int] = (),
     ) -> asyncio.Future[messages.Answer]:
         """Sends a request at once; the future raises WorkerError when it is refused."""
-        return self._send(kind(self._next(), *rest), descriptors)
+        request = kind(self._next(), *rest)
+        if isinstance(request, messages.AddMember | messages.RemoveMember):
+            self._demand.answer(request.sequence)
+        return self._send(request, descriptors)
 
     def place(self, egress: Egress) -> tuple[int, bool]:
         """The socket's place in the worker's table, and whether it has to be sent there first.
@@ -221,11 +225,14 @@ class WorkerProcess:
                 raise
             unheard(future)
 
-    def remove_sockets(self, sockets: Iterable[Egress]) -> None:
-        """Takes those back that the worker has."""
+    def remove_sockets(self, sockets: Iterable[Egress]) -> asyncio.Future[messages.Answer] | None:
+        """Asks for those back that the worker has; None when it has none of them."""
         found = [place for place in map(self.vacate, sockets) if place is not None]
-        if found:
-            unheard(self.request(messages.RemoveSockets, found))
+        if not found:
+            return None
+        future = self.request(messages.RemoveSockets, found)
+        unheard(future)
+        return future
 
     async def stop(self) -> None:
         """Ends the process: closes the channel, and kills it if that is not enough."""
@@ -236,6 +243,11 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
             await self._gone.wait()
+
+    def end(self) -> None:
+        """Ends it at once, as one that is not wanted any more."""
+        self._expected = True
+        self.kill()
 
     def look(self, progress: int) -> None:
         """Ends it when it has hung: when it neither answers nor makes progress, look after look.
@@ -248,7 +260,6 @@ class WorkerProcess:
         elif self._ping is not None:
             self._silent += 1
         self._heard, self._progress = False, progress
-        self._has_wanted = 0
         if self._silent >= SILENT and not self.gone:
             self.kill("hung: it did not answer, and took no packet")
         elif self._ping is None or self._ping.done():
@@ -314,31 +325,38 @@ class WorkerProcess:
         if self._channel.fileno() >= 0:
             self._loop.remove_writer(self._channel)
 
-    def _receive(self) -> None:
-        """One message. Its writer may have been taken over: whatever is wrong about it ends it."""
+    def _receive(self) -> bool:
+        """One message, if there is one; whatever is wrong about it ends the worker."""
+        if self._channel.fileno() < 0:
+            return False
         try:
             # Descriptors that come with it are closed by the kernel, which says so: MSG_CTRUNC.
             data, _, flags, _ = self._channel.recvmsg(messages.LARGEST)
             if not data:
                 self._close_channel()
                 self._kill_soon()
-                return
-            self._hear(_understand(data, flags))
+                return False
+            self._hear(understand(data, flags))
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             self._close_channel()
             self.kill()
         except ProtocolError as error:
-            self._close_channel()
-            self.kill(f"killed, for it {error}")
+            self._distrust(f"it {error}")
+        return True
+
+    def _distrust(self, why: str) -> None:
+        self.suspect = True
+        self._close_channel()
+        self.kill(f"killed, for {why}")
 
     def _hear(self, answer: messages.Answer) -> None:
         self._heard = True
         if isinstance(answer, messages.Wanted):
-            self._has_wanted += max(1, len(answer.members))
-            if self._has_wanted > WANTED_A_LOOK or len(self._answers) > UNANSWERED:
-                raise ProtocolError("asked for members without end")
+            self._demand.ask(len(answer.members))
+            if len(self._answers) > hostile.UNANSWERED:
+                raise ProtocolError("asked and did not listen")
             self._wanted(self, answer.members)
             return
         future = self._answers.get(answer.sequence)
@@ -349,6 +367,7 @@ class WorkerProcess:
         if isinstance(answer, messages.Done) and answer.sequence == self._first:
             raise ProtocolError("did not say that it was ready")
         del self._answers[answer.sequence]
+        self._demand.heard(answer.sequence)
         self._in_flight -= 1
         self._flush()
         if future.done():
@@ -363,7 +382,7 @@ class WorkerProcess:
 
         def look() -> None:
             if not self.gone:
-                self.kill("killed, for it closed its channel and went on")
+                self._distrust("it closed its channel and went on")
 
         if not self._expected:
             self._loop.call_later(END_TIMEOUT, look)
@@ -389,29 +408,41 @@ class WorkerProcess:
         os.close(self._pidfd)
         self._drain()
         self._close_channel()
+        self._words.end()
+        self.suspect = self.suspect or status >= 0 or -status in CRASHES
         self._gone.set()
         if not self._expected:
             self._ended(self, self._reason or describe_end(status))
 
     def _drain(self) -> None:
         """Reads what a process that has ended said last: why it refused, for one."""
-        while self._channel.fileno() >= 0:
-            before = len(self._answers)
-            self._receive()
-            if len(self._answers) == before:
-                return
+        self._wanted = _nobody_asks
+        while self._receive():
+            pass
 
 
-def _understand(data: bytes, flags: int) -> messages.Answer:
-    if flags & socket.MSG_TRUNC:
-        raise ProtocolError(f"sent a message of more than {messages.LARGEST} bytes")
-    if flags & socket.MSG_CTRUNC:
-        raise ProtocolError("sent descriptors")
-    try:
-        answer: messages.Answer = messages.decode_answer(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"sent what is no message ({ascii(str(error))[:200]})") from None
-    return answer
+def _nobody_asks(_: WorkerProcess, __: Sequence[messages.MemberKey]) -> None:
+    """The members that a process wanted that has ended."""
+
+
+def end_sockets(process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
+    """Closes them once the worker has put them away; after that nobody sends by them any more.
+
+    To close the own descriptor alone would leave a worker that was taken over with its copy.
+    """
+    held = tuple(sockets.values())
+
+    def close(_: object = None) -> None:
+        for sock in held:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+            sock.close()
+
+    future = process.remove_sockets(sockets) if process is not None else None
+    if future is None:
+        close()
+    else:
+        future.add_done_callback(close)
 
 
 def unheard(future: asyncio.Future[messages.Answer]) -> None:
@@ -437,7 +468,7 @@ def describe_end(status: int) -> str:
         except ValueError:
             return f"killed by signal {-status}"
     if status == lib.MCRD_VIOLATION:
-        return "ended by its sandbox: the line before says by which system call"
+        return "ended by its sandbox: the line before names the system call"
     return f"ended with exit status {status}"
 
 
@@ -457,7 +488,7 @@ def _unprivileged() -> tuple[int | None, int | None]:
     return 65534, 65534  # the kernel's own overflow id
 
 
-def _spawn(channel: socket.socket) -> subprocess.Popen[bytes]:
+def _spawn(channel: socket.socket, errors: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-I"]
     if sys.dont_write_bytecode:
         command.append("-B")
@@ -465,6 +496,7 @@ def _spawn(channel: socket.socket) -> subprocess.Popen[bytes]:
         [*command, *PROGRAM],
         stdin=channel.fileno(),
         stdout=subprocess.DEVNULL,
+        stderr=errors,
         env={},
         cwd="/",
         process_group=0,  # Ctrl-C in a terminal is the supervisor's to handle

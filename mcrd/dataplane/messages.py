@@ -23,14 +23,16 @@ DESCRIPTORS = 253
 MEMBERS_AT_ONCE = 64
 """In a Wanted: WANTED_AT_ONCE, rules.h."""
 
-Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[ -~]*\Z")]
 """What a worker says in words. It may have been taken over: a line of the log stays one."""
+
+Packed = Annotated[bytes, msgspec.Meta(max_length=16)]
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True):
     """An address in network order, 4 or 16 bytes, and a UDP port."""
 
-    address: bytes
+    address: Packed
     port: int
 
 
@@ -55,12 +57,11 @@ class Initialize(Request, frozen=True, tag=True):
     slots of the first; its descriptor is the fourth. The rings' sizes are in bytes. `link` is
     LINK_ETHERNET or LINK_IP. `sockets` is how many egress sockets the worker has to have room for.
     `uid` and `gid` are what it becomes; None where the daemon is not root and it stays what it is.
-    `cpu` is where it runs; None: anywhere. `name` is what the log calls it, `journal` says that the
-    log is journald's. `strict`: the sandbox is whole, or the worker does not start.
+    `cpu` is where it runs; None: anywhere. `strict`: the sandbox is whole, or the worker does not
+    start.
     """
 
     supervisor: int
-    name: str
     link: int
     block_size: int
     block_count: int
@@ -71,7 +72,6 @@ class Initialize(Request, frozen=True, tag=True):
     cpu: int | None = None
     large: Sizes | None = None
     strict: bool = False
-    journal: bool = False
 
 
 class Begin(Request, frozen=True, tag=True):
@@ -218,7 +218,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 class Wanted(msgspec.Struct, frozen=True, tag=True):
     """Not an answer but a request of the worker's: packets of these members came."""
 
-    members: Annotated[list[MemberKey], msgspec.Meta(max_length=MEMBERS_AT_ONCE)]
+    members: Annotated[list[MemberKey], msgspec.Meta(min_length=1, max_length=MEMBERS_AT_ONCE)]
 
 
 AnyRequest = (

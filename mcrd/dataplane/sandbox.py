@@ -23,7 +23,8 @@ REQUIRED = frozenset({"uid", "capabilities", "no_new_privs", "io_uring restricti
 unless the rule file wants them all."""
 
 MEMORY = 512 << 20
-"""Bytes of data that a worker may have: more than all rules and members that it has room for."""
+"""Bytes that a worker may map beside what it has when it begins: more than all rules and members
+that it has room for."""
 
 # linux/sched.h
 _NAMESPACES = {
@@ -57,8 +58,8 @@ class Sandbox:
         """Makes a layer: did it hold? One that has to raises SandboxError."""
         try:
             make()
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             if name in REQUIRED or self._strict:
                 why = "" if name in REQUIRED else ', and the rule file says sandbox = "strict"'
                 raise SandboxError(f"sandbox: {name}: {reason}{why}") from None
@@ -74,6 +75,8 @@ class Sandbox:
         `uid` and `gid` are those to become, None where the daemon is not root. Raises SandboxError,
         also when the supervisor (its process id) has ended meanwhile.
         """
+
+        size = _size()
 
         def become() -> None:
             if uid is not None and gid is not None:
@@ -102,14 +105,14 @@ class Sandbox:
         self.layer("capabilities", lambda: _check(lib.sandbox_limit_capabilities(0)))
         self.layer("no_new_privs", lambda: prctl.set_no_new_privs(True))
         self.layer("no new code", lambda: _check(lib.sandbox_refuse_code()))
-        self.layer("resource limits", _limit)
+        self.layer("resource limits", lambda: _limit(size + MEMORY))
         self.layer("landlock", lambda: _check(lib.sandbox_landlock()))
 
-    def filter(self, who: str) -> None:
-        """The last of all: system calls. `who` begins the line that names one that is forbidden."""
+    def filter(self) -> None:
+        """The last of all: system calls."""
         program = seccomp.program()
         count = len(program) // ffi.sizeof("uint64_t")
-        self.layer("seccomp", lambda: _check(lib.sandbox_filter(program, count, who.encode())))
+        self.layer("seccomp", lambda: _check(lib.sandbox_filter(program, count)))
 
     def _isolate(self, user: bool) -> None:
         """Namespaces of its own, with nothing in them; one by one, so that one may be refused.
@@ -162,12 +165,20 @@ def _empty_root() -> None:
             return
 
 
-def _limit() -> None:
+def _size() -> int:
+    """Bytes of address space in use."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _limit(memory: int) -> None:
     for what, limit in (
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_DATA, MEMORY),
+        (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_SIGPENDING, 0),
     ):
-        resource.setrlimit(what, (limit, limit))
+        hard = resource.getrlimit(what)[1]
+        lower = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(what, (lower, lower))

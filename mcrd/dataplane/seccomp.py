@@ -48,7 +48,7 @@ def _is(number: int, *values: int) -> Argument:
 
 
 _NO_CODE = Argument(2, (0,), mmap.PROT_EXEC)
-_PRIVATE = Argument(3, (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,), 0x3F)  # MAP_TYPE, FIXED, ANONYMOUS
+_PRIVATE = _is(3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 RULES: tuple[Row, ...] = (
     # The loop.

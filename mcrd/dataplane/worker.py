@@ -155,8 +155,7 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     sandbox.give_up(request.supervisor, request.uid, request.gid)
     _open_uring(worker, sandbox)
     os.close(readiness)  # the ring's file table holds it
-    priority = "<3>" if request.journal else ""
-    sandbox.filter(f"{priority}{request.name} (pid {os.getpid()}): ")
+    sandbox.filter()
     return worker, sandbox
 
 
@@ -223,7 +222,7 @@ def _check_places(worker: object, places: Sequence[int]) -> None:
 
 
 def _refuse(sequence: int, why: Exception | str) -> None:
-    text = "".join(c if c.isprintable() else "?" for c in str(why) or repr(why))
+    text = "".join(c if " " <= c <= "~" else "?" for c in str(why) or repr(why))
     _answer(messages.Refused(sequence, text[:1000]))
 
 

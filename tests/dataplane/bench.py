@@ -261,7 +261,6 @@ class RawWorker:
             request = messages.Initialize(
                 sequence=1,
                 supervisor=os.getpid(),
-                name="worker",
                 link=0,
                 block_size=ring.geometry.block_size,
                 block_count=ring.geometry.block_count,

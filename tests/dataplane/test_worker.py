@@ -338,9 +338,9 @@ REFUSALS: dict[str, Refusal] = {
         0,
         "member: ENOENT",
     ),
-    "own address of 17 bytes": (
+    "own address of 15 bytes": (
         messages.AddOwn,
-        ([messages.Endpoint(bytes(17), 1)],),
+        ([messages.Endpoint(bytes(15), 1)],),
         0,
         "not an endpoint",
     ),
@@ -357,7 +357,7 @@ REFUSALS: dict[str, Refusal] = {
     "sockets for nothing": (messages.AddSockets, ([],), 253, "0 places for 253 sockets"),
     "second Initialize": (
         messages.Initialize,
-        (1, "r0", 0, 1, 1, 1, 1, None, None),
+        (1, 0, 1, 1, 1, 1, None, None),
         0,
         "already initialized",
     ),
@@ -472,7 +472,7 @@ def test_the_first_message_has_to_be_initialize(host: Host) -> None:
 
 def test_initialize_needs_its_descriptors(host: Host) -> None:
     with host.inside(), raw_worker() as worker:
-        request = messages.Initialize(3, os.getpid(), "r0", 0, 1, 1, 1, 1, 65534, 65534)
+        request = messages.Initialize(3, os.getpid(), 0, 1, 1, 1, 1, 65534, 65534)
         worker.say(messages.encode(request), [0])
         assert worker.hear() == messages.Refused(3, "Initialize takes three descriptors, got 1")
         assert worker.end() == (1, "")

@@ -416,6 +416,18 @@ def _exhaust_memory(_: Inside) -> None:
         call("mmap", 0, 64 << 20, RW, ANONYMOUS | 0x4000, -1, 0)  # MAP_NORESERVE: none is touched
 
 
+def _grow_down(_: Inside) -> None:
+    call("mmap", 0, 1 << 30, RW, ANONYMOUS | 0x100, -1, 0)  # MAP_GROWSDOWN: no data, for the kernel
+
+
+def _map_nothing_much(_: Inside) -> None:
+    call("mmap", 0, 1 << 40, mmap.PROT_READ, ANONYMOUS, -1, 0)  # but page tables
+
+
+def _grow_a_page(_: Inside) -> None:
+    call("mremap", _map(RW), 4096, 1 << 30, 1)
+
+
 def _grow_heap(_: Inside) -> None:
     begin = call("brk", 0)
     if call("brk", begin + (1 << 30)) == begin:
@@ -523,6 +535,9 @@ ATTEMPTS: dict[str, Callable[[Inside], None]] = {
     "make memory executable": _make_executable,
     "exhaust memory": _exhaust_memory,
     "exhaust memory by brk": _grow_heap,
+    "exhaust memory by mremap": _grow_a_page,
+    "exhaust memory by what grows down": _grow_down,
+    "exhaust page tables": _map_nothing_much,
     "lock memory": _plain("mlockall", 2),
     "exhaust descriptors": _exhaust_descriptors,
     "eventfd": _plain("eventfd2", 0, 0),

@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = REPOSITORY / "mcrd" / "dataplane" / "src"
+HANGS = 300.0  # seconds; all attempts take a twentieth of it
 STRANGER = 54321  # a uid that nothing else has
 
 SWITCHES: dict[str, tuple[str, ...]] = {
@@ -156,6 +158,9 @@ def try_all(
                 stderr=errors,
                 env={"PYTHONPATH": str(REPOSITORY)},
             )
+        hangs = threading.Timer(HANGS, process.kill)
+        hangs.start()
+        stack.callback(hangs.cancel)
         for line in reader:
             told = json.loads(line)
             seen.outcomes[told["attempt"]] = Outcome(told["outcome"], told["how"])

@@ -57,6 +57,8 @@ async def attempt(spec: dict[str, Any], names: Sequence[str], log: Path) -> None
                 await until(lambda: bench.ended, "the end of the worker")
                 outcome, how = ended(bench.ended[0], pid, log)
             print(json.dumps({"attempt": name, "outcome": outcome, "how": how}), flush=True)
+            if bench.ended:
+                break  # what else it was to try is missed by whoever waits for it
     finally:
         await bench.process.stop()
         for sock in bench.egress.values():

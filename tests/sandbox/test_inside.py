@@ -4,24 +4,25 @@
 
 from __future__ import annotations
 
-import os
 import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab import Lab, Triangle, build_triangle
 from tests.sandbox import harness
-from tests.sandbox.attempts import ALL, ATTEMPTS
-from tests.sandbox.harness import NEEDED, SWITCHES, Seen, try_all
+from tests.sandbox.attempts import ALL, ATTEMPTS, OF_THE_LOOP
+from tests.sandbox.harness import NEEDED, SWITCHES, Outcome, Seen, try_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.root
 
 EVERYTHING = tuple(layer for layers in SWITCHES.values() for layer in layers) + NEEDED
+OPERATIONS_OF_61 = range(49)  # those that Linux 6.1 has
 NEVER = frozenset({"remove its filter"})
 """What even a worker without a sandbox cannot do: SO_LOCK_FILTER, socket(7)."""
 
@@ -37,13 +38,10 @@ def triangle() -> Iterator[Triangle]:
 
 
 @pytest.fixture(scope="module")
-def helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def helper() -> Iterator[Path]:
     """inside.c, where everybody can read it."""
-    directory = tmp_path_factory.mktemp("inside")
-    for parent in (directory, *directory.parents[:2]):
-        if parent.stat().st_uid == os.geteuid():
-            parent.chmod(parent.stat().st_mode | 0o011)
-    return harness.build_helper(directory)
+    with tempfile.TemporaryDirectory(prefix="mcrd-inside-") as directory:
+        yield harness.build_helper(Path(directory))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +71,15 @@ def test_refused_as_root(as_root: Seen, attempt: str) -> None:
 @pytest.mark.parametrize("attempt", ALL)
 def test_refused_unprivileged(as_stranger: Seen, attempt: str) -> None:
     assert as_stranger.outcomes[attempt].refused, as_stranger.errors
+
+
+@pytest.mark.parametrize("number", [n for n in OPERATIONS_OF_61 if n not in OF_THE_LOOP])
+def test_io_uring_refuses_an_operation_for_what_it_is(
+    as_root: Seen, as_stranger: Seen, number: int
+) -> None:
+    """Not for its arguments, as another error would say."""
+    name = f"io_uring operation {number}"
+    assert as_root.outcomes[name] == as_stranger.outcomes[name] == Outcome("refused", "EACCES")
 
 
 def test_nothing_left_the_host(as_root: Seen, as_stranger: Seen) -> None:

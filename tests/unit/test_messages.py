@@ -31,7 +31,7 @@ MATCHES = st.builds(
     exclude=NETWORKS,
 )
 # Words of a worker: a line, and not a long one.
-WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=1000)
+WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=1000)
 st.register_type_strategy(
     messages.Ready,
     st.builds(
@@ -45,6 +45,13 @@ st.register_type_strategy(
     messages.Refused, st.builds(messages.Refused, sequence=NUMBERS, reason=WORDS)
 )
 st.register_type_strategy(int, NUMBERS)
+st.register_type_strategy(
+    messages.Wanted,
+    st.builds(
+        messages.Wanted,
+        st.lists(st.from_type(messages.MemberKey), min_size=1, max_size=messages.MEMBERS_AT_ONCE),
+    ),
+)
 st.register_type_strategy(messages.Endpoint, ENDPOINTS)
 st.register_type_strategy(messages.Match, MATCHES)
 # hypothesis takes a default that is made anew each time for a value.
@@ -84,7 +91,8 @@ def test_what_is_answered_is_what_is_heard(kind: type[messages.Answer]) -> None:
 
 @pytest.mark.parametrize("kind", ANSWERS, ids=lambda kind: kind.__name__)
 def test_an_answer_is_no_request(kind: type[messages.Answer]) -> None:
-    answer = messages.Wanted([]) if kind is messages.Wanted else messages.Done(1)
+    key = messages.MemberKey(0, messages.Endpoint(bytes(4), 1), None)
+    answer = messages.Wanted([key]) if kind is messages.Wanted else messages.Done(1)
     with pytest.raises(msgspec.ValidationError):
         messages.decode_request(messages.encode(answer))
 
@@ -105,7 +113,7 @@ def test_all_that_are_wanted_at_once_fit_one_message() -> None:
         messages.decode_answer(messages.encode(messages.Wanted([*most.members, key])))
 
 
-@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J", "\x7f", "\x9b", "x" * 1001])
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J", "\x7f", "\x9b", "\u2028", "x" * 1001])
 def test_what_a_worker_says_is_one_line_of_bounded_length(text: str) -> None:
     for answer in (
         messages.Refused(1, text),

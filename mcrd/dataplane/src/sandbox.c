@@ -12,7 +12,6 @@
 #include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -180,16 +179,15 @@ int sandbox_system_call(const char *name)
 	return -ENOENT;
 }
 
-static char prefix[128];
-
 /* On SIGSYS: whoever is here was told what to do by somebody else than us, or we forgot a call. */
 static void on_violation(int number, siginfo_t *info, void *context)
 {
 	unsigned int call = (unsigned int)info->si_syscall;
-	const char *name = call < mcrd_system_call_count && mcrd_system_calls[call] ? mcrd_system_calls[call] : "?";
+	int known = info->si_arch == ARCH && call < mcrd_system_call_count && mcrd_system_calls[call];
+	const char *name = known ? mcrd_system_calls[call] : "?";
 	char text[256], digits[12];
 	size_t length = 0, left = sizeof(digits);
-	const char *parts[] = { prefix, "the sandbox forbids the system call ", name, " (", NULL, "); rule set: seccomp\n" };
+	const char *parts[] = { "the sandbox forbids the system call ", name, " (", NULL, "); rule set: seccomp\n" };
 	ssize_t written;
 	unsigned int i;
 
@@ -199,7 +197,7 @@ static void on_violation(int number, siginfo_t *info, void *context)
 	do
 		digits[--left] = (char)('0' + call % 10);
 	while ((call /= 10) > 0);
-	parts[4] = digits + left;
+	parts[3] = digits + left;
 	for (i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
 		size_t part = strlen(parts[i]);
 
@@ -213,14 +211,13 @@ static void on_violation(int number, siginfo_t *info, void *context)
 	_exit(MCRD_VIOLATION);
 }
 
-/* `filter` is an array of struct sock_filter. `who` begins the line about a violation. */
-int sandbox_filter(const void *filter, uint32_t instructions, const char *who)
+/* `filter` is an array of struct sock_filter. */
+int sandbox_filter(const void *filter, uint32_t instructions)
 {
 	struct sock_fprog program = { .len = (unsigned short)instructions, .filter = (void *)(uintptr_t)filter };
 	struct sigaction action = { .sa_sigaction = on_violation, .sa_flags = SA_SIGINFO };
 	sigset_t sigsys;
 
-	snprintf(prefix, sizeof(prefix), "%s", who);
 	sigemptyset(&sigsys);
 	sigaddset(&sigsys, SIGSYS);
 	if (sigaction(SIGSYS, &action, NULL) < 0 || sigprocmask(SIG_UNBLOCK, &sigsys, NULL) < 0)

@@ -191,6 +191,6 @@ int sandbox_refuse_code(void);
 int sandbox_landlock(void);
 uint32_t sandbox_architecture(void);
 int sandbox_system_call(const char *name);
-int sandbox_filter(const void *filter, uint32_t instructions, const char *who);
+int sandbox_filter(const void *filter, uint32_t instructions);
 
 #endif
