@@ -12,11 +12,13 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcrd.dataplane import messages
 from mcrd.hostile import ProtocolError
+from mcrd.journal import tell
 from mcrd.members import MemberSockets, is_fit, may_have, members_of, own_source
 from mcrd.model import Address, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
@@ -64,7 +66,7 @@ class Estate:
     def __init__(self, changed: Callable[[], None]) -> None:
         self.ledger = Ledger()
         self.workers: dict[Worker, WorkerProcess] = {}
-        self.restarts: dict[Ring, int] = {}
+        self.restarts: Counter[tuple[str, int]] = Counter()  # by interface and number
         self._changed = changed
         self._early_ends: dict[Worker, tuple[int, int]] = {}  # in a row; without any packet
         self._starting: set[WorkerProcess] = set()
@@ -82,6 +84,8 @@ class Estate:
         self._joined: set[Membership] = set()
         self._memberships = Memberships()
         self._egress_sockets = EgressSockets()
+        self._level = "info"
+        self._suspects: set[Ingress] = set()
         self._lacking: set[str] = set()  # layers of the sandbox that the log has named
         self._relays: dict[RelayKey, Relay] = {}
         self._failures: dict[Resource | RelayKey, Failure] = {}
@@ -166,6 +170,13 @@ class Estate:
         """Ends those that hang; others take their place."""
         for worker, process in list(self.workers.items()):
             process.look(self._rings[worker.ring][1].received)
+
+    def set_level(self, level: str) -> None:
+        """What workers are to log, those that run and those that come."""
+        if level != self._level:
+            self._level = level
+            for process in self.workers.values():
+                unheard(process.request(messages.SetLevel, level))
 
     def forget_ports(self, rules: frozenset[str]) -> None:
         """Forgets the source ports chosen for all rules but these."""
@@ -311,19 +322,21 @@ class Estate:
             self._fail(worker, str(error))
             return
         self._starting.discard(process)
+        unheard(process.request(messages.SetLevel, self._level))
         if process.gone:  # it answered, and ended before anybody listened
             self._fail(worker, "it ended at once")
             return
         self.workers[worker] = process
         self._failures.pop(worker, None)
-        log.info("%s: pid %d, ring of %d frames", worker, process.pid, ring.geometry.frames)
+        text, frames = "%s: pid %d, ring of %d frames", ring.geometry.frames
+        where = {"interface": worker.ingress.interface, "worker": worker}
+        tell(log, logging.INFO, "worker-started", text, worker, process.pid, frames, **where)
         for layer, reason in process.missing.items():
             if layer not in self._lacking:
                 self._lacking.add(layer)
-                log.warning(
-                    "workers lack a layer of their sandbox (SECURITY in mcrd(8)): %s: %s",
-                    layer,
-                    reason,
+                text = "workers lack a layer of their sandbox (SECURITY in mcrd(8)): %s: %s"
+                tell(
+                    log, logging.WARNING, "sandbox-layer-missing", text, layer, reason, layer=layer
                 )
 
     def _worker_ended(self, process: WorkerProcess, how: str) -> None:
@@ -333,7 +346,7 @@ class Estate:
         del self.workers[worker]
         self._relays = {key: r for key, r in self._relays.items() if key.worker != worker}
         self._members[worker.ring].end(None)
-        self.restarts[worker.ring] = self.restarts.get(worker.ring, 0) + 1
+        self.restarts[worker.ingress.interface, worker.number] += 1
         # The first of a row is replaced at once, those that die young after a while, or only when
         # there are many of them if they did their work.
         row, useless = self._early_ends.get(worker, (0, 0)) if process.age < STEADY else (0, 0)
@@ -344,27 +357,28 @@ class Estate:
             wait = max(wait, backoff(useless) if useless else 0.0)
             useless += 1
         self._early_ends[worker] = (row + 1, useless)
-        log.error("%s: pid %d %s; another starts in %g s", worker, process.pid, how, wait)
+        text = "%s: pid %d %s; another starts in %g s"
+        where = {"interface": worker.ingress.interface, "worker": worker}
+        tell(log, logging.ERROR, "worker-ended", text, worker, process.pid, how, wait, **where)
         self._failures[worker] = Failure(how, time.monotonic() + wait, row + 1)
         if process.suspect:
-            log.warning("%s: what waits in its rings is thrown away", worker)
-            self._close_workers(worker.ingress)
-            self._close_ingress(worker.ingress)
+            self._suspects.add(worker.ingress)
         self._changed()
 
-    def _close_workers(self, ingress: Ingress) -> None:
-        """Ends the workers on an ingress at once; the plan replaces them."""
-        for worker in [worker for worker in self.workers if worker.ingress == ingress]:
-            self.workers.pop(worker).end()
-            self._relays = {k: r for k, r in self._relays.items() if k.worker != worker}
+    async def renew_suspects(self) -> None:
+        """Closes rings in which something may stand that nobody trusts; the plan opens new ones.
 
-    def _close_ingress(self, ingress: Ingress) -> None:
-        self._ingresses.discard(ingress)
-        for key in [key for key in self._rings if key.ingress == ingress]:
-            self._members.pop(key).end(None)
-            ring, _ = self._rings.pop(key)
-            self.ledger.detach(key, ring.ring_full())
-            ring.close()
+        Its other workers end first, or they would read on from rings that nobody counts any more.
+        """
+        while self._suspects:
+            ingress = self._suspects.pop()
+            text = "%s: what waits in its rings is thrown away"
+            where = {"interface": ingress.interface}
+            tell(log, logging.WARNING, "rings-renewed", text, ingress, **where)
+            for worker in [worker for worker in self.workers if worker.ingress == ingress]:
+                await self._close(worker)
+            if ingress in self._ingresses:
+                await self._close(ingress)
 
     def _sync_own(self) -> None:
         """Tells every worker what this daemon sends from, so that it is never relayed again."""
@@ -551,7 +565,12 @@ class Estate:
     async def _close(self, resource: Resource) -> None:
         match resource:
             case Ingress():
-                self._close_ingress(resource)
+                self._ingresses.discard(resource)
+                for key in [key for key in self._rings if key.ingress == resource]:
+                    self._members.pop(key).end(None)
+                    ring, _ = self._rings.pop(key)
+                    self.ledger.detach(key, ring.ring_full(), ring.seen)
+                    ring.close()
             case Worker():
                 process = self.workers.pop(resource, None)
                 if resource.ring in self._members:

@@ -26,6 +26,7 @@ class Changes:
     unchanged: int
     daemon: tuple[str, ...] = ()
     interfaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line of bounded length, for the log."""
@@ -42,6 +43,7 @@ class Changes:
             *(f"~ rules.{name}: {'; '.join(what)}" for name, what in self.changed.items()),
             *(f"- rules.{name}" for name in self.removed),
             *(f"~ daemon.{what}{_daemon_cost(what)}" for what in self.daemon),
+            *(f"~ metrics.{what}" for what in self.metrics),
             *(
                 f"~ interfaces.{name}: {'; '.join(what)} ({_cost(what)})"
                 for name, what in self.interfaces.items()
@@ -65,6 +67,7 @@ def changes(old: Config, new: Config) -> Changes:
         unchanged=len(common) - len(changed),
         daemon=tuple(_fields("", old.daemon, new.daemon)),
         interfaces=_interfaces(old, new),
+        metrics=tuple(_fields("", old.metrics, new.metrics)),
     )
 
 
@@ -99,7 +102,7 @@ def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
 def _rule(old: Rule, new: Rule) -> Iterator[str]:
     yield from _fields("input.", old.input, new.input)
     yield from _outputs(old.outputs, new.outputs)
-    for name in ("enabled", "description"):
+    for name in ("enabled", "description", "silence"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield f"{name} {_text(before)} -> {_text(after)}"

@@ -13,7 +13,8 @@ _SNMP, _SNMP6 = Path("/proc/thread-self/net/snmp"), Path("/proc/thread-self/net/
 def lost() -> dict[str, int]:
     """Sets of fragments that never became a packet (RFC 4293, ipReasmFails, ipv6IfStatsReasmFails).
 
-    No frame of such a set reaches a ring. A name is missing where the kernel has no such counter.
+    No frame of such a set of IPv4 reaches a ring; those of IPv6 do. A name is missing where the
+    kernel has no such counter.
     """
     found: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError, IndexError):

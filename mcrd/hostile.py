@@ -14,12 +14,15 @@ import time
 import msgspec
 
 from mcrd.dataplane import messages
+from mcrd.journal import tell
 
 OUTSTANDING = 1000  # members asked for and not answered; of a worker that is well they are 64
 MEMBERS_A_SECOND = 2000  # one that is well asks for 1000
 MEMBERS_IN_A_BURST = 10_000
 UNANSWERED = 100_000  # requests; the largest rule file is a third of it
-LINES = 20  # that a worker may write into the log
+LINES = 60  # that a worker may write into the log; a traceback is less
+DEBUG_LINES = 2000
+BYTES = 512 * 1024
 LINES_IN = 60.0  # seconds
 LINE = 1000  # characters
 
@@ -77,53 +80,78 @@ class Words:
     """What a worker writes to its stderr, as lines of the log: their form and number are ours.
 
     The traceback of an interpreter, the last words of the C library, or what the sandbox forbade.
+    Beyond so many lines or bytes a minute nobody reads on: the pipe is full then, and what the
+    worker writes is lost.
     """
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, who: str, interface: str) -> None:
         self._who = who
+        self._interface = interface
+        self._loop = asyncio.get_running_loop()
         self._reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._rest = b""
-        self._lines = 0
-        self._since = time.monotonic()
-        asyncio.get_running_loop().add_reader(self._reader, self._read)
+        self._lines = self._debug_lines = self._bytes = 0
+        self._resume: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._reader, self._read)
 
     def started(self, pid: int) -> None:
         """Whoever writes has the other end by now."""
         self._who = f"{self._who} (pid {pid})"
-        os.close(self.writer)
+        self._close_writer()
 
     def end(self) -> None:
-        """Reads what is left."""
-        if self._reader < 0:
-            return
-        while self._read():
+        """Reads what is left, as far as it may."""
+        self._close_writer()
+        while self._reader >= 0 and self._bytes < BYTES and self._read():
             pass
         self._say(self._rest)
-        asyncio.get_running_loop().remove_reader(self._reader)
-        os.close(self._reader)
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._reader >= 0:
+            self._loop.remove_reader(self._reader)
+            os.close(self._reader)
         self._reader = -1
+
+    def _close_writer(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+        self.writer = -1
 
     def _read(self) -> bool:
         data = b""
         with contextlib.suppress(BlockingIOError):
-            data = os.read(self._reader, 65536)
+            data = os.read(self._reader, 4096)
+        self._bytes += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._say(line)
         self._rest = self._rest[:LINE]
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._reader)
+        if self._resume is None:
+            self._resume = self._loop.call_later(LINES_IN, self._begin_anew)
+        if not data or self._bytes >= BYTES:
+            self._loop.remove_reader(self._reader)
         return bool(data)
 
+    def _begin_anew(self) -> None:
+        self._resume = None
+        if self._bytes >= BYTES and self._reader >= 0:
+            self._loop.add_reader(self._reader, self._read)
+        self._lines = self._debug_lines = self._bytes = 0
+
     def _say(self, line: bytes) -> None:
-        if not line.strip():
+        text = "".join(c if " " <= c <= "~" else "?" for c in line[:LINE].decode("latin-1"))
+        if not text.strip():
             return
-        now = time.monotonic()
-        if now - self._since > LINES_IN:
-            self._since, self._lines = now, 0
+        if text.startswith(messages.DEBUG):
+            self._debug_lines += 1
+            if self._debug_lines <= DEBUG_LINES:
+                log.debug("%s: %s", self._who, text.removeprefix(messages.DEBUG))
+            return
         self._lines += 1
-        if self._lines <= LINES:
-            text = "".join(c if " " <= c <= "~" else "?" for c in line[:LINE].decode("latin-1"))
-            log.error("%s: %s", self._who, text)
-        elif self._lines == LINES + 1:
-            log.error("%s: it writes more than %d lines a minute", self._who, LINES)
+        if self._lines == LINES + 1:
+            text = f"it writes more than {LINES} lines a minute"
+        if self._lines <= LINES + 1:
+            where = {"interface": self._interface, "worker": self._who}
+            # Each line is one of its own: the limit is the one above.
+            where["line"] = str(self._lines)
+            tell(log, logging.ERROR, "worker-says", "%s: %s", self._who, text, **where)

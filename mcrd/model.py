@@ -94,13 +94,17 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One named relay. `place` is where its table stands; it is no part of its identity."""
+    """One named relay. `place` is where its table stands; it is no part of its identity.
+
+    `silence` is in seconds: so long without a packet is worth a warning; None: never.
+    """
 
     name: str
     input: Input
     outputs: tuple[Output, ...]
     enabled: bool = True
     description: str = ""
+    silence: float | None = None
     place: Place | None = field(default=None, compare=False)
 
 
@@ -120,13 +124,22 @@ class Interface:
 class Daemon:
     """The daemon's own settings. `include` has the patterns as they are written.
 
-    `sandbox` is "strict" where workers without all of its layers are not to run.
+    `sandbox` is "strict" where workers without all of its layers are not to run. `loss` is the
+    part of all packets whose loss is worth a warning.
     """
 
     log_level: str = "info"
     watch: bool = True
     include: tuple[str, ...] = ()
     sandbox: str = "default"
+    loss: float = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Where Prometheus finds the metrics: "ADDRESS:PORT"; None: nowhere."""
+
+    listen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,7 @@ class Config:
     """
 
     daemon: Daemon = field(default_factory=Daemon)
+    metrics: Metrics = field(default_factory=Metrics)
     rules: Mapping[str, Rule] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = field(default=(), compare=False)
     interfaces: Mapping[str, Interface] = field(default_factory=lambda: MappingProxyType({}))

@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mcrd import fragments
 from mcrd.apply import Estate
-from mcrd.model import Config, Input, Output, PortRange, Rule
-from mcrd.resources import Ring, Target, Worker
+from mcrd.model import Input, Output, PortRange, Rule
+from mcrd.plan import Close, Open, Step
+from mcrd.resources import Ring, Target, Worker, endpoint
 from mcrd.states import OutputState, RuleState
-from mcrd.stats import InterfaceCount, Rate
+from mcrd.stats import InterfaceCount, Ledger, Rate
 from mcrd.workers import WorkerProcess
 
 STATES = ("active", "waiting", "failed", "disabled")
@@ -60,6 +61,22 @@ def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:
     }
 
 
+def where(output: Output) -> str:
+    """An output as the log and the metrics call it."""
+    return f"{output.interface} {endpoint(output.address, output.port)}"
+
+
+def steps(given: Sequence[Step]) -> str:
+    """How many of each kind there are."""
+    kinds = Counter(
+        f"{type(step).__name__.lower()} {type(step.resource).__name__.lower()}"
+        if isinstance(step, Open | Close)
+        else f"{type(step).__name__.lower()} rule"
+        for step in given
+    )
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+
+
 def target(output: Output) -> Target:
     """What the output is called by within its rule."""
     return (output.interface, output.address, output.port)
@@ -95,33 +112,37 @@ def _port(port: int | PortRange) -> int | str:
     return port if isinstance(port, int) else str(port)
 
 
-def stats(config: Config, now: Mapping[str, RuleState], estate: Estate) -> dict[str, Any]:
-    """All counters."""
+def rule_stats(entry: Rule, now: RuleState, ledger: Ledger, silent: set[str]) -> dict[str, Any]:
+    """The counters of a rule and its outputs."""
+    return {
+        "interface": entry.input.interface,
+        "state": now.state,
+        "reason": now.reason,
+        "silent": entry.name in silent if entry.silence is not None else None,
+        **asdict(ledger.rule(entry.name)),
+        "rate": asdict(ledger.rule_rate(entry.name)),
+        "outputs": [
+            {
+                "where": where(output),
+                "interface": output.interface,
+                "address": str(output.address),
+                "port": _port(output.port),
+                "state": how.state,
+                "reason": how.reason,
+                **asdict(ledger.output(entry.name, target(output))),
+                "rate": asdict(ledger.output_rate(entry.name, target(output))),
+            }
+            for output, how in zip(entry.outputs, now.outputs, strict=True)
+        ],
+    }
+
+
+def other_stats(estate: Estate) -> dict[str, Any]:
+    """The counters of interfaces and workers, and the kernel's own."""
     ledger = estate.ledger
     full = estate.ring_full()
     interfaces, rates = ledger.interfaces(full), ledger.interface_rates()
     return {
-        "rules": {
-            name: {
-                "state": now[name].state,
-                "reason": now[name].reason,
-                **asdict(ledger.rule(name)),
-                "rate": asdict(ledger.rule_rate(name)),
-                "outputs": [
-                    {
-                        "interface": output.interface,
-                        "address": str(output.address),
-                        "port": _port(output.port),
-                        "state": how.state,
-                        "reason": how.reason,
-                        **asdict(ledger.output(name, target(output))),
-                        "rate": asdict(ledger.output_rate(name, target(output))),
-                    }
-                    for output, how in zip(entry.outputs, now[name].outputs, strict=True)
-                ],
-            }
-            for name, entry in config.rules.items()
-        },
         "interfaces": {
             name: {**asdict(count), "rate": asdict(rates[name])}
             for name, count in sorted(interfaces.items())
@@ -157,8 +178,9 @@ def workers(estate: Estate) -> list[dict[str, Any]]:
             "pid": process.pid,
             "cpu": process.cpu,
             "state": "running",
-            "restarts": estate.restarts.get(worker.ring, 0),
+            "restarts": estate.restarts[worker.ingress.interface, worker.number],
             "layers": process.layers,
+            "missing": sorted(process.missing),
         }
         for worker, process in _in_order(estate)
     ]

@@ -32,6 +32,9 @@ DROP_REASONS = (
 )
 """In the order of enum drop of shared.h; ring_full comes before them all, and from the kernel."""
 
+OF_RINGS = ("ring_full", "discarded")
+"""Of frames that no worker took: the kernel had no room, or the rings were closed before."""
+
 # linux/fcntl.h
 _F_ADD_SEALS = 1033
 _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
@@ -114,7 +117,7 @@ class InterfaceCount:
 
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("ring_full", *DROP_REASONS), 0)
+        default_factory=lambda: dict.fromkeys((*OF_RINGS, *DROP_REASONS), 0)
     )
 
     def add(self, other: InterfaceCount) -> None:
@@ -178,6 +181,20 @@ class Segment:
         self.rules = Slots(lib.MCRD_RULE_SLOTS, "rules")
         self.outputs = Slots(lib.MCRD_OUTPUT_SLOTS, "outputs")
         self.members = Slots(lib.MCRD_MEMBER_SLOTS, "members")
+
+    @property
+    def frames(self) -> int:
+        """Frames that the workers gave back to the kernel."""
+        return int(self._view.frames)
+
+    @property
+    def failed(self) -> int:
+        """Datagrams that some output of the worker did not send."""
+        return int(self._view.failed)
+
+    def received_by(self, slot: int) -> int:
+        """Packets that a rule received."""
+        return int(self._view.rules[slot].traffic.packets)
 
     @property
     def received(self) -> int:
@@ -251,7 +268,7 @@ class Segment:
         """What the worker took from the ring; `ring_full` is the kernel's own count."""
         view = self._view
         dropped = dict(zip(DROP_REASONS, view.dropped, strict=True))
-        return InterfaceCount(_traffic(view), {"ring_full": ring_full, **dropped})
+        return InterfaceCount(_traffic(view), {"ring_full": ring_full, "discarded": 0, **dropped})
 
 
 def _traffic(counters: Any) -> Traffic:
@@ -285,20 +302,27 @@ class Ledger:
         self._rules: dict[str, RuleCount] = {}
         self._outputs: dict[tuple[str, Target], OutputCount] = {}
         self._interfaces: dict[str, InterfaceCount] = {}
+        self._numbered: dict[tuple[str, int], InterfaceCount] = {}  # of the interface's workers
 
     def attach(self, ring: Ring, segment: Segment) -> None:
         """Counts what this segment holds from now on."""
         self._live[ring] = segment
 
-    def detach(self, ring: Ring, ring_full: int) -> None:
-        """Keeps what the segment counted, and closes it."""
+    def detach(self, ring: Ring, ring_full: int, seen: int = 0) -> None:
+        """Keeps what the segment counted, and closes it.
+
+        `seen` is how many frames the kernel had for the rings: what was not taken is discarded.
+        """
         segment = self._live[ring]
         for rule in list(segment.rules.taken):
             self.end_rule(ring, rule)
         for rule, target in list(segment.outputs.taken):
             self.end_output(ring, rule, target)
-        kept = self._interfaces.setdefault(ring.interface, InterfaceCount())
-        kept.add(segment.interface(ring_full))
+        count = segment.interface(ring_full)
+        count.dropped["discarded"] = max(0, seen - ring_full - segment.frames)
+        self._interfaces.setdefault(ring.interface, InterfaceCount()).add(count)
+        of_ring = (ring.interface, ring.number)
+        self._numbered.setdefault(of_ring, InterfaceCount()).add(count)
         del self._live[ring]
         segment.close()
 
@@ -351,6 +375,15 @@ class Ledger:
                 total.add(segment.output(slot))
         return total
 
+    def received(self, rule: str) -> int:
+        """Packets that a rule has received on the workers that there are."""
+        slots = ((s, s.rules.taken.get(rule)) for s in self._live.values())
+        return sum(segment.received_by(slot) for segment, slot in slots if slot is not None)
+
+    def failed(self) -> int:
+        """Grows when datagrams are not sent, and is another number when workers come or go."""
+        return sum(segment.failed for segment in self._live.values())
+
     def rule_rate(self, rule: str) -> Rate:
         """How much a rule receives, over all workers."""
         total = Rate()
@@ -378,8 +411,10 @@ class Ledger:
 
     def ring(self, ring: Ring, ring_full: int) -> tuple[InterfaceCount, Rate]:
         """What came from one ring, whose workers come and go, and how much comes."""
-        segment = self._live[ring]
-        return segment.interface(ring_full), segment.interface_rate()
+        segment, total = self._live[ring], InterfaceCount()
+        total.add(self._numbered.get((ring.interface, ring.number), InterfaceCount()))
+        total.add(segment.interface(ring_full))
+        return total, segment.interface_rate()
 
     def interfaces(self, ring_full: dict[Ring, int]) -> dict[str, InterfaceCount]:
         """What came from each interface; `ring_full` has the kernel's count of each live ring."""

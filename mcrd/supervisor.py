@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mcrd import __version__, config, journal, privileges, report
+from mcrd.alarms import Alarms
 from mcrd.apply import Estate
 from mcrd.changes import Changes, changes
 from mcrd.client import ControlError
@@ -29,20 +30,16 @@ from mcrd.control import Request, Server
 from mcrd.files import read_file
 from mcrd.filters import networks
 from mcrd.links import Links
+from mcrd.metrics import Metrics
 from mcrd.model import Config, Network
 from mcrd.notify import Notify
 from mcrd.plan import Wishes, plan
-from mcrd.states import RuleState, states
+from mcrd.states import OutputState, RuleState, states
 from mcrd.watch import Watch
 
+AT_ONCE = 64  # rules whose counters are read before others have their turn
 ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
 UNSETTLED = 0.25  # seconds until the next look when it was not
-SAY_AGAIN = 60.0  # seconds between two lines about the same drops
-TELLING = (
-    ("own_output", "packets that this daemon sent came back and were not relayed again"),
-    ("rate_limited", "packets over the limit of a rule were dropped"),
-    ("ring_full", "frames found no room in the ring; look at workers and ring_size"),
-)
 # Almost all that there is are rules, which stay: to look through them for garbage again and again
 # was half of the time of a reload (gc.set_threshold()).
 SELDOM = (100_000, 10, 10)
@@ -61,9 +58,11 @@ class Supervisor:
         self._log_level = log_level
         self._estate = Estate(self._wake)
         self._links = Links(self._links_changed)
+        self._metrics = Metrics(self._snapshot)
+        self._adopted = 0.0
         self._server = Server(control, self._answer, changing=frozenset({"reload"}))
         self._watch = Watch(self._file_changed)
-        self._drops: dict[tuple[str, str], tuple[int, float]] = {}
+        self._alarms = Alarms()
         self._notify = Notify()
         self._woken = asyncio.Event()
         self._stop = asyncio.Event()
@@ -108,10 +107,11 @@ class Supervisor:
             for task in self._reloads:
                 task.cancel()
             await asyncio.gather(*self._reloads, return_exceptions=True)
+            await self._metrics.stop()
             await self._server.stop()
             await self._links.stop()
             await self._estate.close()
-            log.info("ended")
+            journal.tell(log, logging.INFO, "ended", "ended")
 
     async def _main(self) -> None:
         await self._links.start()
@@ -119,7 +119,8 @@ class Supervisor:
             self._digest = _digest(self._files(self._next))
             await self._adopt(self._next)
         self._notify.ready()
-        log.info("mcrd %s: %s", __version__, self._summary())
+        text = "mcrd %s: %s"
+        journal.tell(log, logging.INFO, "started", text, __version__, self._summary())
         tick = time.monotonic() + TICK
         while not self._stop.is_set():  # Python 3.11's wait_for() may swallow a cancellation
             retry = self._estate.next_retry()
@@ -128,13 +129,24 @@ class Supervisor:
                 await asyncio.wait_for(self._woken.wait(), pause)
             if time.monotonic() >= tick:
                 tick = time.monotonic() + TICK
-                self._estate.take_errors()
-                self._estate.look_at_workers()
-                self._look_at_drops()
+                self._look()
             if self._woken.is_set() or (retry is not None and retry <= pause):
                 self._woken.clear()
                 async with self._lock:
                     await self._settle()
+
+    def _look(self) -> None:
+        """At what makes no event. A fault in one look ends neither the daemon nor the others."""
+        for look in (
+            self._estate.take_errors,
+            self._estate.look_at_workers,
+            self._look_at_counters,
+            journal.tell_what_was_left_out,
+        ):
+            try:
+                look()
+            except Exception:
+                log.exception("looking around failed")
 
     def _wake(self) -> None:
         self._woken.set()
@@ -148,6 +160,7 @@ class Supervisor:
         """Looks, plans and applies until there is nothing left to do."""
         self._pending = True
         for _ in range(ROUNDS):
+            await self._estate.renew_suspects()
             self._estate.admit(self._networks, also_old=True)
             actual = self._estate.actual(self._links.now, to_plan=True)
             steps = plan(self._config, actual, self._wishes)
@@ -155,7 +168,11 @@ class Supervisor:
                 break
             for step in steps:
                 log.debug("%s", step)
+            began = time.monotonic()
             await self._estate.apply(steps, self._links.now)
+            took = 1000 * (time.monotonic() - began)
+            text = "plan applied: %s (%.0f ms)"
+            journal.tell(log, logging.INFO, "plan-applied", text, report.steps(steps), took)
         else:
             log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
@@ -170,7 +187,16 @@ class Supervisor:
             before = self._states.get(name)
             if before is None or (before.state, before.reason) != (state.state, state.reason):
                 grave = logging.WARNING if state.state in ("waiting", "failed") else logging.INFO
-                log.log(grave, "rules.%s: %s", name, report.state(state))
+                journal.tell(
+                    log,
+                    grave,
+                    "rule-state",
+                    "rules.%s: %s",
+                    name,
+                    report.state(state),
+                    rule=name,
+                    interface=self._config.rules[name].input.interface,
+                )
             for index, output in enumerate(state.outputs):
                 was = before.outputs[index] if before and index < len(before.outputs) else None
                 if (
@@ -179,36 +205,39 @@ class Supervisor:
                     and (was is None or (was.state, was.reason) != (output.state, output.reason))
                 ):
                     grave = logging.INFO if output.state == "active" else logging.WARNING
-                    log.log(grave, "rules.%s: outputs[%d]: %s", name, index, report.state(output))
+                    self._tell_output(grave, name, index, output)
         self._states = now
 
-    def _look_at_drops(self) -> None:
-        """Says when packets come back or go over a limit: both may be a loop between relays."""
-        now = time.monotonic()
+    def _tell_output(self, level: int, name: str, index: int, state: OutputState) -> None:
+        output = self._config.rules[name].outputs[index]
+        journal.tell(
+            log,
+            level,
+            "output-state",
+            "rules.%s: outputs[%d]: %s",
+            name,
+            index,
+            report.state(state),
+            rule=name,
+            interface=output.interface,
+            output=report.where(output),
+        )
+
+    def _look_at_counters(self) -> None:
         ledger = self._estate.ledger
-        found = [
-            (name, reason, what, count.dropped[reason])
-            for name, count in ledger.interfaces(self._estate.ring_full()).items()
-            for reason, what in TELLING
-        ]
-        for rule in self._config.rules.values():
-            for at, output in enumerate(rule.outputs):
-                if output.limit is not None:
-                    what = "packets over its limit were not sent"
-                    number = ledger.output(rule.name, report.target(output)).rate_limited
-                    found.append((f"rules.{rule.name}.outputs[{at}]", "rate_limited", what, number))
-        for name, reason, what, number in found:
-            seen, said = self._drops.get((name, reason), (0, -SAY_AGAIN))
-            if number > seen and now - said >= SAY_AGAIN:
-                log.warning("%s: %d %s (%s)", name, number - seen, what, reason)
-                self._drops[name, reason] = (number, now)
+        interfaces = ledger.interfaces(self._estate.ring_full())
+        self._alarms.look(self._config, self._states, ledger, interfaces)
 
     async def _adopt(self, new: Config) -> Changes:
         """Makes `new` what is wanted, and so."""
         old, self._config = self._config, new
         self._networks = networks(new)
         changed = changes(old, new)
-        journal.set_level(self._log_level or new.daemon.log_level)
+        level = self._log_level or new.daemon.log_level
+        journal.set_level(level)
+        self._estate.set_level(level)
+        await self._metrics.listen(new.metrics.listen)
+        self._adopted = time.time()
         told = {_saying(warning) for warning in old.warnings}
         for warning in new.warnings:
             if _saying(warning) not in told:
@@ -218,6 +247,7 @@ class Supervisor:
         else:
             self._watch.stop()
         self._wishes.keep(new.rules)
+        self._alarms.keep(new.rules)
         self._estate.forget_ports(frozenset(new.rules))
         self._estate.retry_now()
         await self._settle()
@@ -251,13 +281,15 @@ class Supervisor:
                 new = await self._load()
                 changed = await self._adopt(new)
             except ConfigError as error:
-                log.error("reload (%s) refused; the rules that run stay as they are", why)
+                text = "reload (%s) refused; the rules that run stay as they are"
+                journal.tell(log, logging.ERROR, "reload-refused", text, why)
                 for problem in error.problems:
                     log.error("%s", problem)
                 raise
             finally:
                 self._notify.ready()
-            log.info("reload (%s): %s", why, changed.summary())
+            text = "reload (%s): %s"
+            journal.tell(log, logging.INFO, "reload", text, why, changed.summary())
             return changed
 
     def _reload_soon(self, why: str) -> None:
@@ -298,7 +330,7 @@ class Supervisor:
                 case "rules":
                     return self._rules(request.arguments.get("name"))
                 case "stats":
-                    return self._stats()
+                    return await self._stats()
                 case other:
                     raise ControlError(f"unknown command: {other}")
         except ConfigError as error:
@@ -333,6 +365,7 @@ class Supervisor:
                 "missing": report.lacking(self._estate),
             },
             "privileges": privileges.now(),
+            "metrics": {"listen": self._config.metrics.listen, "error": self._metrics.error},
             "workers": report.workers(self._estate),
         }
 
@@ -348,10 +381,23 @@ class Supervisor:
             }
         }
 
-    def _stats(self) -> dict[str, Any]:
+    async def _stats(self) -> dict[str, Any]:
+        """All counters. Others have their turn meanwhile: there may be thousands of rules."""
+        states, ledger, silent = self._now(), self._estate.ledger, self._alarms.silent
+        rules: dict[str, Any] = {}
+        for number, (name, rule) in enumerate(self._config.rules.items(), 1):
+            rules[name] = report.rule_stats(rule, states[name], ledger, silent)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return {"uptime_s": self._uptime(), "rules": rules, **report.other_stats(self._estate)}
+
+    async def _snapshot(self) -> dict[str, Any]:
+        """What the metrics show."""
         return {
-            "uptime_s": self._uptime(),
-            **report.stats(self._config, self._now(), self._estate),
+            "version": __version__,
+            "config_errors": self._errors,
+            "config_time": self._adopted,
+            **await self._stats(),
         }
 
 

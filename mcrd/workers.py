@@ -106,14 +106,27 @@ class WorkerProcess:
         self._first = 0  # the sequence number of Initialize
         self._started = time.monotonic()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._words = Words(str(worker))
-        with theirs:
-            self._process = _spawn(theirs, self._words.writer)
-        self._words.started(self.pid)
+        self._words = Words(str(worker), worker.ingress.interface)
+        try:
+            with theirs:
+                self._process = _spawn(theirs, self._words.writer)
+            self._words.started(self.pid)
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self._abandon()
+            raise
         self._channel.setblocking(False)
-        self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._channel, self._receive)
         self._loop.add_reader(self._pidfd, self._reap)
+
+    def _abandon(self) -> None:
+        """Leaves nothing behind of a start that failed half way."""
+        self._channel.close()
+        self._words.end()
+        process = getattr(self, "_process", None)
+        if process is not None:
+            process.kill()
+            process.wait()
 
     @property
     def pid(self) -> int:
@@ -243,11 +256,6 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
             await self._gone.wait()
-
-    def end(self) -> None:
-        """Ends it at once, as one that is not wanted any more."""
-        self._expected = True
-        self.kill()
 
     def look(self, progress: int) -> None:
         """Ends it when it has hung: when it neither answers nor makes progress, look after look.
@@ -434,8 +442,7 @@ def end_sockets(process: WorkerProcess | None, sockets: Mapping[Egress, socket.s
 
     def close(_: object = None) -> None:
         for sock in held:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_WR)
+            lib.sandbox_disconnect(sock.fileno())
             sock.close()
 
     future = process.remove_sockets(sockets) if process is not None else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,25 +28,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mcrd.cli import check  # noqa: PLC0415  slow, and nothing else needs it
 
         return check.run(options.file, options.json)
-    arguments = {"name": options.name} if getattr(options, "name", None) else {}
-    timeout = RELOAD_TIMEOUT if options.command in ("reload", "diff") else TIMEOUT
     try:
-        answer = ask(options.control, options.command, timeout, **arguments)
+        return _top(options) if options.command == "top" else _once(options)
     except ControlError as error:
         for line in error.lines:
             print(line, file=sys.stderr)
         return 1
-    try:
-        if options.json:
-            answer.pop("text", None)
-            print(json.dumps(answer))
-        else:
-            for line in _TEXTS[options.command](answer):
-                print(line)
-        sys.stdout.flush()
     except BrokenPipeError:  # mcrctl stats | head
         sys.stderr.close()
+    except KeyboardInterrupt:
+        pass
     return 0
+
+
+def _once(options: argparse.Namespace) -> int:
+    arguments = {"name": options.name} if getattr(options, "name", None) else {}
+    timeout = RELOAD_TIMEOUT if options.command in ("reload", "diff") else TIMEOUT
+    answer = ask(options.control, options.command, timeout, **arguments)
+    if options.json:
+        answer.pop("text", None)
+        print(json.dumps(answer))
+    else:
+        for line in _TEXTS[options.command](answer):
+            print(line)
+    sys.stdout.flush()
+    return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = ask(options.control, "stats", TIMEOUT)
+        return found
+
+    if options.json:
+        for number in range(options.count or 1):
+            if number:
+                time.sleep(options.interval)
+            print(json.dumps(look()), flush=True)
+        return 0
+    from mcrd.cli import top  # noqa: PLC0415  slow, and nothing else needs it
+
+    return top.run(look, options.interval, options.count)
 
 
 def _common() -> argparse.ArgumentParser:
@@ -80,6 +103,17 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=what, parents=[_common()])
     rules = commands.add_parser("rules", help="rules and their states", parents=[_common()])
     rules.add_argument("name", nargs="?", metavar="NAME", help="only this rule")
+    top = commands.add_parser("top", help="rules and interfaces, live", parents=[_common()])
+    top.add_argument(
+        "--interval",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="between two looks (default: %(default)g)",
+    )
+    top.add_argument(
+        "--count", type=_positive, metavar="N", help="end after so many; default: never, or 1"
+    )
     checking = commands.add_parser(
         "check", help="check a rule file; needs no daemon", parents=[_common()]
     )
@@ -94,6 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError("expected 0.1 to 3600 seconds")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("expected a number from 1 on")
+    return value
+
+
 def _changes(answer: dict[str, Any]) -> Iterator[str]:
     yield from answer["text"]
     for name, entry in answer.get("troubled", {}).items():
@@ -106,6 +154,9 @@ def _status(answer: dict[str, Any]) -> Iterator[str]:
         f" {answer['config']}"
     )
     yield answer["summary"]
+    metrics = answer["metrics"]
+    if metrics["error"]:
+        yield f"metrics: cannot listen at {metrics['listen']}: {metrics['error']}"
     if answer["config_errors"]:
         yield "the rule file has problems; the rules that ran before still do:"
         yield from (f"  {problem}" for problem in answer["config_errors"])
@@ -175,15 +226,14 @@ def _traffic(count: dict[str, Any]) -> str:
     return f"{count['packets']} packets, {count['bytes']} bytes"
 
 
-def _rate(rate: dict[str, Any]) -> str:
+def _rate(rate: dict[str, Any], indent: str) -> Iterator[str]:
     """Nothing when nothing has come for a minute."""
-    if not rate["minute"]["packets"] and not rate["second"]["packets"]:
-        return ""
-    peak = rate["peak"]
-    return (
-        f" ({rate['second']['packets']}/s, {rate['minute']['packets']:g}/s over a minute;"
-        f" peak in 10 ms {peak['second']}, over a minute {peak['minute']})"
-    )
+    peak, minute = rate["peak"], rate["minute"]["packets"]
+    if minute or peak["second"]:
+        yield (
+            f"{indent}{rate['second']['packets']}/s, {minute:g}/s over a minute;"
+            f" peak in 10 ms {peak['second']}, over a minute {peak['minute']}"
+        )
 
 
 def _dropped(dropped: dict[str, int]) -> str:
@@ -195,10 +245,9 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
         yield "no rules"
     for name, rule in answer["rules"].items():
         yield f"{name}  {_state(rule)}"
-        yield (
-            f"    received {_traffic(rule['received'])}{_rate(rule['rate'])}"
-            + (f"; dropped: {_dropped(rule['dropped'])}" if any(rule["dropped"].values()) else "")
-        )
+        dropped = f"; dropped: {_dropped(rule['dropped'])}" if any(rule["dropped"].values()) else ""
+        yield f"    received {_traffic(rule['received'])}{dropped}"
+        yield from _rate(rule["rate"], "        ")
         for output in rule["outputs"]:
             sent = output["sent"]
             unsent = {
@@ -210,25 +259,23 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
             refused = f"; {output['refused']} refusals reported" if output["refused"] else ""
             yield (
                 f"    sent {_traffic(sent)} to {output['interface']} {_endpoint(output)}"
-                f"{_rate(output['rate'])}{refused}" + (f"; not sent: {errors}" if errors else "")
+                f"{refused}" + (f"; not sent: {errors}" if errors else "")
             )
     workers = Counter(worker["interface"] for worker in answer["workers"])
     for name, interface in answer["interfaces"].items():
-        yield _of_interface(name, interface)
+        yield from _of_interface(name, interface)
         if workers[name] > 1:
             for worker in answer["workers"]:
                 if worker["interface"] == name:
-                    yield "    " + _of_interface(f"worker {worker['number']}", worker)
+                    yield from _of_interface(f"    worker {worker['number']}", worker)
     lost = {name: count for name, count in answer["kernel"].items() if count}
     if lost:
         yield f"the kernel, for all of this host's network: {_dropped(lost)}"
 
 
-def _of_interface(name: str, count: dict[str, Any]) -> str:
-    return (
-        f"{name}: received {_traffic(count['received'])}{_rate(count['rate'])};"
-        f" dropped: {_dropped(count['dropped'])}"
-    )
+def _of_interface(name: str, count: dict[str, Any]) -> Iterator[str]:
+    yield f"{name}: received {_traffic(count['received'])}; dropped: {_dropped(count['dropped'])}"
+    yield from _rate(count["rate"], "    " + " " * (len(name) - len(name.lstrip())))
 
 
 _TEXTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {

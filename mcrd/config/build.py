@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mcrd.config.rules import NO_PORT
-from mcrd.model import Config, Daemon, Input, Interface, Output, Rule
+from mcrd.model import Config, Daemon, Input, Interface, Metrics, Output, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,7 @@ def build(
             interfaces[name] = Interface(**_given(fields))
     return Config(
         daemon=Daemon(**_given(documents[0].fields["daemon"])),
+        metrics=Metrics(**_given(documents[0].fields["metrics"])),
         rules=MappingProxyType(rules),
         interfaces=MappingProxyType(interfaces),
         warnings=warnings,
@@ -61,6 +62,7 @@ def _rule(name: str, fields: Fields, place: Place) -> Rule:
         outputs=tuple(_output(output, given) for output in fields["outputs"]),
         enabled=fields["enabled"],
         description=fields["description"],
+        silence=fields["silence"],
         place=place,
     )
 

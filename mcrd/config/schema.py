@@ -49,6 +49,16 @@ Pattern = Annotated[str, Meta(extra={"read": values.pattern})]
 Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file names and patterns"})]
 
 
+Duration = Annotated[
+    str, Meta(extra={"read": values.duration, "expected": 'a duration, as in "2s"'})
+]
+Share = Annotated[str, Meta(extra={"read": values.share, "expected": 'a percentage, as in "0.1%"'})]
+Listen = Annotated[
+    str,
+    Meta(extra={"read": values.listen, "expected": 'an address and a port: "127.0.0.1:9464"'}),
+]
+
+
 class Daemon(Struct):
     """The table [daemon]."""
 
@@ -56,6 +66,13 @@ class Daemon(Struct):
     watch: bool = True
     include: Patterns = field(default_factory=list)
     sandbox: Literal["default", "strict"] = "default"
+    loss: Share | UnsetType = UNSET
+
+
+class Metrics(Struct):
+    """The table [metrics]."""
+
+    listen: Listen | UnsetType = UNSET
 
 
 class Interface(Struct):
@@ -106,6 +123,7 @@ class Rule(Struct):
     outputs: Annotated[list[Output], Meta(min_length=1)]
     enabled: bool = True
     description: str = ""
+    silence: Duration | UnsetType = UNSET
 
 
 class Included(Struct):
@@ -119,6 +137,7 @@ class File(Included):
     """A whole rule file."""
 
     daemon: Daemon = field(default_factory=Daemon)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 OF_THE_MAIN_FILE = ("daemon", "metrics")

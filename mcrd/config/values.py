@@ -28,6 +28,11 @@ _PORT_RANGE: Final = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})")
 _HIGHEST_PORT: Final = 65535
 _HIGHEST_VLAN: Final = 4094
 _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMG]i?B|B)")
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|min|h)")
+_SECONDS: Final = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
+_SHORTEST, _LONGEST = 1.0, 86400.0
+_SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 _UNITS: Final = {
     "B": 1,
     "KB": 10**3,
@@ -184,6 +189,42 @@ def ring_size(value: object) -> int:
             f"got {described(value)}"
         )
     return size
+
+
+def duration(text: str) -> float:
+    """Seconds."""
+    found = _DURATION.fullmatch(text)
+    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    if not _SHORTEST <= seconds <= _LONGEST:
+        raise ValueError(
+            f'expected 1 second to 1 day, with a unit, as in "2s" or "5 min", got {quoted(text)}'
+        )
+    return seconds
+
+
+def share(text: str) -> float:
+    """A part of the whole, from 0 to 1."""
+    found = _SHARE.fullmatch(text)
+    if not found or not 0 < float(found[1]) <= 100:
+        raise ValueError(f'expected a percentage, as in "0.1%", got {quoted(text)}')
+    return float(found[1]) / 100
+
+
+def listen(text: str) -> str:
+    """An address of this host and a TCP port."""
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        found = ip_address(bare)
+    except ValueError:
+        found = None
+    right = found is not None and (found.version == 6) == (bare is not host)
+    if not right or not _PORT.fullmatch(port) or not 1 <= int(port) <= _HIGHEST_PORT:
+        raise ValueError(
+            'expected an address and a port, as in "127.0.0.1:9464" or "[::1]:9464",'
+            f" got {quoted(text)}"
+        )
+    return text
 
 
 def pattern(text: str) -> str:

@@ -23,6 +23,9 @@ DESCRIPTORS = 253
 MEMBERS_AT_ONCE = 64
 """In a Wanted: WANTED_AT_ONCE, rules.h."""
 
+DEBUG = "debug: "
+"""How a line on a worker's stderr begins that is worth no more."""
+
 Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[ -~]*\Z")]
 """What a worker says in words. It may have been taken over: a line of the log stays one."""
 
@@ -83,6 +86,12 @@ class Begin(Request, frozen=True, tag=True):
 
 class Ping(Request, frozen=True, tag=True):
     """Nothing to do but to answer: a worker that does not has hung."""
+
+
+class SetLevel(Request, frozen=True, tag=True):
+    """What the worker writes to stderr: with "debug", a line for each request."""
+
+    level: str
 
 
 class Network(msgspec.Struct, frozen=True, array_like=True):
@@ -225,6 +234,7 @@ AnyRequest = (
     Initialize
     | Begin
     | Ping
+    | SetLevel
     | AddSockets
     | RemoveSockets
     | AddRule

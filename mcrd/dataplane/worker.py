@@ -21,7 +21,8 @@ from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.dataplane.sandbox import Sandbox
 
-CHANNEL = 0
+CHANNEL, STDERR = 0, 2
+LINE = 900  # bytes
 
 
 class RefusedError(Exception):
@@ -170,7 +171,7 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
     match request:
         case messages.Begin():
             lib.worker_begin(worker)
-        case messages.Ping():
+        case messages.Ping() | messages.SetLevel():
             pass
         case messages.AddSockets(places=places):
             if len(places) != len(descriptors):
@@ -221,6 +222,11 @@ def _check_places(worker: object, places: Sequence[int]) -> None:
             raise RefusedError(f"place {place} is not in the table")
 
 
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads, or not fast enough
+        os.write(STDERR, text.encode("ascii", "replace")[:LINE] + b"\n")
+
+
 def _refuse(sequence: int, why: Exception | str) -> None:
     text = "".join(c if " " <= c <= "~" else "?" for c in str(why) or repr(why))
     _answer(messages.Refused(sequence, text[:1000]))
@@ -234,6 +240,7 @@ def _answer(answer: messages.Answer) -> None:
 def _serve(worker: object) -> None:
     """Relays until the supervisor closes the channel."""
     received = ffi.new("int[]", messages.DESCRIPTORS)
+    debug = False
     while (length := lib.worker_run(worker)) > 0:
         if length == lib.MCRD_WANTS:
             _answer(messages.Wanted(_wanted(worker)))
@@ -241,6 +248,10 @@ def _serve(worker: object) -> None:
         count = lib.worker_take_descriptors(worker, received, messages.DESCRIPTORS)
         descriptors = list(received[0:count])
         request = messages.decode_request(bytes(ffi.buffer(lib.worker_message(worker), length)))
+        if isinstance(request, messages.SetLevel):
+            debug = request.level == "debug"
+        elif debug and not isinstance(request, messages.Ping):
+            _say(f"{messages.DEBUG}{request}")
         try:
             _obey(worker, request, descriptors)
         except (RefusedError, OverflowError) as refusal:  # a number that C has no room for

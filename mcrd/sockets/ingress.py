@@ -90,6 +90,8 @@ class IngressSocket:
             LARGEST_PACKET, max(LARGE_LEAST, ingress.ring_size // LARGE_SHARE)
         )
         self._ring_full = 0
+        self.seen = 0
+        """Frames that passed the filter so far; as of the last ring_full(), which they include."""
         self.socket = _ring_socket(ingress, self.geometry)
         try:
             self.large = _ring_socket(ingress, self.large_geometry)
@@ -138,7 +140,8 @@ class IngressSocket:
     def ring_full(self) -> int:
         """Frames lost so far because the rings had no room; clears what the kernel counts."""
         for sock in self._sockets:
-            _, drops = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+            seen, drops = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+            self.seen += seen
             self._ring_full += drops
         return self._ring_full
 

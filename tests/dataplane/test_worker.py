@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import re
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.workers import WorkerError
+from mcrd.resources import Egress, Ingress, Worker
+from mcrd.sockets import EgressSockets
+from mcrd.workers import WorkerError, end_sockets
 from tests.dataplane.bench import (
     Bench,
     Seen,
@@ -36,6 +39,7 @@ from tests.dataplane.bench import (
 from tests.lab import wait_for
 
 if TYPE_CHECKING:
+    from mcrd.resources import Protocol
     from tests.lab import Host, Lab, Triangle
 
 
@@ -107,6 +111,52 @@ def test_nothing_comes_by_argument_or_environment(
         assert os.readlink(f"/proc/{worker.pid}/cwd") == "/"
 
     drive(host, scenario)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "protocol"),
+    [
+        ("239.2.2.2", 6000, "udp"),
+        ("10.1.0.1", 6000, "udp"),
+        ("ff15::1", 6000, "udp"),
+        ("10.1.0.1", 0, "esp"),
+    ],
+)
+def test_what_a_reload_takes_away_sends_nothing_any_more(
+    host: Host, address: str, port: int, protocol: Protocol
+) -> None:
+    """Not by a copy of the descriptor either, as a worker that was taken over would keep."""
+    where = ip_address(address)
+    with host.inside():
+        index = socket.if_nametoindex("r0")
+        source = "10.1.0.2" if where.version == 4 else "fd01::2"
+        if where.version == 6:
+            host.run("ip", "address", "add", "fd01::2/64", "dev", "r0", "nodad")
+        egress = Egress(
+            worker=Worker(Ingress("r0", index)),
+            rule="rule",
+            interface="r0",
+            index=index,
+            address=where,
+            port=port,
+            ttl=1,
+            dscp=0,
+            source=ip_address(source),
+            source_port=None,
+            loop=False,
+            protocol=protocol,
+        )
+        sock = EgressSockets().open(egress)
+        copy = os.dup(sock.fileno())
+        try:
+            os.write(copy, b"before")
+            end_sockets(None, {egress: sock})
+            with contextlib.suppress(OSError):  # it may hear what the one before drew
+                os.write(copy, b"after")
+            with pytest.raises(OSError, match="Destination address required"):
+                os.write(copy, b"after")
+        finally:
+            os.close(copy)
 
 
 # How it ends

@@ -108,12 +108,15 @@ class Host:
     def start(
         self,
         *command: str,
+        stdin: int = subprocess.DEVNULL,
         stdout: IO[bytes] | int | None = None,
         stderr: IO[bytes] | int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Starts a command in the background. The lab ends it; `.pid` is the command's own."""
-        process = processes.spawn(mortal(command, self.pid), stdout=stdout, stderr=stderr, env=env)
+        process = processes.spawn(
+            mortal(command, self.pid), stdin=stdin, stdout=stdout, stderr=stderr, env=env
+        )
         self.lab.keep(process)
         return process
 

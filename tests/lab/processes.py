@@ -66,6 +66,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def spawn(
     command: Sequence[str],
     *,
+    stdin: int = subprocess.DEVNULL,
     stdout: IO[bytes] | int | None = None,
     stderr: IO[bytes] | int | None = None,
     env: Mapping[str, str] | None = None,
@@ -73,7 +74,7 @@ def spawn(
     """Starts a process in a group of its own: Ctrl-C reaches the lab alone, which tidies up."""
     process = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=environment(env),

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 import pytest
 
-from tests.lab import Fork, Triangle, wait_for
+from tests.lab import Fork, Mcrd, Triangle, wait_for
 from tests.lab.datagrams import sender, udp
 from tests.lab.rules import rule
 
@@ -57,6 +58,32 @@ def test_a_super_frame_leaves_as_the_datagrams_that_it_stands_for(triangle: Tria
     got = [udp(frame).payload for frame in seen.stop()]
     assert got == [payload[at : at + 100] for at in range(0, 950, 100)]
     assert daemon.stats()["rules"]["a"]["received"] == {"packets": 10, "bytes": 950}
+
+
+def test_the_next_worker_does_not_cut_a_datagram_as_the_last_one_cut_a_run(
+    triangle: Triangle,
+) -> None:
+    """UDP_SEGMENT is a setting of the socket, which outlives a worker."""
+    daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))
+    seen = triangle.sink.capture("k0", "udp")
+    with sender(triangle.source, "s0") as sock:
+        sock.setsockopt(socket.IPPROTO_UDP, 103, 100)  # UDP_SEGMENT, linux/udp.h
+        sock.sendto(bytes(1000), ("239.1.1.1", 5000))
+        wait_for(lambda: len(seen.frames()) >= 10, "ten frames behind the relay")
+        (worker,) = daemon.stats()["workers"]
+        os.kill(worker["pid"], signal.SIGKILL)
+        wait_for(lambda: pid_of_worker(daemon) not in (None, worker["pid"]), "another worker")
+        sock.setsockopt(socket.IPPROTO_UDP, 103, 0)
+        sock.sendto(bytes(1200), ("239.1.1.1", 5000))
+    wait_for(lambda: len(seen.frames()) >= 11, "another frame")
+    assert [len(udp(frame).payload) for frame in seen.stop()] == [100] * 10 + [1200]
+
+
+def pid_of_worker(daemon: Mcrd) -> int | None:
+    """Of the only one, when it has its rule."""
+    stats = daemon.stats()
+    active = stats["rules"]["a"]["state"] == "active"
+    return next((int(w["pid"]) for w in stats["workers"] if active), None)
 
 
 def test_defaults_of_an_output(fork: Fork) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -247,6 +248,49 @@ def test_a_member_of_no_rule_is_nobodys(triangle: Triangle, tmp_path: Path) -> N
     daemon = taken_over(triangle, RANGE, "ask for a member that is none", tmp_path)
     wait_for(lambda: "that range does not have" in daemon.log(), "the reason in the log")
     assert daemon.host.run("ss", "-Hun") == ""
+
+
+def test_a_crash_throws_away_what_waits_in_the_rings(triangle: Triangle) -> None:
+    """It may be what made it crash; the other workers of the interface get new rings as well."""
+    two = "[interfaces.r0]\nworkers = 2\n"
+    daemon = triangle.lab.mcrd(triangle.relay, two + RULE)
+    assert carries(triangle, daemon)
+    before = daemon.stats()
+    pids = {worker["pid"] for worker in before["workers"]}
+    os.kill(min(pids), signal.SIGSEGV)
+
+    def replaced() -> bool:
+        now = daemon.stats()
+        there = {worker["pid"] for worker in now["workers"]}
+        return len(there) == 2 and not there & pids and now["rules"]["a"]["state"] == "active"
+
+    wait_for(replaced, "two other workers")
+    assert "killed by SIGSEGV" in daemon.log()
+    assert "what waits in its rings is thrown away" in daemon.log()
+    assert carries(triangle, daemon)
+    after = daemon.stats()
+    assert after["rules"]["a"]["received"]["packets"] == 2000
+    assert after["interfaces"]["r0"]["received"]["packets"] >= 2000
+
+
+def test_what_is_thrown_away_with_a_ring_is_counted(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(triangle.relay, RULE)
+    (worker,) = daemon.stats()["workers"]
+    os.kill(worker["pid"], signal.SIGSTOP)
+    try:
+        triangle.source.send("s0", "239.1.1.1", 5000, count=300)
+        os.kill(worker["pid"], signal.SIGSEGV)
+    finally:
+        os.kill(worker["pid"], signal.SIGCONT)
+    wait_for(lambda: _another(daemon, worker["pid"]), "another worker")
+    assert carries(triangle, daemon)
+    stats = daemon.stats()
+    dropped = stats["interfaces"]["r0"]["dropped"]
+    assert stats["rules"]["a"]["received"]["packets"] == 1000
+    assert 300 <= dropped["discarded"] <= 310  # neighbour discovery comes when it likes
+    (after,) = stats["workers"]
+    assert after["dropped"] == dropped
+    assert after["restarts"] == 1
 
 
 # The control socket

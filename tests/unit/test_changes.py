@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcrd.changes import Changes, changes
-from mcrd.model import Config, Daemon, Input, Output, Place, Rule
+from mcrd.model import Config, Daemon, Input, Metrics, Output, Place, Rule
 from tests.unit.test_plan import configs
 
 if TYPE_CHECKING:
@@ -159,6 +159,17 @@ def test_the_daemon_s_own_settings() -> None:
         "~ daemon.watch true -> false",
         "= 0 unchanged",
     ]
+
+
+def test_where_the_metrics_are_and_what_the_sandbox_costs() -> None:
+    other = Config(metrics=Metrics("127.0.0.1:9464"), daemon=Daemon(sandbox="strict", loss=0.01))
+    assert changes(Config(), other).lines() == [
+        "~ daemon.sandbox default -> strict (all workers are replaced; packets wait in the ring)",
+        "~ daemon.loss 0.001 -> 0.01",
+        "~ metrics.listen none -> 127.0.0.1:9464",
+        "= 0 unchanged",
+    ]
+    assert about(silence=2.0) == "~ rules.y: silence none -> 2.0"
 
 
 def test_warnings_are_no_change() -> None:

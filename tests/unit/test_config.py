@@ -1472,3 +1472,74 @@ def test_the_example_passes_with_all_of_it_in_use() -> None:
     assert config.warnings == ()
     for key in KEYS:
         assert re.search(rf"\b{key}\b( *=|[.\]])", text), key
+
+
+# What is worth a warning, and metrics
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1.0), ("2 s", 2.0), ("1500ms", 1.5), ("1.5 min", 90.0), ("24h", 86400.0)],
+)
+def test_silence(text: str, seconds: float) -> None:
+    given = rule("a", CAMERA, HOST) + f'silence = "{text}"\n'
+    assert parse(given, "f").rules["a"].silence == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "0s", "999ms", "25h", "-1s", "1 day", "1e3s", "s", "1  s"]
+)
+def test_wrong_silence(text: str) -> None:
+    [line] = problems(rule("a", CAMERA, HOST) + f'silence = "{text}"\n')
+    assert line.endswith(
+        'rules.a.silence: expected 1 second to 1 day, with a unit, as in "2s" or "5 min",'
+        f' got "{text}"'
+    )
+
+
+@pytest.mark.parametrize(("text", "part"), [("0.1%", 0.001), ("100 %", 1.0), ("2%", 0.02)])
+def test_loss(text: str, part: float) -> None:
+    assert parse(f'[daemon]\nloss = "{text}"\n', "f").daemon.loss == pytest.approx(part)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0%", "101%", "-1%", "%", "0.1 per cent"])
+def test_wrong_loss(text: str) -> None:
+    [line] = problems(f'[daemon]\nloss = "{text}"\n')
+    assert line == f'f:2:8: daemon.loss: expected a percentage, as in "0.1%", got "{text}"'
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:9464", "[::1]:9464", "0.0.0.0:1", "[::]:65535"])
+def test_where_to_listen(text: str) -> None:
+    assert parse(f'[metrics]\nlisten = "{text}"\n', "f").metrics.listen == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":9464",
+        "9464",
+        "127.0.0.1",
+        "127.0.0.1:0",
+        "127.0.0.1:65536",
+        "::1:9464",
+        "host:9464",
+        "[127.0.0.1]:9464",
+        "127.0.0.1:http",
+        "127.0.0.1:9464 ",
+    ],
+)
+def test_wrong_places_to_listen(text: str) -> None:
+    [line] = problems(f'[metrics]\nlisten = "{text}"\n')
+    assert line == (
+        'f:2:10: metrics.listen: expected an address and a port, as in "127.0.0.1:9464" or'
+        f' "[::1]:9464", got "{text}"'
+    )
+
+
+def test_an_included_file_may_not_say_where_the_metrics_are(tmp_path: Path) -> None:
+    (tmp_path / "more.toml").write_text('[metrics]\nlisten = "127.0.0.1:9464"\n')
+    main = tmp_path / "main.toml"
+    main.write_text('[daemon]\ninclude = ["more.toml"]\n')
+    with pytest.raises(ConfigError, match="metrics"):
+        load(main)

@@ -159,6 +159,35 @@ def test_one_that_reads_nothing_holds_no_memory_for_long(monkeypatch: pytest.Mon
     assert "asked for members without end" in asyncio.run(scenario())
 
 
+def test_what_it_writes_into_the_log_is_lines_of_ours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "os.write(2, b'mcrd: all is well\\x1b[2J\\xff\\r\\n' * 500 + b'x' * 30000);"
+        "say(type='Done', sequence=first); channel.recv(1); os._exit(3)"
+    )
+    monkeypatch.setattr(workers, "PROGRAM", ("-c", EVIL.format(code)))
+
+    async def scenario() -> tuple[int, str]:
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        process = WorkerProcess(
+            Worker(Ingress("r0", 1)), lambda _, how: ended.set_result(how), lambda *_: None
+        )
+        try:
+            await asyncio.wait_for(process.request(messages.Ping), TIMEOUT)
+            workers.unheard(process.request(messages.Ping))
+            return process.pid, await asyncio.wait_for(ended, TIMEOUT)
+        finally:
+            await process.stop()
+
+    pid, how = asyncio.run(scenario())
+    assert how == "ended with exit status 3"
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:60] == [f"worker of r0 (pid {pid}): mcrd: all is well?[2J??"] * 60
+    assert lines[60] == f"worker of r0 (pid {pid}): it writes more than 60 lines a minute"
+    assert len(lines) == 61
+
+
 def test_counters_may_say_anything_at_any_time() -> None:
     """The segment is the worker's to write: what is read is numbers, and nothing is believed."""
     segment, ledger = Segment(), Ledger()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mcrd.cli import mcrctl
-from mcrd.stats import DROP_REASONS
+from mcrd.stats import DROP_REASONS, OF_RINGS
 
 MANUALS = Path(__file__).parents[2] / "man"
 PAGES = sorted(path.name for path in MANUALS.iterdir())
@@ -78,14 +78,14 @@ def test_mcrctl_1_has_every_option_and_command() -> None:
     assert commands(described) - {"active", "waiting"} == subcommands(parser)
 
 
-@pytest.mark.parametrize("reason", ["ring_full", *DROP_REASONS])
+@pytest.mark.parametrize("reason", [*OF_RINGS, *DROP_REASONS])
 def test_mcrctl_1_explains_every_drop_reason(reason: str) -> None:
     assert f"\n.It Li {reason}\n" in source("mcrctl.1")
 
 
 def test_mcrctl_1_lists_the_drop_reasons_in_the_order_in_which_they_are_tried() -> None:
     listed = re.findall(r"^\.It Li ([a-z_]+)$", source("mcrctl.1"), re.MULTILINE)
-    reasons = ["ring_full", *DROP_REASONS]
+    reasons = [*OF_RINGS, *DROP_REASONS]
     # rate_limited comes once more, as a counter of outputs.
     assert [name for name in dict.fromkeys(listed) if name in reasons] == reasons
 

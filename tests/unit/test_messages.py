@@ -18,6 +18,7 @@ NUMBERS = st.integers(-(2**31), 2**32)
 ADDRESSES = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
 NETWORKS = st.lists(st.builds(messages.Network, ADDRESSES, NUMBERS), max_size=3)
 ENDPOINTS = st.builds(messages.Endpoint, ADDRESSES, NUMBERS)
+MEMBERS = st.builds(messages.MemberKey, NUMBERS, ENDPOINTS, st.none() | ENDPOINTS)
 MATCHES = st.builds(
     messages.Match,
     first=ENDPOINTS,
@@ -49,7 +50,7 @@ st.register_type_strategy(
     messages.Wanted,
     st.builds(
         messages.Wanted,
-        st.lists(st.from_type(messages.MemberKey), min_size=1, max_size=messages.MEMBERS_AT_ONCE),
+        st.lists(MEMBERS, min_size=1, max_size=messages.MEMBERS_AT_ONCE),
     ),
 )
 st.register_type_strategy(messages.Endpoint, ENDPOINTS)

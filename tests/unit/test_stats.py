@@ -28,6 +28,7 @@ from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.resources import Ingress, Ring
 from mcrd.stats import (
     DROP_REASONS,
+    OF_RINGS,
     InterfaceCount,
     Ledger,
     NoRoomError,
@@ -162,6 +163,7 @@ def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen)
         Traffic(45, 2700),
         {
             "ring_full": 9,
+            "discarded": 0,
             "malformed": 1,
             "bad_checksum": 2,
             "fragment": 3,
@@ -176,7 +178,7 @@ def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen)
 
 
 def test_the_reasons_are_in_the_order_in_which_they_are_tried() -> None:
-    assert list(InterfaceCount().dropped) == ["ring_full", *DROP_REASONS]
+    assert list(InterfaceCount().dropped) == [*OF_RINGS, *DROP_REASONS]
 
 
 def test_counters_go_beyond_32_bits(segment: Segment, pen: Pen) -> None:
@@ -404,6 +406,24 @@ def test_a_ring_that_was_made_anew_adds_to_its_interface() -> None:
     total = ledger.interfaces({})["eth0"]
     assert total.received == Traffic(6, 600)
     assert (total.dropped["unmatched"], total.dropped["ring_full"]) == (2, 10)
+
+
+def test_what_no_worker_took_of_closed_rings_is_discarded() -> None:
+    ledger, ring, made = Ledger(), Ring(Ingress("eth0", 2)), Segment()
+    ledger.attach(ring, made)
+    pen = Pen(made)
+    pen.frames(30, 100)
+    pen.view.frames = 20  # super-frames among them: frames are not packets
+    pen.close()
+    ledger.detach(ring, 5, seen=32)
+    assert ledger.interfaces({})["eth0"].dropped["discarded"] == 7
+    again = Segment()
+    ledger.attach(ring, again)
+    count, _ = ledger.ring(ring, 1)  # a worker's counts go on, as its interface's do
+    assert count.received.packets == 30
+    assert (count.dropped["ring_full"], count.dropped["discarded"]) == (6, 7)
+    ledger.detach(ring, 1, seen=0)  # a worker that counts too much makes it no less than nothing
+    assert ledger.interfaces({})["eth0"].dropped["discarded"] == 7
 
 
 def test_a_rule_on_two_workers_is_one_sum() -> None:

@@ -28,11 +28,12 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
 }
 
-int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places)
+int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *failed)
 {
 	uint32_t i;
 
 	egress->uring = uring;
+	egress->failed = failed;
 	egress->sockets = calloc(places, sizeof(*egress->sockets));
 	egress->active = calloc(EGRESS_RUNS, sizeof(*egress->active));
 	if (!egress->sockets || !egress->active)
@@ -59,11 +60,15 @@ void egress_free(struct egress *egress)
 void egress_put(struct egress *egress, uint32_t place, int descriptor)
 {
 	struct egress_socket *socket = &egress->sockets[place];
+	int none = 0;
 
 	if (socket->descriptor >= 0)
 		close(socket->descriptor);
 	socket->descriptor = descriptor;
-	socket->segment = 0; /* as it is on a new socket */
+	/* A worker before this one may have set it; of ESP there is none to set. */
+	if (descriptor >= 0)
+		setsockopt(descriptor, SOL_UDP, UDP_SEGMENT, &none, sizeof(none));
+	socket->segment = 0;
 	socket->below = descriptor < 0 ? 0 : ANY_LENGTH;
 	socket->restore = 0;
 	socket->window = 0;
@@ -244,6 +249,7 @@ static int account(const struct egress *egress, struct egress_socket *socket, st
 
 	if (error) {
 		count_errors(counters, error, datagrams);
+		count(egress->failed, datagrams);
 	} else {
 		meter_note(&counters->meter, &counters->traffic, &socket->window, egress->time);
 		count(&counters->traffic.packets, datagrams);

@@ -179,6 +179,7 @@ static int harvest(struct worker *worker)
 		return result;
 	for (i = 0; i < MCRD_RINGS; i++)
 		ring_release(&worker->rings[i], &worker->segment->positions[i]);
+	count(&worker->segment->frames, (uint64_t)frames);
 	return frames;
 }
 

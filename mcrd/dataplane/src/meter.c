@@ -34,7 +34,7 @@ static int is_a_little_earlier(uint64_t began, uint64_t now)
 
 uint64_t meter_roll(struct meter *meter, const struct traffic *traffic, uint64_t now)
 {
-	uint64_t window = now / METER_WINDOW_NS, began = meter->window * METER_WINDOW_NS, changes = meter->changes;
+	uint64_t window = now / METER_WINDOW_NS, began = meter->window * METER_WINDOW_NS, changes = meter->changes & ~1ULL;
 	struct span closed;
 
 	if (window == meter->window || is_a_little_earlier(began, now))

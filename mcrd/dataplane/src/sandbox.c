@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -162,6 +163,15 @@ int sandbox_landlock(void)
 	result = result_of(syscall(SYS_landlock_restrict_self, ruleset, 0));
 	close((int)ruleset);
 	return result;
+}
+
+/* A socket that a worker was handed sends nowhere any more, whoever holds a copy: connect(2), AF_UNSPEC. (shutdown()
+ * would do for UDP, but not for a raw socket.) */
+int sandbox_disconnect(int descriptor)
+{
+	struct sockaddr nowhere = { .sa_family = AF_UNSPEC };
+
+	return result_of(connect(descriptor, &nowhere, sizeof(nowhere)));
 }
 
 uint32_t sandbox_architecture(void)

@@ -89,6 +89,8 @@ struct segment {
 	uint64_t positions[MCRD_RINGS];
 	struct traffic traffic;
 	uint64_t dropped[MCRD_DROP_REASONS];
+	uint64_t frames; /* that were given back to the kernel */
+	uint64_t failed; /* datagrams that some output did not send: who watches errors need not look at each */
 	struct meter meter;
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
@@ -189,6 +191,7 @@ int sandbox_limit_capabilities(uint64_t kept);
 uint64_t sandbox_capabilities(void);
 int sandbox_refuse_code(void);
 int sandbox_landlock(void);
+int sandbox_disconnect(int descriptor);
 uint32_t sandbox_architecture(void);
 int sandbox_system_call(const char *name);
 int sandbox_filter(const void *filter, uint32_t instructions);

@@ -144,6 +144,17 @@ static void test_another_worker_goes_on(void)
 	CHECK_EQUAL(at(START + SECOND).second_peak, 7);
 }
 
+/* A worker that died while it wrote leaves an odd number: the next one makes it right. */
+static void test_one_that_died_while_it_wrote(void)
+{
+	check_about("died while it wrote");
+	reset();
+	meter.changes = 7;
+	pass(START + 1 * MS, 3);
+	CHECK_EQUAL(meter.changes % 2, 0);
+	CHECK_EQUAL(at(START + SECOND).second.packets, 3);
+}
+
 /* Every sum over any time, against one made the long way. */
 static void test_chance(void)
 {
@@ -210,6 +221,7 @@ int main(void)
 	test_burst();
 	test_times_that_go_back();
 	test_another_worker_goes_on();
+	test_one_that_died_while_it_wrote();
 	test_chance();
 	test_garbage();
 	return check_result();

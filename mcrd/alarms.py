@@ -1,0 +1,217 @@
+"""What is worth a line in the log when it begins, and one when it is over."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mcrd import journal
+from mcrd.model import Config, Rule
+from mcrd.resources import Target, endpoint
+from mcrd.states import RuleState
+from mcrd.stats import InterfaceCount, Ledger, OutputCount
+
+OVER = 5.0  # seconds without it after which something is over
+
+INTERFACE = {
+    "discarded": "frames that waited in rings were thrown away with them",
+    "ring_full": "frames found no room in the ring; look at workers and ring_size",
+    "rate_limited": "packets over the limit of a rule were dropped",
+    "own_output": "packets that this daemon sent came back and were not relayed again",
+}
+"""Drops of an interface that somebody can do something about."""
+
+log = logging.getLogger(__name__)
+
+
+class Subject(NamedTuple):
+    """What an event is about."""
+
+    rule: str | None = None
+    interface: str | None = None
+    output: str | None = None
+
+    def __str__(self) -> str:
+        return f"rules.{self.rule}: output {self.output}" if self.rule else str(self.interface)
+
+
+@dataclass(slots=True)
+class _Ongoing:
+    began: float
+    last: float
+    total: int = 0
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What was seen of a counter; `lost` of `total`."""
+
+    lost: int = 0
+    total: int = 0
+
+
+@dataclass(slots=True)
+class _Heard:
+    """How many packets a rule had when it got the last one, and when."""
+
+    packets: int
+    since: float
+    rule: Rule
+
+
+@dataclass
+class Alarms:
+    """Looks at counters, once in a while, and knows what goes on."""
+
+    _ongoing: dict[tuple[str, Subject], _Ongoing] = field(default_factory=dict)
+    _seen: dict[tuple[str, Subject], _Counted] = field(default_factory=dict)
+    _heard: dict[str, _Heard] = field(default_factory=dict)
+    _errors: dict[Subject, dict[str, int]] = field(default_factory=dict)
+    _failed: int = -1
+    silent: set[str] = field(default_factory=set)
+
+    def keep(self, rules: Mapping[str, Rule]) -> None:
+        """Forgets what was seen of all outputs but those of these rules."""
+        known = {
+            _output(rule, (output.interface, output.address, output.port))
+            for rule in rules.values()
+            for output in rule.outputs
+        }
+        for key in [key for key in self._ongoing if key[1].rule and key[1] not in known]:
+            self._over(*key)
+        self._seen = {k: v for k, v in self._seen.items() if not k[1].rule or k[1] in known}
+        self._errors = {k: v for k, v in self._errors.items() if k in known}
+
+    def look(
+        self,
+        config: Config,
+        states: Mapping[str, RuleState],
+        ledger: Ledger,
+        interfaces: Mapping[str, InterfaceCount],
+    ) -> None:
+        """Says what has begun since the last look, and what is over."""
+        now = time.monotonic()
+        self._look_at_silence(config, states, ledger, now)
+        for name, count in interfaces.items():
+            subject = Subject(interface=name)
+            for reason, what in INTERFACE.items():
+                self._count(subject, reason, what, count.dropped[reason], now)
+            full = count.dropped["ring_full"]
+            self._share(subject, full, count.received.packets + full, config.daemon.loss, now)
+        for subject, found in self._outputs(config, ledger):
+            errors = sum(found.errors.values())
+            before = self._errors.get(subject, {})
+            grown = (name for name, n in found.errors.items() if n != before.get(name))
+            what = f"packets were not sent ({', '.join(sorted(grown))})"
+            self._errors[subject] = found.errors
+            self._count(subject, "unsent", what, errors, now)
+            over = "packets over its limit were not sent"
+            self._count(subject, "rate_limited", over, found.rate_limited, now)
+            self._share(subject, errors, found.sent.packets + errors, config.daemon.loss, now)
+        self._end(now)
+
+    def _look_at_silence(
+        self, config: Config, states: Mapping[str, RuleState], ledger: Ledger, now: float
+    ) -> None:
+        for name in [name for name in self._heard if name not in config.rules]:
+            self._not_silent(name, "the rule is gone")
+        for name, rule in config.rules.items():
+            state = states.get(name)
+            if rule.silence is None or state is None or state.state != "active":
+                if name in self._heard:
+                    self._not_silent(name, f"the rule is {state.state if state else 'gone'}")
+                continue
+            packets = ledger.received(name)
+            heard = self._heard.setdefault(name, _Heard(packets, now, rule))
+            if packets > heard.packets:
+                self._not_silent(name, f"packets again, after {now - heard.since:.1f} s of silence")
+                self._heard[name] = _Heard(packets, now, rule)
+                continue
+            heard.packets, heard.rule = packets, rule  # fewer: of rings that were made anew
+            if now - heard.since < rule.silence:
+                self._not_silent(name, "it may be silent for longer now", forget=False)
+            elif name not in self.silent:
+                self.silent.add(name)
+                text = "rules.%s: silent: no packet for %g s"
+                where = {"rule": name, "interface": rule.input.interface}
+                journal.tell(log, logging.WARNING, "silence", text, name, rule.silence, **where)
+
+    def _not_silent(self, name: str, why: str, *, forget: bool = True) -> None:
+        if name in self.silent:
+            self.silent.discard(name)
+            where = {"rule": name, "interface": self._heard[name].rule.input.interface}
+            journal.tell(log, logging.INFO, "silence-end", "rules.%s: %s", name, why, **where)
+        if forget:
+            del self._heard[name]
+
+    def _outputs(self, config: Config, ledger: Ledger) -> Iterator[tuple[Subject, OutputCount]]:
+        """Those that may have failed since the last look: mostly none, and they are many."""
+        failed = ledger.failed()
+        changed = failed != self._failed
+        self._failed = failed
+        for rule in config.rules.values():
+            for output in rule.outputs:
+                if changed or output.limit is not None:
+                    target: Target = (output.interface, output.address, output.port)
+                    yield _output(rule, target), ledger.output(rule.name, target)
+
+    def _count(self, subject: Subject, event: str, what: str, number: int, now: float) -> None:
+        """A counter that should stand still."""
+        seen = self._seen.setdefault((event, subject), _Counted())
+        more, seen.lost = number - seen.lost, number
+        if more > 0:
+            self._begin_or_go_on(subject, event, f"{more} {what}", more, now)
+
+    def _share(self, subject: Subject, lost: int, total: int, threshold: float, now: float) -> None:
+        seen = self._seen.setdefault(("loss", subject), _Counted())
+        more, of = lost - seen.lost, total - seen.total
+        seen.lost, seen.total = lost, total
+        # What a worker counts may go back, when it is not what it was.
+        if 0 < more <= of and more >= threshold * of:
+            text = f"{more} of {of} packets lost ({100 * more / of:.2g} %)"
+            self._begin_or_go_on(subject, "loss", text, more, now)
+
+    def _begin_or_go_on(
+        self, subject: Subject, event: str, text: str, more: int, now: float
+    ) -> None:
+        going = self._ongoing.get((event, subject))
+        if going is None:
+            going = self._ongoing[event, subject] = _Ongoing(now, now)
+            _tell(logging.WARNING, event, subject, f"{text} ({event})")
+        going.last = now
+        going.total += more
+
+    def _end(self, now: float) -> None:
+        for (event, subject), going in list(self._ongoing.items()):
+            if now - going.last >= OVER:
+                self._over(event, subject)
+
+    def _over(self, event: str, subject: Subject) -> None:
+        going = self._ongoing.pop((event, subject))
+        lasted = going.last - going.began
+        text = f"{event} is over after {lasted:.1f} s: {going.total} packets"
+        _tell(logging.INFO, f"{event}-end", subject, text)
+
+
+def _output(rule: Rule, target: Target) -> Subject:
+    interface, address, port = target
+    return Subject(rule.name, interface, f"{interface} {endpoint(address, port)}")
+
+
+def _tell(level: int, event: str, subject: Subject, text: str) -> None:
+    journal.tell(
+        log,
+        level,
+        event.replace("_", "-"),
+        "%s: %s",
+        subject,
+        text,
+        rule=subject.rule,
+        interface=subject.interface,
+        output=subject.output,
+    )

@@ -1,0 +1,230 @@
+"""mcrctl top: rules and interfaces as they run, live in a terminal, as text elsewhere."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+Ask = Callable[[], dict[str, Any]]
+
+PLAIN_WIDTH = 200  # columns, where there is no terminal to have a width
+FASTEST, SLOWEST = 0.2, 60.0  # seconds between two looks
+
+_KEY = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Z])|.", re.DOTALL)
+
+HELP = (
+    "q quit   s sort by the next column   r reverse   space pause   + - faster, slower"
+    "   up down page-up page-down home end   h help"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what is shown, and by what it is sorted."""
+
+    name: str
+    state: str
+    packets: int
+    bits: int
+    minute: float
+    peak: int
+    lost: int
+    is_output: bool = False
+
+
+COLUMNS = ("name", "state", "packets", "bits", "minute", "peak", "lost")
+TITLES = ("rule", "state", "packets/s", "Mbit/s", "packets/s (1 min)", "peak in 10 ms", "lost")
+
+
+@dataclass(frozen=True)
+class View:
+    """What the keys change."""
+
+    sort: str = "packets"
+    reverse: bool = True
+    paused: bool = False
+    interval: float = 1.0
+    first: int = 0
+    help: bool = False
+
+
+def run(ask: Ask, interval: float, count: int | None) -> int:
+    """Shows until `q`, or `count` times; returns the exit status."""
+    view = View(interval=interval)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return _live(ask, view, count)
+    console = Console(width=PLAIN_WIDTH, force_terminal=False, color_system=None, highlight=False)
+    for number in range(count or 1):
+        if number:
+            time.sleep(interval)
+        console.print(render(ask(), view, len_of_page=1 << 30))
+    return 0
+
+
+def _live(ask: Ask, view: View, count: int | None) -> int:
+    console = Console(highlight=False)
+    answer, shown = ask(), 0
+    with _keys() as read, Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            page = max(3, console.height - 8 - len(answer["interfaces"]))
+            live.update(render(answer, view, page), refresh=True)
+            shown += 1
+            if count is not None and shown >= count:
+                return 0
+            pressed = read(view.interval)
+            if pressed is None or "q" in pressed or "\x03" in pressed:
+                return 0
+            for key in pressed:
+                view = press(view, key, page, sum(map(len, rows(answer, view))))
+            if not pressed and not view.paused:
+                answer = ask()
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], list[str] | None]]:
+    """Keys from the terminal, unechoed; none after so many seconds, None when it has gone."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    def read(timeout: float) -> list[str] | None:
+        if not select.select([descriptor], [], [], timeout)[0]:
+            return []
+        data = os.read(descriptor, 1024).decode("ascii", "ignore")
+        return _KEY.findall(data) if data else None
+
+    try:
+        tty.setcbreak(descriptor)
+        yield read
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def press(view: View, key: str, page: int, lines: int) -> View:
+    """What a key does; there are so many lines in all, and on a page."""
+    last = max(0, lines - 1)
+    match key:
+        case "s":
+            at = COLUMNS.index(view.sort)
+            sort = COLUMNS[(at + 1) % len(COLUMNS)]
+            return replace(view, sort=sort, reverse=sort not in ("name", "state"))
+        case "r":
+            return replace(view, reverse=not view.reverse)
+        case " ":
+            return replace(view, paused=not view.paused)
+        case "+":
+            return replace(view, interval=max(FASTEST, view.interval / 2))
+        case "-":
+            return replace(view, interval=min(SLOWEST, view.interval * 2))
+        case "h" | "?":
+            return replace(view, help=not view.help)
+        case "\x1b[A" | "\x1bOA" | "k":
+            return replace(view, first=max(0, view.first - 1))
+        case "\x1b[B" | "\x1bOB" | "j":
+            return replace(view, first=min(last, view.first + 1))
+        case "\x1b[5~":
+            return replace(view, first=max(0, view.first - page))
+        case "\x1b[6~":
+            return replace(view, first=min(last, view.first + page))
+        case "\x1b[H" | "\x1bOH" | "\x1b[1~" | "g":
+            return replace(view, first=0)
+        case "\x1b[F" | "\x1bOF" | "\x1b[4~" | "G":
+            return replace(view, first=max(0, lines - page))
+    return view
+
+
+def rows(answer: dict[str, Any], view: View) -> list[list[Row]]:
+    """The rules, each with its outputs, sorted."""
+    found = []
+    for name, rule in answer["rules"].items():
+        outputs = [_of_output(output) for output in rule["outputs"]]
+        lost = sum(row.lost for row in outputs) + sum(rule["dropped"].values())
+        state = "silent" if rule["silent"] else rule["state"]
+        found.append([_row(name, state, rule["rate"], lost), *outputs])
+    return sorted(found, key=lambda group: getattr(group[0], view.sort), reverse=view.reverse)
+
+
+def _of_output(output: dict[str, Any]) -> Row:
+    lost = sum(output["errors"].values()) + output["rate_limited"] + output["new_member"]
+    return _row(f"  to {output['where']}", output["state"], output["rate"], lost, True)
+
+
+def _row(name: str, state: str, rate: dict[str, Any], lost: int, is_output: bool = False) -> Row:
+    second, minute = rate["second"], rate["minute"]["packets"]
+    bits, peak = 8 * second["bytes"], rate["peak"]["minute"]
+    return Row(name, state, second["packets"], bits, minute, peak, lost, is_output)
+
+
+def render(answer: dict[str, Any], view: View, len_of_page: int) -> RenderableType:
+    """The screen, as far as it fits a page of so many lines."""
+    groups = rows(answer, view)
+    table = Table(box=None, pad_edge=False, expand=False)
+    for column, title in zip(COLUMNS, TITLES, strict=True):
+        mark = (" v" if view.reverse else " ^") if column == view.sort else ""
+        right = column not in ("name", "state")
+        table.add_column(title + mark, justify="right" if right else "left", no_wrap=True)
+    for row in list(itertools.chain.from_iterable(groups))[view.first :][:len_of_page]:
+        table.add_row(*_cells(row), style=_style(row))
+    total = sum(group[0].packets for group in groups)
+    head = (
+        f"mcrd: {len(groups)} rules, {total} packets/s, up {answer['uptime_s']:.0f} s"
+        + (", paused" if view.paused else "")
+        + (f", from line {view.first + 1}" if view.first else "")
+    )
+    parts: list[RenderableType] = [Text(head, style="bold"), table, Text("")]
+    parts += [Text(_interface(name, entry)) for name, entry in answer["interfaces"].items()]
+    if view.help:
+        parts.append(Text(HELP, style="dim"))
+    return Group(*parts)
+
+
+def _cells(row: Row) -> tuple[Text, ...]:
+    return tuple(
+        Text(cell)
+        for cell in (
+            row.name,
+            row.state,
+            str(row.packets),
+            f"{row.bits / 1e6:.2f}",
+            f"{row.minute:g}",
+            str(row.peak),
+            str(row.lost),
+        )
+    )
+
+
+def _style(row: Row) -> str:
+    match row.state:
+        case "failed":
+            return "red"
+        case "waiting" | "silent":
+            return "yellow"
+        case "disabled":
+            return "dim"
+    return "dim" if row.is_output else ""
+
+
+def _interface(name: str, entry: dict[str, Any]) -> str:
+    rate = entry["rate"]
+    dropped = ", ".join(f"{n} {why}" for why, n in entry["dropped"].items() if n) or "none"
+    return (
+        f"{name}: {rate['second']['packets']} packets/s,"
+        f" {8 * rate['second']['bytes'] / 1e6:.2f} Mbit/s,"
+        f" peak {rate['peak']['minute']} in 10 ms; dropped: {dropped}"
+    )
