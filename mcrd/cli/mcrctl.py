@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mcrd.cli import check  # noqa: PLC0415  slow, and nothing else needs it
 
         return check.run(options.file, options.json)
+    if options.command == "import":
+        from mcrd.cli import convert  # noqa: PLC0415
+
+        return convert.run(options.file, options.json)
     try:
         return _top(options) if options.command == "top" else _once(options)
     except ControlError as error:
@@ -125,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="default: %(default)s",
     )
+    importing = commands.add_parser(
+        "import",
+        help="print the rule file of smcroute, or of the Rust mcrd, as one of this mcrd",
+        parents=[_common()],
+    )
+    importing.add_argument("file", type=Path, metavar="FILE", help="smcroute.conf, or JSON5 rules")
     return parser
 
 

@@ -38,7 +38,7 @@ def flags(text: str) -> set[str]:
 
 def commands(text: str) -> set[str]:
     """The commands that a text describes, each as an item of a list."""
-    return set(re.findall(r"^\.It Cm ([a-z]+)(?: Op .*)?$", text, re.MULTILINE))
+    return set(re.findall(r"^\.It Cm ([a-z]+)(?: (?:Op|Ar) .*)?$", text, re.MULTILINE))
 
 
 def long_options(parser: argparse.ArgumentParser) -> set[str]:

@@ -1,0 +1,9 @@
+"""Rule files of other programs, as rule files of mcrd."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from mcrd.convert.draft import Draft, DraftRule, ForeignError, toml
+from mcrd.convert.json5rules import from_json5
+from mcrd.convert.smcroute import from_smcroute
+
+__all__ = ["Draft", "DraftRule", "ForeignError", "from_json5", "from_smcroute", "toml"]

@@ -1,0 +1,95 @@
+"""A rule file in the making: what was found, and a remark for what has no equivalent."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+Value = str | int | bool | list[str] | list[int]
+
+
+class ForeignError(Exception):
+    """A file that is not what it should be; the text says where and why."""
+
+
+@dataclass
+class DraftRule:
+    """A rule as it will stand in the file; `enabled` False where it needs a hand first."""
+
+    name: str
+    input: dict[str, Value]
+    outputs: list[dict[str, Value]]
+    remarks: list[str] = field(default_factory=list)
+    enabled: bool = True
+
+
+@dataclass
+class Draft:
+    """All of a file. `remarks` are those that are about no rule."""
+
+    source: str
+    rules: list[DraftRule] = field(default_factory=list)
+    interfaces: dict[str, dict[str, Value]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def free_name(self, wanted: str) -> str:
+        """A name for a rule that no other has, as near to the wanted one as can be."""
+        name = re.sub(r"[^A-Za-z0-9._:]+", "-", wanted).strip("-")[:60] or "rule"
+        taken = {rule.name for rule in self.rules}
+        number = 2
+        found = name
+        while found in taken:
+            found = f"{name}-{number}"
+            number += 1
+        return found
+
+
+def toml(draft: Draft) -> str:
+    """The text of a rule file."""
+    return "\n".join(_lines(draft)) + "\n"
+
+
+def _lines(draft: Draft) -> Iterator[str]:
+    yield f"# Made by `mcrctl import` of {_printable(draft.source)}. Look at every remark."
+    for remark in draft.remarks:
+        yield from _remark(remark)
+    for name, settings in draft.interfaces.items():
+        yield ""
+        yield f"[interfaces.{_key(name)}]"
+        yield from (f"{key} = {_value(value)}" for key, value in settings.items())
+    for rule in draft.rules:
+        yield ""
+        for remark in rule.remarks:
+            yield from _remark(remark)
+        yield f"[rules.{_key(rule.name)}]"
+        if not rule.enabled:
+            yield "enabled = false"
+        yield f"input = {_table(rule.input)}"
+        yield "outputs = ["
+        yield from (f"    {_table(output)}," for output in rule.outputs)
+        yield "]"
+
+
+def _remark(text: str) -> Iterable[str]:
+    return (f"# ! {_printable(line)}" for line in text.splitlines() or [""])
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
+
+
+def _table(values: dict[str, Value]) -> str:
+    return "{ " + ", ".join(f"{key} = {_value(value)}" for key, value in values.items()) + " }"
+
+
+def _value(value: Value) -> str:
+    # What JSON writes of these is TOML as well, but for DEL.
+    return json.dumps(value).replace("\x7f", "\\u007f")

@@ -1,0 +1,89 @@
+"""The JSON5 rules of the Rust program of the same name."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import Any
+
+import json5
+
+from mcrd.convert.draft import Draft, DraftRule, ForeignError, Value
+
+PORTLESS = frozenset({"esp"})
+INPUT = {"interface": "interface", "group": "address", "port": "port", "protocol": "protocol"}
+OUTPUT = {"interface": "interface", "group": "address", "port": "port", "ttl": "ttl"}
+ROUTING = {
+    "pim": "mcrd speaks no PIM: it is no router",
+    "igmp": "mcrd joins groups as a host does, and is no querier; a switch needs another one",
+    "msdp": "mcrd speaks no MSDP",
+}
+
+
+def from_json5(text: str, source: str) -> Draft:
+    """A draft of what the file says; raises ForeignError."""
+    try:
+        given = json5.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ForeignError(f"{source}: {error}") from None
+    if not isinstance(given, dict):
+        raise ForeignError(f"{source}: expected an object with rules")
+    draft = Draft(source)
+    ttl = given.pop("multicast_ttl", None)
+    for number, rule in enumerate(_list(given.pop("rules", []), source, "rules"), 1):
+        draft.rules.append(_rule(draft, rule, number, source, ttl))
+    for interface, cpus in _dict(given.pop("pinning", {}), source, "pinning").items():
+        draft.interfaces[str(interface)] = {
+            "workers": max(1, len(_list(cpus, source, "pinning"))),
+            "cpus": cpus,
+        }
+    for name, section in given.items():
+        about = ROUTING.get(name, "there is no such setting")
+        draft.remarks.append(f"{name}: {section}: {about}")
+    return draft
+
+
+def _rule(draft: Draft, rule: Any, number: int, source: str, ttl: Any) -> DraftRule:
+    where = f"rules[{number - 1}]"
+    entry = dict(_dict(rule, source, where))
+    end = dict(_dict(entry.pop("input", None), source, f"{where}.input"))
+    remarks: list[str] = []
+    made = DraftRule(
+        draft.free_name(str(entry.pop("name", f"rule-{number}"))),
+        _known(end, INPUT, f"{where}.input", remarks),
+        [],
+        remarks,
+    )
+    if made.input.get("protocol") in PORTLESS:
+        made.input.pop("port", None)
+    for at, output in enumerate(_list(entry.pop("outputs", []), source, f"{where}.outputs")):
+        of = f"{where}.outputs[{at}]"
+        known = _known(dict(_dict(output, source, of)), OUTPUT, of, remarks)
+        if made.input.get("protocol") in PORTLESS:
+            known.pop("port", None)
+        if ttl is not None:
+            known.setdefault("ttl", ttl)
+        made.outputs.append(known)
+    for name, value in entry.items():
+        remarks.append(f"{where}.{name}: {value}: there is no such setting")
+    return made
+
+
+def _known(
+    given: dict[str, Any], names: dict[str, str], where: str, remarks: list[str]
+) -> dict[str, Value]:
+    unknown = [name for name in given if name not in names]
+    remarks += [f"{where}.{name}: {given[name]}: there is no such setting" for name in unknown]
+    return {ours: given[theirs] for theirs, ours in names.items() if given.get(theirs) is not None}
+
+
+def _dict(value: Any, source: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ForeignError(f"{source}: {where}: expected an object, got {value!r}")
+    return value
+
+
+def _list(value: Any, source: str, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ForeignError(f"{source}: {where}: expected an array, got {value!r}")
+    return value

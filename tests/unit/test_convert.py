@@ -1,0 +1,152 @@
+"""mcrctl import: what it prints is a rule file, and says what it could not say."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mcrd import config
+from mcrd.cli import mcrctl
+from mcrd.convert import ForeignError, from_json5, from_smcroute, toml
+from mcrd.model import Config, PortRange
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUST = """
+// As the Rust program has them.
+{
+  rules: [
+    { name: "video",
+      input: { interface: "eth0", group: "239.1.1.1", port: 5000 },
+      outputs: [
+        { group: '239.2.2.2', port: 6000, interface: "eth1", ttl: 4, },
+        { group: "239.2.2.3", port: 6001, interface: "eth2" },
+      ] },
+    { name: "tunnel to \\n the moon!",
+      input: { interface: "eth0", group: "239.1.1.5", protocol: "esp" },
+      outputs: [{ group: "10.0.0.2", interface: "eth1" }], colour: "blue" },
+    { name: "video", input: { interface: "eth3", group: "239.1.1.1", port: 5000, vlan_tag: 3 },
+      outputs: [{ group: "239.2.2.9", port: 6000, interface: "eth1" }] },
+  ],
+  multicast_ttl: 9,
+  pinning: { eth0: [0, 1], },
+  pim: { rp: "10.0.0.1" },
+  igmp: { querier: ["eth1"] },
+  msdp: {},
+}
+"""
+
+SMCROUTE = """
+# From the manual of smcroute.
+phyint eth0 enable ttl-threshold 11
+mgroup from eth0 group 225.1.2.3
+mgroup from eth0 group 225.9.9.9
+ssmgroup from eth0 group 232.43.211.234 source 1.2.3.4
+mroute from eth0 group 225.1.2.3 source 192.168.1.42 to eth1 eth2   # two of them
+mroute from eth0 group 225.3.2.0/24 source 10.0.0.0/8 to eth1
+mroute from eth0 group ff2e::42 to eth1
+mroute from eth+ group 225.5.5.5 to eth1
+include /etc/smcroute.d/*.conf
+"""
+
+
+def read(text: str) -> Config:
+    """The result, which has to be a good rule file."""
+    return config.parse(text, "result")
+
+
+def test_the_rules_of_the_rust_program() -> None:
+    text = toml(from_json5(RUST, "rules.json5"))
+    found = read(text)
+    assert list(found.rules) == ["video", "tunnel-to-the-moon", "video-2"]
+    video = found.rules["video"]
+    assert (video.input.interface, video.input.address, video.input.port) == (
+        "eth0",
+        ip_address("239.1.1.1"),
+        5000,
+    )
+    assert [(o.interface, str(o.address), o.port, o.ttl) for o in video.outputs] == [
+        ("eth1", "239.2.2.2", 6000, 4),
+        ("eth2", "239.2.2.3", 6001, 9),
+    ]
+    assert found.rules["tunnel-to-the-moon"].input.protocol == "esp"
+    assert (found.interfaces["eth0"].workers, found.interfaces["eth0"].cpus) == (2, (0, 1))
+    remarks = [line for line in text.splitlines() if line.startswith("# !")]
+    for word in ("pim: ", "igmp: ", "msdp: ", "colour: blue", "vlan_tag: 3"):
+        assert sum(word in remark for remark in remarks) == 1, word
+
+
+def test_the_routes_of_smcroute() -> None:
+    text = toml(from_smcroute(SMCROUTE, "smcroute.conf"))
+    found = read(text)
+    assert list(found.rules) == [
+        *("eth0-225.1.2.3", "eth0-225.3.2.0-24", "eth0-ff2e::42", "eth-225.5.5.5"),
+    ]
+    first = found.rules["eth0-225.1.2.3"]
+    assert first.input.sources == (ip_network("192.168.1.42/32"),)
+    assert first.input.port == PortRange(1, 65535)
+    assert [(o.interface, o.source, o.ttl) for o in first.outputs] == [
+        ("eth1", "keep", 16),
+        ("eth2", "keep", 16),
+    ]
+    assert found.rules["eth0-225.3.2.0-24"].input.address == ip_network("225.3.2.0/24")
+    assert [rule.enabled for rule in found.rules.values()] == [True, True, True, False]
+    remarks = [line for line in text.splitlines() if line.startswith("# !")]
+    for word in (
+        *("ttl-threshold", "225.9.9.9 was joined", "232.43.211.234 was joined", "wildcards"),
+        *("/etc/smcroute.d/", "any protocol", "keep"),
+    ):
+        assert sum(word in remark for remark in remarks) == 1, word
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("mroute from eth0 to eth1", "f:1: a route needs from, group and to"),
+        ("\nmroute from eth0 group 225.1.1.1", "f:2: a route needs"),
+        ("\n\nroute me", "f:3: unknown statement: route"),
+        ('mgroup from "eth0', "f:1: No closing quotation"),
+    ],
+)
+def test_a_wrong_smcroute_file(text: str, where: str) -> None:
+    with pytest.raises(ForeignError, match=where):
+        from_smcroute(text, "f")
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("{", "f: <string>:1"),
+        ("[]", "f: expected an object"),
+        ("{ rules: 3 }", r"f: rules: expected an array, got 3"),
+        ("{ rules: [3] }", r"f: rules\[0\]: expected an object, got 3"),
+        ("{ rules: [{}] }", r"f: rules\[0\].input: expected an object, got None"),
+        ("{ pinning: { eth0: 3 } }", "f: pinning: expected an array"),
+    ],
+)
+def test_a_wrong_json5_file(text: str, where: str) -> None:
+    with pytest.raises(ForeignError, match=where):
+        from_json5(text, "f")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rules.json5"
+    file.write_text(RUST)
+    assert mcrctl.main(["import", str(file)]) == 0
+    assert len(read(capsys.readouterr().out).rules) == 3
+    file.write_text("{ rules: [{ name: 'x', input: { interface: 'eth0', group: '10.0.0.300' } }] }")
+    assert mcrctl.main(["import", "--json", str(file)]) == 1
+    told = capsys.readouterr()
+    assert "10.0.0.300" in json.loads(told.out)["text"]
+    assert "rules.x.input.address" in told.err
+    assert mcrctl.main(["import", str(tmp_path / "none")]) == 1
+    assert "none" in capsys.readouterr().err
+    (tmp_path / "smcroute.conf").write_text(SMCROUTE)
+    assert mcrctl.main(["import", str(tmp_path / "smcroute.conf")]) == 0
+    assert len(read(capsys.readouterr().out).rules) == 4
