@@ -171,6 +171,10 @@ class Estate:
         for worker, process in list(self.workers.items()):
             process.look(self._rings[worker.ring][1].received)
 
+    def is_well(self) -> bool:
+        """No worker hangs that could not be ended."""
+        return not any(process.hangs for process in self.workers.values())
+
     def set_level(self, level: str) -> None:
         """What workers are to log, those that run and those that come."""
         if level != self._level:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcrd import fragments
 from mcrd.apply import Estate
@@ -50,6 +50,28 @@ def summary(states: Mapping[str, RuleState]) -> str:
         number = f"{len(trouble)} output{'s' if len(trouble) != 1 else ''}"
         text += f"; {number} of active rules waiting or failed: {trouble[0].reason}"
     return text
+
+
+class Flow(NamedTuple):
+    """Packets so far, at a time in seconds."""
+
+    at: float
+    received: int = 0
+    sent: int = 0
+    lost: int = 0
+
+
+def flow(before: Flow, now: Flow, interfaces: int) -> str:
+    """How much flows, in words. Counters of a ring that was closed are none of it."""
+    took = max(now.at - before.at, 0.001)
+    into = max(0, now.received - before.received) / took
+    out = max(0, now.sent - before.sent) / took
+    number = f"{interfaces} interface{'s' if interfaces != 1 else ''}"
+    return f"{number}, {_rate(into)} in, {_rate(out)} out, {now.lost} lost"
+
+
+def _rate(packets: float) -> str:
+    return f"{packets / 1000:.0f} kpps" if packets >= 10_000 else f"{packets:.0f} pps"
 
 
 def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:

@@ -188,6 +188,11 @@ class Segment:
         return int(self._view.frames)
 
     @property
+    def sent(self) -> int:
+        """Datagrams that all outputs of the worker sent."""
+        return int(self._view.sent)
+
+    @property
     def failed(self) -> int:
         """Datagrams that some output of the worker did not send."""
         return int(self._view.failed)
@@ -379,6 +384,10 @@ class Ledger:
         """Packets that a rule has received on the workers that there are."""
         slots = ((s, s.rules.taken.get(rule)) for s in self._live.values())
         return sum(segment.received_by(slot) for segment, slot in slots if slot is not None)
+
+    def sent(self) -> int:
+        """Datagrams that all outputs sent, on the workers that there are."""
+        return sum(segment.sent for segment in self._live.values())
 
     def failed(self) -> int:
         """Grows when datagrams are not sent, and is another number when workers come or go."""

@@ -34,7 +34,9 @@ from mcrd.metrics import Metrics
 from mcrd.model import Config, Network
 from mcrd.notify import Notify
 from mcrd.plan import Wishes, plan
+from mcrd.report import Flow
 from mcrd.states import OutputState, RuleState, states
+from mcrd.stats import OF_RINGS
 from mcrd.watch import Watch
 
 AT_ONCE = 64  # rules whose counters are read before others have their turn
@@ -43,6 +45,7 @@ UNSETTLED = 0.25  # seconds until the next look when it was not
 # Almost all that there is are rules, which stay: to look through them for garbage again and again
 # was half of the time of a reload (gc.set_threshold()).
 SELDOM = (100_000, 10, 10)
+STATUS_EVERY = 5.0  # seconds
 TICK = 0.5  # seconds between two looks at what makes no event
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,8 @@ class Supervisor:
         self._watch = Watch(self._file_changed)
         self._alarms = Alarms()
         self._notify = Notify()
+        self._flow = Flow(time.monotonic())
+        self._flowing = ""
         self._woken = asyncio.Event()
         self._stop = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -142,11 +147,28 @@ class Supervisor:
             self._estate.look_at_workers,
             self._look_at_counters,
             journal.tell_what_was_left_out,
+            self._tell_manager,
         ):
             try:
                 look()
             except Exception:
                 log.exception("looking around failed")
+
+    def _tell_manager(self) -> None:
+        """That all is well, and how much flows."""
+        if self._estate.is_well():
+            self._notify.alive()
+        now, ledger = time.monotonic(), self._estate.ledger
+        took = now - self._flow.at
+        if took < STATUS_EVERY:
+            return
+        interfaces = ledger.interfaces(self._estate.ring_full())
+        received = sum(count.received.packets for count in interfaces.values())
+        lost = sum(count.dropped[name] for count in interfaces.values() for name in OF_RINGS)
+        flow = Flow(now, received, ledger.sent(), lost + ledger.failed())
+        self._flow, before = flow, self._flow
+        self._flowing = report.flow(before, flow, len(interfaces))
+        self._notify.status(f"{self._summary()}; {self._flowing}")
 
     def _wake(self) -> None:
         self._woken.set()

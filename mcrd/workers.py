@@ -144,6 +144,11 @@ class WorkerProcess:
         return self._gone.is_set()
 
     @property
+    def hangs(self) -> bool:
+        """It should have been ended for that, and was not."""
+        return self._silent > 2 * SILENT
+
+    @property
     def age(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self._started

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -137,6 +138,50 @@ def test_systemd_is_told(triangle: Triangle) -> None:
     told = [line for line in heard if not line.startswith(("STATUS", "MONOTONIC"))]
     assert told == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
     assert "STATUS=1 rule" in heard
+
+
+def test_the_watchdog_hears_of_a_daemon_that_is_well_and_of_no_other(triangle: Triangle) -> None:
+    path = triangle.lab.file("notify")
+    env = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "3000000"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(END)
+        daemon = triangle.lab.mcrd(triangle.relay, A, env=env)
+
+        def hear(what: str) -> str:
+            while not (line := manager.recv(4096).decode()).startswith(what):
+                pass
+            return line
+
+        for _ in range(3):
+            hear("WATCHDOG=1")
+        daemon.signal(signal.SIGSTOP)
+        manager.settimeout(3.0)
+        with pytest.raises(TimeoutError):
+            hear("what it never says")
+        daemon.signal(signal.SIGCONT)
+        manager.settimeout(END)
+        hear("WATCHDOG=1")
+
+
+def test_the_status_says_what_flows(triangle: Triangle) -> None:
+    path = triangle.lab.file("notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(END)
+        triangle.lab.mcrd(triangle.relay, A, env={"NOTIFY_SOCKET": str(path)})
+        sending = triangle.source.start_send(
+            "s0", "239.1.1.1", 5000, count=1_000_000, rate=2000, size=100
+        )
+        status = re.compile(r"STATUS=1 rule; 1 interface, (\d+) pps in, (\d+) pps out, 0 lost")
+        deadline = time.monotonic() + END
+        while time.monotonic() < deadline:
+            found = status.fullmatch(manager.recv(4096).decode())
+            if found and int(found[1]) > 1000:
+                break
+        assert found
+        assert abs(int(found[1]) - int(found[2])) < 1000
+        sending.process.terminate()
 
 
 @pytest.mark.parametrize("command", [("mcrd", "--check", "--config"), ("mcrctl", "check")])

@@ -28,11 +28,12 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
 }
 
-int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *failed)
+int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *sent, uint64_t *failed)
 {
 	uint32_t i;
 
 	egress->uring = uring;
+	egress->sent = sent;
 	egress->failed = failed;
 	egress->sockets = calloc(places, sizeof(*egress->sockets));
 	egress->active = calloc(EGRESS_RUNS, sizeof(*egress->active));
@@ -252,6 +253,7 @@ static int account(const struct egress *egress, struct egress_socket *socket, st
 		count(egress->failed, datagrams);
 	} else {
 		meter_note(&counters->meter, &counters->traffic, &socket->window, egress->time);
+		count(egress->sent, datagrams);
 		count(&counters->traffic.packets, datagrams);
 		count(&counters->traffic.bytes, run->apart ? socket->piece.iov_len : run->bytes);
 		if (run->reports)

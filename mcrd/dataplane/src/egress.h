@@ -59,7 +59,8 @@ struct egress {
 	uint32_t active_count;
 	uint32_t count; /* runs */
 	uint64_t time;  /* that the last frame came at */
-	uint64_t *failed; /* counts datagrams that were not sent */
+	uint64_t *sent; /* datagrams of all sockets, */
+	uint64_t *failed; /* and those that were not */
 	struct run runs[EGRESS_RUNS];
 	/* One more than it takes: rows that are a power of two apart would share cache sets. */
 	struct iovec vectors[EGRESS_RUNS][EGRESS_SEGMENTS + 1];
@@ -71,7 +72,7 @@ typedef void egress_other(void *context, const struct io_uring_cqe *cqe);
 /* What stands in a send's user_data; other operations use smaller numbers, up to EGRESS_CANCEL. */
 enum { EGRESS_CANCEL = 15, EGRESS_FIRST = 16, EGRESS_PLACES = 2 /* where the file table's sockets begin */ };
 
-int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *failed);
+int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *sent, uint64_t *failed);
 void egress_free(struct egress *egress);
 
 /* Takes over the descriptor, and closes the one that was there; -1: none. */

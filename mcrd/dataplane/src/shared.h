@@ -90,7 +90,8 @@ struct segment {
 	struct traffic traffic;
 	uint64_t dropped[MCRD_DROP_REASONS];
 	uint64_t frames; /* that were given back to the kernel */
-	uint64_t failed; /* datagrams that some output did not send: who watches errors need not look at each */
+	uint64_t sent;   /* datagrams of all outputs, */
+	uint64_t failed; /* and those that were not: who watches errors need not look at each */
 	struct meter meter;
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];

@@ -86,7 +86,8 @@ int worker_open_uring(struct worker *worker)
 	if (result < 0)
 		return result;
 	worker->uring_open = 1;
-	result = egress_init(&worker->egress, &worker->uring, worker->settings.sockets, &worker->segment->failed);
+	result = egress_init(&worker->egress, &worker->uring, worker->settings.sockets, &worker->segment->sent,
+			     &worker->segment->failed);
 	if (result < 0)
 		return result;
 	result = io_uring_register_files_sparse(&worker->uring, EGRESS_PLACES + worker->settings.sockets);

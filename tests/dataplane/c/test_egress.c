@@ -184,7 +184,7 @@ struct fixture {
 	struct io_uring_sqe sqes[ENTRIES];
 	struct io_uring_cqe cqes[2 * ENTRIES];
 	struct egress egress;
-	uint64_t failed;
+	uint64_t sent, failed;
 	struct output outputs[SOCKETS];
 	struct output_counters counters[SOCKETS];
 	struct pile fed[SOCKETS];
@@ -226,7 +226,7 @@ static struct fixture *begin(const char *about)
 	fixture->ring.cq.kring_mask = &fixture->cq_mask;
 	fixture->ring.cq.ring_mask = fixture->cq_mask;
 	fixture->ring.cq.cqes = fixture->cqes;
-	CHECK_EQUAL(egress_init(&fixture->egress, &fixture->ring, SOCKETS, &fixture->failed), 0);
+	CHECK_EQUAL(egress_init(&fixture->egress, &fixture->ring, SOCKETS, &fixture->sent, &fixture->failed), 0);
 	for (i = 0; i < SOCKETS; i++) {
 		egress_put(&fixture->egress, i, (int)(DESCRIPTOR + i));
 		fixture->outputs[i] = (struct output){ .socket = i, .counters = &fixture->counters[i] };
