@@ -81,6 +81,14 @@ class Bench:
         """Hands everything over, and waits for Ready."""
         await self.process.initialize(self.ring, self.segment, ARPHRD_ETHER)
 
+    async def end(self) -> None:
+        """Ends the worker, and closes everything that it had."""
+        await self.process.stop()
+        for sock in self.egress.values():
+            sock.close()
+        self.ring.close()
+        self.segment.close()
+
     async def restart(self) -> None:
         """Another worker on the same ring and the same counters."""
         await self.process.stop()
@@ -217,11 +225,7 @@ def drive(
             await bench.start()
             await scenario(bench)
         finally:
-            await bench.process.stop()
-            for sock in bench.egress.values():
-                sock.close()
-            ring.close()
-            segment.close()
+            await bench.end()
 
     with host.inside():
         asyncio.run(all_of_it())

@@ -10,16 +10,17 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab import wait_for
+from tests.lab import Lab, build_triangle, wait_for
 from tests.sandbox.attempts import ALONE, IN_A_ROW
 
 if TYPE_CHECKING:
@@ -118,6 +119,16 @@ def hush(triangle: Triangle) -> None:
         host.run(
             *("ip", "neigh", "replace", address, "lladdr", where, "dev", name, "nud", "permanent")
         )
+
+
+@contextmanager
+def quiet_network() -> Iterator[tuple[Triangle, Path]]:
+    """source -- relay -- sink in silence; and inside.c, built where everybody can read it."""
+    with Lab() as lab, tempfile.TemporaryDirectory(prefix="mcrd-inside-") as directory:
+        triangle = build_triangle(lab)
+        hush(triangle)
+        quiet(triangle)
+        yield triangle, build_helper(Path(directory))
 
 
 def every(together: bool = True) -> list[list[str]]:

@@ -60,11 +60,7 @@ async def attempt(spec: dict[str, Any], names: Sequence[str], log: Path) -> None
             if bench.ended:
                 break  # what else it was to try is missed by whoever waits for it
     finally:
-        await bench.process.stop()
-        for sock in bench.egress.values():
-            sock.close()
-        ring.close()
-        segment.close()
+        await bench.end()
 
 
 def ended(how: str, pid: int, log: Path) -> tuple[str, str]:

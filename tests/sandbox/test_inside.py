@@ -5,19 +5,19 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab import Lab, Triangle, build_triangle
 from tests.sandbox import harness
 from tests.sandbox.attempts import ALL, ATTEMPTS, OF_THE_LOOP
 from tests.sandbox.harness import NEEDED, SWITCHES, Outcome, Seen, try_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.lab import Triangle
 
 pytestmark = pytest.mark.root
 
@@ -28,39 +28,29 @@ NEVER = frozenset({"remove its filter"})
 
 
 @pytest.fixture(scope="module")
-def triangle() -> Iterator[Triangle]:
-    """source -- relay -- sink, and silence."""
-    with Lab() as lab:
-        made = build_triangle(lab)
-        harness.hush(made)
-        harness.quiet(made)
+def network() -> Iterator[tuple[Triangle, Path]]:
+    """source -- relay -- sink, in silence."""
+    with harness.quiet_network() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def helper() -> Iterator[Path]:
-    """inside.c, where everybody can read it."""
-    with tempfile.TemporaryDirectory(prefix="mcrd-inside-") as directory:
-        yield harness.build_helper(Path(directory))
-
-
-@pytest.fixture(scope="module")
-def as_root(triangle: Triangle, helper: Path) -> Seen:
+def as_root(network: tuple[Triangle, Path]) -> Seen:
     """All attempts, with a supervisor that is root."""
-    return try_all(triangle, helper)
+    return try_all(*network)
 
 
 @pytest.fixture(scope="module")
-def as_stranger(triangle: Triangle, helper: Path) -> Seen:
+def as_stranger(network: tuple[Triangle, Path]) -> Seen:
     """All attempts, with a supervisor that has CAP_NET_RAW alone."""
     harness.has_to_be_readable()
-    return try_all(triangle, helper, uid=harness.stranger())
+    return try_all(*network, uid=harness.stranger())
 
 
 @pytest.fixture(scope="module")
-def without(triangle: Triangle, helper: Path) -> Seen:
+def without(network: tuple[Triangle, Path]) -> Seen:
     """All attempts as root, with every layer switched off: they do what they say."""
-    return try_all(triangle, helper, EVERYTHING)
+    return try_all(*network, EVERYTHING)
 
 
 @pytest.mark.parametrize("attempt", ALL)

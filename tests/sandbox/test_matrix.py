@@ -4,12 +4,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
-from tests.lab import Lab, build_triangle
 from tests.sandbox import harness, matrix
 
 
@@ -32,11 +28,7 @@ def test_the_page_has_every_attempt() -> None:
 @pytest.mark.root
 @pytest.mark.long
 def test_the_page_names_all_that_one_layer_alone_stops() -> None:
-    with Lab() as lab, tempfile.TemporaryDirectory(prefix="mcrd-inside-") as directory:
-        triangle = build_triangle(lab)
-        harness.hush(triangle)
-        harness.quiet(triangle)
-        helper = harness.build_helper(Path(directory))
+    with harness.quiet_network() as (triangle, helper):
         found = matrix.measure(triangle, helper, lambda _: None)
     page = documented()
     # On another kernel an attempt may fail for a reason of its own: less gets through then.
