@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from mcrd import journal
@@ -53,6 +54,7 @@ class _Counted:
 
     lost: int = 0
     total: int = 0
+    look: int = 0
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ class Alarms:
     _heard: dict[str, _Heard] = field(default_factory=dict)
     _errors: dict[Subject, dict[str, int]] = field(default_factory=dict)
     _failed: int = -1
+    _looks: int = 0
     silent: set[str] = field(default_factory=set)
 
     def keep(self, rules: Mapping[str, Rule]) -> None:
@@ -96,14 +99,16 @@ class Alarms:
     ) -> None:
         """Says what has begun since the last look, and what is over."""
         now = time.monotonic()
+        self._looks += 1
         self._look_at_silence(config, states, ledger, now)
         for name, count in interfaces.items():
             subject = Subject(interface=name)
             for reason, what in INTERFACE.items():
                 self._count(subject, reason, what, count.dropped[reason], now)
             full = count.dropped["ring_full"]
-            self._share(subject, full, count.received.packets + full, config.daemon.loss, now)
-        for subject, found in self._outputs(config, ledger):
+            total = count.received.packets + full
+            self._share(subject, full, total, config.daemon.loss, now)
+        for subject, found, recent in self._outputs(config, ledger):
             errors = sum(found.errors.values())
             before = self._errors.get(subject, {})
             grown = (name for name, n in found.errors.items() if n != before.get(name))
@@ -112,19 +117,21 @@ class Alarms:
             self._count(subject, "unsent", what, errors, now)
             over = "packets over its limit were not sent"
             self._count(subject, "rate_limited", over, found.rate_limited, now)
-            self._share(subject, errors, found.sent.packets + errors, config.daemon.loss, now)
+            total, second = found.sent.packets + errors, recent()
+            self._share(subject, errors, total, config.daemon.loss, now, second)
         self._end(now)
 
     def _look_at_silence(
         self, config: Config, states: Mapping[str, RuleState], ledger: Ledger, now: float
     ) -> None:
         for name in [name for name in self._heard if name not in config.rules]:
-            self._not_silent(name, "the rule is gone")
+            self._not_silent(name, "silence is no longer watched: the rule has gone")
         for name, rule in config.rules.items():
             state = states.get(name)
             if rule.silence is None or state is None or state.state != "active":
                 if name in self._heard:
-                    self._not_silent(name, f"the rule is {state.state if state else 'gone'}")
+                    why = "the key has gone" if rule.silence is None else "the rule is not active"
+                    self._not_silent(name, f"silence is no longer watched: {why}")
                 continue
             packets = ledger.received(name)
             heard = self._heard.setdefault(name, _Heard(packets, now, rule))
@@ -134,7 +141,7 @@ class Alarms:
                 continue
             heard.packets, heard.rule = packets, rule  # fewer: of rings that were made anew
             if now - heard.since < rule.silence:
-                self._not_silent(name, "it may be silent for longer now", forget=False)
+                self._not_silent(name, "no silence any more: it may last longer now", forget=False)
             elif name not in self.silent:
                 self.silent.add(name)
                 text = "rules.%s: silent: no packet for %g s"
@@ -149,7 +156,9 @@ class Alarms:
         if forget:
             del self._heard[name]
 
-    def _outputs(self, config: Config, ledger: Ledger) -> Iterator[tuple[Subject, OutputCount]]:
+    def _outputs(
+        self, config: Config, ledger: Ledger
+    ) -> Iterator[tuple[Subject, OutputCount, Callable[[], int]]]:
         """Those that may have failed since the last look: mostly none, and they are many."""
         failed = ledger.failed()
         changed = failed != self._failed
@@ -158,7 +167,8 @@ class Alarms:
             for output in rule.outputs:
                 if changed or output.limit is not None:
                     target: Target = (output.interface, output.address, output.port)
-                    yield _output(rule, target), ledger.output(rule.name, target)
+                    recent = partial(_last_second, ledger, rule.name, target)
+                    yield _output(rule, target), ledger.output(rule.name, target), recent
 
     def _count(self, subject: Subject, event: str, what: str, number: int, now: float) -> None:
         """A counter that should stand still."""
@@ -167,10 +177,25 @@ class Alarms:
         if more > 0:
             self._begin_or_go_on(subject, event, f"{more} {what}", more, now)
 
-    def _share(self, subject: Subject, lost: int, total: int, threshold: float, now: float) -> None:
+    def _share(
+        self,
+        subject: Subject,
+        lost: int,
+        total: int,
+        threshold: float,
+        now: float,
+        second: int | None = None,
+    ) -> None:
+        """What was lost since the last look, of how many.
+
+        An output is looked at only when some have failed: then `second`, what it sent in the last
+        one, stands for what it has sent since the last look.
+        """
         seen = self._seen.setdefault(("loss", subject), _Counted())
         more, of = lost - seen.lost, total - seen.total
-        seen.lost, seen.total = lost, total
+        if second is not None and seen.look != self._looks - 1:
+            of = min(of, more + second)
+        seen.lost, seen.total, seen.look = lost, total, self._looks
         # What a worker counts may go back, when it is not what it was.
         if 0 < more <= of and more >= threshold * of:
             text = f"{more} of {of} packets lost ({100 * more / of:.2g} %)"
@@ -201,6 +226,10 @@ class Alarms:
 def _output(rule: Rule, target: Target) -> Subject:
     interface, address, port = target
     return Subject(rule.name, interface, f"{interface} {endpoint(address, port)}")
+
+
+def _last_second(ledger: Ledger, rule: str, target: Target) -> int:
+    return ledger.output_rate(rule, target).second.packets
 
 
 def _tell(level: int, event: str, subject: Subject, text: str) -> None:

@@ -171,6 +171,15 @@ class Estate:
         for worker, process in list(self.workers.items()):
             process.look(self._rings[worker.ring][1].received)
 
+    def undone(self, steps: Sequence[Step]) -> int:
+        """How many of these steps, just applied, came to nothing."""
+        return sum(
+            not self._is_open(step.resource)
+            if isinstance(step, Open)
+            else isinstance(step, Add | Replace) and step.key not in self._relays
+            for step in steps
+        )
+
     def is_well(self) -> bool:
         """No worker hangs that could not be ended."""
         return not any(process.hangs for process in self.workers.values())
@@ -335,13 +344,12 @@ class Estate:
         text, frames = "%s: pid %d, ring of %d frames", ring.geometry.frames
         where = {"interface": worker.ingress.interface, "worker": worker}
         tell(log, logging.INFO, "worker-started", text, worker, process.pid, frames, **where)
-        for layer, reason in process.missing.items():
-            if layer not in self._lacking:
-                self._lacking.add(layer)
-                text = "workers lack a layer of their sandbox (SECURITY in mcrd(8)): %s: %s"
-                tell(
-                    log, logging.WARNING, "sandbox-layer-missing", text, layer, reason, layer=layer
-                )
+        new = {layer: why for layer, why in process.missing.items() if layer not in self._lacking}
+        if new:
+            self._lacking.update(new)
+            text = "workers lack layers of their sandbox, see SECURITY in mcrd(8): %s"
+            layers = "; ".join(f"{layer}: {why}" for layer, why in new.items())
+            tell(log, logging.WARNING, "sandbox-layer-missing", text, layers)
 
     def _worker_ended(self, process: WorkerProcess, how: str) -> None:
         worker = process.worker

@@ -102,10 +102,16 @@ def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
 def _rule(old: Rule, new: Rule) -> Iterator[str]:
     yield from _fields("input.", old.input, new.input)
     yield from _outputs(old.outputs, new.outputs)
-    for name in ("enabled", "description", "silence"):
+    for name in ("enabled", "description"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield f"{name} {_text(before)} -> {_text(after)}"
+    if old.silence != new.silence:
+        yield f"silence {_seconds(old.silence)} -> {_seconds(new.silence)}"
+
+
+def _seconds(value: float | None) -> str:
+    return "none" if value is None else f"{value:g} s"
 
 
 def _outputs(old: tuple[Output, ...], new: tuple[Output, ...]) -> Iterator[str]:

@@ -193,8 +193,13 @@ class Supervisor:
             began = time.monotonic()
             await self._estate.apply(steps, self._links.now)
             took = 1000 * (time.monotonic() - began)
+            undone = self._estate.undone(steps)
             text = "plan applied: %s (%.0f ms)"
-            journal.tell(log, logging.INFO, "plan-applied", text, report.steps(steps), took)
+            if undone:
+                text += f"; {undone} of {len(steps)} steps failed"
+            # One that comes to nothing at all was tried before, and the rules say why.
+            level = logging.DEBUG if undone == len(steps) else logging.INFO
+            journal.tell(log, level, "plan-applied", text, report.steps(steps), took)
         else:
             log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
@@ -223,7 +228,7 @@ class Supervisor:
                 was = before.outputs[index] if before and index < len(before.outputs) else None
                 if (
                     state.state == "active"
-                    and (output.state != "active" or was is not None)
+                    and (output.state != "active" or (before and before.state == "active"))
                     and (was is None or (was.state, was.reason) != (output.state, output.reason))
                 ):
                     grave = logging.INFO if output.state == "active" else logging.WARNING
@@ -293,6 +298,8 @@ class Supervisor:
             self._errors = [str(problem) for problem in error.problems]
             self._notify.status(self._summary())
             raise
+        if self._errors:
+            journal.tell(log, logging.INFO, "config-good", "the rule file is good again")
         self._errors = []
         return new
 

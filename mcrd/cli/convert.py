@@ -17,7 +17,7 @@ def run(path: Path, as_json: bool) -> int:
     """Prints a rule file; what is still wrong with it goes to stderr, and makes the status 1."""
     try:
         text = read_file(str(path)).decode()
-        foreign = from_json5 if text.lstrip().startswith(("{", "//", "/*")) else from_smcroute
+        foreign = from_json5 if text.lstrip().startswith(("{", "[", "//", "/*")) else from_smcroute
         made = toml(foreign(text, str(path)))
     except (OSError, UnicodeDecodeError) as error:
         print(f"{path}: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -139,17 +140,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError("expected 0.1 to 3600 seconds")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0.1 <= (value := float(text)) <= 3600:
+            return value
+    raise argparse.ArgumentTypeError(f"expected 0.1 to 3600 seconds, got {text!r}")
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("expected a number from 1 on")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
 
 
 def _changes(answer: dict[str, Any]) -> Iterator[str]:
@@ -174,14 +175,16 @@ def _status(answer: dict[str, Any]) -> Iterator[str]:
         yield (
             f"worker {worker['number']} of {worker['interface']}: {worker['state']},"
             f" pid {worker['pid']},"
-            f" {worker['restarts']} restarts, {len(worker['layers'])} layers of sandbox"
+            f" {worker['restarts']} restart{'s' if worker['restarts'] != 1 else ''},"
+            f" {len(worker['layers'])} layers of sandbox"
         )
     missing = answer["sandbox"]["missing"]
     if missing:
-        yield "the sandbox of some workers is without:"
+        yield f"the sandbox ({answer['sandbox']['mode']}) of some workers is without:"
         yield from (f"  {layer} ({reason})" for layer, reason in missing.items())
     elif answer["workers"]:
-        yield f"sandbox: all layers hold: {', '.join(answer['workers'][0]['layers'])}"
+        layers = ", ".join(answer["workers"][0]["layers"])
+        yield f"sandbox ({answer['sandbox']['mode']}): all layers hold: {layers}"
     has = answer["privileges"]
     yield (
         f"the daemon: uid {has['uid']}, gid {has['gid']},"
@@ -237,13 +240,11 @@ def _traffic(count: dict[str, Any]) -> str:
 
 
 def _rate(rate: dict[str, Any], indent: str) -> Iterator[str]:
-    """Nothing when nothing has come for a minute."""
     peak, minute = rate["peak"], rate["minute"]["packets"]
-    if minute or peak["second"]:
-        yield (
-            f"{indent}{rate['second']['packets']}/s, {minute:g}/s over a minute;"
-            f" peak in 10 ms {peak['second']}, over a minute {peak['minute']}"
-        )
+    yield (
+        f"{indent}{rate['second']['packets']}/s, {minute:g}/s over a minute;"
+        f" peak in 10 ms {peak['second']}, over a minute {peak['minute']}"
+    )
 
 
 def _dropped(dropped: dict[str, int]) -> str:
@@ -254,7 +255,7 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
     if not answer["rules"]:
         yield "no rules"
     for name, rule in answer["rules"].items():
-        yield f"{name}  {_state(rule)}"
+        yield f"{name}  {_state(rule)}{', and silent' if rule['silent'] else ''}"
         dropped = f"; dropped: {_dropped(rule['dropped'])}" if any(rule["dropped"].values()) else ""
         yield f"    received {_traffic(rule['received'])}{dropped}"
         yield from _rate(rule["rate"], "        ")

@@ -183,7 +183,8 @@ def render(answer: dict[str, Any], view: View, len_of_page: int) -> RenderableTy
         table.add_row(*_cells(row), style=_style(row))
     total = sum(group[0].packets for group in groups)
     head = (
-        f"mcrd: {len(groups)} rules, {total} packets/s, up {answer['uptime_s']:.0f} s"
+        f"mcrd: {len(groups)} rule{'s' if len(groups) != 1 else ''}, {total} packets/s,"
+        f" up {answer['uptime_s']:.0f} s"
         + (", paused" if view.paused else "")
         + (f", from line {view.first + 1}" if view.first else "")
     )

@@ -197,7 +197,8 @@ def duration(text: str) -> float:
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
     if not _SHORTEST <= seconds <= _LONGEST:
         raise ValueError(
-            f'expected 1 second to 1 day, with a unit, as in "2s" or "5 min", got {quoted(text)}'
+            "expected 1 second to 1 day, in ms, s, min or h, as in"
+            f' "2s" or "5 min", got {quoted(text)}'
         )
     return seconds
 

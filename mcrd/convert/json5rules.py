@@ -48,8 +48,12 @@ def _rule(draft: Draft, rule: Any, number: int, source: str, ttl: Any) -> DraftR
     entry = dict(_dict(rule, source, where))
     end = dict(_dict(entry.pop("input", None), source, f"{where}.input"))
     remarks: list[str] = []
+    called = str(entry.pop("name", f"rule-{number}"))
+    name = draft.free_name(called)
+    if name != called:
+        remarks.append(f"it was called {called!r} there")
     made = DraftRule(
-        draft.free_name(str(entry.pop("name", f"rule-{number}"))),
+        name,
         _known(end, INPUT, f"{where}.input", remarks),
         [],
         remarks,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 
-from mcrd.convert.draft import Draft, DraftRule, ForeignError
+from mcrd.convert.draft import Draft, DraftRule
 
 ALL_PORTS = "1-65535"
 TTL = 16  # the kernel lowers that of each packet; mcrd sends with one of its own
@@ -35,19 +35,20 @@ class _Statement:
 
 
 def from_smcroute(text: str, source: str) -> Draft:
-    """A draft of what the file says; raises ForeignError."""
+    """A draft of what the file says; what cannot be read is a remark."""
     draft = Draft(source)
     joined: list[tuple[str, str]] = []
     for number, line in _lines(text):
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:
-            raise ForeignError(f"{source}:{number}: {error}") from None
+            draft.remarks.append(f"line {number}: {line}: not understood: {error}")
+            continue
         if not words:
             continue
         match words[0]:
             case "mroute":
-                _route(draft, _statement(words[1:]), f"{source}:{number}", " ".join(words))
+                _route(draft, _statement(words[1:]), f"line {number}: {' '.join(words)}")
             case "mgroup" | "ssmgroup":
                 statement = _statement(words[1:])
                 joined.append((statement.one("from") or "?", statement.one("group") or "?"))
@@ -61,8 +62,8 @@ def from_smcroute(text: str, source: str) -> Draft:
                     f"line {number}: {' '.join(words)}: import that file too, and name the result"
                     " in include = [...] under [daemon]"
                 )
-            case other:
-                raise ForeignError(f"{source}:{number}: unknown statement: {other}")
+            case _:
+                draft.remarks.append(f"line {number}: {' '.join(words)}: not understood")
     routed = {(rule.input["interface"], rule.input["address"]) for rule in draft.rules}
     for interface, group in joined:
         if (interface, group) not in routed:
@@ -91,11 +92,12 @@ def _statement(words: list[str]) -> _Statement:
     return found
 
 
-def _route(draft: Draft, statement: _Statement, where: str, line: str) -> None:
+def _route(draft: Draft, statement: _Statement, where: str) -> None:
     interface, group = statement.one("from"), statement.one("group")
     outputs = statement.given.get("to", [])
     if not interface or not group or not outputs:
-        raise ForeignError(f"{where}: a route needs from, group and to: {line}")
+        draft.remarks.append(f"{where}: not understood: a route needs from, group and to")
+        return
     given: dict[str, str | int | bool | list[str] | list[int]] = {
         "interface": interface,
         "address": group,

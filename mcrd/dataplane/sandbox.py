@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import prctl
 
@@ -119,22 +120,29 @@ class Sandbox:
 
         `user`: only a user namespace gives the right to make the others.
         """
-        uid, gid = os.geteuid(), os.getegid()
-        pending = _USER if user else 0
-        for name, flag in _NAMESPACES.items():
-
-            def make(flags: int = flag | pending) -> None:
-                _check(lib.sandbox_unshare(flags))
-
-            if self.layer(name, make) and pending:
-                pending = 0
-                self.layer("user namespace", lambda: _map(uid, gid))
-        if pending:
-            self.missing["user namespace"] = self.missing["network namespace"]
+        pending = dict(_NAMESPACES)
+        if user and not self._make_user_namespace(pending):
+            for name in (*pending, "empty root"):
+                self.missing[name] = "there is no user namespace"
+            return
+        for name, flag in pending.items():
+            self.layer(name, partial(_unshare, flag))
         if "mount namespace" in self.held:
             self.layer("empty root", _empty_root)
         else:
             self.missing["empty root"] = "there is no mount namespace"
+
+    def _make_user_namespace(self, pending: dict[str, int]) -> bool:
+        """With another one, taken from those pending: alone, some hosts let it be and useless."""
+        uid, gid = os.geteuid(), os.getegid()
+        for name, flag in pending.items():
+            result = lib.sandbox_unshare(flag | _USER)
+            if result == 0:
+                del pending[name]
+                self.held.append(name)
+                return self.layer("user namespace", partial(_map, uid, gid))
+        self.layer("user namespace", partial(_check, result))
+        return False
 
     def _bound(self) -> None:
         self.layer("bounding set", lambda: _check(lib.sandbox_limit_bounding_set(0)))
@@ -144,6 +152,10 @@ class Sandbox:
 def _check(result: int) -> None:
     if result < 0:
         raise OSError(-result, os.strerror(-result))
+
+
+def _unshare(namespaces: int) -> None:
+    _check(lib.sandbox_unshare(namespaces))
 
 
 def _map(uid: int, gid: int) -> None:

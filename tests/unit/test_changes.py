@@ -169,7 +169,7 @@ def test_where_the_metrics_are_and_what_the_sandbox_costs() -> None:
         "~ metrics.listen none -> 127.0.0.1:9464",
         "= 0 unchanged",
     ]
-    assert about(silence=2.0) == "~ rules.y: silence none -> 2.0"
+    assert about(silence=2.0) == "~ rules.y: silence none -> 2 s"
 
 
 def test_warnings_are_no_change() -> None:

@@ -1492,7 +1492,7 @@ def test_silence(text: str, seconds: float) -> None:
 def test_wrong_silence(text: str) -> None:
     [line] = problems(rule("a", CAMERA, HOST) + f'silence = "{text}"\n')
     assert line.endswith(
-        'rules.a.silence: expected 1 second to 1 day, with a unit, as in "2s" or "5 min",'
+        'rules.a.silence: expected 1 second to 1 day, in ms, s, min or h, as in "2s" or "5 min",'
         f' got "{text}"'
     )
 
