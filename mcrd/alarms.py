@@ -12,8 +12,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mcrd import journal
-from mcrd.model import Config, Rule
-from mcrd.resources import Target, endpoint
+from mcrd.model import Config, Output, Rule
+from mcrd.resources import Target, target, where
 from mcrd.states import RuleState
 from mcrd.stats import InterfaceCount, Ledger, OutputCount
 
@@ -80,11 +80,7 @@ class Alarms:
 
     def keep(self, rules: Mapping[str, Rule]) -> None:
         """Forgets what was seen of all outputs but those of these rules."""
-        known = {
-            _output(rule, (output.interface, output.address, output.port))
-            for rule in rules.values()
-            for output in rule.outputs
-        }
+        known = {_output(rule, output) for rule in rules.values() for output in rule.outputs}
         for key in [key for key in self._ongoing if key[1].rule and key[1] not in known]:
             self._over(*key)
         self._seen = {k: v for k, v in self._seen.items() if not k[1].rule or k[1] in known}
@@ -166,9 +162,9 @@ class Alarms:
         for rule in config.rules.values():
             for output in rule.outputs:
                 if changed or output.limit is not None:
-                    target: Target = (output.interface, output.address, output.port)
-                    recent = partial(_last_second, ledger, rule.name, target)
-                    yield _output(rule, target), ledger.output(rule.name, target), recent
+                    called = target(output)
+                    recent = partial(_last_second, ledger, rule.name, called)
+                    yield _output(rule, output), ledger.output(rule.name, called), recent
 
     def _count(self, subject: Subject, event: str, what: str, number: int, now: float) -> None:
         """A counter that should stand still."""
@@ -223,13 +219,12 @@ class Alarms:
         _tell(logging.INFO, f"{event}-end", subject, text)
 
 
-def _output(rule: Rule, target: Target) -> Subject:
-    interface, address, port = target
-    return Subject(rule.name, interface, f"{interface} {endpoint(address, port)}")
+def _output(rule: Rule, output: Output) -> Subject:
+    return Subject(rule.name, output.interface, where(output))
 
 
-def _last_second(ledger: Ledger, rule: str, target: Target) -> int:
-    return ledger.output_rate(rule, target).second.packets
+def _last_second(ledger: Ledger, rule: str, called: Target) -> int:
+    return ledger.output_rate(rule, called).second.packets
 
 
 def _tell(level: int, event: str, subject: Subject, text: str) -> None:

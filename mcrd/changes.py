@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mcrd.model import Config, Interface, Output, Rule
-from mcrd.resources import endpoint
+from mcrd.resources import target, where
 
 IN_A_LINE = 20  # changes that the log names
 LONGEST = 200  # characters of each
@@ -116,28 +116,20 @@ def _seconds(value: float | None) -> str:
 
 def _outputs(old: tuple[Output, ...], new: tuple[Output, ...]) -> Iterator[str]:
     """Pairs outputs by destination first, then by their place in the list."""
-    before = {_target(output): output for output in old}
-    gone = {i: o for i, o in enumerate(old) if _target(o) not in {_target(n) for n in new}}
+    before = {target(output): output for output in old}
+    gone = {i: o for i, o in enumerate(old) if target(o) not in {target(n) for n in new}}
     for index, output in enumerate(new):
         at = f"outputs[{index}]"
-        if _target(output) in before:
-            yield from _fields(f"{at}.", before[_target(output)], output)
+        if target(output) in before:
+            yield from _fields(f"{at}.", before[target(output)], output)
         elif index in gone:
             yield from _fields(f"{at}.", gone.pop(index), output)
         else:
-            yield f"{at} added ({_where(output)})"
+            yield f"{at} added ({where(output)})"
     for index, output in gone.items():
-        yield f"outputs[{index}] removed ({_where(output)})"
+        yield f"outputs[{index}] removed ({where(output)})"
     if not gone and len(old) == len(new) and old != new and set(old) == set(new):
         yield "outputs in another order"
-
-
-def _target(output: Output) -> tuple[object, ...]:
-    return (output.interface, output.address, output.port)
-
-
-def _where(output: Output) -> str:
-    return f"{output.interface} {endpoint(output.address, output.port)}"
 
 
 def _fields(prefix: str, old: object, new: object) -> Iterator[str]:

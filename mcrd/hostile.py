@@ -139,7 +139,7 @@ class Words:
         self._lines = self._debug_lines = self._bytes = 0
 
     def _say(self, line: bytes) -> None:
-        text = "".join(c if " " <= c <= "~" else "?" for c in line[:LINE].decode("latin-1"))
+        text = messages.printable(line[:LINE].decode("latin-1"))
         if not text.strip():
             return
         if text.startswith(messages.DEBUG):
@@ -152,6 +152,4 @@ class Words:
             text = f"it writes more than {LINES} lines a minute"
         if self._lines <= LINES + 1:
             where = {"interface": self._interface, "worker": self._who}
-            # Each line is one of its own: the limit is the one above.
-            where["line"] = str(self._lines)
             tell(log, logging.ERROR, "worker-says", "%s: %s", self._who, text, **where)

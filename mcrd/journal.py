@@ -106,7 +106,8 @@ class Limiter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is to be logged."""
         fields: dict[str, str] = getattr(record, "fields", {})
-        if fields.get("EVENT", "reload") in _NEVER_LEFT_OUT or record.__dict__.get("told"):
+        event = fields.get("EVENT")
+        if event is None or event in _NEVER_LEFT_OUT or record.__dict__.get("told"):
             return True
         said = self._said.setdefault(
             tuple(fields.get(name, "") for name in _KEY), _Said(time.monotonic())
@@ -133,8 +134,9 @@ class Limiter(logging.Filter):
         return found
 
 
-_KEY = ("EVENT", "RULE", "INTERFACE", "OUTPUT", "WORKER", "LAYER", "LINE")
-_NEVER_LEFT_OUT = frozenset({"started", "ended", "reload", "reload-refused"})
+_KEY = ("EVENT", "RULE", "INTERFACE", "OUTPUT", "WORKER")
+# What a worker says has a limit of its own.
+_NEVER_LEFT_OUT = frozenset({"started", "ended", "reload", "reload-refused", "worker-says"})
 _limiter = Limiter()
 
 

@@ -12,7 +12,7 @@ import asyncio
 import io
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from mcrd import journal
+from mcrd.states import STATES
 
 SCRAPE_TIMEOUT = 30.0  # seconds; Prometheus itself waits for ten, unless told
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent
@@ -30,9 +31,7 @@ CLIENTS = 64  # at once; others are turned away
 POLL = 0.1  # seconds within which the server hears that it is to end
 RETRY = 5.0  # seconds until the next try to listen
 
-STATES = ("active", "waiting", "failed", "disabled")
-
-Snapshot = Callable[[], Awaitable[dict[str, Any]]]
+Snapshot = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +156,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, of one moment."""
-
-        async def take() -> dict[str, Any]:
-            return await self._snapshot()
-
-        taken = asyncio.run_coroutine_threadsafe(take(), self._loop)
+        taken = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop)
         yield from families(taken.result(SCRAPE_TIMEOUT))
 
 

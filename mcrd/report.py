@@ -13,12 +13,10 @@ from mcrd import fragments
 from mcrd.apply import Estate
 from mcrd.model import Input, Output, PortRange, Rule
 from mcrd.plan import Close, Open, Step
-from mcrd.resources import Ring, Target, Worker, endpoint
-from mcrd.states import OutputState, RuleState
+from mcrd.resources import Ring, Worker, target, where
+from mcrd.states import STATES, OutputState, RuleState
 from mcrd.stats import InterfaceCount, Ledger, Rate
 from mcrd.workers import WorkerProcess
-
-STATES = ("active", "waiting", "failed", "disabled")
 
 
 def state(what: RuleState | OutputState) -> str:
@@ -83,11 +81,6 @@ def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:
     }
 
 
-def where(output: Output) -> str:
-    """An output as the log and the metrics call it."""
-    return f"{output.interface} {endpoint(output.address, output.port)}"
-
-
 def steps(given: Sequence[Step]) -> str:
     """How many of each kind there are."""
     kinds = Counter(
@@ -97,11 +90,6 @@ def steps(given: Sequence[Step]) -> str:
         for step in given
     )
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-
-
-def target(output: Output) -> Target:
-    """What the output is called by within its rule."""
-    return (output.interface, output.address, output.port)
 
 
 def rule(entry: Rule, now: RuleState) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal
 
-from mcrd.model import DEFAULT_RING_SIZE, Address, Network, PortRange
+from mcrd.model import DEFAULT_RING_SIZE, Address, Network, Output, PortRange
 
 Protocol = Literal["udp", "esp"]
 Target = tuple[str, Address | Network, int | PortRange]
@@ -279,6 +279,16 @@ def endpoint(address: Address | Network, port: int | PortRange) -> str:
     if port == 0:
         return str(address)
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def target(output: Output) -> Target:
+    """What the output is called by within its rule."""
+    return (output.interface, output.address, output.port)
+
+
+def where(output: Output) -> str:
+    """An output as people are told of it: its interface, address and port."""
+    return f"{output.interface} {endpoint(output.address, output.port)}"
 
 
 def _either(first: Address | None, second: Address | None) -> Address:

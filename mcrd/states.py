@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 from mcrd.model import Config, Rule
 from mcrd.plan import Actual, Failure, RelayKey, Wish, Wishes
 from mcrd.resources import Resource
 
 State = Literal["active", "waiting", "failed", "disabled"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -360,30 +360,39 @@ class Ledger:
             for output in segment.outputs.taken.keys() - targets:
                 segment.outputs.give_back(output)
 
+    def _of_rule(self, rule: str) -> Iterator[tuple[Segment, int]]:
+        """Where the workers that there are count for a rule."""
+        for segment in self._live.values():
+            slot = segment.rules.taken.get(rule)
+            if slot is not None:
+                yield segment, slot
+
+    def _of_output(self, rule: str, target: Target) -> Iterator[tuple[Segment, int]]:
+        """Where the workers that there are count for an output."""
+        for segment in self._live.values():
+            slot = segment.outputs.taken.get((rule, target))
+            if slot is not None:
+                yield segment, slot
+
     def rule(self, rule: str) -> RuleCount:
         """What a rule has received, over all workers."""
         total = RuleCount()
         total.add(self._rules.get(rule, RuleCount()))
-        for segment in self._live.values():
-            slot = segment.rules.taken.get(rule)
-            if slot is not None:
-                total.add(segment.rule(slot))
+        for segment, slot in self._of_rule(rule):
+            total.add(segment.rule(slot))
         return total
 
     def output(self, rule: str, target: Target) -> OutputCount:
         """What became of an output's datagrams, over all workers."""
         total = OutputCount()
         total.add(self._outputs.get((rule, target), OutputCount()))
-        for segment in self._live.values():
-            slot = segment.outputs.taken.get((rule, target))
-            if slot is not None:
-                total.add(segment.output(slot))
+        for segment, slot in self._of_output(rule, target):
+            total.add(segment.output(slot))
         return total
 
     def received(self, rule: str) -> int:
         """Packets that a rule has received on the workers that there are."""
-        slots = ((s, s.rules.taken.get(rule)) for s in self._live.values())
-        return sum(segment.received_by(slot) for segment, slot in slots if slot is not None)
+        return sum(segment.received_by(slot) for segment, slot in self._of_rule(rule))
 
     def sent(self) -> int:
         """Datagrams that all outputs sent, on the workers that there are."""
@@ -396,19 +405,15 @@ class Ledger:
     def rule_rate(self, rule: str) -> Rate:
         """How much a rule receives, over all workers."""
         total = Rate()
-        for segment in self._live.values():
-            slot = segment.rules.taken.get(rule)
-            if slot is not None:
-                total.add(segment.rule_rate(slot))
+        for segment, slot in self._of_rule(rule):
+            total.add(segment.rule_rate(slot))
         return total
 
     def output_rate(self, rule: str, target: Target) -> Rate:
         """How much an output sends, over all workers."""
         total = Rate()
-        for segment in self._live.values():
-            slot = segment.outputs.taken.get((rule, target))
-            if slot is not None:
-                total.add(segment.output_rate(slot))
+        for segment, slot in self._of_output(rule, target):
+            total.add(segment.output_rate(slot))
         return total
 
     def interface_rates(self) -> dict[str, Rate]:

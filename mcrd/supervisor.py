@@ -35,6 +35,7 @@ from mcrd.model import Config, Network
 from mcrd.notify import Notify
 from mcrd.plan import Wishes, plan
 from mcrd.report import Flow
+from mcrd.resources import target, where
 from mcrd.states import OutputState, RuleState, states
 from mcrd.stats import OF_RINGS
 from mcrd.watch import Watch
@@ -68,7 +69,6 @@ class Supervisor:
         self._alarms = Alarms()
         self._notify = Notify()
         self._flow = Flow(time.monotonic())
-        self._flowing = ""
         self._woken = asyncio.Event()
         self._stop = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -167,8 +167,8 @@ class Supervisor:
         lost = sum(count.dropped[name] for count in interfaces.values() for name in OF_RINGS)
         flow = Flow(now, received, ledger.sent(), lost + ledger.failed())
         self._flow, before = flow, self._flow
-        self._flowing = report.flow(before, flow, len(interfaces))
-        self._notify.status(f"{self._summary()}; {self._flowing}")
+        flowing = report.flow(before, flow, len(interfaces))
+        self._notify.status(f"{self._summary()}; {flowing}")
 
     def _wake(self) -> None:
         self._woken.set()
@@ -247,7 +247,7 @@ class Supervisor:
             report.state(state),
             rule=name,
             interface=output.interface,
-            output=report.where(output),
+            output=where(output),
         )
 
     def _look_at_counters(self) -> None:
@@ -280,11 +280,7 @@ class Supervisor:
         await self._settle()
         self._estate.ledger.forget(
             new.rules,
-            (
-                (rule.name, (output.interface, output.address, output.port))
-                for rule in new.rules.values()
-                for output in rule.outputs
-            ),
+            ((rule.name, target(output)) for rule in new.rules.values() for output in rule.outputs),
         )
         return changed
 

@@ -91,8 +91,9 @@ def _live(ask: Ask, view: View, count: int | None) -> int:
             pressed = read(view.interval)
             if pressed is None or "q" in pressed or "\x03" in pressed:
                 return 0
+            lines = sum(1 + len(rule["outputs"]) for rule in answer["rules"].values())
             for key in pressed:
-                view = press(view, key, page, sum(map(len, rows(answer, view))))
+                view = press(view, key, page, lines)
             if not pressed and not view.paused:
                 answer = ask()
 

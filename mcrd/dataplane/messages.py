@@ -29,6 +29,12 @@ DEBUG = "debug: "
 Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[ -~]*\Z")]
 """What a worker says in words. It may have been taken over: a line of the log stays one."""
 
+
+def printable(text: str) -> str:
+    """The text with a question mark for all that Text does not admit."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
 Packed = Annotated[bytes, msgspec.Meta(max_length=16)]
 
 

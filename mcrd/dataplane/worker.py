@@ -228,8 +228,7 @@ def _say(text: str) -> None:
 
 
 def _refuse(sequence: int, why: Exception | str) -> None:
-    text = "".join(c if " " <= c <= "~" else "?" for c in str(why) or repr(why))
-    _answer(messages.Refused(sequence, text[:1000]))
+    _answer(messages.Refused(sequence, messages.printable(str(why) or repr(why))[:1000]))
 
 
 def _answer(answer: messages.Answer) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.dataplane.bench import sending
-from tests.dataplane.frames import frame, inject
+from tests.dataplane.frames import checksum, frame, inject
 from tests.lab import wait_for
 from tests.sandbox.harness import hush
 
@@ -171,11 +171,7 @@ def large(number: int) -> list[bytes]:
         more = 0x2000 if first + 1480 < len(datagram) else 0
         struct.pack_into("!HHH", header, 2, 20 + len(part), number, more | first // 8)
         header[10:12] = bytes(2)
-        words = struct.unpack("!10H", header)
-        total = sum(words)
-        while total > 0xFFFF:
-            total = (total & 0xFFFF) + (total >> 16)
-        struct.pack_into("!H", header, 10, total ^ 0xFFFF)
+        struct.pack_into("!H", header, 10, checksum(bytes(header)))
         made.append(whole[:14] + bytes(header) + part)
     return made
 
