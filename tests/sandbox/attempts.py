@@ -16,6 +16,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -365,25 +366,22 @@ def _plain_file_by_ring(inside: Inside) -> None:
     _check(inside.submit(entry))
 
 
-def _operation(number: int) -> Callable[[Inside], None]:
-    def attempt(inside: Inside) -> None:
-        result = inside.submit(_entry(number, fd=1000))  # there is no file at that place
-        # That it does not like what it is given says that it looked; EINVAL may come before that.
-        if result in (-errno.EACCES, -errno.EINVAL, -errno.EPERM):
-            raise OSError(-result, "operation")
+def _is_looked_at(inside: Inside, entry: bytes) -> None:
+    """For a place of the table at which there is no file: another error than these will come."""
+    result = inside.submit(entry)
+    # That it does not like what it is given says that it looked; EINVAL may come before that.
+    if result in (-errno.EACCES, -errno.EINVAL, -errno.EPERM):
+        raise OSError(-result, "operation")
 
-    return attempt
+
+def _operation(number: int) -> Callable[[Inside], None]:
+    return partial(_is_looked_at, entry=_entry(number, fd=1000))
 
 
 def _flag(flag: int) -> Callable[[Inside], None]:
-    def attempt(inside: Inside) -> None:
-        what = ctypes.addressof(_MESSAGE)
-        entry = _entry(RECVMSG, flags=FIXED_FILE | flag, fd=1000, address=what, length=1)
-        result = inside.submit(entry)  # there is no file at that place
-        if result in (-errno.EACCES, -errno.EINVAL, -errno.EPERM):
-            raise OSError(-result, "flag")
-
-    return attempt
+    what = ctypes.addressof(_MESSAGE)
+    entry = _entry(RECVMSG, flags=FIXED_FILE | flag, fd=1000, address=what, length=1)
+    return partial(_is_looked_at, entry=entry)
 
 
 def _register(number: int) -> Callable[[Inside], None]:

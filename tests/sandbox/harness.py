@@ -92,11 +92,20 @@ def stranger() -> int:
     return os.stat(REPOSITORY).st_uid or STRANGER
 
 
+def identity(uid: int) -> tuple[str, ...]:
+    """Options of setpriv(1): that user, its group of the same number, and no other."""
+    return (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+
+
+def with_net_raw(uid: int) -> tuple[str, ...]:
+    """What runs a command as a user who has CAP_NET_RAW and nothing else."""
+    return ("setpriv", *identity(uid), "--inh-caps=+net_raw", "--ambient-caps=+net_raw")
+
+
 def has_to_be_readable() -> None:
     """Skips a test for which an unprivileged user has to read this checkout; fails it in CI."""
     uid = stranger()
-    who = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
-    command = ("setpriv", *who, sys.executable, "-c", "")
+    command = ("setpriv", *identity(uid), sys.executable, "-c", "")
     tried = subprocess.run(command, cwd="/", check=False, capture_output=True)
     if tried.returncode != 0:
         reason = f"only root can read this checkout, so uid {uid} cannot run a daemon from it"
@@ -150,10 +159,7 @@ def try_all(
         "off": list(off),
         "attempts": list(every() if attempts is None else attempts),
     }
-    user: tuple[str, ...] = ()
-    if uid:
-        who = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
-        user = ("setpriv", *who, "--inh-caps=+net_raw", "--ambient-caps=+net_raw")
+    user = with_net_raw(uid) if uid else ()
     seen = Seen()
     with ExitStack() as stack:
         wires = {}

@@ -39,20 +39,13 @@ outputs = [{ interface = "r1", address = "239.6.0.0/24", port = "6000-6009", ttl
 STRICT = '[daemon]\nsandbox = "strict"\n'
 
 
-def as_stranger(*command: str) -> tuple[str, ...]:
-    """The command, of a user that has CAP_NET_RAW and nothing else."""
-    uid = harness.stranger()
-    who = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
-    return ("setpriv", *who, "--inh-caps=+net_raw", "--ambient-caps=+net_raw", *command)
-
-
 def unprivileged(triangle: Triangle, rules: str, *before: str) -> Mcrd:
     """A daemon that never was root."""
     harness.has_to_be_readable()
     return triangle.lab.mcrd(
         triangle.relay,
         rules,
-        program=(*before, *as_stranger(console_script("mcrd"))),
+        program=(*before, *harness.with_net_raw(harness.stranger()), console_script("mcrd")),
         owner=harness.stranger(),
     )
 
