@@ -17,36 +17,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcrd.dataplane import messages
+from mcrd.handover import Keeper, take_over
+from mcrd.holdings import Holdings
 from mcrd.hostile import ProtocolError
 from mcrd.journal import tell
-from mcrd.members import MemberSockets, is_fit, may_have, members_of, own_source
+from mcrd.members import is_fit, may_have, members_of
 from mcrd.model import Address, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
     Egress,
-    Hold,
     Ingress,
     Link,
-    Members,
     Membership,
-    Reception,
     Resource,
-    Ring,
     Worker,
     first_address,
     first_port,
     last_port,
 )
-from mcrd.sockets import (
-    EgressSockets,
-    IngressSocket,
-    Memberships,
-    open_hold,
-    open_ingress,
-    open_reception,
-)
-from mcrd.stats import Ledger, NoRoomError, Segment
-from mcrd.workers import WorkerError, WorkerProcess, end_sockets, unheard
+from mcrd.stats import Ledger, NoRoomError
+from mcrd.store import Store
+from mcrd.workers import WorkerError, WorkerProcess, unheard
 
 BACKOFF_FIRST = 0.25  # seconds
 BACKOFF_LONGEST = 30.0
@@ -64,31 +55,46 @@ class Estate:
     """Everything that is open: sockets, workers, memberships, and the rules that workers have."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        self.ledger = Ledger()
         self.workers: dict[Worker, WorkerProcess] = {}
         self.restarts: Counter[tuple[str, int]] = Counter()  # by interface and number
         self._changed = changed
         self._early_ends: dict[Worker, tuple[int, int]] = {}  # in a row; without any packet
         self._starting: set[WorkerProcess] = set()
         self._looked_at = 0.0
-        self._rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
-        self._ingresses: set[Ingress] = set()
-        self._members: dict[Ring, MemberSockets] = {}
-        self._admitted: dict[str, frozenset[Network]] = {}
-        self._patterns: set[Members] = set()
+        self._holdings = Holdings()
+        self._store = Store()
+        self._keeper = Keeper(self._store)
+        self._unkept = True  # the store has not what there is
         self._changing: set[RelayKey] = set()
-        self._receptions: dict[Reception, socket.socket] = {}
-        self._egress: dict[Egress, socket.socket] = {}
-        self._own: dict[Egress, messages.Endpoint] = {}
-        self._holds: dict[Hold, socket.socket | None] = {}
-        self._joined: set[Membership] = set()
-        self._memberships = Memberships()
-        self._egress_sockets = EgressSockets()
         self._level = "info"
         self._suspects: set[Ingress] = set()
         self._lacking: set[str] = set()  # layers of the sandbox that the log has named
         self._relays: dict[RelayKey, Relay] = {}
         self._failures: dict[Resource | RelayKey, Failure] = {}
+        self.admit = self._holdings.admit
+        self.ring_full = self._holdings.ring_full
+        self.take_errors = self._holdings.take_errors
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is and was counted."""
+        return self._holdings.ledger
+
+    def take_over(self) -> None:
+        """Goes on with what the supervisor before this one left with the service manager.
+
+        It is as if all workers had just ended.
+        """
+        take_over(self._store, self._holdings, self.restarts)
+
+    def keep(self) -> None:
+        """Leaves what is open with the service manager, when that has changed."""
+        members = self._holdings.members.values()
+        if not self._store.there or not (self._unkept or any(m.changed for m in members)):
+            return
+        self._unkept = not self._keeper.keep(self._holdings, self.restarts)
+        for one in members:
+            one.changed = False
 
     def actual(self, links: Mapping[str, Link], *, to_plan: bool = False) -> Actual:
         """What there is now. `to_plan`: what is due is tried again after this look."""
@@ -102,17 +108,7 @@ class Estate:
         }
         return Actual(
             links=links,
-            open=frozenset(
-                (
-                    *self._ingresses,
-                    *self.workers,
-                    *self._egress,
-                    *self._patterns,
-                    *self._holds,
-                    *self._receptions,
-                    *self._joined,
-                )
-            ),
+            open=frozenset((*self._holdings.all(), *self.workers)),
             relays=dict(self._relays),
             failures=dict(self._failures),
             now=now,
@@ -134,42 +130,10 @@ class Estate:
             if failure.retry_at > now and (names is None or _interface(what) in names):
                 self._failures[what] = replace(failure, retry_at=now)
 
-    def ring_full(self) -> dict[Ring, int]:
-        """Frames that each live ring had no room for."""
-        return {key: ring.ring_full() for key, (ring, _) in self._rings.items()}
-
-    def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> None:
-        """Says what the workers of each interface are to see; the rest does not reach a ring.
-
-        Wide before rules are added, narrow after others are removed: no frame is missed between.
-        """
-        names = {ring.interface for ring in self._rings}
-        if not also_old:
-            self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
-        for name in names | networks.keys():
-            wanted = networks.get(name, frozenset())
-            before = self._admitted.get(name)
-            if also_old and before is not None:
-                wanted |= before
-            if wanted == before:
-                continue
-            self._admitted[name] = wanted
-            for key, (ring, _) in self._rings.items():
-                if key.interface == name:
-                    try:
-                        ring.admit(wanted)
-                    except OSError as error:
-                        log.error("%s: filter: %s", key, error.strerror)
-
-    def take_errors(self) -> None:
-        """Clears the packet sockets of links that went down, so that their workers do not spin."""
-        for ring, _ in self._rings.values():
-            ring.take_error()
-
     def look_at_workers(self) -> None:
         """Ends those that hang; others take their place."""
         for worker, process in list(self.workers.items()):
-            process.look(self._rings[worker.ring][1].received)
+            process.look(self._holdings.rings[worker.ring][1].received)
 
     def undone(self, steps: Sequence[Step]) -> int:
         """How many of these steps, just applied, came to nothing."""
@@ -193,7 +157,7 @@ class Estate:
 
     def forget_ports(self, rules: frozenset[str]) -> None:
         """Forgets the source ports chosen for all rules but these."""
-        self._egress_sockets.forget(rules)
+        self._holdings.opener.forget(rules)
 
     async def apply(self, steps: Sequence[Step], links: Mapping[str, Link]) -> None:
         """Carries out the steps in their order; what fails becomes a failure to retry."""
@@ -210,23 +174,19 @@ class Estate:
                     [s for s in group if isinstance(s, Add | Replace | Remove)]
                 )
         self._sync_own()
+        self._unkept = self._unkept or bool(steps)
 
     async def close(self) -> None:
-        """Closes everything."""
+        """Closes everything, or leaves it in the store: who knows whether this is a restart."""
         processes = (*self.workers.values(), *self._starting)
         await asyncio.gather(*(process.stop() for process in processes))
         self.workers.clear()
         self._relays.clear()
-        for members in self._members.values():
-            members.end(None)
-        others = (*self._holds.values(), *self._receptions.values())
-        for sock in (*self._egress.values(), *others):
-            if sock is not None:
-                sock.close()
-        for membership in self._joined:
-            self._memberships.leave(membership)
-        for ring, _ in self._rings.values():
-            ring.close()
+        if not self._store.there:
+            self._holdings.close_all()
+            return
+        self._unkept = True
+        self.keep()
 
     def _fail(self, what: Resource | RelayKey, reason: str) -> None:
         before = self._failures.get(what)
@@ -234,21 +194,7 @@ class Estate:
         self._failures[what] = Failure(reason, time.monotonic() + backoff(attempts), attempts)
 
     def _is_open(self, resource: Resource) -> bool:
-        match resource:
-            case Ingress():
-                return resource in self._ingresses
-            case Worker():
-                return resource in self.workers
-            case Egress():
-                return resource in self._egress
-            case Members():
-                return resource in self._patterns
-            case Hold():
-                return resource in self._holds
-            case Reception():
-                return resource in self._receptions
-            case Membership():
-                return resource in self._joined
+        return resource in self.workers or self._holdings.has(resource)
 
     async def _open_all(self, resources: Sequence[Resource], links: Mapping[str, Link]) -> None:
         # Rings come before workers, and workers before all else; they start side by side.
@@ -266,56 +212,14 @@ class Estate:
 
     def _try(self, resource: Resource, links: Mapping[str, Link]) -> None:
         try:
-            self._open(resource, links)
+            self._holdings.open(resource, links)
         except OSError as error:
             self._fail(resource, explain(error, resource))
         else:
             self._failures.pop(resource, None)
 
-    def _open(self, resource: Resource, links: Mapping[str, Link]) -> None:
-        match resource:
-            case Ingress():
-                self._open_ingress(resource, links[resource.interface].mtu)
-            case Members():
-                self._patterns.add(resource)
-            case Reception():
-                self._receptions[resource] = open_reception(resource)
-            case Egress():
-                sock = self._egress_sockets.open(resource)
-                self._egress[resource] = sock
-                self._own[resource] = own_source(resource, sock)
-            case Hold():
-                self._holds[resource] = self._open_hold(resource)
-            case Membership():
-                self._memberships.join(resource)
-                self._joined.add(resource)
-
-    def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
-        """All of its rings, or none."""
-        segments: list[Segment] = []
-        try:
-            segments.extend(Segment() for _ in range(ingress.workers))
-            rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
-        except OSError:
-            for segment in segments:
-                segment.close()
-            raise
-        for number, (ring, segment) in enumerate(zip(rings, segments, strict=True)):
-            key = Ring(ingress, number)
-            self._rings[key] = (ring, segment)
-            self._members[key] = MemberSockets(segment, self._egress_sockets)
-            self.ledger.attach(key, segment)
-        self._ingresses.add(ingress)
-
-    def _open_hold(self, hold: Hold) -> socket.socket | None:
-        try:
-            return open_hold(hold)
-        except PermissionError as error:
-            log.warning("%s: %s; senders may be told that the port is closed", hold, error.strerror)
-            return None
-
     async def _open_worker(self, worker: Worker, links: Mapping[str, Link]) -> None:
-        entry = self._rings.get(worker.ring)
+        entry = self._holdings.rings.get(worker.ring)
         if entry is None:
             return  # its ring could not be had, and that is a failure already
         ring, segment = entry
@@ -357,13 +261,13 @@ class Estate:
             return  # it never became ready, and whoever started it knows
         del self.workers[worker]
         self._relays = {key: r for key, r in self._relays.items() if key.worker != worker}
-        self._members[worker.ring].end(None)
+        self._holdings.members[worker.ring].rest()
         self.restarts[worker.ingress.interface, worker.number] += 1
         # The first of a row is replaced at once, those that die young after a while, or only when
         # there are many of them if they did their work.
         row, useless = self._early_ends.get(worker, (0, 0)) if process.age < STEADY else (0, 0)
         wait = backoff(row - AT_ONCE + 1) if row >= AT_ONCE else 0.0
-        if self._rings[worker.ring][1].received > process.received_before:
+        if self._holdings.rings[worker.ring][1].received > process.received_before:
             useless = 0
         else:
             wait = max(wait, backoff(useless) if useless else 0.0)
@@ -389,12 +293,12 @@ class Estate:
             tell(log, logging.WARNING, "rings-renewed", text, ingress, **where)
             for worker in [worker for worker in self.workers if worker.ingress == ingress]:
                 await self._close(worker)
-            if ingress in self._ingresses:
+            if self._holdings.has(ingress):
                 await self._close(ingress)
 
     def _sync_own(self) -> None:
         """Tells every worker what this daemon sends from, so that it is never relayed again."""
-        own = set(self._own.values()).union(*(m.own() for m in self._members.values()))
+        own = self._holdings.own()
         for process in self.workers.values():
             for kind, endpoints in (
                 (messages.AddOwn, own - process.own),
@@ -414,9 +318,10 @@ class Estate:
                 under_way.append(sent)
             if number % STEPS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        for process in self.workers.values():
+        for worker, process in self.workers.items():
             if not process.begun:
                 process.begun = True
+                self._holdings.members[worker.ring].end_resting(process)
                 unheard(process.request(messages.Begin))
         for sent in under_way:
             if not await self._answered(*sent) and isinstance(sent[0], Replace):
@@ -475,11 +380,11 @@ class Estate:
             relay = replace(relay, outputs=sockets, limits=limits)
         if self._relays.get(step.key) == relay:
             return None
-        segment = self._rings[step.key.worker.ring][1]
+        segment = self._holdings.rings[step.key.worker.ring][1]
         try:
             for output, _ in usable:
                 if isinstance(output, Egress) and output not in process.places:
-                    process.add_sockets({output: self._egress[output]})
+                    process.add_sockets({output: self._holdings.egress[output]})
             slot = segment.rule_slot(step.key.rule)
             outputs = [
                 messages.RuleOutput(
@@ -494,15 +399,18 @@ class Estate:
                 self._fail(step.key, str(error))
             return self._remove(step.key)
         match = _match(relay)
+        members = self._holdings.members[step.key.worker.ring]
         if isinstance(step, Add):
-            return Add(step.key, relay), process.request(messages.AddRule, slot, match, outputs)
+            added = process.request(messages.AddRule, slot, match, outputs)
+            if not process.begun and not added.done():
+                members.keep(process, step.key.rule, relay, self._sync_own)
+            return Add(step.key, relay), added
         before = self._relays.get(step.key)
         kept = _kept(before, relay) if before is not None else []
         future = process.request(messages.ReplaceRule, slot, match, outputs, kept)
         if kept:
             self._changing.add(step.key)
             if not future.done():  # or it was not even sent
-                members = self._members[step.key.worker.ring]
                 members.keep(process, step.key.rule, relay, self._sync_own)
         else:
             self._end_members(step.key, process)
@@ -512,7 +420,7 @@ class Estate:
         process = self.workers.get(key.worker)
         if process is None or not process.connected or key not in self._relays:
             return None
-        slot = self._rings[key.worker.ring][1].rule_slot(key.rule)
+        slot = self._holdings.rings[key.worker.ring][1].rule_slot(key.rule)
         future = process.request(messages.RemoveRule, slot)
         self._end_members(key, process)
         return Remove(key), future
@@ -520,7 +428,7 @@ class Estate:
     def _end_members(self, key: RelayKey, process: WorkerProcess) -> None:
         """A worker forgets the members of a rule with its old form, and so does this daemon."""
         self._changing.add(key)
-        self._members[key.worker.ring].end(process, key.rule)
+        self._holdings.members[key.worker.ring].end(process, key.rule)
 
     def _hand_over_many(self, steps: Sequence[Add | Replace | Remove]) -> None:
         """Sends the sockets that are new to workers, many in a message.
@@ -534,18 +442,18 @@ class Estate:
                 new.setdefault(process, []).extend(
                     output
                     for output in step.relay.outputs
-                    if output in self._egress and output not in process.places
+                    if output in self._holdings.egress and output not in process.places
                 )
         for process, sockets in new.items():
             with contextlib.suppress(WorkerError):
-                process.add_sockets({egress: self._egress[egress] for egress in sockets})
+                process.add_sockets({egress: self._holdings.egress[egress] for egress in sockets})
 
     def _members_wanted(self, process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:
         """Packets came for which a rule has no sockets yet."""
         worker = process.worker
         if self.workers.get(worker) is not process:
             return
-        segment = self._rings[worker.ring][1]
+        segment = self._holdings.rings[worker.ring][1]
         for key in keys:
             where = RelayKey(worker, segment.rules.key_of(key.slot) or "")
             relay = self._relays.get(where)
@@ -557,7 +465,7 @@ class Estate:
             if not is_fit(key):
                 unheard(process.request(messages.RemoveMember, key))
                 continue
-            self._members[worker.ring].open(process, key, relay, where.rule)
+            self._holdings.members[worker.ring].open(process, key, relay, where.rule)
         self._sync_own()
 
     def _record(self, step: Add | Replace | Remove) -> None:
@@ -575,36 +483,16 @@ class Estate:
             self.ledger.end_output(ring, step.key.rule, target)
 
     async def _close(self, resource: Resource) -> None:
-        match resource:
-            case Ingress():
-                self._ingresses.discard(resource)
-                for key in [key for key in self._rings if key.ingress == resource]:
-                    self._members.pop(key).end(None)
-                    ring, _ = self._rings.pop(key)
-                    self.ledger.detach(key, ring.ring_full(), ring.seen)
-                    ring.close()
-            case Worker():
-                process = self.workers.pop(resource, None)
-                if resource.ring in self._members:
-                    self._members[resource.ring].end(None)
-                self._relays = {k: r for k, r in self._relays.items() if k.worker != resource}
-                if process is not None:
-                    await process.stop()
-            case Egress():
-                self._own.pop(resource, None)
-                process = self.workers.get(resource.worker)
-                end_sockets(process, {resource: self._egress.pop(resource)})
-            case Members():
-                self._patterns.discard(resource)
-            case Hold():
-                sock = self._holds.pop(resource)
-                if sock is not None:
-                    sock.close()
-            case Reception():
-                self._receptions.pop(resource).close()
-            case Membership():
-                self._joined.discard(resource)
-                self._memberships.leave(resource)
+        if not isinstance(resource, Worker):
+            worker = self.workers.get(resource.worker) if isinstance(resource, Egress) else None
+            self._holdings.close(resource, worker)
+            return
+        process = self.workers.pop(resource, None)
+        if resource.ring in self._holdings.members:
+            self._holdings.members[resource.ring].end(None)
+        self._relays = {k: r for k, r in self._relays.items() if k.worker != resource}
+        if process is not None:
+            await process.stop()
 
 
 def _kind(step: Step) -> type[Step]:

@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -41,7 +41,10 @@ class _Member:
 
 
 class MemberSockets:
-    """The members of one worker."""
+    """The members of one ring: they outlive the worker that asked for them.
+
+    `changed` says that there are others than before.
+    """
 
     def __init__(self, segment: Segment, opener: EgressSockets) -> None:
         self._segment = segment
@@ -50,6 +53,33 @@ class MemberSockets:
         self._complained: dict[str, float] = {}
         self._own: Counter[messages.Endpoint] = Counter()
         self._look_again = 0  # nanoseconds
+        self._resting: set[messages.MemberKey] = set()  # no worker has them
+        self.changed = False
+
+    def all(
+        self,
+    ) -> Iterator[tuple[messages.MemberKey, str, int, Mapping[Egress, socket.socket]]]:
+        """Each with its rule, its slot and its sockets."""
+        for key, member in self._members.items():
+            yield key, member.rule, member.slot, member.sockets
+
+    def add(
+        self, key: messages.MemberKey, rule: str, slot: int, sockets: dict[Egress, socket.socket]
+    ) -> None:
+        """A member that there was before; no worker has it yet."""
+        self._members[key] = _Member(rule, slot, sockets)
+        self._own.update(_own(sockets))
+        self._resting.add(key)
+
+    def rest(self) -> None:
+        """The worker has ended; the next one gets them with their rules."""
+        self._resting = set(self._members)
+
+    def end_resting(self, process: WorkerProcess) -> None:
+        """The worker has all its rules: members that are still nobody's have none any more."""
+        for key in self._resting & self._members.keys():
+            self._close(process, key)
+        self._resting.clear()
 
     def open(
         self, process: WorkerProcess, key: messages.MemberKey, relay: Relay, rule: str
@@ -80,6 +110,7 @@ class MemberSockets:
             unheard(process.request(messages.RemoveMember, key))
             return
         self._members[key] = member = _Member(rule, slot, sockets)
+        self.changed = True
         self._own.update(_own(sockets))
         self._add_sockets(process, sockets)
         self._tell(process, key, member, wanted)
@@ -89,18 +120,25 @@ class MemberSockets:
     ) -> None:
         """The worker has kept a rule's members: they get what they lack in its new form.
 
-        What is in both forms stays as it is. `announce` is called when own() has grown, before
-        anything is sent from there.
+        What is in both forms stays as it is; a new worker hears of all that rest. `announce` is
+        called when own() has grown, before anything is sent from there.
         """
         outputs = members_of(relay)
         changed: dict[messages.MemberKey, list[Egress]] = {}
         new: dict[Egress, socket.socket] = {}
         gone: dict[Egress, socket.socket] = {}
+        rested: dict[Egress, socket.socket] = {}
         for key, member in self._members.items():
             if member.rule != rule:
                 continue
             wanted = [_egress(output, key) for output in outputs]
             before, member.sockets = member.sockets, {}
+            if key in self._resting:
+                if not may_have(relay, key):  # it is closed with the others that rest
+                    member.sockets = before
+                    continue
+                changed[key] = wanted
+                rested |= {egress: before[egress] for egress in wanted if egress in before}
             for egress in wanted:
                 if egress in before:
                     member.sockets[egress] = before.pop(egress)
@@ -116,14 +154,16 @@ class MemberSockets:
         self._own.update(_own(new))
         if new:
             announce()
-        self._add_sockets(process, new)
+        self.changed = self.changed or bool(changed)
+        self._resting -= changed.keys()
+        self._add_sockets(process, rested | new)
         for key, wanted in changed.items():
             self._tell(process, key, self._members[key], wanted)
         self._end(process, gone)
 
     def _add_sockets(self, process: WorkerProcess, sockets: Mapping[Egress, socket.socket]) -> None:
         try:
-            process.add_sockets(sockets)
+            process.add_sockets({e: s for e, s in sockets.items() if e not in process.places})
         except WorkerError as error:
             rule = next(iter(sockets)).rule
             self._complain(rule, str(error))
@@ -173,6 +213,7 @@ class MemberSockets:
 
     def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
         member = self._members.pop(key)
+        self.changed = True
         self._segment.members.give_back(key)
         self._end(process, member.sockets)
 

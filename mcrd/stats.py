@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import struct
 import time
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ OF_RINGS = ("ring_full", "discarded")
 """Of frames that no worker took: the kernel had no room, or the rings were closed before."""
 
 # linux/fcntl.h
-_F_ADD_SEALS = 1033
-_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_SEALS = 1 | 2 | 4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
 
 
 @dataclass(slots=True)
@@ -155,6 +156,15 @@ class Slots:
         self._keys[slot] = key
         return slot, True
 
+    def take_over(self, taken: dict[Any, int]) -> None:
+        """Whose slots were taken before; raises ValueError for what cannot be."""
+        used = set(taken.values())
+        if len(used) < len(taken) or not used <= set(range(self._room)):
+            raise ValueError(f"slots of {self._what} are not what they should be")
+        self.taken = dict(taken)
+        self._keys = {slot: key for key, slot in taken.items()}
+        self._free = [slot for slot in range(max(used, default=-1) + 1) if slot not in used]
+
     def key_of(self, slot: int) -> Any:
         """Whose slot it is; None when nobody's."""
         return self._keys.get(slot)
@@ -169,18 +179,29 @@ class Slots:
 class Segment:
     """The memory that one worker at a time writes its counters and its place in the ring to."""
 
-    def __init__(self) -> None:
-        size = ffi.sizeof("struct segment")
-        self.descriptor = os.memfd_create("mcrd-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, size)
-        # A worker could else shrink it, and every later look at it would be a SIGBUS.
-        fcntl.fcntl(self.descriptor, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
-        self._memory = mmap.mmap(self.descriptor, size)
+    def __init__(self, kept: int | None = None) -> None:
+        """`kept` is the descriptor of one that there is; raises ValueError when it does not fit."""
+        if kept is None:
+            self.descriptor = _new_memory()
+        elif not fits(kept):
+            raise ValueError("counters of another version")
+        else:
+            self.descriptor = kept
+        self._memory = mmap.mmap(self.descriptor, _SEGMENT)
         self._view = ffi.cast("struct segment *", ffi.from_buffer(self._memory))
         self._view.version = lib.MCRD_SEGMENT_VERSION
         self.rules = Slots(lib.MCRD_RULE_SLOTS, "rules")
         self.outputs = Slots(lib.MCRD_OUTPUT_SLOTS, "outputs")
         self.members = Slots(lib.MCRD_MEMBER_SLOTS, "members")
+
+    def continue_from(self, other: int) -> None:
+        """Workers go on where they stood in a segment of another version, whose descriptor it is.
+
+        It has the positions in the same place, as all versions have.
+        """
+        there = slice(_POSITIONS_AT, _POSITIONS_AT + _POSITIONS)
+        known = os.pread(other, _POSITIONS, _POSITIONS_AT)
+        self._memory[there] = known.ljust(_POSITIONS, b"\0")
 
     @property
     def frames(self) -> int:
@@ -276,6 +297,26 @@ class Segment:
         return InterfaceCount(_traffic(view), {"ring_full": ring_full, "discarded": 0, **dropped})
 
 
+def _new_memory() -> int:
+    descriptor = os.memfd_create("mcrd-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, _SEGMENT)
+    # A worker could else shrink it, and every later look at it would be a SIGBUS.
+    fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
+    return descriptor
+
+
+def fits(descriptor: int) -> bool:
+    """Is this the memory of a segment of this version, which nobody can shrink?"""
+    try:
+        return (
+            os.fstat(descriptor).st_size == _SEGMENT
+            and fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEALS == _SEALS
+            and struct.unpack("Q", os.pread(descriptor, 8, 0))[0] == lib.MCRD_SEGMENT_VERSION
+        )
+    except (OSError, struct.error):
+        return False
+
+
 def _traffic(counters: Any) -> Traffic:
     return Traffic(counters.traffic.packets, counters.traffic.bytes)
 
@@ -295,6 +336,9 @@ def _rate(counters: Any) -> Rate:
     )
 
 
+_SEGMENT: int = ffi.sizeof("struct segment")
+_POSITIONS_AT: int = ffi.offsetof("struct segment", "positions")
+_POSITIONS = 8 * int(lib.MCRD_RINGS)
 _RULE: int = ffi.sizeof("struct rule_counters")
 _OUTPUT: int = ffi.sizeof("struct output_counters")
 
@@ -308,6 +352,15 @@ class Ledger:
         self._outputs: dict[tuple[str, Target], OutputCount] = {}
         self._interfaces: dict[str, InterfaceCount] = {}
         self._numbered: dict[tuple[str, int], InterfaceCount] = {}  # of the interface's workers
+
+    @property
+    def kept(self) -> tuple[dict[Any, Any], ...]:
+        """What was counted before the segments that there are."""
+        return self._rules, self._outputs, self._interfaces, self._numbered
+
+    def take_over(self, kept: Iterable[dict[Any, Any]]) -> None:
+        """What another ledger has kept; raises ValueError when it kept other things."""
+        self._rules, self._outputs, self._interfaces, self._numbered = kept
 
     def attach(self, ring: Ring, segment: Segment) -> None:
         """Counts what this segment holds from now on."""

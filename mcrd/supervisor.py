@@ -120,6 +120,7 @@ class Supervisor:
 
     async def _main(self) -> None:
         await self._links.start()
+        self._estate.take_over()
         async with self._lock:
             self._digest = _digest(self._files(self._next))
             await self._adopt(self._next)
@@ -146,6 +147,7 @@ class Supervisor:
             self._estate.take_errors,
             self._estate.look_at_workers,
             self._look_at_counters,
+            self._estate.keep,
             journal.tell_what_was_left_out,
             self._tell_manager,
         ):
@@ -204,6 +206,7 @@ class Supervisor:
             log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
         self._estate.admit(self._networks, also_old=False)
+        self._estate.keep()
         self._pending = False
         self._look_at_states()
         self._notify.status(self._summary())

@@ -35,7 +35,8 @@ class EgressSockets:
     """Opens egress sockets; an output keeps the source port that was chosen for it first."""
 
     def __init__(self) -> None:
-        self._ports: dict[tuple[str, Target, Address], int] = {}
+        self.ports: dict[tuple[str, Target, Address], int] = {}
+        """Chosen so far, by rule, output and source."""
 
     def open(self, egress: Egress) -> socket.socket:
         """A non-blocking UDP socket, bound to its interface, source and port, and connected."""
@@ -58,7 +59,7 @@ class EgressSockets:
 
     def forget(self, rules: frozenset[str]) -> None:
         """Forgets the ports of all rules but these."""
-        self._ports = {key: port for key, port in self._ports.items() if key[0] in rules}
+        self.ports = {key: port for key, port in self.ports.items() if key[0] in rules}
 
     def _bind(self, sock: socket.socket, egress: Egress) -> None:
         if egress.protocol == "esp":
@@ -70,7 +71,7 @@ class EgressSockets:
             sock.bind(socket_name(egress.source, egress.source_port or 0, egress.index))
             return
         key = (egress.rule, egress.target, egress.source)
-        port = egress.source_port or self._ports.get(key, 0)
+        port = egress.source_port or self.ports.get(key, 0)
         if port:
             # The old and the new socket of an output that changes share the port for a moment.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +85,7 @@ class EgressSockets:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         sock.bind(socket_name(egress.source, 0, egress.index))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._ports[key] = sock.getsockname()[1]
+        self.ports[key] = sock.getsockname()[1]
 
 
 def _check_route(egress: Egress) -> None:

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
+import os
 import select
 import socket
 import struct
@@ -47,6 +50,7 @@ SLOT_HEADERS = (
 LARGEST_PACKET = 65535 + 40  # IPv6, of which only the payload has to be within 16 bits
 LARGE_SHARE = 4  # the ring of large frames is that part of the other's size
 LARGE_LEAST = 4 << 20
+TALLY = struct.Struct("QQ")  # frames seen, and those that there was no room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +85,49 @@ class IngressSocket:
     """Two packet sockets with their rings, in an epoll descriptor that can be handed on without.
 
     `socket` takes what fits its slots, `large` the rest: super-frames, and datagrams that the
-    kernel has put together from fragments.
+    kernel has put together from fragments. `tally` is a descriptor of the memory that has what the
+    kernel has counted: it forgets whatever is read. All but the epoll outlive the process where
+    somebody keeps them.
     """
 
-    def __init__(self, ingress: Ingress, mtu: int) -> None:
-        self.geometry = geometry_for(mtu, ingress.ring_size)
-        self.large_geometry = geometry_for(
-            LARGEST_PACKET, max(LARGE_LEAST, ingress.ring_size // LARGE_SHARE)
-        )
-        self._ring_full = 0
-        self.seen = 0
-        """Frames that passed the filter so far; as of the last ring_full(), which they include."""
-        self.socket = _ring_socket(ingress, self.geometry)
-        try:
-            self.large = _ring_socket(ingress, self.large_geometry)
-        except BaseException:
-            self.socket.close()
-            raise
+    def __init__(
+        self,
+        geometry: Geometry,
+        large_geometry: Geometry,
+        sockets: tuple[socket.socket, socket.socket],
+        tally: int,
+    ) -> None:
+        self.geometry = geometry
+        self.large_geometry = large_geometry
+        self.socket, self.large = sockets
+        self.tally = tally
+        memory = mmap.mmap(tally, TALLY.size)
+        self._counts = memoryview(memory).cast("Q")
         self.epoll = select.epoll()
         for sock in self._sockets:
             self.epoll.register(sock, select.EPOLLIN)
+
+    @classmethod
+    def open(cls, ingress: Ingress, mtu: int) -> IngressSocket:
+        """Bound, and not in a group yet: nothing comes."""
+        geometry = geometry_for(mtu, ingress.ring_size)
+        large_geometry = geometry_for(
+            LARGEST_PACKET, max(LARGE_LEAST, ingress.ring_size // LARGE_SHARE)
+        )
+        with contextlib.ExitStack() as undo:
+            small = undo.enter_context(_ring_socket(ingress, geometry))
+            large = undo.enter_context(_ring_socket(ingress, large_geometry))
+            tally = os.memfd_create("mcrd-tally", os.MFD_CLOEXEC)
+            undo.callback(os.close, tally)
+            os.ftruncate(tally, TALLY.size)
+            made = cls(geometry, large_geometry, (small, large), tally)
+            undo.pop_all()
+        return made
+
+    @property
+    def seen(self) -> int:
+        """Frames that passed the filter so far, at the last ring_full(), which they include."""
+        return self._counts[0]
 
     @property
     def _sockets(self) -> tuple[socket.socket, socket.socket]:
@@ -141,9 +168,9 @@ class IngressSocket:
         """Frames lost so far because the rings had no room; clears what the kernel counts."""
         for sock in self._sockets:
             seen, drops = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
-            self.seen += seen
-            self._ring_full += drops
-        return self._ring_full
+            self._counts[0] += seen
+            self._counts[1] += drops
+        return self._counts[1]
 
     def take_error(self) -> None:
         """Reads the error that a downed link leaves: until then every poll returns at once."""
@@ -153,6 +180,7 @@ class IngressSocket:
     def close(self) -> None:
         """Closes all descriptors."""
         self.epoll.close()
+        os.close(self.tally)
         for sock in self._sockets:
             sock.close()
 
@@ -187,7 +215,7 @@ def open_ingress(
     try:
         group = None
         for _ in range(ingress.workers):
-            ring = IngressSocket(ingress, mtu)
+            ring = IngressSocket.open(ingress, mtu)
             rings.append(ring)
             group = ring.join(group)
         rings[0].share(ingress.workers)

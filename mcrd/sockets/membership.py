@@ -8,6 +8,7 @@ import errno
 import logging
 import socket
 import struct
+from collections.abc import Sequence
 
 from mcrd.model import Address
 from mcrd.resources import Hold, Membership
@@ -89,6 +90,19 @@ class Memberships:
                 break
         self._joined[membership] = roomy[-1]
         self._groups[roomy[-1]] = self._groups.get(roomy[-1], 0) + 1
+
+    def sockets(self) -> dict[socket.socket, list[Membership]]:
+        """Which socket has joined what."""
+        found: dict[socket.socket, list[Membership]] = {}
+        for membership, sock in self._joined.items():
+            found.setdefault(sock, []).append(membership)
+        return found
+
+    def take_over(self, sock: socket.socket, joined: Sequence[Membership]) -> None:
+        """A socket that has joined these already."""
+        self._joined.update(dict.fromkeys(joined, sock))
+        self._groups[sock] = len(joined)
+        self._roomy[4 if sock.family == socket.AF_INET else 6].append(sock)
 
     def leave(self, membership: Membership) -> None:
         """Leaves the group; an interface that has gone has left it already."""

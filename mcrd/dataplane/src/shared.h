@@ -86,7 +86,7 @@ struct output_counters {
 
 struct segment {
 	uint64_t version;
-	uint64_t positions[MCRD_RINGS];
+	uint64_t positions[MCRD_RINGS]; /* they stay here in every version: an upgrade reads them */
 	struct traffic traffic;
 	uint64_t dropped[MCRD_DROP_REASONS];
 	uint64_t frames; /* that were given back to the kernel */

@@ -1,0 +1,331 @@
+"""What one supervisor leaves to the next: which descriptor is what, and what was counted."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+import msgspec
+
+from mcrd import __version__
+from mcrd.dataplane.messages import Endpoint, MemberKey
+from mcrd.holdings import Holdings
+from mcrd.journal import tell
+from mcrd.model import PortRange
+from mcrd.resources import Egress, Hold, Ingress, Membership, Reception, Ring, Worker
+from mcrd.sockets import Geometry, IngressSocket
+from mcrd.stats import InterfaceCount, OutputCount, RuleCount, Segment, Traffic, fits
+from mcrd.store import Identity, Store, identity
+
+FORMAT = 1
+"""Of the index. A supervisor that finds another one takes nothing over."""
+
+ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+STRUCTS = (Endpoint, MemberKey)
+VALUES: tuple[type[Any], ...] = (
+    *(Egress, Geometry, Hold, Ingress, Membership, PortRange, Reception, Ring, Worker),
+    *(InterfaceCount, OutputCount, RuleCount, Traffic),
+)
+KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *STRUCTS, *VALUES)}
+
+Restarts = Counter[tuple[str, int]]
+
+log = logging.getLogger(__name__)
+
+
+class KeptRing(msgspec.Struct):
+    """A ring, with the descriptors of its two sockets, of its tally and of its segment."""
+
+    ring: Any
+    geometry: Any
+    large_geometry: Any
+    descriptors: list[Identity]
+    rules: Any  # slots in the segment
+    outputs: Any
+    members: list[tuple[Any, str, int, list[tuple[Any, Identity]]]]  # key, rule, slot, sockets
+
+
+class Index(msgspec.Struct):
+    """All of it. What is Any is packed: it is understood, or not, one by one."""
+
+    format: int
+    version: str
+    rings: list[KeptRing] = []
+    egress: list[tuple[Any, Identity]] = []
+    receptions: list[tuple[Any, Identity]] = []
+    holds: list[tuple[Any, Identity | None]] = []
+    joined: list[tuple[Identity, list[Any]]] = []
+    ports: Any = None
+    counts: Any = None  # what Ledger.kept has
+    restarts: Any = None
+
+
+class Keeper:
+    """Leaves in the store what a supervisor holds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._packed: dict[object, Any] = {}
+        self._holds: set[Identity] = set()
+
+    def keep(self, holdings: Holdings, restarts: Restarts) -> bool:
+        """All that is open now; False when it has to be tried again."""
+        before, self._packed = self._packed, {}
+        loose: dict[Identity, int] = {}
+        units: list[dict[Identity, int]] = []
+
+        def packed(value: object) -> Any:
+            """To pack takes long, and of thousands of outputs almost all are as they were."""
+            found = before.get(value) or self._packed.get(value) or pack(value)
+            self._packed[value] = found
+            return found
+
+        def alone(sock: socket.socket) -> Identity:
+            what = identity(sock.fileno())
+            units.append({what: sock.fileno()})
+            return what
+
+        def among(sock: socket.socket) -> Identity:
+            what = identity(sock.fileno())
+            loose[what] = sock.fileno()
+            return what
+
+        index = Index(FORMAT, __version__)
+        for ring, (ingress, segment) in holdings.rings.items():
+            unit = {identity(number): number for number in _descriptors(ingress, segment)}
+            units.append(unit)
+            index.rings.append(
+                KeptRing(
+                    pack(ring),
+                    pack(ingress.geometry),
+                    pack(ingress.large_geometry),
+                    list(unit),
+                    pack(segment.rules.taken),
+                    [(packed(key), slot) for key, slot in segment.outputs.taken.items()],
+                    [
+                        (pack(key), rule, slot, [(packed(e), among(s)) for e, s in socks.items()])
+                        for key, rule, slot, socks in holdings.members[ring].all()
+                    ],
+                )
+            )
+        for group, memberships in holdings.memberships.sockets().items():
+            index.joined.append((alone(group), [packed(one) for one in memberships]))
+        for hold, sock in holdings.holds.items():
+            index.holds.append((packed(hold), alone(sock) if sock is not None else None))
+        for egress, sock in holdings.egress.items():
+            index.egress.append((packed(egress), among(sock)))
+        for reception, sock in holdings.receptions.items():
+            index.receptions.append((packed(reception), among(sock)))
+        index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
+        index.counts = [pack(kept) for kept in holdings.ledger.kept]
+        index.restarts = pack(restarts)
+        done = self._store.keep(msgspec.msgpack.encode(index), units, loose)
+        held = {what for _, what in index.holds if what is not None}
+        if self._holds - held:
+            self._store.wait()  # or the port would still be taken when it is held anew
+        self._holds = held
+        return done
+
+
+def _descriptors(ingress: IngressSocket, segment: Segment) -> tuple[int, ...]:
+    return (
+        *(ingress.socket.fileno(), ingress.large.fileno()),
+        *(ingress.tally, segment.descriptor),
+    )
+
+
+def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> None:
+    """Makes what the supervisor before left what this one holds; says in the log what it was."""
+    content, descriptors = store.inherit()
+    if not descriptors and not content:
+        return
+    heir = _Heir(holdings, restarts, descriptors)
+    version = "?"
+    try:
+        index = msgspec.msgpack.decode(content, type=Index)
+        version = index.version
+        if index.format != FORMAT:
+            raise ValueError(f"format {index.format}, not {FORMAT}")
+        heir.take(index)
+    except Exception as error:  # noqa: BLE001  # whatever was left must not keep this one from work
+        text = "what mcrd %s left behind does not fit, and is closed: %s"
+        tell(log, logging.WARNING, "handover-failed", text, version, error)
+    finally:
+        unused = heir.close_the_rest()
+    text = "taken over from mcrd %s: %s"
+    tell(log, logging.INFO, "taken-over", text, version, heir.summary())
+    if heir.misfits:
+        text = "of what mcrd %s left behind, this does not fit and is closed: %s"
+        what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
+        tell(log, logging.WARNING, "handover-failed", text, version, what)
+    elif unused:
+        log.debug("closed %d descriptors that the store had and the index did not", unused)
+
+
+class _Heir:
+    """Takes things over one by one: what does not fit is left out, and counted."""
+
+    def __init__(
+        self, holdings: Holdings, restarts: Restarts, descriptors: Mapping[Identity, int]
+    ) -> None:
+        self._holdings = holdings
+        self._restarts = restarts
+        self._unused = dict(descriptors)
+        self.misfits: Counter[str] = Counter()
+
+    def take(self, index: Index) -> None:
+        """All that fits."""
+        holdings = self._holdings
+        by_ingress: dict[Ingress, list[tuple[Ring, KeptRing]]] = {}
+        for ring, kept in self._each(((kept.ring, kept) for kept in index.rings), Ring):
+            by_ingress.setdefault(ring.ingress, []).append((ring, kept))
+        for ingress, all_kept in by_ingress.items():
+            self._try("rings", partial(self._take_ingress, ingress, all_kept))
+        for egress, what in self._each(index.egress, Egress):
+            if (sock := self._socket(what)) is not None:
+                holdings.add_egress(egress, sock)
+        for reception, what in self._each(index.receptions, Reception):
+            if (sock := self._socket(what)) is not None:
+                holdings.receptions[reception] = sock
+        for hold, found in self._each(index.holds, Hold):
+            # Whether one is needed is looked at again where there was none.
+            if found is not None and (sock := self._socket(found)) is not None:
+                holdings.holds[hold] = sock
+        for what, packed in index.joined:
+            joined = [one for one, _ in self._each(((p, None) for p in packed), Membership)]
+            if joined and (sock := self._socket(what)) is not None:
+                holdings.add_joined(sock, joined)
+        self._try("ports", lambda: holdings.opener.ports.update(unpack(index.ports)))
+        self._try("counts", lambda: holdings.ledger.take_over([unpack(c) for c in index.counts]))
+        self._try("restarts", lambda: self._restarts.update(unpack(index.restarts)))
+
+    def close_the_rest(self) -> int:
+        """Closes what is in no index, or did not fit; returns how many these were."""
+        for descriptor in self._unused.values():
+            os.close(descriptor)
+        return len(self._unused)
+
+    def summary(self) -> str:
+        """What there is now."""
+        holdings = self._holdings
+        groups = sum(len(joined) for joined in holdings.memberships.sockets().values())
+        return (
+            f"{len(holdings.rings)} rings, {len(holdings.egress)} outputs, {groups} groups joined,"
+            f" {len(holdings.holds)} ports held"
+        )
+
+    def _each(self, pairs: Iterable[tuple[Any, Any]], kind: type[Any]) -> Iterator[tuple[Any, Any]]:
+        for packed, rest in pairs:
+            try:
+                value = unpack(packed)
+                if not isinstance(value, kind):
+                    raise TypeError(f"not a {kind.__name__}")
+                hash(value)  # its fields are what they should be, at least so far
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                self.misfits[f"{kind.__name__}: {error}"] += 1
+            else:
+                yield value, rest
+
+    def _try(self, what: str, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
+            self.misfits[f"{what}: {error}"] += 1
+
+    def _socket(self, what: Identity) -> socket.socket | None:
+        number = self._unused.get(what)
+        if number is None:
+            return None  # it did not come into the store any more
+        sock = socket.socket(fileno=number)
+        del self._unused[what]
+        return sock
+
+    def _take_ingress(self, ingress: Ingress, all_kept: list[tuple[Ring, KeptRing]]) -> None:
+        ordered = sorted(all_kept, key=lambda pair: pair[0].number)
+        needed = [what for _, kept in ordered for what in kept.descriptors]
+        if len(ordered) != ingress.workers or any(what not in self._unused for what in needed):
+            return  # it was about to come or to go
+        segments = [self._segment(kept) for _, kept in ordered]
+        rings = [self._ring(kept) for _, kept in ordered]
+        counters = [segment for segment, _ in segments]
+        self._holdings.add_ingress(ingress, list(zip(rings, counters, strict=True)))
+        for (ring, kept), (_, same) in zip(ordered, segments, strict=True):
+            if same:
+                self._take_members(ring, kept)
+
+    def _ring(self, kept: KeptRing) -> IngressSocket:
+        small, large, tally, _ = kept.descriptors
+        sockets = (
+            socket.socket(fileno=self._unused.pop(small)),
+            socket.socket(fileno=self._unused.pop(large)),
+        )
+        geometry, large_geometry = unpack(kept.geometry), unpack(kept.large_geometry)
+        return IngressSocket(geometry, large_geometry, sockets, self._unused.pop(tally))
+
+    def _segment(self, kept: KeptRing) -> tuple[Segment, bool]:
+        """The segment, and whether it has what was counted; of another version, it has not."""
+        what = kept.descriptors[3]
+        number = self._unused[what]
+        if not fits(number):
+            self.misfits["counters of another version"] += 1
+            made = Segment()
+            made.continue_from(number)
+            return made, False
+        made = Segment(number)
+        made.rules.take_over(unpack(kept.rules))
+        made.outputs.take_over({unpack(key): slot for key, slot in kept.outputs})
+        made.members.take_over({unpack(key): slot for key, _, slot, _ in kept.members})
+        del self._unused[what]
+        return made, True
+
+    def _take_members(self, ring: Ring, kept: KeptRing) -> None:
+        for key, rule, slot, pairs in kept.members:
+            sockets = {}
+            for egress, what in self._each(pairs, Egress):
+                if (sock := self._socket(what)) is not None:
+                    sockets[egress] = sock
+            self._holdings.members[ring].add(unpack(key), rule, slot, sockets)
+
+
+def pack(value: object) -> Any:
+    """As msgpack has it: what it does not know becomes a list of a name and what it is made of.
+
+    Fields go by name, so that a later version may have more of them.
+    """
+    name = type(value).__name__
+    if isinstance(value, ADDRESSES):
+        return [name, str(value)]
+    if isinstance(value, STRUCTS):
+        return [name, {field: pack(getattr(value, field)) for field in value.__struct_fields__}]
+    if dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return [name, {field: pack(getattr(value, field)) for field in fields}]
+    if isinstance(value, Mapping):
+        return ["dict", [[pack(key), pack(other)] for key, other in value.items()]]
+    if isinstance(value, tuple | list):
+        return ["tuple", [pack(one) for one in value]]
+    return value
+
+
+def unpack(packed: Any) -> Any:
+    """What was packed; raises ValueError, TypeError or KeyError for what is nothing known."""
+    if not isinstance(packed, list):
+        return packed
+    name, content = packed
+    if name == "tuple":
+        return tuple(unpack(one) for one in content)
+    if name == "dict":
+        return {unpack(key): unpack(other) for key, other in content}
+    kind = KNOWN[name]
+    if isinstance(content, str):
+        return kind(content)
+    return kind(**{field: unpack(other) for field, other in content.items()})

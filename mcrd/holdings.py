@@ -1,0 +1,207 @@
+"""What is open apart from workers: sockets, rings with their counters, memberships."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping
+
+from mcrd.dataplane import messages
+from mcrd.members import MemberSockets, own_source
+from mcrd.model import Network
+from mcrd.resources import (
+    Egress,
+    Hold,
+    Ingress,
+    Link,
+    Members,
+    Membership,
+    Reception,
+    Resource,
+    Ring,
+    Worker,
+)
+from mcrd.sockets import (
+    EgressSockets,
+    IngressSocket,
+    Memberships,
+    open_hold,
+    open_ingress,
+    open_reception,
+)
+from mcrd.stats import Ledger, Segment
+from mcrd.workers import WorkerProcess, end_sockets
+
+log = logging.getLogger(__name__)
+
+
+class Holdings:
+    """Opens and closes single things; whoever has a `Holdings` may look, and change nothing."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
+        self.members: dict[Ring, MemberSockets] = {}
+        self.egress: dict[Egress, socket.socket] = {}
+        self.holds: dict[Hold, socket.socket | None] = {}
+        self.receptions: dict[Reception, socket.socket] = {}
+        self.memberships = Memberships()
+        self.opener = EgressSockets()
+        self._ingresses: set[Ingress] = set()
+        self._patterns: set[Members] = set()
+        self._joined: set[Membership] = set()
+        self._own: dict[Egress, messages.Endpoint] = {}
+        self._admitted: dict[str, frozenset[Network]] = {}
+
+    def all(self) -> tuple[Resource, ...]:
+        """What is open."""
+        return (
+            *self._ingresses,
+            *self.egress,
+            *self._patterns,
+            *self.holds,
+            *self.receptions,
+            *self._joined,
+        )
+
+    def has(self, resource: Resource) -> bool:
+        """Whether it is open."""
+        match resource:
+            case Ingress():
+                return resource in self._ingresses
+            case Egress():
+                return resource in self.egress
+            case Members():
+                return resource in self._patterns
+            case Hold():
+                return resource in self.holds
+            case Reception():
+                return resource in self.receptions
+            case Membership():
+                return resource in self._joined
+            case Worker():
+                return False
+
+    def open(self, resource: Resource, links: Mapping[str, Link]) -> None:
+        """Opens it; raises OSError."""
+        match resource:
+            case Ingress():
+                self._open_ingress(resource, links[resource.interface].mtu)
+            case Members():
+                self._patterns.add(resource)
+            case Reception():
+                self.receptions[resource] = open_reception(resource)
+            case Egress():
+                self.add_egress(resource, self.opener.open(resource))
+            case Hold():
+                self.holds[resource] = _open_hold(resource)
+            case Membership():
+                self.memberships.join(resource)
+                self._joined.add(resource)
+
+    def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
+        """All of its rings, or none."""
+        segments: list[Segment] = []
+        try:
+            segments.extend(Segment() for _ in range(ingress.workers))
+            rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
+        except OSError:
+            for segment in segments:
+                segment.close()
+            raise
+        self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
+
+    def add_ingress(self, ingress: Ingress, rings: list[tuple[IngressSocket, Segment]]) -> None:
+        """The rings of an ingress, all of them, with their counters."""
+        for number, (ring, segment) in enumerate(rings):
+            key = Ring(ingress, number)
+            self.rings[key] = (ring, segment)
+            self.members[key] = MemberSockets(segment, self.opener)
+            self.ledger.attach(key, segment)
+        self._ingresses.add(ingress)
+
+    def add_egress(self, egress: Egress, sock: socket.socket) -> None:
+        """A socket of an output."""
+        self.egress[egress] = sock
+        self._own[egress] = own_source(egress, sock)
+
+    def add_joined(self, sock: socket.socket, joined: list[Membership]) -> None:
+        """A socket that has joined these groups."""
+        self.memberships.take_over(sock, joined)
+        self._joined.update(joined)
+
+    def close(self, resource: Resource, worker: WorkerProcess | None = None) -> None:
+        """Closes it; `worker` is the one that has an egress socket of its own."""
+        match resource:
+            case Ingress():
+                self._ingresses.discard(resource)
+                for key in [key for key in self.rings if key.ingress == resource]:
+                    self.members.pop(key).end(None)
+                    ring, _ = self.rings.pop(key)
+                    self.ledger.detach(key, ring.ring_full(), ring.seen)
+                    ring.close()
+            case Egress():
+                self._own.pop(resource, None)
+                end_sockets(worker, {resource: self.egress.pop(resource)})
+            case Members():
+                self._patterns.discard(resource)
+            case Hold():
+                sock = self.holds.pop(resource)
+                if sock is not None:
+                    sock.close()
+            case Reception():
+                self.receptions.pop(resource).close()
+            case Membership():
+                self._joined.discard(resource)
+                self.memberships.leave(resource)
+
+    def close_all(self) -> None:
+        """Closes everything, and leaves every group."""
+        for resource in self.all():
+            self.close(resource)
+
+    def own(self) -> set[messages.Endpoint]:
+        """Where this host sends from."""
+        return set(self._own.values()).union(*(m.own() for m in self.members.values()))
+
+    def ring_full(self) -> dict[Ring, int]:
+        """Frames that each live ring had no room for."""
+        return {key: ring.ring_full() for key, (ring, _) in self.rings.items()}
+
+    def take_errors(self) -> None:
+        """Clears the packet sockets of links that went down, so that their workers do not spin."""
+        for ring, _ in self.rings.values():
+            ring.take_error()
+
+    def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> None:
+        """Says what the workers of each interface are to see; the rest does not reach a ring.
+
+        Wide before rules are added, narrow after others are removed: no frame is missed between.
+        """
+        names = {ring.interface for ring in self.rings}
+        if not also_old:
+            self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
+        for name in names | networks.keys():
+            wanted = networks.get(name, frozenset())
+            before = self._admitted.get(name)
+            if also_old and before is not None:
+                wanted |= before
+            if wanted == before:
+                continue
+            self._admitted[name] = wanted
+            for key, (ring, _) in self.rings.items():
+                if key.interface == name:
+                    try:
+                        ring.admit(wanted)
+                    except OSError as error:
+                        log.error("%s: filter: %s", key, error.strerror)
+
+
+def _open_hold(hold: Hold) -> socket.socket | None:
+    try:
+        return open_hold(hold)
+    except PermissionError as error:
+        log.warning("%s: %s; senders may be told that the port is closed", hold, error.strerror)
+        return None
