@@ -187,6 +187,7 @@ class Estate:
             return
         self._unkept = True
         self.keep()
+        self._store.close()
 
     def _fail(self, what: Resource | RelayKey, reason: str) -> None:
         before = self._failures.get(what)

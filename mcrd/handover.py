@@ -204,7 +204,10 @@ class _Heir:
             joined = [one for one, _ in self._each(((p, None) for p in packed), Membership)]
             if joined and (sock := self._socket(what)) is not None:
                 holdings.add_joined(sock, joined)
-        self._try("ports", lambda: holdings.opener.ports.update(unpack(index.ports)))
+        self._try(
+            "ports",
+            lambda: holdings.opener.ports.update({unpack(key): port for key, port in index.ports}),
+        )
         self._try("counts", lambda: holdings.ledger.take_over([unpack(c) for c in index.counts]))
         self._try("restarts", lambda: self._restarts.update(unpack(index.restarts)))
 

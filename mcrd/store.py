@@ -47,13 +47,25 @@ class Store:
         path = os.environ.get("NOTIFY_SOCKET", "")
         if path[:1] in ("/", "@"):
             flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
-            self._address = path.replace("@", "\0", 1) if path[0] == "@" else path
+            manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
+            try:
+                manager.connect(path.replace("@", "\0", 1) if path[0] == "@" else path)
+            except OSError as error:
+                log.warning("NOTIFY_SOCKET, %s: %s", path, error.strerror)
+                manager.close()
+            else:
+                self._socket = manager
 
     @property
     def there(self) -> bool:
         """Whether there is one to leave things in."""
         return self._socket is not None
+
+    def close(self) -> None:
+        """Ends the conversation; the manager keeps what it has."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def inherit(self) -> tuple[bytes, dict[Identity, int]]:
         """The index that was left last, and the descriptors; none of them is inherited further."""
@@ -115,7 +127,7 @@ class Store:
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         try:
             with contextlib.suppress(OSError):
-                socket.send_fds(self._socket, [b"BARRIER=1"], [theirs], 0, self._address)
+                socket.send_fds(self._socket, [b"BARRIER=1"], [theirs])
             os.close(theirs)
             poll = select.poll()
             poll.register(ours, 0)
@@ -160,7 +172,7 @@ class Store:
 
     def _send(self, text: str, descriptors: Iterable[int]) -> None:
         assert self._socket is not None
-        socket.send_fds(self._socket, [text.encode()], list(descriptors), 0, self._address)
+        socket.send_fds(self._socket, [text.encode()], list(descriptors))
 
 
 def _listed() -> list[str]:

@@ -68,6 +68,7 @@ def _run(path: object, control: object, log_level: str | None) -> int:
 
     from mcrd import config, journal, privileges  # noqa: PLC0415
     from mcrd.client import ControlError  # noqa: PLC0415
+    from mcrd.notify import Notify  # noqa: PLC0415
     from mcrd.supervisor import Supervisor  # noqa: PLC0415
 
     assert isinstance(path, Path)
@@ -77,6 +78,7 @@ def _run(path: object, control: object, log_level: str | None) -> int:
     try:
         start = config.load(path)
     except config.ConfigError as error:
+        Notify().status(f"rule file refused: {error.problems[0]}")
         print(error, file=sys.stderr)
         return 1
 

@@ -1,0 +1,259 @@
+"""What one supervisor leaves, the next one has: on real sockets, within one process.
+
+tests/system does the same with systemd and whole supervisors.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from mcrd import handover, store
+from mcrd.dataplane.messages import Endpoint, MemberKey
+from mcrd.handover import Keeper, Restarts, pack, unpack
+from mcrd.holdings import Holdings
+from mcrd.model import PortRange
+from mcrd.resources import (
+    Egress,
+    Hold,
+    Ingress,
+    Link,
+    Membership,
+    Reception,
+    Resource,
+    Ring,
+    Worker,
+)
+from tests.unit.test_store import Manager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.lab import Triangle
+
+FIRST = 900
+
+
+class Before:
+    """A supervisor's holdings on the relay, and what it has left with a manager."""
+
+    def __init__(self, triangle: Triangle, manager: Manager) -> None:
+        self.manager = manager
+        self.relay = triangle.relay
+        with self.relay.inside():
+            indexes = {name: socket.if_nametoindex(name) for name in ("r0", "r1")}
+            links = {
+                name: Link(name, index, True, True, 1500, 1) for name, index in indexes.items()
+            }
+            self.ingress = Ingress("r0", indexes["r0"])
+            worker = Worker(self.ingress)
+            self.egress = egress = Egress(
+                *(worker, "a", "r1", indexes["r1"], ip_address("239.2.2.2"), 6000, 4, 0),
+                *(ip_address("10.2.0.1"), None, False),
+            )
+            v6 = Egress(
+                *(worker, "b", "r1", indexes["r1"], ip_address("ff15::1"), 6000, 4, 0),
+                *(ip_address("fd02::1"), None, False),
+            )
+            joined = [
+                Membership("r0", indexes["r0"], ip_address(group), source)
+                for group, source in (
+                    ("239.1.1.1", None),
+                    ("232.1.1.1", ip_address("10.1.0.1")),
+                    ("ff15::2", None),
+                )
+            ]
+            self.resources: list[Resource] = [
+                self.ingress,
+                egress,
+                v6,
+                *joined,
+                Hold("r0", indexes["r0"], ip_address("10.1.0.2"), 5001),
+                Reception("r0", indexes["r0"], ip_address("239.9.9.9")),
+            ]
+            self.holdings = Holdings()
+            for resource in self.resources:
+                self.holdings.open(resource, links)
+        self.ring = Ring(self.ingress)
+        self.segment = self.holdings.rings[self.ring][1]
+        self.segment.rule_slot("gone")
+        self.segment.rule_slot("a")
+        self.segment.rules.give_back("gone")
+        self.segment.output_slot("a", egress.target)
+        self.segment.output_slot("a", ("r1", ip_network("239.2.2.0/28"), PortRange(1, 9)))
+        key = MemberKey(1, Endpoint(bytes(4), 7), None)
+        with self.relay.inside():
+            sock = self.holdings.opener.open(egress)
+        slot = self.segment.member_slot(key)
+        self.holdings.members[self.ring].add(key, "a", slot, {egress: sock})
+        self.restarts: Restarts = Counter({("r0", 0): 3})
+
+    def leave(self) -> None:
+        """With the manager, as it is now; then it is gone."""
+        assert Keeper(self.manager.client()).keep(self.holdings, self.restarts)
+        self.manager.look()
+        for ring, segment in self.holdings.rings.values():
+            ring.close()
+            segment.close()
+        sockets = [*self.holdings.egress.values(), *self.holdings.receptions.values()]
+        sockets += [sock for sock in self.holdings.holds.values() if sock is not None]
+        sockets += self.holdings.memberships.sockets()
+        for *_, of_member in self.holdings.members[self.ring].all():
+            sockets += of_member.values()
+        for sock in sockets:
+            sock.close()
+
+
+@pytest.fixture
+def before(triangle: Triangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Before]:
+    manager = Manager(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    yield Before(triangle, manager)
+    manager.close()
+
+
+def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings, Restarts]:
+    """As the process that systemd starts next."""
+    handed = [(n, number) for n, numbers in before.manager.kept.items() for number in numbers]
+    monkeypatch.setattr(store, "FIRST", FIRST)
+    for at, (_, number) in enumerate(handed):
+        os.dup2(number, FIRST + at)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", str(len(handed)))
+    monkeypatch.setenv("LISTEN_FDNAMES", ":".join(name for name, _ in handed))
+    holdings, restarts = Holdings(), Restarts()
+    handover.take_over(before.manager.client(), holdings, restarts)
+    return holdings, restarts
+
+
+def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = [dict(slots.taken) for slots in (before.segment.rules, before.segment.outputs)]
+    ports = dict(before.holdings.opener.ports)
+    members = [
+        (key, rule, slot, set(sockets))
+        for key, rule, slot, sockets in before.holdings.members[before.ring].all()
+    ]
+    own, descriptors = before.holdings.own(), _descriptors()
+    geometry = before.holdings.rings[before.ring][0].geometry
+    before.leave()
+    holdings, restarts = take_over(before, monkeypatch)
+    assert set(holdings.all()) == set(before.resources)
+    segment = holdings.rings[before.ring][1]
+    assert [dict(slots.taken) for slots in (segment.rules, segment.outputs)] == taken
+    assert segment.rule_slot("new") == 0  # the place of the one that has gone
+    assert holdings.opener.ports == ports
+    assert holdings.own() == own
+    assert holdings.rings[before.ring][0].geometry == geometry
+    assert restarts == {("r0", 0): 3}
+    assert [
+        (key, rule, slot, set(sockets))
+        for key, rule, slot, sockets in holdings.members[before.ring].all()
+    ] == members
+    # The membership is the socket's own: to leave works, and nobody else had to join.
+    groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
+    assert "239.1.1.1" in groups
+    assert "ff15::2" in groups
+    with before.relay.inside():
+        holdings.close_all()
+    for descriptors_of in before.manager.kept.values():
+        for descriptor in descriptors_of:
+            os.close(descriptor)
+    before.manager.kept.clear()
+    groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
+    assert "239.1.1.1" not in groups
+    assert "ff15::2" not in groups
+    assert len(before.relay.run("cat", "/proc/net/packet").splitlines()) == 1
+    assert _descriptors() < descriptors
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_of_counters_that_do_not_fit_the_place_in_the_ring_remains(
+    before: Before, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another version of mcrd, after an upgrade: what waits in the ring is relayed all the same."""
+    os.pwrite(before.segment.descriptor, (99).to_bytes(8, "little"), 0)
+    os.pwrite(before.segment.descriptor, (1234).to_bytes(8, "little"), 8)
+    before.leave()
+    holdings, _ = take_over(before, monkeypatch)
+    segment = holdings.rings[before.ring][1]
+    assert int.from_bytes(os.pread(segment.descriptor, 8, 8), "little") == 1234
+    assert segment.rules.taken == {}
+    assert list(holdings.members[before.ring].all()) == []
+    assert "counters of another version (1)" in caplog.text
+    assert before.egress in holdings.egress
+    holdings.close_all()
+
+
+@pytest.mark.parametrize(
+    ("change", "lost", "reason"),
+    [
+        ({"egress": [[["Egress", {"port": 3}], (0, 0)]]}, 2, "Egress: "),
+        ({"joined": [((0, 0), [["Membership", {}]])]}, 3, "Membership: "),
+        ({"counts": 17}, 0, "counts: "),
+        ({"ports": [[1]]}, 0, "ports: "),
+        ({"holds": [(["Unheard", {}], None)]}, 1, "Hold: "),
+    ],
+)
+def test_one_thing_that_does_not_fit_does_not_take_the_others_along(
+    before: Before,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, object],
+    lost: int,
+    reason: str,
+) -> None:
+    before.leave()
+    _change_index(before.manager, change)
+    holdings, _ = take_over(before, monkeypatch)
+    assert len(holdings.all()) == len(before.resources) - lost
+    assert reason in caplog.text
+    with before.relay.inside():
+        holdings.close_all()
+
+
+@pytest.mark.parametrize("change", [{"format": 0}, {"rings": "none"}])
+def test_of_another_format_nothing_is_taken_and_everything_closed(
+    before: Before,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, object],
+) -> None:
+    before.leave()
+    count = _descriptors()
+    _change_index(before.manager, change)
+    holdings, _ = take_over(before, monkeypatch)
+    assert holdings.all() == ()
+    assert "does not fit" in caplog.text
+    assert _descriptors() <= count + 1  # the connection to the manager
+
+
+def _change_index(manager: Manager, change: dict[str, object]) -> None:
+    (name,) = (name for name in manager.kept if name.startswith("index"))
+    index = msgspec.msgpack.decode(manager.index())
+    content = msgspec.msgpack.encode({**index, **change})
+    descriptor = manager.kept[name][0]
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content, 0)
+
+
+def test_a_later_version_may_have_more_to_say() -> None:
+    hold = Hold("r0", 3, ip_address("10.1.0.2"), 5001)
+    packed = msgspec.msgpack.decode(msgspec.msgpack.encode(pack(hold)))
+    assert unpack(packed) == hold
+    del packed[1]["protocol"]  # a field with a default that an earlier one did not have
+    assert unpack(packed) == hold
+    packed[1]["colour"] = "red"
+    with pytest.raises(TypeError, match="colour"):
+        unpack(packed)

@@ -1,0 +1,381 @@
+"""What an administrator does with the installed service, on systemd."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.lab import wait_for
+from tests.lab.rules import rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab.traffic import Receiver, Sender
+    from tests.system.conftest import Service
+    from tests.system.machine import Machine
+
+RATE = 20_000  # packets per second
+SIZE = 1400
+A = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000 ttl=4")
+B = rule("b", "r0 239.1.1.2 5000", "r1 239.2.2.2 6000 ttl=4")
+BROKEN = A.replace("5000", "70000")
+EXPOSURE = 2.6  # systemd-analyze security; docs/security.md says what it is made of
+
+
+class Stream:
+    """What is under way from source to sink, and what became of it."""
+
+    def __init__(self, sender: Sender, receiver: Receiver) -> None:
+        self._sender = sender
+        self._receiver = receiver
+
+    def end(self) -> dict[str, Any]:
+        """Ends it; returns what the receiver says, with what was sent."""
+        sent = self._sender.stop()["sent"]
+        seen = -1
+
+        def quiet() -> bool:
+            nonlocal seen
+            before, seen = seen, self._received()
+            return before == seen
+
+        wait_for(quiet, "the last packets", 10.0, interval=0.2)
+        return {**self._receiver.stop(), "sent": sent}
+
+    def _received(self) -> int:
+        """Datagrams that came to the sink's interface."""
+        table = self._receiver.host.run("cat", "/proc/net/dev")
+        (line,) = (line for line in table.splitlines() if line.lstrip().startswith("k0:"))
+        return int(line.split(":")[1].split()[1])
+
+
+def ctl(machine: Machine, command: str) -> dict[str, Any]:
+    """`mcrctl COMMAND --json`, run on the machine."""
+    answer: dict[str, Any] = json.loads(machine.run("mcrctl", command, "--json"))
+    return answer
+
+
+def received(machine: Machine, name: str = "a") -> int:
+    """Packets that a rule has received."""
+    return int(ctl(machine, "stats")["rules"][name]["received"]["packets"])
+
+
+def dropped(machine: Machine) -> dict[str, int]:
+    """Frames of r0 that went no further, by reason."""
+    counts: dict[str, int] = ctl(machine, "stats")["interfaces"]["r0"]["dropped"]
+    return {reason: count for reason, count in counts.items() if count}
+
+
+@contextmanager
+def streaming(service: Service, rate: int = RATE) -> Iterator[Stream]:
+    """The stream of rule a, from when it flows on."""
+    network = service.network
+    before = received(service.machine)
+    receiver = network.sink.receive("k0", "239.2.2.1", 6000, timeout=30)
+    sender = network.source.start_send("s0", "239.1.1.1", 5000, rate=rate, size=SIZE)
+    wait_for(lambda: received(service.machine) > before + rate // 4, "the stream to flow")
+    try:
+        yield Stream(sender, receiver)
+    finally:
+        for process in (sender.process, receiver.process):
+            process.kill()
+            process.wait()
+
+
+def restarted(machine: Machine, times: int) -> bool:
+    """Has systemd started it anew by itself, so many times?"""
+    return machine.show("NRestarts") == str(times)
+
+
+def flows_on(service: Service, packets: int = RATE) -> None:
+    """So many more packets have been received."""
+    before = received(service.machine)
+    wait_for(lambda: received(service.machine) > before + packets, "the stream to go on")
+
+
+def test_the_package_brings_a_service_that_runs_and_has_no_rules(service: Service) -> None:
+    machine = service.machine
+    assert machine.run("systemctl", "is-enabled", "mcrd").strip() == "enabled"
+    assert machine.run("systemctl", "is-active", "mcrd").strip() == "active"
+    assert machine.show("StatusText") == "0 rules"
+    assert ctl(machine, "status")["config"] == "/etc/mcr.toml"
+
+
+def test_three_lines_and_a_reload(service: Service) -> None:
+    service.rules("")
+    service.machine.write(
+        "/etc/mcr.toml",
+        "[rules.a]\n"
+        'input = { interface = "r0", address = "239.1.1.1", port = 5000 }\n'
+        'outputs = [{ interface = "r1", address = "239.2.2.1", port = 6000, ttl = 4 }]\n',
+    )
+    service.machine.run("systemctl", "reload", "mcrd")
+    receiver = service.network.sink.receive("k0", "239.2.2.1", 6000, expect=1000)
+    service.network.source.send("s0", "239.1.1.1", 5000, count=1000, rate=5000)
+    result = receiver.result()
+    assert (result["unique"], result["lost"], result["duplicated"]) == (1000, 0, 0)
+
+
+def test_reloads_good_and_broken_lose_nothing(service: Service) -> None:
+    machine = service.machine
+    service.rules(A)
+    with streaming(service) as stream:
+        machine.write("/etc/mcr.toml", A + B)
+        machine.run("systemctl", "reload", "mcrd")
+        assert set(ctl(machine, "rules")["rules"]) == {"a", "b"}
+        machine.write("/etc/mcr.toml", BROKEN)
+        done = machine.call("systemctl", "reload", "mcrd")
+        assert done.returncode == 1
+        problem = "/etc/mcr.toml:2:59: rules.a.input.port: "
+        status = machine.run("systemctl", "status", "mcrd")
+        assert problem in machine.show("StatusText")
+        assert problem in status  # and why it failed, in the journal below it
+        assert "2 rules" in status
+        assert machine.run("systemctl", "is-active", "mcrd").strip() == "active"
+        assert set(ctl(machine, "rules")["rules"]) == {"a", "b"}
+        flows_on(service)
+        result = stream.end()
+    assert (result["unique"], result["lost"], result["duplicated"]) == (result["sent"], 0, 0)
+    assert dropped(machine) == {}
+
+
+def test_a_restart_loses_nothing(service: Service) -> None:
+    """Nor a count: it is as if the daemon had never ended."""
+    machine = service.machine
+    service.rules(A)
+    pid = machine.show("MainPID")
+    with streaming(service) as stream:
+        groups = service.network.relay.run("ip", "maddress", "show", "dev", "r0")
+        assert "239.1.1.1" in groups
+        machine.run("systemctl", "restart", "mcrd")
+        assert machine.show("MainPID") != pid
+        flows_on(service)
+        result = stream.end()
+    assert (result["unique"], result["lost"], result["duplicated"]) == (result["sent"], 0, 0)
+    assert received(machine) == result["sent"]
+    assert dropped(machine) == {}
+    assert "taken over from mcrd" in machine.journal("EVENT=taken-over")
+
+
+def test_the_journal_knows_rules_and_interfaces(service: Service) -> None:
+    machine = service.machine
+    service.rules(A + rule("c", "gone 239.1.1.3 5000", "r1 239.2.2.3 6000 ttl=4"))
+    line = "rules.c: waiting: gone is missing"
+    wait_for(lambda: line in machine.journal("RULE=c"), "the line")
+    assert "rules.a" not in machine.journal("RULE=c")
+    assert "worker of r0: pid" in machine.journal("EVENT=worker-started", "INTERFACE=r0")
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(service: Service) -> None:
+    machine = service.machine
+    done = machine.call("systemd-analyze", "verify", "--man=no", "mcrd.service")
+    assert [line for line in done.stderr.splitlines() if "mcrd" in line] == []
+    found = machine.run("systemd-analyze", "security", "--no-pager", "mcrd.service")
+    (exposure,) = re.findall(r"Overall exposure level for mcrd.service: ([0-9.]+)", found)
+    print(found)
+    assert float(exposure) <= EXPOSURE
+
+
+@pytest.mark.long
+def test_a_kill_of_the_supervisor_loses_nothing(service: Service) -> None:
+    """What the workers had under way may be sent twice: up to one harvest each."""
+    machine = service.machine
+    service.rules(A)
+    with streaming(service) as stream:
+        for number in range(1, 4):
+            machine.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "mcrd")
+            wait_for(partial(restarted, machine, number), "systemd to notice")
+            wait_for(lambda: machine.show("ActiveState") == "active", "the restart")
+            flows_on(service)
+        result = stream.end()
+    print(result)
+    assert result["lost"] == 0
+    assert dropped(machine) == {}
+    assert result["duplicated"] <= 3 * 2048
+
+
+@pytest.mark.long
+def test_a_kill_of_a_worker_loses_nothing(service: Service) -> None:
+    machine = service.machine
+    service.rules(A)
+    with streaming(service) as stream:
+        (worker,) = ctl(machine, "stats")["workers"]
+        machine.run("kill", "-KILL", str(worker["pid"]))
+        wait_for(
+            lambda: [w["restarts"] for w in ctl(machine, "stats")["workers"]] == [1], "another"
+        )
+        flows_on(service)
+        result = stream.end()
+    assert result["lost"] == 0
+    assert machine.show("NRestarts") == "0"
+
+
+@pytest.mark.long
+def test_members_live_through_a_restart(service: Service) -> None:
+    """Of a range: they have their sockets before the first packet is looked at."""
+    machine = service.machine
+    service.rules(rule("a", "r0 239.1.1.0/28 5000", "r1 239.2.2.0/28 6000 ttl=4"))
+    with streaming(service) as stream:
+        before = ctl(machine, "stats")["rules"]["a"]["outputs"][0]["new_member"]
+        machine.run("systemctl", "restart", "mcrd")
+        flows_on(service)
+        after = ctl(machine, "stats")["rules"]["a"]["outputs"][0]["new_member"]
+        result = stream.end()
+    assert after == before
+    assert result["lost"] == 0
+
+
+@pytest.mark.long
+def test_a_file_that_changed_meanwhile_is_a_plan_like_any_other(service: Service) -> None:
+    machine = service.machine
+    service.rules(A + B)
+    with streaming(service) as stream:
+        count = int(machine.show("NFileDescriptorStore"))
+        machine.run("sed", "-i", "s/^\\[daemon\\]//", "/etc/mcr.toml")
+        machine.write("/etc/mcr.toml", "[daemon]\nwatch = false\n" + A + B)
+        machine.run("systemctl", "reload", "mcrd")
+        c = rule("c", "r0 239.1.1.3 5000", "r1 239.2.2.3 6000 ttl=4")
+        machine.write("/etc/mcr.toml", A + c)
+        machine.run("systemctl", "restart", "mcrd")
+        flows_on(service)
+        groups = service.network.relay.run("ip", "maddress", "show", "dev", "r0")
+        assert "239.1.1.3" in groups
+        assert "239.1.1.2" not in groups
+        wait_for(
+            lambda: int(machine.show("NFileDescriptorStore")) == count, "what went to be dropped"
+        )
+        result = stream.end()
+    assert (result["unique"], result["lost"], result["duplicated"]) == (result["sent"], 0, 0)
+
+
+@pytest.mark.long
+def test_what_another_version_left_is_dropped_with_a_line(service: Service) -> None:
+    """Here: somebody else's descriptors, and an index that is none."""
+    machine = service.machine
+    service.rules(A)
+    text = (
+        "import os, socket, time\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "s.connect(os.environ['NOTIFY_SOCKET'])\n"
+        "for name in ('index9', '7'):\n"
+        "    fd = os.memfd_create(name)\n"
+        "    os.write(fd, b'nothing that is known')\n"
+        "    text = f'FDSTORE=1\\nFDPOLL=0\\nFDNAME={name}'\n"
+        "    socket.send_fds(s, [text.encode()], [fd])\n"
+        "s.send(b'READY=1')\n"
+        "time.sleep(1000)\n"
+    )
+    machine.run("systemctl", "stop", "mcrd")
+    machine.write("/usr/local/bin/another", "#!/usr/bin/python3\n" + text)
+    machine.run("chmod", "755", "/usr/local/bin/another")
+    with drop_in(machine, "ExecStart=\nExecStart=/usr/local/bin/another"):
+        machine.run("systemctl", "start", "mcrd")
+        wait_for(lambda: machine.show("NFileDescriptorStore") == "2", "the store to fill")
+    machine.run("systemctl", "restart", "mcrd")
+    assert "does not fit" in machine.journal("EVENT=handover-failed")
+    assert machine.show("ActiveState") == "active"
+    with streaming(service) as stream:
+        result = stream.end()
+    assert result["lost"] == 0
+
+
+@contextmanager
+def drop_in(machine: Machine, settings: str) -> Iterator[None]:
+    """Other settings for the service, from its next start on."""
+    directory = "/etc/systemd/system/mcrd.service.d"
+    machine.run("mkdir", "-p", directory)
+    machine.write(f"{directory}/test.conf", f"[Service]\n{settings}\n")
+    machine.run("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        machine.run("rm", "-r", directory)
+        machine.run("systemctl", "daemon-reload")
+
+
+@pytest.mark.long
+def test_an_edit_with_sed_is_live(service: Service) -> None:
+    machine = service.machine
+    service.rules(A)
+    machine.run("sed", "-i", "s/239.2.2.1/239.2.2.9/", "/etc/mcr.toml")
+    receiver = service.network.sink.receive("k0", "239.2.2.9", 6000, timeout=30)
+    wait_for(lambda: "239.2.2.9" in machine.run("mcrctl", "rules"), "the change")
+    service.network.source.send("s0", "239.1.1.1", 5000, count=100, rate=1000)
+    wait_for(lambda: received(machine) == 100, "the packets")
+    assert receiver.stop()["unique"] == 100
+
+
+@pytest.mark.long
+def test_a_stop_leaves_the_groups_and_keeps_nothing(service: Service) -> None:
+    machine = service.machine
+    service.rules(A)
+    assert int(machine.show("NFileDescriptorStore")) > 4
+    machine.run("systemctl", "stop", "mcrd")
+    relay = service.network.relay
+    wait_for(
+        lambda: "239.1.1.1" not in relay.run("ip", "maddress", "show", "dev", "r0"), "the leave"
+    )
+    assert machine.show("NFileDescriptorStore") == "0"
+    assert len(relay.run("cat", "/proc/net/packet").splitlines()) == 1
+    machine.run("systemctl", "start", "mcrd")
+    assert received(machine) == 0
+
+
+@pytest.mark.long
+def test_the_watchdog_ends_a_supervisor_that_stands_still(service: Service) -> None:
+    machine = service.machine
+    service.rules(A)
+    with drop_in(machine, "WatchdogSec=3s"):
+        machine.run("systemctl", "restart", "mcrd")
+        with streaming(service, rate=2000) as stream:
+            pid = machine.show("MainPID")
+            machine.run("kill", "-STOP", pid)
+            wait_for(lambda: machine.show("NRestarts") == "1", "the watchdog", 60.0)
+            wait_for(lambda: machine.show("ActiveState") == "active", "the restart", 60.0)
+            flows_on(service, 2000)
+            result = stream.end()
+    assert result["lost"] == 0
+
+
+@pytest.mark.long
+def test_an_interface_that_comes_later(service: Service) -> None:
+    machine = service.machine
+    service.rules(rule("late", "late0 239.1.1.1 5000", "r1 239.2.2.1 6000 ttl=4"))
+    assert "1 waiting" in machine.show("StatusText")
+    service.network.relay.run("ip", "link", "add", "late0", "type", "bridge")
+    service.network.relay.run("ip", "link", "set", "late0", "up")
+    wait_for(lambda: ctl(machine, "status")["rules"] == {"active": 1}, "the rule to be active")
+    wait_for(lambda: machine.show("StatusText").startswith("1 rule;"), "the status")
+    service.network.relay.run("ip", "link", "del", "late0")
+
+
+@pytest.mark.long
+def test_it_does_not_start_with_a_broken_file_and_says_why(service: Service) -> None:
+    machine = service.machine
+    service.rules(A)
+    machine.run("systemctl", "stop", "mcrd")
+    machine.write("/etc/mcr.toml", BROKEN)
+    assert machine.call("systemctl", "start", "mcrd").returncode != 0
+    problem = "/etc/mcr.toml:2:59: rules.a.input.port: "
+    assert problem in machine.show("StatusText")
+    assert problem in machine.call("systemctl", "status", "mcrd").stdout
+    wait_for(lambda: machine.show("ActiveState") == "failed", "systemd to give up", 60.0)
+
+
+@pytest.mark.long
+def test_members_of_the_group_may_use_the_control_socket(service: Service) -> None:
+    machine = service.machine
+    service.rules(A)
+    as_member = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    assert machine.call(*as_member, "mcrctl", "status").returncode == 1
+    gid = machine.run("getent", "group", "mcrd").split(":")[2]
+    as_member[-1:] = ["--groups", gid]
+    assert "1 rule" in machine.run(*as_member, "mcrctl", "status")
