@@ -8,6 +8,7 @@
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie
 #   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
+#   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
 #   make lint        format, ruff, mypy, manual pages
 #   make clean       removes all that the others made in the checkout
 #
@@ -28,7 +29,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh bench bench-quick lint clean
+.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel lint clean
 
 setup:
 	@scripts/setup
@@ -53,6 +54,9 @@ bench: setup
 
 bench-quick: setup
 	@$(VENV)/python -m bench --quick
+
+wheel: setup
+	@$(AS_OWNER) scripts/wheel
 
 lint: setup
 	$(AS_OWNER) $(VENV)/ruff format --check .
