@@ -9,6 +9,8 @@
 #   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
+#   make install     where there is no package: to PREFIX (/usr/local), under DESTDIR
+#   make uninstall   removes that again, all but /etc/mcr.toml
 #   make lint        format, ruff, mypy, manual pages
 #   make clean       removes all that the others made in the checkout
 #
@@ -17,6 +19,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
 SUITE ?= bookworm
 VENV := .venv/bin
 ROOT := $(filter 0,$(shell id -u))
@@ -26,10 +29,10 @@ ROOT := $(filter 0,$(shell id -u))
 AS_OWNER := scripts/as-owner
 PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 
-export PYTHON
+export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel lint clean
+.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel install uninstall lint clean
 
 setup:
 	@scripts/setup
@@ -57,6 +60,12 @@ bench-quick: setup
 
 wheel: setup
 	@$(AS_OWNER) scripts/wheel
+
+install: build
+	@scripts/install install
+
+uninstall:
+	@scripts/install uninstall
 
 lint: setup
 	$(AS_OWNER) $(VENV)/ruff format --check .
