@@ -9,6 +9,8 @@
 #   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
+#   make deb         dist/*.deb, for the Debian or Ubuntu that it is built on (with sudo: installs
+#                    what is missing for that)
 #   make install     where there is no package: to PREFIX (/usr/local), under DESTDIR
 #   make uninstall   removes that again, all but /etc/mcr.toml
 #   make lint        format, ruff, mypy, manual pages
@@ -32,7 +34,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel install uninstall lint clean
+.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel deb install uninstall lint clean
 
 setup:
 	@scripts/setup
@@ -60,6 +62,9 @@ bench-quick: setup
 
 wheel: setup
 	@$(AS_OWNER) scripts/wheel
+
+deb:
+	@scripts/deb
 
 install: build
 	@scripts/install install
