@@ -8,6 +8,11 @@
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie
 #   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
+#   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
+#   make deb         dist/*.deb, for the Debian or Ubuntu that it is built on (with sudo: installs
+#                    what is missing for that)
+#   make install     where there is no package: to PREFIX (/usr/local), under DESTDIR
+#   make uninstall   removes that again, all but /etc/mcr.toml
 #   make lint        format, ruff, mypy, manual pages
 #   make clean       removes all that the others made in the checkout
 #
@@ -16,6 +21,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
 SUITE ?= bookworm
 VENV := .venv/bin
 ROOT := $(filter 0,$(shell id -u))
@@ -25,10 +31,10 @@ ROOT := $(filter 0,$(shell id -u))
 AS_OWNER := scripts/as-owner
 PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 
-export PYTHON
+export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh bench bench-quick lint clean
+.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel deb install uninstall lint clean
 
 setup:
 	@scripts/setup
@@ -53,6 +59,18 @@ bench: setup
 
 bench-quick: setup
 	@$(VENV)/python -m bench --quick
+
+wheel: setup
+	@$(AS_OWNER) scripts/wheel
+
+deb:
+	@scripts/deb
+
+install: build
+	@scripts/install install
+
+uninstall:
+	@scripts/install uninstall
 
 lint: setup
 	$(AS_OWNER) $(VENV)/ruff format --check .

@@ -4,4 +4,8 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["mcrd/dataplane/build.py:ffi", "mcrd/traffic/build.py:ffi"])
+setup(
+    cffi_modules=["mcrd/dataplane/build.py:ffi", "mcrd/traffic/build.py:ffi"],
+    # cffi keeps to the stable interface of Python: one wheel is for 3.11 and all later ones.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -38,19 +38,29 @@ def declarations(header: str) -> str:
     return "\n".join(line for line in kept if line != "#define MCRD_SHARED_H")
 
 
+def compiler(*arguments: str) -> str:
+    """What the C compiler prints."""
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def liburing() -> list[str]:
+    """How to link it: statically where that can be, so that what is built here runs elsewhere.
+
+    Debian has both libraries in one package; some distributions have the shared one alone.
+    """
+    name = "liburing.a"
+    found = compiler(f"-print-file-name={name}").strip() != name  # else it prints a path
+    return [f"-l:{name}" if found else "-luring"]
+
+
 def system_calls() -> str:
     """C text: the names of this machine's system calls by number, for sandbox.c.
 
     The kernel has them in headers only, as macros whose number another macro may be: the
     preprocessor lists the names, the compiler knows the numbers.
     """
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    listed = subprocess.run(
-        [*compiler, "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", os.devnull],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    listed = compiler("-E", "-dM", "-include", "sys/syscall.h", "-x", "c", os.devnull)
     names = set(re.findall(r"^#define __NR_([a-z]\w*) ", listed, re.MULTILINE))
     names -= {"syscalls", "arch_specific_syscall"}  # numbers of no call
     table = "\n".join(f'    [__NR_{name}] = "{name}",' for name in sorted(names))
@@ -72,6 +82,6 @@ ffi.set_source(
     '#include "shared.h"\n' + system_calls(),
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE)],
-    libraries=["uring"],
+    extra_link_args=liburing(),
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"],
 )

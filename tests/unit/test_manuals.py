@@ -12,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from mcrd.cli import mcrctl
+from mcrd.cli import mcrctl, mcrgen
+from mcrd.config import schema
 from mcrd.stats import DROP_REASONS, OF_RINGS
 
 MANUALS = Path(__file__).parents[2] / "man"
@@ -76,6 +78,45 @@ def test_mcrctl_1_has_every_option_and_command() -> None:
     described = source("mcrctl.1")
     assert flags(described) == long_options(parser)
     assert commands(described) - {"active", "waiting"} == subcommands(parser)
+
+
+def test_mcrgen_1_has_every_option_and_command() -> None:
+    parser = mcrgen._parsers()[0]  # noqa: SLF001
+    described = source("mcrgen.1")
+    assert flags(described) == long_options(parser) - {"--help"}
+    synopsis, _, _ = described.partition(".Sh DESCRIPTION")
+    assert set(re.findall(r"^\.Cm ([a-z]+)$", synopsis, re.MULTILINE)) == subcommands(parser)
+
+
+TABLES = {
+    "[daemon]": schema.Daemon,
+    "[metrics]": schema.Metrics,
+    "[interfaces.NAME]": schema.Interface,
+    "[rules.NAME]": schema.Rule,
+    "The input of a rule": schema.Input,
+    "The outputs of a rule": schema.Output,
+    "Limits": schema.Limit,
+}
+"""By the section of mcr.toml(5)."""
+
+
+@pytest.mark.parametrize(("section", "table"), TABLES.items())
+def test_mcr_toml_5_has_every_key(section: str, table: type[msgspec.Struct]) -> None:
+    text = source("mcr.toml.5").split(f"\n.Ss {section}\n")[1]
+    text = re.split(r"^\.S[hs] ", text, maxsplit=1, flags=re.MULTILINE)[0]
+    described = re.findall(r"^\.It Ic ([a-z_]+) No = Ar ", text, re.MULTILINE)
+    assert sorted(described) == sorted(field.name for field in msgspec.structs.fields(table))
+
+
+def test_mcr_toml_5_has_every_table() -> None:
+    structs = {
+        value
+        for value in vars(schema).values()
+        if isinstance(value, type) and issubclass(value, msgspec.Struct)
+    }
+    assert structs - {msgspec.Struct, schema.Included, schema.File} == set(TABLES.values())
+    tops = {name.split(".")[0].strip("[]") for name in TABLES if name.startswith("[")}
+    assert tops == {field.name for field in msgspec.structs.fields(schema.File)}
 
 
 @pytest.mark.parametrize("reason", [*OF_RINGS, *DROP_REASONS])

@@ -1,0 +1,36 @@
+# Completion of mcrctl for fish.
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# The names of the running daemon's rules; none when it does not answer.
+function __mcrctl_rules
+    set -l words (commandline -opc)
+    set -l control
+    for at in (seq (count $words))
+        switch $words[$at]
+            case '--control=*'
+                set control $words[$at]
+            case --control
+                set -l next (math $at + 1)
+                set control --control=$words[$next]
+        end
+    end
+    mcrctl $control rules 2>/dev/null | string replace -rf '^(\S+)  .*' '$1'
+end
+
+complete -c mcrctl -f
+complete -c mcrctl -s h -l help -d 'Show the usage'
+complete -c mcrctl -l json -d 'Print JSON'
+complete -c mcrctl -l control -rF -d 'The control socket of the daemon'
+complete -c mcrctl -n __fish_use_subcommand -l version -d 'Show the version'
+complete -c mcrctl -n __fish_use_subcommand -a reload -d 'Read the rule file again, and say what changed'
+complete -c mcrctl -n __fish_use_subcommand -a diff -d 'Say what a reload would change'
+complete -c mcrctl -n __fish_use_subcommand -a status -d 'How the daemon and its workers are'
+complete -c mcrctl -n __fish_use_subcommand -a rules -d 'Rules and their states'
+complete -c mcrctl -n __fish_use_subcommand -a stats -d 'All counters'
+complete -c mcrctl -n __fish_use_subcommand -a top -d 'Rules and interfaces, live'
+complete -c mcrctl -n __fish_use_subcommand -a check -d 'Check a rule file'
+complete -c mcrctl -n __fish_use_subcommand -a import -d 'Print the rule file of another program as one of mcrd'
+complete -c mcrctl -n '__fish_seen_subcommand_from rules' -a '(__mcrctl_rules)'
+complete -c mcrctl -n '__fish_seen_subcommand_from top' -l interval -x -d 'Seconds between two looks'
+complete -c mcrctl -n '__fish_seen_subcommand_from top' -l count -x -d 'End after so many'
+complete -c mcrctl -n '__fish_seen_subcommand_from check import' -F
