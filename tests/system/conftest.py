@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,26 +19,12 @@ import pytest
 
 from tests.lab import Lab, Triangle, build_triangle
 from tests.system.machine import Machine, why_no_machine
+from tests.system.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TOP = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Service:
-    """A triangle whose relay is a machine on which mcrd is installed."""
-
-    network: Triangle
-    machine: Machine
-
-    def rules(self, text: str) -> None:
-        """Writes the rule file, and starts the daemon anew with nothing that it knew before."""
-        self.machine.run("systemctl", "stop", "mcrd")
-        self.machine.run("systemctl", "reset-failed", "mcrd")
-        self.machine.write("/etc/mcr.toml", text)
-        self.machine.run("systemctl", "start", "mcrd")
 
 
 @pytest.fixture(scope="session")

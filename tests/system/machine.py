@@ -74,7 +74,7 @@ class Machine:
             mkdir upper work root
             mount -t overlay -o "lowerdir=$2,upperdir=$where/upper,workdir=$where/work" overlay root
             : >root/etc/machine-id
-            rm -f root/etc/resolv.conf
+            rm -f root/etc/resolv.conf root/usr/sbin/policy-rc.d
             units=root/etc/systemd/system
             mkdir -p $units
             for unit in {" ".join(MASKED)}; do ln -sf /dev/null $units/$unit; done
