@@ -203,6 +203,7 @@ def test_cloud(lab: Lab) -> None:
     gateway.run("ip", "route", "add", "172.31.0.0/24", "via", "10.9.0.254", "dev", "eth1")
     relay(gateway, "cloud, on premises")
     relay(instance, "cloud, instance")
+    cut(peer2, "eth0")
     relay(peer2, "cloud, peer 2")
 
     received = [
