@@ -70,6 +70,7 @@ class _Heard:
 class Alarms:
     """Looks at counters, once in a while, and knows what goes on."""
 
+    _news: bool = True
     _ongoing: dict[tuple[str, Subject], _Ongoing] = field(default_factory=dict)
     _seen: dict[tuple[str, Subject], _Counted] = field(default_factory=dict)
     _heard: dict[str, _Heard] = field(default_factory=dict)
@@ -85,6 +86,14 @@ class Alarms:
             self._over(*key)
         self._seen = {k: v for k, v in self._seen.items() if not k[1].rule or k[1] in known}
         self._errors = {k: v for k, v in self._errors.items() if k in known}
+
+    def begin(
+        self, config: Config, ledger: Ledger, interfaces: Mapping[str, InterfaceCount]
+    ) -> None:
+        """Takes what was counted so far for known."""
+        self._news = False
+        self.look(config, {}, ledger, interfaces)
+        self._news = True
 
     def look(
         self,
@@ -200,6 +209,8 @@ class Alarms:
     def _begin_or_go_on(
         self, subject: Subject, event: str, text: str, more: int, now: float
     ) -> None:
+        if not self._news:
+            return
         going = self._ongoing.get((event, subject))
         if going is None:
             going = self._ongoing[event, subject] = _Ongoing(now, now)

@@ -46,6 +46,8 @@ AT_ONCE = 20  # so many of a row are replaced at once, if they took packets
 STALE = 60.0  # seconds after its time at which a failure that nobody retried is forgotten
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
+KEEP_MEMBERS = 5.0  # seconds
+KEEP_TRIES, KEEP_PAUSE = 40, 0.05  # seconds; at the end, when the service manager is busy
 OWN_AT_ONCE = 2000  # endpoints in one message
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,9 @@ class Estate:
         self._holdings = Holdings()
         self._store = Store()
         self._keeper = Keeper(self._store)
+        self._inherited = False  # there is a store, and what it had was taken over
         self._unkept = True  # the store has not what there is
+        self._kept_at = 0.0
         self._changing: set[RelayKey] = set()
         self._level = "info"
         self._suspects: set[Ingress] = set()
@@ -85,16 +89,34 @@ class Estate:
 
         It is as if all workers had just ended.
         """
-        take_over(self._store, self._holdings, self.restarts)
+        if self._store.there:
+            to_drop = take_over(self._store, self._holdings, self.restarts)
+            self._inherited = True
+            if to_drop:  # before anything is opened that the store still has
+                self.keep()
+                self._store.wait()
 
-    def keep(self) -> None:
-        """Leaves what is open with the service manager, when that has changed."""
+    def keep(self, *, at_once: bool = True) -> bool:
+        """Leaves what is open with the service manager, when that has changed.
+
+        Members that came or went wait until some time has passed, unless `at_once`. False when it
+        has to be tried again.
+        """
         members = self._holdings.members.values()
-        if not self._store.there or not (self._unkept or any(m.changed for m in members)):
-            return
-        self._unkept = not self._keeper.keep(self._holdings, self.restarts)
+        now = time.monotonic()
+        late = at_once or now >= self._kept_at + KEEP_MEMBERS
+        if not self._inherited or not (self._unkept or (late and any(m.changed for m in members))):
+            return True
+        try:
+            self._unkept = not self._keeper.keep(self._holdings, self.restarts)
+        except OSError as error:
+            if not self._unkept:
+                log.warning("what is open cannot be left for a restart: %s", error.strerror)
+            self._unkept = True
+        self._kept_at = now
         for one in members:
             one.changed = False
+        return not self._unkept
 
     def actual(self, links: Mapping[str, Link], *, to_plan: bool = False) -> Actual:
         """What there is now. `to_plan`: what is due is tried again after this look."""
@@ -182,11 +204,14 @@ class Estate:
         await asyncio.gather(*(process.stop() for process in processes))
         self.workers.clear()
         self._relays.clear()
-        if not self._store.there:
+        if not self._inherited:
             self._holdings.close_all()
             return
         self._unkept = True
-        self.keep()
+        for _ in range(KEEP_TRIES):
+            if self.keep():
+                break
+            await asyncio.sleep(KEEP_PAUSE)
         self._store.close()
 
     def _fail(self, what: Resource | RelayKey, reason: str) -> None:
@@ -403,7 +428,7 @@ class Estate:
         members = self._holdings.members[step.key.worker.ring]
         if isinstance(step, Add):
             added = process.request(messages.AddRule, slot, match, outputs)
-            if not process.begun and not added.done():
+            if members.rests(step.key.rule) and not added.done():
                 members.keep(process, step.key.rule, relay, self._sync_own)
             return Add(step.key, relay), added
         before = self._relays.get(step.key)

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import socket
@@ -17,7 +19,7 @@ from typing import Any
 import msgspec
 
 from mcrd import __version__
-from mcrd.dataplane.messages import Endpoint, MemberKey
+from mcrd.dataplane.messages import MemberKey
 from mcrd.holdings import Holdings
 from mcrd.journal import tell
 from mcrd.model import PortRange
@@ -29,13 +31,16 @@ from mcrd.store import Identity, Store, identity
 FORMAT = 1
 """Of the index. A supervisor that finds another one takes nothing over."""
 
+OUTPUTS = 1024
+"""Sockets of outputs that are left. Systemd compares what it stores with all that it has, one by
+one: with more, it would be busy for seconds. The others are opened anew, with the same ports."""
+
 ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
-STRUCTS = (Endpoint, MemberKey)
 VALUES: tuple[type[Any], ...] = (
     *(Egress, Geometry, Hold, Ingress, Membership, PortRange, Reception, Ring, Worker),
     *(InterfaceCount, OutputCount, RuleCount, Traffic),
 )
-KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *STRUCTS, *VALUES)}
+KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
 
 Restarts = Counter[tuple[str, int]]
 
@@ -51,7 +56,7 @@ class KeptRing(msgspec.Struct):
     descriptors: list[Identity]
     rules: Any  # slots in the segment
     outputs: Any
-    members: list[tuple[Any, str, int, list[tuple[Any, Identity]]]]  # key, rule, slot, sockets
+    members: list[tuple[MemberKey, str, int]]  # with rule and slot
 
 
 class Index(msgspec.Struct):
@@ -59,6 +64,7 @@ class Index(msgspec.Struct):
 
     format: int
     version: str
+    network: int  # the inode of the network namespace
     rings: list[KeptRing] = []
     egress: list[tuple[Any, Identity]] = []
     receptions: list[tuple[Any, Identity]] = []
@@ -78,7 +84,10 @@ class Keeper:
         self._holds: set[Identity] = set()
 
     def keep(self, holdings: Holdings, restarts: Restarts) -> bool:
-        """All that is open now; False when it has to be tried again."""
+        """All that is open now; False when it has to be tried again. Raises OSError.
+
+        Members go without their sockets: they come and go at the will of whoever sends.
+        """
         before, self._packed = self._packed, {}
         loose: dict[Identity, int] = {}
         units: list[dict[Identity, int]] = []
@@ -89,17 +98,12 @@ class Keeper:
             self._packed[value] = found
             return found
 
-        def alone(sock: socket.socket) -> Identity:
-            what = identity(sock.fileno())
-            units.append({what: sock.fileno()})
-            return what
-
         def among(sock: socket.socket) -> Identity:
             what = identity(sock.fileno())
             loose[what] = sock.fileno()
             return what
 
-        index = Index(FORMAT, __version__)
+        index = Index(FORMAT, __version__, _network())
         for ring, (ingress, segment) in holdings.rings.items():
             unit = {identity(number): number for number in _descriptors(ingress, segment)}
             units.append(unit)
@@ -111,29 +115,34 @@ class Keeper:
                     list(unit),
                     pack(segment.rules.taken),
                     [(packed(key), slot) for key, slot in segment.outputs.taken.items()],
-                    [
-                        (pack(key), rule, slot, [(packed(e), among(s)) for e, s in socks.items()])
-                        for key, rule, slot, socks in holdings.members[ring].all()
-                    ],
+                    [(key, rule, slot) for key, rule, slot, _ in holdings.members[ring].all()],
                 )
             )
+        # In this order: of the last ones, there may be too many for the store, and they can be
+        # opened anew.
         for group, memberships in holdings.memberships.sockets().items():
-            index.joined.append((alone(group), [packed(one) for one in memberships]))
-        for hold, sock in holdings.holds.items():
-            index.holds.append((packed(hold), alone(sock) if sock is not None else None))
-        for egress, sock in holdings.egress.items():
-            index.egress.append((packed(egress), among(sock)))
+            index.joined.append((among(group), [packed(one) for one in memberships]))
         for reception, sock in holdings.receptions.items():
             index.receptions.append((packed(reception), among(sock)))
+        for hold, held in holdings.holds.items():
+            index.holds.append((packed(hold), among(held) if held is not None else None))
+        for egress, sock in itertools.islice(holdings.egress.items(), OUTPUTS):
+            index.egress.append((packed(egress), among(sock)))
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
         index.restarts = pack(restarts)
         done = self._store.keep(msgspec.msgpack.encode(index), units, loose)
-        held = {what for _, what in index.holds if what is not None}
-        if self._holds - held:
-            self._store.wait()  # or the port would still be taken when it is held anew
-        self._holds = held
+        holds = {what for _, what in index.holds if what is not None}
+        # A port that went has to be free when it is held anew.
+        if done and (self._holds <= holds or self._store.wait()):
+            self._holds = holds
+        else:
+            self._holds |= holds
         return done
+
+
+def _network() -> int:
+    return os.stat("/proc/self/ns/net").st_ino
 
 
 def _descriptors(ingress: IngressSocket, segment: Segment) -> tuple[int, ...]:
@@ -143,11 +152,14 @@ def _descriptors(ingress: IngressSocket, segment: Segment) -> tuple[int, ...]:
     )
 
 
-def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> None:
-    """Makes what the supervisor before left what this one holds; says in the log what it was."""
+def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> bool:
+    """Makes what the supervisor before left what this one holds; says in the log what it was.
+
+    True: something was left that this one has not, and which the store should drop.
+    """
     content, descriptors = store.inherit()
     if not descriptors and not content:
-        return
+        return False
     heir = _Heir(holdings, restarts, descriptors)
     version = "?"
     try:
@@ -155,20 +167,19 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> None:
         version = index.version
         if index.format != FORMAT:
             raise ValueError(f"format {index.format}, not {FORMAT}")
+        if index.network != _network():
+            raise ValueError("it is of another network namespace")
         heir.take(index)
     except Exception as error:  # noqa: BLE001  # whatever was left must not keep this one from work
-        text = "what mcrd %s left behind does not fit, and is closed: %s"
-        tell(log, logging.WARNING, "handover-failed", text, version, error)
-    finally:
-        unused = heir.close_the_rest()
+        heir.misfits[str(error)] += 1
+    unused = heir.close_the_rest()
     text = "taken over from mcrd %s: %s"
     tell(log, logging.INFO, "taken-over", text, version, heir.summary())
     if heir.misfits:
         text = "of what mcrd %s left behind, this does not fit and is closed: %s"
         what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
         tell(log, logging.WARNING, "handover-failed", text, version, what)
-    elif unused:
-        log.debug("closed %d descriptors that the store had and the index did not", unused)
+    return unused > 0
 
 
 class _Heir:
@@ -192,7 +203,7 @@ class _Heir:
             self._try("rings", partial(self._take_ingress, ingress, all_kept))
         for egress, what in self._each(index.egress, Egress):
             if (sock := self._socket(what)) is not None:
-                holdings.add_egress(egress, sock)
+                self._add_egress(egress, sock)
         for reception, what in self._each(index.receptions, Reception):
             if (sock := self._socket(what)) is not None:
                 holdings.receptions[reception] = sock
@@ -203,7 +214,7 @@ class _Heir:
         for what, packed in index.joined:
             joined = [one for one, _ in self._each(((p, None) for p in packed), Membership)]
             if joined and (sock := self._socket(what)) is not None:
-                holdings.add_joined(sock, joined)
+                self._try("groups", partial(holdings.add_joined, sock, joined))
         self._try(
             "ports",
             lambda: holdings.opener.ports.update({unpack(key): port for key, port in index.ports}),
@@ -233,7 +244,7 @@ class _Heir:
                 if not isinstance(value, kind):
                     raise TypeError(f"not a {kind.__name__}")
                 hash(value)  # its fields are what they should be, at least so far
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
                 self.misfits[f"{kind.__name__}: {error}"] += 1
             else:
                 yield value, rest
@@ -241,38 +252,65 @@ class _Heir:
     def _try(self, what: str, action: Callable[[], object]) -> None:
         try:
             action()
-        except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, OSError) as error:
             self.misfits[f"{what}: {error}"] += 1
 
     def _socket(self, what: Identity) -> socket.socket | None:
         number = self._unused.get(what)
         if number is None:
             return None  # it did not come into the store any more
-        sock = socket.socket(fileno=number)
+        try:
+            sock = socket.socket(fileno=number)
+        except OSError as error:
+            self.misfits[f"no socket: {error.strerror}"] += 1
+            return None
         del self._unused[what]
         return sock
 
+    def _add_egress(self, egress: Egress, sock: socket.socket) -> None:
+        """Unless it was disconnected, as those are that went after the index was made."""
+        try:
+            sock.getpeername()
+        except OSError:
+            sock.close()
+        else:
+            self._holdings.add_egress(egress, sock)
+
     def _take_ingress(self, ingress: Ingress, all_kept: list[tuple[Ring, KeptRing]]) -> None:
-        ordered = sorted(all_kept, key=lambda pair: pair[0].number)
-        needed = [what for _, kept in ordered for what in kept.descriptors]
+        ordered = [kept for _, kept in sorted(all_kept, key=lambda pair: pair[0].number)]
+        needed = [what for kept in ordered for what in kept.descriptors]
         if len(ordered) != ingress.workers or any(what not in self._unused for what in needed):
             return  # it was about to come or to go
-        segments = [self._segment(kept) for _, kept in ordered]
-        rings = [self._ring(kept) for _, kept in ordered]
-        counters = [segment for segment, _ in segments]
-        self._holdings.add_ingress(ingress, list(zip(rings, counters, strict=True)))
-        for (ring, kept), (_, same) in zip(ordered, segments, strict=True):
-            if same:
-                self._take_members(ring, kept)
+        with contextlib.ExitStack() as undo:
+            rings = []
+            for kept in ordered:
+                segment, same = self._segment(kept)
+                undo.callback(segment.close)
+                ring = self._ring(kept)
+                undo.callback(ring.close)
+                if ring.socket.getsockname()[0] != ingress.interface:
+                    raise ValueError(f"{ingress.interface} went away and came again")
+                if not same:
+                    ring.forget_seen()
+                rings.append((ring, segment))
+            undo.pop_all()
+        self._holdings.add_ingress(ingress, rings)
+        for number, kept in enumerate(ordered):
+            members = self._holdings.members[Ring(ingress, number)]
+            taken = rings[number][1].members.taken
+            for key, rule, slot in kept.members:
+                if taken.get(key) == slot:
+                    members.add(key, rule, slot, {})
 
     def _ring(self, kept: KeptRing) -> IngressSocket:
         small, large, tally, _ = kept.descriptors
-        sockets = (
-            socket.socket(fileno=self._unused.pop(small)),
-            socket.socket(fileno=self._unused.pop(large)),
-        )
         geometry, large_geometry = unpack(kept.geometry), unpack(kept.large_geometry)
-        return IngressSocket(geometry, large_geometry, sockets, self._unused.pop(tally))
+        first, second = self._socket(small), self._socket(large)
+        if first is None or second is None:
+            raise ValueError("not a packet socket")
+        made = IngressSocket(geometry, large_geometry, (first, second), self._unused[tally])
+        del self._unused[tally]
+        return made
 
     def _segment(self, kept: KeptRing) -> tuple[Segment, bool]:
         """The segment, and whether it has what was counted; of another version, it has not."""
@@ -283,20 +321,17 @@ class _Heir:
             made = Segment()
             made.continue_from(number)
             return made, False
+        rules, outputs = unpack(kept.rules), {unpack(key): slot for key, slot in kept.outputs}
         made = Segment(number)
-        made.rules.take_over(unpack(kept.rules))
-        made.outputs.take_over({unpack(key): slot for key, slot in kept.outputs})
-        made.members.take_over({unpack(key): slot for key, _, slot, _ in kept.members})
         del self._unused[what]
+        try:
+            made.rules.take_over(rules)
+            made.outputs.take_over(outputs)
+            made.members.take_over({key: slot for key, _, slot in kept.members})
+        except BaseException:
+            made.close()
+            raise
         return made, True
-
-    def _take_members(self, ring: Ring, kept: KeptRing) -> None:
-        for key, rule, slot, pairs in kept.members:
-            sockets = {}
-            for egress, what in self._each(pairs, Egress):
-                if (sock := self._socket(what)) is not None:
-                    sockets[egress] = sock
-            self._holdings.members[ring].add(unpack(key), rule, slot, sockets)
 
 
 def pack(value: object) -> Any:
@@ -307,8 +342,6 @@ def pack(value: object) -> Any:
     name = type(value).__name__
     if isinstance(value, ADDRESSES):
         return [name, str(value)]
-    if isinstance(value, STRUCTS):
-        return [name, {field: pack(getattr(value, field)) for field in value.__struct_fields__}]
     if dataclasses.is_dataclass(value):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return [name, {field: pack(getattr(value, field)) for field in fields}]

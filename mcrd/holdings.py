@@ -129,8 +129,7 @@ class Holdings:
 
     def add_joined(self, sock: socket.socket, joined: list[Membership]) -> None:
         """A socket that has joined these groups."""
-        self.memberships.take_over(sock, joined)
-        self._joined.update(joined)
+        self._joined.update(self.memberships.take_over(sock, joined))
 
     def close(self, resource: Resource, worker: WorkerProcess | None = None) -> None:
         """Closes it; `worker` is the one that has an egress socket of its own."""

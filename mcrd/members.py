@@ -53,7 +53,7 @@ class MemberSockets:
         self._complained: dict[str, float] = {}
         self._own: Counter[messages.Endpoint] = Counter()
         self._look_again = 0  # nanoseconds
-        self._resting: set[messages.MemberKey] = set()  # no worker has them
+        self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
         self.changed = False
 
     def all(
@@ -69,16 +69,23 @@ class MemberSockets:
         """A member that there was before; no worker has it yet."""
         self._members[key] = _Member(rule, slot, sockets)
         self._own.update(_own(sockets))
-        self._resting.add(key)
+        self._resting.setdefault(rule, set()).add(key)
 
     def rest(self) -> None:
         """The worker has ended; the next one gets them with their rules."""
-        self._resting = set(self._members)
+        self._resting = {}
+        for key, member in self._members.items():
+            self._resting.setdefault(member.rule, set()).add(key)
+
+    def rests(self, rule: str) -> bool:
+        """Whether the rule has members that no worker has."""
+        return rule in self._resting
 
     def end_resting(self, process: WorkerProcess) -> None:
         """The worker has all its rules: members that are still nobody's have none any more."""
-        for key in self._resting & self._members.keys():
-            self._close(process, key)
+        for keys in self._resting.values():
+            for key in keys & self._members.keys():
+                self._close(process, key)
         self._resting.clear()
 
     def open(
@@ -124,21 +131,23 @@ class MemberSockets:
         called when own() has grown, before anything is sent from there.
         """
         outputs = members_of(relay)
+        resting = self._resting.pop(rule, set())
+        if resting:
+            keys = list(resting & self._members.keys())
+        else:
+            keys = [key for key, member in self._members.items() if member.rule == rule]
+        slot = self._segment.rules.taken.get(rule)
         changed: dict[messages.MemberKey, list[Egress]] = {}
         new: dict[Egress, socket.socket] = {}
         gone: dict[Egress, socket.socket] = {}
-        rested: dict[Egress, socket.socket] = {}
-        for key, member in self._members.items():
-            if member.rule != rule:
+        for key in keys:
+            member = self._members[key]
+            # What rested may be of a rule that was another one, or had another place.
+            if resting and (key.slot != slot or not may_have(relay, key)):
+                self._close(process, key)
                 continue
             wanted = [_egress(output, key) for output in outputs]
             before, member.sockets = member.sockets, {}
-            if key in self._resting:
-                if not may_have(relay, key):  # it is closed with the others that rest
-                    member.sockets = before
-                    continue
-                changed[key] = wanted
-                rested |= {egress: before[egress] for egress in wanted if egress in before}
             for egress in wanted:
                 if egress in before:
                     member.sockets[egress] = before.pop(egress)
@@ -148,15 +157,16 @@ class MemberSockets:
                     new[egress] = member.sockets[egress] = self._opener.open(egress)
                 except OSError as error:
                     self._complain(rule, f"{egress}: {error.strerror or error}")
-            if not member.sockets:
+            if resting or not member.sockets:
                 changed[key] = wanted
             gone |= before
         self._own.update(_own(new))
         if new:
             announce()
         self.changed = self.changed or bool(changed)
-        self._resting -= changed.keys()
-        self._add_sockets(process, rested | new)
+        self._add_sockets(
+            process, {e: s for k in changed for e, s in self._members[k].sockets.items()}
+        )
         for key, wanted in changed.items():
             self._tell(process, key, self._members[key], wanted)
         self._end(process, gone)

@@ -57,14 +57,15 @@ class Flow(NamedTuple):
     received: int = 0
     sent: int = 0
     lost: int = 0
+    interfaces: int = 0
 
 
-def flow(before: Flow, now: Flow, interfaces: int) -> str:
+def flow(before: Flow, now: Flow) -> str:
     """How much flows, in words. Counters of a ring that was closed are none of it."""
     took = max(now.at - before.at, 0.001)
     into = max(0, now.received - before.received) / took
     out = max(0, now.sent - before.sent) / took
-    number = f"{interfaces} interface{'s' if interfaces != 1 else ''}"
+    number = f"{now.interfaces} interface{'s' if now.interfaces != 1 else ''}"
     return f"{number}, {_rate(into)} in, {_rate(out)} out, {now.lost} lost"
 
 

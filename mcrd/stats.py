@@ -84,8 +84,8 @@ class RuleCount:
     def add(self, other: RuleCount) -> None:
         """Adds the other's counts to these."""
         self.received.add(other.received)
-        for name, number in other.dropped.items():
-            self.dropped[name] += number
+        for name, number in other.dropped.items():  # another version may know other reasons
+            self.dropped[name] = self.dropped.get(name, 0) + number
 
 
 @dataclass(slots=True)
@@ -124,8 +124,8 @@ class InterfaceCount:
     def add(self, other: InterfaceCount) -> None:
         """Adds the other's counts to these."""
         self.received.add(other.received)
-        for name, number in other.dropped.items():
-            self.dropped[name] += number
+        for name, number in other.dropped.items():  # another version may know other reasons
+            self.dropped[name] = self.dropped.get(name, 0) + number
 
 
 class NoRoomError(Exception):

@@ -9,23 +9,25 @@ moment. Descriptors are told apart by device and inode.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
 import select
 import socket
+import struct
 from collections.abc import Iterable, Mapping
 
 Identity = tuple[int, int]
 """Device and inode: what a descriptor is, whatever its number."""
 
-BATCH = 253  # descriptors that fit one message: SCM_MAX_FD, include/net/scm.h
-# All of their names come back in one environment variable, which execve(2) limits to 128 KiB.
-AT_MOST = 16_000
-FIRST = 3  # SD_LISTEN_FDS_START
+LARGEST = 253  # descriptors that fit one message: SCM_MAX_FD, include/net/scm.h
+# What is stored anew, because one of a batch went, the manager compares with all that it has.
+BATCH = 16
 INDEX = "index"
-BARRIER = 1000  # milliseconds
+FIRST = 3  # SD_LISTEN_FDS_START
+TRIES = 3  # starts that may find the same index: it may be what they end by
+BARRIER = 2.0  # seconds
+HEADER = struct.Struct("QQ")  # of an index: its number, and how many starts have found it
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +39,20 @@ def identity(descriptor: int) -> Identity:
 
 
 class Store:
-    """The service manager's store, if there is a service manager."""
+    """The service manager's store, where there is one: $FDSTORE says how much it takes.
+
+    systemd sets that from version 254 on, and for those before the unit does.
+    """
 
     def __init__(self) -> None:
         self._batches: dict[str, set[Identity]] = {}
         self._index = b""
-        self._last = 0  # number of a batch
+        self._serial = 0
         self._socket: socket.socket | None = None
-        path = os.environ.get("NOTIFY_SOCKET", "")
-        if path[:1] in ("/", "@"):
+        path, room = (os.environ.get(name, "") for name in ("NOTIFY_SOCKET", "FDSTORE"))
+        # Two places are for an index and the one after it.
+        self._room = int(room) - 2 if room.isascii() and room.isdigit() else 0
+        if path[:1] in ("/", "@") and self._room > 0:
             flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
             try:
@@ -69,28 +76,25 @@ class Store:
 
     def inherit(self) -> tuple[bytes, dict[Identity, int]]:
         """The index that was left last, and the descriptors; none of them is inherited further."""
-        names = _listed()
-        indexes: dict[str, int] = {}
+        indexes: list[int] = []
         found: dict[Identity, int] = {}
-        for descriptor, name in enumerate(names, FIRST):
+        for descriptor, name in enumerate(_listed(), FIRST):
             try:
                 what = identity(descriptor)
             except OSError:
                 continue
             os.set_inheritable(descriptor, False)
             self._batches.setdefault(name, set()).add(what)
-            self._last = max(self._last, _number(name))
             if name.startswith(INDEX):
-                indexes[name] = descriptor
+                indexes.append(descriptor)
             elif what in found:
                 os.close(descriptor)
             else:
                 found[what] = descriptor
-        content = b""
-        if indexes:
-            content = _content(indexes[max(indexes, key=_number)])
-        for descriptor in indexes.values():
+        contents = [_content(descriptor) for descriptor in indexes]
+        for descriptor in indexes:
             os.close(descriptor)
+        self._serial, content = max(contents, default=(0, b""))
         return content, found
 
     def keep(
@@ -98,40 +102,45 @@ class Store:
     ) -> bool:
         """Makes the store hold just that; False when the manager is too busy: try again later.
 
-        The descriptors of a unit come and go together. Of the `loose` ones, there may be too many.
+        The descriptors of a unit come and go together. What there is no room for, of the `loose`
+        ones from the last on, is not kept. Raises OSError.
         """
-        assert self._socket is not None
-        units = list(units)
-        room = max(0, AT_MOST - sum(len(unit) for unit in units))
+        units, room = list(units), self._room
+        while sum(len(unit) for unit in units) > room:
+            units.pop()
+        room -= sum(len(unit) for unit in units)
         loose = dict(itertools.islice(loose.items(), room))
-        wanted = set(loose).union(*units)
         try:
-            known = self._remove_all_but(wanted)
-            for unit in units:
-                if not unit.keys() <= known:
-                    self._add(unit)
-            new = [(what, number) for what, number in loose.items() if what not in known]
-            for at in range(0, len(new), BATCH):
-                self._add(dict(new[at : at + BATCH]))
+            # First of all, for what it names and is not there does no harm.
             if index != self._index:
                 self._replace_index(index)
+            known = self._remove_all_but(set(loose).union(*units))
+            for unit in units:
+                if not unit.keys() <= known:
+                    self._add(unit, self._free(""))
+            new = [(what, number) for what, number in loose.items() if what not in known]
+            for at in range(0, len(new), BATCH):
+                self._add(dict(new[at : at + BATCH]), self._free(""))
         except BlockingIOError:
             return False
-        except OSError as error:
-            log.debug("the service manager's store: %s", error)
         return True
 
-    def wait(self) -> None:
-        """Until the manager has done what it was told: what was removed is closed (BARRIER=1)."""
+    def wait(self) -> bool:
+        """Until the manager has done what it was told; False when it has not (BARRIER=1)."""
         assert self._socket is not None
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         try:
-            with contextlib.suppress(OSError):
+            self._socket.settimeout(BARRIER)
+            try:
                 socket.send_fds(self._socket, [b"BARRIER=1"], [theirs])
-            os.close(theirs)
+            except OSError:
+                return False
+            finally:
+                os.close(theirs)
+                self._socket.setblocking(False)
             poll = select.poll()
             poll.register(ours, 0)
-            poll.poll(BARRIER)
+            return bool(poll.poll(1000 * BARRIER))
         finally:
             os.close(ours)
 
@@ -149,21 +158,24 @@ class Store:
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", ())
         del self._batches[name]
 
-    def _add(self, batch: Mapping[Identity, int], name: str = "") -> None:
-        self._last += 1
-        name = f"{name}{self._last}"
+    def _add(self, batch: Mapping[Identity, int], name: str) -> None:
         # Without FDPOLL=0 it would drop a packet socket whose link goes down, for instance.
         self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", batch.values())
         self._batches[name] = set(batch)
+
+    def _free(self, prefix: str) -> str:
+        """A name that is not taken, and short: execve(2) limits all of them together."""
+        return next(n for i in itertools.count(1) if (n := f"{prefix}{i}") not in self._batches)
 
     def _replace_index(self, index: bytes) -> None:
         """The new one is stored before the old one goes; whoever finds both takes the later one."""
         descriptor = os.memfd_create("mcrd-index", os.MFD_CLOEXEC)
         try:
             with open(descriptor, "wb", closefd=False) as file:
-                file.write(index)
+                file.write(HEADER.pack(self._serial + 1, 0) + index)
             before = [name for name in self._batches if name.startswith(INDEX)]
-            self._add({identity(descriptor): descriptor}, INDEX)
+            self._add({identity(descriptor): descriptor}, self._free(INDEX))
+            self._serial += 1
             self._index = index
         finally:
             os.close(descriptor)
@@ -190,10 +202,14 @@ def _listed() -> list[str]:
     return (names + [""] * count)[:count]
 
 
-def _number(name: str) -> int:
-    digits = name.removeprefix(INDEX)
-    return int(digits) if digits.isascii() and digits.isdigit() else 0
-
-
-def _content(descriptor: int) -> bytes:
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+def _content(descriptor: int) -> tuple[int, bytes]:
+    """An index's number, and what it says: nothing when too many starts have found it so."""
+    data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    if len(data) < HEADER.size:
+        return 0, b""
+    serial, tries = HEADER.unpack_from(data)
+    if tries >= TRIES:
+        log.warning("what was left behind was not taken over in %d starts, and is closed", tries)
+        return serial, b""
+    os.pwrite(descriptor, HEADER.pack(serial, tries + 1), 0)
+    return serial, data[HEADER.size :]

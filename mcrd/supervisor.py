@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,10 @@ class Supervisor:
     async def _main(self) -> None:
         await self._links.start()
         self._estate.take_over()
+        self._flow = self._flow_now()
+        # What was counted before is no news.
+        ledger = self._estate.ledger
+        self._alarms.begin(self._next, ledger, ledger.interfaces(self._estate.ring_full()))
         async with self._lock:
             self._digest = _digest(self._files(self._next))
             await self._adopt(self._next)
@@ -147,7 +152,7 @@ class Supervisor:
             self._estate.take_errors,
             self._estate.look_at_workers,
             self._look_at_counters,
-            self._estate.keep,
+            partial(self._estate.keep, at_once=False),
             journal.tell_what_was_left_out,
             self._tell_manager,
         ):
@@ -160,17 +165,20 @@ class Supervisor:
         """That all is well, and how much flows."""
         if self._estate.is_well():
             self._notify.alive()
-        now, ledger = time.monotonic(), self._estate.ledger
-        took = now - self._flow.at
-        if took < STATUS_EVERY:
+        if time.monotonic() - self._flow.at < STATUS_EVERY:
             return
+        flow = self._flow_now()
+        self._flow, before = flow, self._flow
+        flowing = report.flow(before, flow)
+        self._notify.status(f"{self._summary()}; {flowing}")
+
+    def _flow_now(self) -> Flow:
+        ledger = self._estate.ledger
         interfaces = ledger.interfaces(self._estate.ring_full())
         received = sum(count.received.packets for count in interfaces.values())
         lost = sum(count.dropped[name] for count in interfaces.values() for name in OF_RINGS)
-        flow = Flow(now, received, ledger.sent(), lost + ledger.failed())
-        self._flow, before = flow, self._flow
-        flowing = report.flow(before, flow, len(interfaces))
-        self._notify.status(f"{self._summary()}; {flowing}")
+        lost += ledger.failed()
+        return Flow(time.monotonic(), received, ledger.sent(), lost, len(interfaces))
 
     def _wake(self) -> None:
         self._woken.set()

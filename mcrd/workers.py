@@ -35,6 +35,9 @@ IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to w
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
 UNPRIVILEGED = ("mcrd-worker", "nobody")  # users: the first that there is
 
+GIVEN = "MCRD_NAMESPACES"
+"""The variable by which the unit says which namespaces the service has for itself."""
+
 CRASHES = frozenset(
     (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS)
 )
@@ -176,6 +179,7 @@ class WorkerProcess:
                 ring.large_geometry.frame_size,
             ),
             strict=self.worker.strict,
+            given=os.environ.get(GIVEN, "").split(),
         )
         descriptors = [
             *(ring.socket.fileno(), ring.epoll.fileno()),

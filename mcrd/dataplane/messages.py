@@ -67,7 +67,7 @@ class Initialize(Request, frozen=True, tag=True):
     LINK_ETHERNET or LINK_IP. `sockets` is how many egress sockets the worker has to have room for.
     `uid` and `gid` are what it becomes; None where the daemon is not root and it stays what it is.
     `cpu` is where it runs; None: anywhere. `strict`: the sandbox is whole, or the worker does not
-    start.
+    start. `given` are namespaces, "ipc" or "uts", that the service has of its own.
     """
 
     supervisor: int
@@ -81,6 +81,7 @@ class Initialize(Request, frozen=True, tag=True):
     cpu: int | None = None
     large: Sizes | None = None
     strict: bool = False
+    given: list[str] = []
 
 
 class Begin(Request, frozen=True, tag=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import prctl
@@ -36,8 +36,8 @@ _NAMESPACES = {
     "cgroup namespace": 0x02000000,
 }
 _USER = 0x10000000
-# Inodes of the namespaces that the system began with: linux/proc_ns.h.
-_SYSTEM = {"ipc namespace": ("ipc", 0xEFFFFFFF), "uts namespace": ("uts", 0xEFFFFFFE)}
+_OF_SERVICE = {"ipc namespace": "ipc", "uts namespace": "uts"}
+"""Those that the service may have of its own instead, by what the unit calls them."""
 _CAP_SYS_ADMIN = 1 << 21  # linux/capability.h
 _MOUNT_POINTS = ("/tmp", "/run", "/dev")  # any directory will do
 
@@ -49,13 +49,15 @@ class SandboxError(Exception):
 class Sandbox:
     """What a worker has given up, by the names of the layers, and what it could not.
 
-    Call everything before any thread exists: most of it is a thread's own.
+    `given` are namespaces that the service has of its own. Call everything before any thread
+    exists: most of it is a thread's own.
     """
 
-    def __init__(self, strict: bool) -> None:
+    def __init__(self, strict: bool, given: Sequence[str] = ()) -> None:
         self.held: list[str] = []
         self.missing: dict[str, str] = {}
         self._strict = strict
+        self._given = given
 
     def layer(self, name: str, make: Callable[[], None]) -> bool:
         """Makes a layer: did it hold? One that has to raises SandboxError."""
@@ -128,7 +130,7 @@ class Sandbox:
                 self.missing[name] = "there is no user namespace"
             return
         for name, flag in pending.items():
-            self.layer(name, partial(_unshare, flag, name))
+            self.layer(name, partial(_unshare, flag, _OF_SERVICE.get(name) in self._given))
         if "mount namespace" in self.held:
             self.layer("empty root", _empty_root)
         else:
@@ -156,13 +158,12 @@ def _check(result: int) -> None:
         raise OSError(-result, os.strerror(-result))
 
 
-def _unshare(flag: int, name: str) -> None:
-    """Where it is refused, the service's own will do (PrivateIPC=, ProtectHostname=)."""
+def _unshare(flag: int, given: bool) -> None:
+    """`given`: where it is refused, the service's own will do."""
     try:
         _check(lib.sandbox_unshare(flag))
     except PermissionError:
-        kind, inode = _SYSTEM.get(name, ("", 0))
-        if not kind or os.stat(f"/proc/self/ns/{kind}").st_ino == inode:
+        if not given:
             raise
 
 

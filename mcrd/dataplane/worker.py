@@ -152,7 +152,7 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     # io_uring wants a descriptor limit as large as its file table.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    sandbox = Sandbox(request.strict)
+    sandbox = Sandbox(request.strict, request.given)
     sandbox.give_up(request.supervisor, request.uid, request.gid)
     _open_uring(worker, sandbox)
     os.close(readiness)  # the ring's file table holds it

@@ -129,6 +129,11 @@ class IngressSocket:
         """Frames that passed the filter so far, at the last ring_full(), which they include."""
         return self._counts[0]
 
+    def forget_seen(self) -> None:
+        """Begins to count what passed the filter: whoever counted what was taken begins too."""
+        self.ring_full()
+        self._counts[0] = self._counts[1]
+
     @property
     def _sockets(self) -> tuple[socket.socket, socket.socket]:
         return self.socket, self.large

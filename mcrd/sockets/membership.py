@@ -98,11 +98,23 @@ class Memberships:
             found.setdefault(sock, []).append(membership)
         return found
 
-    def take_over(self, sock: socket.socket, joined: Sequence[Membership]) -> None:
-        """A socket that has joined these already."""
-        self._joined.update(dict.fromkeys(joined, sock))
-        self._groups[sock] = len(joined)
+    def take_over(self, sock: socket.socket, joined: Sequence[Membership]) -> list[Membership]:
+        """A socket that has joined these already; returns those that it has."""
+        has = []
+        for membership in joined:
+            try:
+                _membership_option(sock, True, membership)  # it may have left this one since
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                    continue
+            has.append(membership)
+        if not has:
+            sock.close()
+            return has
+        self._joined.update(dict.fromkeys(has, sock))
+        self._groups[sock] = len(has)
         self._roomy[4 if sock.family == socket.AF_INET else 6].append(sock)
+        return has
 
     def leave(self, membership: Membership) -> None:
         """Leaves the group; an interface that has gone has left it already."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mcrd import handover, store
+from mcrd import handover
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.handover import Keeper, Restarts, pack, unpack
 from mcrd.holdings import Holdings
@@ -32,15 +32,14 @@ from mcrd.resources import (
     Ring,
     Worker,
 )
-from tests.unit.test_store import Manager
+from mcrd.store import HEADER
+from tests.unit.test_store import Manager, hand_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.lab import Triangle
-
-FIRST = 900
 
 
 class Before:
@@ -64,7 +63,7 @@ class Before:
                 *(worker, "b", "r1", indexes["r1"], ip_address("ff15::1"), 6000, 4, 0),
                 *(ip_address("fd02::1"), None, False),
             )
-            joined = [
+            self.joined = joined = [
                 Membership("r0", indexes["r0"], ip_address(group), source)
                 for group, source in (
                     ("239.1.1.1", None),
@@ -97,9 +96,10 @@ class Before:
         self.holdings.members[self.ring].add(key, "a", slot, {egress: sock})
         self.restarts: Restarts = Counter({("r0", 0): 3})
 
-    def leave(self) -> None:
+    def leave(self, *, keep: bool = True) -> None:
         """With the manager, as it is now; then it is gone."""
-        assert Keeper(self.manager.client()).keep(self.holdings, self.restarts)
+        with self.relay.inside():
+            assert not keep or Keeper(self.manager.client()).keep(self.holdings, self.restarts)
         self.manager.look()
         for ring, segment in self.holdings.rings.values():
             ring.close()
@@ -117,21 +117,17 @@ class Before:
 def before(triangle: Triangle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Before]:
     manager = Manager(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("FDSTORE", "1000")
     yield Before(triangle, manager)
     manager.close()
 
 
 def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings, Restarts]:
     """As the process that systemd starts next."""
-    handed = [(n, number) for n, numbers in before.manager.kept.items() for number in numbers]
-    monkeypatch.setattr(store, "FIRST", FIRST)
-    for at, (_, number) in enumerate(handed):
-        os.dup2(number, FIRST + at)
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    monkeypatch.setenv("LISTEN_FDS", str(len(handed)))
-    monkeypatch.setenv("LISTEN_FDNAMES", ":".join(name for name, _ in handed))
+    hand_over(before.manager, monkeypatch)
     holdings, restarts = Holdings(), Restarts()
-    handover.take_over(before.manager.client(), holdings, restarts)
+    with before.relay.inside():
+        handover.take_over(before.manager.client(), holdings, restarts)
     return holdings, restarts
 
 
@@ -139,8 +135,7 @@ def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatc
     taken = [dict(slots.taken) for slots in (before.segment.rules, before.segment.outputs)]
     ports = dict(before.holdings.opener.ports)
     members = [
-        (key, rule, slot, set(sockets))
-        for key, rule, slot, sockets in before.holdings.members[before.ring].all()
+        (key, rule, slot) for key, rule, slot, _ in before.holdings.members[before.ring].all()
     ]
     own, descriptors = before.holdings.own(), _descriptors()
     geometry = before.holdings.rings[before.ring][0].geometry
@@ -155,8 +150,7 @@ def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatc
     assert holdings.rings[before.ring][0].geometry == geometry
     assert restarts == {("r0", 0): 3}
     assert [
-        (key, rule, slot, set(sockets))
-        for key, rule, slot, sockets in holdings.members[before.ring].all()
+        (key, rule, slot) for key, rule, slot, _ in holdings.members[before.ring].all()
     ] == members
     # The membership is the socket's own: to leave works, and nobody else had to join.
     groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
@@ -223,7 +217,7 @@ def test_one_thing_that_does_not_fit_does_not_take_the_others_along(
         holdings.close_all()
 
 
-@pytest.mark.parametrize("change", [{"format": 0}, {"rings": "none"}])
+@pytest.mark.parametrize("change", [{"format": 0}, {"rings": "none"}, {"network": 1}])
 def test_of_another_format_nothing_is_taken_and_everything_closed(
     before: Before,
     monkeypatch: pytest.MonkeyPatch,
@@ -244,8 +238,29 @@ def _change_index(manager: Manager, change: dict[str, object]) -> None:
     index = msgspec.msgpack.decode(manager.index())
     content = msgspec.msgpack.encode({**index, **change})
     descriptor = manager.kept[name][0]
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, content, 0)
+    os.ftruncate(descriptor, HEADER.size)
+    os.pwrite(descriptor, content, HEADER.size)
+
+
+def test_what_changed_after_the_index_was_made_is_as_it_is_now(
+    before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor that was killed between the two: an output closed, a group left."""
+    with before.relay.inside():
+        assert Keeper(before.manager.client()).keep(before.holdings, before.restarts)
+        before.manager.look()
+        before.holdings.close(before.egress)
+        before.holdings.close(before.joined[0])
+        before.holdings.close(before.joined[1])
+    before.leave(keep=False)
+    holdings, _ = take_over(before, monkeypatch)
+    assert before.egress not in holdings.egress  # it would send nothing
+    groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
+    assert "239.1.1.1" in groups  # it was joined again, as the index says
+    assert "232.1.1.1" in groups
+    assert holdings.has(before.joined[0])
+    with before.relay.inside():
+        holdings.close_all()
 
 
 def test_a_later_version_may_have_more_to_say() -> None:

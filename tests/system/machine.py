@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -183,15 +184,19 @@ def _hierarchies() -> list[tuple[str, Path]]:
     ]
 
 
+_serial = itertools.count()
+
+
 def _make_cgroups() -> list[Path]:
-    made = [where / f"mcrd-test-{os.getpid()}" for _, where in _hierarchies()]
+    name = f"mcrd-test-{os.getpid()}-{next(_serial)}"
+    made = [where / name for _, where in _hierarchies()]
     for cgroup in made:
         cgroup.mkdir(exist_ok=True)
     return made
 
 
 def _remove_cgroups() -> None:
-    """Those of this run, and those that a run left that was killed: no process is in them."""
+    """Those of this run that are empty, and those that a run left that was killed."""
 
     def below(directory: Path) -> Iterator[Path]:
         for path in directory.iterdir():
@@ -200,7 +205,10 @@ def _remove_cgroups() -> None:
         yield directory
 
     for _, where in _hierarchies():
-        for top in where.glob("mcrd-test-*"):
+        for top in where.glob("mcrd-test-*-*"):
+            pid = top.name.split("-")[2]
+            if pid != str(os.getpid()) and Path(f"/proc/{pid}").exists():
+                continue
             for directory in below(top):
                 with contextlib.suppress(OSError):
                     directory.rmdir()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd import store
-from mcrd.store import BATCH, Store, identity
+from mcrd.store import BATCH, HEADER, LARGEST, TRIES, Store, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Manager:
         """Takes all messages that have come."""
         while True:
             try:
-                data, descriptors, flags, _ = socket.recv_fds(self.socket, 4096, BATCH)
+                data, descriptors, flags, _ = socket.recv_fds(self.socket, 4096, LARGEST)
             except BlockingIOError:
                 return
             assert flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) == 0
@@ -47,7 +47,7 @@ class Manager:
             if "FDSTORE" in fields:
                 assert fields["FDPOLL"] == "0"
                 assert name not in self.kept
-                assert 0 < len(descriptors) <= BATCH
+                assert 0 < len(descriptors) <= LARGEST
                 self.kept[name] = descriptors
             else:
                 assert fields["FDSTOREREMOVE"] == "1"
@@ -69,7 +69,7 @@ class Manager:
         self.look()
         (name,) = (name for name in self.kept if name.startswith("index"))
         descriptor = self.kept[name][0]
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        return os.pread(descriptor, os.fstat(descriptor).st_size, HEADER.size)
 
     def close(self) -> None:
         """Closes everything."""
@@ -85,6 +85,7 @@ class Manager:
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     made = Manager(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("FDSTORE", "1000")
     yield made
     made.close()
 
@@ -92,7 +93,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
 @pytest.fixture
 def things() -> Iterator[dict[store.Identity, int]]:
     """Descriptors by what they are, more than one message takes."""
-    descriptors = [os.memfd_create(str(number)) for number in range(BATCH + 50)]
+    descriptors = [os.memfd_create(str(number)) for number in range(300)]
     yield {identity(descriptor): descriptor for descriptor in descriptors}
     for descriptor in descriptors:
         os.close(descriptor)
@@ -104,20 +105,31 @@ def some(things: dict[store.Identity, int], first: int, last: int) -> dict[store
 
 def test_without_a_manager_there_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("FDSTORE", "1000")
     assert not Store().there
     monkeypatch.setenv("NOTIFY_SOCKET", "/nobody/listens/here")
     assert not Store().there
+
+
+@pytest.mark.parametrize("room", ["", "0", "2", "many"])
+def test_nor_is_there_one_that_takes_nothing(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    monkeypatch.setenv("FDSTORE", room)
+    assert not manager.client().there
 
 
 def test_it_keeps_what_it_is_told_in_few_messages(
     manager: Manager, things: dict[store.Identity, int]
 ) -> None:
     made = manager.client()
-    assert made.keep(b"one", [], things)
-    assert manager.all() == set(things)
+    some_of_them = some(things, 0, 2 * BATCH)
+    while not made.keep(b"one", [], some_of_them):
+        manager.look()
+    assert manager.all() == set(some_of_them)
     assert manager.index() == b"one"
     assert manager.messages == 3  # two batches, and the index
-    assert made.keep(b"one", [], things)
+    assert made.keep(b"one", [], some_of_them)
     manager.look()
     assert manager.messages == 3  # nothing is new
 
@@ -126,28 +138,27 @@ def test_what_goes_is_removed_and_its_batch_stored_anew(
     manager: Manager, things: dict[store.Identity, int]
 ) -> None:
     made = manager.client()
-    unit, loose = some(things, 0, 4), some(things, 4, 60)
+    unit, loose = some(things, 0, 4), some(things, 4, 20)
     made.keep(b"one", [unit], loose)
     manager.look()
-    names = set(manager.kept)
+    before = {number for numbers in manager.kept.values() for number in numbers}
     gone = next(iter(loose))
     del loose[gone]
     made.keep(b"two", [unit], loose)
     assert manager.all() == {*unit, *loose}
     assert manager.index() == b"two"
     # The unit, which is a batch of its own, was not touched.
-    assert len(names & set(manager.kept)) == 1
+    assert {identity(number) for number in before & set(manager.kept["1"])} == set(unit)
 
 
 def test_there_may_be_too_many_loose_ones_and_units_come_first(
     manager: Manager, things: dict[store.Identity, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "AT_MOST", 10)
+    monkeypatch.setenv("FDSTORE", "12")  # two are for indexes
     unit, loose = some(things, 0, 4), some(things, 4, 60)
-    assert manager.client().keep(b"", [unit], loose)
-    found = manager.all()
-    assert found >= unit.keys()
-    assert len(found) == 10
+    assert manager.client().keep(b"one", [unit], loose)
+    assert manager.all() == {*unit, *some(things, 4, 10)}
+    assert manager.index() == b"one"
 
 
 def test_a_busy_manager_gets_the_rest_later(
@@ -165,11 +176,8 @@ def test_a_busy_manager_gets_the_rest_later(
     assert manager.index() == b"index"
 
 
-def test_the_next_process_finds_what_was_left(
-    manager: Manager, things: dict[store.Identity, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = manager.client()
-    made.keep(b"one", [some(things, 0, 4)], some(things, 4, 20))
+def hand_over(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the manager has is this process's, as after exec."""
     manager.look()
     handed = [(name, number) for name, numbers in manager.kept.items() for number in numbers]
     monkeypatch.setattr(store, "FIRST", 900)
@@ -178,6 +186,13 @@ def test_the_next_process_finds_what_was_left(
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", str(len(handed)))
     monkeypatch.setenv("LISTEN_FDNAMES", ":".join(name for name, _ in handed))
+
+
+def test_the_next_process_finds_what_was_left(
+    manager: Manager, things: dict[store.Identity, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.client().keep(b"one", [some(things, 0, 4)], some(things, 4, 20))
+    hand_over(manager, monkeypatch)
     heir = manager.client()
     index, found = heir.inherit()
     assert index == b"one"
@@ -190,6 +205,36 @@ def test_the_next_process_finds_what_was_left(
     assert manager.index() == b"two"
     for number in found.values():
         os.close(number)
+
+
+def test_names_stay_short_and_the_later_of_two_indexes_counts(
+    manager: Manager, things: dict[store.Identity, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or their list would be too long for execve(2), some day."""
+    made = manager.client()
+    for at in range(0, 200, 2):
+        assert made.keep(b"%d" % at, [], some(things, at, at + 2))
+        manager.look()
+    assert max(map(len, manager.kept)) <= len("index2")
+    before = manager.client()  # as one that was killed between the two
+    before.keep(b"earlier", [], {})
+    manager.look()
+    hand_over(manager, monkeypatch)
+    index, found = manager.client().inherit()
+    assert index == b"198"
+    for number in found.values():
+        os.close(number)
+
+
+def test_an_index_that_every_start_ends_by_is_not_found_for_ever(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.client().keep(b"poison", [], {})
+    for _ in range(TRIES):
+        hand_over(manager, monkeypatch)
+        assert manager.client().inherit() == (b"poison", {})
+    hand_over(manager, monkeypatch)
+    assert manager.client().inherit() == (b"", {})
 
 
 def test_what_is_for_another_process_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -44,12 +45,20 @@ void worker_free(struct worker *worker)
 
 int worker_map_segment(struct worker *worker, int descriptor)
 {
-	void *memory = mmap(NULL, sizeof(*worker->segment), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+	struct stat status;
+	void *memory;
+
+	/* While mcrd is upgraded, a supervisor may start a worker of another version. */
+	if (fstat(descriptor, &status) < 0)
+		return -errno;
+	if (status.st_size != sizeof(*worker->segment))
+		return -EPROTO;
+	memory = mmap(NULL, sizeof(*worker->segment), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
 
 	if (memory == MAP_FAILED)
 		return -errno;
 	worker->segment = memory;
-	return 0;
+	return worker->segment->version == MCRD_SEGMENT_VERSION ? 0 : -EPROTO;
 }
 
 /* A ring that is not mapped is an empty one. */
