@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import time
@@ -138,6 +139,32 @@ def arrives_again(sock: socket.socket, frames: Any, ttl: int) -> bool:
     sock.sendto(b"again", ("239.1.0.7", 5000))
     found = frames()
     return len(found) > before and udp(found[-1]).ttl == ttl
+
+
+def test_a_worker_that_replaces_another_has_the_members_from_the_start(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(
+        triangle.relay, rule("a", "r0 239.1.1.0/28 5000", "r1 239.2.2.0/28 6000")
+    )
+
+    def stats() -> dict[str, Any]:
+        found: dict[str, Any] = daemon.stats()["rules"]["a"]
+        return found
+
+    receiver = triangle.sink.receive("k0", "239.2.2.3", 6000, timeout=30)
+    stream = triangle.source.start_send("s0", "239.1.1.3", 5000, rate=2000)
+    wait_for(lambda: stats()["outputs"][0]["sent"]["packets"] > 1000, "the stream to flow")
+    unknown = stats()["outputs"][0]["new_member"]
+    (worker,) = daemon.stats()["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    wait_for(lambda: [w["restarts"] for w in daemon.stats()["workers"]] == [1], "another worker")
+    count = stats()["outputs"][0]["sent"]["packets"]
+    wait_for(lambda: stats()["outputs"][0]["sent"]["packets"] > count + 1000, "it to go on")
+    sent = stream.stop()["sent"]
+    wait_for(lambda: stats()["received"]["packets"] >= sent, "the last packets")
+    result = receiver.stop()
+    assert stats()["outputs"][0]["new_member"] == unknown
+    assert result["unique"] == sent - unknown
+    assert stats()["outputs"][0]["errors"] == {}
 
 
 def test_two_workers_neither_duplicate_nor_reorder(triangle: Triangle) -> None:
