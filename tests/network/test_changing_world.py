@@ -172,9 +172,9 @@ def reloads(daemon: Mcrd) -> list[str]:
 @pytest.mark.parametrize(
     "changed",
     [
-        "r2 239.3.3.9 7000",
-        "r2 239.3.3.3 7000 ttl=9",
-        "r2 239.3.3.3 7000', 'r2 239.3.3.4 7000",
+        pytest.param("r2 239.3.3.9 7000", marks=pytest.mark.long),
+        pytest.param("r2 239.3.3.3 7000 ttl=9", marks=pytest.mark.long),
+        pytest.param("r2 239.3.3.3 7000', 'r2 239.3.3.4 7000", marks=pytest.mark.long),
         "r2 10.3.0.2 7000",
     ],
     ids=["address", "ttl", "added", "to a host"],
@@ -196,7 +196,11 @@ def test_a_changed_output_does_not_disturb_those_that_stay(fork: Fork, changed: 
     assert only(received.result(), count) == {}
 
 
-@pytest.mark.parametrize("source", ["", ' source="keep"'], ids=["own source", "kept source"])
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param("", marks=pytest.mark.long), ' source="keep"'],
+    ids=["own source", "kept source"],
+)
 def test_members_of_an_output_that_stays_are_not_disturbed(fork: Fork, source: str) -> None:
     """Each group of a range, and each source that is kept, has sockets of its own."""
     first, count = f"r1 239.2.0.0/24 6000 ttl=4{source}", 100_000
@@ -397,8 +401,11 @@ def with_another_stream(net: Fork) -> tuple[Mcrd, Sender, Receiver]:
 @pytest.mark.parametrize(
     "change",
     [
-        *(remake_input, remake_output, change_address, rename_output),
-        *(move_output_away_and_back, change_mtus, input_down_and_up),
+        *(remake_input, change_address, input_down_and_up),
+        *(
+            pytest.param(change, marks=pytest.mark.long)
+            for change in (remake_output, rename_output, move_output_away_and_back, change_mtus)
+        ),
     ],
 )
 def test_a_link_that_changes_is_back_at_once_and_disturbs_no_other(

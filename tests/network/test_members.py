@@ -232,7 +232,10 @@ def test_workers_on_other_cpus_lose_nothing(triangle: Triangle) -> None:
     assert daemon.stats()["rules"]["a"]["received"]["packets"] == 10_000
 
 
-@pytest.mark.parametrize("limit", [100, 1000, 5000])
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(100, marks=pytest.mark.long), 1000, pytest.param(5000, marks=pytest.mark.long)],
+)
 def test_a_limit_is_exact(triangle: Triangle, limit: int) -> None:
     """Twice the limit for one and a half seconds: what the limit allows in each of two passes."""
     daemon = triangle.lab.mcrd(

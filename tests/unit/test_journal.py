@@ -105,6 +105,7 @@ def test_what_journald_does_not_take_goes_to_stderr(
     assert other.stream.getvalue() == "is it still there?\n"
 
 
+@pytest.mark.long
 def test_one_that_reads_nothing_holds_nobody_up_for_long(
     log: logging.Logger, other: logging.StreamHandler[io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
