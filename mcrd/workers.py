@@ -179,7 +179,7 @@ class WorkerProcess:
                 ring.large_geometry.frame_size,
             ),
             strict=self.worker.strict,
-            given=os.environ.get(GIVEN, "").split(),
+            given=tuple(os.environ.get(GIVEN, "").split()),
         )
         descriptors = [
             *(ring.socket.fileno(), ring.epoll.fileno()),

@@ -81,7 +81,7 @@ class Initialize(Request, frozen=True, tag=True):
     cpu: int | None = None
     large: Sizes | None = None
     strict: bool = False
-    given: list[str] = []
+    given: tuple[str, ...] = ()
 
 
 class Begin(Request, frozen=True, tag=True):

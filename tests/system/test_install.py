@@ -47,7 +47,7 @@ def test_the_wheel_runs_on_any_linux_of_the_age_of_debian_12(tmp_path: Path) -> 
         needed = run("readelf", "--dynamic", str(tmp_path / f"mcrd/{extension}.abi3.so"))
         assert "liburing" not in needed
     where = run(
-        *(sys.executable, "-c", "import mcrd.dataplane._dataplane as d; print(d.__file__)"),
+        *(sys.executable, "-Pc", "import mcrd.dataplane._dataplane as d; print(d.__file__)"),
         PYTHONPATH=str(tmp_path),
     )
     assert where.startswith(str(tmp_path))
