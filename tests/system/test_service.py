@@ -352,6 +352,35 @@ def test_it_does_not_start_with_a_broken_file_and_says_why(service: Service) -> 
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("how", ["restart", "kill"])
+@pytest.mark.parametrize("now", [BROKEN, None], ids=["broken", "deleted"])
+def test_a_restart_with_a_file_that_is_refused_goes_on_by_the_rules_before(
+    service: Service, how: str, now: str | None
+) -> None:
+    machine = service.machine
+    service.rules(A)
+    with streaming(service) as stream:
+        if now is None:
+            machine.run("rm", "/etc/mcr.toml")
+        else:
+            machine.write("/etc/mcr.toml", now)
+        pid = machine.show("MainPID")
+        if how == "restart":
+            machine.run("systemctl", "restart", "mcrd")
+        else:
+            machine.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "mcrd")
+        wait_for(lambda: machine.show("MainPID") not in (pid, "0"), "the next daemon")
+        wait_for(lambda: machine.show("ActiveState") == "active", "it to be ready")
+        assert "1 rule; rule file refused: /etc/mcr.toml:" in machine.show("StatusText")
+        flows_on(service)
+        result = stream.end()
+    assert result["lost"] == 0
+    machine.write("/etc/mcr.toml", A + B)
+    wait_for(lambda: set(ctl(machine, "rules")["rules"]) == {"a", "b"}, "the file to be good again")
+    assert "refused" not in machine.show("StatusText")
+
+
+@pytest.mark.long
 def test_members_of_the_group_may_use_the_control_socket(service: Service) -> None:
     machine = service.machine
     service.rules(A)
