@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from mcrd import config, filters
+from mcrd.cli import mcrctl
 from mcrd.doctor import Finding, Host, Running, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.devices import Device, Feature
 from mcrd.doctor.examine import daemon, rule_file, sandbox
@@ -401,3 +403,30 @@ def test_a_rule_file_that_one_may_not_read(tmp_path: Path) -> None:
     finally:
         os.seteuid(0)
     assert (found[0], found[1].verdict) == (None, "unknown")
+
+
+def test_mcrctl_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[rules.a]\n")
+    options = ["--control", str(tmp_path / "none"), "doctor", "--config", str(path)]
+    assert mcrctl.main([*options, "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    (about,) = (f for f in answer["findings"] if f["check"] == "rule file")
+    assert about["remedy"] == f"mcrctl check {path}"
+
+    assert mcrctl.main(options) == 1
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.split()[0] for line in lines[:-1] if not line.startswith(" ")]
+    assert told == sorted(told, key=["trouble", "unknown", "ok"].index)  # troubles first
+    assert f"         -> mcrctl check {path}" in lines
+
+
+def test_it_goes_through_the_rules_of_a_host_that_has_none_of_their_interfaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(rule("a", "nowhere0 239.1.1.1 5000", "nowhere1 10.0.0.1 6000"))
+    mcrctl.main(["--control", str(tmp_path / "none"), "doctor", "--config", str(path), "--json"])
+    checks = [f["check"] for f in json.loads(capsys.readouterr().out)["findings"]]
+    assert {"descriptors", "memory", "offloads of nowhere0", "offloads of nowhere1"} <= {*checks}
