@@ -40,9 +40,10 @@ _mcrd_complete() {
                 mcrd:*) options='--config --control --check --log-level --version' ;;
                 mcrctl:)
                     options='--json --control --version'
-                    wanted='reload diff status rules stats top check import'
+                    wanted='reload diff status rules stats top check doctor import'
                     ;;
                 mcrctl:top) options='--json --control --interval --count' ;;
+                mcrctl:doctor) options='--json --control --config' ;;
                 mcrctl:*) options='--json --control' ;;
                 mcrgen:) wanted='send receive' ;;
                 mcrgen:send)
