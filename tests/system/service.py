@@ -111,3 +111,17 @@ def flows_on(service: Service, packets: int = RATE) -> None:
     """So many more packets have been received."""
     before = received(service.machine)
     wait_for(lambda: received(service.machine) > before + packets, "the stream to go on")
+
+
+@contextmanager
+def drop_in(machine: Machine, settings: str) -> Iterator[None]:
+    """Other settings for the service, from its next start on."""
+    directory = "/etc/systemd/system/mcrd.service.d"
+    machine.run("mkdir", "-p", directory)
+    machine.write(f"{directory}/test.conf", f"[Service]\n{settings}\n")
+    machine.run("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        machine.run("rm", "-r", directory)
+        machine.run("systemctl", "daemon-reload")

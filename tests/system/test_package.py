@@ -13,7 +13,17 @@ import pytest
 from tests.lab import wait_for
 from tests.lab.processes import environment
 from tests.system.machine import Machine
-from tests.system.service import BROKEN, A, Service, ctl, dropped, flows_on, received, streaming
+from tests.system.service import (
+    BROKEN,
+    A,
+    Service,
+    ctl,
+    drop_in,
+    dropped,
+    flows_on,
+    received,
+    streaming,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +105,29 @@ def test_an_upgrade_with_a_broken_file_leaves_the_old_daemon_at_work(
     assert result["lost"] == 0
     machine.write(CONFFILE, A)
     machine.run("dpkg", "-i", "/root/mcrd.deb", timeout=120)
+
+
+@pytest.mark.long
+def test_an_upgrade_looks_at_the_file_that_a_drop_in_names(service: Service, later: Path) -> None:
+    """By a program without its directory, and with a space in the name."""
+    machine = service.machine
+    name = "/etc/relay/my rules.toml"
+    service.rules(A)
+    machine.copy(later, "/root/later.deb")
+    machine.run("mkdir", "-p", "/etc/relay")
+    machine.write(name, A)
+    with drop_in(machine, f'ExecStart=\nExecStart=mcrd --config "{name}"'):
+        machine.run("systemctl", "restart", "mcrd")
+        pid = machine.show("MainPID")
+        machine.write(name, BROKEN)
+        done = machine.call("dpkg", "-i", "/root/later.deb", timeout=120)
+        assert f"{name}:2:59: rules.a.input.port: " in done.stderr
+        assert (done.returncode, machine.show("MainPID")) == (0, pid)
+        machine.write(name, A)
+        machine.run("dpkg", "-i", "/root/mcrd.deb", timeout=120)
+        assert machine.show("MainPID") != pid
+        assert machine.show("ActiveState") == "active"
+    machine.run("rm", "-r", "/etc/relay")
 
 
 @pytest.mark.long

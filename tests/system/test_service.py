@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import socket
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from tests.system.service import (
     B,
     Service,
     ctl,
+    drop_in,
     dropped,
     flows_on,
     received,
@@ -28,9 +28,7 @@ from tests.system.service import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.system.machine import Machine
+    pass
 
 EXPOSURE = 2.6  # systemd-analyze security; docs/security.md says what it is made of
 
@@ -266,20 +264,6 @@ def test_what_another_version_left_is_dropped_with_a_line(service: Service) -> N
     with streaming(service) as stream:
         result = stream.end()
     assert result["lost"] == 0
-
-
-@contextmanager
-def drop_in(machine: Machine, settings: str) -> Iterator[None]:
-    """Other settings for the service, from its next start on."""
-    directory = "/etc/systemd/system/mcrd.service.d"
-    machine.run("mkdir", "-p", directory)
-    machine.write(f"{directory}/test.conf", f"[Service]\n{settings}\n")
-    machine.run("systemctl", "daemon-reload")
-    try:
-        yield
-    finally:
-        machine.run("rm", "-r", directory)
-        machine.run("systemctl", "daemon-reload")
 
 
 @pytest.mark.long
