@@ -28,9 +28,12 @@ complete -c mcrctl -n __fish_use_subcommand -a status -d 'How the daemon and its
 complete -c mcrctl -n __fish_use_subcommand -a rules -d 'Rules and their states'
 complete -c mcrctl -n __fish_use_subcommand -a stats -d 'All counters'
 complete -c mcrctl -n __fish_use_subcommand -a top -d 'Rules and interfaces, live'
+complete -c mcrctl -n __fish_use_subcommand -a explain -d 'Why nothing flows through a rule'
 complete -c mcrctl -n __fish_use_subcommand -a check -d 'Check a rule file'
 complete -c mcrctl -n __fish_use_subcommand -a import -d 'Print the rule file of another program as one of mcrd'
-complete -c mcrctl -n '__fish_seen_subcommand_from rules' -a '(__mcrctl_rules)'
+complete -c mcrctl -n '__fish_seen_subcommand_from explain' -l seconds -x -d 'How long to look'
+complete -c mcrctl -n '__fish_seen_subcommand_from explain' -l config -rF -d 'A rule of this file; asks no daemon'
+complete -c mcrctl -n '__fish_seen_subcommand_from rules explain' -a '(__mcrctl_rules)'
 complete -c mcrctl -n '__fish_seen_subcommand_from top' -l interval -x -d 'Seconds between two looks'
 complete -c mcrctl -n '__fish_seen_subcommand_from top' -l count -x -d 'End after so many'
 complete -c mcrctl -n '__fish_seen_subcommand_from check import' -F
