@@ -13,6 +13,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.dataplane.frames import frame
 from tests.lab import Host, Lab, Mcrd, Triangle, wait_for
 
@@ -297,3 +299,61 @@ def test_one_look_at_a_time(triangle: Triangle) -> None:
     wait_for(lambda: sockets() == before, "the look to end with its client")
     assert cause(explain(daemon, "a")) == ("frames", "nothing")
     assert "internal error" not in daemon.log()
+
+
+def test_fragments_of_which_only_the_first_arrive(triangle: Triangle) -> None:
+    """And those that are whole are no fault: the kernel puts them together."""
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule("parts", r0("239.1.1.1", 5000), to("r1", "239.2.2.2", 6000))
+        + rule("whole", r0("239.1.1.2", 5000), to("r1", "239.2.2.3", 6000)),
+    )
+    triangle.source.start_send("s0", "239.1.1.2", 5000, rate=50, size=4000)
+    wait_for(lambda: daemon.stats()["rules"]["whole"]["received"]["packets"], "the stream")
+    with raw(triangle.source, "s0", frame(b"data", fragment=0x2000)):
+        assert cause(explain(daemon, "parts")) == ("frames", "fragment")
+        whole = explain(daemon, "whole")
+    assert cause(whole) is HEALTHY
+    assert ("mtu", "note") in {(f["topic"], f["answer"]) for f in whole["findings"]}
+
+
+@pytest.mark.long
+def test_a_ring_that_is_too_small(triangle: Triangle) -> None:
+    """Slots for frames of 9000 bytes, in the smallest ring, and bursts that do not fit it."""
+    for host, name in ((triangle.source, "s0"), (triangle.relay, "r0")):
+        host.run("ip", "link", "set", name, "mtu", "9000")
+    text = '[interfaces.r0]\nring_size = "1 MiB"\n'
+    daemon = triangle.lab.mcrd(
+        triangle.relay, text + rule("a", r0("239.1.1.1", 5000), to("r1", "239.2.2.2", 6000))
+    )
+    sender = triangle.source.start_send("s0", "239.1.1.1", 5000, rate=0, size=100)
+    wait_for(lambda: daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"], "a full ring")
+    assert cause(explain(daemon, "a", "--seconds", "1")) == ("taken", "ring_full")
+    sender.stop()
+
+
+@pytest.mark.long
+def test_many_looks_beside_a_fast_stream_lose_nothing_of_it(triangle: Triangle) -> None:
+    """40,000 packets in a second to one rule: the looks are at another, then at this one."""
+    count, rate = 400_000, 40_000
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule("fast", r0("239.1.1.1", 5000), to("r1", "239.2.2.2", 6000))
+        + rule("other", r0("239.1.1.2", 5001), to("r1", "239.2.2.3", 6000)),
+    )
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=count, timeout=30)
+    sender = triangle.source.start_send("s0", "239.1.1.1", 5000, rate=rate, count=count, size=200)
+    wait_for(lambda: daemon.stats()["rules"]["fast"]["received"]["packets"], "the stream")
+    for _ in range(3):
+        found = explain(daemon, "other", "--seconds", "1")
+        assert cause(found) == ("frames", "nothing")
+        assert found["look"]["frames"] < 100  # its filter kept the stream away
+    assert cause(explain(daemon, "fast", "--seconds", "1")) is HEALTHY
+    assert sender.process.poll() is None
+    assert sender.result()["sent"] == count
+    # On a machine that is busy otherwise the receiver may be too slow: that is counted.
+    lost = received.result(60)["lost"]
+    assert lost == int(triangle.sink.run("nstat", "-asz", "UdpRcvbufErrors").split()[-2])
+    stats = daemon.stats()
+    assert stats["interfaces"]["r0"]["dropped"]["ring_full"] == 0
+    assert stats["rules"]["fast"]["outputs"][0]["sent"]["packets"] == count
