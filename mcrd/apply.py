@@ -22,7 +22,7 @@ from mcrd.holdings import Holdings
 from mcrd.hostile import ProtocolError
 from mcrd.journal import tell
 from mcrd.members import is_fit, may_have, members_of
-from mcrd.model import Address, Network
+from mcrd.model import Address, Config, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
     Egress,
@@ -66,6 +66,7 @@ class Estate:
         self._holdings = Holdings()
         self._store = Store()
         self._keeper = Keeper(self._store)
+        self._config = Config()
         self._inherited = False  # there is a store, and what it had was taken over
         self._unkept = True  # the store has not what there is
         self._kept_at = 0.0
@@ -84,17 +85,26 @@ class Estate:
         """What is and was counted."""
         return self._holdings.ledger
 
-    def take_over(self) -> None:
+    def take_over(self) -> Config | None:
         """Goes on with what the supervisor before this one left with the service manager.
 
-        It is as if all workers had just ended.
+        It is as if all workers had just ended. Returns the rules that it ran by, if there was one.
         """
-        if self._store.there:
-            to_drop = take_over(self._store, self._holdings, self.restarts)
-            self._inherited = True
-            if to_drop:  # before anything is opened that the store still has
-                self.keep()
-                self._store.wait()
+        if not self._store.there:
+            return None
+        left = take_over(self._store, self._holdings, self.restarts)
+        self._inherited = True
+        if left.config is not None:
+            self._config = left.config
+        if left.to_drop:  # before anything is opened that the store still has
+            self.keep()
+            self._store.wait()
+        return left.config
+
+    def run_by(self, config: Config) -> None:
+        """The rules that are wanted from now on; the next start has them too."""
+        self._config = config
+        self._unkept = True
 
     def keep(self, *, at_once: bool = True) -> bool:
         """Leaves what is open with the service manager, when that has changed.
@@ -108,7 +118,7 @@ class Estate:
         if not self._inherited or not (self._unkept or (late and any(m.changed for m in members))):
             return True
         try:
-            self._unkept = not self._keeper.keep(self._holdings, self.restarts)
+            self._unkept = not self._keeper.keep(self._holdings, self.restarts, self._config)
         except OSError as error:
             if not self._unkept:
                 log.warning("what is open cannot be left for a restart: %s", error.strerror)

@@ -22,7 +22,17 @@ from mcrd import __version__
 from mcrd.dataplane.messages import MemberKey
 from mcrd.holdings import Holdings
 from mcrd.journal import tell
-from mcrd.model import PortRange
+from mcrd.model import (
+    Config,
+    Daemon,
+    Input,
+    Interface,
+    Metrics,
+    Output,
+    Place,
+    PortRange,
+    Rule,
+)
 from mcrd.resources import Egress, Hold, Ingress, Membership, Reception, Ring, Worker
 from mcrd.sockets import Geometry, IngressSocket
 from mcrd.stats import InterfaceCount, OutputCount, RuleCount, Segment, Traffic, fits
@@ -39,6 +49,7 @@ ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 VALUES: tuple[type[Any], ...] = (
     *(Egress, Geometry, Hold, Ingress, Membership, PortRange, Reception, Ring, Worker),
     *(InterfaceCount, OutputCount, RuleCount, Traffic),
+    *(Config, Daemon, Input, Interface, Metrics, Output, Place, Rule),
 )
 KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
 
@@ -73,6 +84,7 @@ class Index(msgspec.Struct):
     ports: Any = None
     counts: Any = None  # what Ledger.kept has
     restarts: Any = None
+    config: Any = None  # the rules that run
 
 
 class Keeper:
@@ -83,7 +95,7 @@ class Keeper:
         self._packed: dict[object, Any] = {}
         self._holds: set[Identity] = set()
 
-    def keep(self, holdings: Holdings, restarts: Restarts) -> bool:
+    def keep(self, holdings: Holdings, restarts: Restarts, config: Config) -> bool:
         """All that is open now; False when it has to be tried again. Raises OSError.
 
         Members go without their sockets: they come and go at the will of whoever sends.
@@ -131,6 +143,9 @@ class Keeper:
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
         index.restarts = pack(restarts)
+        index.config = pack(dataclasses.replace(config, rules={}))
+        index.config[1]["rules"] = pack({})
+        index.config[1]["rules"][1] = [[n, packed(rule)] for n, rule in config.rules.items()]
         done = self._store.keep(msgspec.msgpack.encode(index), units, loose)
         holds = {what for _, what in index.holds if what is not None}
         # A port that went has to be free when it is held anew.
@@ -152,14 +167,22 @@ def _descriptors(ingress: IngressSocket, segment: Segment) -> tuple[int, ...]:
     )
 
 
-def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> bool:
-    """Makes what the supervisor before left what this one holds; says in the log what it was.
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What else there is to know of a supervisor that left something.
 
-    True: something was left that this one has not, and which the store should drop.
+    `config` are the rules that it ran by. `to_drop`: the store has things that were not taken over.
     """
+
+    config: Config | None = None
+    to_drop: bool = False
+
+
+def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
+    """Makes what the supervisor before left what this one holds; says in the log what it was."""
     content, descriptors = store.inherit()
     if not descriptors and not content:
-        return False
+        return Left()
     heir = _Heir(holdings, restarts, descriptors)
     version = "?"
     try:
@@ -179,7 +202,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> bool:
         text = "of what mcrd %s left behind, this does not fit and is closed: %s"
         what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
         tell(log, logging.WARNING, "handover-failed", text, version, what)
-    return unused > 0
+    return Left(heir.config, unused > 0)
 
 
 class _Heir:
@@ -192,6 +215,7 @@ class _Heir:
         self._restarts = restarts
         self._unused = dict(descriptors)
         self.misfits: Counter[str] = Counter()
+        self.config: Config | None = None
 
     def take(self, index: Index) -> None:
         """All that fits."""
@@ -221,6 +245,13 @@ class _Heir:
         )
         self._try("counts", lambda: holdings.ledger.take_over([unpack(c) for c in index.counts]))
         self._try("restarts", lambda: self._restarts.update(unpack(index.restarts)))
+        self._try("rules", partial(self._take_config, index.config))
+
+    def _take_config(self, packed: Any) -> None:
+        config = unpack(packed)
+        if not isinstance(config, Config):
+            raise TypeError("no rules")
+        self.config = config
 
     def close_the_rest(self) -> int:
         """Closes what is in no index, or did not fit; returns how many these were."""

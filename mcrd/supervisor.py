@@ -55,12 +55,18 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """The daemon. `log_level` overrides the rule file's."""
+    """The daemon. `log_level` overrides the rule file's.
 
-    def __init__(self, path: Path, control: Path, start: Config, log_level: str | None) -> None:
+    With a file that is refused, it goes on by the rules of the daemon before it, where that has
+    left them; without, run() raises the ConfigError.
+    """
+
+    def __init__(
+        self, path: Path, control: Path, start: Config | ConfigError, log_level: str | None
+    ) -> None:
         self._path = path
         self._config = Config()
-        self._next = start
+        self._start = start
         self._log_level = log_level
         self._estate = Estate(self._wake)
         self._links = Links(self._links_changed)
@@ -128,14 +134,14 @@ class Supervisor:
 
     async def _main(self) -> None:
         await self._links.start()
-        self._estate.take_over()
+        start = self._started_with(self._estate.take_over())
         self._flow = self._flow_now()
         # What was counted before is no news.
         ledger = self._estate.ledger
-        self._alarms.begin(self._next, ledger, ledger.interfaces(self._estate.ring_full()))
+        self._alarms.begin(start, ledger, ledger.interfaces(self._estate.ring_full()))
         async with self._lock:
-            self._digest = _digest(self._files(self._next))
-            await self._adopt(self._next)
+            self._digest = _digest(self._files(start))
+            await self._adopt(start)
         self._notify.ready()
         text = "mcrd %s: %s"
         journal.tell(log, logging.INFO, "started", text, __version__, self._summary())
@@ -152,6 +158,19 @@ class Supervisor:
                 self._woken.clear()
                 async with self._lock:
                     await self._settle()
+
+    def _started_with(self, left: Config | None) -> Config:
+        """What to run by: the rule file, or if it is refused, what ran before."""
+        if isinstance(self._start, Config):
+            return self._start
+        if left is None:
+            raise self._start
+        text = "the rule file is refused; the rules of the daemon before go on"
+        journal.tell(log, logging.ERROR, "reload-refused", text)
+        self._errors = [str(problem) for problem in self._start.problems]
+        for problem in self._errors:
+            log.error("%s", problem)
+        return left
 
     def _look(self) -> None:
         """At what makes no event. A fault in one look ends neither the daemon nor the others."""
@@ -276,6 +295,7 @@ class Supervisor:
     async def _adopt(self, new: Config) -> Changes:
         """Makes `new` what is wanted, and so."""
         old, self._config = self._config, new
+        self._estate.run_by(new)
         self._networks = networks(new)
         changed = changes(old, new)
         level = self._log_level or new.daemon.log_level

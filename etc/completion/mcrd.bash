@@ -40,10 +40,11 @@ _mcrd_complete() {
                 mcrd:*) options='--config --control --check --log-level --version' ;;
                 mcrctl:)
                     options='--json --control --version'
-                    wanted='reload diff status rules stats top explain check import'
+                    wanted='reload diff status rules stats top explain check doctor import'
                     ;;
                 mcrctl:top) options='--json --control --interval --count' ;;
                 mcrctl:explain) options='--json --control --seconds --config' ;;
+                mcrctl:doctor) options='--json --control --config' ;;
                 mcrctl:*) options='--json --control' ;;
                 mcrgen:) wanted='send receive' ;;
                 mcrgen:send)

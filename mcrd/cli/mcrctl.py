@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return explain.run(
                 options.rule, options.control, options.seconds, options.config, options.json
             )
+        if options.command == "doctor":
+            from mcrd.cli import doctor  # noqa: PLC0415
+
+            return doctor.run(options.config, options.control, options.json)
         return _top(options) if options.command == "top" else _once(options)
     except ControlError as error:
         for line in error.lines:
@@ -135,6 +139,15 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(DEFAULT_CONFIG),
         metavar="FILE",
         help="default: %(default)s",
+    )
+    doctor = commands.add_parser(
+        "doctor", help="what of this host stands in the way", parents=[_common()]
+    )
+    doctor.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
     )
     importing = commands.add_parser(
         "import",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -68,25 +69,34 @@ def _run(path: object, control: object, log_level: str | None) -> int:
 
     from mcrd import config, journal, privileges  # noqa: PLC0415
     from mcrd.client import ControlError  # noqa: PLC0415
+    from mcrd.model import Config  # noqa: PLC0415
     from mcrd.notify import Notify  # noqa: PLC0415
     from mcrd.supervisor import Supervisor  # noqa: PLC0415
+
+    def refused(error: config.ConfigError) -> int:
+        Notify().status(f"rule file refused: {error.problems[0]}")
+        print(error, file=sys.stderr)
+        return 1
 
     assert isinstance(path, Path)
     assert isinstance(control, Path)
     journal.set_up()
     privileges.limit()  # before the file is read: what can be read now can be read at a reload
+    start: Config | config.ConfigError
     try:
         start = config.load(path)
     except config.ConfigError as error:
-        Notify().status(f"rule file refused: {error.problems[0]}")
-        print(error, file=sys.stderr)
-        return 1
+        if "LISTEN_FDS" not in os.environ:
+            return refused(error)
+        start = error  # the daemon before may have left rules to go on by
 
     async def run() -> None:
         await Supervisor(path, control, start, log_level).run(lambda: bool(_ended_early))
 
     try:
         asyncio.run(run())
+    except config.ConfigError as error:
+        return refused(error)
     except ControlError as error:
         print(f"mcrd: {error}", file=sys.stderr)
         return 1

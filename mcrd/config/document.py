@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
+import pwd
 import re
 from typing import TYPE_CHECKING
 
@@ -28,9 +31,17 @@ def read_text(file: str) -> bytes:
     try:
         return read_file(file)
     except OSError as error:
-        _refuse(Place(file, 0, 0), f"cannot read: {error.strerror or error}")
+        who = f" (as {_user()})" if error.errno == errno.EACCES else ""
+        _refuse(Place(file, 0, 0), f"cannot read: {error.strerror or error}{who}")
     except ValueError as error:  # a NUL in the path
         _refuse(Place(file, 0, 0), f"cannot read: {error}")
+
+
+def _user() -> str:
+    try:
+        return f"the user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"uid {os.geteuid()}"
 
 
 def document_of(text: str, file: str, before: str = "") -> tuple[dict[str, object], Report]:

@@ -20,7 +20,7 @@ from mcrd import handover
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.handover import Keeper, Restarts, pack, unpack
 from mcrd.holdings import Holdings
-from mcrd.model import PortRange
+from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Rule
 from mcrd.resources import (
     Egress,
     Hold,
@@ -40,6 +40,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.lab import Triangle
+
+
+CONFIG = Config(
+    rules={
+        "a": Rule(
+            "a",
+            Input(
+                "r0",
+                ip_network("239.1.1.0/28"),
+                PortRange(1, 9),
+                sources=(ip_network("10.0.0.0/8"),),
+            ),
+            (Output("r1", ip_address("239.2.2.2"), 6000, 4, source="keep"),),
+            place=Place("mcr.toml", 1, 2),
+        )
+    },
+    interfaces={"r0": Interface(2, (0, 1))},
+    files=("/etc/mcr.toml",),
+)
 
 
 class Before:
@@ -99,7 +118,9 @@ class Before:
     def leave(self, *, keep: bool = True) -> None:
         """With the manager, as it is now; then it is gone."""
         with self.relay.inside():
-            assert not keep or Keeper(self.manager.client()).keep(self.holdings, self.restarts)
+            assert not keep or Keeper(self.manager.client()).keep(
+                self.holdings, self.restarts, CONFIG
+            )
         self.manager.look()
         for ring, segment in self.holdings.rings.values():
             ring.close()
@@ -127,7 +148,9 @@ def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings
     hand_over(before.manager, monkeypatch)
     holdings, restarts = Holdings(), Restarts()
     with before.relay.inside():
-        handover.take_over(before.manager.client(), holdings, restarts)
+        left = handover.take_over(before.manager.client(), holdings, restarts)
+    if left.config is not None:
+        assert left.config == CONFIG
     return holdings, restarts
 
 
@@ -247,7 +270,7 @@ def test_what_changed_after_the_index_was_made_is_as_it_is_now(
 ) -> None:
     """A supervisor that was killed between the two: an output closed, a group left."""
     with before.relay.inside():
-        assert Keeper(before.manager.client()).keep(before.holdings, before.restarts)
+        assert Keeper(before.manager.client()).keep(before.holdings, before.restarts, CONFIG)
         before.manager.look()
         before.holdings.close(before.egress)
         before.holdings.close(before.joined[0])

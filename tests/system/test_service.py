@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -115,6 +116,8 @@ def test_systemd_finds_nothing_wrong_with_the_unit(service: Service) -> None:
     (exposure,) = re.findall(r"Overall exposure level for mcrd.service: ([0-9.]+)", found)
     print(found)
     assert float(exposure) <= EXPOSURE
+    # And nothing of that costs a worker a layer.
+    assert ctl(machine, "status")["sandbox"]["missing"] == {}
 
 
 @pytest.mark.long
@@ -133,6 +136,51 @@ def test_a_kill_of_the_supervisor_loses_nothing(service: Service) -> None:
     assert result["lost"] == 0
     assert dropped(machine) == {}
     assert result["duplicated"] <= 3 * 2048
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["restart", "kill"])
+def test_meanwhile_no_group_is_left_and_no_port_is_closed(service: Service, how: str) -> None:
+    """Neither does a switch hear of a leave, nor a sender that nobody listens."""
+    machine, source = service.machine, service.network.source
+    b = rule("b", "r0 10.1.0.2 5001", "r1 239.2.2.2 6000 ttl=4")
+    service.rules(A + b)
+    port = source_port(service)
+    seen = source.capture("s0", "igmp or icmp", direction="in")
+    with streaming(service) as stream, source.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with source.inside():
+            sock.connect(("10.1.0.2", 5001))
+        pid = machine.show("MainPID")
+        if how == "restart":
+            machine.call("systemctl", "restart", "--no-block", "mcrd")
+        else:
+            machine.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "mcrd")
+        sent = 0
+
+        def is_back() -> bool:
+            nonlocal sent
+            sock.send(b"is anybody there?")  # raises ECONNREFUSED when there is not
+            sent += 1
+            another = machine.show("MainPID") not in (pid, "0")
+            return another and machine.show("ActiveState") == "active"
+
+        wait_for(is_back, "the next daemon")
+        wait_for(lambda: received(machine, "b") == sent, "all that was sent meanwhile")
+        flows_on(service)
+        result = stream.end()
+    frames = seen.stop()
+    assert [frame for frame in frames if frame[23] == socket.IPPROTO_ICMP] == []
+    # The kinds of record that end a membership: RFC 3376, 4.2.12.
+    assert [frame for frame in frames if frame[46] in (3, 6)] == []
+    assert result["lost"] == 0
+    assert source_port(service) == port
+
+
+def source_port(service: Service) -> int:
+    """Where rule a sends from."""
+    table = service.network.relay.run("ss", "-Hnau", "dst", "239.2.2.1")
+    (line,) = table.splitlines()
+    return int(line.split()[3].rpartition(":")[2])
 
 
 @pytest.mark.long
@@ -301,6 +349,35 @@ def test_it_does_not_start_with_a_broken_file_and_says_why(service: Service) -> 
     assert problem in machine.show("StatusText")
     assert problem in machine.call("systemctl", "status", "mcrd").stdout
     wait_for(lambda: machine.show("ActiveState") == "failed", "systemd to give up", 60.0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["restart", "kill"])
+@pytest.mark.parametrize("now", [BROKEN, None], ids=["broken", "deleted"])
+def test_a_restart_with_a_file_that_is_refused_goes_on_by_the_rules_before(
+    service: Service, how: str, now: str | None
+) -> None:
+    machine = service.machine
+    service.rules(A)
+    with streaming(service) as stream:
+        if now is None:
+            machine.run("rm", "/etc/mcr.toml")
+        else:
+            machine.write("/etc/mcr.toml", now)
+        pid = machine.show("MainPID")
+        if how == "restart":
+            machine.run("systemctl", "restart", "mcrd")
+        else:
+            machine.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "mcrd")
+        wait_for(lambda: machine.show("MainPID") not in (pid, "0"), "the next daemon")
+        wait_for(lambda: machine.show("ActiveState") == "active", "it to be ready")
+        assert "1 rule; rule file refused: /etc/mcr.toml:" in machine.show("StatusText")
+        flows_on(service)
+        result = stream.end()
+    assert result["lost"] == 0
+    machine.write("/etc/mcr.toml", A + B)
+    wait_for(lambda: set(ctl(machine, "rules")["rules"]) == {"a", "b"}, "the file to be good again")
+    assert "refused" not in machine.show("StatusText")
 
 
 @pytest.mark.long

@@ -114,6 +114,8 @@ def test_bash_has_every_option_and_command(program: str, tmp_path: Path) -> None
         ("mcrctl stats f", []),
         ("mcrctl check m", ["mcrctl", "my.toml"]),
         ("mcrctl import my", ["my.toml"]),
+        ("mcrctl doctor --config m", ["mcrctl", "my.toml"]),
+        ("mcrctl doctor ", []),
         ("mcrctl top --interval ", []),
         ("mcrd --config my", ["my.toml"]),
         ("mcrd --config=my", ["my.toml"]),

@@ -1,0 +1,55 @@
+"""`mcrctl doctor`: prints what mcrd/doctor/ finds, troubles first."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mcrd.cli.mcrd import DEFAULT_CONFIG
+from mcrd.client import ControlError, ask
+from mcrd.config.problems import printable
+from mcrd.doctor import Finding, Host, Running, Verdict, examine
+
+TIMEOUT = 10.0  # seconds
+ORDER: tuple[Verdict, ...] = ("trouble", "unknown", "ok")
+INDENT = " " * 9
+
+
+def run(path: Path | None, control: Path, as_json: bool) -> int:
+    """Returns 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
+    try:
+        running = Running(ask(control, "status", TIMEOUT))
+    except ControlError as error:
+        running = Running(silence=str(error))
+    if path is None:
+        told = Path(running.status["config"]) if running.status else Path(DEFAULT_CONFIG)
+        path = told if told.is_absolute() else Path(DEFAULT_CONFIG)
+    found = examine(Host(), path, running)
+    trouble = any(finding.verdict == "trouble" for finding in found)
+    if as_json:
+        print(json.dumps({"ok": not trouble, "findings": [asdict(f) for f in found]}))
+    else:
+        for line in _text(found):
+            print(printable(line))
+    sys.stdout.flush()
+    return int(trouble)
+
+
+def _text(found: Sequence[Finding]) -> Iterator[str]:
+    for verdict in ORDER:
+        for finding in found:
+            if finding.verdict != verdict:
+                continue
+            yield f"{verdict:<8} {finding.check}: {finding.value}"
+            if finding.why:
+                yield f"{INDENT}{finding.why}"
+            if finding.remedy:
+                yield f"{INDENT}-> {finding.remedy}"
+    counts = Counter(finding.verdict for finding in found)
+    yield ", ".join(f"{counts[verdict]} {verdict}" for verdict in ORDER)

@@ -1,0 +1,83 @@
+"""Interfaces as ethtool and rtnetlink show them: what kind they are, and their offloads."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Feature(NamedTuple):
+    """An offload; one that is not `free` stays as it is."""
+
+    on: bool
+    free: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An interface. `kind` is as in `ip link add type KIND`, "" for hardware.
+
+    `vlans` are those that have an interface of their own above it.
+    """
+
+    name: str
+    kind: str = ""
+    vlans: frozenset[int] = frozenset()
+    features: Mapping[str, Feature] = field(default_factory=dict)
+
+    def has(self, feature: str) -> bool:
+        """Is it on?"""
+        return feature in self.features and self.features[feature].on
+
+    def could(self, feature: str) -> bool:
+        """Is it off, and may be on?"""
+        return feature in self.features and self.features[feature] == Feature(False, True)
+
+
+def devices(names: Iterable[str]) -> dict[str, Device]:
+    """Those that there are of the named interfaces. Raises OSError."""
+    from pyroute2 import IPRoute  # noqa: PLC0415  slow, and nothing else needs it
+
+    with IPRoute() as netlink:
+        links = {link["index"]: link for link in netlink.get_links()}
+    vlans: dict[int, set[int]] = {}
+    kinds: dict[int, str] = {}
+    for index, link in links.items():
+        about = link.get("linkinfo")
+        kinds[index] = (about.get("kind") if about else None) or ""
+        if kinds[index] == "vlan" and (data := about.get("data")) is not None:
+            vlans.setdefault(link.get("link"), set()).add(data.get("vlan_id"))
+    indices = {link.get("ifname"): index for index, link in links.items()}
+    return {
+        name: Device(
+            name,
+            kinds[indices[name]],
+            frozenset(vlans.get(indices[name], ())),
+            _features(name),
+        )
+        for name in names
+        if name in indices
+    }
+
+
+def _features(name: str) -> dict[str, Feature]:
+    """By their names as of `ethtool -k`; empty where the driver tells none."""
+    from pyroute2.ethtool.ioctl import IoctlEthtool  # noqa: PLC0415
+
+    with contextlib.closing(IoctlEthtool(name)) as tool:
+        try:
+            found = tool.get_features()
+        except OSError:
+            return {}
+        return {
+            feature: Feature(
+                found.is_active(feature),
+                found.is_available(feature) and not found.is_never_changed(feature),
+            )
+            for feature in found.keys()  # noqa: SIM118  # its iteration gives more
+            if feature
+        }

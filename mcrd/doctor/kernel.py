@@ -1,0 +1,156 @@
+"""The kernel itself: its version, io_uring, its clock, and namespaces for the sandbox."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import struct
+from dataclasses import dataclass
+
+from mcrd.doctor.finding import Finding, setting, unreadable
+from mcrd.doctor.host import Host, Running
+
+NEEDED = (5, 19)
+SUPER_FRAMES = (6, 2)
+LACKS = {
+    (6, 0): "frames that this host sends are kept out by the filter alone",
+    (6, 1): "an io_uring belongs to no single thread, a layer of the sandbox less",
+    SUPER_FRAMES: "UDP super-frames do not pass packet rings: ring_full counts them",
+    (6, 3): "memory may become executable, a layer of the sandbox less",
+}
+"""What there is not before each version."""
+
+IO_URING_SETUP = 425  # of all architectures
+PARAMS = 120  # bytes of struct io_uring_params (linux/io_uring.h)
+FLAGS_AT = 8
+R_DISABLED, SINGLE_ISSUER, DEFER_TASKRUN = 1 << 6, 1 << 12, 1 << 13
+
+CLOCKS = "sys/devices/system/clocksource/clocksource0"
+# Those that a program reads without the kernel; one of hpet costs a microsecond.
+FAST_CLOCKS = ("tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "xen", "arch_sys_counter")
+SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit", "refined-jiffies")
+
+NAMESPACES_WHY = "workers that are not root's make their own namespaces, and do without if refused"
+
+
+def release(host: Host) -> tuple[int, int] | None:
+    """Major and minor version."""
+    lines = host.lines("proc/sys/kernel/osrelease")
+    found = re.match(r"(\d+)\.(\d+)", lines[0]) if lines else None
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def version(host: Host) -> Finding:
+    """What the kernel is too old for."""
+    has = release(host)
+    if has is None:
+        return unreadable("kernel", "kernel.osrelease", "no version")
+    value = f"Linux {host.lines('proc/sys/kernel/osrelease')[0]}"
+    if has < NEEDED:
+        why = "mcrd needs 5.19, for its io_uring; a distribution may have put that into an older"
+        return Finding("kernel", "trouble", value, why, "a newer kernel")
+    lacks = [
+        f"before {major}.{minor}: {what}"
+        for (major, minor), what in LACKS.items()
+        if has < (major, minor)
+    ]
+    return Finding("kernel", "ok", value, "; ".join(lacks), "a newer kernel" if lacks else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Uring:
+    """How the system call went, as for this process: an errno, 0 for good.
+
+    `single`: its io_uring could be had for one thread.
+    """
+
+    error: int
+    single: bool = True
+
+
+def try_io_uring() -> Uring:
+    """Makes an io_uring as a worker does, and closes it."""
+    for flags in (R_DISABLED | SINGLE_ISSUER | DEFER_TASKRUN, R_DISABLED):
+        error = _setup(flags)
+        if error != errno.EINVAL:
+            return Uring(error, flags != R_DISABLED)
+    return Uring(errno.EINVAL)
+
+
+def _setup(flags: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    params = ctypes.create_string_buffer(PARAMS)
+    struct.pack_into("I", params, FLAGS_AT, flags)
+    descriptor = libc.syscall(ctypes.c_long(IO_URING_SETUP), ctypes.c_uint(8), params)
+    if descriptor < 0:
+        return ctypes.get_errno()
+    os.close(descriptor)
+    return 0
+
+
+def io_uring(host: Host, tried: Uring) -> Finding:
+    """Workers are of no other user than the daemon's, or of nobody: they have no capability."""
+    check, why = "io_uring", "every worker needs one: without, no rule runs"
+    disabled = host.sysctl("kernel.io_uring_disabled")  # since Linux 6.6
+    allow = setting("kernel.io_uring_disabled", 0)
+    if disabled == 2:
+        return Finding(check, "trouble", "kernel.io_uring_disabled = 2", why, allow)
+    if disabled == 1:
+        group = host.sysctl("kernel.io_uring_group")
+        value = f"kernel.io_uring_disabled = 1, kernel.io_uring_group = {group}"
+        if group is None or group < 0:
+            return Finding(check, "trouble", value, why, allow)
+        return Finding(check, "unknown", value, f"{why}; that group has to be the workers'", allow)
+    if tried.error:
+        name = errno.errorcode.get(tried.error, str(tried.error))
+        remedy = "allow io_uring_setup, io_uring_enter, io_uring_register in the container"
+        return Finding(check, "trouble", f"io_uring_setup: {name}", why, remedy)
+    return Finding(check, "ok", "allowed" if tried.single else "allowed, not for one thread alone")
+
+
+def clock(host: Host) -> Finding:
+    """The kernel reads it for every frame in a ring."""
+    lines = host.lines(f"{CLOCKS}/current_clocksource")
+    if not lines:
+        return unreadable("clock", f"/{CLOCKS}/current_clocksource", "not there")
+    name = lines[0].strip()
+    if name in FAST_CLOCKS:
+        return Finding("clock", "ok", name)
+    if name not in SLOW_CLOCKS:
+        return Finding("clock", "unknown", name, "whether it is fast is not known here")
+    available = " ".join(host.lines(f"{CLOCKS}/available_clocksource")).split()
+    better = next((fast for fast in FAST_CLOCKS if fast in available), None)
+    remedy = (
+        f"echo {better} > /{CLOCKS}/current_clocksource"
+        if better
+        else "dmesg | grep -i tsc says why there is no tsc; where it is sound: tsc=reliable"
+    )
+    why = "the time of every frame is read from it, which takes longer than all else"
+    return Finding("clock", "trouble", name, why, remedy)
+
+
+def namespaces(host: Host, running: Running) -> Finding:
+    """Whether workers get the namespaces of their sandbox; those of the daemon say it for sure."""
+    check = "namespaces"
+    if running.workers and not [layer for layer in running.missing if "namespace" in layer]:
+        return Finding(check, "ok", "the workers have theirs")
+    value = host.sysctl("user.max_user_namespaces")
+    if value is None:
+        return Finding(check, "trouble", "none in this kernel", NAMESPACES_WHY, "CONFIG_USER_NS=y")
+    if value == 0:
+        remedy = setting("user.max_user_namespaces", 16384)
+        return Finding(check, "trouble", "user.max_user_namespaces = 0", NAMESPACES_WHY, remedy)
+    name = "kernel.unprivileged_userns_clone"  # Debian's
+    if host.sysctl(name) == 0:
+        return Finding(check, "trouble", f"{name} = 0", NAMESPACES_WHY, setting(name, 1))
+    name = "kernel.apparmor_restrict_unprivileged_userns"  # Ubuntu's
+    if host.sysctl(name) == 1:
+        if not host.exists("etc/apparmor.d/mcrd"):
+            remedy = "the profile etc/apparmor.d/mcrd of the sources, into /etc/apparmor.d"
+            return Finding(check, "trouble", f"{name} = 1", NAMESPACES_WHY, remedy)
+        return Finding(check, "ok", f"{name} = 1, and mcrd has a profile")
+    return Finding(check, "ok", f"user.max_user_namespaces = {value}")

@@ -1,0 +1,69 @@
+"""Descriptors and memory: what there is, against what the rules take."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import re
+
+from mcrd.doctor.finding import Finding, unreadable
+from mcrd.doctor.host import Host, Running
+from mcrd.doctor.needs import MEMBERS_AT_MOST, Needs
+
+UNLIMITED = 1 << 63
+
+
+def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
+    """The hard limit counts: the daemon raises its own to that."""
+    check = "descriptors"
+    path = f"proc/{running.pid or 'self'}/limits"
+    text = "\n".join(host.lines(path))
+    found = re.search(r"^Max open files +\S+ +(\S+)", text, re.MULTILINE)
+    if found is None:
+        return unreadable(check, f"/{path}", "permission denied, or no such process")
+    limit = UNLIMITED if found[1] == "unlimited" else int(found[1])
+    need = needs.descriptors(host.sysctl("net.ipv4.igmp_max_memberships") or 20)
+    whose = "the daemon may have" if running.pid else "this shell may have"
+    more = f" and up to {MEMBERS_AT_MOST} members a worker" if needs.has_members() else ""
+    value = f"{whose} {found[1]}, the rules take about {need}{more}"
+    why = "every output takes one for each worker of its input interface"
+    remedy = f"LimitNOFILE={_round(2 * need)} in the unit, under [Service]"
+    if limit >= need:
+        return Finding(check, "ok", value)
+    if running.pid:
+        return Finding(check, "trouble", value, why, remedy)
+    why += "; no daemon answers, and the service has a limit of its own"
+    return Finding(check, "unknown", value, why, remedy)
+
+
+def memory(host: Host, running: Running, needs: Needs) -> Finding:
+    """Rings are the kernel's memory, and never swapped. What runs has its own already."""
+    check, why = "memory", "an interface whose rings cannot be had is not read"
+    sizes = dict(line.split(":", 1) for line in host.lines("proc/meminfo") if ":" in line)
+    try:
+        available = int(sizes["MemAvailable"].split()[0]) << 10
+    except (KeyError, ValueError, IndexError):
+        return unreadable(check, "/proc/meminfo", "no MemAvailable")
+    takes = {
+        name: needs.memory(name) * max(0, needs.workers(name) - running.workers.get(name, 0))
+        for name in needs.inputs()
+    }
+    total = sum(takes.values())
+    value = f"{_mib(available)} available"
+    if total == 0:
+        return Finding(check, "ok", f"{value}, the workers have theirs")
+    value += f", workers and their rings take {_mib(total)}"
+    if total <= available:
+        return Finding(check, "ok", value)
+    most = max(takes, key=lambda name: takes[name])
+    remedy = f'[interfaces.{most}] ring_size = "8 MiB" in the rule file, or fewer workers'
+    return Finding(check, "trouble", value, why, remedy)
+
+
+def _mib(size: int) -> str:
+    return f"{size >> 20} MiB"
+
+
+def _round(number: int) -> int:
+    """The next power of two, and not less than the unit that mcrd has."""
+    return max(131072, 1 << (number - 1).bit_length())

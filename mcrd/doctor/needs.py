@@ -1,0 +1,130 @@
+"""What a rule file takes of the host: numbers, from its values alone."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mcrd.model import Address, Config, Input, Interface, Network, PortRange, Rule
+from mcrd.plan import HELD_AT_MOST, JOINED_AT_MOST
+from mcrd.sockets.common import KEPT
+from mcrd.sockets.ingress import LARGE_LEAST, LARGE_SHARE
+
+WORKER_DESCRIPTORS = 10
+WORKER_MEMORY = 18 << 20
+MEMBERS_AT_MOST = 8192  # of a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Of the rules that are enabled."""
+
+    config: Config
+
+    def rules(self) -> Iterator[Rule]:
+        """Those that run."""
+        return (rule for rule in self.config.rules.values() if rule.enabled)
+
+    def inputs(self) -> list[str]:
+        """Interfaces, in the order of the file."""
+        return list(dict.fromkeys(rule.input.interface for rule in self.rules()))
+
+    def outputs(self) -> list[str]:
+        """Interfaces, in the order of the file."""
+        return list(dict.fromkeys(o.interface for rule in self.rules() for o in rule.outputs))
+
+    def workers(self, interface: str) -> int:
+        """How many read it."""
+        return self._settings(interface).workers
+
+    def memory(self, interface: str) -> int:
+        """Bytes that one worker of the interface takes, with its two rings."""
+        size = self._settings(interface).ring_size
+        return WORKER_MEMORY + size + max(LARGE_LEAST, size // LARGE_SHARE)
+
+    def _settings(self, interface: str) -> Interface:
+        return self.config.interfaces.get(interface, Interface())
+
+    def groups(self, version: int) -> int:
+        """Groups that are joined, once for each interface."""
+        joined: dict[tuple[str, Address | Network], int] = {}
+        for rule in self.rules():
+            given = rule.input
+            if given.address.version == version and is_joined(given):
+                joined[given.interface, given.address] = _addresses(given.address)
+        return sum(joined.values())
+
+    def single_sources(self, version: int) -> list[tuple[str, int]]:
+        """Interface and number of sources of each input that joins for these alone (SSM)."""
+        return [
+            (rule.input.interface, len(rule.input.sources))
+            for rule in self.rules()
+            if rule.input.address.version == version and is_joined(rule.input)
+            if rule.input.sources and all(s.num_addresses == 1 for s in rule.input.sources)
+        ]
+
+    def descriptors(self, groups_by_socket: int) -> int:
+        """About what the daemon needs, without the members of ranges and of kept sources."""
+        total = KEPT
+        for interface in self.inputs():
+            total += self.workers(interface) * WORKER_DESCRIPTORS
+        for rule in self.rules():
+            fixed = 0 if rule.input.is_range else sum(o.source != "keep" for o in rule.outputs)
+            total += self.workers(rule.input.interface) * fixed
+            total += _receptions(rule.input)
+        return total + -(-(self.groups(4) + self.groups(6)) // max(1, groups_by_socket))
+
+    def has_members(self) -> bool:
+        """Whether there are outputs that get sockets as packets come."""
+        return any(
+            rule.input.is_range or any(output.source == "keep" for output in rule.outputs)
+            for rule in self.rules()
+        )
+
+    def hosts(self, version: int) -> int:
+        """Neighbours that outputs may send to; ranges with all that a worker has room for."""
+        found = {
+            (output.interface, output.address)
+            for rule in self.rules()
+            for output in rule.outputs
+            if output.address.version == version and not output.address.is_multicast
+        }
+        return sum(min(MEMBERS_AT_MOST, _addresses(address)) for _, address in found)
+
+
+def is_joined(given: Input) -> bool:
+    """Whether the host joins its groups, rather than only letting them in."""
+    return (
+        given.address.is_multicast
+        and given.vlan is None
+        and _addresses(given.address) <= JOINED_AT_MOST
+    )
+
+
+def takes(given: Input, port: int) -> bool:
+    """Is it one of the input's ports?"""
+    return port in given.port if isinstance(given.port, PortRange) else port == given.port
+
+
+def holds(given: Input, address: Address) -> bool:
+    """Is it one of the input's addresses?"""
+    if isinstance(given.address, Address):
+        return address == given.address
+    return address.version == given.address.version and address in given.address
+
+
+def _addresses(address: Address | Network) -> int:
+    return 1 if isinstance(address, Address) else address.num_addresses
+
+
+def _receptions(given: Input) -> int:
+    """Sockets that let groups in without a join, or hold ports."""
+    if is_joined(given):
+        return 0
+    count = _addresses(given.address)
+    if given.address.is_multicast:
+        return count if count <= JOINED_AT_MOST else 1
+    ports = len(given.port) if isinstance(given.port, PortRange) else 1
+    return ports if ports <= HELD_AT_MOST else 0

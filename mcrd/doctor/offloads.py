@@ -1,0 +1,89 @@
+"""Offloads of the interfaces of the rules: what loses packets, and what saves CPU time.
+
+LRO, TSO and VLAN tags taken off by the card are not looked at: the first two are of TCP, and the
+kernel takes off the tags itself before mcrd sees a frame.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mcrd.doctor.devices import Device
+from mcrd.doctor.finding import Finding
+from mcrd.doctor.kernel import SUPER_FRAMES
+from mcrd.doctor.needs import Needs
+
+SEGMENT = "tx-udp-segmentation"
+MERGING = ("rx-udp-gro-forwarding", "rx-gro-list")
+VLAN_FILTER = "rx-vlan-filter"
+VIRTUAL = ("veth", "bridge", "tun", "macvlan", "ipvlan")
+LOST = "before Linux 6.2 the kernel drops UDP super-frames before the ring, as ring_full"
+
+
+def offloads(
+    needs: Needs, devices: Mapping[str, Device], release: tuple[int, int] | None
+) -> list[Finding]:
+    """Of every interface of the rules, or that it is not there."""
+    found = []
+    old = release is not None and release < SUPER_FRAMES
+    for name in dict.fromkeys([*needs.inputs(), *needs.outputs()]):
+        check = f"offloads of {name}"
+        device = devices.get(name)
+        if device is None:
+            why = "its rules wait until it comes"
+            found.append(Finding(check, "unknown", "there is no such interface", why))
+            continue
+        these = [
+            *(_input(device, check, old) if name in needs.inputs() else ()),
+            *(_tagged(device, check, needs)),
+            *(_output(device, check, old) if name in needs.outputs() else ()),
+        ]
+        found += these or [Finding(check, "ok", "nothing that hurts")]
+    return found
+
+
+def _input(device: Device, check: str, old: bool) -> Iterator[Finding]:
+    if not old:
+        return
+    for feature in MERGING:
+        if device.has(feature):
+            remedy = f"ethtool -K {device.name} {feature} off"
+            yield Finding(check, "trouble", f"{feature} is on", LOST, remedy)
+    if device.kind in VIRTUAL:
+        why = f"{LOST}; whether its other end sends them uncut cannot be seen here"
+        remedy = f"on the interface that sends into it: ethtool -K NAME {SEGMENT} off"
+        yield Finding(check, "unknown", f"a {device.kind}", why, remedy)
+
+
+def _tagged(device: Device, check: str, needs: Needs) -> Iterator[Finding]:
+    """A card that filters lets in the VLANs only that have an interface."""
+    wanted = {
+        rule.input.vlan
+        for rule in needs.rules()
+        if rule.input.interface == device.name and rule.input.vlan
+    }
+    missing = sorted(wanted - device.vlans)
+    if not missing or not device.has(VLAN_FILTER):
+        return
+    shown = ", ".join(map(str, missing))
+    value = f"{VLAN_FILTER} is on, without an interface for VLAN {shown}"
+    why = "the card may drop frames of VLANs that it was not told of"
+    remedy = (
+        f"ethtool -K {device.name} {VLAN_FILTER} off"
+        if device.features[VLAN_FILTER].free
+        else f"ip link add link {device.name} name {device.name}.{missing[0]}"
+        f" type vlan id {missing[0]}"
+    )
+    yield Finding(check, "trouble", value, why, remedy)
+
+
+def _output(device: Device, check: str, old: bool) -> Iterator[Finding]:
+    line = f"ethtool -K {device.name} {SEGMENT}"
+    if old and device.kind in VIRTUAL and device.has(SEGMENT):
+        why = f"{LOST}: another mcrd or packet socket at its other end would miss them"
+        yield Finding(check, "unknown", f"a {device.kind} with {SEGMENT}", why, f"{line} off")
+    elif device.could(SEGMENT) and not (old and device.kind in VIRTUAL):
+        why = "with it a run of datagrams is cut by the card, which saves CPU time"
+        yield Finding(check, "ok", f"{SEGMENT} is off", why, f"{line} on")

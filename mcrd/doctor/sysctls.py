@@ -1,0 +1,147 @@
+"""Settings of the network stack that the rules depend on, and rp_filter, which they do not."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+
+from mcrd import filters
+from mcrd.doctor.finding import Finding, setting, unreadable
+from mcrd.doctor.host import NET, Host
+from mcrd.doctor.needs import Needs
+from mcrd.model import Network
+from mcrd.sockets.common import attach_filter
+
+OPTMEM = "net.core.optmem_max"
+OPTMEM_ENOUGH = 131072  # the default of new kernels; twice the largest filter that there is
+FRAGMENTS = "net.ipv4.ipfrag_high_thresh"
+FRAGMENTS_DEFAULT = 4 << 20
+MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
+
+
+def memberships(host: Host, needs: Needs) -> list[Finding]:
+    """The daemon joins over as many sockets as it takes, so only 0 is too small.
+
+    The sysctls igmp_max_msf and mld_max_msf, for sources, never are: the first of a socket always
+    goes (tried: 0 and two sources).
+    """
+    groups, name = needs.groups(4), "net.ipv4.igmp_max_memberships"
+    if groups == 0:
+        return []
+    value = host.sysctl(name)
+    if value is None:
+        return [unreadable("memberships", name, "not there")]
+    shown = f"{name} = {value}, {groups} to join"
+    if value > 0:
+        return [Finding("memberships", "ok", shown)]
+    why = "no group can be joined, so a switch that snoops sends none"
+    return [Finding("memberships", "trouble", shown, why, setting(name, 20))]
+
+
+def filter_memory(host: Host, networks: Mapping[str, frozenset[Network]]) -> list[Finding]:
+    """Tries the filters on a socket that gets nothing. Said only where one has no room."""
+    small = [interface for interface, taken in networks.items() if not _fits(taken)]
+    if not small:
+        return []
+    room = host.sysctl(OPTMEM)
+    given = f"{OPTMEM} = {room}," if room is not None else f"{OPTMEM} is"  # the machine's
+    value = f"{given} too small for the filter of {', '.join(small)}"
+    why = (
+        "a coarser filter lets traffic to other addresses into the rings"
+        if _fits(None)
+        else "without room for a filter there is no ring, and nothing is relayed"
+    )
+    return [Finding("filter memory", "trouble", value, why, setting(OPTMEM, OPTMEM_ENOUGH))]
+
+
+def _fits(taken: frozenset[Network] | None) -> bool:
+    """At a reload, the old filter and the new one are there together."""
+    program = filters.ingress(taken)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            for _ in range(2):
+                attach_filter(sock, program)
+        except OSError as error:
+            return error.errno != errno.ENOMEM
+    return True
+
+
+def fragments(host: Host) -> list[Finding]:
+    """Sets that failed without a timeout had no room, or were wrong. Said only if there are."""
+    lines = [line.split() for line in host.lines(f"{NET}/snmp") if line.startswith("Ip:")]
+    if len(lines) != 2:
+        return [unreadable("fragments", f"/{NET}/snmp", "no counters")]
+    counts = dict(zip(*lines, strict=False))
+    failed, late = (int(counts.get(name, 0)) for name in ("ReasmFails", "ReasmTimeout"))
+    if failed == 0:
+        return []
+    value = f"{failed} IPv4 packets not completed since the start, {late} of them by timeout"
+    threshold = host.sysctl(FRAGMENTS)
+    if failed <= late or threshold is None or threshold > FRAGMENTS_DEFAULT:
+        why = "fragments were lost on the way: no setting of this host helps"
+        return [Finding("fragments", "ok", value, why)]
+    why = f"of those without a timeout, {FRAGMENTS} = {threshold} may have left no room"
+    return [Finding("fragments", "trouble", value, why, setting(FRAGMENTS, 4 * threshold))]
+
+
+def igmp_version(host: Host, needs: Needs) -> list[Finding]:
+    """An older version knows no sources, and its first not even a leave."""
+    found = []
+    for version, family, name, newest in (
+        (4, "ipv4", "force_igmp_version", 3),
+        (6, "ipv6", "force_mld_version", 2),
+    ):
+        by_source = {interface for interface, _ in needs.single_sources(version)}
+        for interface in ("all", *needs.inputs()):
+            value = host.sysctl(f"net/{family}/conf/{interface}/{name}")
+            if not value or value >= newest:
+                continue
+            concerned = by_source if interface == "all" else by_source & {interface}
+            if not concerned and (version == 6 or value > 1):
+                continue
+            why = (
+                "groups with sources are joined from any source"
+                if concerned
+                else "IGMPv1 has no leave: the network sends on for minutes"
+            )
+            path = f"net/{family}/conf/{interface}/{name}"
+            found.append(
+                Finding("group protocol", "trouble", f"{path} = {value}", why, setting(path, 0))
+            )
+    return found or [Finding("group protocol", "ok", "no older version is forced")]
+
+
+def neighbours(host: Host, needs: Needs) -> list[Finding]:
+    """Said only with many outputs to hosts; the tables are the whole machine's."""
+    found = []
+    for version, family in ((4, "ipv4"), (6, "ipv6")):
+        hosts = needs.hosts(version)
+        if hosts < MANY_HOSTS:
+            continue
+        names = [f"net.{family}.neigh.default.gc_thresh{number}" for number in (2, 3)]
+        soft, hard = map(host.sysctl, names)
+        why = "what is sent to a host without an entry is lost while it is looked for again"
+        if soft is None or hard is None:
+            reason = "not there; a container sees the machine's nowhere"
+            found.append(unreadable("neighbours", names[1], reason, why))
+            continue
+        value = f"outputs to {hosts} IPv{version} hosts, gc_thresh2 = {soft}, gc_thresh3 = {hard}"
+        if hosts < soft:
+            found.append(Finding("neighbours", "ok", value))
+        else:
+            enough = 1 << hosts.bit_length()
+            remedy = f"{setting(names[1], 4 * enough)} {names[0]}={2 * enough}"
+            found.append(Finding("neighbours", "trouble", value, why, remedy))
+    return found
+
+
+def reverse_path(host: Host, needs: Needs) -> list[Finding]:
+    """Never a trouble: whoever looks for it learns why."""
+    every = host.sysctl("net.ipv4.conf.all.rp_filter") or 0
+    own = {name: host.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in needs.inputs()}
+    shown = ", ".join(f"{max(every, n)} on {name}" for name, n in own.items() if n is not None)
+    why = "it does not matter for the relay: packets are taken before the kernel looks at it"
+    return [Finding("rp_filter", "ok", shown, why)] if shown else []

@@ -1,0 +1,432 @@
+"""mcrctl doctor: each check on files that a host may have, and the whole on this one."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcrd import config, filters
+from mcrd.cli import mcrctl
+from mcrd.doctor import Finding, Host, Running, kernel, limits, offloads, others, sysctls
+from mcrd.doctor.devices import Device, Feature
+from mcrd.doctor.examine import daemon, rule_file, sandbox
+from mcrd.doctor.needs import Needs
+from tests.lab.rules import rule
+
+NET = "proc/thread-self/net"
+CLOCK = "sys/devices/system/clocksource/clocksource0"
+TAKEN = "r0 239.1.1.1 5000"
+SENT = "r1 239.2.2.2 6000"
+
+MakeHost = Callable[[dict[str, str]], Host]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> MakeHost:
+    """Makes a host of files, by their paths below the root; sysctls by their dotted names."""
+
+    def make(files: dict[str, str]) -> Host:
+        for name, text in files.items():
+            path = tmp_path / (name if "/" in name else f"proc/sys/{name.replace('.', '/')}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return Host(tmp_path)
+
+    return make
+
+
+def needs(*rules: str) -> Needs:
+    return Needs(config.parse("\n".join(rules), "test.toml"))
+
+
+def running(**more: Any) -> Running:
+    """A daemon with one worker on r0."""
+    status = {
+        "version": "0",
+        "pid": 4242,
+        "config": "/etc/mcr.toml",
+        "config_errors": [],
+        "workers": [{"interface": "r0", "layers": ["uid", "seccomp"]}],
+        "sandbox": {"mode": "default", "missing": {}},
+        "privileges": {"uid": 995},
+    }
+    return Running({**status, **more})
+
+
+def verdicts(found: list[Finding]) -> list[str]:
+    return [finding.verdict for finding in found]
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict", "lacks"),
+    [
+        ("5.15.0-91-generic", "trouble", 0),
+        ("5.19.0", "ok", 4),
+        ("6.1.0-28-amd64", "ok", 2),
+        ("6.2", "ok", 1),
+        ("6.18.44", "ok", 0),
+        ("?", "unknown", 0),
+    ],
+)
+def test_the_version_of_the_kernel(host: MakeHost, release: str, verdict: str, lacks: int) -> None:
+    found = kernel.version(host({"kernel.osrelease": f"{release}\n"}))
+    assert (found.verdict, found.why.count("before ")) == (verdict, lacks)
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "verdict"),
+    [
+        ({}, 0, "ok"),
+        ({}, errno.EPERM, "trouble"),
+        ({"kernel.io_uring_disabled": "0"}, errno.ENOSYS, "trouble"),
+        ({"kernel.io_uring_disabled": "0"}, 0, "ok"),
+        # As root it can be had all the same, but no worker is root.
+        ({"kernel.io_uring_disabled": "1", "kernel.io_uring_group": "-1"}, 0, "trouble"),
+        ({"kernel.io_uring_disabled": "1", "kernel.io_uring_group": "995"}, 0, "unknown"),
+        ({"kernel.io_uring_disabled": "2"}, errno.EPERM, "trouble"),
+    ],
+)
+def test_io_uring(host: MakeHost, files: dict[str, str], error: int, verdict: str) -> None:
+    found = kernel.io_uring(host(files), kernel.Uring(error))
+    assert found.verdict == verdict
+    assert bool(found.remedy) == (verdict != "ok")
+
+
+def test_an_io_uring_is_tried_and_nothing_stays_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    kernel.try_io_uring()
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "available", "verdict", "remedy"),
+    [
+        ("tsc", "tsc hpet", "ok", ""),
+        ("kvm-clock", "kvm-clock", "ok", ""),
+        ("hpet", "tsc hpet acpi_pm", "trouble", f"echo tsc > /{CLOCK}/current_clocksource"),
+        ("acpi_pm", "hpet acpi_pm", "trouble", "tsc=reliable"),
+        ("timebase", "timebase", "unknown", ""),
+    ],
+)
+def test_the_clock(host: MakeHost, name: str, available: str, verdict: str, remedy: str) -> None:
+    files = {f"{CLOCK}/current_clocksource": name, f"{CLOCK}/available_clocksource": available}
+    found = kernel.clock(host(files))
+    assert found.verdict == verdict
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("files", "verdict"),
+    [
+        ({"user.max_user_namespaces": "96365"}, "ok"),
+        ({"user.max_user_namespaces": "0"}, "trouble"),
+        ({}, "trouble"),
+        ({"user.max_user_namespaces": "9", "kernel.unprivileged_userns_clone": "0"}, "trouble"),
+        (
+            {
+                "user.max_user_namespaces": "9",
+                "kernel.apparmor_restrict_unprivileged_userns": "1",
+            },
+            "trouble",
+        ),
+        (
+            {
+                "user.max_user_namespaces": "9",
+                "kernel.apparmor_restrict_unprivileged_userns": "1",
+                "etc/apparmor.d/mcrd": "",
+            },
+            "ok",
+        ),
+    ],
+)
+def test_user_namespaces(host: MakeHost, files: dict[str, str], verdict: str) -> None:
+    made = host(files)
+    assert kernel.namespaces(made, Running()).verdict == verdict
+    # What the workers have counts for more than what the settings let expect.
+    assert kernel.namespaces(made, running()).verdict == "ok"
+    refused = running(sandbox={"mode": "default", "missing": {"network namespace": "no"}})
+    assert kernel.namespaces(made, refused).verdict == verdict
+
+
+def limit(number: str) -> str:
+    return f"Limit  Soft  Hard  Units\nMax open files            1024      {number}    files\n"
+
+
+def test_descriptors_of_the_daemon_or_of_the_shell(host: MakeHost) -> None:
+    many = needs(rule("a", TAKEN, *(f"r1 10.0.{n // 250}.{n % 250 + 1} 6000" for n in range(2000))))
+    made = host({"proc/4242/limits": limit("1024"), "proc/self/limits": limit("524288")})
+    found = limits.descriptors(made, running(), many)
+    assert (found.verdict, found.remedy[:18]) == ("trouble", "LimitNOFILE=131072")
+    assert limits.descriptors(made, Running(), many).verdict == "ok"
+    made = host({"proc/self/limits": limit("1024")})
+    assert limits.descriptors(made, Running(), many).verdict == "unknown"
+    made = host({"proc/4242/limits": limit("unlimited")})
+    assert limits.descriptors(made, running(), many).verdict == "ok"
+    assert limits.descriptors(made, running(pid=7), many).verdict == "unknown"
+
+
+def test_memory_for_the_rings_that_there_are_not_yet(host: MakeHost) -> None:
+    rings = needs(rule("a", TAKEN, SENT), '[interfaces.r0]\nworkers = 2\nring_size = "64 MiB"')
+    made = host({"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {150 << 10} kB\n"})
+    found = limits.memory(made, Running(), rings)
+    assert found.verdict == "trouble"
+    assert f"take {2 * (64 + 16 + 18)} MiB" in found.value
+    assert limits.memory(made, running(), rings).verdict == "ok"  # one of the two runs
+    assert limits.memory(host({"proc/meminfo": ""}), Running(), rings).verdict == "unknown"
+
+
+def test_memberships(host: MakeHost) -> None:
+    one = needs(rule("a", TAKEN, SENT))
+    name = "net.ipv4.igmp_max_memberships"
+    assert verdicts(sysctls.memberships(host({name: "20"}), one)) == ["ok"]
+    (found,) = sysctls.memberships(host({name: "0"}), one)
+    assert (found.verdict, found.remedy) == ("trouble", f"sysctl -w {name}=20")
+    assert sysctls.memberships(host({}), needs(rule("a", "r0 10.0.0.1 5000", SENT))) == []
+
+
+def test_the_filters_that_the_rules_make_are_tried() -> None:
+    rules = config.parse(rule("a", TAKEN, SENT), "test.toml")
+    assert sysctls.filter_memory(Host(), filters.networks(rules)) == []
+
+
+def snmp(failed: int, late: int) -> dict[str, str]:
+    return {f"{NET}/snmp": f"Ip: ReasmTimeout ReasmFails\nIp: {late} {failed}\nIcmp: InMsgs\n"}
+
+
+@pytest.mark.parametrize(
+    ("failed", "late", "threshold", "expected"),
+    [
+        (0, 0, 4 << 20, []),
+        (5, 5, 4 << 20, ["ok"]),
+        (5, 3, 4 << 20, ["trouble"]),
+        (5, 3, 16 << 20, ["ok"]),  # raised already; the counter does not go back
+    ],
+)
+def test_fragments(
+    host: MakeHost, failed: int, late: int, threshold: int, expected: list[str]
+) -> None:
+    made = host({**snmp(failed, late), sysctls.FRAGMENTS: str(threshold)})
+    assert verdicts(sysctls.fragments(made)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({}, ""),
+        ({"net.ipv4.conf.r0.force_igmp_version": "0"}, ""),
+        ({"net.ipv4.conf.r0.force_igmp_version": "3"}, ""),
+        ({"net.ipv4.conf.r0.force_igmp_version": "2"}, "net/ipv4/conf/r0/force_igmp_version"),
+        ({"net.ipv4.conf.all.force_igmp_version": "2"}, "net/ipv4/conf/all/force_igmp_version"),
+        ({"net.ipv6.conf.r0.force_mld_version": "1"}, ""),
+    ],
+)
+def test_the_version_of_igmp_that_is_forced(
+    host: MakeHost, settings: dict[str, str], remedy: str
+) -> None:
+    ssm = needs(rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT))
+    (found,) = sysctls.igmp_version(host(settings), ssm)
+    assert (found.verdict == "trouble", remedy in found.remedy) == (bool(remedy), True)
+    # Without sources, only the version without a leave is one.
+    any_source = needs(rule("a", TAKEN, SENT))
+    assert verdicts(sysctls.igmp_version(host(settings), any_source)) == ["ok"]
+
+
+def test_igmp_version_1(host: MakeHost) -> None:
+    made = host({"net.ipv4.conf.r0.force_igmp_version": "1"})
+    assert verdicts(sysctls.igmp_version(made, needs(rule("a", TAKEN, SENT)))) == ["trouble"]
+
+
+def test_neighbours_count_when_they_are_many(host: MakeHost) -> None:
+    made = host(
+        {"net.ipv4.neigh.default.gc_thresh2": "512", "net.ipv4.neigh.default.gc_thresh3": "1024"}
+    )
+
+    def to_hosts(count: int) -> Needs:
+        hosts = (f"r1 10.0.{n // 250}.{n % 250 + 1} 6000" for n in range(count))
+        return needs(rule("a", TAKEN, *hosts))
+
+    assert sysctls.neighbours(made, to_hosts(100)) == []
+    assert verdicts(sysctls.neighbours(made, to_hosts(500))) == ["ok"]
+    (found,) = sysctls.neighbours(made, to_hosts(600))
+    assert found.remedy == (
+        "sysctl -w net.ipv4.neigh.default.gc_thresh3=4096 net.ipv4.neigh.default.gc_thresh2=2048"
+    )
+    assert verdicts(sysctls.neighbours(Host(Path("/nowhere")), to_hosts(600))) == ["unknown"]
+
+
+def test_rp_filter_is_never_a_trouble(host: MakeHost) -> None:
+    made = host({"net.ipv4.conf.all.rp_filter": "0", "net.ipv4.conf.r0.rp_filter": "1"})
+    (found,) = sysctls.reverse_path(made, needs(rule("a", TAKEN, SENT)))
+    assert (found.verdict, found.value, found.remedy) == ("ok", "1 on r0", "")
+
+
+ON, OFF, FIXED = Feature(True, True), Feature(False, True), Feature(True, False)
+
+
+@pytest.mark.parametrize(
+    ("device", "release", "verdict", "remedy"),
+    [
+        (Device("r0"), (6, 1), "ok", ""),
+        (Device("r0", "veth"), (6, 2), "ok", ""),
+        (Device("r0", "veth"), (6, 1), "unknown", "tx-udp-segmentation off"),
+        (
+            Device("r0", features={"rx-udp-gro-forwarding": ON}),
+            (6, 1),
+            "trouble",
+            "ethtool -K r0 rx-udp-gro-forwarding off",
+        ),
+        (Device("r0", features={"rx-udp-gro-forwarding": ON}), (6, 2), "ok", ""),
+        (
+            Device("r0", features={"rx-vlan-filter": ON}),
+            (6, 2),
+            "trouble",
+            "ethtool -K r0 rx-vlan-filter off",
+        ),
+        (
+            Device("r0", features={"rx-vlan-filter": FIXED}),
+            (6, 2),
+            "trouble",
+            "ip link add link r0 name r0.9 type vlan id 9",
+        ),
+        (Device("r0", vlans=frozenset({9}), features={"rx-vlan-filter": ON}), (6, 2), "ok", ""),
+    ],
+)
+def test_offloads_of_an_input(
+    device: Device, release: tuple[int, int], verdict: str, remedy: str
+) -> None:
+    rules = needs(rule("a", f"{TAKEN} vlan=9", SENT))
+    found = offloads.offloads(rules, {"r0": device, "r1": Device("r1")}, release)
+    assert verdicts(found) == [verdict, "ok"]
+    assert remedy in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("device", "release", "verdict", "remedy"),
+    [
+        (Device("r1", features={"tx-udp-segmentation": ON}), (6, 1), "ok", ""),
+        (Device("r1", features={"tx-udp-segmentation": OFF}), (6, 2), "ok", "segmentation on"),
+        (
+            Device("r1", "veth", features={"tx-udp-segmentation": ON}),
+            (6, 1),
+            "unknown",
+            "segmentation off",
+        ),
+        (Device("r1", "veth", features={"tx-udp-segmentation": OFF}), (6, 1), "ok", ""),
+    ],
+)
+def test_offloads_of_an_output(
+    device: Device, release: tuple[int, int], verdict: str, remedy: str
+) -> None:
+    found = offloads.offloads(needs(rule("a", TAKEN, SENT)), {"r1": device}, release)
+    assert verdicts(found) == ["unknown", verdict]  # r0 is not there
+    assert remedy in found[1].remedy
+    assert bool(remedy) == bool(found[1].remedy)
+
+
+def test_another_program_on_the_port_of_a_rule() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", 0))
+        port = sock.getsockname()[1]
+        rules = needs(rule("a", f"r0 239.1.1.1 {port}", SENT))
+        found = others.programs(Host(), Running(), rules)
+        assert f"({os.getpid()}) at 0.0.0.0:{port}" in found.value
+        assert found.verdict == "ok"
+    assert "none" in others.programs(Host(), Running(), rules).value
+
+
+def test_programs_that_may_not_be_looked_at(host: MakeHost) -> None:
+    line = " 1: {} 00000000:0000 07 00000000:00000000 00:00000000 00000000  {}        0 77 2 0 0\n"
+    made = host(
+        {
+            f"{NET}/udp": "head\n" + line.format("010101EF:1388", 1000),
+            f"{NET}/udp6": "head\n"
+            + line.format(f"{'0' * 32}:1388", 995)
+            + line.format(f"{'0' * 32}:1389", 1000),
+        }
+    )
+    rules = needs(rule("a", TAKEN, SENT))
+    if sys.byteorder == "little":
+        found = others.programs(made, running(), rules)  # uid 995 is the daemon's
+        assert found.value == "a program of uid 1000 at 239.1.1.1:5000"
+    assert "uid 995 at [::]:5000" in others.programs(made, Running(), rules).value
+
+
+def test_a_multicast_router(host: MakeHost) -> None:
+    head = "Interface      BytesIn  PktsIn  BytesOut PktsOut Flags Local    Remote\n"
+    assert others.routers(host({f"{NET}/ip_mr_vif": head})).value == "the kernel does none"
+    made = host({f"{NET}/ip_mr_vif": f"{head} 0 eth0  0 0 0 0 00000 0100000A 00000000\n"})
+    found = others.routers(made)
+    assert (found.verdict, found.value) == ("ok", "the kernel routes between eth0")
+
+
+def test_what_the_daemon_says() -> None:
+    assert verdicts([daemon(Running()), sandbox(Running())]) == ["unknown", "unknown"]
+    assert verdicts([daemon(running()), sandbox(running())]) == ["ok", "ok"]
+    assert sandbox(running(workers=[])).verdict == "unknown"
+    missing = running(sandbox={"mode": "default", "missing": {"landlock": "not supported"}})
+    found = sandbox(missing)
+    assert (found.verdict, found.value) == ("trouble", "without landlock (not supported)")
+    assert daemon(running(config_errors=["x"])).verdict == "trouble"
+
+
+def test_the_rule_file(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    found = rule_file(path)
+    assert (found[0], found[1].verdict) == (None, "trouble")
+    assert found[1].value == f"there is no {path}"
+    path.write_text("[rules.a]\n")
+    found = rule_file(path)
+    assert (found[0], found[1].verdict) == (None, "trouble")
+    assert f"{path}:1:" in found[1].value
+    path.write_text(rule("a", TAKEN, SENT))
+    assert rule_file(path)[1].value == f"{path}, 1 rule enabled"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_rule_file_that_one_may_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("")
+    path.chmod(0o600)
+    os.seteuid(65534)
+    try:
+        found = rule_file(path)
+    finally:
+        os.seteuid(0)
+    assert (found[0], found[1].verdict) == (None, "unknown")
+
+
+def test_mcrctl_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[rules.a]\n")
+    options = ["--control", str(tmp_path / "none"), "doctor", "--config", str(path)]
+    assert mcrctl.main([*options, "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    (about,) = (f for f in answer["findings"] if f["check"] == "rule file")
+    assert about["remedy"] == f"mcrctl check {path}"
+
+    assert mcrctl.main(options) == 1
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.split()[0] for line in lines[:-1] if not line.startswith(" ")]
+    assert told == sorted(told, key=["trouble", "unknown", "ok"].index)  # troubles first
+    assert f"         -> mcrctl check {path}" in lines
+
+
+def test_it_goes_through_the_rules_of_a_host_that_has_none_of_their_interfaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(rule("a", "nowhere0 239.1.1.1 5000", "nowhere1 10.0.0.1 6000"))
+    mcrctl.main(["--control", str(tmp_path / "none"), "doctor", "--config", str(path), "--json"])
+    checks = [f["check"] for f in json.loads(capsys.readouterr().out)["findings"]]
+    assert {"descriptors", "memory", "offloads of nowhere0", "offloads of nowhere1"} <= {*checks}
