@@ -161,9 +161,14 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
         also = f"; there is {_told(found.near['several'])}" if "several" in found.near else ""
         text = f"nothing to {wanted} came {when}{also}"
         remedy = "the source, its TTL, and what is on the way: docs/troubleshooting.md, 2"
-        yield Finding("frames", "nothing", "no", text, remedy)
+        # Among what was not looked at, it may have been.
+        certain = not look["lost"] and not look["of_more_kinds"]
+        yield Finding("frames", "nothing", "no" if certain else "unknown", text, remedy)
     if look["lost"] or look["of_more_kinds"] or look["ended"] != "time":
-        text = f"the look was cut short: {look['frames']} frames looked at, {look['lost']} not"
+        text = (
+            f"the look did not see all: {look['frames']} frames looked at, {look['lost']} not;"
+            f" {look['of_more_kinds']} of more kinds than are kept"
+        )
         yield Finding("frames", "cut", "note", text)
     if look["malformed"]:
         yield Finding("frames", "malformed", "note", f"{look['malformed']} frames make no sense")

@@ -21,7 +21,7 @@ from tests.lab import Host, Lab, Mcrd, Triangle, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LOOK = ("--seconds", "0.3")
+LOOK = ("--seconds", "0.2")
 HEALTHY = None
 Cause = tuple[str, str] | None
 """Stage and topic of the first no."""

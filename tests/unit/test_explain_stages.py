@@ -192,6 +192,13 @@ def test_what_is_not_seen_because_nobody_looked_is_unknown() -> None:
     assert "it is too late" in finding(evidence, "seen").text
 
 
+@pytest.mark.parametrize("missed", ["lost", "of_more_kinds"])
+def test_a_look_that_did_not_see_all_is_no_proof(missed: str) -> None:
+    evidence = replace(HEALTHY, look=look(**{missed: 1}))
+    assert finding(evidence, "nothing").answer == "unknown"
+    assert finding(evidence, "cut").answer == "note"
+
+
 @pytest.mark.parametrize(
     ("bridge", "seen", "expected"),
     [
