@@ -11,6 +11,7 @@ import grp
 import logging
 import os
 import pwd
+import select
 import socket
 import stat
 import struct
@@ -24,6 +25,7 @@ from mcrd.client import CONNECT_TIMEOUT, ControlError
 
 REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
+LOOK_AFTER = 0.1  # seconds between two looks whether a client is still there
 MODE = 0o660
 
 SO_PEERGROUPS = 59  # asm-generic/socket.h
@@ -52,12 +54,20 @@ class Server:
     """Answers any number of clients; one that stays silent holds nobody up and is dropped."""
 
     def __init__(
-        self, path: Path, handler: Handler, changing: frozenset[str] = frozenset()
+        self,
+        path: Path,
+        handler: Handler,
+        guarded: frozenset[str] = frozenset(),
+        lasting: frozenset[str] = frozenset(),
     ) -> None:
-        """`changing` are commands for root, the daemon's user and its group alone."""
+        """`guarded` are commands for root, the daemon's user and its group alone.
+
+        `lasting` are those that end when their client goes away.
+        """
         self._path = path
         self._handler = handler
-        self._changing = changing
+        self._guarded = guarded
+        self._lasting = lasting
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._made_directory = False
@@ -137,23 +147,50 @@ class Server:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, trusted: bool
     ) -> None:
         while line := await asyncio.wait_for(reader.readline(), CLIENT_TIMEOUT):
-            writer.write(await self._answer(line, trusted) + b"\n")
+            writer.write(await self._answer(line, trusted, writer) + b"\n")
             await asyncio.wait_for(writer.drain(), CLIENT_TIMEOUT)
 
-    async def _answer(self, line: bytes, trusted: bool) -> bytes:
+    async def _answer(self, line: bytes, trusted: bool, writer: asyncio.StreamWriter) -> bytes:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _encode(Reply(errors=[f"not a request: {error}"]))
-        if request.command in self._changing and not trusted:
+        if request.command in self._guarded and not trusted:
             return _encode(Reply(errors=[f"{request.command} is for {_who_is_trusted()}"]))
         try:
+            if request.command in self._lasting:
+                return _encode(Reply(await self._while_asked(request, writer)))
             return _encode(Reply(await self._handler(request)))
         except ControlError as error:
             return _encode(Reply(errors=list(error.lines)))
+        except _GoneError:
+            raise
         except Exception as error:  # a bug in one answer must not end the daemon
             log.exception("control request failed")
             return _encode(Reply(errors=[f"internal error: {error!r}"]))
+
+    async def _while_asked(self, request: Request, writer: asyncio.StreamWriter) -> Any:
+        """Ends what was asked for, by _GoneError, when nobody is there to read the answer."""
+        task = asyncio.ensure_future(self._handler(request))
+        try:
+            while not (await asyncio.wait({task}, timeout=LOOK_AFTER))[0]:
+                if _has_hung_up(writer.get_extra_info("socket")):
+                    raise _GoneError
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+class _GoneError(ConnectionError):
+    """The client has closed its end."""
+
+
+def _has_hung_up(peer: socket.socket) -> bool:
+    """Both directions are closed: one that will send no more may still wait for the answer."""
+    poll = select.poll()
+    poll.register(peer.fileno(), 0)  # POLLHUP and POLLERR come unasked
+    return bool(poll.poll(0))
 
 
 def _is_trusted(peer: socket.socket) -> bool:

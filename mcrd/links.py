@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
@@ -91,26 +91,32 @@ class Links:
     async def _read(self) -> dict[str, Link]:
         addresses: dict[int, list[IPv4Interface | IPv6Interface]] = {}
         async for message in await self._queries.get_addr():
-            address = _address(message)
+            address = address_of(message)
             if address is not None:
                 addresses.setdefault(message["index"], []).append(address)
         links = {}
         async for message in await self._queries.get_links():
-            flags = message["flags"]
-            link = Link(
-                name=message.get("ifname"),
-                index=message["index"],
-                up=bool(flags & IFF_UP),
-                carrier=bool(flags & IFF_LOWER_UP),
-                mtu=message.get("mtu"),
-                hardware=message["ifi_type"],
-                addresses=tuple(addresses.get(message["index"], ())),
-            )
+            link = link_of(message, addresses.get(message["index"], ()))
             links[link.name] = link
         return links
 
 
-def _address(message: Any) -> IPv4Interface | IPv6Interface | None:
+def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) -> Link:
+    """The interface that an RTM_NEWLINK is about."""
+    flags = message["flags"]
+    return Link(
+        name=message.get("ifname"),
+        index=message["index"],
+        up=bool(flags & IFF_UP),
+        carrier=bool(flags & IFF_LOWER_UP),
+        mtu=message.get("mtu"),
+        hardware=message["ifi_type"],
+        addresses=tuple(addresses),
+    )
+
+
+def address_of(message: Any) -> IPv4Interface | IPv6Interface | None:
+    """The address that an RTM_NEWADDR is about, if it can be used."""
     flags = message.get("flags") or 0
     if flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED):
         return None

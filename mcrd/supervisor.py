@@ -28,6 +28,7 @@ from mcrd.changes import Changes, changes
 from mcrd.client import ControlError
 from mcrd.config import ConfigError
 from mcrd.control import Request, Server
+from mcrd.explain.look import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.files import read_file
 from mcrd.filters import networks
 from mcrd.links import Links
@@ -71,7 +72,13 @@ class Supervisor:
         self._links = Links(self._links_changed)
         self._metrics = Metrics(self._snapshot)
         self._adopted = 0.0
-        self._server = Server(control, self._answer, changing=frozenset({"reload"}))
+        self._server = Server(
+            control,
+            self._answer,
+            guarded=frozenset({"reload", "look"}),
+            lasting=frozenset({"look"}),
+        )
+        self._looks = Looks()
         self._watch = Watch(self._file_changed)
         self._alarms = Alarms()
         self._notify = Notify()
@@ -387,6 +394,8 @@ class Supervisor:
                     return self._rules(request.arguments.get("name"))
                 case "stats":
                     return await self._stats()
+                case "look":
+                    return await self._traffic(request.arguments)
                 case other:
                     raise ControlError(f"unknown command: {other}")
         except ConfigError as error:
@@ -446,6 +455,21 @@ class Supervisor:
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
         return {"uptime_s": self._uptime(), "rules": rules, **report.other_stats(self._estate)}
+
+    async def _traffic(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What comes to the input interface of a rule, for mcrctl explain."""
+        rule = self._config.rules.get(str(arguments.get("name")))
+        seconds = arguments.get("seconds", 3.0)
+        if rule is None:
+            raise ControlError(f"there is no rule {arguments.get('name')!r}")
+        if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
+            raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
+        try:
+            return await self._looks.look(rule.input, seconds)
+        except BusyError as error:
+            raise ControlError(f"busy: {error}") from None
+        except OSError as error:
+            raise ControlError(f"cannot look at {rule.input.interface}: {error.strerror}") from None
 
     async def _snapshot(self) -> dict[str, Any]:
         """What the metrics show."""

@@ -22,7 +22,7 @@ _mcrd_complete() {
         case ${words[at]} in
             --control) control=${words[++at]} ;;
             --control=*) control=${words[at]#*=} ;;
-            --interval | --count | --interface | --address | --port | --flows) ((++at)) ;;
+            --interval | --count | --seconds | --config | --interface | --address | --port | --flows) ((++at)) ;;
             -*) ;;
             *) command=${command:-${words[at]}} ;;
         esac
@@ -34,15 +34,16 @@ _mcrd_complete() {
         --log-level) wanted='debug info warning error' ;;
         --interface) wanted=$(cd /sys/class/net 2>/dev/null && echo *) ;;
         --address | --port | --flows | --source-port | --rate | --size | --count | --ttl | --burst | \
-            --source | --expect | --timeout | --interval) return ;;
+            --source | --expect | --timeout | --interval | --seconds) return ;;
         *)
             case $program:$command in
                 mcrd:*) options='--config --control --check --log-level --version' ;;
                 mcrctl:)
                     options='--json --control --version'
-                    wanted='reload diff status rules stats top check doctor import'
+                    wanted='reload diff status rules stats top explain check doctor import'
                     ;;
                 mcrctl:top) options='--json --control --interval --count' ;;
+                mcrctl:explain) options='--json --control --seconds --config' ;;
                 mcrctl:doctor) options='--json --control --config' ;;
                 mcrctl:*) options='--json --control' ;;
                 mcrgen:) wanted='send receive' ;;
@@ -58,7 +59,7 @@ _mcrd_complete() {
                 wanted="$options --help"
             elif [[ $program == mcrctl ]]; then
                 case $command in
-                    rules) wanted=$(_mcrd_rules "$control") ;;
+                    rules | explain) wanted=$(_mcrd_rules "$control") ;;
                     check | import) _mcrd_files "$word" && return ;;
                 esac
             fi

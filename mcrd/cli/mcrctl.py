@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return convert.run(options.file, options.json)
     try:
+        if options.command == "explain":
+            from mcrd.cli import explain  # noqa: PLC0415
+
+            return explain.run(
+                options.rule, options.control, options.seconds, options.config, options.json
+            )
         if options.command == "doctor":
             from mcrd.cli import doctor  # noqa: PLC0415
 
@@ -149,7 +155,27 @@ def _parser() -> argparse.ArgumentParser:
         parents=[_common()],
     )
     importing.add_argument("file", type=Path, metavar="FILE", help="smcroute.conf, or JSON5 rules")
+    explaining = commands.add_parser(
+        "explain", help="why nothing flows through a rule, step by step", parents=[_common()]
+    )
+    explaining.add_argument("rule", metavar="RULE", help="its name")
+    explaining.add_argument(
+        "--seconds",
+        type=_look_seconds,
+        default=3.0,
+        metavar="N",
+        help="how long to look at the input interface (default: %(default)g)",
+    )
+    explaining.add_argument(
+        "--config", type=Path, metavar="FILE", help="a rule of this file; asks no daemon"
+    )
     return parser
+
+
+def _look_seconds(text: str) -> float:
+    if (value := _seconds(text)) > 60:
+        raise argparse.ArgumentTypeError(f"expected at most 60 seconds, got {text!r}")
+    return value
 
 
 def _seconds(text: str) -> float:

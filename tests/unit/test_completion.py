@@ -106,6 +106,8 @@ def test_bash_has_every_option_and_command(program: str, tmp_path: Path) -> None
         ("mcrctl rules ", ["hall.cam:1", "hall.cam:2", "feed"]),
         ("mcrctl --json rules f", ["feed"]),
         ("mcrctl rules hall.cam:", ["1", "2"]),
+        ("mcrctl explain --seconds 1 f", ["feed"]),
+        ("mcrctl explain --config my", ["my.toml"]),
         ("mcrctl --control here rules ", ["other"]),
         ("mcrctl rules --control=here ", ["other"]),
         ("mcrctl st", ["status", "stats"]),

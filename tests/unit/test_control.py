@@ -387,6 +387,56 @@ def test_a_client_may_leave_in_the_middle_of_anything(path: Path, run: Run) -> N
     run(scenario())
 
 
+def test_what_lasts_ends_with_its_client(path: Path, run: Run) -> None:
+    """But not when the client only sends no more: it may wait for the answer."""
+
+    async def body() -> None:
+        daemon = Daemon()
+        ended = asyncio.Event()
+
+        async def answer(request: Request) -> Any:
+            try:
+                return await daemon.answer(request)
+            finally:
+                ended.set()
+
+        server = Server(path, answer, lasting=frozenset({"hang"}))
+        await server.start()
+        try:
+            async with connected(path) as client:
+                await client.say(b'{"command": "hang"}\n')
+                await asyncio.wait_for(daemon.hanging.wait(), TIMEOUT)
+            await asyncio.wait_for(ended.wait(), TIMEOUT)
+            assert daemon.finished == 0
+            async with connected(path) as client:
+                await client.say(b'{"command": "hang"}\n')
+                client.writer.write_eof()
+                await asyncio.sleep(2 * control.LOOK_AFTER)
+                daemon.go.set()
+                assert (await client.hear())["result"] == "gone on"
+        finally:
+            await server.stop()
+
+    run(body())
+
+
+def test_what_is_guarded_is_not_for_everybody(
+    path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        server = Server(path, Daemon().answer, guarded=frozenset({"echo"}))
+        await server.start()
+        try:
+            assert await asked(path, "echo") == {}
+            monkeypatch.setattr(control, "_is_trusted", lambda _: False)
+            with pytest.raises(ControlError, match="echo is for root"):
+                await asked(path, "echo")
+        finally:
+            await server.stop()
+
+    run(body())
+
+
 def test_stop_drops_the_clients_and_does_not_wait_for_answers(path: Path, run: Run) -> None:
     async def scenario() -> None:
         async with contextlib.AsyncExitStack() as stack:

@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 import pytest
 
 from mcrd import filters
+from mcrd.explain import program as program_of_a_look
+from mcrd.model import Input, PortRange
 
 LINK = 14
 PACKET_MULTICAST, PACKET_OUTGOING = 2, 4  # linux/if_packet.h
@@ -57,8 +59,8 @@ def run(
             if (value := load(k, size)) is None:
                 return 0
             a = value
-        elif code == filters.LOAD_WORD_AT:
-            if (value := load(k + x, 4)) is None:
+        elif code in (filters.LOAD_WORD_AT, program_of_a_look.LOAD_HALF_AT):
+            if (value := load(k + x, 4 if code == filters.LOAD_WORD_AT else 2)) is None:
                 return 0
             a = value
         elif code == filters.LOAD_HEADER_LENGTH:
@@ -235,3 +237,76 @@ def test_the_largest_program_fits() -> None:
     program = filters.ingress([*spread, *more])
     assert len(program) <= 4096
     assert all(passes(program, str(net[1])) for net in spread[::50])
+
+
+def looked_at(given: str, sent: str, port: int, *, vlan: int = 0) -> bool:
+    """Whether a look for an input at `given`, ports 5000 to 5009, takes a datagram."""
+    address = ip_network(given) if "/" in given else ip_address(given)
+    program = program_of_a_look.about(Input("r0", address, PortRange(5000, 5009)))
+    source = "10.1.0.1" if protocol(sent) == 0x0800 else "fd01::1"
+    made = packet(source, sent, (1, port))
+    return run(program, made, protocol=vlan or protocol(sent)) != 0
+
+
+@pytest.mark.parametrize(
+    ("given", "fits", "other"),
+    [
+        ("239.1.1.1", "239.1.1.1", "239.1.1.2"),
+        ("239.1.1.0/30", "239.1.1.3", "239.1.1.4"),
+        ("ff15::1", "ff15::1", "ff15::2"),
+        ("ff15::/126", "ff15::3", "ff15::4"),
+    ],
+)
+def test_a_look_takes_what_has_an_address_or_a_port_of_the_rule(
+    given: str, fits: str, other: str
+) -> None:
+    for port in (4999, 5000, 5009, 5010):
+        assert looked_at(given, fits, port)
+        assert looked_at(given, other, port) == (5000 <= port <= 5009)
+    assert looked_at(given, other, 1, vlan=0x8100)
+    assert looked_at(given, other, 1, vlan=0x88A8)
+    assert not looked_at(given, other, 1, vlan=0x0806)
+
+
+def test_a_look_takes_what_it_cannot_tell_and_what_is_said_about_groups() -> None:
+    four = program_of_a_look.about(Input("r0", ip_address("239.1.1.1"), 5000))
+    made = bytearray(packet("10.1.0.1", "10.1.0.2", (1, 1)))
+    assert not run(four, bytes(made))
+    for fragment in (0x0001, 0x2001, 0x1FFF):
+        made[6:8] = struct.pack("!H", fragment)
+        assert run(four, bytes(made))
+    made[6:8] = bytes(2)
+    for number, taken in ((1, True), (2, True), (6, False), (50, False)):
+        made[9] = number
+        assert bool(run(four, bytes(made))) == taken
+    six = program_of_a_look.about(Input("r0", ip_address("ff15::1"), 5000))
+    made = bytearray(packet("fe80::1", "ff02::16", (1, 1)))
+    for number, taken in ((0, True), (43, True), (44, True), (51, True), (60, True), (6, False)):
+        made[6] = number
+        assert bool(run(six, bytes(made), protocol=0x86DD)) == taken
+    made[6] = 58
+    for number, taken in (
+        (1, True),
+        (130, True),
+        (132, True),
+        (133, False),
+        (137, False),
+        (143, True),
+    ):
+        made[40] = number
+        assert bool(run(six, bytes(made), protocol=0x86DD)) == taken
+
+
+def test_a_look_takes_nothing_that_this_host_sends() -> None:
+    program = program_of_a_look.about(Input("r0", ip_address("239.1.1.1"), 5000))
+    made = packet("10.1.0.1", "239.1.1.1", (1, 5000))
+    assert run(program, made)
+    assert not run(program, made, kind=4)
+
+
+def test_a_look_for_esp() -> None:
+    program = program_of_a_look.about(Input("r0", ip_address("10.1.0.2"), 0, "esp"))
+    made = bytearray(packet("10.1.0.1", "10.1.0.9", (1, 1)))
+    assert not run(program, bytes(made))
+    made[9] = 50
+    assert run(program, bytes(made))

@@ -1,0 +1,145 @@
+"""What is known about a rule and its surroundings, and what follows: plain values."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Any, Literal
+
+from mcrd.model import Address, Input, Network, Output, Place, PortRange, Rule
+from mcrd.resources import Link
+
+Answer = Literal["yes", "no", "unknown", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One step of the way: whether the packet gets past it, how that is known, and what to do.
+
+    `topic` names what it is about, within its stage. A note is worth knowing, and no more.
+    """
+
+    stage: str
+    topic: str
+    answer: Answer
+    text: str
+    remedy: str = ""
+    output: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The bridge that an interface is, or belongs to; `own` and `heard`: queriers, if any."""
+
+    name: str
+    snooping: bool
+    own: bool
+    heard: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way to a host over the interface of an output. `neighbour` is a state of ip-neighbour(8).
+
+    `error` says why there is none. `gateway`: the first router, if there is one.
+    """
+
+    error: str | None = None
+    gateway: str | None = None
+    neighbour: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this host knows. `ways` are those of the outputs to hosts, by their index.
+
+    `joined` None: it cannot be said. `fallback` is the version of IGMP or MLD that the interface
+    fell back to, by a query. `back` says over which interface the way back to a source leads.
+    """
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    bridge: Bridge | None = None
+    joined: bool | None = None
+    fallback: str | None = None
+    ways: Mapping[int, Way] = field(default_factory=dict)
+    reverse_filter: int | None = None
+    back: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What the daemon says: a rule's state, and counters and workers before and after the look.
+
+    `state` is the rule's entry in `mcrctl rules`, None when no rule of that name runs. `stopped`
+    are the pids of workers that somebody stopped.
+    """
+
+    state: Mapping[str, Any] | None
+    config: str
+    pending: bool = False
+    refused: Sequence[str] = ()
+    changed: Sequence[str] = ()
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+    stopped: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All of it. `look` is None when nobody looked, and `look_error` says why."""
+
+    rule: Rule
+    host: Host
+    daemon: Daemon | None = None
+    look: Mapping[str, Any] | None = None
+    look_error: str = ""
+
+
+def rule_of(name: str, entry: Mapping[str, Any]) -> Rule:
+    """The rule that an entry of `mcrctl rules` describes."""
+    given = entry["input"]
+    place = None
+    if entry["place"]:
+        file, line, column = entry["place"].rsplit(":", 2)
+        place = Place(file, int(line), int(column))
+    return Rule(
+        name=name,
+        input=Input(
+            interface=given["interface"],
+            address=_address(given["address"]),
+            port=_port(given["port"]),
+            protocol=given["protocol"],
+            sources=tuple(map(ip_network, given["sources"])),
+            exclude=tuple(map(ip_network, given["exclude"])),
+            vlan=given["vlan"],
+            limit=given["limit"],
+        ),
+        outputs=tuple(map(_output, entry["outputs"])),
+        enabled=entry["state"] != "disabled",
+        place=place,
+    )
+
+
+def _output(entry: Mapping[str, Any]) -> Output:
+    source = entry["source"]
+    return Output(
+        interface=entry["interface"],
+        address=_address(entry["address"]),
+        port=_port(entry["port"]),
+        ttl=entry["ttl"],
+        source=source if source in (None, "keep") else ip_address(source),
+    )
+
+
+def _address(text: str) -> Address | Network:
+    return ip_network(text) if "/" in text else ip_address(text)
+
+
+def _port(port: int | str) -> int | PortRange:
+    if isinstance(port, int):
+        return port
+    first, _, last = port.partition("-")
+    return PortRange(int(first), int(last))

@@ -1,0 +1,253 @@
+"""Frames of a look, read as far as their headers, and summed up by kind. Pure; trusts no byte."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple
+
+KINDS = 256  # of which more are only counted
+EXTENSIONS = 16  # headers of IPv6, before the packet is taken for nonsense
+
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
+TAGS = (0x8100, 0x88A8)
+ICMP, IGMP, UDP, ESP, ICMPV6 = 1, 2, 17, 50, 58
+NAMES = {ICMP: "icmp", IGMP: "igmp", UDP: "udp", ESP: "esp", ICMPV6: "icmpv6"}
+HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION = 0, 43, 44, 51, 60
+
+
+class Kind(NamedTuple):
+    """What frames that are counted together have in common.
+
+    `fragment` is "", "first" or "later": what is behind the first has no ports. `detail` says what
+    a message of IGMP, MLD or ICMP is about. `other_host`: it was for another hardware address.
+    """
+
+    vlan: int | None
+    source: str
+    destination: str
+    protocol: str
+    port: int | None = None
+    fragment: str = ""
+    wrong_checksum: bool = False
+    detail: str = ""
+    other_host: bool = False
+
+
+class Frame(NamedTuple):
+    """One frame: its kind, and what differs within a kind; `size` is that of the IP packet."""
+
+    kind: Kind
+    ttl: int
+    size: int
+
+
+@dataclass(slots=True)
+class Sum:
+    """All frames of a kind."""
+
+    count: int
+    largest: int
+    ttl_lowest: int
+    ttl_highest: int
+
+
+class MalformedError(ValueError):
+    """Lengths that contradict each other, or a header that is cut short."""
+
+
+def parse(
+    packet: bytes, protocol: int, vlan: int | None, verify: bool, other_host: bool = False
+) -> Frame | None:
+    """What a frame is, without its link header; None: neither IPv4 nor IPv6. Raises MalformedError.
+
+    `protocol` is the EtherType, `vlan` that of the tag that the kernel took off. `verify`: the
+    checksum is one that can be wrong.
+    """
+    at = 0
+    try:
+        while protocol in TAGS and at < 8:
+            tag, protocol = struct.unpack_from("!HH", packet, at)
+            vlan = vlan or tag & 0xFFF
+            at += 4
+        vlan = vlan or None  # 0 is a priority, and no VLAN
+        match protocol:
+            case 0x0800:
+                return _ipv4(packet[at:], vlan, verify, other_host)
+            case 0x86DD:
+                return _ipv6(packet[at:], vlan, verify, other_host)
+    except (struct.error, IndexError):
+        raise MalformedError("it is too short") from None
+    return None
+
+
+def _ipv4(packet: bytes, vlan: int | None, verify: bool, other_host: bool) -> Frame:
+    first, _, total, _, where, ttl, protocol, _, source, destination = struct.unpack_from(
+        "!BBHHHBBH4s4s", packet
+    )
+    header = (first & 15) * 4
+    if first >> 4 != 4 or header < 20 or not header <= total <= len(packet):
+        raise MalformedError("its lengths contradict each other")
+    body = packet[header:total]
+    offset, more = (where & 0x1FFF) * 8, bool(where & 0x2000)
+    kind = Kind(vlan, _name(source), _name(destination), NAMES.get(protocol, str(protocol)))
+    kind = _payload(kind, protocol, body, offset, more, verify, source + destination)
+    return Frame(kind._replace(other_host=other_host), ttl, total + offset)
+
+
+def _ipv6(packet: bytes, vlan: int | None, verify: bool, other_host: bool) -> Frame:
+    word, length, protocol, hops, source, destination = struct.unpack_from("!IHBB16s16s", packet)
+    if word >> 28 != 6 or 40 + length > len(packet):
+        raise MalformedError("its lengths contradict each other")
+    body = packet[40 : 40 + length]
+    offset, more = 0, False
+    for _ in range(EXTENSIONS):
+        if protocol in (HOP_BY_HOP, ROUTING, DESTINATION):
+            size = 8 + body[1] * 8
+        elif protocol == AUTHENTICATION:
+            size = 8 + body[1] * 4
+        elif protocol == FRAGMENT:
+            (where,) = struct.unpack_from("!H", body, 2)
+            offset, more, size = where & 0xFFF8, bool(where & 1), 8
+        else:
+            break
+        if size > len(body):
+            raise MalformedError("an extension header is cut short")
+        protocol, body = body[0], body[size:]
+        if offset:
+            break  # what follows is the middle of something
+    else:
+        raise MalformedError("it has too many extension headers")
+    kind = Kind(vlan, _name(source), _name(destination), NAMES.get(protocol, str(protocol)))
+    kind = _payload(kind, protocol, body, offset, more, verify, source + destination)
+    return Frame(kind._replace(other_host=other_host), hops, 40 + length + offset)
+
+
+def _payload(
+    kind: Kind, protocol: int, body: bytes, offset: int, more: bool, verify: bool, addresses: bytes
+) -> Kind:
+    if offset:
+        return kind._replace(fragment="later")
+    if more:
+        kind = kind._replace(fragment="first")
+    if protocol == UDP:
+        _, port, length, checksum = struct.unpack_from("!HHHH", body)
+        wrong = False
+        # In a super-frame, the length may be that of one datagram, and of the first fragment it is
+        # that of the whole.
+        if not more and length == len(body):
+            missing = checksum == 0 and len(addresses) == 32
+            wrong = missing or (verify and checksum != 0 and not _adds_up(addresses, body))
+        elif not more and (length < 8 or length > len(body)):
+            raise MalformedError("the length of UDP is wrong")
+        return kind._replace(port=port, wrong_checksum=wrong)
+    if more:
+        return kind
+    if protocol == IGMP:
+        return kind._replace(detail=_igmp(body))
+    if protocol in (ICMP, ICMPV6):
+        name, detail = _icmp(protocol, body)
+        return kind._replace(protocol=name, detail=detail)
+    return kind
+
+
+def _adds_up(addresses: bytes, body: bytes) -> bool:
+    """Whether the checksum over the pseudo-header and UDP is right (RFC 768)."""
+    # 2^16 is 1 modulo 2^16 - 1: so the sum of all words is the number that they make.
+    words = body if len(body) % 2 == 0 else body + b"\0"
+    total = int.from_bytes(addresses, "big") + int.from_bytes(words, "big") + UDP + len(body)
+    return total % 0xFFFF == 0
+
+
+def _igmp(body: bytes) -> str:
+    kind, limit, _, group = struct.unpack_from("!BBH4s", body)
+    match kind:
+        case 0x11:
+            version = 3 if len(body) >= 12 else 2 if limit else 1
+            return f"query v{version}"
+        case 0x12 | 0x16:
+            return f"report of {_name(group)}"
+        case 0x17:
+            return f"leave of {_name(group)}"
+        case 0x22:
+            return "report v3"
+    return f"type {kind}"
+
+
+def _icmp(protocol: int, body: bytes) -> tuple[str, str]:
+    kind, code = body[0], body[1]
+    if protocol == ICMPV6 and kind in (130, 131, 132, 143):
+        name = {130: "query", 131: "report", 132: "leave", 143: "report v2"}[kind]
+        if kind == 130:
+            name += " v2" if len(body) >= 28 else " v1"
+        return "mld", name
+    errors = (3, 11) if protocol == ICMP else (1, 2, 3, 4)
+    if kind not in errors:
+        return NAMES[protocol], f"{kind}/{code}"
+    inner = body[8:]
+    try:
+        if protocol == ICMP:
+            destination, at = inner[16:20], (inner[0] & 15) * 4
+        else:
+            destination, at = inner[24:40], 40
+        (port,) = struct.unpack_from("!H", inner, at + 2)
+    except (struct.error, IndexError):
+        return NAMES[protocol], f"{kind}/{code}"
+    return NAMES[protocol], f"{kind}/{code} about {_name(destination)} port {port}"
+
+
+@lru_cache(maxsize=1024)
+def _name(address: bytes) -> str:
+    return str(IPv4Address(address) if len(address) == 4 else IPv6Address(address))
+
+
+class Summary:
+    """What came, by kind: the memory that it takes does not depend on what comes."""
+
+    def __init__(self, largest: int = KINDS) -> None:
+        self._largest = largest
+        self._kinds: dict[Kind, Sum] = {}
+        self.frames = 0
+        self.malformed = 0
+        self.not_ip = 0
+        self.of_more_kinds = 0
+
+    def add(
+        self, packet: bytes, protocol: int, vlan: int | None, verify: bool, other_host: bool
+    ) -> None:
+        """One more frame."""
+        self.frames += 1
+        try:
+            frame = parse(packet, protocol, vlan, verify, other_host)
+        except MalformedError:
+            self.malformed += 1
+            return
+        if frame is None:
+            self.not_ip += 1
+            return
+        kind, ttl, size = frame
+        found = self._kinds.get(kind)
+        if found is not None:
+            found.count += 1
+            found.largest = max(found.largest, size)
+            found.ttl_lowest = min(found.ttl_lowest, ttl)
+            found.ttl_highest = max(found.ttl_highest, ttl)
+        elif len(self._kinds) < self._largest:
+            self._kinds[kind] = Sum(1, size, ttl, ttl)
+        else:
+            self.of_more_kinds += 1
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON, the most frequent kind first."""
+        ordered = sorted(self._kinds.items(), key=lambda item: -item[1].count)
+        return {
+            "frames": self.frames,
+            "malformed": self.malformed,
+            "not_ip": self.not_ip,
+            "of_more_kinds": self.of_more_kinds,
+            "kinds": [{**kind._asdict(), **asdict(found)} for kind, found in ordered],
+        }

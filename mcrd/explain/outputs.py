@@ -1,0 +1,195 @@
+"""The stages of an output: interface, address, route, neighbour, size, TTL, errors, sent. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from mcrd.explain.evidence import Answer, Evidence, Finding
+from mcrd.explain.inputs import link
+from mcrd.explain.kinds import sort
+from mcrd.explain.taken import grown
+from mcrd.model import Output
+from mcrd.resources import Link, endpoint, first_address, target
+
+HEADERS = {4: 20, 6: 40}  # of IP
+STAGE = "output"
+REMEDIES = {
+    "EPERM": "an output rule of this host's firewall drops it: `nft list ruleset`",
+    "EACCES": "a route of the kind `prohibit`, or the firewall: `ip route`, `nft list ruleset`",
+    "EAGAIN": "the host or router does not answer ARP, or the interface is too slow",
+    "ENOBUFS": "the queue of the interface is full: its speed, `txqueuelen`, a queueing discipline",
+    "EMSGSIZE": "larger than a datagram may be on this way: smaller packets, or a larger MTU",
+    "ENOKEY": "WireGuard has no peer whose AllowedIPs have this host",
+    "EDESTADDRREQ": "WireGuard does not know the endpoint of the peer",
+    "ENETUNREACH": "there is no route: `ip route get`",
+    "EHOSTUNREACH": "the host or router does not answer ARP or neighbour discovery",
+    "ENETDOWN": "the interface is down",
+    "EADDRNOTAVAIL": "the address that it sends from has gone",
+    "EINVAL": "the route is of a kind that nothing is sent to: `ip route get`",
+}
+
+
+def outputs(evidence: Evidence) -> Iterator[Finding]:
+    """Every output, in the order of the file."""
+    for index, output in enumerate(evidence.rule.outputs):
+        yield from _output(evidence, index, output)
+
+
+def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]:
+    host = evidence.host
+    found = host.links.get(output.interface)
+    if found is None or not found.up or not found.carrier:
+        yield from link(STAGE, output.interface, found, index)
+        return
+    say = partial(_finding, index)
+    addressed = list(_address(say, output, found))
+    if addressed:
+        yield from addressed
+        return
+    yield say(
+        "link", "yes", f"{output.interface} is up, with an IPv{output.address.version} address"
+    )
+    way = list(_way(evidence, say, index, output))
+    yield from way
+    if not any(finding.answer == "no" for finding in way):
+        yield from _ttl(evidence, say, index, output)
+    yield from _size(evidence, say, output, found)
+    yield from _counters(evidence, say, output)
+
+
+def _finding(index: int, topic: str, answer: Answer, text: str, remedy: str = "") -> Finding:
+    return Finding(STAGE, topic, answer, text, remedy, index)
+
+
+Say = partial[Finding]
+
+
+def _address(say: Say, output: Output, found: Link) -> Iterator[Finding]:
+    own = [address for address in found.addresses if address.version == output.address.version]
+    if output.source is None and not own:
+        text = f"{output.interface} has no IPv{output.address.version} address to send from"
+        remedy = f"`ip address add ADDRESS/LENGTH dev {output.interface}`"
+        yield say("address", "no", text, remedy)
+    elif output.source not in (None, "keep") and output.source not in [a.ip for a in own]:
+        text = f"{output.interface} does not have the address {output.source}"
+        remedy = "`source` of the output, or `ip address add`"
+        yield say("address", "no", text, remedy)
+
+
+def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
+    """The route to a host, and whether the next one on it answers."""
+    way, host = evidence.host.ways.get(index), first_address(output.address)
+    if way is None:
+        return
+    if way.error is not None:
+        text = f"there is no route to {host} over {output.interface}: {way.error}"
+        remedy = f"`ip route add {host} via ROUTER dev {output.interface}`"
+        yield say("route", "no", text, remedy)
+        return
+    by = f"router {way.gateway}" if way.gateway else "a host of its network"
+    yield say("route", "yes", f"{host} is reached over {output.interface}, by {by}")
+    hop = way.gateway or host
+    if way.neighbour in ("FAILED", "INCOMPLETE"):
+        text = f"{hop} does not answer ARP or neighbour discovery ({way.neighbour})"
+        remedy = f"is it there and on this network? `ip neighbour show dev {output.interface}`"
+        yield say("neighbour", "no", text, remedy)
+    elif way.neighbour is None:
+        yield say("neighbour", "unknown", f"nothing was sent to {hop} of late: nobody asked for it")
+    elif way.neighbour != "NOARP":
+        yield say("neighbour", "yes", f"{hop} is a known neighbour ({way.neighbour})")
+
+
+def _ttl(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
+    way = evidence.host.ways.get(index)
+    if output.ttl != 1:
+        return
+    if way is not None and way.gateway:
+        text = f"ttl is 1, and {first_address(output.address)} is behind router {way.gateway}"
+        yield say("ttl", "no", text, "ttl of the output: one more than there are routers")
+    elif output.address.is_multicast:
+        text = "ttl is 1: receivers behind a router get nothing"
+        yield say("ttl", "note", text, "ttl of the output, if there are such receivers")
+
+
+def _size(evidence: Evidence, say: Say, output: Output, found: Link) -> Iterator[Finding]:
+    """Datagrams are cut into fragments where they do not fit, which not every receiver takes."""
+    look = evidence.look
+    came = evidence.host.links.get(evidence.rule.input.interface)
+    if look is None or came is None:
+        return
+    # What is larger than the MTU that it came over was put together on the way.
+    sizes = [
+        kind["largest"]
+        for kind in sort(evidence.rule.input, look["kinds"]).good
+        if kind["fragment"] or kind["largest"] <= came.mtu
+    ]
+    if not sizes:
+        return
+    given = first_address(evidence.rule.input.address).version
+    size = max(sizes) - HEADERS[given] + HEADERS[output.address.version]
+    if size > found.mtu:
+        text = (
+            f"packets of {size} bytes leave in fragments, since the MTU of {output.interface} is"
+            f" {found.mtu}: routers and receivers may not take them"
+        )
+        remedy = f"smaller packets, or `ip link set {output.interface} mtu {size}`"
+        yield say("mtu", "note", text, remedy)
+    else:
+        yield say("mtu", "yes", f"packets of {size} bytes fit the MTU of {found.mtu}")
+
+
+def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]:
+    """What the kernel said to the worker meanwhile."""
+    daemon, name = evidence.daemon, evidence.rule.name
+    now, was = _entry(evidence, "after", output), _entry(evidence, "before", output)
+    if daemon is None or now is None:
+        yield say("sent", "unknown", "no counters: no daemon was asked, or no rule runs")
+        return
+    was = was or {}
+    for why, count in now["errors"].items():
+        grew = count - was.get("errors", {}).get(why, 0)
+        if grew > 0:
+            text = f"{grew} packets were not sent: {why}"
+            yield say(why, "no", text, REMEDIES.get(why, "errno(3) has the reason"))
+        elif count:
+            yield say(why, "note", f"{count} packets were not sent before: {why}")
+    refused = now["refused"] - was.get("refused", 0)
+    if refused > 0:
+        text = f"{endpoint(output.address, output.port)} was refused {refused} times, by ICMP"
+        remedy = "nobody listens on that port there, or a firewall or router refuses it"
+        yield say("refused", "no", text, remedy)
+    elif now["refused"]:
+        text = f"it was refused {now['refused']} times before, by ICMP, and not meanwhile"
+        yield say("refused", "note", text)
+    for counter in ("rate_limited", "new_member"):
+        grew = now[counter] - was.get(counter, 0)
+        if grew > 0:
+            yield say(counter, "note", f"{grew} packets were not sent: {counter}, see mcrctl(1)")
+    sent = now["sent"]["packets"] - was.get("sent", {}).get("packets", 0)
+    if sent > 0:
+        yield say("sent", "yes", f"{sent} packets were sent meanwhile, from {output.interface}")
+    elif daemon.state is None or daemon.state["state"] != "active":
+        yield say("sent", "unknown", "nothing was sent: the rule is not active")
+    elif now["state"] not in ("active", "disabled"):
+        yield say("state", "no", f"the output is {now['state']}: {now['reason']}", "see mcrd(8)")
+    elif grown(daemon, name):
+        text = "the rule received packets, and this output sent none"
+        yield say("sent", "no", text, "`mcrctl stats` says what became of them")
+    else:
+        yield say("sent", "unknown", "nothing was sent: the rule received nothing meanwhile")
+
+
+def _entry(evidence: Evidence, when: str, output: Output) -> Mapping[str, Any] | None:
+    daemon = evidence.daemon
+    stats: Mapping[str, Any] = getattr(daemon, when) if daemon is not None else {}
+    rule = stats.get("rules", {}).get(evidence.rule.name, {"outputs": []})
+    wanted = tuple(map(str, target(output)))
+    for entry in rule["outputs"]:
+        if (entry["interface"], entry["address"], str(entry["port"])) == wanted:
+            found: Mapping[str, Any] = entry
+            return found
+    return None

@@ -1,0 +1,72 @@
+"""All stages in their order, and the answer: the first of them that says no. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mcrd.explain import inputs
+from mcrd.explain.evidence import Daemon, Evidence, Finding
+from mcrd.explain.kinds import sort
+from mcrd.explain.outputs import outputs
+from mcrd.explain.taken import taken
+from mcrd.resources import first_address
+
+
+def explain(evidence: Evidence) -> list[Finding]:
+    """What is known of each stage, from the file to the outputs."""
+    look = evidence.look
+    came = look is not None and bool(sort(evidence.rule.input, look["kinds"]).good)
+    first = list(inputs.file(evidence))
+    rest = [
+        *inputs.interface(evidence),
+        *inputs.group(evidence, came),
+        *inputs.frames(evidence),
+        *taken(evidence),
+        *outputs(evidence),
+        *_kernel(evidence),
+    ]
+    if evidence.daemon is not None:
+        first += _state(evidence.daemon, rest)
+    return first + rest
+
+
+def answer(findings: Sequence[Finding]) -> Finding | None:
+    """The first no, which is where the packet ends."""
+    return next((finding for finding in findings if finding.answer == "no"), None)
+
+
+def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
+    """The state of the rule: a no of its own only where no stage says more about it."""
+    if daemon.state is None:
+        return
+    state, reason = daemon.state["state"], daemon.state["reason"]
+    if state == "active":
+        yield Finding("file", "state", "yes", "the rule is active")
+    elif state != "disabled":
+        causes = ("missing", "down", "carrier", "address", "route")
+        told = any(f.answer == "no" and f.topic in causes for f in rest)
+        text = f"the rule is {state}: {reason}"
+        remedy = "" if told else "mcrd(8) has the reasons; it is tried again by itself"
+        yield Finding("file", "state", "note" if told else "no", text, remedy)
+
+
+def _kernel(evidence: Evidence) -> Iterator[Finding]:
+    """What the kernel's own multicast routing would have done: for comparison."""
+    host, name = evidence.host, evidence.rule.input.interface
+    if not first_address(evidence.rule.input.address).is_multicast:
+        return
+    strict = f", rp_filter is {host.reverse_filter}" if host.reverse_filter is not None else ""
+    for source, back in host.back.items():
+        if back == name:
+            text = (
+                f"the way back to {source} leads over {name}: the kernel could route this{strict}"
+            )
+        else:
+            over = f"leads over {back}" if back else "is not known"
+            text = (
+                f"the way back to {source} {over}, and not over {name}: the kernel's own multicast"
+                f" routing would drop it{strict}; mcrd does not ask"
+            )
+        yield Finding("kernel", "reverse_path", "note", text)

@@ -1,0 +1,105 @@
+"""What the worker did with what came: counters before and after the look. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mcrd.explain.evidence import Daemon, Evidence, Finding
+from mcrd.explain.kinds import sort
+
+REMEDIES = {
+    "ring_full": "`ring_size` or `workers` of the interface: docs/performance.md",
+    "malformed": "what sends such packets; `tcpdump -vv` shows them",
+    "bad_checksum": "repair the sender, or what rewrites packets on the way",
+    "fragment": "IPv6 fragments are not relayed: let the source send smaller packets",
+    "truncated": "`ethtool -K` of the interface: no receive offload",
+    "wrong_vlan": "`vlan` in the rule, or the VLAN's interface as the input",
+    "wrong_source": "`sources` and `exclude` in the rule",
+    "own_output": "what this daemon sent comes back: a loop, or rules that feed each other",
+    "rate_limited": "`limit` of the input",
+    "discarded": "the rings were made anew meanwhile; ask again",
+}
+
+
+def taken(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the worker runs, and the rule received what was seen."""
+    daemon, rule = evidence.daemon, evidence.rule
+    if daemon is None or not daemon.before or not daemon.after:
+        yield Finding(
+            "taken", "received", "unknown", "no counters: no daemon was asked, or no rule"
+        )
+        return
+    if daemon.state is None or daemon.state["state"] != "active":
+        yield Finding("taken", "received", "unknown", "the rule is not active: nothing is counted")
+        return
+    trouble = list(_workers(daemon, rule.input.interface))
+    yield from trouble
+    grew = grown(daemon, rule.name)
+    came = evidence.look is not None and sort(rule.input, evidence.look["kinds"]).good
+    drops = _drops(daemon, rule.input.interface)
+    full = drops.get("ring_full", 0)
+    if full:
+        text = f"{full} frames were lost: the ring of {rule.input.interface} was full"
+        yield Finding("taken", "ring_full", "no", text, REMEDIES["ring_full"])
+    if grew:
+        yield Finding("taken", "received", "yes", f"the rule received {grew} packets meanwhile")
+    elif came:
+        told = ", ".join(f"{count} {why}" for why, count in drops.items() if why != "ring_full")
+        text = (
+            f"the rule received nothing of it; dropped on {rule.input.interface}: {told or 'none'}"
+        )
+        first = next((why for why in drops if why in REMEDIES), "")
+        remedy = REMEDIES.get(first, "`mcrctl stats`, and the daemon's log")
+        yield Finding("taken", "received", "no", text, remedy)
+    else:
+        yield Finding(
+            "taken", "received", "unknown", "the rule received nothing: nothing came for it"
+        )
+    limited = _number(daemon, rule.name, "dropped", "rate_limited")
+    if limited:
+        text = f"{limited} packets were over the limit of the input, {rule.input.limit} in a second"
+        yield Finding("taken", "limit", "note", text, REMEDIES["rate_limited"])
+
+
+def _workers(daemon: Daemon, interface: str) -> Iterator[Finding]:
+    before = {w["pid"]: w for w in daemon.before["workers"] if w["interface"] == interface}
+    after = {w["pid"]: w for w in daemon.after["workers"] if w["interface"] == interface}
+    if stopped := sorted(daemon.stopped & (before.keys() | after.keys())):
+        text = f"the worker of {interface} is stopped, pid {stopped[0]}: somebody sent SIGSTOP"
+        yield Finding("taken", "worker", "no", text, f"`kill -CONT {stopped[0]}`, or wait a second")
+    elif not after:
+        text = f"no worker reads {interface}"
+        yield Finding("taken", "worker", "no", text, "the daemon's log says why it ended")
+    elif gone := sorted(before.keys() - after.keys()):
+        text = f"the worker of {interface} was replaced meanwhile, pid {gone[0]}: it ended, or hung"
+        yield Finding("taken", "worker", "no", text, "the daemon's log says why; ask again")
+    else:
+        pids = ", ".join(map(str, sorted(after)))
+        yield Finding("taken", "worker", "yes", f"the worker of {interface} runs, pid {pids}")
+
+
+def _drops(daemon: Daemon, interface: str) -> dict[str, int]:
+    """What the interface dropped meanwhile, most first; `unmatched` is no fault."""
+    now = daemon.after["interfaces"].get(interface, {"dropped": {}})["dropped"]
+    was = daemon.before["interfaces"].get(interface, {"dropped": {}})["dropped"]
+    grew = {why: count - was.get(why, 0) for why, count in now.items()}
+    return {why: n for why, n in sorted(grew.items(), key=lambda e: -e[1]) if n > 0}
+
+
+def grown(daemon: Daemon, name: str) -> int:
+    """Packets that the rule received meanwhile."""
+    return _number(daemon, name, "received", "packets")
+
+
+def _number(daemon: Daemon, name: str, *keys: str) -> int:
+    return _at(daemon.after, name, keys) - _at(daemon.before, name, keys)
+
+
+def _at(stats: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> int:
+    found: Any = stats["rules"].get(name)
+    for key in keys:
+        found = found and found.get(key)
+    return int(found or 0)
