@@ -35,7 +35,7 @@ from mcrd.model import (
 )
 from mcrd.resources import Egress, Hold, Ingress, Membership, Reception, Ring, Worker
 from mcrd.sockets import Geometry, IngressSocket
-from mcrd.stats import InterfaceCount, OutputCount, RuleCount, Segment, Traffic, fits
+from mcrd.stats import InterfaceCount, OutputCount, RuleCount, Segment, Traffic
 from mcrd.store import Identity, Store, identity
 
 FORMAT = 1
@@ -84,7 +84,8 @@ class Index(msgspec.Struct):
     ports: Any = None
     counts: Any = None  # what Ledger.kept has
     restarts: Any = None
-    config: Any = None  # the rules that run
+    config: Any = None  # what ran, but for its rules,
+    rules: list[Any] = []  # which are these
 
 
 class Keeper:
@@ -127,7 +128,7 @@ class Keeper:
                     list(unit),
                     pack(segment.rules.taken),
                     [(packed(key), slot) for key, slot in segment.outputs.taken.items()],
-                    [(key, rule, slot) for key, rule, slot, _ in holdings.members[ring].all()],
+                    list(holdings.members[ring].all()),
                 )
             )
         # In this order: of the last ones, there may be too many for the store, and they can be
@@ -144,8 +145,7 @@ class Keeper:
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
         index.restarts = pack(restarts)
         index.config = pack(dataclasses.replace(config, rules={}))
-        index.config[1]["rules"] = pack({})
-        index.config[1]["rules"][1] = [[n, packed(rule)] for n, rule in config.rules.items()]
+        index.rules = [packed(rule) for rule in config.rules.values()]
         done = self._store.keep(msgspec.msgpack.encode(index), units, loose)
         holds = {what for _, what in index.holds if what is not None}
         # A port that went has to be free when it is held anew.
@@ -238,20 +238,20 @@ class _Heir:
         for what, packed in index.joined:
             joined = [one for one, _ in self._each(((p, None) for p in packed), Membership)]
             if joined and (sock := self._socket(what)) is not None:
-                self._try("groups", partial(holdings.add_joined, sock, joined))
+                self._try("groups", partial(holdings.memberships.take_over, sock, joined))
         self._try(
             "ports",
             lambda: holdings.opener.ports.update({unpack(key): port for key, port in index.ports}),
         )
         self._try("counts", lambda: holdings.ledger.take_over([unpack(c) for c in index.counts]))
         self._try("restarts", lambda: self._restarts.update(unpack(index.restarts)))
-        self._try("rules", partial(self._take_config, index.config))
+        self._try("rules", partial(self._take_config, index))
 
-    def _take_config(self, packed: Any) -> None:
-        config = unpack(packed)
+    def _take_config(self, index: Index) -> None:
+        config, rules = unpack(index.config), [unpack(packed) for packed in index.rules]
         if not isinstance(config, Config):
             raise TypeError("no rules")
-        self.config = config
+        self.config = dataclasses.replace(config, rules={rule.name: rule for rule in rules})
 
     def close_the_rest(self) -> int:
         """Closes what is in no index, or did not fit; returns how many these were."""
@@ -331,7 +331,7 @@ class _Heir:
             taken = rings[number][1].members.taken
             for key, rule, slot in kept.members:
                 if taken.get(key) == slot:
-                    members.add(key, rule, slot, {})
+                    members.add(key, rule, slot)
 
     def _ring(self, kept: KeptRing) -> IngressSocket:
         small, large, tally, _ = kept.descriptors
@@ -347,13 +347,14 @@ class _Heir:
         """The segment, and whether it has what was counted; of another version, it has not."""
         what = kept.descriptors[3]
         number = self._unused[what]
-        if not fits(number):
-            self.misfits["counters of another version"] += 1
+        rules, outputs = unpack(kept.rules), {unpack(key): slot for key, slot in kept.outputs}
+        try:
+            made = Segment(number)
+        except ValueError as error:
+            self.misfits[str(error)] += 1
             made = Segment()
             made.continue_from(number)
             return made, False
-        rules, outputs = unpack(kept.rules), {unpack(key): slot for key, slot in kept.outputs}
-        made = Segment(number)
         del self._unused[what]
         try:
             made.rules.take_over(rules)

@@ -51,7 +51,6 @@ class Holdings:
         self.opener = EgressSockets()
         self._ingresses: set[Ingress] = set()
         self._patterns: set[Members] = set()
-        self._joined: set[Membership] = set()
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
 
@@ -63,7 +62,7 @@ class Holdings:
             *self._patterns,
             *self.holds,
             *self.receptions,
-            *self._joined,
+            *self.memberships,
         )
 
     def has(self, resource: Resource) -> bool:
@@ -80,7 +79,7 @@ class Holdings:
             case Reception():
                 return resource in self.receptions
             case Membership():
-                return resource in self._joined
+                return resource in self.memberships
             case Worker():
                 return False
 
@@ -99,7 +98,6 @@ class Holdings:
                 self.holds[resource] = _open_hold(resource)
             case Membership():
                 self.memberships.join(resource)
-                self._joined.add(resource)
 
     def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
         """All of its rings, or none."""
@@ -127,10 +125,6 @@ class Holdings:
         self.egress[egress] = sock
         self._own[egress] = own_source(egress, sock)
 
-    def add_joined(self, sock: socket.socket, joined: list[Membership]) -> None:
-        """A socket that has joined these groups."""
-        self._joined.update(self.memberships.take_over(sock, joined))
-
     def close(self, resource: Resource, worker: WorkerProcess | None = None) -> None:
         """Closes it; `worker` is the one that has an egress socket of its own."""
         match resource:
@@ -153,7 +147,6 @@ class Holdings:
             case Reception():
                 self.receptions.pop(resource).close()
             case Membership():
-                self._joined.discard(resource)
                 self.memberships.leave(resource)
 
     def close_all(self) -> None:

@@ -56,19 +56,14 @@ class MemberSockets:
         self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
         self.changed = False
 
-    def all(
-        self,
-    ) -> Iterator[tuple[messages.MemberKey, str, int, Mapping[Egress, socket.socket]]]:
-        """Each with its rule, its slot and its sockets."""
+    def all(self) -> Iterator[tuple[messages.MemberKey, str, int]]:
+        """Each with its rule and its slot."""
         for key, member in self._members.items():
-            yield key, member.rule, member.slot, member.sockets
+            yield key, member.rule, member.slot
 
-    def add(
-        self, key: messages.MemberKey, rule: str, slot: int, sockets: dict[Egress, socket.socket]
-    ) -> None:
-        """A member that there was before; no worker has it yet."""
-        self._members[key] = _Member(rule, slot, sockets)
-        self._own.update(_own(sockets))
+    def add(self, key: messages.MemberKey, rule: str, slot: int) -> None:
+        """A member that there was before; it gets sockets when a worker has its rule."""
+        self._members[key] = _Member(rule, slot, {})
         self._resting.setdefault(rule, set()).add(key)
 
     def rest(self) -> None:

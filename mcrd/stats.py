@@ -183,7 +183,7 @@ class Segment:
         """`kept` is the descriptor of one that there is; raises ValueError when it does not fit."""
         if kept is None:
             self.descriptor = _new_memory()
-        elif not fits(kept):
+        elif not _fits(kept):
             raise ValueError("counters of another version")
         else:
             self.descriptor = kept
@@ -305,7 +305,7 @@ def _new_memory() -> int:
     return descriptor
 
 
-def fits(descriptor: int) -> bool:
+def _fits(descriptor: int) -> bool:
     """Is this the memory of a segment of this version, which nobody can shrink?"""
     try:
         return (

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping
 Identity = tuple[int, int]
 """Device and inode: what a descriptor is, whatever its number."""
 
-LARGEST = 253  # descriptors that fit one message: SCM_MAX_FD, include/net/scm.h
 # What is stored anew, because one of a batch went, the manager compares with all that it has.
 BATCH = 16
 INDEX = "index"

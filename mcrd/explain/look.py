@@ -20,13 +20,17 @@ from typing import Any
 from mcrd.explain.frames import Summary
 from mcrd.explain.program import about
 from mcrd.model import Input
-from mcrd.sockets.common import DROP_ALL, attach_filter, keep_some
+from mcrd.sockets.common import (
+    DROP_ALL,
+    ETH_P_ALL,
+    SOL_PACKET,
+    attach_filter,
+    keep_some,
+    packet_statistics,
+)
 
 # linux/if_packet.h
-SOL_PACKET = 263
-PACKET_STATISTICS = 6
 PACKET_AUXDATA = 8
-ETH_P_ALL = 3
 PACKET_OTHERHOST = 3
 TP_STATUS_CSUMNOTREADY = 1 << 3
 TP_STATUS_VLAN_VALID = 1 << 4
@@ -124,7 +128,7 @@ async def _watch(sock: socket.socket, until: float, frames: int) -> _Sight:
             await asyncio.sleep(time.monotonic() - began)  # others have as long
     finally:
         loop.remove_reader(sock)
-    _, sight.lost = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+    _, sight.lost = packet_statistics(sock)
     return sight
 
 

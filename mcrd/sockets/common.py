@@ -19,6 +19,10 @@ from mcrd.resources import Protocol
 # asm-generic/socket.h, linux/in.h, linux/in6.h, linux/udp.h
 SO_ATTACH_FILTER = 26
 SO_LOCK_FILTER = 44
+# linux/if_packet.h, linux/if_ether.h
+SOL_PACKET = 263
+PACKET_STATISTICS = 6
+ETH_P_ALL = 3
 KEPT = 64  # descriptors that no output gets
 
 # Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
@@ -49,6 +53,15 @@ def program_of(program: Sequence[Instruction]) -> tuple[bytes, ctypes.Array[ctyp
 
 
 _DROP_ALL = program_of(DROP_ALL)
+
+
+def packet_statistics(sock: socket.socket) -> tuple[int, int]:
+    """Frames that passed the filter, and those of them that there was no room for (packet(7)).
+
+    Since the last call: the kernel forgets what it has told.
+    """
+    seen, lost = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+    return seen, lost
 
 
 def check_index(interface: str, index: int) -> None:

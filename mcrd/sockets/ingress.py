@@ -16,13 +16,19 @@ from dataclasses import dataclass
 from mcrd import filters
 from mcrd.model import Network
 from mcrd.resources import Ingress, Reception
-from mcrd.sockets.common import DROP_ALL, attach_filter, check_index, program_of
+from mcrd.sockets.common import (
+    DROP_ALL,
+    ETH_P_ALL,
+    SOL_PACKET,
+    attach_filter,
+    check_index,
+    packet_statistics,
+    program_of,
+)
 
 # linux/if_packet.h
-SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_RX_RING = 5
-PACKET_STATISTICS = 6
 PACKET_VERSION = 10
 PACKET_VNET_HDR = 15
 PACKET_FANOUT = 18
@@ -36,7 +42,6 @@ PACKET_MR_ALLMULTI = 2
 TPACKET_V2 = 1
 TPACKET2_HDRLEN = 52  # struct tpacket2_hdr and struct sockaddr_ll, aligned
 TPACKET_ALIGNMENT = 16
-ETH_P_ALL = 3
 
 BLOCK_SIZE = 1 << 20
 LINK_HEADER = 16  # what the kernel reserves for it, at least
@@ -172,7 +177,7 @@ class IngressSocket:
     def ring_full(self) -> int:
         """Frames lost so far because the rings had no room; clears what the kernel counts."""
         for sock in self._sockets:
-            seen, drops = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+            seen, drops = packet_statistics(sock)
             self._counts[0] += seen
             self._counts[1] += drops
         return self._counts[1]

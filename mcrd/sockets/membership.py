@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mcrd.model import Address
 from mcrd.resources import Hold, Membership
@@ -91,6 +91,12 @@ class Memberships:
         self._joined[membership] = roomy[-1]
         self._groups[roomy[-1]] = self._groups.get(roomy[-1], 0) + 1
 
+    def __contains__(self, membership: Membership) -> bool:
+        return membership in self._joined
+
+    def __iter__(self) -> Iterator[Membership]:
+        return iter(self._joined)
+
     def sockets(self) -> dict[socket.socket, list[Membership]]:
         """Which socket has joined what."""
         found: dict[socket.socket, list[Membership]] = {}
@@ -98,8 +104,8 @@ class Memberships:
             found.setdefault(sock, []).append(membership)
         return found
 
-    def take_over(self, sock: socket.socket, joined: Sequence[Membership]) -> list[Membership]:
-        """A socket that has joined these already; returns those that it has."""
+    def take_over(self, sock: socket.socket, joined: Sequence[Membership]) -> None:
+        """A socket that has joined these already; those that it cannot have are left out."""
         has = []
         for membership in joined:
             try:
@@ -110,11 +116,10 @@ class Memberships:
             has.append(membership)
         if not has:
             sock.close()
-            return has
+            return
         self._joined.update(dict.fromkeys(has, sock))
         self._groups[sock] = len(has)
         self._roomy[4 if sock.family == socket.AF_INET else 6].append(sock)
-        return has
 
     def leave(self, membership: Membership) -> None:
         """Leaves the group; an interface that has gone has left it already."""

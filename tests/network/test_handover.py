@@ -109,10 +109,8 @@ class Before:
         self.segment.output_slot("a", egress.target)
         self.segment.output_slot("a", ("r1", ip_network("239.2.2.0/28"), PortRange(1, 9)))
         key = MemberKey(1, Endpoint(bytes(4), 7), None)
-        with self.relay.inside():
-            sock = self.holdings.opener.open(egress)
         slot = self.segment.member_slot(key)
-        self.holdings.members[self.ring].add(key, "a", slot, {egress: sock})
+        self.holdings.members[self.ring].add(key, "a", slot)
         self.restarts: Restarts = Counter({("r0", 0): 3})
 
     def leave(self, *, keep: bool = True) -> None:
@@ -128,8 +126,6 @@ class Before:
         sockets = [*self.holdings.egress.values(), *self.holdings.receptions.values()]
         sockets += [sock for sock in self.holdings.holds.values() if sock is not None]
         sockets += self.holdings.memberships.sockets()
-        for *_, of_member in self.holdings.members[self.ring].all():
-            sockets += of_member.values()
         for sock in sockets:
             sock.close()
 
@@ -157,9 +153,7 @@ def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings
 def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = [dict(slots.taken) for slots in (before.segment.rules, before.segment.outputs)]
     ports = dict(before.holdings.opener.ports)
-    members = [
-        (key, rule, slot) for key, rule, slot, _ in before.holdings.members[before.ring].all()
-    ]
+    members = list(before.holdings.members[before.ring].all())
     own, descriptors = before.holdings.own(), _descriptors()
     geometry = before.holdings.rings[before.ring][0].geometry
     before.leave()
@@ -172,9 +166,7 @@ def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatc
     assert holdings.own() == own
     assert holdings.rings[before.ring][0].geometry == geometry
     assert restarts == {("r0", 0): 3}
-    assert [
-        (key, rule, slot) for key, rule, slot, _ in holdings.members[before.ring].all()
-    ] == members
+    assert list(holdings.members[before.ring].all()) == members
     # The membership is the socket's own: to leave works, and nobody else had to join.
     groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
     assert "239.1.1.1" in groups

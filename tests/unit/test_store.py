@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd import store
-from mcrd.store import BATCH, HEADER, LARGEST, TRIES, Store, identity
+from mcrd.dataplane.messages import DESCRIPTORS
+from mcrd.store import BATCH, HEADER, TRIES, Store, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ class Manager:
         """Takes all messages that have come."""
         while True:
             try:
-                data, descriptors, flags, _ = socket.recv_fds(self.socket, 4096, LARGEST)
+                data, descriptors, flags, _ = socket.recv_fds(self.socket, 4096, DESCRIPTORS)
             except BlockingIOError:
                 return
             assert flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) == 0
@@ -47,7 +48,7 @@ class Manager:
             if "FDSTORE" in fields:
                 assert fields["FDPOLL"] == "0"
                 assert name not in self.kept
-                assert 0 < len(descriptors) <= LARGEST
+                assert 0 < len(descriptors) <= DESCRIPTORS
                 self.kept[name] = descriptors
             else:
                 assert fields["FDSTOREREMOVE"] == "1"
