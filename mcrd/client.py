@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
     if reply["errors"]:
         raise ControlError(*reply["errors"])
     return reply["result"]
+
+
+def network_namespace() -> int:
+    """The inode of the network namespace of this process (namespaces(7)).
+
+    Both ends know theirs: what mcrctl sees of the host is about the daemon's only where they agree.
+    """
+    return os.stat("/proc/self/ns/net").st_ino
 
 
 def _why(error: OSError) -> str:

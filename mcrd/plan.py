@@ -8,9 +8,9 @@ planning again gives the empty plan. What is new is opened before what is old is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
@@ -31,6 +31,12 @@ from mcrd.resources import (
 
 JOINED_AT_MOST = 1024  # groups of one range: a join each costs the kernel and the switches memory
 HELD_AT_MOST = 1024  # ports of one range
+# Where members of groups, and routers, say so: IGMPv3 and PIM, MLDv2 and PIM (RFC 3376, 4.2.14;
+# RFC 3810, 5.2.14; RFC 7761, 4.3.1).
+HEARD_ON: Mapping[int, tuple[Address, ...]] = {
+    4: (IPv4Address("224.0.0.22"), IPv4Address("224.0.0.13")),
+    6: (IPv6Address("ff02::16"), IPv6Address("ff02::d")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +245,8 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
             rule.input, sockets, limits, (ingress, key.worker, *reception), by_source
         )
     needs = (ingress, *workers, *reception)
-    return Wish(_down(link), needs, optional, relays, whole=whole)
+    heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
+    return Wish(_down(link), needs, optional + heard, relays, whole=whole)
 
 
 def plan(config: Config, actual: Actual, wishes: Wishes | None = None) -> tuple[Step, ...]:
@@ -347,6 +354,15 @@ def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Re
     return tuple(Membership(*where, group) for group in groups), ()
 
 
+def _heard(rule: Rule, links: Mapping[str, Link], waiting: Sequence[str]) -> Iterator[Membership]:
+    """What makes members and routers heard where groups are sent to: explain tells of them."""
+    for output, waits in zip(rule.outputs, waiting, strict=True):
+        if output.address.is_multicast and not waits:
+            link = links[output.interface]
+            for group in HEARD_ON[output.address.version]:
+                yield Membership(link.name, link.index, group)
+
+
 def _members(address: Address | Network) -> tuple[Address, ...] | None:
     """All addresses of a range; None when they are too many to join."""
     if isinstance(address, Address):
@@ -385,7 +401,7 @@ def _waits(output: Output, links: Mapping[str, Link]) -> str:
         return f"{output.interface} is missing"
     if down := _down(link):
         return down
-    if output.source != "keep" and _source(output, link) is None:
+    if output.source != "keep" and source_of(output, link) is None:
         if output.source is not None:
             return f"{link.name} does not have the address {output.source}"
         return f"{link.name} has no IPv{output.address.version} address"
@@ -396,7 +412,7 @@ def _output(
     worker: Worker, rule: Rule, output: Output, links: Mapping[str, Link]
 ) -> Egress | Members:
     link = links[output.interface]
-    source = _source(output, link)
+    source = source_of(output, link)
     if (
         rule.input.is_range
         or source is None
@@ -435,7 +451,7 @@ def _output(
     )
 
 
-def _source(output: Output, link: Link) -> Address | None:
+def source_of(output: Output, link: Link) -> Address | None:
     """The address to send from, or None when the interface has none that will do, or is not asked.
 
     One of the destination's own network comes first, then one of the same scope (RFC 6724, 5),

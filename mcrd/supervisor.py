@@ -25,12 +25,13 @@ from mcrd import __version__, config, journal, privileges, report
 from mcrd.alarms import Alarms
 from mcrd.apply import Estate
 from mcrd.changes import Changes, changes
-from mcrd.client import ControlError
+from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
 from mcrd.control import Request, Server
 from mcrd.explain.look import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.files import read_file
 from mcrd.filters import networks
+from mcrd.hearing import Listener
 from mcrd.links import Links
 from mcrd.metrics import Metrics
 from mcrd.model import Config, Network
@@ -79,6 +80,7 @@ class Supervisor:
             lasting=frozenset({"look"}),
         )
         self._looks = Looks()
+        self._listener = Listener()
         self._watch = Watch(self._file_changed)
         self._alarms = Alarms()
         self._notify = Notify()
@@ -130,6 +132,7 @@ class Supervisor:
             await self._server.stop()
             await self._links.stop()
             await self._estate.close()
+            self._listener.close()
             journal.tell(log, logging.INFO, "ended", "ended")
 
     async def _main(self) -> None:
@@ -178,6 +181,7 @@ class Supervisor:
             self._estate.take_errors,
             self._estate.look_at_workers,
             self._look_at_counters,
+            self._listen,
             partial(self._estate.keep, at_once=False),
             journal.tell_what_was_left_out,
             self._tell_manager,
@@ -186,6 +190,9 @@ class Supervisor:
                 look()
             except Exception:
                 log.exception("looking around failed")
+
+    def _listen(self) -> None:
+        self._listener.listen(self._links.now)
 
     def _tell_manager(self) -> None:
         """That all is well, and how much flows."""
@@ -419,6 +426,7 @@ class Supervisor:
         return {
             "version": __version__,
             "pid": os.getpid(),
+            "network_namespace": network_namespace(),
             "uptime_s": self._uptime(),
             "config": str(self._path),
             "config_errors": self._errors,
@@ -465,11 +473,14 @@ class Supervisor:
         if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
             raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
         try:
-            return await self._looks.look(rule.input, seconds)
+            seen = await self._looks.look(rule.input, seconds)
         except BusyError as error:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:
             raise ControlError(f"cannot look at {rule.input.interface}: {error.strerror}") from None
+        self._listen()
+        interfaces = (rule.input.interface, *(output.interface for output in rule.outputs))
+        return {**seen, "heard": self._listener.tell(interfaces)}
 
     async def _snapshot(self) -> dict[str, Any]:
         """What the metrics show."""

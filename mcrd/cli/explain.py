@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcrd import config
-from mcrd.client import ControlError, ask
+from mcrd.client import ControlError, ask, network_namespace
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
 from mcrd.explain.host import gather
 from mcrd.explain.inputs import disk
@@ -76,6 +76,11 @@ def _of_daemon(
     name: str, control: Path, seconds: float
 ) -> tuple[list[Finding], dict[str, Any] | None]:
     status = ask(control, "status", TIMEOUT)
+    if status.get("network_namespace") not in (None, network_namespace()):
+        raise ControlError(
+            f"mcrd, pid {status['pid']}, runs in another network namespace, of whose interfaces"
+            f" nothing can be told here: `nsenter -t {status['pid']} -n mcrctl explain {name}`"
+        )
     refused, changed, added = _differences(name, control, status["config"])
     try:
         state = ask(control, "rules", TIMEOUT, name=name)["rules"][name]

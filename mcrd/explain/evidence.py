@@ -32,39 +32,49 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """The bridge that an interface is, or belongs to; `own` and `heard`: queriers, if any."""
+    """The bridge that an interface is, or belongs to; `own` and `heard`: queriers, if any.
+
+    `groups` are those that somebody behind a port wants; `routers`: a router is behind one.
+    """
 
     name: str
     snooping: bool
     own: bool
     heard: str | None
+    groups: frozenset[str] = frozenset()
+    routers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """The way to a host over the interface of an output. `neighbour` is a state of ip-neighbour(8).
 
-    `error` says why there is none. `gateway`: the first router, if there is one.
+    `error` says why there is none. `gateway`: the first router, if there is one. `mtu`: the
+    route's own, in bytes, if it has one.
     """
 
     error: str | None = None
     gateway: str | None = None
     neighbour: str | None = None
+    mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What this host knows. `ways` are those of the outputs to hosts, by their index.
+    """What this host knows. `ways` are those of the outputs to hosts, by their index; `bridges`
+    those of the outputs to groups.
 
-    `joined` None: it cannot be said. `fallback` is the version of IGMP or MLD that the interface
-    fell back to, by a query. `back` says over which interface the way back to a source leads.
+    `not_joined` are those of the input's groups; None: it cannot be said. `fallback` is the version
+    of IGMP or MLD that the interface fell back to, by a query. `back` says over which interface the
+    way back to a source leads.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
     bridge: Bridge | None = None
-    joined: bool | None = None
+    not_joined: Sequence[Address] | None = None
     fallback: str | None = None
     ways: Mapping[int, Way] = field(default_factory=dict)
+    bridges: Mapping[int, Bridge] = field(default_factory=dict)
     reverse_filter: int | None = None
     back: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -96,6 +106,19 @@ class Evidence:
     daemon: Daemon | None = None
     look: Mapping[str, Any] | None = None
     look_error: str = ""
+
+
+def heard_on(evidence: Evidence, interface: str, version: int) -> Mapping[str, Any] | None:
+    """What the daemon heard of IGMP or MLD on an interface, as Heard.plain(); None: nobody did."""
+    heard = (evidence.look or {}).get("heard", {}).get(interface, {})
+    found: Mapping[str, Any] | None = heard.get("igmp" if version == 4 else "mld")
+    return found
+
+
+def ago_of(entry: Mapping[str, Any]) -> str:
+    """How long ago something was, for people."""
+    seconds = round(entry["ago_s"])
+    return f"{seconds} s" if seconds < 600 else f"{seconds // 60} min"
 
 
 def rule_of(name: str, entry: Mapping[str, Any]) -> Rule:

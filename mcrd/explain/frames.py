@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
-KINDS = 256  # of which more are only counted
+KINDS = 256  # of which more are only counted, but for as many again that the rule takes
 EXTENSIONS = 16  # headers of IPv6, before the packet is taken for nonsense
 
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
@@ -206,10 +207,13 @@ def _name(address: bytes) -> str:
 
 
 class Summary:
-    """What came, by kind: the memory that it takes does not depend on what comes."""
+    """What came, by kind: the memory that it takes does not depend on what comes.
 
-    def __init__(self, largest: int = KINDS) -> None:
-        self._largest = largest
+    Kinds that are `wanted` have room of their own, which all the others cannot fill.
+    """
+
+    def __init__(self, wanted: Callable[[Kind], bool] = lambda _: False) -> None:
+        self._wanted = wanted
         self._kinds: dict[Kind, Sum] = {}
         self.frames = 0
         self.malformed = 0
@@ -236,7 +240,7 @@ class Summary:
             found.largest = max(found.largest, size)
             found.ttl_lowest = min(found.ttl_lowest, ttl)
             found.ttl_highest = max(found.ttl_highest, ttl)
-        elif len(self._kinds) < self._largest:
+        elif len(self._kinds) < KINDS or (len(self._kinds) < 2 * KINDS and self._wanted(kind)):
             self._kinds[kind] = Sum(1, size, ttl, ttl)
         else:
             self.of_more_kinds += 1

@@ -1,4 +1,4 @@
-"""What this host knows: interfaces, routes, neighbours, bridges, groups (rtnetlink(7), proc(5))."""
+"""What this host knows: interfaces, routes, neighbours, groups (rtnetlink(7), proc(5))."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,15 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from mcrd.explain.bridges import bridge_of
 from mcrd.explain.evidence import Bridge, Host, Way
 from mcrd.links import address_of, link_of
-from mcrd.model import Address, Output, Rule
+from mcrd.model import Address, Network, Output, Rule
+from mcrd.plan import JOINED_AT_MOST
 from mcrd.resources import Link, first_address
 
-# linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h
-NLM_F_REQUEST = 1
-RTM_NEWLINK, RTM_GETLINK = 16, 18
+# linux/rtnetlink.h, linux/neighbour.h
 RTM_F_FIB_MATCH = 0x2000
-IFLA_LINKINFO, IFLA_INFO_DATA, IFLA_BR_MCAST_QUERIER_STATE = 18, 2, 47
-QUERIER_ADDRESS = {4: 1, 6: 5}  # BRIDGE_QUERIER_IP_ADDRESS, BRIDGE_QUERIER_IPV6_ADDRESS
-NLA_TYPE_MASK = 0x3FFF
 NEIGHBOUR_STATES = {
     0x01: "INCOMPLETE",
     0x02: "REACHABLE",
@@ -38,7 +35,6 @@ NEIGHBOUR_STATES = {
     0x40: "NOARP",
     0x80: "PERMANENT",
 }
-DEEP = 4  # interfaces upon interfaces
 SOURCES = 8  # whose way back is asked for
 
 
@@ -61,15 +57,22 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
             for index, output in enumerate(rule.outputs)
             if output.interface in links and not output.address.is_multicast
         }
+        bridges = {
+            index: found
+            for index, output in enumerate(rule.outputs)
+            if output.address.is_multicast
+            and (found := _bridge(output.interface, messages, output.address.version)) is not None
+        }
         back = {source: _back(ask, source, links) for source in list(sources)[:SOURCES]}
     group = first_address(given.address)
     link = links.get(given.interface)
     return Host(
         links=links,
         bridge=_bridge(given.interface, messages, group.version),
-        joined=_joined(link, group) if link is not None and group.is_multicast else None,
+        not_joined=_not_joined(link, given.address) if link and group.is_multicast else None,
         fallback=_fallback(given.interface) if group.version == 4 else None,
         ways=ways,
+        bridges=bridges,
         reverse_filter=_reverse_filter(given.interface) if group.version == 4 else None,
         back=back,
     )
@@ -84,7 +87,9 @@ def _way(ask: IPRoute, output: Output, link: Link) -> Way:
         return Way(error=os.strerror(error.code) if error.code else str(error))
     gateway = found.get("gateway") or (found.get("via") or {}).get("addr")
     return Way(
-        gateway=gateway, neighbour=_neighbour(ask, ip_address(gateway or str(address)), link)
+        gateway=gateway,
+        neighbour=_neighbour(ask, ip_address(gateway or str(address)), link),
+        mtu=(found.get("metrics") or {}).get("mtu"),
     )
 
 
@@ -105,68 +110,30 @@ def _back(ask: IPRoute, source: str, links: Mapping[str, Link]) -> str | None:
     return next((link.name for link in links.values() if link.index == found.get("oif")), None)
 
 
-def _bridge(name: str, messages: Mapping[str, Any], version: int) -> Bridge | None:
-    """The bridge that the interface is, is a port of, or is a VLAN or the like of."""
-    by_index = {message["index"]: message for message in messages.values()}
-    message: Any = messages.get(name)
-    for _ in range(DEEP):
-        if message is None:
-            return None
-        about: Any = message.get("linkinfo")
-        if about and about.get("IFLA_INFO_KIND") == "bridge":
-            data: Any = about.get("IFLA_INFO_DATA")
-            return Bridge(
-                name=message.get("ifname"),
-                snooping=bool(data.get("IFLA_BR_MCAST_SNOOPING")),
-                own=bool(data.get("IFLA_BR_MCAST_QUERIER")),
-                heard=_querier(message["index"], version),
-            )
-        message = by_index.get(message.get("master") or message.get("link"))
-    return None
+def _not_joined(link: Link, wanted: Address | Network) -> Sequence[Address] | None:
+    """Which of the groups this host has not joined on the interface; None: it cannot be said.
 
-
-def _querier(index: int, version: int) -> str | None:
-    """The querier that a bridge knows, itself too: pyroute2 does not tell of it."""
-    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
-    header = struct.pack("=IHHII", 16 + len(body), RTM_GETLINK, NLM_F_REQUEST, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
-        sock.settimeout(1.0)
-        sock.send(header + body)
-        answer = sock.recv(1 << 17)
-    if struct.unpack_from("=4xH", answer)[0] != RTM_NEWLINK:
+    /proc/net/igmp and /proc/net/igmp6 have those that it has.
+    """
+    if not isinstance(wanted, Address) and wanted.num_addresses > JOINED_AT_MOST:
         return None
-    found = answer[32:]
-    for kind in (IFLA_LINKINFO, IFLA_INFO_DATA, IFLA_BR_MCAST_QUERIER_STATE):
-        found = dict(_attributes(found)).get(kind, b"")
-    address = dict(_attributes(found)).get(QUERIER_ADDRESS[version])
-    return str(ip_address(address)) if address else None
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            return
-        yield kind & NLA_TYPE_MASK, data[at + 4 : at + length]
-        at += (length + 3) & ~3
-
-
-def _joined(link: Link, group: Address) -> bool | None:
-    """Whether the host has the group on the interface (/proc/net/igmp, /proc/net/igmp6)."""
+    groups: Sequence[Address] = (wanted,) if isinstance(wanted, Address) else tuple(wanted)
+    joined = set()
     with contextlib.suppress(OSError, ValueError, IndexError):
-        if group.version == 6:
-            lines = Path("/proc/self/net/igmp6").read_text().splitlines()
-            entries = (line.split() for line in lines)
-            return any(e[1] == link.name and e[2] == group.packed.hex() for e in entries)
+        if wanted.version == 6:
+            for line in Path("/proc/self/net/igmp6").read_text().splitlines():
+                words = line.split()
+                if words[1] == link.name:
+                    joined.add(words[2])
+            return [group for group in groups if group.packed.hex() not in joined]
         name = ""
-        wanted = f"{int.from_bytes(group.packed, 'little'):08X}"
         for line in Path("/proc/self/net/igmp").read_text().splitlines()[1:]:
+            words = line.split()
             if not line.startswith("\t"):
-                name = line.split()[1].rstrip(":")
-            elif name == link.name and line.split()[0] == wanted:
-                return True
-        return False
+                name = words[1].rstrip(":")
+            elif name == link.name:
+                joined.add(words[0])
+        return [g for g in groups if f"{int.from_bytes(g.packed, 'little'):08X}" not in joined]
     return None
 
 
@@ -177,6 +144,12 @@ def _fallback(interface: str) -> str | None:
             words = line.split()
             if not line.startswith("\t") and words[1].rstrip(":") == interface:
                 return f"IGMP{words[-1].lower()}" if words[-1] in ("V1", "V2") else None
+    return None
+
+
+def _bridge(name: str, messages: Mapping[str, Any], version: int) -> Bridge | None:
+    with contextlib.suppress(OSError, struct.error):
+        return bridge_of(name, messages, version)
     return None
 
 

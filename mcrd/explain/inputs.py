@@ -7,12 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
-from mcrd.explain.evidence import Daemon, Evidence, Finding
+from mcrd.explain.evidence import Answer, Daemon, Evidence, Finding, ago_of, heard_on
 from mcrd.explain.kinds import Kind, queries, sort
-from mcrd.model import Input
+from mcrd.model import Address, Input
+from mcrd.plan import JOINED_AT_MOST
 from mcrd.resources import Link, endpoint, first_address
 
 NO_DAEMON = "no daemon was asked"
+QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
+QUERIER = "with switches that snoop, there has to be a querier: docs/recipes.md"
 TOLD = 3  # kinds, or lines of a refused file, that are told of
 
 
@@ -71,7 +74,7 @@ def link(stage: str, name: str, found: Link | None, output: int | None = None) -
 
 def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
     """Whether the network knows that the group is wanted; `frames`: some come."""
-    given, host = evidence.rule.input, evidence.host
+    given = evidence.rule.input
     address = first_address(given.address)
     if not address.is_multicast:
         yield Finding("group", "host", "yes", f"{given.address} is a host's: nothing to join")
@@ -80,24 +83,40 @@ def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
         text = f"no join is sent for tagged frames (VLAN {given.vlan})"
         remedy = "a VLAN interface as the input joins in its VLAN"
         yield Finding("group", "tagged", "note", text, remedy)
-    elif host.joined:
-        how = f"; an older querier made it {host.fallback}" if host.fallback else ""
-        yield Finding("group", "joined", "yes", f"{address} is joined on {given.interface}{how}")
-    elif evidence.daemon is not None and _is_active(evidence.daemon) and host.joined is False:
-        text = f"{address} is not joined on {given.interface}, although the rule is active"
-        remedy = "a range of more than 1024 groups is not joined, else look at the daemon's log"
-        yield Finding("group", "joined", "note", text, remedy)
     else:
-        yield Finding("group", "joined", "unknown", f"{address} is not joined: nothing runs for it")
+        yield _joined(evidence)
     yield _querier(evidence, frames, address.version)
 
 
+def _joined(evidence: Evidence) -> Finding:
+    given, host = evidence.rule.input, evidence.host
+    missing, wanted = host.not_joined, given.address
+    many = 1 if isinstance(wanted, Address) else wanted.num_addresses
+    what = str(wanted) if many == 1 else f"each of the {many} groups of {wanted}"
+    if many > JOINED_AT_MOST:
+        text = f"{wanted} has too many groups to join ({many}): no switch or router hears of them"
+        remedy = "ranges of 1024 groups at most, or let the switch send them all here"
+        return Finding("group", "joined", "note", text, remedy)
+    if missing is None:
+        return Finding("group", "joined", "unknown", f"whether {what} is joined cannot be told")
+    if not missing:
+        how = f"; an older querier made it {host.fallback}" if host.fallback else ""
+        text = f"{what} is joined on {given.interface}{how}"
+        return Finding("group", "joined", "yes", text)
+    if evidence.daemon is not None and _is_active(evidence.daemon):
+        first = missing[0] if many == 1 else f"{len(missing)} of {many} groups, as {missing[0]},"
+        text = f"{first} is not joined on {given.interface}, although the rule is active"
+        return Finding("group", "joined", "note", text, "the daemon's log says why")
+    return Finding("group", "joined", "unknown", f"{what} is not joined: nothing runs for it")
+
+
 def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
-    host = evidence.host
+    host, given = evidence.host, evidence.rule.input
     protocol = "IGMP" if version == 4 else "MLD"
-    heard = queries(evidence.look["kinds"], version) if evidence.look else None
-    if heard:
-        return Finding("group", "querier", "yes", f"{heard} sends {protocol} queries")
+    missed: Answer = "note" if frames else "no"
+    seen = queries(evidence.look["kinds"], version) if evidence.look else None
+    if seen:
+        return Finding("group", "querier", "yes", f"{seen} sends {protocol} queries")
     bridge = host.bridge
     if bridge is not None and bridge.snooping:
         if bridge.heard or bridge.own:
@@ -108,13 +127,24 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
             " querier, so switches forget who wants the group"
         )
         remedy = f"`ip link set {bridge.name} type bridge mcast_querier 1`, or one in a router"
-        return Finding("group", "querier", "note" if frames else "no", text, remedy)
+        return Finding("group", "querier", missed, text, remedy)
+    heard = heard_on(evidence, given.interface, version)
+    if heard is not None and heard["query"] is not None:
+        who, ago = heard["query"]["address"], ago_of(heard["query"])
+        text = f"{who} sends {protocol} queries, the last one {ago} ago"
+        if heard["query"]["ago_s"] <= QUERIER_AGE:
+            return Finding("group", "querier", "yes", text)
+        text = f"the querier, {who}, is silent since {ago}: switches forget who wants the group"
+        return Finding("group", "querier", missed, text, QUERIER)
     if host.fallback:
         text = f"an {host.fallback} query was heard within minutes"
         return Finding("group", "querier", "yes", text)
-    text = f"no {protocol} query was seen; they come every two minutes"
-    remedy = "with switches that snoop, there has to be a querier: docs/recipes.md"
-    return Finding("group", "querier", "note" if frames else "unknown", text, remedy)
+    if heard is not None and heard["listened_s"] > QUERIER_AGE:
+        since = ago_of({"ago_s": heard["listened_s"]})
+        text = f"no {protocol} query was heard since {since}: there is no querier"
+    else:
+        text = f"no {protocol} query was heard so far; they come every two minutes"
+    return Finding("group", "querier", "note" if frames else "unknown", text, QUERIER)
 
 
 def frames(evidence: Evidence) -> Iterator[Finding]:

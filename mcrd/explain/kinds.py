@@ -44,6 +44,11 @@ def sort(given: Input, kinds: Sequence[Kind]) -> Sorted:
     return Sorted(good, near)
 
 
+def takes(given: Input, kind: Kind) -> bool:
+    """Whether frames of this kind are for the rule."""
+    return not _lacks(given, kind)
+
+
 def _lacks(given: Input, kind: Kind) -> list[str]:
     """In the order in which a person would look."""
     lacks = []

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcrd.explain.frames import Summary
+from mcrd.explain.kinds import takes
 from mcrd.explain.program import about
 from mcrd.model import Input
 from mcrd.sockets.common import (
@@ -72,7 +73,8 @@ class Looks:
         try:
             with _open(given) as sock:
                 began = time.monotonic()
-                sight = await _watch(sock, began + seconds, frames)
+                summary = Summary(lambda kind: takes(given, kind._asdict()))
+                sight = await _watch(sock, _Sight(summary), began + seconds, frames)
                 took = time.monotonic() - began
         finally:
             self._under_way.discard(given.interface)
@@ -106,8 +108,7 @@ def _open(given: Input) -> socket.socket:
     return sock
 
 
-async def _watch(sock: socket.socket, until: float, frames: int) -> _Sight:
-    sight = _Sight(Summary())
+async def _watch(sock: socket.socket, sight: _Sight, until: float, frames: int) -> _Sight:
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(sock, readable.set)

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.inputs import link
 from mcrd.explain.kinds import sort
+from mcrd.explain.receivers import receivers
 from mcrd.explain.taken import grown
 from mcrd.model import Output
 from mcrd.resources import Link, endpoint, first_address, target
@@ -57,8 +58,9 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     yield from way
     if not any(finding.answer == "no" for finding in way):
         yield from _ttl(evidence, say, index, output)
-    yield from _size(evidence, say, output, found)
+    yield from _size(evidence, say, output, _mtu(evidence, index, found))
     yield from _counters(evidence, say, output)
+    yield from receivers(evidence, say, index, output)
 
 
 def _finding(index: int, topic: str, answer: Answer, text: str, remedy: str = "") -> Finding:
@@ -115,31 +117,43 @@ def _ttl(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
         yield say("ttl", "note", text, "ttl of the output, if there are such receivers")
 
 
-def _size(evidence: Evidence, say: Say, output: Output, found: Link) -> Iterator[Finding]:
-    """Datagrams are cut into fragments where they do not fit, which not every receiver takes."""
+def _mtu(evidence: Evidence, index: int, found: Link) -> int:
+    """That of the interface, or of the route, if it has a lower one."""
+    way = evidence.host.ways.get(index)
+    return min(found.mtu, way.mtu or found.mtu) if way is not None else found.mtu
+
+
+def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Finding]:
+    """Datagrams are cut into fragments where they do not fit, which not every receiver takes.
+
+    Those that came in fragments as well are meant to be.
+    """
     look = evidence.look
     came = evidence.host.links.get(evidence.rule.input.interface)
     if look is None or came is None:
         return
+    kinds = sort(evidence.rule.input, look["kinds"]).good
     # What is larger than the MTU that it came over was put together on the way.
-    sizes = [
-        kind["largest"]
-        for kind in sort(evidence.rule.input, look["kinds"]).good
-        if kind["fragment"] or kind["largest"] <= came.mtu
-    ]
-    if not sizes:
-        return
+    whole = [k["largest"] for k in kinds if not k["fragment"] and k["largest"] <= came.mtu]
+    parts = [k["largest"] for k in kinds if k["fragment"]]
     given = first_address(evidence.rule.input.address).version
-    size = max(sizes) - HEADERS[given] + HEADERS[output.address.version]
-    if size > found.mtu:
-        text = (
-            f"packets of {size} bytes leave in fragments, since the MTU of {output.interface} is"
-            f" {found.mtu}: routers and receivers may not take them"
-        )
-        remedy = f"smaller packets, or `ip link set {output.interface} mtu {size}`"
-        yield say("mtu", "note", text, remedy)
-    else:
-        yield say("mtu", "yes", f"packets of {size} bytes fit the MTU of {found.mtu}")
+    more = HEADERS[output.address.version] - HEADERS[given]
+    for sizes, answer in ((whole, "no"), (parts, "note")):
+        if sizes and max(sizes) + more > mtu:
+            size = max(sizes) + more
+            text = (
+                f"packets of {size} bytes do not fit the MTU of {mtu} to {output.interface}: they"
+                " leave in fragments, which firewalls and many receivers drop"
+            )
+            remedy = (
+                f"let the source send {size - mtu} bytes less in a packet, or"
+                f" `ip link set {output.interface} mtu {size}`, if all on the way can take them"
+            )
+            yield say("mtu", cast(Answer, answer), text, remedy)
+            return
+    if whole or parts:
+        size = max(whole + parts) + more
+        yield say("mtu", "yes", f"packets of {size} bytes fit the MTU of {mtu}")
 
 
 def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]:

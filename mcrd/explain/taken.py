@@ -58,6 +58,9 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "taken", "received", "unknown", "the rule received nothing: nothing came for it"
         )
+    if grew and (back := drops.get("own_output", 0)):
+        text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
+        yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
     limited = _number(daemon, rule.name, "dropped", "rate_limited")
     if limited:
         text = f"{limited} packets were over the limit of the input, {rule.input.limit} in a second"

@@ -6,10 +6,12 @@ All functions raise OSError as the kernel gives it.
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from mcrd.sockets.egress import EgressSockets, source_port
+from mcrd.sockets.hearing import Ears
 from mcrd.sockets.ingress import Geometry, IngressSocket, open_ingress, open_reception
 from mcrd.sockets.membership import Memberships, open_hold
 
 __all__ = [
+    "Ears",
     "EgressSockets",
     "Geometry",
     "IngressSocket",

@@ -17,6 +17,7 @@ import pytest
 
 from tests.dataplane.frames import frame
 from tests.lab import Host, Lab, Mcrd, Triangle, wait_for
+from tests.lab.daemon import console_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,8 +129,8 @@ def test_what_comes_in(triangle: Triangle) -> None:
         )
     )
     daemon = triangle.lab.mcrd(triangle.relay, text)
-    for address in ("10.2.0.2", "fd02::2"):
-        triangle.sink.receive("k0", address, 7000)
+    for address, port in (("10.2.0.2", 7000), ("fd02::2", 7000), ("239.2.2.2", 6000)):
+        triangle.sink.receive("k0", address, port)
     triangle.source.start_send("s0", "239.1.1.1", 5000, rate=500, flows=5)
     triangle.source.start_send("s0", "ff15::1:1", 5000, rate=200)
     triangle.source.start_send("s0", "239.1.1.3", 5003, rate=200)
@@ -166,6 +167,7 @@ def test_what_goes_out(triangle: Triangle) -> None:
     sink.run("ip", "link", "set", "k4", "down")
     sink.sysctl("net.ipv4.icmp_ratelimit", "0")  # else it refuses once in a second
     relay.run("ip", "route", "add", "10.50.0.0/24", "via", "10.2.0.2")
+    relay.run("ip", "route", "add", "10.51.0.0/24", "via", "10.2.0.2", "mtu", "1300")
     firewall = lab.file("rules.nft")
     firewall.write_text(
         "table inet test { chain out { type filter hook output priority 0;"
@@ -176,7 +178,8 @@ def test_what_goes_out(triangle: Triangle) -> None:
         "address": (to("r2", "239.2.2.2", 6000), ("output", "address")),
         "down": (to("r3", "239.2.2.2", 6000), ("output", "down")),
         "carrier": (to("r4", "239.2.2.2", 6000), ("output", "carrier")),
-        "mtu": (to("r5", "239.2.2.3", 6000), HEALTHY),
+        "mtu": (to("r5", "239.2.2.3", 6000), ("output", "mtu")),
+        "route_mtu": (to("r1", "10.51.0.1", 6000), ("output", "mtu")),
         "route": (to("r1", "10.99.0.1", 6000), ("output", "route")),
         "neighbour": (to("r1", "10.2.0.77", 6000), ("output", "neighbour")),
         "ttl": (to("r1", "10.50.0.1", 6000, ", ttl = 1"), ("output", "ttl")),
@@ -190,7 +193,7 @@ def test_what_goes_out(triangle: Triangle) -> None:
         for number, (name, (output, _)) in enumerate(outputs.items(), 1)
     )
     daemon = lab.mcrd(relay, text)
-    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=1100, flows=11, size=1400)
+    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=1200, flows=12, size=1400)
     wait_for(
         lambda: daemon.stats()["rules"]["refused"]["outputs"][0]["refused"], "the first refusal"
     )
@@ -198,12 +201,8 @@ def test_what_goes_out(triangle: Triangle) -> None:
     assert {name: cause(each) for name, each in found.items()} == {
         name: expected for name, (_, expected) in outputs.items()
     }
-    notes = {
-        name: {f["topic"] for f in found[name]["findings"] if f["answer"] == "note"}
-        for name in ("mtu", "group")
-    }
-    assert "mtu" in notes["mtu"]
-    assert "ttl" in notes["group"]
+    notes = {f["topic"] for f in found["group"]["findings"] if f["answer"] == "note"}
+    assert "ttl" in notes
     # Without a daemon: the same, as far as it can be told.
     told = {
         name: cause(explain(daemon, name, "--config", str(daemon.config)))
@@ -244,6 +243,10 @@ def test_the_rule_file(triangle: Triangle) -> None:
     done = daemon.ctl("explain", "none", check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "there is no rule 'none'" in done.stderr
+    elsewhere = (console_script("mcrctl"), "--control", str(daemon.control), "explain", "a")
+    done = triangle.sink.call(*elsewhere)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"nsenter -t {daemon.pid} -n" in done.stderr
 
 
 def test_a_worker_that_is_stopped(triangle: Triangle) -> None:
@@ -274,6 +277,101 @@ def test_a_bridge_that_snoops_without_a_querier(lab: Lab) -> None:
     found = explain(daemon, "a")
     assert cause(found) is HEALTHY
     assert ("querier", "note") in {(f["topic"], f["answer"]) for f in found["findings"]}
+
+
+def query(host: Host, address: str) -> None:
+    """One general query, which that host hears itself, too; answers come within 0.1 s."""
+    body = struct.pack("!BBHIBBH", 0x11, 1, 0, 0, 2, 125, 0)
+    total = 0xFFFF - int.from_bytes(body, "big") % 0xFFFF
+    with host.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+        router_alert = bytes((148, 4, 0, 0))  # RFC 2113
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, router_alert)
+        sock.sendto(body[:2] + struct.pack("!H", total) + body[4:], ("224.0.0.1", 0))
+
+
+def about(found: dict[str, Any], topic: str) -> dict[str, Any]:
+    findings: list[dict[str, Any]] = found["findings"]
+    (finding,) = (each for each in findings if each["topic"] == topic)
+    return finding
+
+
+def test_receivers(triangle: Triangle) -> None:
+    """Of another group, of another source, and behind a router: from what is heard of them."""
+    expected: dict[str, Cause] = {
+        "wanted": HEALTHY,
+        "wanted6": HEALTHY,
+        "other": ("output", "receiver"),
+        "source": ("output", "receiver"),
+        "kept": HEALTHY,
+    }
+    text = "".join(
+        (
+            rule("wanted", r0("239.1.1.1", 5000), to("r1", "239.2.2.2", 6000)),
+            rule("wanted6", r0("ff15::1", 5000), to("r1", "ff15::2", 6000)),
+            rule("other", r0("239.1.1.2", 5000), to("r1", "239.2.2.9", 6000)),
+            rule("source", r0("239.1.1.3", 5000), to("r1", "232.1.1.1", 6000)),
+            rule("kept", r0("239.1.1.4", 5000), to("r1", "232.1.1.1", 6001, ', source = "keep"')),
+        )
+    )
+    daemon = triangle.lab.mcrd(triangle.relay, text)
+    triangle.sink.receive("k0", "ff15::2", 6000)
+    triangle.sink.receive("k0", "239.2.2.2", 6000)
+    triangle.sink.receive("k0", "239.2.2.3", 6000)
+    triangle.sink.receive("k0", "232.1.1.1", 6001, source="10.1.0.1")
+    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=400, flows=4)
+    triangle.source.start_send("s0", "ff15::1", 5000, rate=100)
+    wait_for(
+        lambda: len({m["group"] for m in heard(daemon, "wanted", "r1")["members"]}) == 3,
+        "the reports",
+    )
+    # As long as nobody asks, those who joined before the daemon ran may be silent.
+    before = explain(daemon, "other")
+    assert cause(before) is HEALTHY
+    assert about(before, "receiver")["answer"] == "unknown"
+    assert "10.2.0.2" in about(before, "receiver")["text"]
+    query(triangle.sink, "10.2.0.2")
+    wait_for(
+        lambda: (heard(daemon, "wanted", "r1")["query"] or {}).get("answered"), "all to answer"
+    )
+    found = {name: explain(daemon, name) for name in expected}
+    assert {name: cause(each) for name, each in found.items()} == expected
+    assert "239.2.2.3" in about(found["other"], "receiver")["text"]
+    assert about(found["wanted"], "receiver")["answer"] == "yes"
+    assert about(found["wanted6"], "receiver")["answer"] == "yes"
+    assert "10.1.0.1" in about(found["source"], "receiver")["text"]
+    # A router takes groups that it never asked for.
+    with triangle.sink.socket(socket.AF_INET, socket.SOCK_RAW, 103) as sock:
+        interface = socket.inet_aton("10.2.0.2")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
+        sock.sendto(bytes((0x20, 0, 0xDF, 0xFF)), ("224.0.0.13", 0))  # RFC 7761, 4.9.2
+    wait_for(lambda: heard(daemon, "wanted", "r1")["routers"], "the router")
+    assert about(explain(daemon, "other"), "receiver")["answer"] == "unknown"
+
+
+def heard(daemon: Mcrd, name: str, interface: str) -> dict[str, Any]:
+    """What was heard of IGMP."""
+    found: dict[str, Any] = explain(daemon, name)["look"]["heard"][interface]["igmp"]
+    return found
+
+
+def test_a_bridge_that_keeps_the_group_to_itself(lab: Lab) -> None:
+    """source (s0) -- (r0) relay, whose output is a bridge that snoops and queries -- sink."""
+    source, relay, sink = lab.hosts("source", "relay", "sink")
+    lab.link(source, "s0", ["10.1.0.1/24"], relay, "r0", ["10.1.0.2/24"])
+    lab.link(relay, "p1", [], sink, "k0", ["10.2.0.2/24"])
+    lab.bridge(relay, "br1", ["p1"], ["10.2.0.1/24"], snooping=True)
+    relay.run("ip", "link", "set", "br1", "type", "bridge", "mcast_querier", "1")
+    daemon = lab.mcrd(
+        relay,
+        rule("wanted", r0("239.1.1.1", 5000), to("br1", "239.2.2.2", 6000))
+        + rule("other", r0("239.1.1.2", 5000), to("br1", "239.2.2.9", 6000)),
+    )
+    sink.receive("k0", "239.2.2.2", 6000)
+    source.start_send("s0", "239.1.1.1", 5000, rate=200, flows=2)
+    wait_for(lambda: "239.2.2.2" in relay.run("bridge", "mdb", "show"), "the bridge to know it")
+    expected = {"wanted": HEALTHY, "other": ("output", "snooping")}
+    assert causes(daemon, list(expected)) == expected
 
 
 def test_one_look_at_a_time(triangle: Triangle) -> None:

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcrd.explain.frames import KINDS, Kind, MalformedError, Summary, parse
+from mcrd.explain.kinds import takes
 from mcrd.explain.look import AUXDATA, _auxiliary
+from mcrd.model import Input
 from tests.dataplane.frames import frame
 
 IP, IPV6, TAG = 0x0800, 0x86DD, 0x8100
@@ -183,6 +185,17 @@ def test_a_summary_is_bounded() -> None:
     plain = summary.plain()
     assert (len(plain["kinds"]), plain["of_more_kinds"]) == (KINDS, 100)
     assert (plain["kinds"][0]["count"], plain["kinds"][0]["largest"]) == (2, 32)
+
+
+def test_what_the_rule_takes_is_not_crowded_out() -> None:
+    wanted = Input("eth0", ip_address("239.1.1.1"), 5000)
+    summary = Summary(lambda kind: takes(wanted, kind._asdict()))
+    for number in range(KINDS + 100):
+        summary.add(packet(ports=(1, 6000 + number)), IP, None, verify=True, other_host=False)
+    summary.add(packet(ports=(1, 5000)), IP, None, verify=True, other_host=False)
+    kinds = summary.plain()["kinds"]
+    assert len(kinds) == KINDS + 1
+    assert kinds[-1]["port"] == 5000
 
 
 def test_what_the_kernel_says_of_a_frame() -> None:

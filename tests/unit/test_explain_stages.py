@@ -26,7 +26,7 @@ LINKS = {
     "eth0": Link("eth0", 2, True, True, 1500, 1, (IPv4Interface("10.1.0.2/24"),)),
     "eth1": Link("eth1", 3, True, True, 1500, 1, (IPv4Interface("10.2.0.1/24"),)),
 }
-HOST = Host(LINKS, joined=True, ways={0: Way(neighbour="REACHABLE")}, reverse_filter=0)
+HOST = Host(LINKS, not_joined=(), ways={0: Way(neighbour="REACHABLE")}, reverse_filter=0)
 
 
 def kind(**other: Any) -> dict[str, Any]:
@@ -248,3 +248,151 @@ def test_the_text_is_for_a_terminal() -> None:
     assert lines[0].startswith("a: NO: /etc/mcr.toml is refused")
     assert all(len(line) <= 100 and line.isprintable() for line in lines)
     assert any(line.startswith("    What to do: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seen", "mtu", "way", "expected"),
+    [
+        (kind(largest=1400), 1500, Way(), "yes"),
+        (kind(largest=1400), 1399, Way(), "no"),
+        (kind(largest=1400), 1500, Way(mtu=1399), "no"),
+        (kind(largest=1400), 1300, Way(mtu=1400), "no"),
+        (kind(largest=4028, fragment="later", port=None), 1500, Way(), "note"),
+    ],
+)
+def test_sizes(seen: dict[str, Any], mtu: int, way: Way, expected: str) -> None:
+    links = {**LINKS, "eth1": replace(LINKS["eth1"], mtu=mtu)}
+    parts = [kind(fragment="first")] if seen["fragment"] else []
+    host = replace(HOST, links=links, ways={0: way})
+    found = finding(replace(HEALTHY, host=host, look=look(seen, *parts)), "mtu")
+    assert found.answer == expected
+
+
+def test_a_super_frame_says_nothing_of_the_size_of_its_packets() -> None:
+    evidence = replace(HEALTHY, look=look(kind(largest=9000)))
+    assert not [each for each in explain(evidence) if each.topic == "mtu"]
+
+
+QUERY = {"address": "10.2.0.9", "version": 3, "ago_s": 20.0, "answered": True}
+TO_GROUP = replace(RULE, outputs=(Output("eth1", ip_address("239.2.2.2"), 6000, ttl=64),))
+
+
+def member(group: str, ago_s: float = 10.0, sources: list[str] | None = None) -> dict[str, Any]:
+    return {"group": group, "host": "10.2.0.2", "sources": sources, "ago_s": ago_s}
+
+
+def heard(
+    *members: dict[str, Any], query: dict[str, Any] | None = QUERY, routers: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """On eth1, of IGMP."""
+    entry = {"listened_s": 300.0, "query": query, "members": [*members], "routers": [*routers]}
+    return {"eth1": {"igmp": entry}}
+
+
+MINE, ANOTHER = member("239.2.2.2"), member("239.2.2.3")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (heard(MINE, ANOTHER), "yes"),
+        (heard(member("239.2.2.2", 200.0), query=None), "yes"),
+        (heard(ANOTHER), "no"),
+        # No proof: what is no answer to a query, a query that can still be answered or whose
+        # answers pass unheard, hosts that have joined what every host has, and routers.
+        (heard(), "unknown"),
+        (heard(ANOTHER, query=None), "unknown"),
+        (heard(member("239.2.2.3", 30.0)), "unknown"),
+        (heard(ANOTHER, query={**QUERY, "answered": False}), "unknown"),
+        (heard(ANOTHER, query={**QUERY, "version": 2}), "unknown"),
+        (heard(member("224.0.0.251"), member("239.255.255.250")), "unknown"),
+        (heard(ANOTHER, routers=("10.2.0.254",)), "unknown"),
+        # From one source: that has to be the one that is sent from.
+        (heard(member("239.2.2.2", sources=["10.2.0.1"])), "yes"),
+        (heard(member("239.2.2.2", sources=["10.1.0.1"])), "no"),
+    ],
+)
+def test_receivers(told: dict[str, Any], expected: str) -> None:
+    seen = {**look(kind()), "heard": told}
+    found = finding(replace(HEALTHY, rule=TO_GROUP, look=seen), "receiver")
+    assert (found.stage, found.answer) == ("output", expected)
+    assert (expected == "no") <= bool(found.remedy)
+
+
+def test_a_kept_source_is_that_of_the_packets() -> None:
+    kept = replace(TO_GROUP, outputs=(replace(TO_GROUP.outputs[0], source="keep"),))
+    for source, expected in (("10.1.0.1", "yes"), ("10.2.0.1", "no")):
+        seen = {**look(kind()), "heard": heard(member("239.2.2.2", sources=[source]))}
+        assert finding(replace(HEALTHY, rule=kept, look=seen), "receiver").answer == expected
+
+
+def test_receivers_are_not_looked_for_where_nobody_asks() -> None:
+    outputs = (RULE.outputs[0], replace(RULE.outputs[0], address=ip_address("224.0.0.50")))
+    seen = {**look(kind()), "heard": heard(ANOTHER)}
+    found = explain(replace(HEALTHY, rule=replace(RULE, outputs=outputs), look=seen))
+    assert not [each for each in found if each.topic == "receiver"]
+    assert not [each for each in explain(HEALTHY) if each.topic == "receiver"]
+
+
+WITHHOLDS = Bridge("eth1", True, True, None, frozenset({"239.2.2.3"}))
+
+
+@pytest.mark.parametrize(
+    ("bridge", "expected"),
+    [
+        (WITHHOLDS, ("output", "snooping")),
+        (replace(WITHHOLDS, groups=frozenset({"239.2.2.2"})), None),
+        (replace(WITHHOLDS, routers=True), None),
+        (replace(WITHHOLDS, own=False), None),  # without a querier it floods
+        (replace(WITHHOLDS, own=False, heard="10.2.0.9"), ("output", "snooping")),
+        (replace(WITHHOLDS, snooping=False), None),
+        (replace(WITHHOLDS, name="br0"), None),  # eth1 is a port of it
+    ],
+)
+def test_bridges_that_are_outputs(bridge: Bridge, expected: tuple[str, str] | None) -> None:
+    evidence = replace(HEALTHY, rule=TO_GROUP, host=replace(HOST, bridges={0: bridge}))
+    assert cause(evidence) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "seen", "expected"),
+    [
+        ({**QUERY, "ago_s": 100.0}, False, "yes"),
+        ({**QUERY, "ago_s": 700.0}, False, "no"),
+        ({**QUERY, "ago_s": 700.0}, True, "note"),
+        (None, False, "unknown"),
+        (None, True, "note"),
+    ],
+)
+def test_the_last_query(query: dict[str, Any] | None, seen: bool, expected: str) -> None:
+    told = {"eth0": heard(query=query)["eth1"]}
+    evidence = replace(HEALTHY, look={**look(*[kind()] * seen), "heard": told})
+    found = finding(evidence, "querier")
+    assert found.answer == expected
+    assert ("10.2.0.9" in found.text) is (query is not None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "missing", "expected", "told"),
+    [
+        ("239.1.1.0/30", (), "yes", "each of the 4 groups"),
+        ("239.1.1.0/30", ("239.1.1.2",), "note", "1 of 4 groups, as 239.1.1.2"),
+        ("239.0.0.0/16", None, "note", "too many groups"),
+        ("239.1.1.1/32", None, "unknown", "cannot be told"),
+    ],
+)
+def test_ranges_are_joined(
+    wanted: str, missing: tuple[str, ...] | None, expected: str, told: str
+) -> None:
+    rule = replace(RULE, input=replace(RULE.input, address=ip_network(wanted)))
+    groups = None if missing is None else [ip_address(group) for group in missing]
+    found = finding(replace(HEALTHY, rule=rule, host=replace(HOST, not_joined=groups)), "joined")
+    assert found.answer == expected
+    assert told in found.text
+
+
+def test_a_loop_is_told_of_although_it_flows() -> None:
+    after = stats(110, 110, dropped={"own_output": 7})
+    found = finding(replace(HEALTHY, daemon=replace(WELL, after=after)), "own_output")
+    assert found.answer == "note"
+    assert found.text.startswith("7 ")

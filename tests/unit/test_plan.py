@@ -601,6 +601,7 @@ CAMERA = Rule("camera", INPUT, (OUTPUT,))
 INGRESS = Ingress("eth0", 2)
 WORKER = Worker(INGRESS)
 JOINED = Membership("eth0", 2, GROUP)
+HEARD = tuple(Membership("eth1", 3, ip_address(f"224.0.0.{last}")) for last in (22, 13))
 KEY = RelayKey(WORKER, "camera")
 EGRESS = Egress(
     worker=WORKER,
@@ -640,6 +641,7 @@ def test_a_first_rule_opens_all_it_needs_and_joins_the_group_last() -> None:
         Open(WORKER),
         Open(EGRESS),
         Open(JOINED),
+        *map(Open, HEARD),
         Add(KEY, RELAY),
     )
 
@@ -647,6 +649,7 @@ def test_a_first_rule_opens_all_it_needs_and_joins_the_group_last() -> None:
 def test_the_last_rule_of_an_interface_takes_everything_with_it() -> None:
     assert plan(Config(), RUNNING) == (
         Remove(KEY),
+        *map(Close, sorted(HEARD, key=str)),
         Close(JOINED),
         Close(EGRESS),
         Close(WORKER),
@@ -654,11 +657,21 @@ def test_the_last_rule_of_an_interface_takes_everything_with_it() -> None:
     )
 
 
+def test_members_and_routers_are_heard_where_a_group_is_sent_to() -> None:
+    to_host = replace(CAMERA.outputs[0], address=ip_address("10.2.0.2"))
+    assert not wish(replace(CAMERA, outputs=(to_host,)), Config(), LINKS).optional
+    assert wish(CAMERA, Config(), LINKS).optional == HEARD
+    gone = {name: link for name, link in LINKS.items() if name != "eth1"}
+    assert not wish(CAMERA, Config(), gone).optional
+    deaf = reach(config_of(CAMERA), LINKS, broken=HEARD)
+    assert KEY in deaf.relays
+
+
 def test_a_unicast_input_is_held_and_not_joined() -> None:
     rule = replace(CAMERA, input=Input("eth0", ip_address("10.0.0.1"), 5000))
     hold = Hold("eth0", 2, ip_address("10.0.0.1"), 5000)
     now = reach(config_of(rule), LINKS)
-    assert now.open == {INGRESS, WORKER, EGRESS, hold}
+    assert now.open == {INGRESS, WORKER, EGRESS, hold, *HEARD}
 
 
 def test_a_hold_that_cannot_be_had_does_not_stop_its_rule() -> None:
@@ -714,7 +727,7 @@ def test_an_output_that_failed_does_not_stop_the_others() -> None:
 
 def test_a_ring_that_failed_is_tried_again_before_its_worker() -> None:
     now = reach(config_of(CAMERA), LINKS, broken=[INGRESS])
-    assert now.open == {EGRESS, JOINED}
+    assert now.open == {EGRESS, JOINED, *HEARD}
     assert plan(config_of(CAMERA), now) == ()
     assert plan(config_of(CAMERA), replace(now, now=RETRY)) == (
         Open(INGRESS),
@@ -804,7 +817,7 @@ def test_each_worker_has_the_rule_and_sockets_of_its_own() -> None:
     ingress = Ingress("eth0", 2, 3)
     workers = [Worker(ingress, 0, 4), Worker(ingress, 1, 5), Worker(ingress, 2, 4)]
     sockets = [replace(EGRESS, worker=worker) for worker in workers]
-    assert now.open == {ingress, *workers, *sockets, JOINED}
+    assert now.open == {ingress, *workers, *sockets, JOINED, *HEARD}
     assert now.relays == {
         RelayKey(worker, "camera"): Relay(INPUT, (sock,), (None,))
         for worker, sock in zip(workers, sockets, strict=True)
@@ -872,7 +885,7 @@ def needs_of(
     given: Input, links: Mapping[str, Link] = LINKS
 ) -> tuple[set[Resource], set[Resource]]:
     """What an input needs besides ring and worker, and what is good to have."""
-    output = Output("eth1", given.address, given.port, ttl=8)
+    output = Output("eth1", ip_address("10.2.0.2"), 6000, ttl=8)
     entry = wish(Rule("camera", given, (output,)), Config(), links)
     return {n for n in entry.needs if not isinstance(n, Ingress | Worker)}, set(entry.optional)
 

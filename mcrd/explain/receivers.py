@@ -1,0 +1,120 @@
+"""The last stage of an output to a group: whether somebody on its network wants that group. Pure.
+
+No answer here is no proof: switches that snoop keep members' reports from all but queriers, and a
+router takes groups that it did not ask for. And to ask would be to become a querier.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from mcrd.explain.evidence import Bridge, Evidence, Finding, ago_of, heard_on
+from mcrd.explain.kinds import sort
+from mcrd.model import Address, Network, Output
+from mcrd.plan import source_of
+from mcrd.resources import first_address
+
+# What every segment is sent, asked for or not; and what almost every host has joined.
+NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::/16"))
+COMMON = (*NOT_ASKED_FOR, ip_network("239.255.255.250/32"), ip_network("239.255.255.253/32"))
+REPORTED = {4: 3, 6: 2}  # versions from which answers go to a group that this host hears
+TOLD = 3
+TOPIC = "receiver"
+
+Say = Callable[..., Finding]
+Entries = Sequence[Mapping[str, Any]]
+
+
+def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
+    """Who has asked for the group."""
+    if not output.address.is_multicast or _among(first_address(output.address), NOT_ASKED_FOR):
+        return
+    bridge = evidence.host.bridges.get(index)
+    if bridge is not None and bridge.name == output.interface and _withholds(bridge, output):
+        text = f"{bridge.name} snoops, and behind none of its ports has anybody asked for"
+        remedy = f"`bridge mdb show dev {bridge.name}` lists the groups that are wanted"
+        yield say("snooping", "no", f"{text} {output.address}: it goes nowhere", remedy)
+        return
+    heard = heard_on(evidence, output.interface, output.address.version)
+    if heard is not None:
+        yield _heard(evidence, say, output, heard)
+
+
+def _withholds(bridge: Bridge, output: Output) -> bool:
+    if not bridge.snooping or bridge.routers or not (bridge.own or bridge.heard):
+        return False
+    return not any(_in(group, output.address) for group in bridge.groups)
+
+
+def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any]) -> Finding:
+    wanted, name = output.address, output.interface
+    asked = [entry for entry in heard["members"] if _in(entry["group"], wanted)]
+    own = _sources(evidence, output)
+    fitting = [e for e in asked if e["sources"] is None or not own or own & {*e["sources"]}]
+    if fitting:
+        text = f"{_hosts(fitting)} asked for {wanted}, {ago_of(fitting[0])} ago"
+        return say(TOPIC, "yes", text)
+    if asked:
+        only = ", ".join(asked[0]["sources"][:TOLD])
+        text = f"{_hosts(asked)} asked for {wanted} from {only} only, and it is sent from "
+        remedy = '`source` of the output (`"keep"`: that of each packet), or in the receiver'
+        return say(TOPIC, "no", text + ", ".join(sorted(own)), remedy)
+    query = heard["query"]
+    version = query["version"] if query is not None else 0
+    nobody = f"nobody on {name} was heard to ask for {wanted}"
+    others = [e for e in heard["members"] if not _among(ip_address(e["group"]), COMMON)]
+    also = f", but {_hosts(others[:1])} did for {others[0]['group']}" if others else ""
+    remedy = "`address` of the output, or the group of the receiver, if they are to be the same"
+    if heard["routers"]:
+        text = f"{nobody}{also}; router {heard['routers'][0]} may take it all the same"
+        return say(TOPIC, "unknown", text, remedy if others else "")
+    answers = [] if query is None else [e for e in others if e["ago_s"] <= query["ago_s"]]
+    if answers and query["answered"] and version >= REPORTED[wanted.version]:
+        text = (
+            f"nobody on {name} wants {wanted}: to the last query {_hosts(answers)} answered, with"
+            f" {_groups(answers)}"
+        )
+        return say(TOPIC, "no", text, remedy)
+    if query is None:
+        why = "nobody queries there, so who joined earlier is silent"
+    elif version < REPORTED[wanted.version]:
+        why = f"to {query['address']}, which queries in version {version}, answers pass unheard"
+    else:
+        why = "a switch that snoops shows reports to queriers only"
+    return say(TOPIC, "unknown", f"{nobody}{also}; {why}", remedy if others else "")
+
+
+def _sources(evidence: Evidence, output: Output) -> set[str]:
+    """Whom the packets come from for a receiver; empty when that cannot be said."""
+    if output.source == "keep":
+        kinds = evidence.look["kinds"] if evidence.look else ()
+        return {kind["source"] for kind in sort(evidence.rule.input, kinds).good}
+    source = source_of(output, evidence.host.links[output.interface])
+    return {str(source)} if source is not None else set()
+
+
+def _hosts(entries: Entries) -> str:
+    return _some([entry["host"] for entry in entries])
+
+
+def _groups(entries: Entries) -> str:
+    return _some([entry["group"] for entry in entries])
+
+
+def _some(names: Sequence[str]) -> str:
+    told = list(dict.fromkeys(names))
+    more = f" and {len(told) - TOLD} more" if len(told) > TOLD else ""
+    return ", ".join(told[:TOLD]) + more
+
+
+def _in(group: str, wanted: Address | Network) -> bool:
+    host = ip_address(group)
+    return host == wanted if isinstance(wanted, Address) else host in wanted
+
+
+def _among(group: Address, networks: Sequence[Network]) -> bool:
+    return any(group in network for network in networks)

@@ -1,0 +1,137 @@
+"""What was heard of queriers, members and routers, for each interface. Pure.
+
+It says who wants a group only where the answers come past this host: switches that snoop keep
+reports from all but queriers, and answers to older versions go to the group itself.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mcrd.hearing.messages import SOURCES, MalformedError, Query, Record, igmp, mld
+from mcrd.model import Address
+
+Protocol = Literal["igmp", "mld"]
+PROTOCOLS: tuple[Protocol, ...] = ("igmp", "mld")
+MEMBERS = 512  # hosts in groups, of one interface, of which those heard longest ago are forgotten
+ROUTERS = 16
+MEMBER_AGE = 260.0  # seconds, RFC 3376, 8.4
+ROUTER_AGE = 105.0  # seconds, RFC 7761, 4.11
+MARGIN = 1.0  # seconds that answers may be late
+Sources = frozenset[Address] | None
+"""Those that a member wants; None: any."""
+PIM_HELLO = 0x20  # version 2, type 0
+
+
+@dataclass(slots=True)
+class _Segment:
+    """What was heard on one interface in one protocol; times are seconds, monotonic."""
+
+    since: float
+    query: tuple[Address, Query, float] | None = None
+    members: dict[tuple[Address, Address], tuple[Sources, float]] = field(default_factory=dict)
+    routers: dict[Address, float] = field(default_factory=dict)
+
+
+class Heard:
+    """Takes messages, and says what they tell: the memory is bounded, whatever is sent."""
+
+    def __init__(self) -> None:
+        self._segments: dict[tuple[int, Protocol], _Segment] = {}
+        self._own: Mapping[int, frozenset[Address]] = {}
+        self.malformed = 0
+
+    def keep(self, interfaces: Mapping[int, frozenset[Address]], now: float) -> None:
+        """Forgets all interfaces but these, by index; what is new is listened to from now on.
+
+        With the addresses of this host on each: the kernel lets a host hear its own reports.
+        """
+        self._own = interfaces
+        keys = [(index, protocol) for index in interfaces for protocol in PROTOCOLS]
+        self._segments = {key: self._segments.get(key) or _Segment(now) for key in keys}
+
+    def take(
+        self, index: int, protocol: Protocol, source: Address, body: bytes, now: float
+    ) -> None:
+        """One message that came on an interface."""
+        segment = self._segments.get((index, protocol))
+        if segment is None:
+            return
+        try:
+            message = igmp(body) if protocol == "igmp" else mld(body)
+        except MalformedError:
+            self.malformed += 1
+            return
+        if isinstance(message, Query):
+            if message.group is None:
+                segment.query = (source, message, now)
+            return
+        if source.is_unspecified or source in self._own[index]:
+            return
+        for record in message or ():
+            key = (record.group, source)
+            before = segment.members.pop(key, None)  # what is put anew is last
+            sources = _sources(record, before[0] if before else frozenset())
+            if sources is None or sources:
+                segment.members[key] = (sources, now)
+                if len(segment.members) > MEMBERS:
+                    del segment.members[next(iter(segment.members))]
+
+    def take_pim(self, index: int, source: Address, body: bytes, now: float) -> None:
+        """One message of PIM that came on an interface (RFC 7761, 4.9)."""
+        segment = self._segments.get((index, "igmp" if source.version == 4 else "mld"))
+        if segment is None or body[:1] != bytes([PIM_HELLO]):
+            return
+        segment.routers.pop(source, None)
+        segment.routers[source] = now
+        if len(segment.routers) > ROUTERS:
+            del segment.routers[next(iter(segment.routers))]
+
+    def plain(self, index: int, now: float) -> dict[str, Any]:
+        """As JSON: for IGMP and MLD who queried last, who is a member, who routes."""
+        return {
+            protocol: _plain(self._segments[index, protocol], now)
+            for protocol in PROTOCOLS
+            if (index, protocol) in self._segments
+        }
+
+
+def _sources(record: Record, before: Sources) -> Sources:
+    """What a member wants by now; nothing when it has left."""
+    if record.change == "now" or record.sources is None:
+        return record.sources
+    if before is None:  # it wants any already; or some that it names no longer, which is rare
+        return None
+    changed = before | record.sources if record.change == "allow" else before - record.sources
+    return changed if len(changed) <= SOURCES else None
+
+
+def _plain(segment: _Segment, now: float) -> dict[str, Any]:
+    query = None
+    if segment.query is not None:
+        source, asked, at = segment.query
+        query = {
+            "address": str(source),
+            "version": asked.version,
+            "ago_s": round(now - at, 1),
+            "answered": now - at > asked.response + MARGIN,
+        }
+    return {
+        "listened_s": round(now - segment.since, 1),
+        "query": query,
+        "members": [
+            {
+                "group": str(group),
+                "host": str(host),
+                "sources": None if sources is None else sorted(map(str, sources)),
+                "ago_s": round(now - at, 1),
+            }
+            for (group, host), (sources, at) in reversed(segment.members.items())
+            if now - at < MEMBER_AGE
+        ],
+        "routers": [str(host) for host, at in segment.routers.items() if now - at < ROUTER_AGE],
+    }

@@ -1,0 +1,120 @@
+"""Messages of IGMP and MLD, read. Pure; trusts no byte."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from mcrd.model import Address
+
+RECORDS = 256  # of one report, of which more are not read
+SOURCES = 64  # of one record; more are taken for any
+
+
+class MalformedError(ValueError):
+    """Lengths that contradict each other, or a message that is cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Somebody asks who wants what: all groups (None), or one. `response`: seconds to answer."""
+
+    version: int
+    group: Address | None
+    response: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a host wants of a group, `now`; or which sources it wants in addition, or no longer.
+
+    `sources` None: any. No sources, now: it has left.
+    """
+
+    group: Address
+    sources: frozenset[Address] | None = None
+    change: Literal["now", "allow", "block"] = "now"
+
+
+Message = Query | tuple[Record, ...] | None
+
+
+def igmp(body: bytes) -> Message:
+    """A message of IGMP (RFC 1112, 2236, 3376); None for others. Raises MalformedError."""
+    try:
+        kind, code, _, packed = struct.unpack_from("!BBH4s", body)
+    except struct.error:
+        raise MalformedError("it is too short") from None
+    group = IPv4Address(packed)
+    match kind:
+        case 0x11:
+            version = 3 if len(body) >= 12 else 2 if code else 1
+            tenths = (_exponential(code, 4) if version == 3 else code) or 100
+            return Query(version, group if int(group) else None, tenths / 10)
+        case 0x12 | 0x16:
+            return (Record(group),)
+        case 0x17:
+            return (Record(group, frozenset()),)
+        case 0x22:
+            return tuple(_records(body, 4))
+    return None
+
+
+def mld(body: bytes) -> Message:
+    """A message of MLD (RFC 2710, 3810), with its ICMPv6 header. Raises MalformedError."""
+    try:
+        (kind,) = struct.unpack_from("!B", body)
+        if kind == 143:
+            return tuple(_records(body, 16))
+        if kind not in (130, 131, 132):
+            return None
+        code, packed = struct.unpack_from("!4xH2x16s", body)
+    except struct.error:
+        raise MalformedError("it is too short") from None
+    group = IPv6Address(packed)
+    if kind == 130:
+        version = 2 if len(body) >= 28 else 1
+        milliseconds = _exponential(code, 12) if version == 2 else code
+        return Query(version, group if int(group) else None, milliseconds / 1000)
+    return (Record(group, None if kind == 131 else frozenset()),)
+
+
+def _exponential(code: int, bits: int) -> int:
+    """A code that is a floating point number from its highest bit on (RFC 3376, 4.1.1)."""
+    if code < 1 << (bits + 3):
+        return code
+    mantissa, exponent = code & ((1 << bits) - 1), code >> bits & 7
+    return (mantissa | 1 << bits) << (exponent + 3)
+
+
+def _records(body: bytes, size: int) -> Iterator[Record]:
+    """Of a report of IGMPv3 or MLDv2 (RFC 3376, 4.2.12; RFC 3810, 5.2.12): addresses of `size`."""
+    try:
+        (count,) = struct.unpack_from("!6xH", body)
+        at = 8
+        for _ in range(min(count, RECORDS)):
+            kind, more, sources, group = struct.unpack_from(f"!BBH{size}s", body, at)
+            at += 4 + size
+            listed = struct.unpack_from("!" + f"{size}s" * sources, body, at)
+            at += sources * size + more * 4
+            named = frozenset(map(_address, listed)) if sources <= SOURCES else None
+            match kind:
+                case 2 | 4:  # IS_EXCLUDE, TO_EXCLUDE: whom it does not want is not looked at
+                    yield Record(_address(group))
+                case 1 | 3:  # IS_INCLUDE, TO_INCLUDE
+                    yield Record(_address(group), named)
+                case 5:  # ALLOW
+                    yield Record(_address(group), named, "allow")
+                case 6 if named is not None:  # BLOCK
+                    yield Record(_address(group), named, "block")
+    except struct.error:
+        raise MalformedError("it is too short") from None
+
+
+def _address(packed: bytes) -> Address:
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)

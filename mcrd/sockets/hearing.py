@@ -1,0 +1,112 @@
+"""Sockets on which queries, reports and hellos are heard. They take nothing from anybody."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from mcrd.model import Address
+
+# linux/in.h, linux/icmpv6.h
+IPPROTO_PIM = 103
+SOL_ICMPV6 = 58
+ICMPV6_FILTER = 1
+IP_PKTINFO = 8
+MLD_TYPES = (130, 131, 132, 143)  # RFC 2710, RFC 3810
+AT_ONCE = 256  # messages of a socket in one look; a flood is lost to it alone
+LARGEST = 9000
+
+log = logging.getLogger(__name__)
+
+
+class Message(NamedTuple):
+    """What came: over which interface (its index), of which protocol, from whom.
+
+    The body is without the IPv4 header.
+    """
+
+    interface: int
+    protocol: int
+    source: Address
+    body: bytes
+
+
+class Ears:
+    """Raw sockets: what is not IGMP, MLD or PIM never comes near them."""
+
+    def __init__(self) -> None:
+        self._sockets: list[tuple[socket.socket, int]] = []
+        for family, protocol in (
+            (socket.AF_INET, socket.IPPROTO_IGMP),
+            (socket.AF_INET, IPPROTO_PIM),
+            (socket.AF_INET6, socket.IPPROTO_ICMPV6),
+            (socket.AF_INET6, IPPROTO_PIM),
+        ):
+            try:
+                self._sockets.append((_open(family, protocol), protocol))
+            except OSError as error:  # without IPv6, or without the right
+                log.debug("cannot listen to protocol %d: %s", protocol, error.strerror)
+
+    def listen(self) -> Iterator[Message]:
+        """What has come since the last look, as far as there was room for it."""
+        for sock, protocol in self._sockets:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(AT_ONCE):
+                    message = _read(sock, protocol)
+                    if message is not None:
+                        yield message
+
+    def close(self) -> None:
+        """Hears no more."""
+        for sock, _ in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+
+def _open(family: int, protocol: int) -> socket.socket:
+    flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    sock = socket.socket(family, flags, protocol)
+    try:
+        if protocol == socket.IPPROTO_ICMPV6:
+            blocked = [0xFFFFFFFF] * 8
+            for kind in MLD_TYPES:
+                blocked[kind >> 5] &= ~(1 << (kind & 31)) & 0xFFFFFFFF
+            sock.setsockopt(SOL_ICMPV6, ICMPV6_FILTER, struct.pack("=8I", *blocked))
+        if family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _read(sock: socket.socket, protocol: int) -> Message | None:
+    """One message; None for one that makes no sense. Raises BlockingIOError."""
+    try:
+        packet, ancillary, _, name = sock.recvmsg(LARGEST, 128)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return None  # an error of an interface, which is none of ours
+    index = 0
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            (index,) = struct.unpack_from("=i", data)
+        elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            (index,) = struct.unpack_from("=16xI", data)
+    if sock.family == socket.AF_INET6:
+        return Message(index, protocol, IPv6Address(name[0].partition("%")[0]), packet)
+    body = packet[(packet[0] & 15) * 4 :]  # the kernel has checked the header
+    # 2^16 is 1 modulo 2^16 - 1, so this is the Internet checksum, which the kernel does not check.
+    if int.from_bytes(body + bytes(len(body) % 2), "big") % 0xFFFF:
+        return None
+    return Message(index, protocol, IPv4Address(name[0]), body)
