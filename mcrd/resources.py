@@ -286,6 +286,15 @@ def target(output: Output) -> Target:
     return (output.interface, output.address, output.port)
 
 
+def is_to(output: Output, address: Address, port: int) -> bool:
+    """Whether the output sends there, or may, with a range."""
+    if isinstance(output.address, Address):
+        fits = address == output.address
+    else:
+        fits = address in output.address
+    return fits and (port == 0 or first_port(output.port) <= port <= last_port(output.port))
+
+
 def where(output: Output) -> str:
     """An output as people are told of it: its interface, address and port."""
     return f"{output.interface} {endpoint(output.address, output.port)}"

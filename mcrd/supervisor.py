@@ -31,7 +31,7 @@ from mcrd.control import Request, Server
 from mcrd.explain.look import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.files import read_file
 from mcrd.filters import networks
-from mcrd.hearing import Listener
+from mcrd.hearing.listener import Listener
 from mcrd.links import Links
 from mcrd.metrics import Metrics
 from mcrd.model import Config, Network
@@ -51,6 +51,7 @@ UNSETTLED = 0.25  # seconds until the next look when it was not
 SELDOM = (100_000, 10, 10)
 STATUS_EVERY = 5.0  # seconds
 TICK = 0.5  # seconds between two looks at what makes no event
+LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +194,12 @@ class Supervisor:
 
     def _listen(self) -> None:
         self._listener.listen(self._links.now)
+
+    async def _listen_often(self) -> None:
+        """While somebody wants to know: of a host that refuses all, hundreds of errors may come."""
+        while True:
+            self._listen()
+            await asyncio.sleep(LISTEN_EVERY)
 
     def _tell_manager(self) -> None:
         """That all is well, and how much flows."""
@@ -472,15 +479,17 @@ class Supervisor:
             raise ControlError(f"there is no rule {arguments.get('name')!r}")
         if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
             raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
+        hearing = asyncio.get_running_loop().create_task(self._listen_often())
         try:
             seen = await self._looks.look(rule.input, seconds)
         except BusyError as error:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:
             raise ControlError(f"cannot look at {rule.input.interface}: {error.strerror}") from None
+        finally:
+            hearing.cancel()
         self._listen()
-        interfaces = (rule.input.interface, *(output.interface for output in rule.outputs))
-        return {**seen, "heard": self._listener.tell(interfaces)}
+        return {**seen, **self._listener.tell(rule)}
 
     async def _snapshot(self) -> dict[str, Any]:
         """What the metrics show."""

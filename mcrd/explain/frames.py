@@ -11,6 +11,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
+from mcrd.hearing.messages import MLD, MalformedError, Query, icmp, igmp, mld
+
 KINDS = 256  # of which more are only counted, but for as many again that the rule takes
 EXTENSIONS = 16  # headers of IPv6, before the packet is taken for nonsense
 
@@ -55,10 +57,6 @@ class Sum:
     largest: int
     ttl_lowest: int
     ttl_highest: int
-
-
-class MalformedError(ValueError):
-    """Lengths that contradict each other, or a header that is cut short."""
 
 
 def parse(
@@ -149,10 +147,11 @@ def _payload(
     if more:
         return kind
     if protocol == IGMP:
-        return kind._replace(detail=_igmp(body))
+        return kind._replace(detail=_group_message(body, 4))
+    if protocol == ICMPV6 and body[0] in MLD:
+        return kind._replace(protocol="mld", detail=_group_message(body, 6))
     if protocol in (ICMP, ICMPV6):
-        name, detail = _icmp(protocol, body)
-        return kind._replace(protocol=name, detail=detail)
+        return kind._replace(detail=_icmp(body, 4 if protocol == ICMP else 6))
     return kind
 
 
@@ -164,41 +163,26 @@ def _adds_up(addresses: bytes, body: bytes) -> bool:
     return total % 0xFFFF == 0
 
 
-def _igmp(body: bytes) -> str:
-    kind, limit, _, group = struct.unpack_from("!BBH4s", body)
-    match kind:
-        case 0x11:
-            version = 3 if len(body) >= 12 else 2 if limit else 1
-            return f"query v{version}"
-        case 0x12 | 0x16:
-            return f"report of {_name(group)}"
-        case 0x17:
-            return f"leave of {_name(group)}"
-        case 0x22:
-            return "report v3"
-    return f"type {kind}"
+def _group_message(body: bytes, version: int) -> str:
+    """What IGMP or MLD is about."""
+    message = igmp(body) if version == 4 else mld(body)
+    if isinstance(message, Query):
+        return f"query v{message.version}"
+    if message is None:
+        return f"type {body[0]}"
+    if not message:
+        return "report of no group"
+    first = message[0]
+    return f"{'leave' if first.sources == frozenset() else 'report'} of {first.group}"
 
 
-def _icmp(protocol: int, body: bytes) -> tuple[str, str]:
-    kind, code = body[0], body[1]
-    if protocol == ICMPV6 and kind in (130, 131, 132, 143):
-        name = {130: "query", 131: "report", 132: "leave", 143: "report v2"}[kind]
-        if kind == 130:
-            name += " v2" if len(body) >= 28 else " v1"
-        return "mld", name
-    errors = (3, 11) if protocol == ICMP else (1, 2, 3, 4)
-    if kind not in errors:
-        return NAMES[protocol], f"{kind}/{code}"
-    inner = body[8:]
+def _icmp(body: bytes, version: int) -> str:
     try:
-        if protocol == ICMP:
-            destination, at = inner[16:20], (inner[0] & 15) * 4
-        else:
-            destination, at = inner[24:40], 40
-        (port,) = struct.unpack_from("!H", inner, at + 2)
-    except (struct.error, IndexError):
-        return NAMES[protocol], f"{kind}/{code}"
-    return NAMES[protocol], f"{kind}/{code} about {_name(destination)} port {port}"
+        error = icmp(body, version)
+    except MalformedError:  # what it quotes is cut short
+        error = None
+    about = "" if error is None else f" about {error.destination} port {error.port}"
+    return f"{body[0]}/{body[1]}{about}"
 
 
 @lru_cache(maxsize=1024)

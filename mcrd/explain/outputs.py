@@ -12,9 +12,10 @@ from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.inputs import link
 from mcrd.explain.kinds import sort
 from mcrd.explain.receivers import receivers
+from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
 from mcrd.model import Output
-from mcrd.resources import Link, endpoint, first_address, target
+from mcrd.resources import Link, first_address, target
 
 HEADERS = {4: 20, 6: 40}  # of IP
 STAGE = "output"
@@ -171,14 +172,7 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
             yield say(why, "no", text, REMEDIES.get(why, "errno(3) has the reason"))
         elif count:
             yield say(why, "note", f"{count} packets were not sent before: {why}")
-    refused = now["refused"] - was.get("refused", 0)
-    if refused > 0:
-        text = f"{endpoint(output.address, output.port)} was refused {refused} times, by ICMP"
-        remedy = "nobody listens on that port there, or a firewall or router refuses it"
-        yield say("refused", "no", text, remedy)
-    elif now["refused"]:
-        text = f"it was refused {now['refused']} times before, by ICMP, and not meanwhile"
-        yield say("refused", "note", text)
+    yield from returned(evidence, say, output, now["refused"], was.get("refused", 0))
     for counter in ("rate_limited", "new_member"):
         grew = now[counter] - was.get(counter, 0)
         if grew > 0:

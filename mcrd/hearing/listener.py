@@ -6,20 +6,25 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mcrd.hearing.heard import Heard
-from mcrd.resources import Link
+from mcrd.hearing.returned import Returned
+from mcrd.model import Address, Rule
+from mcrd.resources import Link, is_to
 from mcrd.sockets.hearing import IPPROTO_PIM, Ears
+
+MLD_FIRST = bytes([128])  # types of ICMPv6 below are errors (RFC 4443, 2.1)
 
 
 class Listener:
-    """What is said by others about groups on the interfaces of this host."""
+    """What others say about groups on the interfaces of this host, and about what it sent."""
 
     def __init__(self) -> None:
         self._ears = Ears()
         self._heard = Heard()
+        self._returned = Returned()
         self._links: Mapping[str, Link] = {}
 
     def listen(self, links: Mapping[str, Link]) -> None:
@@ -34,16 +39,26 @@ class Listener:
                 self._heard.take_pim(index, source, body, now)
             elif protocol == socket.IPPROTO_IGMP:
                 self._heard.take(index, "igmp", source, body, now)
-            else:
+            elif protocol == socket.IPPROTO_ICMPV6 and body[:1] >= MLD_FIRST:
                 self._heard.take(index, "mld", source, body, now)
+            else:
+                self._returned.take(source, body, now)
 
-    def tell(self, interfaces: Iterable[str]) -> dict[str, Any]:
-        """As JSON, what was heard on each of these that there is."""
+    def tell(self, rule: Rule) -> dict[str, Any]:
+        """As JSON: what was heard on the interfaces of a rule, and came back to its outputs."""
         now = time.monotonic()
+        names = (rule.input.interface, *(output.interface for output in rule.outputs))
+
+        def concerns(destination: Address, port: int) -> bool:
+            return any(is_to(output, destination, port) for output in rule.outputs)
+
         return {
-            name: self._heard.plain(self._links[name].index, now)
-            for name in dict.fromkeys(interfaces)
-            if name in self._links
+            "heard": {
+                name: self._heard.plain(self._links[name].index, now)
+                for name in dict.fromkeys(names)
+                if name in self._links
+            },
+            "returned": self._returned.plain(concerns, now),
         }
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Messages of IGMP and MLD, read. Pure; trusts no byte."""
+"""Messages of IGMP, MLD and ICMP, read. Pure; trusts no byte."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -12,6 +12,9 @@ from typing import Literal
 
 from mcrd.model import Address
 
+UDP, ESP = 17, 50
+MLD = (130, 131, 132, 143)  # types of ICMPv6
+ICMP_ERRORS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 RECORDS = 256  # of one report, of which more are not read
 SOURCES = 64  # of one record; more are taken for any
 
@@ -39,6 +42,16 @@ class Record:
     group: Address
     sources: frozenset[Address] | None = None
     change: Literal["now", "allow", "block"] = "now"
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """An error of ICMP: type and code, and where the packet was sent to; port 0 with ESP."""
+
+    kind: int
+    code: int
+    destination: Address
+    port: int
 
 
 Message = Query | tuple[Record, ...] | None
@@ -71,7 +84,7 @@ def mld(body: bytes) -> Message:
         (kind,) = struct.unpack_from("!B", body)
         if kind == 143:
             return tuple(_records(body, 16))
-        if kind not in (130, 131, 132):
+        if kind not in MLD:
             return None
         code, packed = struct.unpack_from("!4xH2x16s", body)
     except struct.error:
@@ -82,6 +95,29 @@ def mld(body: bytes) -> Message:
         milliseconds = _exponential(code, 12) if version == 2 else code
         return Query(version, group if int(group) else None, milliseconds / 1000)
     return (Record(group, None if kind == 131 else frozenset()),)
+
+
+def icmp(body: bytes, version: int) -> Error | None:
+    """An error of ICMP or ICMPv6 about UDP or ESP (RFC 792, 4443); None for others.
+
+    Raises MalformedError.
+    """
+    try:
+        kind, code = struct.unpack_from("!BB", body)
+        if kind not in ICMP_ERRORS[version]:
+            return None
+        if version == 4:
+            words, protocol, destination = struct.unpack_from("!B8xB6x4s", body, 8)
+            at = 8 + (words & 15) * 4
+        else:
+            protocol, destination = struct.unpack_from("!6xB17x16s", body, 8)
+            at = 8 + 40
+        if protocol not in (UDP, ESP):
+            return None
+        (port,) = struct.unpack_from("!2xH", body, at) if protocol == UDP else (0,)
+    except struct.error:
+        raise MalformedError("it is too short") from None
+    return Error(kind, code, _address(destination), port)
 
 
 def _exponential(code: int, bits: int) -> int:

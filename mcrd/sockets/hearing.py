@@ -1,4 +1,4 @@
-"""Sockets on which queries, reports and hellos are heard. They take nothing from anybody."""
+"""Sockets on which queries, reports, hellos and errors are heard; nobody hears less for it."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -8,18 +8,20 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from mcrd.hearing.messages import ICMP_ERRORS, MLD
 from mcrd.model import Address
 
-# linux/in.h, linux/icmpv6.h
+# linux/in.h, linux/icmp.h, linux/icmpv6.h
 IPPROTO_PIM = 103
+ICMP_FILTER = 1  # of SOL_RAW
+SOL_RAW = 255
 SOL_ICMPV6 = 58
 ICMPV6_FILTER = 1
 IP_PKTINFO = 8
-MLD_TYPES = (130, 131, 132, 143)  # RFC 2710, RFC 3810
 AT_ONCE = 256  # messages of a socket in one look; a flood is lost to it alone
 LARGEST = 9000
 
@@ -39,18 +41,20 @@ class Message(NamedTuple):
 
 
 class Ears:
-    """Raw sockets: what is not IGMP, MLD or PIM never comes near them."""
+    """Raw sockets: what is not IGMP, MLD, PIM or an error of ICMP never comes near them."""
 
     def __init__(self) -> None:
         self._sockets: list[tuple[socket.socket, int]] = []
-        for family, protocol in (
-            (socket.AF_INET, socket.IPPROTO_IGMP),
-            (socket.AF_INET, IPPROTO_PIM),
-            (socket.AF_INET6, socket.IPPROTO_ICMPV6),
-            (socket.AF_INET6, IPPROTO_PIM),
+        for family, protocol, types in (
+            (socket.AF_INET, socket.IPPROTO_IGMP, ()),
+            (socket.AF_INET, IPPROTO_PIM, ()),
+            (socket.AF_INET, socket.IPPROTO_ICMP, ICMP_ERRORS[4]),
+            (socket.AF_INET6, socket.IPPROTO_ICMPV6, MLD),
+            (socket.AF_INET6, IPPROTO_PIM, ()),
+            (socket.AF_INET6, socket.IPPROTO_ICMPV6, ICMP_ERRORS[6]),
         ):
             try:
-                self._sockets.append((_open(family, protocol), protocol))
+                self._sockets.append((_open(family, protocol, types), protocol))
             except OSError as error:  # without IPv6, or without the right
                 log.debug("cannot listen to protocol %d: %s", protocol, error.strerror)
 
@@ -70,14 +74,16 @@ class Ears:
         self._sockets.clear()
 
 
-def _open(family: int, protocol: int) -> socket.socket:
+def _open(family: int, protocol: int, types: Sequence[int]) -> socket.socket:
     flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     sock = socket.socket(family, flags, protocol)
     try:
-        if protocol == socket.IPPROTO_ICMPV6:
-            blocked = [0xFFFFFFFF] * 8
-            for kind in MLD_TYPES:
-                blocked[kind >> 5] &= ~(1 << (kind & 31)) & 0xFFFFFFFF
+        blocked = [0xFFFFFFFF] * 8
+        for kind in types:
+            blocked[kind >> 5] &= ~(1 << (kind & 31))
+        if protocol == socket.IPPROTO_ICMP:
+            sock.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", blocked[0]))
+        elif protocol == socket.IPPROTO_ICMPV6:
             sock.setsockopt(SOL_ICMPV6, ICMPV6_FILTER, struct.pack("=8I", *blocked))
         if family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)

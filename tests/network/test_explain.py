@@ -168,12 +168,19 @@ def test_what_goes_out(triangle: Triangle) -> None:
     sink.sysctl("net.ipv4.icmp_ratelimit", "0")  # else it refuses once in a second
     relay.run("ip", "route", "add", "10.50.0.0/24", "via", "10.2.0.2")
     relay.run("ip", "route", "add", "10.51.0.0/24", "via", "10.2.0.2", "mtu", "1300")
-    firewall = lab.file("rules.nft")
-    firewall.write_text(
-        "table inet test { chain out { type filter hook output priority 0;"
-        " udp dport 6009 drop; }; }\n"
-    )
-    relay.run("nft", "-f", str(firewall))
+    # Behind the sink, which answers ARP for what is there.
+    for name in ("ip_forward", "conf.k0.proxy_arp"):
+        sink.sysctl(f"net.ipv4.{name}", "1")
+    sink.run("ip", "route", "add", "10.55.0.0/24", "dev", "k5")
+    relay.run("ip", "route", "add", "10.55.0.0/24", "dev", "r1")
+    for host, hook, verdict in (
+        (relay, "output", "udp dport 6009 drop"),
+        (sink, "input", "udp dport 6011 reject with icmp type admin-prohibited"),
+    ):
+        firewall = lab.file("rules.nft")
+        chain = f"chain c {{ type filter hook {hook} priority 0; {verdict}; }}"
+        firewall.write_text(f"table ip test {{ {chain}; }}\n")
+        host.run("nft", "-f", str(firewall))
     outputs: dict[str, tuple[str, Cause]] = {
         "address": (to("r2", "239.2.2.2", 6000), ("output", "address")),
         "down": (to("r3", "239.2.2.2", 6000), ("output", "down")),
@@ -185,6 +192,8 @@ def test_what_goes_out(triangle: Triangle) -> None:
         "ttl": (to("r1", "10.50.0.1", 6000, ", ttl = 1"), ("output", "ttl")),
         "firewall": (to("r1", "239.2.2.4", 6009), ("output", "EPERM")),
         "refused": (to("r1", "10.2.0.2", 6010), ("output", "refused")),
+        "expired": (to("r1", "10.55.0.1", 6000, ", ttl = 1"), ("output", "refused")),
+        "prohibited": (to("r1", "10.2.0.2", 6011), ("output", "refused")),
         "gone": (to("r9", "239.2.2.5", 6000), ("output", "missing")),
         "group": (to("r1", "239.2.2.6", 6000, ", ttl = 1"), HEALTHY),
     }
@@ -193,7 +202,7 @@ def test_what_goes_out(triangle: Triangle) -> None:
         for number, (name, (output, _)) in enumerate(outputs.items(), 1)
     )
     daemon = lab.mcrd(relay, text)
-    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=1200, flows=12, size=1400)
+    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=1400, flows=14, size=1400)
     wait_for(
         lambda: daemon.stats()["rules"]["refused"]["outputs"][0]["refused"], "the first refusal"
     )
@@ -203,6 +212,8 @@ def test_what_goes_out(triangle: Triangle) -> None:
     }
     notes = {f["topic"] for f in found["group"]["findings"] if f["answer"] == "note"}
     assert "ttl" in notes
+    assert "TTL" in found["expired"]["answer"]
+    assert "10.2.0.2" in found["prohibited"]["answer"]
     # Without a daemon: the same, as far as it can be told.
     told = {
         name: cause(explain(daemon, name, "--config", str(daemon.config)))

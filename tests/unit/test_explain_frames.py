@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcrd.explain.frames import KINDS, Kind, MalformedError, Summary, parse
+from mcrd.explain.frames import KINDS, Kind, Summary, parse
 from mcrd.explain.kinds import takes
 from mcrd.explain.look import AUXDATA, _auxiliary
+from mcrd.hearing.messages import MalformedError
 from mcrd.model import Input
 from tests.dataplane.frames import frame
 
@@ -105,7 +106,7 @@ def test_fragments() -> None:
         (2, bytes([0x11, 100, 0, 0]) + bytes(8), "query v3"),
         (2, bytes([0x16, 0, 0, 0, 239, 1, 1, 1]), "report of 239.1.1.1"),
         (2, bytes([0x17, 0, 0, 0, 239, 1, 1, 1]), "leave of 239.1.1.1"),
-        (2, bytes([0x22]) + bytes(7), "report v3"),
+        (2, bytes([0x22]) + bytes(7), "report of no group"),
         (1, bytes([3, 3]) + bytes(6) + packet(), "3/3 about 239.1.1.1 port 5000"),
         (1, bytes([3, 3]) + bytes(6), "3/3"),
         (1, bytes([8, 0]) + bytes(6), "8/0"),
@@ -120,7 +121,7 @@ def test_what_igmp_and_icmp_are_about(protocol: int, body: bytes, detail: str) -
     [
         (bytes([130]) + bytes(23), "mld", "query v1"),
         (bytes([130]) + bytes(27), "mld", "query v2"),
-        (bytes([143]) + bytes(7), "mld", "report v2"),
+        (bytes([143]) + bytes(7), "mld", "report of no group"),
         (bytes([128, 0]) + bytes(6), "icmpv6", "128/0"),
     ],
 )

@@ -334,6 +334,36 @@ def test_receivers_are_not_looked_for_where_nobody_asks() -> None:
     assert not [each for each in explain(HEALTHY) if each.topic == "receiver"]
 
 
+def came_back(kind: int, code: int, **other: Any) -> dict[str, Any]:
+    made = {"host": "10.2.0.9", "type": kind, "code": code, "destination": "10.2.0.2"}
+    return {**made, "port": 6000, "count": 3, "ago_s": 1.0, **other}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (came_back(11, 0), "TTL"),
+        (came_back(3, 3), "nobody listens"),
+        (came_back(3, 13), "prohibited"),
+        (came_back(3, 1), "unreachable"),
+        (came_back(3, 4), "too large"),
+        (came_back(12, 1), "type 12, code 1"),
+        (came_back(11, 0, port=6001), None),  # about somebody else's packets
+        (came_back(11, 0, destination="10.2.0.3"), None),
+        (came_back(11, 0, ago_s=30.0), None),  # before the look
+    ],
+)
+def test_what_came_back(error: dict[str, Any], expected: str | None) -> None:
+    evidence = replace(HEALTHY, look={**look(kind()), "returned": [error]})
+    found = answer(explain(evidence))
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.topic, expected in found.text) == ("refused", True)
+        assert "10.2.0.9" in found.text
+
+
 WITHHOLDS = Bridge("eth1", True, True, None, frozenset({"239.2.2.3"}))
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd.hearing import Heard
-from mcrd.hearing.heard import MEMBER_AGE, MEMBERS, ROUTER_AGE, ROUTERS
-from mcrd.hearing.messages import MalformedError, Message, Query, Record, igmp, mld
+from mcrd.hearing.heard import MEMBER_AGE, MEMBERS, ROUTER_AGE, ROUTERS, Heard
+from mcrd.hearing.messages import Error, MalformedError, Message, Query, Record, icmp, igmp, mld
+from mcrd.hearing.returned import KINDS as RETURNED
+from mcrd.hearing.returned import Returned
 
 if TYPE_CHECKING:
     from mcrd.model import Address
@@ -208,6 +209,60 @@ def test_an_interface_that_came_anew_is_another_one() -> None:
     assert segment.heard.plain(3, segment.now) == {}
     segment.heard.keep({3: frozenset()}, segment.now)
     assert segment.told()["query"] is None
+
+
+def icmp_error(kind: int, code: int, port: int = 6000, protocol: int = 17) -> bytes:
+    """With the start of the packet that it is about (RFC 792)."""
+    inner = struct.pack("!BBHHHBBH4s4s", 0x46, 0, 60, 0, 0, 1, protocol, 0, OWN.packed, HOST.packed)
+    return struct.pack("!BBHI", kind, code, 0, 0) + inner + bytes(4) + struct.pack("!HH", 9, port)
+
+
+def icmp6_error(kind: int, code: int, port: int = 6000, protocol: int = 17) -> bytes:
+    source, destination = IPv6Address("fd02::1"), IPv6Address("fd02::2")
+    inner = struct.pack("!IHBB16s16s", 6 << 28, 8, protocol, 1, source.packed, destination.packed)
+    return struct.pack("!BBHI", kind, code, 0, 0) + inner + struct.pack("!HH", 9, port)
+
+
+@pytest.mark.parametrize(
+    ("body", "version", "expected"),
+    [
+        (icmp_error(11, 0), 4, Error(11, 0, HOST, 6000)),
+        (icmp_error(3, 13, protocol=50), 4, Error(3, 13, HOST, 0)),
+        (icmp_error(3, 3, protocol=6), 4, None),  # about TCP
+        (icmp_error(8, 0), 4, None),  # an echo
+        (icmp6_error(1, 4), 6, Error(1, 4, IPv6Address("fd02::2"), 6000)),
+        (icmp6_error(2, 0, protocol=50), 6, Error(2, 0, IPv6Address("fd02::2"), 0)),
+        (icmp6_error(135, 0), 6, None),
+    ],
+)
+def test_icmp(body: bytes, version: int, expected: Error | None) -> None:
+    assert icmp(body, version) == expected
+    if expected is not None:
+        with pytest.raises(MalformedError):
+            icmp(body[:20], version)
+
+
+def test_what_came_back_is_summed_up_and_bounded() -> None:
+    returned = Returned()
+    for port in range(2 * RETURNED):
+        returned.take(HOST, icmp_error(3, 3, port), 10.0)
+    for now in (10.0, 20.0):
+        returned.take(HOST, icmp_error(11, 0), now)
+        returned.take(HOST, icmp_error(11, 0, 6001), now)
+    returned.take(HOST, b"\x03", 20.0)
+    assert returned.malformed == 1
+    assert len(returned.plain(lambda *_: True, 20.0)) == RETURNED
+    (error,) = returned.plain(lambda _, port: port == 6000, 22.0)
+    assert error == {
+        "host": "10.2.0.2",
+        "type": 11,
+        "code": 0,
+        "destination": "10.2.0.2",
+        "port": 6000,
+        "count": 2,
+        "ago_s": 2.0,
+    }
+    assert returned.plain(lambda _, port: port == 6000, 90.0) == []
 
 
 def test_nonsense_is_counted() -> None:

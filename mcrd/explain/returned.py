@@ -1,0 +1,75 @@
+"""What came back for the packets of an output: ICMP, in words. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from mcrd.explain.evidence import Evidence, Finding
+from mcrd.model import Output
+from mcrd.resources import endpoint, is_to
+
+RECENT = 4.0  # seconds: routers send one such error in a second, or fewer
+_NO_WAY = "the routes there: it knows no way on, or the host does not answer it"
+_FILTER = "a firewall there refuses it: let it pass"
+_PORT = "nobody listens on that port there, or a firewall says so"
+_TTL = "`ttl` of the output: one more than there are routers on the way; or a routing loop"
+_PARTS = "a fragment is lost on the way: let the source send smaller packets"
+_LARGE = "let the source send smaller packets, or enlarge the MTU on the way"
+ERRORS: Mapping[int, Sequence[tuple[Sequence[tuple[int, int]], str, str]]] = {
+    4: (
+        (((3, 0), (3, 1), (3, 6), (3, 7), (3, 11), (3, 12)), "unreachable", _NO_WAY),
+        (((3, 2), (3, 3)), "nobody listens there", _PORT),
+        (((3, 4),), "too large, and not to be fragmented", _LARGE),
+        (((3, 9), (3, 10), (3, 13)), "prohibited", _FILTER),
+        (((11, 0),), "its TTL has run out", _TTL),
+        (((11, 1),), "fragments are missing", _PARTS),
+    ),
+    6: (
+        (((1, 0), (1, 2), (1, 3)), "unreachable", _NO_WAY),
+        (((1, 4), (4, 1)), "nobody listens there", _PORT),
+        (((2, 0),), "too large", _LARGE),
+        (((1, 1), (1, 5), (1, 6)), "prohibited", _FILTER),
+        (((3, 0),), "its hop limit has run out", _TTL),
+        (((3, 1),), "fragments are missing", _PARTS),
+    ),
+}
+
+TOLD = 3
+Say = Callable[..., Finding]
+
+
+def returned(
+    evidence: Evidence, say: Say, output: Output, refused: int, before: int
+) -> Iterator[Finding]:
+    """As it was heard, or else as the kernel told the worker: `refused` times, and `before`."""
+    look: Mapping[str, Any] = evidence.look or {}
+    heard = [
+        error
+        for error in look.get("returned", ())
+        if error["ago_s"] <= look["seconds"] + RECENT
+        and is_to(output, ip_address(error["destination"]), error["port"])
+    ]
+    for error in heard[:TOLD]:
+        to = endpoint(ip_address(error["destination"]), error["port"])
+        words, remedy = _words(output.address.version, error["type"], error["code"])
+        yield say("refused", "no", f"{error['host']} answers for {to}, by ICMP: {words}", remedy)
+    if refused > before and not heard:
+        to = endpoint(output.address, output.port)
+        text = f"{to} was refused {refused - before} times, by ICMP"
+        remedy = "nobody listens on that port there, or a firewall or router refuses it"
+        yield say("refused", "no", text, remedy)
+    elif refused and refused == before:
+        text = f"it was refused {refused} times before, by ICMP, and not meanwhile"
+        yield say("refused", "note", text)
+
+
+def _words(version: int, kind: int, code: int) -> tuple[str, str]:
+    """What an error says (RFC 792, 1812, 4443), and what to do."""
+    for codes, words, remedy in ERRORS[version]:
+        if (kind, code) in codes:
+            return words, remedy
+    return f"type {kind}, code {code}", "RFC 792 or RFC 4443 has the meaning"
