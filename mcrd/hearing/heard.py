@@ -8,7 +8,7 @@ reports from all but queriers, and answers to older versions go to the group its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from mcrd.model import Address
 Protocol = Literal["igmp", "mld"]
 PROTOCOLS: tuple[Protocol, ...] = ("igmp", "mld")
 MEMBERS = 512  # hosts in groups, of one interface, of which those heard longest ago are forgotten
+OTHERS = 64
 ROUTERS = 16
 MEMBER_AGE = 260.0  # seconds, RFC 3376, 8.4
 ROUTER_AGE = 105.0  # seconds, RFC 7761, 4.11
@@ -91,10 +92,15 @@ class Heard:
         if len(segment.routers) > ROUTERS:
             del segment.routers[next(iter(segment.routers))]
 
-    def plain(self, index: int, now: float) -> dict[str, Any]:
-        """As JSON: for IGMP and MLD who queried last, who is a member, who routes."""
+    def plain(
+        self, index: int, now: float, about: Callable[[Address], bool] = lambda _: True
+    ) -> dict[str, Any]:
+        """As JSON: for IGMP and MLD who queried last, who is a member, who routes.
+
+        Of groups that `about` says no to, only the members heard last are told.
+        """
         return {
-            protocol: _plain(self._segments[index, protocol], now)
+            protocol: _plain(self._segments[index, protocol], now, about)
             for protocol in PROTOCOLS
             if (index, protocol) in self._segments
         }
@@ -110,7 +116,7 @@ def _sources(record: Record, before: Sources) -> Sources:
     return changed if len(changed) <= SOURCES else None
 
 
-def _plain(segment: _Segment, now: float) -> dict[str, Any]:
+def _plain(segment: _Segment, now: float, about: Callable[[Address], bool]) -> dict[str, Any]:
     query = None
     if segment.query is not None:
         source, asked, at = segment.query
@@ -120,6 +126,7 @@ def _plain(segment: _Segment, now: float) -> dict[str, Any]:
             "ago_s": round(now - at, 1),
             "answered": now - at > asked.response + MARGIN,
         }
+    members = segment.members.items()
     return {
         "listened_s": round(now - segment.since, 1),
         "query": query,
@@ -130,8 +137,8 @@ def _plain(segment: _Segment, now: float) -> dict[str, Any]:
                 "sources": None if sources is None else sorted(map(str, sources)),
                 "ago_s": round(now - at, 1),
             }
-            for (group, host), (sources, at) in reversed(segment.members.items())
-            if now - at < MEMBER_AGE
+            for number, ((group, host), (sources, at)) in enumerate(reversed(members))
+            if now - at < MEMBER_AGE and (number < OTHERS or about(group))
         ],
         "routers": [str(host) for host, at in segment.routers.items() if now - at < ROUTER_AGE],
     }

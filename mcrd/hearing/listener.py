@@ -49,12 +49,12 @@ class Listener:
         now = time.monotonic()
         names = (rule.input.interface, *(output.interface for output in rule.outputs))
 
-        def concerns(destination: Address, port: int) -> bool:
+        def concerns(destination: Address, port: int = 0) -> bool:
             return any(is_to(output, destination, port) for output in rule.outputs)
 
         return {
             "heard": {
-                name: self._heard.plain(self._links[name].index, now)
+                name: self._heard.plain(self._links[name].index, now, concerns)
                 for name in dict.fromkeys(names)
                 if name in self._links
             },

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd.hearing.heard import MEMBER_AGE, MEMBERS, ROUTER_AGE, ROUTERS, Heard
+from mcrd.hearing.heard import MEMBER_AGE, MEMBERS, OTHERS, ROUTER_AGE, ROUTERS, Heard
 from mcrd.hearing.messages import Error, MalformedError, Message, Query, Record, icmp, igmp, mld
 from mcrd.hearing.returned import KINDS as RETURNED
 from mcrd.hearing.returned import Returned
@@ -194,6 +194,9 @@ def test_what_is_remembered_is_bounded() -> None:
     members = segment.told()["members"]
     assert len(members) == MEMBERS
     assert members[0]["group"] == str(IPv4Address(int(GROUP) + 3 * MEMBERS - 1))
+    oldest = IPv4Address(int(GROUP) + 2 * MEMBERS)
+    told = segment.heard.plain(3, segment.now, lambda group: group == oldest)["igmp"]["members"]
+    assert (len(told), told[-1]["group"]) == (OTHERS + 1, str(oldest))
     assert len(segment.told()["routers"]) == ROUTERS
     many = tuple(IPv4Address(int(SOURCE) + number) for number in range(60))
     more = tuple(IPv4Address(int(SOURCE) + 100 + number) for number in range(60))
