@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -430,3 +431,24 @@ def test_it_goes_through_the_rules_of_a_host_that_has_none_of_their_interfaces(
     mcrctl.main(["--control", str(tmp_path / "none"), "doctor", "--config", str(path), "--json"])
     checks = [f["check"] for f in json.loads(capsys.readouterr().out)["findings"]]
     assert {"descriptors", "memory", "offloads of nowhere0", "offloads of nowhere1"} <= {*checks}
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "error"),
+    [
+        (">&-", 1, ""),
+        (">/dev/full", 1, "cannot write: No space left on device\n"),
+        ("| true", 1, ""),
+    ],
+)
+def test_what_becomes_of_the_answer_is_no_matter(
+    tmp_path: Path, where: str, status: int, error: str
+) -> None:
+    """Its exit status tells of the host, and never a traceback of stdout."""
+    program = f'{sys.executable} -m mcrd.cli.mcrctl --control none doctor --config "no Ω"'
+    command = f"set -o pipefail; {program} {where}"
+    locale = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        ["bash", "-c", command], env=locale, cwd=tmp_path, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr.decode()) == (status, error)
