@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from mcrd import config, filters
@@ -76,7 +77,9 @@ def rule_file(path: Path) -> tuple[Config | None, Finding]:
     except ConfigError as error:
         first, number = error.problems[0], len(error.problems)
         more = f", and {number - 1} more" if number > 1 else ""
-        return None, Finding(check, "trouble", f"{first}{more}", why, f"mcrctl check {path}")
+        return None, Finding(
+            check, "trouble", f"{first}{more}", why, f"mcrctl check {shlex.quote(str(path))}"
+        )
     count = sum(rule.enabled for rule in rules.rules.values())
     return rules, Finding(check, "ok", f"{path}, {count} rule{'s' if count != 1 else ''} enabled")
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,7 @@ class Finding:
 
 def setting(name: str, value: int) -> str:
     """The line that sets a sysctl; names with slashes are for interfaces with a dot."""
-    return f"sysctl -w {name}={value}"
+    return f"sysctl -w {shlex.quote(name)}={value}"
 
 
 def unreadable(check: str, name: str, reason: str, why: str = "") -> Finding:

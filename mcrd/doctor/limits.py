@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from mcrd.doctor.finding import Finding, unreadable
@@ -11,6 +12,7 @@ from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import MEMBERS_AT_MOST, Needs
 
 UNLIMITED = 1 << 63
+SMALL_RING = 8 << 20
 
 
 def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
@@ -56,8 +58,18 @@ def memory(host: Host, running: Running, needs: Needs) -> Finding:
     if total <= available:
         return Finding(check, "ok", value)
     most = max(takes, key=lambda name: takes[name])
-    remedy = f'[interfaces.{most}] ring_size = "8 MiB" in the rule file, or fewer workers'
+    if needs.ring_size(most) > SMALL_RING:
+        remedy = (
+            f'ring_size = "{_mib(SMALL_RING)}" in the rule file, under [interfaces.{_key(most)}]'
+        )
+    else:
+        remedy = f"fewer workers of {most}, or more memory"
     return Finding(check, "trouble", value, why, remedy)
+
+
+def _key(name: str) -> str:
+    """As TOML wants it."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _mib(size: int) -> str:

@@ -39,9 +39,13 @@ class Needs:
         """How many read it."""
         return self._settings(interface).workers
 
+    def ring_size(self, interface: str) -> int:
+        """Bytes, of each of its workers."""
+        return self._settings(interface).ring_size
+
     def memory(self, interface: str) -> int:
         """Bytes that one worker of the interface takes, with its two rings."""
-        size = self._settings(interface).ring_size
+        size = self.ring_size(interface)
         return WORKER_MEMORY + size + max(LARGE_LEAST, size // LARGE_SHARE)
 
     def _settings(self, interface: str) -> Interface:

@@ -7,9 +7,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,12 @@ def test_memory_for_the_rings_that_there_are_not_yet(host: MakeHost) -> None:
     assert limits.memory(host({"proc/meminfo": ""}), Running(), rings).verdict == "unknown"
 
 
+def test_a_small_ring_is_made_no_larger(host: MakeHost) -> None:
+    small = needs(rule("a", TAKEN, SENT), '[interfaces.r0]\nring_size = "4 MiB"')
+    made = host({"proc/meminfo": "MemAvailable: 1 kB\n"})
+    assert limits.memory(made, Running(), small).remedy == "fewer workers of r0, or more memory"
+
+
 def test_memberships(host: MakeHost) -> None:
     one = needs(rule("a", TAKEN, SENT))
     name = "net.ipv4.igmp_max_memberships"
@@ -269,6 +277,35 @@ def test_rp_filter_is_never_a_trouble(host: MakeHost) -> None:
     made = host({"net.ipv4.conf.all.rp_filter": "0", "net.ipv4.conf.r0.rp_filter": "1"})
     (found,) = sysctls.reverse_path(made, needs(rule("a", TAKEN, SENT)))
     assert (found.verdict, found.value, found.remedy) == ("ok", "1 on r0", "")
+
+
+@pytest.mark.parametrize("name", ["r0;reboot", "r0.9", "ä$(id)"])
+def test_odd_names_in_what_is_to_be_typed(host: MakeHost, name: str) -> None:
+    """As the shell reads it, the name is one word; and in the rule file, one key."""
+    rules = needs(rule("a", f"{name} 239.1.1.1 5000 vlan=9", SENT))
+    devices = {name: Device(name, features={"rx-vlan-filter": FIXED}), "r1": Device("r1")}
+    line = offloads.offloads(rules, devices, (6, 2))[0].remedy
+    assert shlex.split(line)[3:7] == ["link", name, "name", f"{name}.9"]
+
+    forced = host({f"proc/sys/net/ipv4/conf/{name}/force_igmp_version": "1"})
+    line = sysctls.igmp_version(forced, needs(rule("a", f"{name} 239.1.1.1 5000", SENT)))[0].remedy
+    assert shlex.split(line) == ["sysctl", "-w", f"net/ipv4/conf/{name}/force_igmp_version=0"]
+
+    little = host({"proc/meminfo": "MemAvailable: 1 kB\n"})
+    line = limits.memory(little, Running(), rules).remedy
+    setting, _, table = line.partition(" in the rule file, under ")
+    assert tomllib.loads(f"{table}\n{setting}") == {"interfaces": {name: {"ring_size": "8 MiB"}}}
+
+
+def test_a_long_name_has_no_room_for_a_vlan() -> None:
+    rules = needs(
+        rule("a", "enp129s0f1np1 239.1.1.1 5000 vlan=100", SENT),
+        rule("b", "enp129s0f1np1 239.1.1.1 5000 vlan=7", SENT),
+    )
+    card = Device("enp129s0f1np1", features={"rx-vlan-filter": FIXED})
+    line = offloads.offloads(rules, {card.name: card}, (6, 2))[0].remedy
+    begin = "ip link add link enp129s0f1np1 name"
+    assert line == (f"{begin} enp129s0f1np1.7 type vlan id 7; {begin} vlan100 type vlan id 100")
 
 
 ON, OFF, FIXED = Feature(True, True), Feature(False, True), Feature(True, False)
