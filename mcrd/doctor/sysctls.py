@@ -80,16 +80,21 @@ def fragments(host: Host) -> list[Finding]:
         return []
     value = f"{failed} IPv4 packets not completed since the start, {late} of them by timeout"
     threshold = host.sysctl(FRAGMENTS)
-    if failed <= late or threshold is None or threshold > FRAGMENTS_DEFAULT:
+    if failed <= late or threshold is None:
         why = "fragments were lost on the way: no setting of this host helps"
         return [Finding("fragments", "ok", value, why)]
+    if threshold > FRAGMENTS_DEFAULT:
+        why = f"{FRAGMENTS} = {threshold} is raised already; if the number grows, raise it further"
+        return [Finding("fragments", "ok", value, why)]
     why = f"of those without a timeout, {FRAGMENTS} = {threshold} may have left no room"
-    return [Finding("fragments", "trouble", value, why, setting(FRAGMENTS, 4 * threshold))]
+    remedy = setting(FRAGMENTS, 4 * FRAGMENTS_DEFAULT)
+    return [Finding("fragments", "trouble", value, why, remedy)]
 
 
 def igmp_version(host: Host, needs: Needs) -> list[Finding]:
     """An older version knows no sources, and its first not even a leave."""
     found = []
+    all_of_mld = host.sysctl("net/ipv6/conf/all/force_mld_version")
     for version, family, name, newest in (
         (4, "ipv4", "force_igmp_version", 3),
         (6, "ipv6", "force_mld_version", 2),
@@ -99,6 +104,8 @@ def igmp_version(host: Host, needs: Needs) -> list[Finding]:
             value = host.sysctl(f"net/{family}/conf/{interface}/{name}")
             if not value or value >= newest:
                 continue
+            if version == 6 and interface != "all" and all_of_mld:
+                continue  # that of all goes before; of IGMP, both count
             concerned = by_source if interface == "all" else by_source & {interface}
             if not concerned and (version == 6 or value > 1):
                 continue

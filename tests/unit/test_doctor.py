@@ -228,6 +228,14 @@ def test_fragments(
     assert verdicts(sysctls.fragments(made)) == expected
 
 
+@pytest.mark.parametrize("threshold", [0, 256 << 10, 1 << 20, 4 << 20])
+def test_the_line_for_fragments_ends_the_trouble(host: MakeHost, threshold: int) -> None:
+    made = host({**snmp(5, 3), sysctls.FRAGMENTS: str(threshold)})
+    (found,) = sysctls.fragments(made)
+    _, _, value = found.remedy.partition(f"sysctl -w {sysctls.FRAGMENTS}=")
+    assert verdicts(sysctls.fragments(host({sysctls.FRAGMENTS: value}))) == ["ok"]
+
+
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
@@ -248,6 +256,13 @@ def test_the_version_of_igmp_that_is_forced(
     # Without sources, only the version without a leave is one.
     any_source = needs(rule("a", TAKEN, SENT))
     assert verdicts(sysctls.igmp_version(host(settings), any_source)) == ["ok"]
+
+
+def test_of_mld_the_version_of_all_goes_before(host: MakeHost) -> None:
+    ssm = needs(rule("a", 'r0 ff3e::1 5000 sources=["fd01::1"]', "r1 ff3e::2 6000"))
+    name = "net.ipv6.conf.{}.force_mld_version"
+    assert verdicts(sysctls.igmp_version(host({name.format("r0"): "1"}), ssm)) == ["trouble"]
+    assert verdicts(sysctls.igmp_version(host({name.format("all"): "2"}), ssm)) == ["ok"]
 
 
 def test_igmp_version_1(host: MakeHost) -> None:
