@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcrd import config, filters
 from mcrd.config import ConfigError
 from mcrd.doctor import kernel, limits, offloads, others, sysctls
 from mcrd.doctor.devices import devices
-from mcrd.doctor.finding import Finding
+from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
 from mcrd.files import read_file
@@ -21,26 +22,38 @@ from mcrd.model import Config
 def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     """Looks at everything; what needs the rules only where they can be had."""
     rules, found = rule_file(path)
+    elsewhere = network(host, running)
+    here = all(finding.verdict != "trouble" for finding in elsewhere)
     return [
         found,
         daemon(running),
+        *elsewhere,
         sandbox(running),
         kernel.version(host),
         kernel.io_uring(host, kernel.try_io_uring()),
         kernel.namespaces(host, running),
         kernel.clock(host),
-        *sysctls.fragments(host),
-        others.routers(host),
+        *(of_network(host) if here else ()),
         *(of_rules(host, running, rules) if rules is not None else ()),
+        *(of_both(host, running, rules) if rules is not None and here else ()),
     ]
+
+
+def of_network(host: Host) -> list[Finding]:
+    """What depends on the network namespace."""
+    return [*sysctls.fragments(host), others.routers(host)]
 
 
 def of_rules(host: Host, running: Running, rules: Config) -> list[Finding]:
     """What depends on the rule file."""
     needs = Needs(rules)
+    return [limits.descriptors(host, running, needs), limits.memory(host, running, needs)]
+
+
+def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
+    """What depends on the rule file and the network namespace."""
+    needs = Needs(rules)
     return [
-        limits.descriptors(host, running, needs),
-        limits.memory(host, running, needs),
         *sysctls.memberships(host, needs),
         *sysctls.filter_memory(host, filters.networks(rules)),
         *sysctls.igmp_version(host, needs),
@@ -75,10 +88,8 @@ def rule_file(path: Path) -> tuple[Config | None, Finding]:
     try:
         rules = config.load(path)
     except ConfigError as error:
-        first, number = error.problems[0], len(error.problems)
-        more = f", and {number - 1} more" if number > 1 else ""
         return None, Finding(
-            check, "trouble", f"{first}{more}", why, f"mcrctl check {shlex.quote(str(path))}"
+            check, "trouble", _first(error.problems), why, f"mcrctl check {shlex.quote(str(path))}"
         )
     count = sum(rule.enabled for rule in rules.rules.values())
     return rules, Finding(check, "ok", f"{path}, {count} rule{'s' if count != 1 else ''} enabled")
@@ -89,10 +100,33 @@ def daemon(running: Running) -> Finding:
     if running.status is None:
         return Finding("daemon", "unknown", running.silence, "its limits and sandbox are not seen")
     value = f"mcrd {running.status['version']}, pid {running.pid}, {running.status['config']}"
-    if running.status["config_errors"]:
+    if errors := running.status["config_errors"]:
+        value = f"{value}: the file was refused: {_first(errors)}"
         why = "the rules that ran before still do"
-        return Finding("daemon", "trouble", f"{value}: the file was refused", why, "mcrctl status")
+        return Finding("daemon", "trouble", value, why, "mcrctl status")
     return Finding("daemon", "ok", value)
+
+
+def _first(problems: Sequence[object]) -> str:
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}"
+
+
+def network(host: Host, running: Running) -> list[Finding]:
+    """Said only where the daemon has another network than this process, or may have."""
+    check = "network namespace"
+    if running.pid is None:
+        return []
+    try:
+        if host.namespace("net", running.pid) == host.namespace("net"):
+            return []
+    except OSError as error:
+        name = f"/proc/{running.pid}/ns/net"
+        why = "if it is not that of this mcrctl, what is said of the network is not the daemon's"
+        return [unreadable(check, name, error.strerror or str(error), why)]
+    why = "interfaces, their sysctls and other programs were not looked at: here, they are others"
+    remedy = f"nsenter --net=/proc/{running.pid}/ns/net mcrctl doctor"
+    return [Finding(check, "trouble", "the daemon is in another one", why, remedy)]
 
 
 def sandbox(running: Running) -> Finding:
@@ -107,4 +141,5 @@ def sandbox(running: Running) -> Finding:
     if not running.workers:
         return Finding(check, "unknown", "no worker runs")
     layers = running.status["workers"][0]["layers"]
-    return Finding(check, "ok", f"all {len(layers)} layers hold in every worker")
+    value = f"all {len(layers)} layers hold in every worker: {', '.join(layers)}"
+    return Finding(check, "ok", value)

@@ -22,7 +22,7 @@ from mcrd import config, filters
 from mcrd.cli import mcrctl
 from mcrd.doctor import Finding, Host, Running, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.devices import Device, Feature
-from mcrd.doctor.examine import daemon, rule_file, sandbox
+from mcrd.doctor.examine import daemon, examine, network, rule_file, sandbox
 from mcrd.doctor.needs import Needs
 from tests.lab.rules import rule
 
@@ -429,7 +429,29 @@ def test_what_the_daemon_says() -> None:
     missing = running(sandbox={"mode": "default", "missing": {"landlock": "not supported"}})
     found = sandbox(missing)
     assert (found.verdict, found.value) == ("trouble", "without landlock (not supported)")
-    assert daemon(running(config_errors=["x"])).verdict == "trouble"
+    found = daemon(running(config_errors=["mcr.toml: permission denied", "y"]))
+    assert found.verdict == "trouble"
+    assert found.value.endswith("refused: mcr.toml: permission denied, and 1 more")
+
+
+def test_a_daemon_in_another_network_namespace(host: MakeHost, tmp_path: Path) -> None:
+    made = host({})
+    (own, its) = (tmp_path / "proc" / who / "ns/net" for who in ("self", "4242"))
+    for link in (own, its):
+        link.parent.mkdir(parents=True)
+    own.symlink_to("net:[1]")
+    assert network(made, Running()) == []
+    assert verdicts(network(made, running())) == ["unknown"]  # somebody else's process
+    its.symlink_to("net:[2]")
+    (found,) = network(made, running())
+    assert found.verdict == "trouble"
+    assert found.remedy == "nsenter --net=/proc/4242/ns/net mcrctl doctor"
+    checks = {about.check for about in examine(made, tmp_path / "none", running())}
+    assert {"network namespace", "clock"} <= checks
+    assert "multicast routing" not in checks
+    its.unlink()
+    its.symlink_to("net:[1]")
+    assert network(made, running()) == []
 
 
 def test_the_rule_file(tmp_path: Path) -> None:
