@@ -414,6 +414,18 @@ def test_programs_that_may_not_be_looked_at(host: MakeHost) -> None:
     assert "uid 995 at [::]:5000" in others.programs(made, Running(), rules).value
 
 
+def test_a_program_on_one_of_many_ports(host: MakeHost) -> None:
+    line = " 1: 010101EF:{:04X} 00000000:0000 07 0:0 0:0 0  1000        0 77 2 0 0\n"
+    rules = needs(
+        rule("range", "r0 239.1.1.1 5000-5010", "r1 239.2.2.2 6000-6010"),
+        rule("other", "r0 239.1.1.1 7000", SENT),
+    )
+    if sys.byteorder == "little":
+        made = host({f"{NET}/udp": "head\n" + "".join(map(line.format, (5005, 5011, 7000)))})
+        value = others.programs(made, Running(), rules).value
+        assert value.replace("a program of uid 1000 at 239.1.1.1:", "") == "5005, 7000"
+
+
 def test_a_multicast_router(host: MakeHost) -> None:
     head = "Interface      BytesIn  PktsIn  BytesOut PktsOut Flags Local    Remote\n"
     assert others.routers(host({f"{NET}/ip_mr_vif": head})).value == "the kernel does none"
