@@ -1,10 +1,11 @@
-"""Interfaces as ethtool and rtnetlink show them: what kind they are, and their offloads."""
+"""Interfaces as ethtool and rtnetlink show them: kind, addresses, and offloads."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,12 +22,13 @@ class Feature(NamedTuple):
 class Device:
     """An interface. `kind` is as in `ip link add type KIND`, "" for hardware.
 
-    `vlans` are those that have an interface of their own above it.
+    `vlans` are those that have an interface of their own above it. `ipv4`: it has an address.
     """
 
     name: str
     kind: str = ""
     vlans: frozenset[int] = frozenset()
+    ipv4: bool = True
     features: Mapping[str, Feature] = field(default_factory=dict)
 
     def has(self, feature: str) -> bool:
@@ -44,6 +46,7 @@ def devices(names: Iterable[str]) -> dict[str, Device]:
 
     with IPRoute() as netlink:
         links = {link["index"]: link for link in netlink.get_links()}
+        addressed = {address["index"] for address in netlink.get_addr(family=socket.AF_INET)}
     vlans: dict[int, set[int]] = {}
     kinds: dict[int, str] = {}
     for index, link in links.items():
@@ -57,6 +60,7 @@ def devices(names: Iterable[str]) -> dict[str, Device]:
             name,
             kinds[indices[name]],
             frozenset(vlans.get(indices[name], ())),
+            indices[name] in addressed,
             _features(name),
         )
         for name in names

@@ -58,18 +58,21 @@ def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
         *sysctls.filter_memory(host, filters.networks(rules)),
         *sysctls.igmp_version(host, needs),
         *sysctls.neighbours(host, needs),
-        *_offloads(host, needs),
+        *of_interfaces(host, needs),
         others.programs(host, running, needs),
-        *sysctls.reverse_path(host, needs),
     ]
 
 
-def _offloads(host: Host, needs: Needs) -> list[Finding]:
+def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
+    """What depends on the interfaces of the rules."""
     try:
         found = devices([*needs.inputs(), *needs.outputs()])
     except OSError as error:
-        return [Finding("offloads", "unknown", f"no interfaces: {error.strerror or error}")]
-    return offloads.offloads(needs, found, kernel.release(host))
+        return [Finding("interfaces", "unknown", f"cannot be told: {error.strerror or error}")]
+    return [
+        *offloads.offloads(needs, found, kernel.release(host)),
+        *sysctls.reverse_path(host, needs, found),
+    ]
 
 
 def rule_file(path: Path) -> tuple[Config | None, Finding]:

@@ -60,6 +60,14 @@ class Needs:
                 joined[given.interface, given.address] = _addresses(given.address)
         return sum(joined.values())
 
+    def joining(self, version: int) -> set[str]:
+        """Interfaces on which groups are joined."""
+        return {
+            rule.input.interface
+            for rule in self.rules()
+            if rule.input.address.version == version and is_joined(rule.input)
+        }
+
     def single_sources(self, version: int) -> list[tuple[str, int]]:
         """Interface and number of sources of each input that joins for these alone (SSM)."""
         return [

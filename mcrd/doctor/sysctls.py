@@ -1,4 +1,4 @@
-"""Settings of the network stack that the rules depend on, and rp_filter, which they do not."""
+"""Settings of the network stack that the rules depend on."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 
 from mcrd import filters
+from mcrd.doctor.devices import Device
 from mcrd.doctor.finding import Finding, setting, unreadable
 from mcrd.doctor.host import NET, Host
 from mcrd.doctor.needs import Needs
@@ -145,10 +146,47 @@ def neighbours(host: Host, needs: Needs) -> list[Finding]:
     return found
 
 
-def reverse_path(host: Host, needs: Needs) -> list[Finding]:
-    """Never a trouble: whoever looks for it learns why."""
+def reverse_path(host: Host, needs: Needs, devices: Mapping[str, Device]) -> list[Finding]:
+    """It takes no stream from the relay, but may take the queries of IGMP from the kernel.
+
+    These pass when the way back to who asks leads over their interface; with 2, over any. Without
+    an address there, only the first counts (fib_validate_source(); queries of 0.0.0.0 pass).
+    """
     every = host.sysctl("net.ipv4.conf.all.rp_filter") or 0
     own = {name: host.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in needs.inputs()}
-    shown = ", ".join(f"{max(every, n)} on {name}" for name, n in own.items() if n is not None)
-    why = "it does not matter for the relay: packets are taken before the kernel looks at it"
-    return [Finding("rp_filter", "ok", shown, why)] if shown else []
+    values = {name: max(every, value) for name, value in own.items() if value is not None}
+    if not values:
+        return []
+    asked = {name for name in needs.joining(4) if values.get(name)}
+    routed = {line.split("\t")[0] for line in host.lines(f"{NET}/route")[1:]}
+    deaf = [
+        name
+        for name in values
+        if name in asked and name in devices and not devices[name].ipv4 and name not in routed
+    ]
+    why = (
+        "a query of IGMP has no way back over an interface without an address: the kernel drops"
+        " it and reports no group, so a switch that snoops ends the stream after minutes"
+    )
+    if deaf:
+        return [
+            Finding(
+                "rp_filter",
+                "trouble",
+                f"{values[name]} on {name}, which has no IPv4 address",
+                why,
+                _no_reverse_path(name, every),
+            )
+            for name in deaf
+        ]
+    shown = ", ".join(f"{value} on {name}" for name, value in values.items())
+    why = "streams are taken before the kernel looks at it"
+    if asked:
+        why += "; only queries of IGMP are dropped, from an address with no way back to it"
+    return [Finding("rp_filter", "ok", shown, why)]
+
+
+def _no_reverse_path(name: str, every: int) -> str:
+    """The greater of both counts."""
+    line = setting(f"net/ipv4/conf/{name}/rp_filter", 0)
+    return f"{line} net/ipv4/conf/all/rp_filter=0" if every else line

@@ -94,11 +94,14 @@ def test_interfaces_are_looked_at(triangle: Triangle) -> None:
     with relay.inside():
         found = devices(["r0", "r7"])
     assert found.keys() == {"r0"}
-    assert (found["r0"].kind, found["r0"].vlans) == ("veth", frozenset())
+    assert (found["r0"].kind, found["r0"].vlans, found["r0"].ipv4) == ("veth", frozenset(), True)
     assert found["r0"].has("tx-udp-segmentation")
     relay.run("ethtool", "-K", "r0", "tx-udp-segmentation", "off")
+    relay.run("ip", "-4", "address", "flush", "dev", "r0")
     with relay.inside():
-        assert devices(["r0"])["r0"].could("tx-udp-segmentation")
+        changed = devices(["r0"])["r0"]
+    assert changed.could("tx-udp-segmentation")
+    assert not changed.ipv4
 
 
 def test_a_vlan_with_an_interface_of_its_own(triangle: Triangle) -> None:

@@ -288,10 +288,36 @@ def test_neighbours_count_when_they_are_many(host: MakeHost) -> None:
     assert verdicts(sysctls.neighbours(Host(Path("/nowhere")), to_hosts(600))) == ["unknown"]
 
 
-def test_rp_filter_is_never_a_trouble(host: MakeHost) -> None:
-    made = host({"net.ipv4.conf.all.rp_filter": "0", "net.ipv4.conf.r0.rp_filter": "1"})
-    (found,) = sysctls.reverse_path(made, needs(rule("a", TAKEN, SENT)))
-    assert (found.verdict, found.value, found.remedy) == ("ok", "1 on r0", "")
+ROUTES = f"{NET}/route"
+
+
+@pytest.mark.parametrize(
+    ("settings", "address", "verdict", "remedy"),
+    [
+        ({"all": 0, "r0": 0}, False, "ok", ""),
+        ({"all": 0, "r0": 1}, True, "ok", ""),
+        ({"all": 0, "r0": 2}, False, "trouble", "net/ipv4/conf/r0/rp_filter=0"),
+        (
+            {"all": 1, "r0": 0},
+            False,
+            "trouble",
+            "net/ipv4/conf/r0/rp_filter=0 net/ipv4/conf/all/rp_filter=0",
+        ),
+    ],
+)
+def test_rp_filter_drops_queries_of_igmp(
+    host: MakeHost, settings: dict[str, int], address: bool, verdict: str, remedy: str
+) -> None:
+    files = {f"net.ipv4.conf.{name}.rp_filter": str(value) for name, value in settings.items()}
+    devices = {"r0": Device("r0", ipv4=address)}
+    joins = needs(rule("a", TAKEN, SENT))
+    (found,) = sysctls.reverse_path(host(files), joins, devices)
+    assert (found.verdict, found.remedy) == (verdict, remedy and f"sysctl -w {remedy}")
+    # Where no group is joined, nobody answers; and a route will do for an address.
+    takes = needs(rule("a", "r0 10.1.0.2 5000", SENT))
+    assert verdicts(sysctls.reverse_path(host(files), takes, devices)) == ["ok"]
+    made = host({**files, ROUTES: "Iface\tDestination\nr0\t0001010A\n"})
+    assert verdicts(sysctls.reverse_path(made, joins, devices)) == ["ok"]
 
 
 @pytest.mark.parametrize("name", ["r0;reboot", "r0.9", "ä$(id)"])
