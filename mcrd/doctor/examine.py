@@ -57,6 +57,7 @@ def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
         *sysctls.memberships(host, needs),
         *sysctls.filter_memory(host, filters.networks(rules)),
         *sysctls.igmp_version(host, needs),
+        *sysctls.ipv6(host, needs),
         *sysctls.neighbours(host, needs),
         *of_interfaces(host, needs),
         others.programs(host, running, needs),

@@ -68,6 +68,17 @@ class Needs:
             if rule.input.address.version == version and is_joined(rule.input)
         }
 
+    def ipv6_interfaces(self) -> list[str]:
+        """Those that take it for joins, for neighbours that ask, and for all that is sent."""
+        found: dict[str, None] = {}
+        for rule in self.rules():
+            given = rule.input
+            asked = is_joined(given) or not (given.address.is_multicast or given.vlan is not None)
+            if given.address.version == 6 and asked:
+                found[given.interface] = None
+            found |= {o.interface: None for o in rule.outputs if o.address.version == 6}
+        return list(found)
+
     def single_sources(self, version: int) -> list[tuple[str, int]]:
         """Interface and number of sources of each input that joins for these alone (SSM)."""
         return [

@@ -190,3 +190,20 @@ def _no_reverse_path(name: str, every: int) -> str:
     """The greater of both counts."""
     line = setting(f"net/ipv4/conf/{name}/rp_filter", 0)
     return f"{line} net/ipv4/conf/all/rp_filter=0" if every else line
+
+
+def ipv6(host: Host, needs: Needs) -> list[Finding]:
+    """Said only where it is needed and off."""
+    names, check = needs.ipv6_interfaces(), "IPv6"
+    if not names:
+        return []
+    if not host.exists("proc/sys/net/ipv6"):
+        why = "the rules have IPv6 addresses"
+        remedy = "ipv6.disable=0 on the kernel's command line"
+        return [Finding(check, "trouble", "the kernel has none", why, remedy)]
+    why = "it has no IPv6 address then and joins no group; addresses that it had are to be set anew"
+    return [
+        Finding(check, "trouble", f"{path} = 1", why, setting(path, 0))
+        for path in (f"net/ipv6/conf/{name}/disable_ipv6" for name in names)
+        if host.sysctl(path) == 1
+    ]

@@ -320,6 +320,23 @@ def test_rp_filter_drops_queries_of_igmp(
     assert verdicts(sysctls.reverse_path(made, joins, devices)) == ["ok"]
 
 
+def test_ipv6_that_is_off(host: MakeHost) -> None:
+    name = "net.ipv6.conf.{}.disable_ipv6"
+    made = host({name.format("r0"): "1", name.format("r1"): "1", name.format("r2"): "0"})
+    assert sysctls.ipv6(made, needs(rule("a", TAKEN, SENT))) == []
+    six = needs(rule("a", "r0 ff3e::1 5000", "r1 ff3e::2 6000", "r2 ff3e::2 6000"))
+    found = sysctls.ipv6(made, six)
+    assert [about.remedy for about in found] == [
+        f"sysctl -w net/ipv6/conf/{interface}/disable_ipv6=0" for interface in ("r0", "r1")
+    ]
+    assert len(sysctls.ipv6(made, needs(rule("a", "r0 fd01::2 5000", "r2 fd02::2 6000")))) == 1
+    # Frames with a tag are taken without a join.
+    tagged = needs(rule("a", "r0 ff3e::1 5000 vlan=9", "r2 ff3e::2 6000"))
+    assert sysctls.ipv6(made, tagged) == []
+    (found_none,) = sysctls.ipv6(Host(Path("/nowhere")), six)
+    assert (found_none.verdict, found_none.value) == ("trouble", "the kernel has none")
+
+
 @pytest.mark.parametrize("name", ["r0;reboot", "r0.9", "ä$(id)"])
 def test_odd_names_in_what_is_to_be_typed(host: MakeHost, name: str) -> None:
     """As the shell reads it, the name is one word; and in the rule file, one key."""
