@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 
 class Feature(NamedTuple):
-    """An offload; one that is not `free` stays as it is."""
+    """An offload; one that is not `free` stays as it is.
+
+    One that is off and `wanted` was asked for: the kernel keeps it off for the lack of another.
+    """
 
     on: bool
     free: bool
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,12 @@ class Device:
         return feature in self.features and self.features[feature].on
 
     def could(self, feature: str) -> bool:
-        """Is it off, and may be on?"""
+        """Is it off, and would it be on if somebody asked for it?"""
         return feature in self.features and self.features[feature] == Feature(False, True)
+
+    def withheld(self, feature: str) -> bool:
+        """Is it off although somebody asked for it?"""
+        return feature in self.features and self.features[feature] == Feature(False, True, True)
 
 
 def devices(names: Iterable[str]) -> dict[str, Device]:
@@ -81,6 +89,7 @@ def _features(name: str) -> dict[str, Feature]:
             feature: Feature(
                 found.is_active(feature),
                 found.is_available(feature) and not found.is_never_changed(feature),
+                found.is_requested(feature) and not found.is_active(feature),
             )
             for feature in found.keys()  # noqa: SIM118  # its iteration gives more
             if feature

@@ -18,6 +18,7 @@ from mcrd.doctor.kernel import SUPER_FRAMES
 from mcrd.doctor.needs import Needs
 
 SEGMENT = "tx-udp-segmentation"
+CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")
 MERGING = ("rx-udp-gro-forwarding", "rx-gro-list")
 VLAN_FILTER = "rx-vlan-filter"
 VIRTUAL = ("veth", "bridge", "tun", "macvlan", "ipvlan")
@@ -98,6 +99,12 @@ def _output(device: Device, check: str, old: bool) -> Iterator[Finding]:
     if old and device.kind in VIRTUAL and device.has(SEGMENT):
         why = f"{LOST}: another mcrd or packet socket at its other end would miss them"
         yield Finding(check, "unknown", f"a {device.kind} with {SEGMENT}", why, f"{line} off")
-    elif device.could(SEGMENT) and not (old and device.kind in VIRTUAL):
-        why = "with it a run of datagrams is cut by the card, which saves CPU time"
+        return
+    if old and device.kind in VIRTUAL:
+        return
+    why = "with it a run of datagrams is cut by the card, which saves CPU time"
+    if device.could(SEGMENT):
         yield Finding(check, "ok", f"{SEGMENT} is off", why, f"{line} on")
+    elif device.withheld(SEGMENT) and any(map(device.could, CHECKSUMS)):
+        value = f"{SEGMENT} is off, as the card adds no checksums"
+        yield Finding(check, "ok", value, why, f"{_ethtool(device)} tx on")

@@ -102,6 +102,12 @@ def test_interfaces_are_looked_at(triangle: Triangle) -> None:
         changed = devices(["r0"])["r0"]
     assert changed.could("tx-udp-segmentation")
     assert not changed.ipv4
+    relay.run("ethtool", "-K", "r0", "tx-udp-segmentation", "on")
+    relay.run("ethtool", "-K", "r0", "tx", "off")
+    with relay.inside():
+        changed = devices(["r0"])["r0"]
+    assert changed.withheld("tx-udp-segmentation")
+    assert changed.could("tx-checksum-ip-generic")
 
 
 def test_a_vlan_with_an_interface_of_its_own(triangle: Triangle) -> None:

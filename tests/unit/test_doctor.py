@@ -367,6 +367,7 @@ def test_a_long_name_has_no_room_for_a_vlan() -> None:
 
 
 ON, OFF, FIXED = Feature(True, True), Feature(False, True), Feature(True, False)
+HELD = Feature(False, True, True)
 
 
 @pytest.mark.parametrize(
@@ -418,6 +419,14 @@ def test_offloads_of_an_input(
             "segmentation off",
         ),
         (Device("r1", "veth", features={"tx-udp-segmentation": OFF}), (6, 1), "ok", ""),
+        (
+            Device("r1", features={"tx-udp-segmentation": HELD, "tx-checksum-ip-generic": OFF}),
+            (6, 2),
+            "ok",
+            "ethtool -K r1 tx on",
+        ),
+        # Held off for a reason that is not seen here: no line is known that helps.
+        (Device("r1", features={"tx-udp-segmentation": HELD}), (6, 2), "ok", ""),
     ],
 )
 def test_offloads_of_an_output(
