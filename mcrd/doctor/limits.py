@@ -9,7 +9,7 @@ import re
 
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import Host, Running
-from mcrd.doctor.needs import MEMBERS_AT_MOST, Needs
+from mcrd.doctor.needs import Needs
 
 UNLIMITED = 1 << 63
 SMALL_RING = 8 << 20
@@ -26,12 +26,16 @@ def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
     limit = UNLIMITED if found[1] == "unlimited" else int(found[1])
     need = needs.descriptors(host.sysctl("net.ipv4.igmp_max_memberships") or 20)
     whose = "the daemon may have" if running.pid else "this shell may have"
-    more = f" and up to {MEMBERS_AT_MOST} members a worker" if needs.has_members() else ""
+    most = need + needs.members()
+    more = f", and up to {most} with all members" if most > need else ""
     value = f"{whose} {found[1]}, the rules take about {need}{more}"
     why = "every output takes one for each worker of its input interface"
-    remedy = f"LimitNOFILE={_round(2 * need)} in the unit, under [Service]"
-    if limit >= need:
+    remedy = f"LimitNOFILE={_round(need + most)} in the unit, under [Service]"
+    if limit >= most:
         return Finding(check, "ok", value)
+    if limit >= need:
+        why = "each member of a range, and each source that is kept, takes one for each output"
+        return Finding(check, "ok", value, why, remedy)
     if running.pid:
         return Finding(check, "trouble", value, why, remedy)
     why += "; no daemon answers, and the service has a limit of its own"

@@ -99,11 +99,19 @@ class Needs:
             total += _receptions(rule.input)
         return total + -(-(self.groups(4) + self.groups(6)) // max(1, groups_by_socket))
 
-    def has_members(self) -> bool:
-        """Whether there are outputs that get sockets as packets come."""
-        return any(
-            rule.input.is_range or any(output.source == "keep" for output in rule.outputs)
-            for rule in self.rules()
+    def members(self) -> int:
+        """Sockets that outputs get as packets come, at most: of ranges and of kept sources."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for rule in self.rules():
+            given, kept = rule.input, sum(output.source == "keep" for output in rule.outputs)
+            outputs = len(rule.outputs) if given.is_range else kept
+            members = MEMBERS_AT_MOST if kept else _addresses(given.address) * _ports(given)
+            if outputs:
+                found.setdefault(given.interface, []).append((members, outputs))
+        return sum(
+            self.workers(interface)
+            * min(sum(m * o for m, o in counts), MEMBERS_AT_MOST * max(o for _, o in counts))
+            for interface, counts in found.items()
         )
 
     def hosts(self, version: int) -> int:
@@ -149,5 +157,8 @@ def _receptions(given: Input) -> int:
     count = _addresses(given.address)
     if given.address.is_multicast:
         return count if count <= JOINED_AT_MOST else 1
-    ports = len(given.port) if isinstance(given.port, PortRange) else 1
-    return ports if ports <= HELD_AT_MOST else 0
+    return _ports(given) if _ports(given) <= HELD_AT_MOST else 0
+
+
+def _ports(given: Input) -> int:
+    return len(given.port) if isinstance(given.port, PortRange) else 1

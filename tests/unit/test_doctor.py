@@ -173,6 +173,12 @@ def test_descriptors_of_the_daemon_or_of_the_shell(host: MakeHost) -> None:
     assert limits.descriptors(made, Running(), many).verdict == "ok"
     made = host({"proc/self/limits": limit("1024")})
     assert limits.descriptors(made, Running(), many).verdict == "unknown"
+    made = host({"proc/4242/limits": limit("16384")})
+    kept = needs(rule("a", TAKEN, f'{SENT} source="keep"', 'r2 239.1.1.1 1 source="keep"'))
+    found = limits.descriptors(made, running(), kept)
+    assert (found.verdict, bool(found.remedy)) == ("ok", True)  # two for each of 8192 sources
+    few = needs(rule("a", "r0 239.1.1.0/30 5000", "r1 239.2.2.0/30 6000"))
+    assert limits.descriptors(made, running(), few).remedy == ""
     made = host({"proc/4242/limits": limit("unlimited")})
     assert limits.descriptors(made, running(), many).verdict == "ok"
     assert limits.descriptors(made, running(pid=7), many).verdict == "unknown"
