@@ -58,6 +58,7 @@ def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
         *sysctls.filter_memory(host, filters.networks(rules)),
         *sysctls.igmp_version(host, needs),
         *sysctls.ipv6(host, needs),
+        *sysctls.low_ports(host, running, needs),
         *sysctls.neighbours(host, needs),
         *of_interfaces(host, needs),
         others.programs(host, running, needs),

@@ -96,6 +96,10 @@ class Running:
         """Its user."""
         return int(self.status["privileges"]["uid"]) if self.status else None
 
+    def may(self, capability: str) -> bool | None:
+        """Whether it has a capability; None where no daemon says it."""
+        return capability in self.status["privileges"]["capabilities"] if self.status else None
+
     @property
     def missing(self) -> dict[str, str]:
         """Layers of the sandbox that some worker is without, and why."""

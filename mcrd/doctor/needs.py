@@ -114,6 +114,16 @@ class Needs:
             for interface, counts in found.items()
         )
 
+    def low_ports(self, first: int) -> list[int]:
+        """Those below the first that everybody may bind: of outputs, and held for hosts."""
+        found = set()
+        for rule in self.rules():
+            found |= {o.source_port for o in rule.outputs if o.source_port is not None}
+            given = rule.input
+            if not given.address.is_multicast and given.protocol == "udp":
+                found.add(given.port if isinstance(given.port, int) else given.port.first)
+        return sorted(port for port in found if port < first)
+
     def hosts(self, version: int) -> int:
         """Neighbours that outputs may send to; ranges with all that a worker has room for."""
         found = {

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from mcrd import filters
 from mcrd.doctor.devices import Device
-from mcrd.doctor.finding import Finding, setting, unreadable
-from mcrd.doctor.host import NET, Host
+from mcrd.doctor.finding import Finding, Verdict, setting, unreadable
+from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
 from mcrd.model import Network
 from mcrd.sockets.common import attach_filter
@@ -20,6 +20,7 @@ OPTMEM = "net.core.optmem_max"
 OPTMEM_ENOUGH = 131072  # the default of new kernels; twice the largest filter that there is
 FRAGMENTS = "net.ipv4.ipfrag_high_thresh"
 FRAGMENTS_DEFAULT = 4 << 20
+PORTS_SHOWN = 8
 MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
 
 
@@ -190,6 +191,29 @@ def _no_reverse_path(name: str, every: int) -> str:
     """The greater of both counts."""
     line = setting(f"net/ipv4/conf/{name}/rp_filter", 0)
     return f"{line} net/ipv4/conf/all/rp_filter=0" if every else line
+
+
+def low_ports(host: Host, running: Running, needs: Needs) -> list[Finding]:
+    """Said only where the daemon may not bind what the rules say."""
+    check, name = "low ports", "net.ipv4.ip_unprivileged_port_start"
+    first = host.sysctl(name)
+    if first is None:
+        first = 1024
+    ports = needs.low_ports(first)
+    if not ports or running.may("net_bind_service"):
+        return []
+    more = ["and more"] if len(ports) > PORTS_SHOWN else []
+    value = f"{', '.join([*map(str, ports[:PORTS_SHOWN]), *more])}, below {name} = {first}"
+    why = (
+        "without CAP_NET_BIND_SERVICE an output with such a source_port fails, and senders hear"
+        " that the port of a host input is closed"
+    )
+    remedy = (
+        "AmbientCapabilities=CAP_NET_RAW CAP_NET_BIND_SERVICE in the unit, under [Service],"
+        " and CapabilityBoundingSet= with the same"
+    )
+    verdict: Verdict = "trouble" if running.status is not None else "unknown"
+    return [Finding(check, verdict, value, why, remedy)]
 
 
 def ipv6(host: Host, needs: Needs) -> list[Finding]:

@@ -61,7 +61,7 @@ def running(**more: Any) -> Running:
         "config_errors": [],
         "workers": [{"interface": "r0", "layers": ["uid", "seccomp"]}],
         "sandbox": {"mode": "default", "missing": {}},
-        "privileges": {"uid": 995},
+        "privileges": {"uid": 995, "capabilities": ["net_raw"]},
     }
     return Running({**status, **more})
 
@@ -324,6 +324,26 @@ def test_rp_filter_drops_queries_of_igmp(
     assert verdicts(sysctls.reverse_path(host(files), takes, devices)) == ["ok"]
     made = host({**files, ROUTES: "Iface\tDestination\nr0\t0001010A\n"})
     assert verdicts(sysctls.reverse_path(made, joins, devices)) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        (rule("a", "r0 239.1.1.1 500", SENT), ""),
+        (rule("a", "r0 10.1.0.2 500", f"{SENT} source_port=501"), "500, 501"),
+        (rule("a", TAKEN, f"{SENT} source_port=1024"), ""),
+        (rule("a", "r0 10.1.0.2 1000-1030", "r1 10.2.0.2 1000-1030"), "1000"),
+    ],
+)
+def test_low_ports(host: MakeHost, text: str, ports: str) -> None:
+    made, low = host({}), needs(text)
+    found = sysctls.low_ports(made, running(), low)
+    assert verdicts(found) == ["trouble"] * bool(ports)
+    assert verdicts(sysctls.low_ports(made, Running(), low)) == ["unknown"] * bool(ports)
+    assert [about.value.partition(", below")[0] for about in found] == [ports] * bool(ports)
+    may = running(privileges={"uid": 0, "capabilities": ["net_raw", "net_bind_service"]})
+    assert sysctls.low_ports(made, may, low) == []
+    assert sysctls.low_ports(host({"net.ipv4.ip_unprivileged_port_start": "0"}), may, low) == []
 
 
 def test_ipv6_that_is_off(host: MakeHost) -> None:
