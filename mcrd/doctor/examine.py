@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mcrd import config, filters
 from mcrd.config import ConfigError
-from mcrd.doctor import kernel, limits, offloads, others, sysctls
+from mcrd.doctor import buffers, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.devices import devices
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import Host, Running
@@ -41,7 +41,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
 
 def of_network(host: Host) -> list[Finding]:
     """What depends on the network namespace."""
-    return [*sysctls.fragments(host), others.routers(host)]
+    return [*buffers.backlog(host), *buffers.fragments(host), others.routers(host)]
 
 
 def of_rules(host: Host, running: Running, rules: Config) -> list[Finding]:
@@ -55,7 +55,8 @@ def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
     needs = Needs(rules)
     return [
         *sysctls.memberships(host, needs),
-        *sysctls.filter_memory(host, filters.networks(rules)),
+        *buffers.filter_memory(host, filters.networks(rules)),
+        *buffers.send_buffer(host),
         *sysctls.igmp_version(host, needs),
         *sysctls.ipv6(host, needs),
         *sysctls.low_ports(host, running, needs),

@@ -4,22 +4,13 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Mapping
 
-from mcrd import filters
 from mcrd.doctor.devices import Device
 from mcrd.doctor.finding import Finding, Verdict, setting, unreadable
 from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
-from mcrd.model import Network
-from mcrd.sockets.common import attach_filter
 
-OPTMEM = "net.core.optmem_max"
-OPTMEM_ENOUGH = 131072  # the default of new kernels; twice the largest filter that there is
-FRAGMENTS = "net.ipv4.ipfrag_high_thresh"
-FRAGMENTS_DEFAULT = 4 << 20
 PORTS_SHOWN = 8
 MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
 
@@ -41,56 +32,6 @@ def memberships(host: Host, needs: Needs) -> list[Finding]:
         return [Finding("memberships", "ok", shown)]
     why = "no group can be joined, so a switch that snoops sends none"
     return [Finding("memberships", "trouble", shown, why, setting(name, 20))]
-
-
-def filter_memory(host: Host, networks: Mapping[str, frozenset[Network]]) -> list[Finding]:
-    """Tries the filters on a socket that gets nothing. Said only where one has no room."""
-    small = [interface for interface, taken in networks.items() if not _fits(taken)]
-    if not small:
-        return []
-    room = host.sysctl(OPTMEM)
-    given = f"{OPTMEM} = {room}," if room is not None else f"{OPTMEM} is"  # the machine's
-    value = f"{given} too small for the filter of {', '.join(small)}"
-    why = (
-        "a coarser filter lets traffic to other addresses into the rings"
-        if _fits(None)
-        else "without room for a filter there is no ring, and nothing is relayed"
-    )
-    return [Finding("filter memory", "trouble", value, why, setting(OPTMEM, OPTMEM_ENOUGH))]
-
-
-def _fits(taken: frozenset[Network] | None) -> bool:
-    """At a reload, the old filter and the new one are there together."""
-    program = filters.ingress(taken)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            for _ in range(2):
-                attach_filter(sock, program)
-        except OSError as error:
-            return error.errno != errno.ENOMEM
-    return True
-
-
-def fragments(host: Host) -> list[Finding]:
-    """Sets that failed without a timeout had no room, or were wrong. Said only if there are."""
-    lines = [line.split() for line in host.lines(f"{NET}/snmp") if line.startswith("Ip:")]
-    if len(lines) != 2:
-        return [unreadable("fragments", f"/{NET}/snmp", "no counters")]
-    counts = dict(zip(*lines, strict=False))
-    failed, late = (int(counts.get(name, 0)) for name in ("ReasmFails", "ReasmTimeout"))
-    if failed == 0:
-        return []
-    value = f"{failed} IPv4 packets not completed since the start, {late} of them by timeout"
-    threshold = host.sysctl(FRAGMENTS)
-    if failed <= late or threshold is None:
-        why = "fragments were lost on the way: no setting of this host helps"
-        return [Finding("fragments", "ok", value, why)]
-    if threshold > FRAGMENTS_DEFAULT:
-        why = f"{FRAGMENTS} = {threshold} is raised already; if the number grows, raise it further"
-        return [Finding("fragments", "ok", value, why)]
-    why = f"of those without a timeout, {FRAGMENTS} = {threshold} may have left no room"
-    remedy = setting(FRAGMENTS, 4 * FRAGMENTS_DEFAULT)
-    return [Finding("fragments", "trouble", value, why, remedy)]
 
 
 def igmp_version(host: Host, needs: Needs) -> list[Finding]:

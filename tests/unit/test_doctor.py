@@ -20,7 +20,7 @@ import pytest
 
 from mcrd import config, filters
 from mcrd.cli import mcrctl
-from mcrd.doctor import Finding, Host, Running, kernel, limits, offloads, others, sysctls
+from mcrd.doctor import Finding, Host, Running, buffers, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.devices import Device, Feature
 from mcrd.doctor.examine import daemon, examine, network, rule_file, sandbox
 from mcrd.doctor.needs import Needs
@@ -211,7 +211,7 @@ def test_memberships(host: MakeHost) -> None:
 
 def test_the_filters_that_the_rules_make_are_tried() -> None:
     rules = config.parse(rule("a", TAKEN, SENT), "test.toml")
-    assert sysctls.filter_memory(Host(), filters.networks(rules)) == []
+    assert buffers.filter_memory(Host(), filters.networks(rules)) == []
 
 
 def snmp(failed: int, late: int) -> dict[str, str]:
@@ -230,16 +230,47 @@ def snmp(failed: int, late: int) -> dict[str, str]:
 def test_fragments(
     host: MakeHost, failed: int, late: int, threshold: int, expected: list[str]
 ) -> None:
-    made = host({**snmp(failed, late), sysctls.FRAGMENTS: str(threshold)})
-    assert verdicts(sysctls.fragments(made)) == expected
+    made = host({**snmp(failed, late), buffers.FRAGMENTS: str(threshold)})
+    assert verdicts(buffers.fragments(made)) == expected
 
 
 @pytest.mark.parametrize("threshold", [0, 256 << 10, 1 << 20, 4 << 20])
 def test_the_line_for_fragments_ends_the_trouble(host: MakeHost, threshold: int) -> None:
-    made = host({**snmp(5, 3), sysctls.FRAGMENTS: str(threshold)})
-    (found,) = sysctls.fragments(made)
-    _, _, value = found.remedy.partition(f"sysctl -w {sysctls.FRAGMENTS}=")
-    assert verdicts(sysctls.fragments(host({sysctls.FRAGMENTS: value}))) == ["ok"]
+    made = host({**snmp(5, 3), buffers.FRAGMENTS: str(threshold)})
+    (found,) = buffers.fragments(made)
+    _, _, value = found.remedy.partition(f"sysctl -w {buffers.FRAGMENTS}=")
+    assert verdicts(buffers.fragments(host({buffers.FRAGMENTS: value}))) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("size", "remedy"), [("212992", ""), ("4096", "sysctl -w net.core.wmem_default=212992")]
+)
+def test_the_send_buffer(host: MakeHost, size: str, remedy: str) -> None:
+    (found,) = buffers.send_buffer(host({"net.core.wmem_default": size}))
+    assert (found.verdict, found.remedy) == ("trouble" if remedy else "ok", remedy)
+    assert buffers.send_buffer(Host(Path("/nowhere"))) == []
+
+
+@pytest.mark.parametrize(
+    ("dropped", "size", "expected"),
+    [
+        ("00000000", "1000", []),
+        ("0000000a", "1000", ["trouble"]),
+        ("0000000a", "16000", ["ok"]),  # raised already; the counter does not go back
+        ("0000000a", "", ["unknown"]),
+        ("?", "1000", ["unknown"]),
+    ],
+)
+def test_the_backlog(host: MakeHost, dropped: str, size: str, expected: list[str]) -> None:
+    cpu = "0000d31c {} 00000000 00000000\n"
+    files = {
+        f"{NET}/softnet_stat": cpu.format("00000002" if expected else "0") + cpu.format(dropped)
+    }
+    found = buffers.backlog(host({**files, "net.core.netdev_max_backlog": size}))
+    assert verdicts(found) == expected
+    if "trouble" in expected:
+        assert found[0].value.startswith("12 frames")
+        assert found[0].remedy == "sysctl -w net.core.netdev_max_backlog=16000"
 
 
 @pytest.mark.parametrize(
