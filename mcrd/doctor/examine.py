@@ -30,7 +30,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         *elsewhere,
         sandbox(running),
         kernel.version(host),
-        kernel.io_uring(host, kernel.try_io_uring()),
+        kernel.io_uring(host, running, kernel.try_io_uring()),
         kernel.namespaces(host, running),
         kernel.clock(host),
         *(of_network(host) if here else ()),

@@ -65,6 +65,15 @@ class Host:
         lines = self.lines(f"proc/{pid}/comm")
         return lines[0] if lines else "?"
 
+    def groups(self, pid: int) -> frozenset[int]:
+        """Its effective group, and the supplementary ones; none where it is not to be seen."""
+        fields = dict(line.split(":", 1) for line in self.lines(f"proc/{pid}/status"))
+        try:
+            own = int(fields["Gid"].split()[1])
+            return frozenset((own, *map(int, fields["Groups"].split())))
+        except (KeyError, IndexError, ValueError):
+            return frozenset()
+
     def _processes(self) -> Iterator[int]:
         with contextlib.suppress(OSError):
             for name in os.listdir(self.root / "proc"):
@@ -95,6 +104,12 @@ class Running:
     def uid(self) -> int | None:
         """Its user."""
         return int(self.status["privileges"]["uid"]) if self.status else None
+
+    @property
+    def worker(self) -> int | None:
+        """The process id of one of its workers."""
+        workers = self.status["workers"] if self.status else []
+        return int(workers[0]["pid"]) if workers else None
 
     def may(self, capability: str) -> bool | None:
         """Whether it has a capability; None where no daemon says it."""

@@ -34,6 +34,7 @@ CLOCKS = "sys/devices/system/clocksource/clocksource0"
 FAST_CLOCKS = ("tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "xen", "arch_sys_counter")
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit", "refined-jiffies")
 
+URING_WHY = "every worker needs one: without, no rule runs"
 NAMESPACES_WHY = "workers that are not root's make their own namespaces, and do without if refused"
 
 
@@ -92,24 +93,33 @@ def _setup(flags: int) -> int:
     return 0
 
 
-def io_uring(host: Host, tried: Uring) -> Finding:
+def io_uring(host: Host, running: Running, tried: Uring) -> Finding:
     """Workers are of no other user than the daemon's, or of nobody: they have no capability."""
-    check, why = "io_uring", "every worker needs one: without, no rule runs"
+    check, why = "io_uring", URING_WHY
     disabled = host.sysctl("kernel.io_uring_disabled")  # since Linux 6.6
     allow = setting("kernel.io_uring_disabled", 0)
     if disabled == 2:
         return Finding(check, "trouble", "kernel.io_uring_disabled = 2", why, allow)
     if disabled == 1:
-        group = host.sysctl("kernel.io_uring_group")
-        value = f"kernel.io_uring_disabled = 1, kernel.io_uring_group = {group}"
-        if group is None or group < 0:
-            return Finding(check, "trouble", value, why, allow)
-        return Finding(check, "unknown", value, f"{why}; that group has to be the workers'", allow)
+        return _io_uring_of_group(host, running, allow)
     if tried.error:
         name = errno.errorcode.get(tried.error, str(tried.error))
         remedy = "allow io_uring_setup, io_uring_enter, io_uring_register in the container"
         return Finding(check, "trouble", f"io_uring_setup: {name}", why, remedy)
     return Finding(check, "ok", "allowed" if tried.single else "allowed, not for one thread alone")
+
+
+def _io_uring_of_group(host: Host, running: Running, allow: str) -> Finding:
+    """Those that run keep theirs, whoever they are of; the next worker may get none."""
+    group, check = host.sysctl("kernel.io_uring_group"), "io_uring"
+    value = f"kernel.io_uring_disabled = 1, kernel.io_uring_group = {group}"
+    if group is None or group < 0:
+        return Finding(check, "trouble", value, URING_WHY, allow)
+    groups = host.groups(running.worker) if running.worker is not None else frozenset()
+    if group in groups:
+        return Finding(check, "ok", f"{value}, that of the workers")
+    why = f"{URING_WHY}; that group has to be the workers'"
+    return Finding(check, "trouble" if groups else "unknown", value, why, allow)
 
 
 def clock(host: Host) -> Finding:

@@ -59,7 +59,7 @@ def running(**more: Any) -> Running:
         "pid": 4242,
         "config": "/etc/mcr.toml",
         "config_errors": [],
-        "workers": [{"interface": "r0", "layers": ["uid", "seccomp"]}],
+        "workers": [{"interface": "r0", "pid": 4243, "layers": ["uid", "seccomp"]}],
         "sandbox": {"mode": "default", "missing": {}},
         "privileges": {"uid": 995, "capabilities": ["net_raw"]},
     }
@@ -100,9 +100,19 @@ def test_the_version_of_the_kernel(host: MakeHost, release: str, verdict: str, l
     ],
 )
 def test_io_uring(host: MakeHost, files: dict[str, str], error: int, verdict: str) -> None:
-    found = kernel.io_uring(host(files), kernel.Uring(error))
+    found = kernel.io_uring(host(files), Running(), kernel.Uring(error))
     assert found.verdict == verdict
     assert bool(found.remedy) == (verdict != "ok")
+
+
+@pytest.mark.parametrize(
+    ("groups", "verdict"), [("", "trouble"), ("7 996", "ok"), (None, "unknown")]
+)
+def test_io_uring_for_a_group(host: MakeHost, groups: str | None, verdict: str) -> None:
+    made = host({"kernel.io_uring_disabled": "1", "kernel.io_uring_group": "996"})
+    if groups is not None:
+        host({"proc/4243/status": f"Name:\tmcrd\nGid:\t995\t995\t995\t995\nGroups:\t{groups}\n"})
+    assert kernel.io_uring(made, running(), kernel.Uring(0)).verdict == verdict
 
 
 def test_an_io_uring_is_tried_and_nothing_stays_open() -> None:
