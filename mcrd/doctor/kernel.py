@@ -149,6 +149,8 @@ def namespaces(host: Host, running: Running) -> Finding:
     if running.workers and not [layer for layer in running.missing if "namespace" in layer]:
         return Finding(check, "ok", "the workers have theirs")
     value = host.sysctl("user.max_user_namespaces")
+    if value is None and not host.exists("proc/sys/kernel"):
+        return unreadable(check, "user.max_user_namespaces", "no /proc/sys here", NAMESPACES_WHY)
     if value is None:
         return Finding(check, "trouble", "none in this kernel", NAMESPACES_WHY, "CONFIG_USER_NS=y")
     if value == 0:

@@ -162,7 +162,7 @@ def ipv6(host: Host, needs: Needs) -> list[Finding]:
     names, check = needs.ipv6_interfaces(), "IPv6"
     if not names:
         return []
-    if not host.exists("proc/sys/net/ipv6"):
+    if not host.exists("proc/sys/net/ipv6") and host.exists("proc/sys/net/ipv4"):
         why = "the rules have IPv6 addresses"
         remedy = "ipv6.disable=0 on the kernel's command line"
         return [Finding(check, "trouble", "the kernel has none", why, remedy)]
