@@ -30,6 +30,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         *elsewhere,
         sandbox(running),
         kernel.version(host),
+        *kernel.packet_sockets(running, kernel.try_packet_socket()),
         kernel.io_uring(host, running, kernel.try_io_uring()),
         kernel.namespaces(host, running),
         kernel.clock(host),

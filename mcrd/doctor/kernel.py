@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import re
+import socket
 import struct
 from dataclasses import dataclass
 
@@ -120,6 +121,31 @@ def _io_uring_of_group(host: Host, running: Running, allow: str) -> Finding:
         return Finding(check, "ok", f"{value}, that of the workers")
     why = f"{URING_WHY}; that group has to be the workers'"
     return Finding(check, "trouble" if groups else "unknown", value, why, allow)
+
+
+def packet_sockets(running: Running, error: int) -> list[Finding]:
+    """Said only where there can be none. `error` is that of one for root, who may have them."""
+    if error == 0 or running.workers:
+        return []
+    value = f"socket: {errno.errorcode.get(error, str(error))}"
+    why = "packets are read by them: without, no rule runs"
+    remedy = (
+        "give the container CAP_NET_RAW"
+        if error == errno.EPERM
+        else "a kernel with CONFIG_PACKET; in a container, allow AF_PACKET"
+    )
+    return [Finding("packet sockets", "trouble", value, why, remedy)]
+
+
+def try_packet_socket() -> int:
+    """Makes one that no packet comes to, and closes it; an errno. Not root: 0, as others may."""
+    if os.geteuid() != 0:
+        return 0
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0).close()
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def clock(host: Host) -> Finding:

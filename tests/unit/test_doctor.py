@@ -115,9 +115,17 @@ def test_io_uring_for_a_group(host: MakeHost, groups: str | None, verdict: str) 
     assert kernel.io_uring(made, running(), kernel.Uring(0)).verdict == verdict
 
 
+def test_packet_sockets() -> None:
+    assert kernel.packet_sockets(Running(), 0) == []
+    (found,) = kernel.packet_sockets(Running(), errno.EPERM)
+    assert (found.value, found.remedy) == ("socket: EPERM", "give the container CAP_NET_RAW")
+    assert kernel.packet_sockets(running(), errno.EPERM) == []  # the daemon has them
+
+
 def test_an_io_uring_is_tried_and_nothing_stays_open() -> None:
     before = os.listdir("/proc/self/fd")
     kernel.try_io_uring()
+    kernel.try_packet_socket()
     assert os.listdir("/proc/self/fd") == before
 
 
