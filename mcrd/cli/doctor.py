@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import socket
+import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,13 +23,14 @@ from mcrd.doctor import Finding, Host, Running, Verdict, examine
 
 TIMEOUT = 10.0  # seconds
 ORDER: tuple[Verdict, ...] = ("trouble", "unknown", "ok")
+PEER = struct.Struct("iII")  # struct ucred: process id, user, group
 INDENT = " " * 9
 
 
 def run(path: Path | None, control: Path, as_json: bool) -> int:
     """Returns 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
     try:
-        running = Running(ask(control, "status", TIMEOUT))
+        running = Running(ask(control, "status", TIMEOUT), seen=_pid(control))
     except ControlError as error:
         running = Running(silence=str(error))
     if path is None:
@@ -40,6 +44,16 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
         else "\n".join(map(printable, _text(found)))
     )
     return int(not _print(text) or trouble)
+
+
+def _pid(control: Path) -> int | None:
+    """Whose socket it is, as it is seen from here: 0 of another pid namespace (unix(7))."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
+        sock.settimeout(TIMEOUT)
+        sock.connect(str(control))
+        peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+        return int(PEER.unpack(peer)[0])
+    return None
 
 
 def _print(text: str) -> bool:

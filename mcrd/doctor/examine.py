@@ -106,7 +106,8 @@ def daemon(running: Running) -> Finding:
     """Whether there is one to ask."""
     if running.status is None:
         return Finding("daemon", "unknown", running.silence, "its limits and sandbox are not seen")
-    value = f"mcrd {running.status['version']}, pid {running.pid}, {running.status['config']}"
+    pid = f"pid {running.pid}" if running.pid is not None else "in another pid namespace"
+    value = f"mcrd {running.status['version']}, {pid}, {running.status['config']}"
     if errors := running.status["config_errors"]:
         value = f"{value}: the file was refused: {_first(errors)}"
         why = "the rules that ran before still do"
@@ -122,14 +123,17 @@ def _first(problems: Sequence[object]) -> str:
 def network(host: Host, running: Running) -> list[Finding]:
     """Said only where the daemon has another network than this process, or may have."""
     check = "network namespace"
-    if running.pid is None:
+    why = "if it is not that of this mcrctl, what is said of the network is not the daemon's"
+    if running.status is None:
         return []
+    if running.pid is None:
+        value = "the daemon, in another pid namespace, may be in another one"
+        return [Finding(check, "unknown", value, why, "run mcrctl in its container")]
     try:
         if host.namespace("net", running.pid) == host.namespace("net"):
             return []
     except OSError as error:
         name = f"/proc/{running.pid}/ns/net"
-        why = "if it is not that of this mcrctl, what is said of the network is not the daemon's"
         return [unreadable(check, name, error.strerror or str(error), why)]
     why = "interfaces, their sysctls and other programs were not looked at: here, they are others"
     remedy = f"nsenter --net=/proc/{running.pid}/ns/net mcrctl doctor"

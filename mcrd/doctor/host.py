@@ -83,10 +83,14 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What the daemon says of itself (`mcrctl status`), or why it says nothing."""
+    """What the daemon says of itself (`mcrctl status`), or why it says nothing.
+
+    `seen` is its process id as seen from here, 0 where it is not; None: as it says.
+    """
 
     status: dict[str, Any] | None = None
     silence: str = "no daemon answers"
+    seen: int | None = None
     workers: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,8 +101,10 @@ class Running:
 
     @property
     def pid(self) -> int | None:
-        """Its process id."""
-        return int(self.status["pid"]) if self.status else None
+        """Its process id; None where none can be looked at."""
+        if self.status is None or self.seen == 0:
+            return None
+        return int(self.status["pid"]) if self.seen is None else self.seen
 
     @property
     def uid(self) -> int | None:
@@ -107,8 +113,10 @@ class Running:
 
     @property
     def worker(self) -> int | None:
-        """The process id of one of its workers."""
-        workers = self.status["workers"] if self.status else []
+        """The process id of one of its workers; None where none can be looked at."""
+        if self.status is None or self.pid != self.status["pid"]:
+            return None
+        workers = self.status["workers"]
         return int(workers[0]["pid"]) if workers else None
 
     def may(self, capability: str) -> bool | None:

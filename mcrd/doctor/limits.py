@@ -18,6 +18,8 @@ SMALL_RING = 8 << 20
 def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
     """The hard limit counts: the daemon raises its own to that."""
     check = "descriptors"
+    if running.status is not None and running.pid is None:
+        return unreadable(check, "the daemon's limits", "it is in another pid namespace")
     path = f"proc/{running.pid or 'self'}/limits"
     text = "\n".join(host.lines(path))
     found = re.search(r"^Max open files +\S+ +(\S+)", text, re.MULTILINE)

@@ -577,6 +577,19 @@ def test_what_the_daemon_says() -> None:
     assert found.value.endswith("refused: mcr.toml: permission denied, and 1 more")
 
 
+def test_a_daemon_in_another_pid_namespace(host: MakeHost) -> None:
+    """What it says of processes is of others here."""
+    made = host({"proc/4242/limits": limit("1024"), "proc/4243/status": "Gid:\t7\t7\nGroups:\n"})
+    away = Running(running().status, seen=0)
+    assert "in another pid namespace" in daemon(away).value
+    assert verdicts(network(made, away)) == ["unknown"]
+    assert limits.descriptors(made, away, needs(rule("a", TAKEN, SENT))).verdict == "unknown"
+    assert (away.pid, away.worker) == (None, None)
+    below = Running(running().status, seen=77)
+    assert (below.pid, below.worker) == (77, None)
+    assert (running().pid, running().worker) == (4242, 4243)
+
+
 def test_a_daemon_in_another_network_namespace(host: MakeHost, tmp_path: Path) -> None:
     made = host({})
     (own, its) = (tmp_path / "proc" / who / "ns/net" for who in ("self", "4242"))
