@@ -33,7 +33,8 @@ def filter_memory(host: Host, networks: Mapping[str, frozenset[Network]]) -> lis
     given = f"{OPTMEM} = {room}," if room is not None else f"{OPTMEM} is"  # the machine's
     value = f"{given} too small for the filter of {', '.join(small)}"
     why = (
-        "a coarser filter lets traffic to other addresses into the rings"
+        "a coarser filter lets traffic to other addresses into the rings, and stays until a rule of"
+        " that interface changes"
         if _fits(None)
         else "without room for a filter there is no ring, and nothing is relayed"
     )

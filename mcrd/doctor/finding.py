@@ -26,6 +26,11 @@ class Finding:
     remedy: str = ""
 
 
+def in_unit(line: str) -> str:
+    """What sets something of the service."""
+    return f"systemctl edit mcrd, under [Service]: {line}; then systemctl restart mcrd"
+
+
 def setting(name: str, value: int) -> str:
     """The line that sets a sysctl; names with slashes are for interfaces with a dot."""
     return f"sysctl -w {shlex.quote(name)}={value}"

@@ -163,7 +163,8 @@ def clock(host: Host) -> Finding:
     remedy = (
         f"echo {better} > /{CLOCKS}/current_clocksource"
         if better
-        else "dmesg | grep -i tsc says why there is no tsc; where it is sound: tsc=reliable"
+        else "dmesg | grep -i tsc says why there is no tsc; where it is sound: tsc=reliable on"
+        " the kernel's command line"
     )
     why = "the time of every frame is read from it, which takes longer than all else"
     return Finding("clock", "trouble", name, why, remedy)
@@ -188,7 +189,10 @@ def namespaces(host: Host, running: Running) -> Finding:
     name = "kernel.apparmor_restrict_unprivileged_userns"  # Ubuntu's
     if host.sysctl(name) == 1:
         if not host.exists("etc/apparmor.d/mcrd"):
-            remedy = "the profile etc/apparmor.d/mcrd of the sources, into /etc/apparmor.d"
+            remedy = (
+                "in the sources: cp etc/apparmor.d/mcrd /etc/apparmor.d/"
+                " && apparmor_parser --replace /etc/apparmor.d/mcrd"
+            )
             return Finding(check, "trouble", f"{name} = 1", NAMESPACES_WHY, remedy)
         return Finding(check, "ok", f"{name} = 1, and mcrd has a profile")
     return Finding(check, "ok", f"user.max_user_namespaces = {value}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 
-from mcrd.doctor.finding import Finding, unreadable
+from mcrd.doctor.finding import Finding, in_unit, unreadable
 from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
 
@@ -32,7 +32,7 @@ def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
     more = f", and up to {most} with all members" if most > need else ""
     value = f"{whose} {found[1]}, the rules take about {need}{more}"
     why = "every output takes one for each worker of its input interface"
-    remedy = f"LimitNOFILE={_round(need + most)} in the unit, under [Service]"
+    remedy = in_unit(f"LimitNOFILE={_round(need + most)}")
     if limit >= most:
         return Finding(check, "ok", value)
     if limit >= need:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcrd.doctor.devices import Device
-from mcrd.doctor.finding import Finding, Verdict, setting, unreadable
+from mcrd.doctor.finding import Finding, Verdict, in_unit, setting, unreadable
 from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
 
@@ -149,10 +149,8 @@ def low_ports(host: Host, running: Running, needs: Needs) -> list[Finding]:
         "without CAP_NET_BIND_SERVICE an output with such a source_port fails, and senders hear"
         " that the port of a host input is closed"
     )
-    remedy = (
-        "AmbientCapabilities=CAP_NET_RAW CAP_NET_BIND_SERVICE in the unit, under [Service],"
-        " and CapabilityBoundingSet= with the same"
-    )
+    rights = "CAP_NET_RAW CAP_NET_BIND_SERVICE"
+    remedy = in_unit(f"AmbientCapabilities={rights} and CapabilityBoundingSet={rights}")
     verdict: Verdict = "trouble" if running.status is not None else "unknown"
     return [Finding(check, verdict, value, why, remedy)]
 

@@ -188,7 +188,8 @@ def test_descriptors_of_the_daemon_or_of_the_shell(host: MakeHost) -> None:
     many = needs(rule("a", TAKEN, *(f"r1 10.0.{n // 250}.{n % 250 + 1} 6000" for n in range(2000))))
     made = host({"proc/4242/limits": limit("1024"), "proc/self/limits": limit("524288")})
     found = limits.descriptors(made, running(), many)
-    assert (found.verdict, found.remedy[:18]) == ("trouble", "LimitNOFILE=131072")
+    assert found.verdict == "trouble"
+    assert ": LimitNOFILE=131072; then" in found.remedy
     assert limits.descriptors(made, Running(), many).verdict == "ok"
     made = host({"proc/self/limits": limit("1024")})
     assert limits.descriptors(made, Running(), many).verdict == "unknown"
