@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shlex
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from mcrd.doctor.needs import Needs
 from mcrd.files import read_file
 from mcrd.model import Config
 
+SERVICE = "mcrd"  # the user of packaging and of `make install`
+
 
 def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     """Looks at everything; what needs the rules only where they can be had."""
@@ -26,6 +31,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     here = all(finding.verdict != "trouble" for finding in elsewhere)
     return [
         found,
+        *for_service(path, running),
         daemon(running),
         *elsewhere,
         sandbox(running),
@@ -100,6 +106,38 @@ def rule_file(path: Path) -> tuple[Config | None, Finding]:
         )
     count = sum(rule.enabled for rule in rules.rules.values())
     return rules, Finding(check, "ok", f"{path}, {count} rule{'s' if count != 1 else ''} enabled")
+
+
+def for_service(path: Path, running: Running) -> list[Finding]:
+    """Said only where the service would not start, as its user may not read the file.
+
+    A daemon that runs says it itself; with access control lists, the mode is not all.
+    """
+    check = "service"
+    if running.status is not None:
+        return []
+    try:
+        entry = pwd.getpwnam(SERVICE)
+        about = path.stat()
+        groups = os.getgrouplist(SERVICE, entry.pw_gid)
+    except (KeyError, OSError, ValueError):
+        return []
+    if may_read(about, entry.pw_uid, groups):
+        return []
+    value = f"the user {SERVICE} seems not to have the right to read {path}"
+    why = "the service runs as that user, and does not start then"
+    name = shlex.quote(str(path))
+    remedy = f"chgrp {SERVICE} {name} && chmod g+r {name}"
+    return [Finding(check, "unknown", value, why, remedy)]
+
+
+def may_read(about: os.stat_result, uid: int, groups: Sequence[int]) -> bool:
+    """By owner, group and mode: the first that fits decides."""
+    if about.st_uid == uid:
+        return bool(about.st_mode & stat.S_IRUSR)
+    if about.st_gid in groups:
+        return bool(about.st_mode & stat.S_IRGRP)
+    return bool(about.st_mode & stat.S_IROTH)
 
 
 def daemon(running: Running) -> Finding:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import shlex
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from mcrd import config, filters
 from mcrd.cli import mcrctl
 from mcrd.doctor import Finding, Host, Running, buffers, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.devices import Device, Feature
-from mcrd.doctor.examine import daemon, examine, network, rule_file, sandbox
+from mcrd.doctor.examine import daemon, examine, for_service, may_read, network, rule_file, sandbox
 from mcrd.doctor.needs import Needs
 from tests.lab.rules import rule
 
@@ -622,6 +623,41 @@ def test_the_rule_file(tmp_path: Path) -> None:
     assert f"{path}:1:" in found[1].value
     path.write_text(rule("a", TAKEN, SENT))
     assert rule_file(path)[1].value == f"{path}, 1 rule enabled"
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "groups", "may"),
+    [
+        (0o600, 1, (1,), False),
+        (0o640, 1, (1,), False),
+        (0o640, 1, (1, 7), True),
+        (0o604, 1, (1, 7), False),  # of its group, and the group may not
+        (0o644, 1, (1,), True),
+        (0o400, 5, (1,), True),
+        (0o044, 5, (7,), False),
+    ],
+)
+def test_who_may_read_the_rule_file(
+    mode: int, uid: int, groups: tuple[int, ...], may: bool
+) -> None:
+    about = os.stat_result((mode, 0, 0, 1, 5, 7, 0, 0, 0, 0))  # of user 5 and group 7
+    assert may_read(about, uid, groups) is may
+
+
+def test_the_user_of_the_service_may_not_read_the_rule_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my rules.toml"
+    path.touch(0o600)
+    other = pwd.struct_passwd(("mcrd", "x", os.geteuid() + 1, os.getegid() + 1, "", "/", "/"))
+    monkeypatch.setattr(pwd, "getpwnam", {"mcrd": other}.__getitem__)
+    monkeypatch.setattr(os, "getgrouplist", lambda _, gid: [gid])
+    (found,) = for_service(path, Running())
+    assert found.remedy == f"chgrp mcrd '{path}' && chmod g+r '{path}'"
+    assert for_service(path, running()) == []
+    path.chmod(0o644)
+    assert for_service(path, Running()) == []
+    assert for_service(tmp_path / "none", Running()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
