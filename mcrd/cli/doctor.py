@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import socket
+import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,13 +23,14 @@ from mcrd.doctor import Finding, Host, Running, Verdict, examine
 
 TIMEOUT = 10.0  # seconds
 ORDER: tuple[Verdict, ...] = ("trouble", "unknown", "ok")
+PEER = struct.Struct("iII")  # struct ucred: process id, user, group
 INDENT = " " * 9
 
 
 def run(path: Path | None, control: Path, as_json: bool) -> int:
     """Returns 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
     try:
-        running = Running(ask(control, "status", TIMEOUT))
+        running = Running(ask(control, "status", TIMEOUT), seen=_pid(control))
     except ControlError as error:
         running = Running(silence=str(error))
     if path is None:
@@ -32,13 +38,40 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
         path = told if told.is_absolute() else Path(DEFAULT_CONFIG)
     found = examine(Host(), path, running)
     trouble = any(finding.verdict == "trouble" for finding in found)
-    if as_json:
-        print(json.dumps({"ok": not trouble, "findings": [asdict(f) for f in found]}))
-    else:
-        for line in _text(found):
-            print(printable(line))
-    sys.stdout.flush()
-    return int(trouble)
+    text = (
+        json.dumps({"ok": not trouble, "findings": [asdict(f) for f in found]})
+        if as_json
+        else "\n".join(map(printable, _text(found)))
+    )
+    return int(not _print(text) or trouble)
+
+
+def _pid(control: Path) -> int | None:
+    """Whose socket it is, as it is seen from here: 0 of another pid namespace (unix(7))."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
+        sock.settimeout(TIMEOUT)
+        sock.connect(str(control))
+        peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+        return int(PEER.unpack(peer)[0])
+    return None
+
+
+def _print(text: str) -> bool:
+    """Could it be written? A reader that has seen enough (head) is no reason to say no."""
+    if sys.stdout is None:  # closed
+        return True
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is left in the buffer would be an error again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return True
+        print(f"cannot write: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def _text(found: Sequence[Finding]) -> Iterator[str]:

@@ -1,32 +1,38 @@
-"""Interfaces as ethtool and rtnetlink show them: what kind they are, and their offloads."""
+"""Interfaces as ethtool and rtnetlink show them: kind, addresses, and offloads."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
 class Feature(NamedTuple):
-    """An offload; one that is not `free` stays as it is."""
+    """An offload; one that is not `free` stays as it is.
+
+    One that is off and `wanted` was asked for: the kernel keeps it off for the lack of another.
+    """
 
     on: bool
     free: bool
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """An interface. `kind` is as in `ip link add type KIND`, "" for hardware.
 
-    `vlans` are those that have an interface of their own above it.
+    `vlans` are those that have an interface of their own above it. `ipv4`: it has an address.
     """
 
     name: str
     kind: str = ""
     vlans: frozenset[int] = frozenset()
+    ipv4: bool = True
     features: Mapping[str, Feature] = field(default_factory=dict)
 
     def has(self, feature: str) -> bool:
@@ -34,8 +40,12 @@ class Device:
         return feature in self.features and self.features[feature].on
 
     def could(self, feature: str) -> bool:
-        """Is it off, and may be on?"""
+        """Is it off, and would it be on if somebody asked for it?"""
         return feature in self.features and self.features[feature] == Feature(False, True)
+
+    def withheld(self, feature: str) -> bool:
+        """Is it off although somebody asked for it?"""
+        return feature in self.features and self.features[feature] == Feature(False, True, True)
 
 
 def devices(names: Iterable[str]) -> dict[str, Device]:
@@ -44,6 +54,7 @@ def devices(names: Iterable[str]) -> dict[str, Device]:
 
     with IPRoute() as netlink:
         links = {link["index"]: link for link in netlink.get_links()}
+        addressed = {address["index"] for address in netlink.get_addr(family=socket.AF_INET)}
     vlans: dict[int, set[int]] = {}
     kinds: dict[int, str] = {}
     for index, link in links.items():
@@ -57,6 +68,7 @@ def devices(names: Iterable[str]) -> dict[str, Device]:
             name,
             kinds[indices[name]],
             frozenset(vlans.get(indices[name], ())),
+            indices[name] in addressed,
             _features(name),
         )
         for name in names
@@ -77,6 +89,7 @@ def _features(name: str) -> dict[str, Feature]:
             feature: Feature(
                 found.is_active(feature),
                 found.is_available(feature) and not found.is_never_changed(feature),
+                found.is_requested(feature) and not found.is_active(feature),
             )
             for feature in found.keys()  # noqa: SIM118  # its iteration gives more
             if feature

@@ -4,58 +4,85 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shlex
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcrd import config, filters
 from mcrd.config import ConfigError
-from mcrd.doctor import kernel, limits, offloads, others, sysctls
+from mcrd.doctor import buffers, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.devices import devices
-from mcrd.doctor.finding import Finding
+from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
 from mcrd.files import read_file
 from mcrd.model import Config
 
+SERVICE = "mcrd"  # the user of packaging and of `make install`
+
 
 def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     """Looks at everything; what needs the rules only where they can be had."""
     rules, found = rule_file(path)
+    elsewhere = network(host, running)
+    here = all(finding.verdict != "trouble" for finding in elsewhere)
     return [
         found,
+        *for_service(path, running),
         daemon(running),
+        *elsewhere,
         sandbox(running),
         kernel.version(host),
-        kernel.io_uring(host, kernel.try_io_uring()),
+        *kernel.packet_sockets(running, kernel.try_packet_socket()),
+        kernel.io_uring(host, running, kernel.try_io_uring()),
         kernel.namespaces(host, running),
         kernel.clock(host),
-        *sysctls.fragments(host),
-        others.routers(host),
+        *(of_network(host) if here else ()),
         *(of_rules(host, running, rules) if rules is not None else ()),
+        *(of_both(host, running, rules) if rules is not None and here else ()),
     ]
+
+
+def of_network(host: Host) -> list[Finding]:
+    """What depends on the network namespace."""
+    return [*buffers.backlog(host), *buffers.fragments(host), others.routers(host)]
 
 
 def of_rules(host: Host, running: Running, rules: Config) -> list[Finding]:
     """What depends on the rule file."""
     needs = Needs(rules)
+    return [limits.descriptors(host, running, needs), limits.memory(host, running, needs)]
+
+
+def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
+    """What depends on the rule file and the network namespace."""
+    needs = Needs(rules)
     return [
-        limits.descriptors(host, running, needs),
-        limits.memory(host, running, needs),
         *sysctls.memberships(host, needs),
-        *sysctls.filter_memory(host, filters.networks(rules)),
+        *buffers.filter_memory(host, filters.networks(rules)),
+        *buffers.send_buffer(host),
         *sysctls.igmp_version(host, needs),
+        *sysctls.ipv6(host, needs),
+        *sysctls.low_ports(host, running, needs),
         *sysctls.neighbours(host, needs),
-        *_offloads(host, needs),
+        *of_interfaces(host, needs),
         others.programs(host, running, needs),
-        *sysctls.reverse_path(host, needs),
     ]
 
 
-def _offloads(host: Host, needs: Needs) -> list[Finding]:
+def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
+    """What depends on the interfaces of the rules."""
     try:
         found = devices([*needs.inputs(), *needs.outputs()])
     except OSError as error:
-        return [Finding("offloads", "unknown", f"no interfaces: {error.strerror or error}")]
-    return offloads.offloads(needs, found, kernel.release(host))
+        return [Finding("interfaces", "unknown", f"cannot be told: {error.strerror or error}")]
+    return [
+        *offloads.offloads(needs, found, kernel.release(host)),
+        *sysctls.reverse_path(host, needs, found),
+    ]
 
 
 def rule_file(path: Path) -> tuple[Config | None, Finding]:
@@ -74,22 +101,81 @@ def rule_file(path: Path) -> tuple[Config | None, Finding]:
     try:
         rules = config.load(path)
     except ConfigError as error:
-        first, number = error.problems[0], len(error.problems)
-        more = f", and {number - 1} more" if number > 1 else ""
-        return None, Finding(check, "trouble", f"{first}{more}", why, f"mcrctl check {path}")
+        return None, Finding(
+            check, "trouble", _first(error.problems), why, f"mcrctl check {shlex.quote(str(path))}"
+        )
     count = sum(rule.enabled for rule in rules.rules.values())
     return rules, Finding(check, "ok", f"{path}, {count} rule{'s' if count != 1 else ''} enabled")
+
+
+def for_service(path: Path, running: Running) -> list[Finding]:
+    """Said only where the service would not start, as its user may not read the file.
+
+    A daemon that runs says it itself; with access control lists, the mode is not all.
+    """
+    check = "service"
+    if running.status is not None:
+        return []
+    try:
+        entry = pwd.getpwnam(SERVICE)
+        about = path.stat()
+        groups = os.getgrouplist(SERVICE, entry.pw_gid)
+    except (KeyError, OSError, ValueError):
+        return []
+    if may_read(about, entry.pw_uid, groups):
+        return []
+    value = f"the user {SERVICE} seems not to have the right to read {path}"
+    why = "the service runs as that user, and does not start then"
+    name = shlex.quote(str(path))
+    remedy = f"chgrp {SERVICE} {name} && chmod g+r {name}"
+    return [Finding(check, "unknown", value, why, remedy)]
+
+
+def may_read(about: os.stat_result, uid: int, groups: Sequence[int]) -> bool:
+    """By owner, group and mode: the first that fits decides."""
+    if about.st_uid == uid:
+        return bool(about.st_mode & stat.S_IRUSR)
+    if about.st_gid in groups:
+        return bool(about.st_mode & stat.S_IRGRP)
+    return bool(about.st_mode & stat.S_IROTH)
 
 
 def daemon(running: Running) -> Finding:
     """Whether there is one to ask."""
     if running.status is None:
         return Finding("daemon", "unknown", running.silence, "its limits and sandbox are not seen")
-    value = f"mcrd {running.status['version']}, pid {running.pid}, {running.status['config']}"
-    if running.status["config_errors"]:
+    pid = f"pid {running.pid}" if running.pid is not None else "in another pid namespace"
+    value = f"mcrd {running.status['version']}, {pid}, {running.status['config']}"
+    if errors := running.status["config_errors"]:
+        value = f"{value}: the file was refused: {_first(errors)}"
         why = "the rules that ran before still do"
-        return Finding("daemon", "trouble", f"{value}: the file was refused", why, "mcrctl status")
+        return Finding("daemon", "trouble", value, why, "mcrctl status")
     return Finding("daemon", "ok", value)
+
+
+def _first(problems: Sequence[object]) -> str:
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}"
+
+
+def network(host: Host, running: Running) -> list[Finding]:
+    """Said only where the daemon has another network than this process, or may have."""
+    check = "network namespace"
+    why = "if it is not that of this mcrctl, what is said of the network is not the daemon's"
+    if running.status is None:
+        return []
+    if running.pid is None:
+        value = "the daemon, in another pid namespace, may be in another one"
+        return [Finding(check, "unknown", value, why, "run mcrctl in its container")]
+    try:
+        if host.namespace("net", running.pid) == host.namespace("net"):
+            return []
+    except OSError as error:
+        name = f"/proc/{running.pid}/ns/net"
+        return [unreadable(check, name, error.strerror or str(error), why)]
+    why = "interfaces, their sysctls and other programs were not looked at: here, they are others"
+    remedy = f"nsenter --net=/proc/{running.pid}/ns/net mcrctl doctor"
+    return [Finding(check, "trouble", "the daemon is in another one", why, remedy)]
 
 
 def sandbox(running: Running) -> Finding:
@@ -104,4 +190,5 @@ def sandbox(running: Running) -> Finding:
     if not running.workers:
         return Finding(check, "unknown", "no worker runs")
     layers = running.status["workers"][0]["layers"]
-    return Finding(check, "ok", f"all {len(layers)} layers hold in every worker")
+    value = f"all {len(layers)} layers hold in every worker: {', '.join(layers)}"
+    return Finding(check, "ok", value)

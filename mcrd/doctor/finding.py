@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,9 +26,14 @@ class Finding:
     remedy: str = ""
 
 
+def in_unit(line: str) -> str:
+    """What sets something of the service."""
+    return f"systemctl edit mcrd, under [Service]: {line}; then systemctl restart mcrd"
+
+
 def setting(name: str, value: int) -> str:
     """The line that sets a sysctl; names with slashes are for interfaces with a dot."""
-    return f"sysctl -w {name}={value}"
+    return f"sysctl -w {shlex.quote(name)}={value}"
 
 
 def unreadable(check: str, name: str, reason: str, why: str = "") -> Finding:

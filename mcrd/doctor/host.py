@@ -37,6 +37,10 @@ class Host:
             return int(self.text(f"proc/sys/{path}"))
         return None
 
+    def namespace(self, kind: str, pid: int | str = "self") -> str:
+        """Which one a process is in; raises OSError."""
+        return os.readlink(self.root / "proc" / str(pid) / "ns" / kind)
+
     def exists(self, path: str) -> bool:
         """Is it there, as far as one may look?"""
         try:
@@ -61,6 +65,15 @@ class Host:
         lines = self.lines(f"proc/{pid}/comm")
         return lines[0] if lines else "?"
 
+    def groups(self, pid: int) -> frozenset[int]:
+        """Its effective group, and the supplementary ones; none where it is not to be seen."""
+        fields = dict(line.split(":", 1) for line in self.lines(f"proc/{pid}/status"))
+        try:
+            own = int(fields["Gid"].split()[1])
+            return frozenset((own, *map(int, fields["Groups"].split())))
+        except (KeyError, IndexError, ValueError):
+            return frozenset()
+
     def _processes(self) -> Iterator[int]:
         with contextlib.suppress(OSError):
             for name in os.listdir(self.root / "proc"):
@@ -70,10 +83,14 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What the daemon says of itself (`mcrctl status`), or why it says nothing."""
+    """What the daemon says of itself (`mcrctl status`), or why it says nothing.
+
+    `seen` is its process id as seen from here, 0 where it is not; None: as it says.
+    """
 
     status: dict[str, Any] | None = None
     silence: str = "no daemon answers"
+    seen: int | None = None
     workers: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,13 +101,27 @@ class Running:
 
     @property
     def pid(self) -> int | None:
-        """Its process id."""
-        return int(self.status["pid"]) if self.status else None
+        """Its process id; None where none can be looked at."""
+        if self.status is None or self.seen == 0:
+            return None
+        return int(self.status["pid"]) if self.seen is None else self.seen
 
     @property
     def uid(self) -> int | None:
         """Its user."""
         return int(self.status["privileges"]["uid"]) if self.status else None
+
+    @property
+    def worker(self) -> int | None:
+        """The process id of one of its workers; None where none can be looked at."""
+        if self.status is None or self.pid != self.status["pid"]:
+            return None
+        workers = self.status["workers"]
+        return int(workers[0]["pid"]) if workers else None
+
+    def may(self, capability: str) -> bool | None:
+        """Whether it has a capability; None where no daemon says it."""
+        return capability in self.status["privileges"]["capabilities"] if self.status else None
 
     @property
     def missing(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import re
+import socket
 import struct
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ CLOCKS = "sys/devices/system/clocksource/clocksource0"
 FAST_CLOCKS = ("tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "xen", "arch_sys_counter")
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit", "refined-jiffies")
 
+URING_WHY = "every worker needs one: without, no rule runs"
 NAMESPACES_WHY = "workers that are not root's make their own namespaces, and do without if refused"
 
 
@@ -92,24 +94,58 @@ def _setup(flags: int) -> int:
     return 0
 
 
-def io_uring(host: Host, tried: Uring) -> Finding:
+def io_uring(host: Host, running: Running, tried: Uring) -> Finding:
     """Workers are of no other user than the daemon's, or of nobody: they have no capability."""
-    check, why = "io_uring", "every worker needs one: without, no rule runs"
+    check, why = "io_uring", URING_WHY
     disabled = host.sysctl("kernel.io_uring_disabled")  # since Linux 6.6
     allow = setting("kernel.io_uring_disabled", 0)
     if disabled == 2:
         return Finding(check, "trouble", "kernel.io_uring_disabled = 2", why, allow)
     if disabled == 1:
-        group = host.sysctl("kernel.io_uring_group")
-        value = f"kernel.io_uring_disabled = 1, kernel.io_uring_group = {group}"
-        if group is None or group < 0:
-            return Finding(check, "trouble", value, why, allow)
-        return Finding(check, "unknown", value, f"{why}; that group has to be the workers'", allow)
+        return _io_uring_of_group(host, running, allow)
     if tried.error:
         name = errno.errorcode.get(tried.error, str(tried.error))
         remedy = "allow io_uring_setup, io_uring_enter, io_uring_register in the container"
         return Finding(check, "trouble", f"io_uring_setup: {name}", why, remedy)
     return Finding(check, "ok", "allowed" if tried.single else "allowed, not for one thread alone")
+
+
+def _io_uring_of_group(host: Host, running: Running, allow: str) -> Finding:
+    """Those that run keep theirs, whoever they are of; the next worker may get none."""
+    group, check = host.sysctl("kernel.io_uring_group"), "io_uring"
+    value = f"kernel.io_uring_disabled = 1, kernel.io_uring_group = {group}"
+    if group is None or group < 0:
+        return Finding(check, "trouble", value, URING_WHY, allow)
+    groups = host.groups(running.worker) if running.worker is not None else frozenset()
+    if group in groups:
+        return Finding(check, "ok", f"{value}, that of the workers")
+    why = f"{URING_WHY}; that group has to be the workers'"
+    return Finding(check, "trouble" if groups else "unknown", value, why, allow)
+
+
+def packet_sockets(running: Running, error: int) -> list[Finding]:
+    """Said only where there can be none. `error` is that of one for root, who may have them."""
+    if error == 0 or running.workers:
+        return []
+    value = f"socket: {errno.errorcode.get(error, str(error))}"
+    why = "packets are read by them: without, no rule runs"
+    remedy = (
+        "give the container CAP_NET_RAW"
+        if error == errno.EPERM
+        else "a kernel with CONFIG_PACKET; in a container, allow AF_PACKET"
+    )
+    return [Finding("packet sockets", "trouble", value, why, remedy)]
+
+
+def try_packet_socket() -> int:
+    """Makes one that no packet comes to, and closes it; an errno. Not root: 0, as others may."""
+    if os.geteuid() != 0:
+        return 0
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0).close()
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def clock(host: Host) -> Finding:
@@ -127,7 +163,8 @@ def clock(host: Host) -> Finding:
     remedy = (
         f"echo {better} > /{CLOCKS}/current_clocksource"
         if better
-        else "dmesg | grep -i tsc says why there is no tsc; where it is sound: tsc=reliable"
+        else "dmesg | grep -i tsc says why there is no tsc; where it is sound: tsc=reliable on"
+        " the kernel's command line"
     )
     why = "the time of every frame is read from it, which takes longer than all else"
     return Finding("clock", "trouble", name, why, remedy)
@@ -139,6 +176,8 @@ def namespaces(host: Host, running: Running) -> Finding:
     if running.workers and not [layer for layer in running.missing if "namespace" in layer]:
         return Finding(check, "ok", "the workers have theirs")
     value = host.sysctl("user.max_user_namespaces")
+    if value is None and not host.exists("proc/sys/kernel"):
+        return unreadable(check, "user.max_user_namespaces", "no /proc/sys here", NAMESPACES_WHY)
     if value is None:
         return Finding(check, "trouble", "none in this kernel", NAMESPACES_WHY, "CONFIG_USER_NS=y")
     if value == 0:
@@ -150,7 +189,10 @@ def namespaces(host: Host, running: Running) -> Finding:
     name = "kernel.apparmor_restrict_unprivileged_userns"  # Ubuntu's
     if host.sysctl(name) == 1:
         if not host.exists("etc/apparmor.d/mcrd"):
-            remedy = "the profile etc/apparmor.d/mcrd of the sources, into /etc/apparmor.d"
+            remedy = (
+                "in the sources: cp etc/apparmor.d/mcrd /etc/apparmor.d/"
+                " && apparmor_parser --replace /etc/apparmor.d/mcrd"
+            )
             return Finding(check, "trouble", f"{name} = 1", NAMESPACES_WHY, remedy)
         return Finding(check, "ok", f"{name} = 1, and mcrd has a profile")
     return Finding(check, "ok", f"user.max_user_namespaces = {value}")

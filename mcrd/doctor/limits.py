@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 
-from mcrd.doctor.finding import Finding, unreadable
+from mcrd.doctor.finding import Finding, in_unit, unreadable
 from mcrd.doctor.host import Host, Running
-from mcrd.doctor.needs import MEMBERS_AT_MOST, Needs
+from mcrd.doctor.needs import Needs
 
 UNLIMITED = 1 << 63
+SMALL_RING = 8 << 20
 
 
 def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
     """The hard limit counts: the daemon raises its own to that."""
     check = "descriptors"
+    if running.status is not None and running.pid is None:
+        return unreadable(check, "the daemon's limits", "it is in another pid namespace")
     path = f"proc/{running.pid or 'self'}/limits"
     text = "\n".join(host.lines(path))
     found = re.search(r"^Max open files +\S+ +(\S+)", text, re.MULTILINE)
@@ -24,12 +28,16 @@ def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
     limit = UNLIMITED if found[1] == "unlimited" else int(found[1])
     need = needs.descriptors(host.sysctl("net.ipv4.igmp_max_memberships") or 20)
     whose = "the daemon may have" if running.pid else "this shell may have"
-    more = f" and up to {MEMBERS_AT_MOST} members a worker" if needs.has_members() else ""
+    most = need + needs.members()
+    more = f", and up to {most} with all members" if most > need else ""
     value = f"{whose} {found[1]}, the rules take about {need}{more}"
     why = "every output takes one for each worker of its input interface"
-    remedy = f"LimitNOFILE={_round(2 * need)} in the unit, under [Service]"
-    if limit >= need:
+    remedy = in_unit(f"LimitNOFILE={_round(need + most)}")
+    if limit >= most:
         return Finding(check, "ok", value)
+    if limit >= need:
+        why = "each member of a range, and each source that is kept, takes one for each output"
+        return Finding(check, "ok", value, why, remedy)
     if running.pid:
         return Finding(check, "trouble", value, why, remedy)
     why += "; no daemon answers, and the service has a limit of its own"
@@ -56,8 +64,18 @@ def memory(host: Host, running: Running, needs: Needs) -> Finding:
     if total <= available:
         return Finding(check, "ok", value)
     most = max(takes, key=lambda name: takes[name])
-    remedy = f'[interfaces.{most}] ring_size = "8 MiB" in the rule file, or fewer workers'
+    if needs.ring_size(most) > SMALL_RING:
+        remedy = (
+            f'ring_size = "{_mib(SMALL_RING)}" in the rule file, under [interfaces.{_key(most)}]'
+        )
+    else:
+        remedy = f"fewer workers of {most}, or more memory"
     return Finding(check, "trouble", value, why, remedy)
+
+
+def _key(name: str) -> str:
+    """As TOML wants it."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _mib(size: int) -> str:

@@ -39,9 +39,13 @@ class Needs:
         """How many read it."""
         return self._settings(interface).workers
 
+    def ring_size(self, interface: str) -> int:
+        """Bytes, of each of its workers."""
+        return self._settings(interface).ring_size
+
     def memory(self, interface: str) -> int:
         """Bytes that one worker of the interface takes, with its two rings."""
-        size = self._settings(interface).ring_size
+        size = self.ring_size(interface)
         return WORKER_MEMORY + size + max(LARGE_LEAST, size // LARGE_SHARE)
 
     def _settings(self, interface: str) -> Interface:
@@ -55,6 +59,25 @@ class Needs:
             if given.address.version == version and is_joined(given):
                 joined[given.interface, given.address] = _addresses(given.address)
         return sum(joined.values())
+
+    def joining(self, version: int) -> set[str]:
+        """Interfaces on which groups are joined."""
+        return {
+            rule.input.interface
+            for rule in self.rules()
+            if rule.input.address.version == version and is_joined(rule.input)
+        }
+
+    def ipv6_interfaces(self) -> list[str]:
+        """Those that take it for joins, for neighbours that ask, and for all that is sent."""
+        found: dict[str, None] = {}
+        for rule in self.rules():
+            given = rule.input
+            asked = is_joined(given) or not (given.address.is_multicast or given.vlan is not None)
+            if given.address.version == 6 and asked:
+                found[given.interface] = None
+            found |= {o.interface: None for o in rule.outputs if o.address.version == 6}
+        return list(found)
 
     def single_sources(self, version: int) -> list[tuple[str, int]]:
         """Interface and number of sources of each input that joins for these alone (SSM)."""
@@ -76,12 +99,30 @@ class Needs:
             total += _receptions(rule.input)
         return total + -(-(self.groups(4) + self.groups(6)) // max(1, groups_by_socket))
 
-    def has_members(self) -> bool:
-        """Whether there are outputs that get sockets as packets come."""
-        return any(
-            rule.input.is_range or any(output.source == "keep" for output in rule.outputs)
-            for rule in self.rules()
+    def members(self) -> int:
+        """Sockets that outputs get as packets come, at most: of ranges and of kept sources."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for rule in self.rules():
+            given, kept = rule.input, sum(output.source == "keep" for output in rule.outputs)
+            outputs = len(rule.outputs) if given.is_range else kept
+            members = MEMBERS_AT_MOST if kept else _addresses(given.address) * _ports(given)
+            if outputs:
+                found.setdefault(given.interface, []).append((members, outputs))
+        return sum(
+            self.workers(interface)
+            * min(sum(m * o for m, o in counts), MEMBERS_AT_MOST * max(o for _, o in counts))
+            for interface, counts in found.items()
         )
+
+    def low_ports(self, first: int) -> list[int]:
+        """Those below the first that everybody may bind: of outputs, and held for hosts."""
+        found = set()
+        for rule in self.rules():
+            found |= {o.source_port for o in rule.outputs if o.source_port is not None}
+            given = rule.input
+            if not given.address.is_multicast and given.protocol == "udp":
+                found.add(given.port if isinstance(given.port, int) else given.port.first)
+        return sorted(port for port in found if port < first)
 
     def hosts(self, version: int) -> int:
         """Neighbours that outputs may send to; ranges with all that a worker has room for."""
@@ -126,5 +167,8 @@ def _receptions(given: Input) -> int:
     count = _addresses(given.address)
     if given.address.is_multicast:
         return count if count <= JOINED_AT_MOST else 1
-    ports = len(given.port) if isinstance(given.port, PortRange) else 1
-    return ports if ports <= HELD_AT_MOST else 0
+    return _ports(given) if _ports(given) <= HELD_AT_MOST else 0
+
+
+def _ports(given: Input) -> int:
+    return len(given.port) if isinstance(given.port, PortRange) else 1

@@ -8,14 +8,17 @@ kernel takes off the tags itself before mcrd sees a frame.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 
+from mcrd.config.values import LONGEST_INTERFACE_NAME
 from mcrd.doctor.devices import Device
 from mcrd.doctor.finding import Finding
 from mcrd.doctor.kernel import SUPER_FRAMES
 from mcrd.doctor.needs import Needs
 
 SEGMENT = "tx-udp-segmentation"
+CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")
 MERGING = ("rx-udp-gro-forwarding", "rx-gro-list")
 VLAN_FILTER = "rx-vlan-filter"
 VIRTUAL = ("veth", "bridge", "tun", "macvlan", "ipvlan")
@@ -49,7 +52,7 @@ def _input(device: Device, check: str, old: bool) -> Iterator[Finding]:
         return
     for feature in MERGING:
         if device.has(feature):
-            remedy = f"ethtool -K {device.name} {feature} off"
+            remedy = f"{_ethtool(device)} {feature} off"
             yield Finding(check, "trouble", f"{feature} is on", LOST, remedy)
     if device.kind in VIRTUAL:
         why = f"{LOST}; whether its other end sends them uncut cannot be seen here"
@@ -71,19 +74,37 @@ def _tagged(device: Device, check: str, needs: Needs) -> Iterator[Finding]:
     value = f"{VLAN_FILTER} is on, without an interface for VLAN {shown}"
     why = "the card may drop frames of VLANs that it was not told of"
     remedy = (
-        f"ethtool -K {device.name} {VLAN_FILTER} off"
+        f"{_ethtool(device)} {VLAN_FILTER} off"
         if device.features[VLAN_FILTER].free
-        else f"ip link add link {device.name} name {device.name}.{missing[0]}"
-        f" type vlan id {missing[0]}"
+        else "; ".join(_vlan_interface(device, vlan) for vlan in missing)
     )
     yield Finding(check, "trouble", value, why, remedy)
 
 
+def _vlan_interface(device: Device, vlan: int) -> str:
+    """The card knows its VLAN as soon as it is there, also down."""
+    name = f"{device.name}.{vlan}"
+    if len(name.encode()) > LONGEST_INTERFACE_NAME:
+        name = f"vlan{vlan}"
+    link, name = shlex.quote(device.name), shlex.quote(name)
+    return f"ip link add link {link} name {name} type vlan id {vlan}"
+
+
+def _ethtool(device: Device) -> str:
+    return f"ethtool -K {shlex.quote(device.name)}"
+
+
 def _output(device: Device, check: str, old: bool) -> Iterator[Finding]:
-    line = f"ethtool -K {device.name} {SEGMENT}"
+    line = f"{_ethtool(device)} {SEGMENT}"
     if old and device.kind in VIRTUAL and device.has(SEGMENT):
         why = f"{LOST}: another mcrd or packet socket at its other end would miss them"
         yield Finding(check, "unknown", f"a {device.kind} with {SEGMENT}", why, f"{line} off")
-    elif device.could(SEGMENT) and not (old and device.kind in VIRTUAL):
-        why = "with it a run of datagrams is cut by the card, which saves CPU time"
+        return
+    if old and device.kind in VIRTUAL:
+        return
+    why = "with it a run of datagrams is cut by the card, which saves CPU time"
+    if device.could(SEGMENT):
         yield Finding(check, "ok", f"{SEGMENT} is off", why, f"{line} on")
+    elif device.withheld(SEGMENT) and any(map(device.could, CHECKSUMS)):
+        value = f"{SEGMENT} is off, as the card adds no checksums"
+        yield Finding(check, "ok", value, why, f"{_ethtool(device)} tx on")

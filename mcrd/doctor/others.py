@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs, holds, takes
-from mcrd.model import Address
+from mcrd.model import Address, Input
 from mcrd.resources import endpoint
 
 SHOWN = 8  # programs in one line
@@ -33,11 +33,12 @@ def programs(host: Host, running: Running, needs: Needs) -> Finding:
     tables = [name for name in ("udp", "udp6") if host.exists(f"{NET}/{name}")]
     if not tables:
         return unreadable(check, f"/{NET}/udp", "not there")
+    inputs = _by_port(needs)
     bound = [
         entry
         for name in tables
         for entry in _bound(host.lines(f"{NET}/{name}")[1:])
-        if _meets(entry, needs)
+        if _meets(entry, (*inputs.get(entry.port, ()), *inputs.get(None, ())))
     ]
     if not bound:
         return Finding(check, "ok", "none on the ports of the inputs")
@@ -78,15 +79,25 @@ def _address(text: str) -> Address:
     return address.ipv4_mapped or address
 
 
-def _meets(entry: Bound, needs: Needs) -> bool:
+def _by_port(needs: Needs) -> dict[int | None, list[Input]]:
+    """Inputs by their only port; None: by several. Outputs are thousands of sockets, too."""
+    found: dict[int | None, list[Input]] = {}
+    for rule in needs.rules():
+        port = rule.input.port
+        if rule.input.protocol == "udp":
+            found.setdefault(port if isinstance(port, int) else None, []).append(rule.input)
+    return found
+
+
+def _meets(entry: Bound, inputs: Iterable[Input]) -> bool:
     every = entry.address.is_unspecified
     return any(
-        takes(rule.input, entry.port)
+        takes(given, entry.port)
         and (
-            (every and entry.address.version >= rule.input.address.version)
-            or holds(rule.input, entry.address)
+            (every and entry.address.version >= given.address.version)
+            or holds(given, entry.address)
         )
-        for rule in needs.rules()
+        for given in inputs
     )
 
 

@@ -1,24 +1,17 @@
-"""Settings of the network stack that the rules depend on, and rp_filter, which they do not."""
+"""Settings of the network stack that the rules depend on."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Mapping
 
-from mcrd import filters
-from mcrd.doctor.finding import Finding, setting, unreadable
-from mcrd.doctor.host import NET, Host
+from mcrd.doctor.devices import Device
+from mcrd.doctor.finding import Finding, Verdict, in_unit, setting, unreadable
+from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
-from mcrd.model import Network
-from mcrd.sockets.common import attach_filter
 
-OPTMEM = "net.core.optmem_max"
-OPTMEM_ENOUGH = 131072  # the default of new kernels; twice the largest filter that there is
-FRAGMENTS = "net.ipv4.ipfrag_high_thresh"
-FRAGMENTS_DEFAULT = 4 << 20
+PORTS_SHOWN = 8
 MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
 
 
@@ -41,55 +34,10 @@ def memberships(host: Host, needs: Needs) -> list[Finding]:
     return [Finding("memberships", "trouble", shown, why, setting(name, 20))]
 
 
-def filter_memory(host: Host, networks: Mapping[str, frozenset[Network]]) -> list[Finding]:
-    """Tries the filters on a socket that gets nothing. Said only where one has no room."""
-    small = [interface for interface, taken in networks.items() if not _fits(taken)]
-    if not small:
-        return []
-    room = host.sysctl(OPTMEM)
-    given = f"{OPTMEM} = {room}," if room is not None else f"{OPTMEM} is"  # the machine's
-    value = f"{given} too small for the filter of {', '.join(small)}"
-    why = (
-        "a coarser filter lets traffic to other addresses into the rings"
-        if _fits(None)
-        else "without room for a filter there is no ring, and nothing is relayed"
-    )
-    return [Finding("filter memory", "trouble", value, why, setting(OPTMEM, OPTMEM_ENOUGH))]
-
-
-def _fits(taken: frozenset[Network] | None) -> bool:
-    """At a reload, the old filter and the new one are there together."""
-    program = filters.ingress(taken)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            for _ in range(2):
-                attach_filter(sock, program)
-        except OSError as error:
-            return error.errno != errno.ENOMEM
-    return True
-
-
-def fragments(host: Host) -> list[Finding]:
-    """Sets that failed without a timeout had no room, or were wrong. Said only if there are."""
-    lines = [line.split() for line in host.lines(f"{NET}/snmp") if line.startswith("Ip:")]
-    if len(lines) != 2:
-        return [unreadable("fragments", f"/{NET}/snmp", "no counters")]
-    counts = dict(zip(*lines, strict=False))
-    failed, late = (int(counts.get(name, 0)) for name in ("ReasmFails", "ReasmTimeout"))
-    if failed == 0:
-        return []
-    value = f"{failed} IPv4 packets not completed since the start, {late} of them by timeout"
-    threshold = host.sysctl(FRAGMENTS)
-    if failed <= late or threshold is None or threshold > FRAGMENTS_DEFAULT:
-        why = "fragments were lost on the way: no setting of this host helps"
-        return [Finding("fragments", "ok", value, why)]
-    why = f"of those without a timeout, {FRAGMENTS} = {threshold} may have left no room"
-    return [Finding("fragments", "trouble", value, why, setting(FRAGMENTS, 4 * threshold))]
-
-
 def igmp_version(host: Host, needs: Needs) -> list[Finding]:
     """An older version knows no sources, and its first not even a leave."""
     found = []
+    all_of_mld = host.sysctl("net/ipv6/conf/all/force_mld_version")
     for version, family, name, newest in (
         (4, "ipv4", "force_igmp_version", 3),
         (6, "ipv6", "force_mld_version", 2),
@@ -99,6 +47,8 @@ def igmp_version(host: Host, needs: Needs) -> list[Finding]:
             value = host.sysctl(f"net/{family}/conf/{interface}/{name}")
             if not value or value >= newest:
                 continue
+            if version == 6 and interface != "all" and all_of_mld:
+                continue  # that of all goes before; of IGMP, both count
             concerned = by_source if interface == "all" else by_source & {interface}
             if not concerned and (version == 6 or value > 1):
                 continue
@@ -138,10 +88,85 @@ def neighbours(host: Host, needs: Needs) -> list[Finding]:
     return found
 
 
-def reverse_path(host: Host, needs: Needs) -> list[Finding]:
-    """Never a trouble: whoever looks for it learns why."""
+def reverse_path(host: Host, needs: Needs, devices: Mapping[str, Device]) -> list[Finding]:
+    """It takes no stream from the relay, but may take the queries of IGMP from the kernel.
+
+    These pass when the way back to who asks leads over their interface; with 2, over any. Without
+    an address there, only the first counts (fib_validate_source(); queries of 0.0.0.0 pass).
+    """
     every = host.sysctl("net.ipv4.conf.all.rp_filter") or 0
     own = {name: host.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in needs.inputs()}
-    shown = ", ".join(f"{max(every, n)} on {name}" for name, n in own.items() if n is not None)
-    why = "it does not matter for the relay: packets are taken before the kernel looks at it"
-    return [Finding("rp_filter", "ok", shown, why)] if shown else []
+    values = {name: max(every, value) for name, value in own.items() if value is not None}
+    if not values:
+        return []
+    asked = {name for name in needs.joining(4) if values.get(name)}
+    routed = {line.split("\t")[0] for line in host.lines(f"{NET}/route")[1:]}
+    deaf = [
+        name
+        for name in values
+        if name in asked and name in devices and not devices[name].ipv4 and name not in routed
+    ]
+    why = (
+        "a query of IGMP has no way back over an interface without an address: the kernel drops"
+        " it and reports no group, so a switch that snoops ends the stream after minutes"
+    )
+    if deaf:
+        return [
+            Finding(
+                "rp_filter",
+                "trouble",
+                f"{values[name]} on {name}, which has no IPv4 address",
+                why,
+                _no_reverse_path(name, every),
+            )
+            for name in deaf
+        ]
+    shown = ", ".join(f"{value} on {name}" for name, value in values.items())
+    why = "streams are taken before the kernel looks at it"
+    if asked:
+        why += "; only queries of IGMP are dropped, from an address with no way back to it"
+    return [Finding("rp_filter", "ok", shown, why)]
+
+
+def _no_reverse_path(name: str, every: int) -> str:
+    """The greater of both counts."""
+    line = setting(f"net/ipv4/conf/{name}/rp_filter", 0)
+    return f"{line} net/ipv4/conf/all/rp_filter=0" if every else line
+
+
+def low_ports(host: Host, running: Running, needs: Needs) -> list[Finding]:
+    """Said only where the daemon may not bind what the rules say."""
+    check, name = "low ports", "net.ipv4.ip_unprivileged_port_start"
+    first = host.sysctl(name)
+    if first is None:
+        first = 1024
+    ports = needs.low_ports(first)
+    if not ports or running.may("net_bind_service"):
+        return []
+    more = ["and more"] if len(ports) > PORTS_SHOWN else []
+    value = f"{', '.join([*map(str, ports[:PORTS_SHOWN]), *more])}, below {name} = {first}"
+    why = (
+        "without CAP_NET_BIND_SERVICE an output with such a source_port fails, and senders hear"
+        " that the port of a host input is closed"
+    )
+    rights = "CAP_NET_RAW CAP_NET_BIND_SERVICE"
+    remedy = in_unit(f"AmbientCapabilities={rights} and CapabilityBoundingSet={rights}")
+    verdict: Verdict = "trouble" if running.status is not None else "unknown"
+    return [Finding(check, verdict, value, why, remedy)]
+
+
+def ipv6(host: Host, needs: Needs) -> list[Finding]:
+    """Said only where it is needed and off."""
+    names, check = needs.ipv6_interfaces(), "IPv6"
+    if not names:
+        return []
+    if not host.exists("proc/sys/net/ipv6") and host.exists("proc/sys/net/ipv4"):
+        why = "the rules have IPv6 addresses"
+        remedy = "ipv6.disable=0 on the kernel's command line"
+        return [Finding(check, "trouble", "the kernel has none", why, remedy)]
+    why = "it has no IPv6 address then and joins no group; addresses that it had are to be set anew"
+    return [
+        Finding(check, "trouble", f"{path} = 1", why, setting(path, 0))
+        for path in (f"net/ipv6/conf/{name}/disable_ipv6" for name in names)
+        if host.sysctl(path) == 1
+    ]

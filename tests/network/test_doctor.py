@@ -7,13 +7,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcrd.doctor.devices import devices
-from tests.lab import Triangle
-from tests.lab.daemon import Mcrd
+from tests.lab import Host, Triangle, wait_for
+from tests.lab.daemon import Mcrd, console_script
 from tests.lab.rules import rule
 
 RULES = rule("any", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000") + rule(
@@ -67,6 +68,14 @@ def test_settings_of_a_namespace(triangle: Triangle) -> None:
     assert {after[name]["verdict"] for name in SET} == {"ok"}
     assert "none" in after["other programs"]["value"]
 
+    mcrctl = console_script("mcrctl")  # in another network, where all of this is otherwise
+    done = triangle.source.call(mcrctl, "--control", str(daemon.control), "doctor", "--json")
+    found = {about["check"]: about for about in json.loads(done.stdout)["findings"]}
+    assert found["network namespace"]["verdict"] == "trouble"
+    assert f"/proc/{daemon.pid}/ns/net" in found["network namespace"]["remedy"]
+    assert found["descriptors"]["value"].startswith("the daemon may have")
+    assert "rp_filter" not in found
+
 
 SET = {
     "memberships": "sysctl -w net.ipv4.igmp_max_memberships=20",
@@ -89,16 +98,65 @@ def test_no_room_for_filters(triangle: Triangle, room: str, why: str) -> None:
     assert "filter memory" not in doctor(daemon)[1]
 
 
+@pytest.mark.long
+def test_a_query_without_a_way_back(triangle: Triangle) -> None:
+    """The kernel drops it, doctor says so, and its line makes the kernel answer."""
+    relay, source = triangle.relay, triangle.source
+    daemon = triangle.lab.mcrd(relay, RULES)
+    relay.run("ip", "-4", "address", "flush", "dev", "r0")
+    relay.sysctl("net.ipv4.conf.all.rp_filter", "1")
+    remedy = doctor(daemon)[1]["rp_filter"]["remedy"]
+    assert remedy.endswith("net/ipv4/conf/r0/rp_filter=0 net/ipv4/conf/all/rp_filter=0")
+
+    # Of what is joined (1, 2): what a join reports by itself is another record.
+    answers = source.capture("s0", "igmp[0] = 0x22 and igmp[8] <= 2", direction="in")
+    with source.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("s0", 0))
+        before = dropped_for_no_way_back(relay)
+        sock.send(QUERY)
+        wait_for(lambda: dropped_for_no_way_back(relay) > before, "the query to be dropped")
+        relay.run(*remedy.split())
+        assert answers.frames() == []
+        sock.send(QUERY)
+        wait_for(answers.frames, "the answer")
+    assert doctor(daemon)[1]["rp_filter"]["verdict"] == "ok"
+
+
+# A general query of IGMPv3 from 10.1.0.1, to be answered within 0.1 s (RFC 3376, 4.1).
+QUERY = (
+    bytes.fromhex("01005e000001 020000000001 0800")
+    + bytes.fromhex("46c00024 00010000 01023a10 0a010001 e0000001 94040000")
+    + bytes.fromhex("1101ec81 00000000 027d0000")
+)
+
+
+def dropped_for_no_way_back(host: Host) -> int:
+    """IPReversePathFilter of the kernel's counters."""
+    with host.inside():
+        lines = Path("/proc/thread-self/net/netstat").read_text().splitlines()
+    names, counts = (line.split() for line in lines if line.startswith("TcpExt:"))
+    return int(counts[names.index("IPReversePathFilter")])
+
+
 def test_interfaces_are_looked_at(triangle: Triangle) -> None:
     relay = triangle.relay
     with relay.inside():
         found = devices(["r0", "r7"])
     assert found.keys() == {"r0"}
-    assert (found["r0"].kind, found["r0"].vlans) == ("veth", frozenset())
+    assert (found["r0"].kind, found["r0"].vlans, found["r0"].ipv4) == ("veth", frozenset(), True)
     assert found["r0"].has("tx-udp-segmentation")
     relay.run("ethtool", "-K", "r0", "tx-udp-segmentation", "off")
+    relay.run("ip", "-4", "address", "flush", "dev", "r0")
     with relay.inside():
-        assert devices(["r0"])["r0"].could("tx-udp-segmentation")
+        changed = devices(["r0"])["r0"]
+    assert changed.could("tx-udp-segmentation")
+    assert not changed.ipv4
+    relay.run("ethtool", "-K", "r0", "tx-udp-segmentation", "on")
+    relay.run("ethtool", "-K", "r0", "tx", "off")
+    with relay.inside():
+        changed = devices(["r0"])["r0"]
+    assert changed.withheld("tx-udp-segmentation")
+    assert changed.could("tx-checksum-ip-generic")
 
 
 def test_a_vlan_with_an_interface_of_its_own(triangle: Triangle) -> None:
