@@ -14,12 +14,13 @@ from typing import Any
 
 from mcrd import config
 from mcrd.client import ControlError, ask, network_namespace
-from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
+from mcrd.explain.evidence import Daemon, Evidence, Finding, rule_of
 from mcrd.explain.host import gather
 from mcrd.explain.inputs import disk
-from mcrd.explain.kinds import sort
+from mcrd.explain.kinds import queries, sort
 from mcrd.explain.stages import answer, explain
 from mcrd.model import Rule
+from mcrd.resources import first_address
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
@@ -105,12 +106,15 @@ def _of_daemon(
         after,
         stopped | _stopped(after),
     )
-    sources = {k["source"] for k in sort(rule.input, look["kinds"]).good} if look else set()
-    return explain(Evidence(rule, _gather(rule, sources), daemon, look, error)), look
+    host = gather(rule, _concerned(rule, look) if look else ())
+    return explain(Evidence(rule, host, daemon, look, error)), look
 
 
-def _gather(rule: Rule, sources: set[str]) -> Host:
-    return gather(rule, sorted(sources))
+def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
+    """Those to whom there has to be a way back: who queries, and sources."""
+    found = queries(look["kinds"], first_address(rule.input.address).version)
+    queriers = [found[0]] if found and found[0] != "0.0.0.0" else []
+    return queriers + sorted({kind["source"] for kind in sort(rule.input, look["kinds"]).good})
 
 
 def _differences(name: str, control: Path, path: str) -> tuple[Sequence[str], Sequence[str], bool]:

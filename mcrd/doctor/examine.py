@@ -164,17 +164,19 @@ def network(host: Host, running: Running) -> list[Finding]:
     why = "if it is not that of this mcrctl, what is said of the network is not the daemon's"
     if running.status is None:
         return []
-    if running.pid is None:
-        value = "the daemon, in another pid namespace, may be in another one"
-        return [Finding(check, "unknown", value, why, "run mcrctl in its container")]
+    its = running.status.get("network_namespace")
     try:
-        if host.namespace("net", running.pid) == host.namespace("net"):
-            return []
+        own = host.namespace("net")
     except OSError as error:
-        name = f"/proc/{running.pid}/ns/net"
-        return [unreadable(check, name, error.strerror or str(error), why)]
+        return [unreadable(check, "/proc/self/ns/net", error.strerror or str(error), why)]
+    if own == f"net:[{its}]":
+        return []
+    if its is None:
+        return [Finding(check, "unknown", "this daemon, of another version, does not say it", why)]
     why = "interfaces, their sysctls and other programs were not looked at: here, they are others"
     remedy = f"nsenter --net=/proc/{running.pid}/ns/net mcrctl doctor"
+    if running.pid is None:
+        remedy = "run mcrctl in its container"
     return [Finding(check, "trouble", "the daemon is in another one", why, remedy)]
 
 

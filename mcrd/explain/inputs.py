@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
-from mcrd.explain.evidence import Answer, Daemon, Evidence, Finding, ago_of, heard_on
+from mcrd.explain.evidence import Answer, Daemon, Evidence, Finding, Host, ago_of, heard_on
 from mcrd.explain.kinds import Kind, queries, sort
 from mcrd.model import Address, Input
 from mcrd.plan import JOINED_AT_MOST
@@ -115,8 +115,21 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
     protocol = "IGMP" if version == 4 else "MLD"
     missed: Answer = "note" if frames else "no"
     seen = queries(evidence.look["kinds"], version) if evidence.look else None
-    if seen:
-        return Finding("group", "querier", "yes", f"{seen} sends {protocol} queries")
+    if seen is not None and _drops_queries(host, given.interface, seen[0]):
+        text = (
+            f"{seen[0]} sends {protocol} queries, but rp_filter makes the kernel drop them, as the"
+            f" way back does not lead over {given.interface}: so it reports no group, and a switch"
+            " that snoops ends the stream"
+        )
+        conf = "net/ipv4/conf"
+        remedy = (
+            f"`sysctl -w {conf}/{given.interface}/rp_filter=0 {conf}/all/rp_filter=0`, or an address"
+            f" of the querier's network on {given.interface}"
+        )
+        return Finding("group", "querier", missed, text, remedy)
+    if seen is not None:
+        text = f"{seen[0]} sends {protocol} queries ({seen[1]})"
+        return Finding("group", "querier", "yes", text)
     bridge = host.bridge
     if bridge is not None and bridge.snooping:
         if bridge.heard or bridge.own:
@@ -145,6 +158,17 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
     else:
         text = f"no {protocol} query was heard so far; they come every two minutes"
     return Finding("group", "querier", "note" if frames else "unknown", text, QUERIER)
+
+
+def _drops_queries(host: Host, interface: str, querier: str) -> bool:
+    """Whether queries do not pass the reverse-path check (fib_validate_source() of the kernel)."""
+    link = host.links.get(interface)
+    if not host.reverse_filter or link is None or querier not in host.back:
+        return False  # those of 0.0.0.0 pass
+    addressed = any(address.version == 4 for address in link.addresses)
+    back = host.back[querier]
+    anywhere = host.reverse_filter == 2 and addressed and back is not None
+    return back != interface and not anywhere
 
 
 def frames(evidence: Evidence) -> Iterator[Finding]:

@@ -89,10 +89,10 @@ def _allows(given: Input, source: str) -> bool:
     return not given.sources or any(host in network for network in given.sources)
 
 
-def queries(kinds: Sequence[Kind], version: int) -> str | None:
-    """Who queries, of the frames that were seen, and how."""
+def queries(kinds: Sequence[Kind], version: int) -> tuple[str, str] | None:
+    """Who queries, of the frames that were seen, and in which version."""
     wanted = "igmp" if version == 4 else "mld"
     for kind in kinds:
         if kind["protocol"] == wanted and kind["detail"].startswith("query"):
-            return f"{kind['source']} ({kind['detail'].removeprefix('query ')})"
+            return kind["source"], kind["detail"].removeprefix("query ")
     return None

@@ -58,7 +58,11 @@ def _kernel(evidence: Evidence) -> Iterator[Finding]:
     if not first_address(evidence.rule.input.address).is_multicast:
         return
     strict = f", rp_filter is {host.reverse_filter}" if host.reverse_filter is not None else ""
+    kinds = evidence.look["kinds"] if evidence.look else ()
+    sources = {kind["source"] for kind in sort(evidence.rule.input, kinds).good}
     for source, back in host.back.items():
+        if source not in sources:
+            continue
         if back == name:
             text = (
                 f"the way back to {source} leads over {name}: the kernel could route this{strict}"

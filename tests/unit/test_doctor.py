@@ -584,7 +584,6 @@ def test_a_daemon_in_another_pid_namespace(host: MakeHost) -> None:
     made = host({"proc/4242/limits": limit("1024"), "proc/4243/status": "Gid:\t7\t7\nGroups:\n"})
     away = Running(running().status, seen=0)
     assert "in another pid namespace" in daemon(away).value
-    assert verdicts(network(made, away)) == ["unknown"]
     assert limits.descriptors(made, away, needs(rule("a", TAKEN, SENT))).verdict == "unknown"
     assert (away.pid, away.worker) == (None, None)
     below = Running(running().status, seen=77)
@@ -594,22 +593,22 @@ def test_a_daemon_in_another_pid_namespace(host: MakeHost) -> None:
 
 def test_a_daemon_in_another_network_namespace(host: MakeHost, tmp_path: Path) -> None:
     made = host({})
-    (own, its) = (tmp_path / "proc" / who / "ns/net" for who in ("self", "4242"))
-    for link in (own, its):
-        link.parent.mkdir(parents=True)
+    assert verdicts(network(made, running(network_namespace=2))) == ["unknown"]  # no /proc
+    own = tmp_path / "proc/self/ns/net"
+    own.parent.mkdir(parents=True)
     own.symlink_to("net:[1]")
     assert network(made, Running()) == []
-    assert verdicts(network(made, running())) == ["unknown"]  # somebody else's process
-    its.symlink_to("net:[2]")
-    (found,) = network(made, running())
+    assert network(made, running(network_namespace=1)) == []
+    assert verdicts(network(made, running())) == ["unknown"]  # of a version that does not say it
+    away = Running(running(network_namespace=2).status, seen=0)
+    assert [found.remedy for found in network(made, away)] == ["run mcrctl in its container"]
+    (found,) = network(made, running(network_namespace=2))
     assert found.verdict == "trouble"
     assert found.remedy == "nsenter --net=/proc/4242/ns/net mcrctl doctor"
-    checks = {about.check for about in examine(made, tmp_path / "none", running())}
+    elsewhere = running(network_namespace=2)
+    checks = {about.check for about in examine(made, tmp_path / "none", elsewhere)}
     assert {"network namespace", "clock"} <= checks
     assert "multicast routing" not in checks
-    its.unlink()
-    its.symlink_to("net:[1]")
-    assert network(made, running()) == []
 
 
 def test_the_rule_file(tmp_path: Path) -> None:

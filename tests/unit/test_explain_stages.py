@@ -426,3 +426,34 @@ def test_a_loop_is_told_of_although_it_flows() -> None:
     found = finding(replace(HEALTHY, daemon=replace(WELL, after=after)), "own_output")
     assert found.answer == "note"
     assert found.text.startswith("7 ")
+
+
+@pytest.mark.parametrize(
+    ("reverse_filter", "addresses", "back", "seen", "expected"),
+    [
+        (1, True, "eth0", False, "yes"),
+        (1, True, "eth1", False, "no"),
+        (1, True, "eth1", True, "note"),
+        (1, True, None, False, "no"),
+        (2, True, "eth1", False, "yes"),
+        (2, True, None, False, "no"),
+        (2, False, "eth1", False, "no"),
+        (0, False, None, False, "yes"),
+    ],
+)
+def test_queries_that_the_kernel_drops(
+    reverse_filter: int, addresses: bool, back: str | None, seen: bool, expected: str
+) -> None:
+    eth0 = LINKS["eth0"] if addresses else replace(LINKS["eth0"], addresses=())
+    host = replace(
+        HOST,
+        links={**LINKS, "eth0": eth0},
+        reverse_filter=reverse_filter,
+        back={"10.9.0.1": back},
+    )
+    query = kind(
+        protocol="igmp", port=None, detail="query v3", destination="224.0.0.1", source="10.9.0.1"
+    )
+    evidence = replace(HEALTHY, host=host, look=look(query, *[kind()] * seen))
+    assert finding(evidence, "querier").answer == expected
+    assert not [each for each in explain(evidence) if each.stage == "kernel"]
