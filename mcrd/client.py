@@ -38,7 +38,8 @@ def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
                 line = stream.readline(ANSWER_LARGEST)
             reply = json.loads(line)
         except TimeoutError:
-            raise ControlError(f"mcrd did not answer within {timeout:g} s") from None
+            text = "is it stopped, or very busy? `systemctl status mcrd`, `journalctl -u mcrd`"
+            raise ControlError(f"mcrd did not answer within {timeout:g} s: {text}") from None
         except (OSError, ValueError):
             raise ControlError("mcrd ended before it answered; look at its log") from None
     if reply["errors"]:

@@ -27,7 +27,9 @@ from mcrd.apply import Estate
 from mcrd.changes import Changes, changes
 from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
+from mcrd.config.problems import is_about
 from mcrd.control import Request, Server
+from mcrd.explain.kinds import mark
 from mcrd.explain.look import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.files import read_file
 from mcrd.filters import networks
@@ -453,13 +455,15 @@ class Supervisor:
         if name is not None and name not in self._config.rules:
             raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
         now = self._now()
-        return {
-            "rules": {
-                key: report.rule(rule, now[key])
-                for key, rule in self._config.rules.items()
-                if name in (None, key)
-            }
+        found = {
+            key: report.rule(rule, now[key])
+            for key, rule in self._config.rules.items()
+            if name in (None, key)
         }
+        if name is None:
+            return {"rules": found}
+        warnings = [line for line in self._config.warnings if is_about(line, str(name))]
+        return {"rules": found, "warnings": warnings}
 
     async def _stats(self) -> dict[str, Any]:
         """All counters. Others have their turn meanwhile: there may be thousands of rules."""
@@ -482,6 +486,7 @@ class Supervisor:
         hearing = asyncio.get_running_loop().create_task(self._listen_often())
         try:
             seen = await self._looks.look(rule.input, seconds)
+            mark(seen["kinds"], rule, self._config.rules.values())
         except BusyError as error:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:

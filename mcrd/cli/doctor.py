@@ -5,12 +5,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import os
 import socket
 import struct
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -38,12 +35,12 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
         path = told if told.is_absolute() else Path(DEFAULT_CONFIG)
     found = examine(Host(), path, running)
     trouble = any(finding.verdict == "trouble" for finding in found)
-    text = (
-        json.dumps({"ok": not trouble, "findings": [asdict(f) for f in found]})
-        if as_json
-        else "\n".join(map(printable, _text(found)))
-    )
-    return int(not _print(text) or trouble)
+    if as_json:
+        print(json.dumps({"ok": not trouble, "findings": [asdict(f) for f in found]}))
+    else:
+        for line in _text(found):
+            print(printable(line))
+    return int(trouble)
 
 
 def _pid(control: Path) -> int | None:
@@ -54,24 +51,6 @@ def _pid(control: Path) -> int | None:
         peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
         return int(PEER.unpack(peer)[0])
     return None
-
-
-def _print(text: str) -> bool:
-    """Could it be written? A reader that has seen enough (head) is no reason to say no."""
-    if sys.stdout is None:  # closed
-        return True
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        # What is left in the buffer would be an error again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return True
-        print(f"cannot write: {error.strerror}", file=sys.stderr)
-        return False
-    return True
 
 
 def _text(found: Sequence[Finding]) -> Iterator[str]:

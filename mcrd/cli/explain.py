@@ -5,19 +5,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mcrd import config
 from mcrd.client import ControlError, ask, network_namespace
+from mcrd.config.problems import is_about
 from mcrd.explain.evidence import Daemon, Evidence, Finding, rule_of
 from mcrd.explain.host import gather
-from mcrd.explain.inputs import disk
 from mcrd.explain.kinds import queries, sort
+from mcrd.explain.rulefile import disk
 from mcrd.explain.stages import answer, explain
 from mcrd.model import Rule
 from mcrd.resources import first_address
@@ -26,7 +28,8 @@ TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
 PATIENCE = 15.0  # seconds, for the look of somebody else
 SETTLE = 0.1  # seconds, until what was just seen is counted
-WIDTH = 100
+NARROWEST, WIDEST = 40, 100
+POINTERS = 2  # things that are not known, and said on top
 TITLES = {
     "file": "the file",
     "interface": "the input interface",
@@ -40,11 +43,10 @@ TITLES = {
 
 def run(name: str, control: Path, seconds: float, file: Path | None, as_json: bool) -> int:
     """Prints why nothing flows; returns 1 when some stage says no. Raises ControlError."""
+    look = None
     if file is not None:
-        rule = _of_file(name, file)
-        evidence = Evidence(rule, gather(rule))
-        findings = explain(evidence)
-        look = None
+        rule, warnings = _of_file(name, file)
+        findings = explain(Evidence(rule, gather(rule), warnings=warnings))
     else:
         findings, look = _of_daemon(name, control, seconds)
     cause = answer(findings)
@@ -58,19 +60,20 @@ def run(name: str, control: Path, seconds: float, file: Path | None, as_json: bo
         }
         print(json.dumps(shown))
     else:
-        for line in text(name, findings):
+        width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size((WIDEST, 0)).columns))
+        for line in text(name, findings, width):
             print(line)
     return 0 if cause is None else 1
 
 
-def _of_file(name: str, file: Path) -> Rule:
+def _of_file(name: str, file: Path) -> tuple[Rule, Sequence[str]]:
     try:
-        rules = config.load(file).rules
+        found = config.load(file)
     except config.ConfigError as error:
         raise ControlError(*map(str, error.problems)) from None
-    if name not in rules:
+    if name not in found.rules:
         raise ControlError(f"there is no rule {name!r} in {file}")
-    return rules[name]
+    return found.rules[name], [line for line in found.warnings if is_about(line, name)]
 
 
 def _of_daemon(
@@ -82,32 +85,26 @@ def _of_daemon(
             f"mcrd, pid {status['pid']}, runs in another network namespace, of whose interfaces"
             f" nothing can be told here: `nsenter -t {status['pid']} -n mcrctl explain {name}`"
         )
-    refused, changed, added = _differences(name, control, status["config"])
+    daemon = Daemon(None, status["config"], status["pending"], **_differences(name, control))
     try:
-        state = ask(control, "rules", TIMEOUT, name=name)["rules"][name]
+        running = ask(control, "rules", TIMEOUT, name=name)
     except ControlError:
-        daemon = Daemon(None, status["config"], status["pending"], refused, changed)
-        if not refused and not added:
+        if not daemon.refused and not daemon.changed:
             raise
-        return list(disk(daemon)), None
+        return list(disk(daemon, name)), None
+    state = running["rules"][name]
     rule = rule_of(name, state)
     before = ask(control, "stats", TIMEOUT)
     stopped = _stopped(before)
     look, error = _look(control, name, seconds)
     time.sleep(SETTLE)
     after = ask(control, "stats", TIMEOUT)
-    daemon = Daemon(
-        state,
-        status["config"],
-        status["pending"],
-        refused,
-        changed,
-        before,
-        after,
-        stopped | _stopped(after),
+    daemon = replace(
+        daemon, state=state, before=before, after=after, stopped=stopped | _stopped(after)
     )
     host = gather(rule, _concerned(rule, look) if look else ())
-    return explain(Evidence(rule, host, daemon, look, error)), look
+    evidence = Evidence(rule, host, daemon, look, error, running.get("warnings", ()))
+    return explain(evidence), look
 
 
 def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
@@ -117,17 +114,17 @@ def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
     return queriers + sorted({kind["source"] for kind in sort(rule.input, look["kinds"]).good})
 
 
-def _differences(name: str, control: Path, path: str) -> tuple[Sequence[str], Sequence[str], bool]:
-    """Why the file is refused; what it says by now about the rule; whether the rule is new."""
+def _differences(name: str, control: Path) -> dict[str, Any]:
+    """As Daemon has it: why the file is refused, or what it says by now about the rule."""
     try:
         found = ask(control, "diff", RELOAD_TIMEOUT)
     except ControlError as error:
-        return error.lines, (), False
+        return {"refused": error.lines}
     if name in found["added"]:
-        return (), (f"the rule is new in {path}",), True
+        return {"changed": ("the rule is new",)}
     if name in found["removed"]:
-        return (), ("the rule is no longer there",), False
-    return (), tuple(found["changed"].get(name, ())), False
+        return {"changed": ("the rule is no longer there",), "removed": True}
+    return {"changed": tuple(found["changed"].get(name, ()))}
 
 
 def _look(control: Path, name: str, seconds: float) -> tuple[dict[str, Any] | None, str]:
@@ -155,16 +152,18 @@ def _stopped(stats: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(found)
 
 
-def text(name: str, findings: Sequence[Finding]) -> Iterator[str]:
+def text(name: str, findings: Sequence[Finding], width: int = WIDEST) -> Iterator[str]:
     """The answer on top, then every stage."""
     cause = answer(findings)
     if cause is None:
-        yield f"{name}: no stage says no"
+        yield from _wrapped(f"{name}: ", _all_well(findings), 4, width)
+        for finding in [f for f in findings if f.answer == "unknown" and f.remedy][:POINTERS]:
+            yield from _wrapped("    Not known: ", finding.text, 8, width)
     else:
         where = f" (output {cause.output + 1})" if cause.output is not None else ""
-        yield from _wrapped(f"{name}: NO{where}: ", cause.text, 4)
+        yield from _wrapped(f"{name}: NO{where}: ", cause.text, 4, width)
         if cause.remedy:
-            yield from _wrapped("    What to do: ", cause.remedy, 8)
+            yield from _wrapped("    What to do: ", cause.remedy, 8, width)
     before: tuple[str, int | None] | None = None
     for finding in findings:
         stage = (finding.stage, finding.output)
@@ -172,16 +171,27 @@ def text(name: str, findings: Sequence[Finding]) -> Iterator[str]:
             number = f" {finding.output + 1}" if finding.output is not None else ""
             yield f"{TITLES[finding.stage]}{number}"
             before = stage
-        yield from _wrapped(f"  {finding.answer:<8}", finding.text, 10)
+        yield from _wrapped(f"  {finding.answer:<8}", finding.text, 10, width)
         if finding.remedy and finding is not cause and finding.answer in ("no", "note", "unknown"):
-            yield from _wrapped("          -> ", finding.remedy, 13)
+            yield from _wrapped("          -> ", finding.remedy, 13, width)
 
 
-def _wrapped(head: str, told: str, indent: int) -> Iterator[str]:
+def _all_well(findings: Sequence[Finding]) -> str:
+    """What is to be said when no stage says no."""
+    received = [f.text for f in findings if (f.topic, f.answer) == ("received", "yes")]
+    outputs = {f.output for f in findings if f.stage == "output"}
+    sent = {f.output for f in findings if (f.topic, f.answer) == ("sent", "yes")}
+    if not received or not sent:
+        return "no stage says no"
+    which = "every output sends" if sent == outputs else f"{len(sent)} of {len(outputs)} send"
+    return f"it flows: {received[0]}, and {which}"
+
+
+def _wrapped(head: str, told: str, indent: int, width: int) -> Iterator[str]:
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)
     yield from textwrap.wrap(
         head + shown,
-        WIDTH,
+        width,
         subsequent_indent=" " * indent,
         break_on_hyphens=False,
         break_long_words=False,

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -16,44 +18,67 @@ from typing import Any
 
 from mcrd import __version__
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
+from mcrd.cli.output import write
 from mcrd.client import ControlError, ask
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
+LONGEST_LOOK = 60.0
+INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(argv)
-    if options.command == "check":
-        from mcrd.cli import check  # noqa: PLC0415  slow, and nothing else needs it
-
-        return check.run(options.file, options.json)
-    if options.command == "import":
-        from mcrd.cli import convert  # noqa: PLC0415
-
-        return convert.run(options.file, options.json)
+    if options.command == "top":
+        try:
+            return _top(options)
+        except ControlError as error:
+            return _failed(error)
+        except BrokenPipeError:  # mcrctl top --count 3 | head
+            sys.stderr.close()
+        except KeyboardInterrupt:
+            pass
+        return 0
+    printed = io.StringIO()
     try:
-        if options.command == "explain":
+        with contextlib.redirect_stdout(printed):
+            status = _run(options)
+    except ControlError as error:
+        return _failed(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status if write(printed.getvalue()) else 1
+
+
+def _failed(error: ControlError) -> int:
+    for line in error.lines:
+        print(line, file=sys.stderr)
+    return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    """One command, which prints its answer; the modules are slow, and each needs but its own."""
+    match options.command:
+        case "check":
+            from mcrd.cli import check  # noqa: PLC0415
+
+            return check.run(options.file, options.json)
+        case "import":
+            from mcrd.cli import convert  # noqa: PLC0415
+
+            return convert.run(options.file, options.json)
+        case "explain":
             from mcrd.cli import explain  # noqa: PLC0415
 
             return explain.run(
                 options.rule, options.control, options.seconds, options.config, options.json
             )
-        if options.command == "doctor":
+        case "doctor":
             from mcrd.cli import doctor  # noqa: PLC0415
 
             return doctor.run(options.config, options.control, options.json)
-        return _top(options) if options.command == "top" else _once(options)
-    except ControlError as error:
-        for line in error.lines:
-            print(line, file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # mcrctl stats | head
-        sys.stderr.close()
-    except KeyboardInterrupt:
-        pass
-    return 0
+    return _once(options)
 
 
 def _once(options: argparse.Namespace) -> int:
@@ -66,7 +91,6 @@ def _once(options: argparse.Namespace) -> int:
     else:
         for line in _TEXTS[options.command](answer):
             print(line)
-    sys.stdout.flush()
     return 0
 
 
@@ -173,16 +197,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _look_seconds(text: str) -> float:
-    if (value := _seconds(text)) > 60:
-        raise argparse.ArgumentTypeError(f"expected at most 60 seconds, got {text!r}")
-    return value
+    return _seconds(text, LONGEST_LOOK)
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, most: float = 3600) -> float:
     with contextlib.suppress(ValueError):
-        if 0.1 <= (value := float(text)) <= 3600:
+        if 0.1 <= (value := float(text)) <= most:
             return value
-    raise argparse.ArgumentTypeError(f"expected 0.1 to 3600 seconds, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected 0.1 to {most:g} seconds, got {text!r}")
 
 
 def _positive(text: str) -> int:

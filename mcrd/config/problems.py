@@ -116,6 +116,13 @@ def key_text(path: KeyPath) -> str:
     return text
 
 
+def is_about(line: str, rule: str) -> bool:
+    """Whether a problem or warning, as a line, is about this rule."""
+    key = f" {key_text(('rules', rule))}"
+    at = line.find(key)
+    return at >= 0 and line[at + len(key) :][:1] in (".", ":", "[")
+
+
 def quoted(text: str) -> str:
     """A string in quotes, shortened, with nothing in it that a terminal would obey."""
     short = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 3] + "..."

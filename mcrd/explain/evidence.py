@@ -49,20 +49,21 @@ class Bridge:
 class Way:
     """The way to a host over the interface of an output. `neighbour` is a state of ip-neighbour(8).
 
-    `error` says why there is none. `gateway`: the first router, if there is one. `mtu`: the
-    route's own, in bytes, if it has one.
+    `error` is why there is none, a name of errno(3). `local`: it is this host. `gateway`: the first
+    router, if there is one. `mtu`: the route's own, in bytes, if it has one.
     """
 
     error: str | None = None
     gateway: str | None = None
     neighbour: str | None = None
+    local: bool = False
     mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """What this host knows. `ways` are those of the outputs to hosts, by their index; `bridges`
-    those of the outputs to groups.
+    those of the outputs to groups. `joined_here` are outputs to a group that this host has joined.
 
     `not_joined` are those of the input's groups; None: it cannot be said. `fallback` is the version
     of IGMP or MLD that the interface fell back to, by a query. `back` says over which interface the
@@ -75,6 +76,7 @@ class Host:
     fallback: str | None = None
     ways: Mapping[int, Way] = field(default_factory=dict)
     bridges: Mapping[int, Bridge] = field(default_factory=dict)
+    joined_here: frozenset[int] = frozenset()
     reverse_filter: int | None = None
     back: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -84,7 +86,8 @@ class Daemon:
     """What the daemon says: a rule's state, and counters and workers before and after the look.
 
     `state` is the rule's entry in `mcrctl rules`, None when no rule of that name runs. `stopped`
-    are the pids of workers that somebody stopped.
+    are the pids of workers that somebody stopped. `changed` is what the file says by now, if it is
+    not what runs; `removed`: it says nothing about the rule any more.
     """
 
     state: Mapping[str, Any] | None
@@ -92,6 +95,7 @@ class Daemon:
     pending: bool = False
     refused: Sequence[str] = ()
     changed: Sequence[str] = ()
+    removed: bool = False
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
     stopped: frozenset[int] = frozenset()
@@ -99,13 +103,23 @@ class Daemon:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All of it. `look` is None when nobody looked, and `look_error` says why."""
+    """All of it. `look` is None when nobody looked, and `look_error` says why.
+
+    `warnings` are those about the rule in its file.
+    """
 
     rule: Rule
     host: Host
     daemon: Daemon | None = None
     look: Mapping[str, Any] | None = None
-    look_error: str = ""
+    look_error: str = "no daemon was asked"
+    warnings: Sequence[str] = ()
+
+
+def is_active(evidence: Evidence) -> bool:
+    """Whether the rule asks for packets now."""
+    daemon = evidence.daemon
+    return daemon is not None and daemon.state is not None and daemon.state["state"] == "active"
 
 
 def heard_on(evidence: Evidence, interface: str, version: int) -> Mapping[str, Any] | None:
@@ -154,6 +168,8 @@ def _output(entry: Mapping[str, Any]) -> Output:
         port=_port(entry["port"]),
         ttl=entry["ttl"],
         source=source if source in (None, "keep") else ip_address(source),
+        loop=entry["loop"],
+        limit=entry["limit"],
     )
 
 

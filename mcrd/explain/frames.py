@@ -18,6 +18,7 @@ EXTENSIONS = 16  # headers of IPv6, before the packet is taken for nonsense
 
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 TAGS = (0x8100, 0x88A8)
+VERSIONS = {ETH_P_IP: 4, ETH_P_IPV6: 6}
 ICMP, IGMP, UDP, ESP, ICMPV6 = 1, 2, 17, 50, 58
 NAMES = {ICMP: "icmp", IGMP: "igmp", UDP: "udp", ESP: "esp", ICMPV6: "icmpv6"}
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION = 0, 43, 44, 51, 60
@@ -28,6 +29,7 @@ class Kind(NamedTuple):
 
     `fragment` is "", "first" or "later": what is behind the first has no ports. `detail` says what
     a message of IGMP, MLD or ICMP is about. `other_host`: it was for another hardware address.
+    `outgoing`: this host sent it. `inner_vlan`: of a second tag.
     """
 
     vlan: int | None
@@ -39,6 +41,8 @@ class Kind(NamedTuple):
     wrong_checksum: bool = False
     detail: str = ""
     other_host: bool = False
+    outgoing: bool = False
+    inner_vlan: int | None = None
 
 
 class Frame(NamedTuple):
@@ -59,32 +63,48 @@ class Sum:
     ttl_highest: int
 
 
-def parse(
-    packet: bytes, protocol: int, vlan: int | None, verify: bool, other_host: bool = False
-) -> Frame | None:
+def parse(packet: bytes, protocol: int, vlan: int | None, verify: bool) -> Frame | None:
     """What a frame is, without its link header; None: neither IPv4 nor IPv6. Raises MalformedError.
 
     `protocol` is the EtherType, `vlan` that of the tag that the kernel took off. `verify`: the
     checksum is one that can be wrong.
     """
     at = 0
+    tags = [vlan or 0]
     try:
+        if vlan is not None and _begins_with_tag(packet, protocol):
+            protocol = TAGS[0]
         while protocol in TAGS and at < 8:
             tag, protocol = struct.unpack_from("!HH", packet, at)
-            vlan = vlan or tag & 0xFFF
+            tags.append(tag & 0xFFF)
             at += 4
-        vlan = vlan or None  # 0 is a priority, and no VLAN
+        outer, inner, *_ = (*filter(None, tags), None, None)  # 0 is a priority, and no VLAN
         match protocol:
             case 0x0800:
-                return _ipv4(packet[at:], vlan, verify, other_host)
+                frame = _ipv4(packet[at:], outer, verify)
             case 0x86DD:
-                return _ipv6(packet[at:], vlan, verify, other_host)
+                frame = _ipv6(packet[at:], outer, verify)
+            case _:
+                return None
+        return frame._replace(kind=frame.kind._replace(inner_vlan=inner))
     except (struct.error, IndexError):
         raise MalformedError("it is too short") from None
-    return None
 
 
-def _ipv4(packet: bytes, vlan: int | None, verify: bool, other_host: bool) -> Frame:
+def _begins_with_tag(packet: bytes, protocol: int) -> bool:
+    """Whether a second tag comes first, although the protocol is said to be IP.
+
+    So it is since Linux 6.10 (vlan_get_protocol_dgram() in net/packet/af_packet.c).
+    """
+    if protocol not in VERSIONS or len(packet) < 8:
+        return False
+    length, inner, payload = len(packet), *struct.unpack_from("!2xHH", packet)
+    total = inner if protocol == ETH_P_IP else 40 + payload
+    is_ip = packet[0] >> 4 == VERSIONS[protocol] and total <= length
+    return not is_ip and (inner in TAGS or inner == protocol)
+
+
+def _ipv4(packet: bytes, vlan: int | None, verify: bool) -> Frame:
     first, _, total, _, where, ttl, protocol, _, source, destination = struct.unpack_from(
         "!BBHHHBBH4s4s", packet
     )
@@ -95,10 +115,10 @@ def _ipv4(packet: bytes, vlan: int | None, verify: bool, other_host: bool) -> Fr
     offset, more = (where & 0x1FFF) * 8, bool(where & 0x2000)
     kind = Kind(vlan, _name(source), _name(destination), NAMES.get(protocol, str(protocol)))
     kind = _payload(kind, protocol, body, offset, more, verify, source + destination)
-    return Frame(kind._replace(other_host=other_host), ttl, total + offset)
+    return Frame(kind, ttl, total + offset)
 
 
-def _ipv6(packet: bytes, vlan: int | None, verify: bool, other_host: bool) -> Frame:
+def _ipv6(packet: bytes, vlan: int | None, verify: bool) -> Frame:
     word, length, protocol, hops, source, destination = struct.unpack_from("!IHBB16s16s", packet)
     if word >> 28 != 6 or 40 + length > len(packet):
         raise MalformedError("its lengths contradict each other")
@@ -123,7 +143,7 @@ def _ipv6(packet: bytes, vlan: int | None, verify: bool, other_host: bool) -> Fr
         raise MalformedError("it has too many extension headers")
     kind = Kind(vlan, _name(source), _name(destination), NAMES.get(protocol, str(protocol)))
     kind = _payload(kind, protocol, body, offset, more, verify, source + destination)
-    return Frame(kind._replace(other_host=other_host), hops, 40 + length + offset)
+    return Frame(kind, hops, 40 + length + offset)
 
 
 def _payload(
@@ -205,12 +225,19 @@ class Summary:
         self.of_more_kinds = 0
 
     def add(
-        self, packet: bytes, protocol: int, vlan: int | None, verify: bool, other_host: bool
+        self,
+        packet: bytes,
+        protocol: int,
+        vlan: int | None,
+        verify: bool,
+        *,
+        other_host: bool = False,
+        outgoing: bool = False,
     ) -> None:
-        """One more frame."""
+        """One more frame, as parse()."""
         self.frames += 1
         try:
-            frame = parse(packet, protocol, vlan, verify, other_host)
+            frame = parse(packet, protocol, vlan, verify)
         except MalformedError:
             self.malformed += 1
             return
@@ -218,6 +245,8 @@ class Summary:
             self.not_ip += 1
             return
         kind, ttl, size = frame
+        if other_host or outgoing:
+            kind = kind._replace(other_host=other_host, outgoing=outgoing)
         found = self._kinds.get(kind)
         if found is not None:
             found.count += 1

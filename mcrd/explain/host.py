@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +20,12 @@ from mcrd.explain.bridges import bridge_of
 from mcrd.explain.evidence import Bridge, Host, Way
 from mcrd.links import address_of, link_of
 from mcrd.model import Address, Network, Output, Rule
-from mcrd.plan import JOINED_AT_MOST
+from mcrd.plan import JOINED_AT_MOST, source_of
 from mcrd.resources import Link, first_address
 
 # linux/rtnetlink.h, linux/neighbour.h
 RTM_F_FIB_MATCH = 0x2000
+RTN_LOCAL = 2
 NEIGHBOUR_STATES = {
     0x01: "INCOMPLETE",
     0x02: "REACHABLE",
@@ -73,6 +74,14 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
         fallback=_fallback(given.interface) if group.version == 4 else None,
         ways=ways,
         bridges=bridges,
+        joined_here=frozenset(
+            index
+            for index, output in enumerate(rule.outputs)
+            if output.address.is_multicast
+            and not output.loop
+            and output.interface in links
+            and _not_joined(links[output.interface], output.address) == []
+        ),
         reverse_filter=_reverse_filter(given.interface) if group.version == 4 else None,
         back=back,
     )
@@ -81,10 +90,16 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
 def _way(ask: IPRoute, output: Output, link: Link) -> Way:
     """As the kernel would go from a socket that is bound to the interface."""
     address = first_address(output.address)
+    own = {own.ip for own in link.addresses}
+    source = source_of(output, link)
+    chosen = {"src": str(source)} if source in own else {}  # which rules of `ip rule` go by
+    wanted = {"dst": str(address), "oif": link.index, **chosen}
     try:
-        (found,) = ask.route("get", dst=str(address), oif=link.index, flags=RTM_F_FIB_MATCH)
+        (found,) = ask.route("get", **wanted, flags=RTM_F_FIB_MATCH)
     except NetlinkError as error:
-        return Way(error=os.strerror(error.code) if error.code else str(error))
+        return Way(error=errno.errorcode.get(error.code or 0, str(error)))
+    if address in own or found.get("type") == RTN_LOCAL:
+        return Way(local=True)
     gateway = found.get("gateway") or (found.get("via") or {}).get("addr")
     return Way(
         gateway=gateway,

@@ -4,44 +4,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from mcrd.model import Input, Network, PortRange
-from mcrd.resources import first_port
+from mcrd.model import Address, Input, Network, Output, PortRange, Rule
+from mcrd.resources import first_address, first_port, is_to
 
 Kind = Mapping[str, Any]
-"""As Summary.plain() has them."""
+"""As Summary.plain() has them, with what mark() adds."""
+
+
+End = TypeVar("End", Input, Output)
+RANGES = 256  # that are looked through for each kind
 
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """`good`: what the rule takes. `near`: by the one thing that is wrong with them."""
+    """`good`: what the rule takes. `near`: by the one thing that is wrong with them.
+
+    `several`: by more than one, or it is for another rule.
+    """
 
     good: Sequence[Kind]
     near: Mapping[str, Sequence[Kind]]
 
 
 def sort(given: Input, kinds: Sequence[Kind]) -> Sorted:
-    """What was seen, by what it lacks; more than one thing is `several`."""
+    """What was seen, by what it lacks."""
+    version = first_address(given.address).version
     good: list[Kind] = []
     near: dict[str, list[Kind]] = {}
     for kind in kinds:
-        if kind["protocol"] not in ("udp", "esp"):
+        if kind["protocol"] not in ("udp", "esp") or _version(kind) != version:
             continue
         lacks = _lacks(given, kind)
         if not lacks:
             good.append(kind)
         elif "group" not in lacks or "port" not in lacks:
-            near.setdefault(lacks[0] if len(lacks) == 1 else "several", []).append(kind)
+            own = lacks == ["own"]
+            alone = own or (len(lacks) == 1 and kind["rule"] is None)
+            near.setdefault(lacks[0] if alone else "several", []).append(kind)
     whole = [kind for kind in good if not kind["fragment"]]
     parts = {kind["fragment"] for kind in good} - {""}
-    if parts and (ip_address(good[0]["destination"]).version == 6 or parts != {"first", "later"}):
+    if parts and (version == 6 or parts != {"first", "later"}):
         near["fragment"] = [kind for kind in good if kind["fragment"]]
         good = whole
     return Sorted(good, near)
+
+
+def mark(kinds: Iterable[dict[str, Any]], rule: Rule, rules: Iterable[Rule]) -> None:
+    """Adds to each kind, as `rule`, another one that it is for, or that sends it; None: none."""
+    interface = rule.input.interface
+    inputs: _Index[Input] = _Index()
+    outputs: _Index[Output] = _Index()
+    for other in rules:
+        if other.name == rule.name:
+            continue
+        if other.input.interface == interface:
+            inputs.add(other.input.address, other.name, other.input)
+        for output in other.outputs:
+            if output.interface == interface and other.enabled:
+                outputs.add(output.address, other.name, output)
+    for kind in kinds:
+        address, port = ip_address(kind["destination"]), kind["port"] or 0
+        if kind["outgoing"]:
+            sent = outputs.at(address)
+            kind["rule"] = next((name for name, end in sent if is_to(end, address, port)), None)
+        else:
+            come = inputs.at(address)
+            kind["rule"] = next((name for name, end in come if port == 0 or _has(end, port)), None)
+
+
+class _Index(Generic[End]):
+    """Ends of rules by address: there may be thousands."""
+
+    def __init__(self) -> None:
+        self._single: dict[Address, list[tuple[str, End]]] = {}
+        self._ranges: list[tuple[Network, str, End]] = []
+
+    def add(self, address: Address | Network, name: str, end: End) -> None:
+        if isinstance(address, Address):
+            self._single.setdefault(address, []).append((name, end))
+        elif len(self._ranges) < RANGES:
+            self._ranges.append((address, name, end))
+
+    def at(self, address: Address) -> Iterator[tuple[str, End]]:
+        yield from self._single.get(address, ())
+        yield from ((name, end) for network, name, end in self._ranges if address in network)
 
 
 def takes(given: Input, kind: Kind) -> bool:
@@ -54,7 +105,7 @@ def _lacks(given: Input, kind: Kind) -> list[str]:
     lacks = []
     if not _takes(given, kind["destination"]):
         lacks.append("group")
-    if kind["vlan"] != given.vlan:
+    if kind["vlan"] != given.vlan or kind["inner_vlan"]:
         lacks.append("vlan")
     if not _allows(given, kind["source"]):
         lacks.append("source")
@@ -68,7 +119,13 @@ def _lacks(given: Input, kind: Kind) -> list[str]:
         lacks.append("checksum")
     if kind["other_host"]:
         lacks.append("hardware")
+    if kind["outgoing"]:
+        lacks.append("own")
     return lacks
+
+
+def _version(kind: Kind) -> int:
+    return 6 if ":" in kind["destination"] else 4
 
 
 def _takes(given: Input, address: str) -> bool:

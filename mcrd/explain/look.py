@@ -19,7 +19,7 @@ from typing import Any
 
 from mcrd.explain.frames import Summary
 from mcrd.explain.kinds import takes
-from mcrd.explain.program import about
+from mcrd.explain.program import PACKET_OUTGOING, about
 from mcrd.model import Input
 from mcrd.sockets.common import (
     DROP_ALL,
@@ -145,7 +145,14 @@ def _read(sock: socket.socket, summary: Summary, until: float, frames: int) -> b
                 return False
             raise OSError(error.errno, f"cannot look: {os.strerror(error.errno or 0)}") from None
         vlan, verify = _auxiliary(ancillary)
-        summary.add(packet, name[1], vlan, verify, name[2] == PACKET_OTHERHOST)
+        summary.add(
+            packet,
+            name[1],
+            vlan,
+            verify,
+            other_host=name[2] == PACKET_OTHERHOST,
+            outgoing=name[2] == PACKET_OUTGOING,
+        )
     return True
 
 

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, cast
 
 from mcrd.explain.evidence import Answer, Evidence, Finding
-from mcrd.explain.inputs import link
+from mcrd.explain.interfaces import link
 from mcrd.explain.kinds import sort
-from mcrd.explain.receivers import receivers
+from mcrd.explain.receivers import in_link, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
 from mcrd.model import Output
@@ -23,7 +23,8 @@ REMEDIES = {
     "EPERM": "an output rule of this host's firewall drops it: `nft list ruleset`",
     "EACCES": "a route of the kind `prohibit`, or the firewall: `ip route`, `nft list ruleset`",
     "EAGAIN": "the host or router does not answer ARP, or the interface is too slow",
-    "ENOBUFS": "the queue of the interface is full: its speed, `txqueuelen`, a queueing discipline",
+    "ENOBUFS": "the queue of the interface is full: its speed, `txqueuelen`, `tc -s qdisc`; or a"
+    " firewall at egress of the interface drops it: `nft list ruleset`",
     "EMSGSIZE": "larger than a datagram may be on this way: smaller packets, or a larger MTU",
     "ENOKEY": "WireGuard has no peer whose AllowedIPs have this host",
     "EDESTADDRREQ": "WireGuard does not know the endpoint of the peer",
@@ -32,6 +33,11 @@ REMEDIES = {
     "ENETDOWN": "the interface is down",
     "EADDRNOTAVAIL": "the address that it sends from has gone",
     "EINVAL": "the route is of a kind that nothing is sent to: `ip route get`",
+}
+REFUSING = {"EINVAL": "blackhole", "EACCES": "prohibit", "EHOSTUNREACH": "unreachable"}
+COUNTERS = {
+    "rate_limited": ("were over the limit of the output", "`limit` of the output"),
+    "new_member": ("had no socket yet, as of each new source or group", "it passes"),
 }
 
 
@@ -61,6 +67,9 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
         yield from _ttl(evidence, say, index, output)
     yield from _size(evidence, say, output, _mtu(evidence, index, found))
     yield from _counters(evidence, say, output)
+    if index in host.joined_here:
+        text = f"this host has joined {output.address}, and gets nothing of what it sends itself"
+        yield say("loop", "note", text, "`loop = true` in the output, if its programs are to")
     yield from receivers(evidence, say, index, output)
 
 
@@ -89,9 +98,17 @@ def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
     if way is None:
         return
     if way.error is not None:
-        text = f"there is no route to {host} over {output.interface}: {way.error}"
-        remedy = f"`ip route add {host} via ROUTER dev {output.interface}`"
+        if way.error in REFUSING:
+            text = f"a route of the type {REFUSING[way.error]} is in the way to {host}"
+            remedy = f"`ip route get {host} fibmatch` shows it: that, or its `ip rule`, has to go"
+        else:
+            text = f"there is no route to {host} over {output.interface}"
+            remedy = f"`ip route add {host} via ROUTER dev {output.interface}`"
         yield say("route", "no", text, remedy)
+        return
+    if way.local:
+        text = f"{host} is an address of this host itself: it goes to a program here, if at all"
+        yield say("route", "note", text)
         return
     by = f"router {way.gateway}" if way.gateway else "a host of its network"
     yield say("route", "yes", f"{host} is reached over {output.interface}, by {by}")
@@ -113,7 +130,7 @@ def _ttl(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
     if way is not None and way.gateway:
         text = f"ttl is 1, and {first_address(output.address)} is behind router {way.gateway}"
         yield say("ttl", "no", text, "ttl of the output: one more than there are routers")
-    elif output.address.is_multicast:
+    elif output.address.is_multicast and not in_link(output.address):
         text = "ttl is 1: receivers behind a router get nothing"
         yield say("ttl", "note", text, "ttl of the output, if there are such receivers")
 
@@ -159,32 +176,33 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
 
 def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]:
     """What the kernel said to the worker meanwhile."""
-    daemon, name = evidence.daemon, evidence.rule.name
+    daemon = evidence.daemon
     now, was = _entry(evidence, "after", output), _entry(evidence, "before", output)
     if daemon is None or now is None:
         yield say("sent", "unknown", "no counters: no daemon was asked, or no rule runs")
         return
     was = was or {}
+    sent = now["sent"]["packets"] - was.get("sent", {}).get("packets", 0)
     for why, count in now["errors"].items():
         grew = count - was.get("errors", {}).get(why, 0)
         if grew > 0:
-            text = f"{grew} packets were not sent: {why}"
+            of = f" of {grew + sent}" if sent > 0 else ""
+            text = f"{grew}{of} packets were not sent: {why}"
             yield say(why, "no", text, REMEDIES.get(why, "errno(3) has the reason"))
-        elif count:
+        elif count and sent <= 0:
             yield say(why, "note", f"{count} packets were not sent before: {why}")
     yield from returned(evidence, say, output, now["refused"], was.get("refused", 0))
-    for counter in ("rate_limited", "new_member"):
+    for counter, (text, remedy) in COUNTERS.items():
         grew = now[counter] - was.get(counter, 0)
         if grew > 0:
-            yield say(counter, "note", f"{grew} packets were not sent: {counter}, see mcrctl(1)")
-    sent = now["sent"]["packets"] - was.get("sent", {}).get("packets", 0)
+            yield say(counter, "note", f"{grew} of {grew + sent} packets {text}", remedy)
     if sent > 0:
         yield say("sent", "yes", f"{sent} packets were sent meanwhile, from {output.interface}")
     elif daemon.state is None or daemon.state["state"] != "active":
         yield say("sent", "unknown", "nothing was sent: the rule is not active")
     elif now["state"] not in ("active", "disabled"):
         yield say("state", "no", f"the output is {now['state']}: {now['reason']}", "see mcrd(8)")
-    elif grown(daemon, name):
+    elif grown(evidence):
         text = "the rule received packets, and this output sent none"
         yield say("sent", "no", text, "`mcrctl stats` says what became of them")
     else:

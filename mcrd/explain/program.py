@@ -1,6 +1,7 @@
 """Which frames a look takes: the program that the kernel runs on each, from the rule's input.
 
-It drops only what has nothing to do with the rule: other addresses and other ports. Fragments,
+It drops only what has nothing to do with the rule: other addresses and other ports, and of what
+this host sends, all but the rule's addresses. Fragments,
 frames with a second VLAN tag and IPv6 packets with extension headers pass, for it cannot judge
 them; and so do IGMP, MLD and the errors of ICMP.
 """
@@ -46,10 +47,11 @@ NEIGHBOUR_DISCOVERY = (133, 137)  # types of ICMPv6 that say nothing about a str
 def about(given: Input) -> Sequence[Instruction]:
     """The program for one input."""
     ipv4, ipv6 = _ipv4(given), _ipv6(given)
+    own = _outgoing(given)
     return (
         (LOAD_BYTE, 0, 0, PACKET_TYPE),
-        (IF_EQUAL, 0, 1, PACKET_OUTGOING),
-        DROP,
+        (IF_EQUAL, 0, len(own), PACKET_OUTGOING),
+        *own,
         (LOAD_HALF, 0, 0, PROTOCOL),
         (IF_EQUAL, 5, 0, ETH_P_IP),
         (IF_EQUAL, 5, 0, ETH_P_IPV6),
@@ -61,6 +63,22 @@ def about(given: Input) -> Sequence[Instruction]:
         (GO, 0, 0, len(ipv4)),
         *ipv4,
         *ipv6,
+    )
+
+
+def _outgoing(given: Input) -> Sequence[Instruction]:
+    """Passes what this host sends to the addresses of the input, and drops all else that it sends.
+
+    There may be much of it that has the port.
+    """
+    version = first_address(given.address).version
+    protocol, at = (ETH_P_IP, 16) if version == 4 else (ETH_P_IPV6, 36)
+    return (
+        (LOAD_HALF, 0, 0, PROTOCOL),
+        (IF_EQUAL, 1, 0, protocol),
+        DROP,
+        *_destination(given, version, NETWORK + at),
+        DROP,
     )
 
 

@@ -31,7 +31,7 @@ Entries = Sequence[Mapping[str, Any]]
 
 def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
     """Who has asked for the group."""
-    if not output.address.is_multicast or _among(first_address(output.address), NOT_ASKED_FOR):
+    if not output.address.is_multicast or in_link(output.address):
         return
     bridge = evidence.host.bridges.get(index)
     if bridge is not None and bridge.name == output.interface and _withholds(bridge, output):
@@ -109,6 +109,11 @@ def _some(names: Sequence[str]) -> str:
     told = list(dict.fromkeys(names))
     more = f" and {len(told) - TOLD} more" if len(told) > TOLD else ""
     return ", ".join(told[:TOLD]) + more
+
+
+def in_link(address: Address | Network) -> bool:
+    """Whether the group is for one network only, which is sent it without being asked."""
+    return _among(first_address(address), NOT_ASKED_FOR)
 
 
 def _in(group: str, wanted: Address | Network) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from mcrd.explain.evidence import Evidence, Finding
+from mcrd.explain.evidence import Evidence, Finding, ago_of
 from mcrd.model import Output
 from mcrd.resources import endpoint, is_to
 
@@ -47,24 +47,38 @@ def returned(
 ) -> Iterator[Finding]:
     """As it was heard, or else as the kernel told the worker: `refused` times, and `before`."""
     look: Mapping[str, Any] = evidence.look or {}
-    heard = [
-        error
-        for error in look.get("returned", ())
-        if error["ago_s"] <= look["seconds"] + RECENT
-        and is_to(output, ip_address(error["destination"]), error["port"])
-    ]
+    heard = [e for e in _about(look, output) if e["ago_s"] <= look["seconds"] + RECENT]
     for error in heard[:TOLD]:
         to = endpoint(ip_address(error["destination"]), error["port"])
         words, remedy = _words(output.address.version, error["type"], error["code"])
         yield say("refused", "no", f"{error['host']} answers for {to}, by ICMP: {words}", remedy)
     if refused > before and not heard:
         to = endpoint(output.address, output.port)
-        text = f"{to} was refused {refused - before} times, by ICMP"
+        text = f"{to} was refused, by ICMP, {_times(refused - before)}"
         remedy = "nobody listens on that port there, or a firewall or router refuses it"
         yield say("refused", "no", text, remedy)
-    elif refused and refused == before:
-        text = f"it was refused {refused} times before, by ICMP, and not meanwhile"
-        yield say("refused", "note", text)
+    elif refused and not heard:
+        last = next(iter(_about(look, output)), None)
+        if last is not None:
+            words, remedy = _words(output.address.version, last["type"], last["code"])
+            text = f"{last['host']} answered, by ICMP, {ago_of(last)} ago: {words}"
+            yield say("refused", "note", text, remedy)
+        else:
+            text = f"it was refused before, by ICMP, {_times(refused)}, and not meanwhile"
+            yield say("refused", "note", text)
+
+
+def _about(look: Mapping[str, Any], output: Output) -> list[Mapping[str, Any]]:
+    """Errors about what this output sends, the last one first."""
+    return [
+        error
+        for error in look.get("returned", ())
+        if is_to(output, ip_address(error["destination"]), error["port"])
+    ]
+
+
+def _times(count: int) -> str:
+    return f"{count} times" if count != 1 else "once"
 
 
 def _words(version: int, kind: int, code: int) -> tuple[str, str]:

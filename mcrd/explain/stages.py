@@ -6,23 +6,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mcrd.explain import inputs
 from mcrd.explain.evidence import Daemon, Evidence, Finding
+from mcrd.explain.group import group
+from mcrd.explain.interfaces import interface
 from mcrd.explain.kinds import sort
 from mcrd.explain.outputs import outputs
-from mcrd.explain.taken import taken
+from mcrd.explain.rulefile import file
+from mcrd.explain.seen import frames
+from mcrd.explain.taken import grown, taken
 from mcrd.resources import first_address
 
 
 def explain(evidence: Evidence) -> list[Finding]:
     """What is known of each stage, from the file to the outputs."""
     look = evidence.look
-    came = look is not None and bool(sort(evidence.rule.input, look["kinds"]).good)
-    first = list(inputs.file(evidence))
+    good = look is not None and bool(sort(evidence.rule.input, look["kinds"]).good)
+    came = good or grown(evidence) > 0
+    first = list(file(evidence))
     rest = [
-        *inputs.interface(evidence),
-        *inputs.group(evidence, came),
-        *inputs.frames(evidence),
+        *interface(evidence),
+        *group(evidence, came),
+        *frames(evidence),
         *taken(evidence),
         *outputs(evidence),
         *_kernel(evidence),

@@ -37,7 +37,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         return
     trouble = list(_workers(daemon, rule.input.interface))
     yield from trouble
-    grew = grown(daemon, rule.name)
+    grew = grown(evidence)
     came = evidence.look is not None and sort(rule.input, evidence.look["kinds"]).good
     drops = _drops(daemon, rule.input.interface)
     full = drops.get("ring_full", 0)
@@ -61,7 +61,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
     if grew and (back := drops.get("own_output", 0)):
         text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
         yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
-    limited = _number(daemon, rule.name, "dropped", "rate_limited")
+    limited = _grown(evidence, "dropped", "rate_limited")
     if limited:
         text = f"{limited} packets were over the limit of the input, {rule.input.limit} in a second"
         yield Finding("taken", "limit", "note", text, REMEDIES["rate_limited"])
@@ -92,17 +92,37 @@ def _drops(daemon: Daemon, interface: str) -> dict[str, int]:
     return {why: n for why, n in sorted(grew.items(), key=lambda e: -e[1]) if n > 0}
 
 
-def grown(daemon: Daemon, name: str) -> int:
+def grown(evidence: Evidence) -> int:
     """Packets that the rule received meanwhile."""
-    return _number(daemon, name, "received", "packets")
+    return _grown(evidence, "received", "packets")
 
 
-def _number(daemon: Daemon, name: str, *keys: str) -> int:
-    return _at(daemon.after, name, keys) - _at(daemon.before, name, keys)
+def received(evidence: Evidence) -> int:
+    """Packets that the rule ever received."""
+    daemon = evidence.daemon
+    return int(_at(daemon.after, evidence.rule.name, ("received", "packets"))) if daemon else 0
 
 
-def _at(stats: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> int:
-    found: Any = stats["rules"].get(name)
+def minute(evidence: Evidence) -> float:
+    """Packets that it received in a second, over the last minute."""
+    daemon = evidence.daemon
+    found = _at(daemon.after, evidence.rule.name, ("rate", "minute", "packets")) if daemon else 0
+    return float(found)
+
+
+def is_here(evidence: Evidence) -> bool:
+    """Whether there are counters of the rule."""
+    daemon = evidence.daemon
+    return daemon is not None and evidence.rule.name in daemon.after.get("rules", {})
+
+
+def _grown(evidence: Evidence, *keys: str) -> int:
+    daemon, name = evidence.daemon, evidence.rule.name
+    return int(_at(daemon.after, name, keys) - _at(daemon.before, name, keys)) if daemon else 0
+
+
+def _at(stats: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> float:
+    found: Any = stats.get("rules", {}).get(name)
     for key in keys:
         found = found and found.get(key)
-    return int(found or 0)
+    return found or 0

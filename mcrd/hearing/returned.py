@@ -11,7 +11,7 @@ from mcrd.hearing.messages import Error, MalformedError, icmp
 from mcrd.model import Address
 
 KINDS = 256  # of which those heard longest ago are forgotten
-AGE = 60.0  # seconds
+AGE = 600.0  # seconds: some routers send only the first few
 
 
 class _Key(NamedTuple):

@@ -27,6 +27,7 @@ NLM_F_REQUEST = 1
 NLMSG_ERROR = 2
 RTM_GETROUTE = 26
 RTA_DST = 1
+RTA_SRC = 2
 RTA_OIF = 4
 RTM_F_FIB_MATCH = 0x2000
 
@@ -96,6 +97,8 @@ def _check_route(egress: Egress) -> None:
     """
     attributes = struct.pack("=HH4s", 8, RTA_DST, egress.address.packed)
     attributes += struct.pack("=HHi", 8, RTA_OIF, egress.index)
+    if not egress.transparent:  # rules of `ip rule` may go by it
+        attributes += struct.pack("=HH4s", 8, RTA_SRC, egress.source.packed)
     rtmsg = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
     body = rtmsg + attributes
     header = struct.pack("=IHHII", 16 + len(body), RTM_GETROUTE, NLM_F_REQUEST, 1, 0)

@@ -106,6 +106,9 @@ def test_what_comes_in(triangle: Triangle) -> None:
         "fragments": ("frames", "fragment"),
         "esp": ("frames", "protocol"),
         "silent": ("frames", "nothing"),
+        "twice": ("frames", "vlan"),
+        "own": ("frames", "own"),
+        "nobody": ("group", "host"),
         "disabled": ("file", "disabled"),
         "missing": ("interface", "missing"),
     }
@@ -113,7 +116,7 @@ def test_what_comes_in(triangle: Triangle) -> None:
         (
             rule("healthy", r0("239.1.1.1", 5000), out, to("r1", "10.2.0.2", 7000)),
             rule("healthy6", r0("ff15::1:1", 5000), to("r1", "fd02::2", 7000)),
-            rule("port", r0("239.1.1.2", 5999), out),
+            rule("port", r0("239.1.1.3", 5999), out),
             rule("group", r0("239.1.9.3", 5003), out),
             rule("source", r0("239.1.1.4", 5000, ', sources = ["10.1.0.99"]'), out),
             rule("excluded", r0("239.1.1.5", 5000, ', exclude = ["10.1.0.0/24"]'), out),
@@ -123,15 +126,21 @@ def test_what_comes_in(triangle: Triangle) -> None:
             rule("fragments", r0("ff15::2:1", 5014), to("r1", "ff15::3", 6000)),
             '[rules.esp]\ninput = { interface = "r0", address = "239.1.2.5", protocol = "esp" }\n'
             'outputs = [{ interface = "r1", address = "10.2.0.2" }]\n',
-            rule("silent", r0("239.1.8.8", 5088), out),
+            rule("second", r0("239.1.1.2", 5000), out),
+            rule("third", r0("239.1.1.3", 5000), out),
+            rule("silent", r0("239.1.8.8", 5000), out),  # beside those, with their port
+            rule("twice", r0("239.1.2.6", 5016), out),
+            rule("own", r0("239.1.2.7", 5017), out),
+            rule("sends", r0("239.1.1.6", 5000), to("r0", "239.1.2.7", 5017)),
+            rule("nobody", r0("10.1.0.50", 5018), out),
             rule("disabled", r0("239.1.1.7", 5000), out).replace("]\n", "]\nenabled = false\n", 1),
-            rule("missing", r0("239.1.1.6", 5000).replace("r0", "r9"), out),
+            rule("missing", r0("239.1.1.8", 5000).replace("r0", "r9"), out),
         )
     )
     daemon = triangle.lab.mcrd(triangle.relay, text)
     for address, port in (("10.2.0.2", 7000), ("fd02::2", 7000), ("239.2.2.2", 6000)):
         triangle.sink.receive("k0", address, port)
-    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=500, flows=5)
+    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=600, flows=6)
     triangle.source.start_send("s0", "ff15::1:1", 5000, rate=200)
     triangle.source.start_send("s0", "239.1.1.3", 5003, rate=200)
     frames = (
@@ -140,6 +149,7 @@ def test_what_comes_in(triangle: Triangle) -> None:
         frame(destination="239.1.2.3", ports=(1234, 5013), spoil=1),
         fragment("ff15::2:1", 5014),
         frame(destination="239.1.2.5", ports=(1234, 5015)),
+        frame(destination="239.1.2.6", ports=(1234, 5016), tags=(10, 20)),
     )
     with raw(triangle.source, "s0", *frames):
         wait_for(
@@ -173,6 +183,10 @@ def test_what_goes_out(triangle: Triangle) -> None:
         sink.sysctl(f"net.ipv4.{name}", "1")
     sink.run("ip", "route", "add", "10.55.0.0/24", "dev", "k5")
     relay.run("ip", "route", "add", "10.55.0.0/24", "dev", "r1")
+    relay.run("ip", "rule", "add", "from", "10.2.0.1", "lookup", "100")
+    relay.run("ip", "route", "add", "10.57.0.0/24", "via", "10.2.0.2", "table", "100")
+    sink.run("ip", "address", "add", "10.57.0.1/32", "dev", "k0")
+    sink.receive("k0", "10.57.0.1", 6000)
     for host, hook, verdict in (
         (relay, "output", "udp dport 6009 drop"),
         (sink, "input", "udp dport 6011 reject with icmp type admin-prohibited"),
@@ -192,6 +206,7 @@ def test_what_goes_out(triangle: Triangle) -> None:
         "ttl": (to("r1", "10.50.0.1", 6000, ", ttl = 1"), ("output", "ttl")),
         "firewall": (to("r1", "239.2.2.4", 6009), ("output", "EPERM")),
         "refused": (to("r1", "10.2.0.2", 6010), ("output", "refused")),
+        "policy": (to("r1", "10.57.0.1", 6000, ', ttl = 8, source = "10.2.0.1"'), HEALTHY),
         "expired": (to("r1", "10.55.0.1", 6000, ", ttl = 1"), ("output", "refused")),
         "prohibited": (to("r1", "10.2.0.2", 6011), ("output", "refused")),
         "gone": (to("r9", "239.2.2.5", 6000), ("output", "missing")),
@@ -202,7 +217,7 @@ def test_what_goes_out(triangle: Triangle) -> None:
         for number, (name, (output, _)) in enumerate(outputs.items(), 1)
     )
     daemon = lab.mcrd(relay, text)
-    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=1400, flows=14, size=1400)
+    triangle.source.start_send("s0", "239.1.1.1", 5000, rate=1500, flows=15, size=1400)
     wait_for(
         lambda: daemon.stats()["rules"]["refused"]["outputs"][0]["refused"], "the first refusal"
     )

@@ -84,6 +84,12 @@ def test_tags() -> None:
     assert kind(inner, TAG).vlan == 9
     assert kind(inner, TAG, vlan=7).vlan == 7  # the outer one counts
     assert parse(b"arp", 0x0806, None, verify=True) is None
+    for protocol in (TAG, IP):  # since Linux 6.10 it is the innermost one
+        found = kind(inner, protocol, vlan=7)
+        assert (found.vlan, found.inner_vlan, found.port) == (7, 9, 5000)
+    six = packet(source="fd01::1", destination="ff15::1")
+    assert kind(struct.pack("!HH", 0x6009, IPV6) + six, IPV6, vlan=7).inner_vlan == 9
+    assert kind(six, IPV6, vlan=7).inner_vlan is None
 
 
 def test_fragments() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mcrd.cli.explain import text
 from mcrd.explain.evidence import Bridge, Daemon, Evidence, Finding, Host, Way
+from mcrd.explain.kinds import mark
 from mcrd.explain.stages import answer, explain
 from mcrd.model import Input, Output, Place, PortRange, Rule
 from mcrd.resources import Link
@@ -40,6 +41,9 @@ def kind(**other: Any) -> dict[str, Any]:
         "wrong_checksum": False,
         "detail": "",
         "other_host": False,
+        "outgoing": False,
+        "inner_vlan": None,
+        "rule": None,
         "count": 100,
         "largest": 1344,
         "ttl_lowest": 1,
@@ -79,6 +83,8 @@ def stats(
 ACTIVE = Daemon({"state": "active", "reason": None}, "/etc/mcr.toml")
 WELL = replace(ACTIVE, before=stats(10, 10), after=stats(110, 110))
 HEALTHY = Evidence(RULE, HOST, WELL, look(kind()))
+# Nothing that the rule takes came.
+SILENT = Evidence(RULE, HOST, replace(WELL, after=stats(10, 10)), look())
 
 
 def cause(evidence: Evidence) -> tuple[str, str] | None:
@@ -94,7 +100,8 @@ def finding(evidence: Evidence, topic: str) -> Finding:
 def test_a_healthy_rule() -> None:
     assert cause(HEALTHY) is None
     assert {each.answer for each in explain(HEALTHY)} == {"yes", "note"}
-    assert next(iter(text("a", explain(HEALTHY)))) == "a: no stage says no"
+    said = "a: it flows: the rule received 100 packets meanwhile, and every output sends"
+    assert next(iter(text("a", explain(HEALTHY)))) == said
 
 
 def test_without_a_daemon_all_that_it_would_know_is_unknown() -> None:
@@ -124,12 +131,15 @@ def test_what_the_daemon_says(daemon: Daemon, expected: tuple[str, str]) -> None
     assert cause(replace(HEALTHY, daemon=daemon)) == expected
 
 
-def test_errors_and_refusals_from_before_are_a_note() -> None:
+def test_errors_and_refusals_whichbefore_are_a_note() -> None:
     before = stats(10, 10, {"EAGAIN": 5}, refused=2)
     after = stats(110, 110, {"EAGAIN": 5}, refused=2)
     evidence = replace(HEALTHY, daemon=replace(WELL, before=before, after=after))
     assert cause(evidence) is None
-    assert finding(evidence, "EAGAIN").answer == finding(evidence, "refused").answer == "note"
+    assert finding(evidence, "refused").answer == "note"
+    assert not [each for each in explain(evidence) if each.topic == "EAGAIN"]  # it sends by now
+    still = replace(evidence, daemon=replace(WELL, before=before, after=before), look=look())
+    assert finding(still, "EAGAIN").answer == "note"
 
 
 def test_what_drops_is_told_where_nothing_is_taken() -> None:
@@ -157,7 +167,7 @@ def test_what_drops_is_told_where_nothing_is_taken() -> None:
 )
 def test_near_misses(other: dict[str, Any], topic: str) -> None:
     seen = look(kind(**other))
-    found = answer(explain(replace(HEALTHY, look=seen)))
+    found = answer(explain(replace(SILENT, look=seen)))
     assert found is not None
     assert (found.stage, found.topic) == ("frames", topic)
     assert found.remedy
@@ -168,16 +178,17 @@ def test_sources() -> None:
     for given, expected in (
         (replace(RULE.input, sources=(ip_network("10.1.0.1/32"),)), ("frames", "source")),
         (replace(RULE.input, exclude=(ip_network("10.1.0.0/24"),)), ("frames", "source")),
-        (replace(RULE.input, sources=(ip_network("10.1.0.0/24"),)), None),
     ):
-        assert cause(replace(HEALTHY, rule=replace(RULE, input=given), look=seen)) == expected
+        assert cause(replace(SILENT, rule=replace(RULE, input=given), look=seen)) == expected
+    allowed = replace(RULE, input=replace(RULE.input, sources=(ip_network("10.1.0.0/24"),)))
+    assert cause(replace(HEALTHY, rule=allowed, look=seen)) is None
 
 
 def test_a_range_takes_all_its_members() -> None:
     given = Input("eth0", ip_network("239.1.1.0/24"), PortRange(5000, 5009))
     rule = replace(RULE, input=given)
     assert cause(replace(HEALTHY, rule=rule, look=look(kind(port=5009)))) is None
-    assert cause(replace(HEALTHY, rule=rule, look=look(kind(port=5010)))) == ("frames", "port")
+    assert cause(replace(SILENT, rule=rule, look=look(kind(port=5010)))) == ("frames", "port")
 
 
 def test_fragments_of_ipv4_that_are_all_there_are_no_fault() -> None:
@@ -192,10 +203,11 @@ def test_what_is_not_seen_because_nobody_looked_is_unknown() -> None:
     assert "it is too late" in finding(evidence, "seen").text
 
 
-@pytest.mark.parametrize("missed", ["lost", "of_more_kinds"])
-def test_a_look_that_did_not_see_all_is_no_proof(missed: str) -> None:
-    evidence = replace(HEALTHY, look=look(**{missed: 1}))
-    assert finding(evidence, "nothing").answer == "unknown"
+@pytest.mark.parametrize(("missed", "expected"), [("lost", "unknown"), ("of_more_kinds", "no")])
+def test_a_look_that_did_not_see_all_is_no_proof(missed: str, expected: str) -> None:
+    """But kinds that the rule takes have room of their own."""
+    evidence = replace(SILENT, look=look(**{missed: 1}))
+    assert finding(evidence, "nothing").answer == expected
     assert finding(evidence, "cut").answer == "note"
 
 
@@ -212,7 +224,7 @@ def test_a_look_that_did_not_see_all_is_no_proof(missed: str) -> None:
 )
 def test_queriers(bridge: Bridge | None, seen: bool, expected: str) -> None:
     host = replace(HOST, bridge=bridge)
-    evidence = replace(HEALTHY, host=host, look=look(*[kind()] * seen))
+    evidence = replace(HEALTHY if seen else SILENT, host=host)
     assert finding(evidence, "querier").answer == expected
     query = kind(protocol="igmp", port=None, detail="query v3", destination="224.0.0.1")
     heard = replace(evidence, look=look(query))
@@ -222,7 +234,7 @@ def test_queriers(bridge: Bridge | None, seen: bool, expected: str) -> None:
 @pytest.mark.parametrize(
     ("way", "ttl", "topic"),
     [
-        (Way(error="Network is unreachable"), 64, "route"),
+        (Way(error="ENETUNREACH"), 64, "route"),
         (Way(neighbour="FAILED"), 64, "neighbour"),
         (Way(neighbour="INCOMPLETE"), 64, "neighbour"),
         (Way(gateway="10.2.0.9", neighbour="REACHABLE"), 1, "ttl"),
@@ -234,7 +246,7 @@ def test_ways(way: Way, ttl: int, topic: str) -> None:
     assert cause(evidence) == ("output", topic)
 
 
-def test_interfaces_come_before_the_state_that_follows_from_them() -> None:
+def test_interfaces_come_before_the_state_that_follows_whichthem() -> None:
     waiting = replace(WELL, state={"state": "waiting", "reason": "eth0 is down"})
     down = {**LINKS, "eth0": replace(LINKS["eth0"], up=False)}
     evidence = replace(HEALTHY, daemon=waiting, host=replace(HOST, links=down))
@@ -396,7 +408,8 @@ def test_bridges_that_are_outputs(bridge: Bridge, expected: tuple[str, str] | No
 )
 def test_the_last_query(query: dict[str, Any] | None, seen: bool, expected: str) -> None:
     told = {"eth0": heard(query=query)["eth1"]}
-    evidence = replace(HEALTHY, look={**look(*[kind()] * seen), "heard": told})
+    which = HEALTHY if seen else SILENT
+    evidence = replace(which, look={**look(*[kind()] * seen), "heard": told})
     found = finding(evidence, "querier")
     assert found.answer == expected
     assert ("10.2.0.9" in found.text) is (query is not None)
@@ -454,6 +467,160 @@ def test_queries_that_the_kernel_drops(
     query = kind(
         protocol="igmp", port=None, detail="query v3", destination="224.0.0.1", source="10.9.0.1"
     )
-    evidence = replace(HEALTHY, host=host, look=look(query, *[kind()] * seen))
+    which = HEALTHY if seen else SILENT
+    evidence = replace(which, host=host, look=look(query, *[kind()] * seen))
     assert finding(evidence, "querier").answer == expected
     assert not [each for each in explain(evidence) if each.stage == "kernel"]
+
+
+def waiting(reason: str = "eth1 is missing") -> Daemon:
+    return replace(SILENT.daemon or WELL, state={"state": "waiting", "reason": reason})
+
+
+def test_what_waits_for_an_output_asks_for_nothing() -> None:
+    """The switch sends nothing then: that is no fault of the source."""
+    links = {"eth0": LINKS["eth0"]}
+    bridge = Bridge("br0", True, False, None)
+    host = replace(HOST, links=links, bridge=bridge)
+    for seen in (look(), look(kind(port=9)), look(ended="interface", frames=0)):
+        evidence = replace(SILENT, host=host, daemon=waiting(), look=seen)
+        assert cause(evidence) == ("output", "missing")
+
+
+def test_what_another_rule_takes_is_no_remedy() -> None:
+    for other in ({"destination": "239.1.1.9"}, {"port": 5001}):
+        seen = look(kind(**other, rule="b"))
+        evidence = replace(SILENT, look=seen)
+        assert cause(evidence) == ("frames", "nothing")
+        assert "(rule b)" in finding(evidence, "nothing").text
+        assert cause(replace(HEALTHY, look=seen)) is None  # received all the same
+    other_family = look(kind(destination="ff15::1", source="fd01::1"))
+    assert cause(replace(SILENT, look=other_family)) == ("frames", "nothing")
+    assert "ff15" not in finding(replace(SILENT, look=other_family), "nothing").text
+
+
+def test_what_this_host_sends_itself() -> None:
+    seen = look(kind(outgoing=True, rule="b"))
+    found = answer(explain(replace(SILENT, look=seen)))
+    assert found is not None
+    assert (found.topic, "rule b" in found.text) == ("own", True)
+    assert cause(replace(HEALTHY, look=look(kind(), kind(outgoing=True)))) is None
+
+
+def test_two_tags() -> None:
+    seen = look(kind(vlan=10, inner_vlan=20))
+    assert cause(replace(SILENT, look=seen)) == ("frames", "vlan")
+    assert "VLAN 10 with 20 in it" in finding(replace(SILENT, look=seen), "vlan").text
+    tagged = replace(RULE, input=replace(RULE.input, vlan=10))
+    assert cause(replace(SILENT, rule=tagged, look=seen)) == ("frames", "vlan")
+
+
+@pytest.mark.parametrize(
+    ("received", "rate", "expected", "told"),
+    [
+        (0, 0.0, "no", "never received any"),
+        (1483, 0.0, "no", "1483 packets before, and none in the last minute"),
+        (1483, 200.0, "no", "it has just ended"),
+        (1483, 0.2, "unknown", "12 packets in the last minute"),
+    ],
+)
+def test_when_it_flowed(received: int, rate: float, expected: str, told: str) -> None:
+    counted = stats(received, 0)
+    counted["rules"]["a"]["rate"] = {"minute": {"packets": rate, "bytes": 0.0}}
+    evidence = replace(SILENT, daemon=replace(WELL, before=counted, after=counted))
+    found = finding(evidence, "nothing")
+    assert found.answer == expected
+    assert told in found.text
+    assert ("--seconds" in found.remedy) is (expected == "unknown")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "seen", "expected"),
+    [(("10.1.0.50/24",), False, "yes"), ((), False, "no"), ((), True, "note")],
+)
+def test_unicast_inputs(addresses: tuple[str, ...], seen: bool, expected: str) -> None:
+    rule = replace(RULE, input=Input("eth0", ip_address("10.1.0.50"), 5000))
+    own = tuple(map(IPv4Interface, addresses))
+    host = replace(HOST, links={**LINKS, "eth0": replace(LINKS["eth0"], addresses=own)})
+    which = HEALTHY if seen else SILENT
+    assert finding(replace(which, rule=rule, host=host), "host").answer == expected
+
+
+BAD = "/etc/mcr.toml:3:1: rules.{}.input.port: nonsense"
+
+
+@pytest.mark.parametrize(
+    ("changes", "topic", "expected"),
+    [
+        ({"refused": (BAD.format("a"),)}, "refused", "no"),
+        ({"refused": (BAD.format("b"), BAD.format("a"))}, "refused", "no"),
+        ({"refused": (BAD.format("b"), BAD.format("ab"))}, "refused", "note"),
+        ({"refused": ("/etc/mcr.toml:3:1: expected a value",)}, "refused", "no"),
+        ({"changed": ("input.port 1 -> 2",)}, "not_loaded", "no"),
+        ({"changed": ("description a -> b",)}, "not_loaded", "note"),
+        ({"changed": ("the rule is no longer there",), "removed": True}, "not_loaded", "no"),
+    ],
+)
+def test_the_file_that_is_not_what_runs(changes: dict[str, Any], topic: str, expected: str) -> None:
+    found = finding(replace(HEALTHY, daemon=replace(WELL, **changes)), topic)
+    assert found.answer == expected
+    assert ("ends this rule" in found.remedy) is bool(changes.get("removed"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("ENETUNREACH", "no route"), ("EINVAL", "blackhole"), ("EACCES", "prohibit")],
+)
+def test_routes_that_refuse(error: str, told: str) -> None:
+    evidence = replace(HEALTHY, host=replace(HOST, ways={0: Way(error=error)}))
+    found = finding(evidence, "route")
+    assert (found.answer, told in found.text) == ("no", True)
+
+
+def test_what_this_host_sends_to_itself() -> None:
+    local = replace(HEALTHY, host=replace(HOST, ways={0: Way(local=True)}))
+    assert finding(local, "route").answer == "note"
+    joined = replace(HEALTHY, rule=TO_GROUP, host=replace(HOST, joined_here=frozenset({0})))
+    assert "loop = true" in finding(joined, "loop").remedy
+
+
+def test_groups_of_one_network_need_no_querier_and_no_ttl() -> None:
+    output = replace(RULE.outputs[0], address=ip_address("224.0.0.251"), ttl=1)
+    given = replace(RULE.input, address=ip_address("224.0.0.251"))
+    rule = replace(RULE, input=given, outputs=(output,))
+    evidence = replace(HEALTHY, rule=rule, look=look(kind(destination="224.0.0.251")))
+    assert not {each.topic for each in explain(evidence)} & {"querier", "ttl"}
+
+
+def test_the_text_fits_the_terminal_and_points_to_what_is_not_known() -> None:
+    seen = {**look(kind()), "heard": heard(ANOTHER, query=None)}
+    lines = list(text("a", explain(replace(HEALTHY, rule=TO_GROUP, look=seen)), 60))
+    assert all(len(line) <= 60 for line in lines)
+    assert any(line.startswith("    Not known: nobody on eth1") for line in lines)
+    assert "kept" not in "".join(lines)
+
+
+def test_kinds_are_marked_with_the_other_rule_that_has_them() -> None:
+    def output(interface: str, address: str, port: int) -> Output:
+        return Output(interface, ip_address(address), port, ttl=1)
+
+    rules = [
+        RULE,
+        Rule("b", Input("eth0", ip_address("239.1.1.2"), 5000), (output("eth1", "239.9.9.9", 1),)),
+        Rule(
+            "c", Input("eth1", ip_address("239.1.1.3"), 5000), (output("eth0", "239.1.1.1", 5000),)
+        ),
+        Rule("d", Input("eth0", ip_network("239.8.0.0/16"), PortRange(1, 9)), RULE.outputs),
+        Rule("e", Input("eth0", ip_address("239.1.1.5"), 5000), RULE.outputs, enabled=False),
+    ]
+    kinds = [
+        kind(),
+        kind(destination="239.1.1.2"),
+        kind(destination="239.1.1.2", port=5001),
+        kind(destination="239.1.1.3"),
+        kind(outgoing=True),
+        kind(destination="239.8.7.6", port=5),
+        kind(destination="239.1.1.5"),
+    ]
+    mark(kinds, RULE, rules)
+    assert [each["rule"] for each in kinds] == [None, "b", None, None, "c", "d", "e"]

@@ -297,11 +297,12 @@ def test_a_look_takes_what_it_cannot_tell_and_what_is_said_about_groups() -> Non
         assert bool(run(six, bytes(made), protocol=0x86DD)) == taken
 
 
-def test_a_look_takes_nothing_that_this_host_sends() -> None:
+def test_a_look_takes_of_what_this_host_sends_only_the_addresses_of_the_rule() -> None:
     program = program_of_a_look.about(Input("r0", ip_address("239.1.1.1"), 5000))
     made = packet("10.1.0.1", "239.1.1.1", (1, 5000))
     assert run(program, made)
-    assert not run(program, made, kind=4)
+    assert run(program, made, kind=4)
+    assert not run(program, packet("10.1.0.1", "239.1.1.2", (1, 5000)), kind=4)
 
 
 def test_a_look_for_esp() -> None:

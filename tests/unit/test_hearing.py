@@ -14,8 +14,8 @@ import pytest
 
 from mcrd.hearing.heard import MEMBER_AGE, MEMBERS, OTHERS, ROUTER_AGE, ROUTERS, Heard
 from mcrd.hearing.messages import Error, MalformedError, Message, Query, Record, icmp, igmp, mld
+from mcrd.hearing.returned import AGE, Returned
 from mcrd.hearing.returned import KINDS as RETURNED
-from mcrd.hearing.returned import Returned
 
 if TYPE_CHECKING:
     from mcrd.model import Address
@@ -265,7 +265,7 @@ def test_what_came_back_is_summed_up_and_bounded() -> None:
         "count": 2,
         "ago_s": 2.0,
     }
-    assert returned.plain(lambda _, port: port == 6000, 90.0) == []
+    assert returned.plain(lambda _, port: port == 6000, 20.0 + AGE) == []
 
 
 def test_nonsense_is_counted() -> None:

@@ -1,0 +1,27 @@
+"""What a command prints, at once: to a terminal, a file or a pipe."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+
+def write(text: str) -> bool:
+    """Could it be written? A reader that has seen enough (head) is no reason to say no."""
+    if sys.stdout is None:  # closed
+        return True
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        # What is left in the buffer would be an error again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return True
+        print(f"cannot write: {error.strerror}", file=sys.stderr)
+        return False
+    return True

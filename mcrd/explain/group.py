@@ -1,0 +1,138 @@
+"""The group of the input: is it joined, does anybody query; or whose address it is. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcrd.explain.evidence import Answer, Evidence, Finding, Host, ago_of, heard_on, is_active
+from mcrd.explain.kinds import queries
+from mcrd.explain.receivers import in_link
+from mcrd.model import Address
+from mcrd.plan import JOINED_AT_MOST
+from mcrd.resources import first_address
+
+QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
+QUERIER = "with switches that snoop, there has to be a querier: docs/recipes.md"
+
+
+def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
+    """Whether the network knows that the group is wanted; `frames`: some come."""
+    given = evidence.rule.input
+    address = first_address(given.address)
+    if not address.is_multicast:
+        yield _host(evidence, frames)
+        return
+    if given.vlan is not None:
+        text = f"no join is sent for tagged frames (VLAN {given.vlan})"
+        remedy = "a VLAN interface as the input joins in its VLAN"
+        yield Finding("group", "tagged", "note", text, remedy)
+    else:
+        yield _joined(evidence)
+    if not in_link(address):
+        yield _querier(evidence, frames, address.version)
+
+
+def _host(evidence: Evidence, frames: bool) -> Finding:
+    """A unicast input: does anybody answer ARP or neighbour discovery for it?"""
+    wanted = evidence.rule.input.address
+    for link in evidence.host.links.values():
+        for own in link.addresses:
+            if own.ip == wanted if isinstance(wanted, Address) else own.ip in wanted:
+                text = f"{own.ip} is an address of this host, on {link.name}: nothing to join"
+                return Finding("group", "host", "yes", text)
+    text = f"{wanted} is no address of this host, which answers no ARP for it"
+    remedy = (
+        f"`address` of the input, or `ip address add {wanted} dev {evidence.rule.input.interface}`;"
+        " or the senders have a static entry for it"
+    )
+    return Finding("group", "host", _missed(evidence, frames), text, remedy)
+
+
+def _missed(evidence: Evidence, frames: bool) -> Answer:
+    """The answer when something is missing: a no where nothing comes, and it was looked."""
+    return "no" if not frames and evidence.look is not None and is_active(evidence) else "note"
+
+
+def _joined(evidence: Evidence) -> Finding:
+    given, host = evidence.rule.input, evidence.host
+    missing, wanted = host.not_joined, given.address
+    many = 1 if isinstance(wanted, Address) else wanted.num_addresses
+    what = str(wanted) if many == 1 else f"each of the {many} groups of {wanted}"
+    if many > JOINED_AT_MOST:
+        text = f"{wanted} has too many groups to join ({many}): no switch or router hears of them"
+        remedy = "ranges of 1024 groups at most, or let the switch send them all here"
+        return Finding("group", "joined", "note", text, remedy)
+    if missing is None:
+        return Finding("group", "joined", "unknown", f"whether {what} is joined cannot be told")
+    if not missing:
+        how = f"; an older querier made it {host.fallback}" if host.fallback else ""
+        text = f"{what} is joined on {given.interface}{how}"
+        return Finding("group", "joined", "yes", text)
+    if is_active(evidence):
+        first = missing[0] if many == 1 else f"{len(missing)} of {many} groups, as {missing[0]},"
+        text = f"{first} is not joined on {given.interface}, although the rule is active"
+        return Finding("group", "joined", "note", text, "the daemon's log says why")
+    return Finding("group", "joined", "unknown", f"{what} is not joined: nothing runs for it")
+
+
+def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
+    host, given = evidence.host, evidence.rule.input
+    protocol = "IGMP" if version == 4 else "MLD"
+    missed = _missed(evidence, frames)
+    seen = queries(evidence.look["kinds"], version) if evidence.look else None
+    if seen is not None and _drops_queries(host, given.interface, seen[0]):
+        text = (
+            f"{seen[0]} sends {protocol} queries, but rp_filter makes the kernel drop them, as the"
+            f" way back does not lead over {given.interface}: so it reports no group, and a switch"
+            " that snoops ends the stream"
+        )
+        conf = "net/ipv4/conf"
+        remedy = (
+            f"`sysctl -w {conf}/{given.interface}/rp_filter=0 {conf}/all/rp_filter=0`, or an"
+            f" address of the querier's network on {given.interface}"
+        )
+        return Finding("group", "querier", missed, text, remedy)
+    if seen is not None:
+        text = f"{seen[0]} sends {protocol} queries ({seen[1]})"
+        return Finding("group", "querier", "yes", text)
+    bridge = host.bridge
+    if bridge is not None and bridge.snooping:
+        if bridge.heard or bridge.own:
+            who = bridge.heard or "itself"
+            return Finding("group", "querier", "yes", f"{bridge.name} snoops, its querier is {who}")
+        text = (
+            f"{bridge.name} snoops and has heard no {protocol} query for minutes: there is no"
+            " querier, so switches forget who wants the group"
+        )
+        remedy = f"`ip link set {bridge.name} type bridge mcast_querier 1`, or one in a router"
+        return Finding("group", "querier", missed, text, remedy)
+    heard = heard_on(evidence, given.interface, version)
+    if heard is not None and heard["query"] is not None:
+        who, ago = heard["query"]["address"], ago_of(heard["query"])
+        text = f"{who} sends {protocol} queries, the last one {ago} ago"
+        if heard["query"]["ago_s"] <= QUERIER_AGE:
+            return Finding("group", "querier", "yes", text)
+        text = f"the querier, {who}, is silent since {ago}: switches forget who wants the group"
+        return Finding("group", "querier", missed, text, QUERIER)
+    if host.fallback:
+        text = f"an {host.fallback} query was heard within minutes"
+        return Finding("group", "querier", "yes", text)
+    if heard is not None and heard["listened_s"] > QUERIER_AGE:
+        since = ago_of({"ago_s": heard["listened_s"]})
+        text = f"no {protocol} query was heard since {since}: there is no querier"
+    else:
+        text = f"no {protocol} query was heard so far; they come every two minutes"
+    return Finding("group", "querier", "note" if frames else "unknown", text, QUERIER)
+
+
+def _drops_queries(host: Host, interface: str, querier: str) -> bool:
+    """Whether queries do not pass the reverse-path check (fib_validate_source() of the kernel)."""
+    link = host.links.get(interface)
+    if not host.reverse_filter or link is None or querier not in host.back:
+        return False  # those of 0.0.0.0 pass
+    addressed = any(address.version == 4 for address in link.addresses)
+    back = host.back[querier]
+    anywhere = host.reverse_filter == 2 and addressed and back is not None
+    return back != interface and not anywhere

@@ -1,0 +1,61 @@
+"""The first stage: whether the rule runs as it is written. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from mcrd.config.problems import is_about
+from mcrd.explain.evidence import Daemon, Evidence, Finding
+
+NO_DAEMON = "no daemon was asked"
+TOLD = 3  # lines of a refused file, and differences
+OF_NO_EFFECT = ("description",)  # keys that change nothing of the way
+
+
+def file(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the rule runs as it is written."""
+    rule, daemon = evidence.rule, evidence.daemon
+    place = f" in {rule.place}" if rule.place else ""
+    if daemon is not None:
+        yield from disk(daemon, rule.name)
+    if not rule.enabled:
+        remedy = "set enabled = true, or remove the line, and reload"
+        yield Finding("file", "disabled", "no", f"the rule is disabled{place}", remedy)
+    elif daemon is None:
+        yield Finding("file", "enabled", "yes", f"the rule is enabled{place}")
+        yield Finding("file", "state", "unknown", NO_DAEMON)
+    else:
+        yield Finding("file", "enabled", "yes", f"the rule is enabled{place}")
+        if daemon.pending:
+            yield Finding("file", "pending", "note", "a plan is being applied just now; ask again")
+    for warning in evidence.warnings:
+        yield Finding("file", "warning", "note", warning)
+
+
+def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
+    """Whether the file is what runs. What is wrong with other rules only is a note."""
+    path = shlex.quote(daemon.config)
+    if daemon.refused:
+        own = [line for line in daemon.refused if is_about(line, name)]
+        concerns = own or not all("rules." in line for line in daemon.refused)
+        text = f"{daemon.config} is refused, and the rules from before still run: "
+        remedy = f"repair it; `mcrctl check {path}` shows each problem"
+        lines = own or daemon.refused
+        yield Finding("file", "refused", "no" if concerns else "note", text + _some(lines), remedy)
+    elif daemon.changed:
+        text = f"{daemon.config} says something else by now: {_some(daemon.changed)}"
+        matters = not all(line.startswith(OF_NO_EFFECT) for line in daemon.changed)
+        remedy = "`mcrctl reload` makes it so"
+        if daemon.removed:
+            remedy = "`mcrctl reload` ends this rule, or put it back"
+        yield Finding("file", "not_loaded", "no" if matters else "note", text, remedy)
+    else:
+        yield Finding("file", "loaded", "yes", f"what runs is what {daemon.config} says")
+
+
+def _some(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - TOLD} more" if len(lines) > TOLD else ""
+    return "; ".join(lines[:TOLD]) + more
