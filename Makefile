@@ -45,11 +45,19 @@ build:
 demo: setup
 	@$(VENV)/python -m tests.demo
 
-test: setup
-	$(PYTEST) $(ARGS)
+# Two at a time where nothing is timed and no packet can be lost, then the others, by themselves.
+SIDE_BY_SIDE := -n 2 --dist loadfile tests/unit tests/sandbox
+ALONE := tests/dataplane tests/network tests/system
+RUN = $(if $(ARGS),$(PYTEST) $(LONG) $(ARGS),status=0; \
+	$(PYTEST) $(LONG) $(SIDE_BY_SIDE) || status=$$?; $(PYTEST) $(LONG) $(ALONE) || status=$$?; \
+	exit $$status)
 
+test: setup
+	$(RUN)
+
+test-full: LONG := --long
 test-full: setup
-	$(PYTEST) --long $(ARGS)
+	$(RUN)
 
 test-fresh:
 	scripts/fresh $(SUITE)

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcrd.client import ControlError, ask
 from tests.lab.processes import CommandError, LabError, wait_for
 
 if TYPE_CHECKING:
     import signal
-    import subprocess
     from collections.abc import Mapping, Sequence
 
     from tests.lab.network import Host
+
+ANSWER_TIMEOUT = 30.0  # seconds
 
 
 def console_script(name: str) -> str:
@@ -46,6 +49,7 @@ class Mcrd:
         self.config = self.directory / "mcr.toml"
         self.control = self.directory / "control.sock"
         self._log = self.directory / "log"
+        self._again: subprocess.Popen[bytes] | None = None
         self.edit(rules)
         if owner:
             host.lab.directory.chmod(0o711)
@@ -85,16 +89,30 @@ class Mcrd:
             raise CommandError(self.host.name, command, done)
         return done
 
+    def ctl_again(self, *arguments: str) -> tuple[int, str, str]:
+        """As ctl(), without a new process each time: status, stdout and stderr."""
+        if self._again is None:
+            command = (sys.executable, "-m", "tests.lab.again")
+            self._again = self.host.start(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._again.stdin is not None
+        assert self._again.stdout is not None
+        line = json.dumps(["--control", str(self.control), *arguments])
+        self._again.stdin.write(line.encode() + b"\n")
+        self._again.stdin.flush()
+        status, out, error = json.loads(self._again.stdout.readline())
+        return status, out, error
+
     def status(self) -> dict[str, Any]:
-        """`mcrctl status --json`."""
-        return self._json("status")
+        """What `mcrctl status --json` prints."""
+        return self._ask("status")
 
     def stats(self) -> dict[str, Any]:
-        """`mcrctl stats --json`."""
-        return self._json("stats")
+        """What `mcrctl stats --json` prints."""
+        return self._ask("stats")
 
-    def _json(self, command: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.ctl(command, "--json").stdout)
+    def _ask(self, command: str) -> dict[str, Any]:
+        """As mcrctl asks, without a process for each of the many times that a test asks."""
+        answer: dict[str, Any] = ask(self.control, command, ANSWER_TIMEOUT)
         return answer
 
     def wait_until_it_answers(self, ready: bool = True, timeout: float = 15.0) -> None:
@@ -103,10 +121,10 @@ class Mcrd:
         def answers() -> bool:
             if self.process.poll() is not None:
                 raise LabError(f"mcrd ended with {self.process.returncode}:\n{self.log()}")
-            if not self.control.exists():
+            try:
+                return not (self.status()["pending"] and ready)
+            except ControlError:
                 return False
-            done = self.ctl("status", "--json", check=False)
-            return done.returncode == 0 and not (ready and json.loads(done.stdout)["pending"])
 
         try:
             wait_for(answers, "mcrd to be ready", timeout)

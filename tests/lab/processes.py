@@ -96,6 +96,10 @@ def terminate(processes: Iterable[subprocess.Popen[bytes]], grace: float = 5.0) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    for process in running:
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def leftovers() -> list[str]:

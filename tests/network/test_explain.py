@@ -30,10 +30,10 @@ Cause = tuple[str, str] | None
 
 def explain(daemon: Mcrd, rule: str, *options: str) -> dict[str, Any]:
     """What it says as JSON; the exit status has to fit."""
-    done = daemon.ctl("explain", rule, "--json", *(options or LOOK), check=False)
-    assert done.stderr == ""
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert done.returncode == (found["answer"] is not None)
+    status, out, error = daemon.ctl_again("explain", rule, "--json", *(options or LOOK))
+    assert error == ""
+    found: dict[str, Any] = json.loads(out)
+    assert status == (found["answer"] is not None)
     return found
 
 

@@ -235,7 +235,9 @@ def test_a_send_that_a_firewall_refuses_is_counted_by_its_errno(triangle: Triang
     assert outputs[1]["errors"] == {"EPERM": 100}
 
 
-@pytest.mark.parametrize("size", [18, 500, 1400])
+@pytest.mark.parametrize(
+    "size", [500, *(pytest.param(size, marks=pytest.mark.long) for size in (18, 1400))]
+)
 def test_a_neighbour_that_does_not_answer_holds_nobody_up(triangle: Triangle, size: int) -> None:
     """ARP in vain can fill the socket's send buffer: that is the output's affair alone."""
     daemon = triangle.lab.mcrd(

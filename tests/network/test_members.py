@@ -201,7 +201,7 @@ def test_two_workers_neither_duplicate_nor_reorder(triangle: Triangle) -> None:
 def test_the_number_of_workers_changes_live(triangle: Triangle) -> None:
     plain = UNWATCHED + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
     daemon = triangle.lab.mcrd(triangle.relay, plain)
-    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=20_000, timeout=10)
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=20_000, timeout=5)
     stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=20_000, rate=10_000)
     wait_for(lambda: handled(daemon, "a") > 1000, "the stream to flow")
     daemon.edit(plain + "[interfaces.r0]\nworkers = 3\n")
@@ -436,14 +436,14 @@ def test_included_files_are_read_and_watched(triangle: Triangle) -> None:
 
 
 def test_a_flood_of_members_does_not_disturb_another_rule(triangle: Triangle) -> None:
-    """Twenty thousand groups of a prefix, more than there can be sockets for."""
+    """Thousands of groups of a prefix, more than there can be sockets for."""
     daemon = triangle.lab.mcrd(
         triangle.relay,
         rule("there", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
         + rule("many", "r0 239.5.0.0/16 5000", "r1 239.6.0.0/16 6000"),
     )
-    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=4000)
-    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=4000, rate=500)
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=2000)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=2000, rate=500)
     flooded = 0
     with sender(triangle.source, "s0") as sock:
         while stream.process.poll() is None:
@@ -453,7 +453,7 @@ def test_a_flood_of_members_does_not_disturb_another_rule(triangle: Triangle) ->
                 flooded += 1
             time.sleep(0.005)  # some 3000 a second
     result = received.result()
-    assert (result["unique"], result["lost"], result["duplicated"]) == (4000, 0, 0)
+    assert (result["unique"], result["lost"], result["duplicated"]) == (2000, 0, 0)
     assert result["latency_us"]["p99"] < 1_000_000
     wait_for(lambda: handled(daemon, "many") == flooded, "the flood to be accounted for")
     assert daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"] == 0
