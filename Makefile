@@ -46,8 +46,9 @@ demo: setup
 	@$(VENV)/python -m tests.demo
 
 # Two at a time where nothing is timed and no packet can be lost, then the others, by themselves.
-SIDE_BY_SIDE := -n 2 --dist loadfile tests/unit tests/sandbox
-ALONE := tests/dataplane tests/network tests/system
+PACE := tests/dataplane/test_pace.py
+SIDE_BY_SIDE := -n 2 --dist loadfile tests/unit tests/sandbox tests/dataplane --ignore $(PACE)
+ALONE := $(PACE) tests/network tests/system
 RUN = $(if $(ARGS),$(PYTEST) $(LONG) $(ARGS),status=0; \
 	$(PYTEST) $(LONG) $(SIDE_BY_SIDE) || status=$$?; $(PYTEST) $(LONG) $(ALONE) || status=$$?; \
 	exit $$status)

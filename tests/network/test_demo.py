@@ -69,6 +69,7 @@ def nothing_remains(process: subprocess.Popen[str], directory: Path) -> bool:
     return list(directory.iterdir()) == []
 
 
+@pytest.mark.long  # `make demo` does it, too
 def test_the_demo_shows_what_it_says() -> None:
     with demo() as (process, directory):
         output, errors = process.communicate(timeout=60)

@@ -140,6 +140,7 @@ def test_a_full_ring_is_a_line_and_its_end_another(triangle: Triangle) -> None:
     assert daemon.log().count("(ring_full)") == daemon.log().count("(loss)") == 1
 
 
+@pytest.mark.long
 def test_an_output_that_fails_is_a_line_and_its_end_another(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A + B)
     triangle.relay.run("nft", FIREWALL)
