@@ -486,7 +486,6 @@ class Supervisor:
         hearing = asyncio.get_running_loop().create_task(self._listen_often())
         try:
             seen = await self._looks.look(rule.input, seconds)
-            mark(seen["kinds"], rule, self._config.rules.values())
         except BusyError as error:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:
@@ -494,7 +493,9 @@ class Supervisor:
         finally:
             hearing.cancel()
         self._listen()
-        return {**seen, **self._listener.tell(rule)}
+        found = {**seen, **self._listener.tell(rule)}
+        mark(found, rule, self._config.rules.values())
+        return found
 
     async def _snapshot(self) -> dict[str, Any]:
         """What the metrics show."""

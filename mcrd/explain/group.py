@@ -122,6 +122,9 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
     if heard is not None and heard["listened_s"] > QUERIER_AGE:
         since = ago_of({"ago_s": heard["listened_s"]})
         text = f"no {protocol} query was heard since {since}: there is no querier"
+    elif evidence.look is None:
+        text = f"nobody listened to {protocol} queries: {evidence.look_error}"
+        return Finding("group", "querier", "unknown", text)
     else:
         text = f"no {protocol} query was heard so far; they come every two minutes"
     return Finding("group", "querier", "note" if frames else "unknown", text, QUERIER)

@@ -54,27 +54,33 @@ def sort(given: Input, kinds: Sequence[Kind]) -> Sorted:
     return Sorted(good, near)
 
 
-def mark(kinds: Iterable[dict[str, Any]], rule: Rule, rules: Iterable[Rule]) -> None:
-    """Adds to each kind, as `rule`, another one that it is for, or that sends it; None: none."""
+def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
+    """Adds to kinds, and to members that were heard, as `rule`, another one that has them.
+
+    It takes or sends these kinds, or sends to that group; None: none does.
+    """
     interface = rule.input.interface
+    others = [other for other in rules if other.name != rule.name]
     inputs: _Index[Input] = _Index()
-    outputs: _Index[Output] = _Index()
-    for other in rules:
-        if other.name == rule.name:
-            continue
+    outputs: dict[str, _Index[Output]] = {name: _Index() for name in (interface, *look["heard"])}
+    for other in others:
         if other.input.interface == interface:
             inputs.add(other.input.address, other.name, other.input)
         for output in other.outputs:
-            if output.interface == interface and other.enabled:
-                outputs.add(output.address, other.name, output)
-    for kind in kinds:
+            if other.enabled and output.interface in outputs:
+                outputs[output.interface].add(output.address, other.name, output)
+    for kind in look["kinds"]:
         address, port = ip_address(kind["destination"]), kind["port"] or 0
         if kind["outgoing"]:
-            sent = outputs.at(address)
+            sent = outputs[interface].at(address)
             kind["rule"] = next((name for name, end in sent if is_to(end, address, port)), None)
         else:
             come = inputs.at(address)
             kind["rule"] = next((name for name, end in come if port == 0 or _has(end, port)), None)
+    for name, heard in look["heard"].items():
+        for member in (m for protocol in heard.values() for m in protocol["members"]):
+            sent = outputs[name].at(ip_address(member["group"]))
+            member["rule"] = next((name for name, _ in sent), None)
 
 
 class _Index(Generic[End]):

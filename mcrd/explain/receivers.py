@@ -66,7 +66,11 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
     query = heard["query"]
     version = query["version"] if query is not None else 0
     nobody = f"nobody on {name} was heard to ask for {wanted}"
-    others = [e for e in heard["members"] if not _among(ip_address(e["group"]), COMMON)]
+    others = [
+        entry
+        for entry in heard["members"]
+        if not entry.get("rule") and not _among(ip_address(entry["group"]), COMMON)
+    ]
     also = f", but {_hosts(others[:1])} did for {others[0]['group']}" if others else ""
     remedy = "`address` of the output, or the group of the receiver, if they are to be the same"
     if heard["routers"]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from mcrd.explain.evidence import Evidence, Finding, ago_of
+from mcrd.explain.evidence import Evidence, Finding, Host, ago_of
 from mcrd.model import Output
 from mcrd.resources import endpoint, is_to
 
@@ -47,7 +47,8 @@ def returned(
 ) -> Iterator[Finding]:
     """As it was heard, or else as the kernel told the worker: `refused` times, and `before`."""
     look: Mapping[str, Any] = evidence.look or {}
-    heard = [e for e in _about(look, output) if e["ago_s"] <= look["seconds"] + RECENT]
+    about = _about(look, evidence.host, output)
+    heard = [error for error in about if error["ago_s"] <= look["seconds"] + RECENT]
     for error in heard[:TOLD]:
         to = endpoint(ip_address(error["destination"]), error["port"])
         words, remedy = _words(output.address.version, error["type"], error["code"])
@@ -58,8 +59,8 @@ def returned(
         remedy = "nobody listens on that port there, or a firewall or router refuses it"
         yield say("refused", "no", text, remedy)
     elif refused and not heard:
-        last = next(iter(_about(look, output)), None)
-        if last is not None:
+        if about:
+            last = about[0]
             words, remedy = _words(output.address.version, last["type"], last["code"])
             text = f"{last['host']} answered, by ICMP, {ago_of(last)} ago: {words}"
             yield say("refused", "note", text, remedy)
@@ -68,12 +69,17 @@ def returned(
             yield say("refused", "note", text)
 
 
-def _about(look: Mapping[str, Any], output: Output) -> list[Mapping[str, Any]]:
-    """Errors about what this output sends, the last one first."""
+def _about(look: Mapping[str, Any], host: Host, output: Output) -> list[Mapping[str, Any]]:
+    """Errors about what this output sends, the last one first.
+
+    Those of this host itself say that nobody answers ARP, which is a stage of its own.
+    """
+    own = {str(address.ip) for link in host.links.values() for address in link.addresses}
     return [
         error
         for error in look.get("returned", ())
-        if is_to(output, ip_address(error["destination"]), error["port"])
+        if error["host"] not in own
+        and is_to(output, ip_address(error["destination"]), error["port"])
     ]
 
 

@@ -319,6 +319,7 @@ MINE, ANOTHER = member("239.2.2.2"), member("239.2.2.3")
         (heard(ANOTHER, query={**QUERY, "version": 2}), "unknown"),
         (heard(member("224.0.0.251"), member("239.255.255.250")), "unknown"),
         (heard(ANOTHER, routers=("10.2.0.254",)), "unknown"),
+        (heard({**ANOTHER, "rule": "b"}), "unknown"),  # that is what b sends there
         # From one source: that has to be the one that is sent from.
         (heard(member("239.2.2.2", sources=["10.2.0.1"])), "yes"),
         (heard(member("239.2.2.2", sources=["10.1.0.1"])), "no"),
@@ -363,6 +364,7 @@ def came_back(kind: int, code: int, **other: Any) -> dict[str, Any]:
         (came_back(11, 0, port=6001), None),  # about somebody else's packets
         (came_back(11, 0, destination="10.2.0.3"), None),
         (came_back(11, 0, ago_s=30.0), None),  # before the look
+        (came_back(3, 1, host="10.2.0.1"), None),  # this host: nobody answers ARP
     ],
 )
 def test_what_came_back(error: dict[str, Any], expected: str | None) -> None:
@@ -622,5 +624,7 @@ def test_kinds_are_marked_with_the_other_rule_that_has_them() -> None:
         kind(destination="239.8.7.6", port=5),
         kind(destination="239.1.1.5"),
     ]
-    mark(kinds, RULE, rules)
+    members = [member("239.9.9.9"), member("239.9.9.8")]
+    mark({"kinds": kinds, "heard": heard(*members)}, RULE, rules)
+    assert [each["rule"] for each in members] == ["b", None]
     assert [each["rule"] for each in kinds] == [None, "b", None, None, "c", "d", "e"]
