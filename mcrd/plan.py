@@ -463,15 +463,15 @@ def source_of(output: Output, link: Link) -> Address | None:
     if output.source is not None:
         return next((a.ip for a in family if a.ip == output.source), None)
     address = first_address(output.address)
-    local = _is_link_local(address)
+    local = is_of_link(address)
     best = sorted(
         family,
-        key=lambda a: (address not in a.network, _is_link_local(a.ip) is not local),
+        key=lambda a: (address not in a.network, is_of_link(a.ip) is not local),
     )
     return best[0].ip if best else None
 
 
-def _is_link_local(address: Address) -> bool:
+def is_of_link(address: Address) -> bool:
     """Link scope; of IPv6 groups, by the scope in the address (RFC 4291, 2.7)."""
     if isinstance(address, IPv6Address) and address.is_multicast:
         return address.packed[1] & 0x0F <= 2

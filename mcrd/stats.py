@@ -329,7 +329,7 @@ def _rate(counters: Any) -> Rate:
     return Rate(
         Traffic(found.second.packets, found.second.bytes),
         {
-            "packets": round(found.minute.packets / seconds, 1),
+            "packets": round(found.minute.packets / seconds, 3),  # one in a minute is seen, too
             "bytes": round(found.minute.bytes / seconds, 1),
         },
         {"second": found.second_peak, "minute": found.minute_peak},

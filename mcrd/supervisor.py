@@ -84,6 +84,8 @@ class Supervisor:
         )
         self._looks = Looks()
         self._listener = Listener()
+        self._asking = 0  # clients that want to know what is heard
+        self._hearing: asyncio.Task[None] | None = None
         self._watch = Watch(self._file_changed)
         self._alarms = Alarms()
         self._notify = Notify()
@@ -199,7 +201,7 @@ class Supervisor:
 
     async def _listen_often(self) -> None:
         """While somebody wants to know: of a host that refuses all, hundreds of errors may come."""
-        while True:
+        while self._asking:
             self._listen()
             await asyncio.sleep(LISTEN_EVERY)
 
@@ -483,7 +485,9 @@ class Supervisor:
             raise ControlError(f"there is no rule {arguments.get('name')!r}")
         if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
             raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
-        hearing = asyncio.get_running_loop().create_task(self._listen_often())
+        self._asking += 1
+        if self._asking == 1:
+            self._hearing = asyncio.get_running_loop().create_task(self._listen_often())
         try:
             seen = await self._looks.look(rule.input, seconds)
         except BusyError as error:
@@ -491,7 +495,7 @@ class Supervisor:
         except OSError as error:
             raise ControlError(f"cannot look at {rule.input.interface}: {error.strerror}") from None
         finally:
-            hearing.cancel()
+            self._asking -= 1
         self._listen()
         found = {**seen, **self._listener.tell(rule)}
         mark(found, rule, self._config.rules.values())

@@ -4,30 +4,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from mcrd.cli.mcrd import DEFAULT_CONFIG
-from mcrd.client import ControlError, ask
+from mcrd.client import ControlError, ask, peer
 from mcrd.config.problems import printable
 from mcrd.doctor import Finding, Host, Running, Verdict, examine
 
 TIMEOUT = 10.0  # seconds
 ORDER: tuple[Verdict, ...] = ("trouble", "unknown", "ok")
-PEER = struct.Struct("iII")  # struct ucred: process id, user, group
 INDENT = " " * 9
 
 
 def run(path: Path | None, control: Path, as_json: bool) -> int:
     """Returns 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
     try:
-        running = Running(ask(control, "status", TIMEOUT), seen=_pid(control))
+        running = Running(ask(control, "status", TIMEOUT), seen=peer(control))
     except ControlError as error:
         running = Running(silence=str(error))
     if path is None:
@@ -41,16 +37,6 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
         for line in _text(found):
             print(printable(line))
     return int(trouble)
-
-
-def _pid(control: Path) -> int | None:
-    """Whose socket it is, as it is seen from here: 0 of another pid namespace (unix(7))."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
-        sock.settimeout(TIMEOUT)
-        sock.connect(str(control))
-        peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
-        return int(PEER.unpack(peer)[0])
-    return None
 
 
 def _text(found: Sequence[Finding]) -> Iterator[str]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import textwrap
 import time
@@ -14,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from mcrd import config
-from mcrd.client import ControlError, ask, network_namespace
+from mcrd.client import ControlError, ask, network_namespace, peer
 from mcrd.config.problems import is_about
 from mcrd.explain.evidence import Daemon, Evidence, Finding, rule_of
 from mcrd.explain.host import gather
-from mcrd.explain.kinds import queries, sort
+from mcrd.explain.kinds import sort
 from mcrd.explain.rulefile import disk
 from mcrd.explain.stages import answer, explain
 from mcrd.model import Rule
-from mcrd.resources import first_address
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
 PATIENCE = 15.0  # seconds, for the look of somebody else
 SETTLE = 0.1  # seconds, until what was just seen is counted
 NARROWEST, WIDEST = 40, 100
+KIND = {"inner_vlan": None, "outgoing": False, "rule": None, "back": False}
 POINTERS = 2  # things that are not known, and said on top
 TITLES = {
     "file": "the file",
@@ -81,9 +82,11 @@ def _of_daemon(
 ) -> tuple[list[Finding], dict[str, Any] | None]:
     status = ask(control, "status", TIMEOUT)
     if status.get("network_namespace") not in (None, network_namespace()):
+        pid = peer(control)
+        where = f"nsenter -t {pid} -n" if pid else "in its container:"
         raise ControlError(
-            f"mcrd, pid {status['pid']}, runs in another network namespace, of whose interfaces"
-            f" nothing can be told here: `nsenter -t {status['pid']} -n mcrctl explain {name}`"
+            "mcrd runs in another network namespace, of whose interfaces nothing can be told here:"
+            f" `{where} mcrctl --control {shlex.quote(str(control))} explain {shlex.quote(name)}`"
         )
     daemon = Daemon(None, status["config"], status["pending"], **_differences(name, control))
     try:
@@ -108,10 +111,8 @@ def _of_daemon(
 
 
 def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
-    """Those to whom there has to be a way back: who queries, and sources."""
-    found = queries(look["kinds"], first_address(rule.input.address).version)
-    queriers = [found[0]] if found and found[0] != "0.0.0.0" else []
-    return queriers + sorted({kind["source"] for kind in sort(rule.input, look["kinds"]).good})
+    """Sources, to whom the kernel's own routing would ask for the way back."""
+    return sorted({kind["source"] for kind in sort(rule.input, look["kinds"]).good})
 
 
 def _differences(name: str, control: Path) -> dict[str, Any]:
@@ -132,10 +133,14 @@ def _look(control: Path, name: str, seconds: float) -> tuple[dict[str, Any] | No
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            return ask(control, "look", seconds + TIMEOUT, name=name, seconds=seconds), ""
+            look = ask(control, "look", seconds + TIMEOUT, name=name, seconds=seconds)
         except ControlError as error:
             if not str(error).startswith("busy: ") or time.monotonic() > until:
                 return None, str(error)
+        else:
+            for kind in look["kinds"]:  # a daemon from before an upgrade says less
+                kind.update({**KIND, **kind})
+            return look, ""
         time.sleep(0.3)
 
 

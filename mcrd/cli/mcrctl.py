@@ -44,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(printed):
             status = _run(options)
+        return status if write(printed.getvalue()) else 1
     except ControlError as error:
         return _failed(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return status if write(printed.getvalue()) else 1
 
 
 def _failed(error: ControlError) -> int:

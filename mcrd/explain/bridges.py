@@ -49,7 +49,8 @@ def bridge_of(name: str, messages: Mapping[str, Any], version: int) -> Bridge | 
                 groups=groups,
                 routers=routers,
             )
-        message = by_index.get(message.get("master") or message.get("link"))
+        below = message.get("link") if message.get("link_netnsid") is None else None
+        message = by_index.get(message.get("master") or below)
     return None
 
 

@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from mcrd.explain.evidence import Answer, Evidence, Finding, Host, ago_of, heard_on, is_active
+from mcrd.explain.evidence import Answer, Evidence, Finding, ago_of, heard_on, is_active
 from mcrd.explain.kinds import queries
-from mcrd.explain.receivers import in_link
+from mcrd.explain.receivers import is_asked_for
 from mcrd.model import Address
 from mcrd.plan import JOINED_AT_MOST
 from mcrd.resources import first_address
 
 QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
+MARGIN = 2.0  # seconds
 QUERIER = "with switches that snoop, there has to be a querier: docs/recipes.md"
 
 
@@ -30,7 +32,7 @@ def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
         yield Finding("group", "tagged", "note", text, remedy)
     else:
         yield _joined(evidence)
-    if not in_link(address):
+    if is_asked_for(address):
         yield _querier(evidence, frames, address.version)
 
 
@@ -82,17 +84,17 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
     protocol = "IGMP" if version == 4 else "MLD"
     missed = _missed(evidence, frames)
     seen = queries(evidence.look["kinds"], version) if evidence.look else None
-    if seen is not None and _drops_queries(host, given.interface, seen[0]):
-        text = (
-            f"{seen[0]} sends {protocol} queries, but rp_filter makes the kernel drop them, as the"
-            f" way back does not lead over {given.interface}: so it reports no group, and a switch"
-            " that snoops ends the stream"
-        )
-        conf = "net/ipv4/conf"
-        remedy = (
-            f"`sysctl -w {conf}/{given.interface}/rp_filter=0 {conf}/all/rp_filter=0`, or an"
-            f" address of the querier's network on {given.interface}"
-        )
+    heard = heard_on(evidence, given.interface, version)
+    if seen is not None and _drops_queries(evidence, heard):
+        text = f"{seen[0]} sends {protocol} queries, but the kernel drops them before it answers"
+        remedy = "a firewall: `nft list ruleset`"
+        if version == 4 and host.reverse_filter:
+            conf = "net/ipv4/conf"
+            remedy = (
+                f"rp_filter: `sysctl -w {conf}/{given.interface}/rp_filter=0"
+                f" {conf}/all/rp_filter=0`, or a route to {seen[0]} over that; or {remedy}"
+            )
+        text += ": so it reports no group, and a switch that snoops ends the stream"
         return Finding("group", "querier", missed, text, remedy)
     if seen is not None:
         text = f"{seen[0]} sends {protocol} queries ({seen[1]})"
@@ -108,11 +110,10 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
         )
         remedy = f"`ip link set {bridge.name} type bridge mcast_querier 1`, or one in a router"
         return Finding("group", "querier", missed, text, remedy)
-    heard = heard_on(evidence, given.interface, version)
     if heard is not None and heard["query"] is not None:
         who, ago = heard["query"]["address"], ago_of(heard["query"])
         text = f"{who} sends {protocol} queries, the last one {ago} ago"
-        if heard["query"]["ago_s"] <= QUERIER_AGE:
+        if not heard["query"]["gone"]:
             return Finding("group", "querier", "yes", text)
         text = f"the querier, {who}, is silent since {ago}: switches forget who wants the group"
         return Finding("group", "querier", missed, text, QUERIER)
@@ -121,7 +122,7 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
         return Finding("group", "querier", "yes", text)
     if heard is not None and heard["listened_s"] > QUERIER_AGE:
         since = ago_of({"ago_s": heard["listened_s"]})
-        text = f"no {protocol} query was heard since {since}: there is no querier"
+        text = f"no {protocol} query was heard since {since}: there seems to be no querier"
     elif evidence.look is None:
         text = f"nobody listened to {protocol} queries: {evidence.look_error}"
         return Finding("group", "querier", "unknown", text)
@@ -130,12 +131,12 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
     return Finding("group", "querier", "note" if frames else "unknown", text, QUERIER)
 
 
-def _drops_queries(host: Host, interface: str, querier: str) -> bool:
-    """Whether queries do not pass the reverse-path check (fib_validate_source() of the kernel)."""
-    link = host.links.get(interface)
-    if not host.reverse_filter or link is None or querier not in host.back:
-        return False  # those of 0.0.0.0 pass
-    addressed = any(address.version == 4 for address in link.addresses)
-    back = host.back[querier]
-    anywhere = host.reverse_filter == 2 and addressed and back is not None
-    return back != interface and not anywhere
+def _drops_queries(evidence: Evidence, heard: Mapping[str, Any] | None) -> bool:
+    """Whether a query that the look saw, at the interface, never came to the daemon's raw socket.
+
+    That is behind the reverse-path check and the firewall, as is the kernel's own IGMP.
+    """
+    if heard is None or evidence.look is None:
+        return False
+    query = heard["query"]
+    return query is None or query["ago_s"] > evidence.look["seconds"] + MARGIN

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
@@ -78,7 +79,6 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
             index
             for index, output in enumerate(rule.outputs)
             if output.address.is_multicast
-            and not output.loop
             and output.interface in links
             and _not_joined(links[output.interface], output.address) == []
         ),
@@ -148,7 +148,7 @@ def _not_joined(link: Link, wanted: Address | Network) -> Sequence[Address] | No
                 name = words[1].rstrip(":")
             elif name == link.name:
                 joined.add(words[0])
-        return [g for g in groups if f"{int.from_bytes(g.packed, 'little'):08X}" not in joined]
+        return [g for g in groups if f"{int.from_bytes(g.packed, sys.byteorder):08X}" not in joined]
     return None
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
-from mcrd.model import Address, Input, Network, Output, PortRange, Rule
-from mcrd.resources import first_address, first_port, is_to
+from mcrd.model import Address, Input, Network, PortRange, Rule
+from mcrd.resources import first_address, first_port, last_port
 
 Kind = Mapping[str, Any]
 """As Summary.plain() has them, with what mark() adds."""
 
 
-End = TypeVar("End", Input, Output)
+Thing = TypeVar("Thing")
 RANGES = 256  # that are looked through for each kind
 
 
@@ -43,7 +43,7 @@ def sort(given: Input, kinds: Sequence[Kind]) -> Sorted:
         if not lacks:
             good.append(kind)
         elif "group" not in lacks or "port" not in lacks:
-            own = lacks == ["own"]
+            own = lacks == ["own"] and not kind["back"]
             alone = own or (len(lacks) == 1 and kind["rule"] is None)
             near.setdefault(lacks[0] if alone else "several", []).append(kind)
     whole = [kind for kind in good if not kind["fragment"]]
@@ -60,45 +60,67 @@ def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
     It takes or sends these kinds, or sends to that group; None: none does.
     """
     interface = rule.input.interface
-    others = [other for other in rules if other.name != rule.name]
-    inputs: _Index[Input] = _Index()
-    outputs: dict[str, _Index[Output]] = {name: _Index() for name in (interface, *look["heard"])}
-    for other in others:
+    inputs: _Index[Rule] = _Index()
+    outputs: dict[str, _Index[Rule]] = {name: _Index() for name in (interface, *look["heard"])}
+    for other in rules:
+        if other.name == rule.name or not other.enabled:
+            continue
         if other.input.interface == interface:
-            inputs.add(other.input.address, other.name, other.input)
+            inputs.add(other.input.address, other.input.port, other)
         for output in other.outputs:
-            if other.enabled and output.interface in outputs:
-                outputs[output.interface].add(output.address, other.name, output)
+            if output.interface in outputs:
+                outputs[output.interface].add(output.address, output.port, other)
     for kind in look["kinds"]:
         address, port = ip_address(kind["destination"]), kind["port"] or 0
         if kind["outgoing"]:
-            sent = outputs[interface].at(address)
-            kind["rule"] = next((name for name, end in sent if is_to(end, address, port)), None)
+            found = list(outputs[interface].at(address, port))
         else:
-            come = inputs.at(address)
-            kind["rule"] = next((name for name, end in come if port == 0 or _has(end, port)), None)
+            # Two rules may share a group, each with its sources.
+            here = _takes(rule.input, kind["destination"]) and _has(rule.input, port)
+            come = inputs.at(address, port)
+            found = [other for other in come if not here or takes(other.input, kind)]
+        first = found[0] if found else None
+        kind["rule"] = first and first.name
+        kind["back"] = bool(kind["outgoing"] and first and _is_back(rule, first))
     for name, heard in look["heard"].items():
         for member in (m for protocol in heard.values() for m in protocol["members"]):
-            sent = outputs[name].at(ip_address(member["group"]))
-            member["rule"] = next((name for name, _ in sent), None)
+            sender = next(iter(outputs[name].at(ip_address(member["group"]), 0)), None)
+            member["rule"] = sender and sender.name
 
 
-class _Index(Generic[End]):
-    """Ends of rules by address: there may be thousands."""
+def _is_back(rule: Rule, other: Rule) -> bool:
+    """Whether the two relay both ways between two networks, as for discovery."""
+    return any(
+        output.interface == other.input.interface and output.address == other.input.address
+        for output in rule.outputs
+    )
+
+
+class _Index(Generic[Thing]):
+    """Things by address and port: there may be thousands."""
 
     def __init__(self) -> None:
-        self._single: dict[Address, list[tuple[str, End]]] = {}
-        self._ranges: list[tuple[Network, str, End]] = []
+        self._single: dict[tuple[Address, int], list[Thing]] = {}
+        self._any_port: dict[Address, Thing] = {}
+        self._ranges: list[tuple[Address | Network, int | PortRange, Thing]] = []
 
-    def add(self, address: Address | Network, name: str, end: End) -> None:
+    def add(self, address: Address | Network, port: int | PortRange, thing: Thing) -> None:
         if isinstance(address, Address):
-            self._single.setdefault(address, []).append((name, end))
+            self._any_port.setdefault(address, thing)
+        if isinstance(address, Address) and isinstance(port, int):
+            self._single.setdefault((address, port), []).append(thing)
         elif len(self._ranges) < RANGES:
-            self._ranges.append((address, name, end))
+            self._ranges.append((address, port, thing))
 
-    def at(self, address: Address) -> Iterator[tuple[str, End]]:
-        yield from self._single.get(address, ())
-        yield from ((name, end) for network, name, end in self._ranges if address in network)
+    def at(self, address: Address, port: int) -> Iterator[Thing]:
+        """Those at an address and port; port 0: at any."""
+        if port == 0 and address in self._any_port:
+            yield self._any_port[address]
+        yield from self._single.get((address, port), ())
+        for network, ports, thing in self._ranges:
+            inside = address == network if isinstance(network, Address) else address in network
+            if inside and (port == 0 or first_port(ports) <= port <= last_port(ports)):
+                yield thing
 
 
 def takes(given: Input, kind: Kind) -> bool:

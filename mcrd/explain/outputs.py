@@ -11,10 +11,11 @@ from typing import Any, cast
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.interfaces import link
 from mcrd.explain.kinds import sort
-from mcrd.explain.receivers import in_link, receivers
+from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
-from mcrd.model import Output
+from mcrd.model import Address, Output
+from mcrd.plan import is_of_link
 from mcrd.resources import Link, first_address, target
 
 HEADERS = {4: 20, 6: 40}  # of IP
@@ -67,7 +68,7 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
         yield from _ttl(evidence, say, index, output)
     yield from _size(evidence, say, output, _mtu(evidence, index, found))
     yield from _counters(evidence, say, output)
-    if index in host.joined_here:
+    if index in host.joined_here and not output.loop:
         text = f"this host has joined {output.address}, and gets nothing of what it sends itself"
         yield say("loop", "note", text, "`loop = true` in the output, if its programs are to")
     yield from receivers(evidence, say, index, output)
@@ -130,7 +131,7 @@ def _ttl(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
     if way is not None and way.gateway:
         text = f"ttl is 1, and {first_address(output.address)} is behind router {way.gateway}"
         yield say("ttl", "no", text, "ttl of the output: one more than there are routers")
-    elif output.address.is_multicast and not in_link(output.address):
+    elif output.address.is_multicast and _is_routed(first_address(output.address)):
         text = "ttl is 1: receivers behind a router get nothing"
         yield say("ttl", "note", text, "ttl of the output, if there are such receivers")
 
@@ -139,6 +140,11 @@ def _mtu(evidence: Evidence, index: int, found: Link) -> int:
     """That of the interface, or of the route, if it has a lower one."""
     way = evidence.host.ways.get(index)
     return min(found.mtu, way.mtu or found.mtu) if way is not None else found.mtu
+
+
+def _is_routed(group: Address) -> bool:
+    """Whether routers would pass it on (RFC 5771, 4; RFC 4291, 2.7)."""
+    return not is_of_link(group) and is_asked_for(group)
 
 
 def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Finding]:

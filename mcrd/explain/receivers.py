@@ -18,9 +18,12 @@ from mcrd.model import Address, Network, Output
 from mcrd.plan import source_of
 from mcrd.resources import first_address
 
-# What every segment is sent, asked for or not; and what almost every host has joined.
-NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::/16"))
-COMMON = (*NOT_ASKED_FOR, ip_network("239.255.255.250/32"), ip_network("239.255.255.253/32"))
+# What every segment is sent, asked for or not (RFC 4541, 2.1.2 and 3); what almost all have joined.
+NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::1/128"))
+COMMON = (
+    *NOT_ASKED_FOR,
+    *map(ip_network, ("ff02::/16", "239.255.255.250/32", "239.255.255.253/32")),
+)
 REPORTED = {4: 3, 6: 2}  # versions from which answers go to a group that this host hears
 TOLD = 3
 TOPIC = "receiver"
@@ -31,7 +34,11 @@ Entries = Sequence[Mapping[str, Any]]
 
 def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
     """Who has asked for the group."""
-    if not output.address.is_multicast or in_link(output.address):
+    if not output.address.is_multicast or not is_asked_for(first_address(output.address)):
+        return
+    if output.loop and index in evidence.host.joined_here:
+        text = f"this host itself has joined {output.address}, for one of its programs"
+        yield say(TOPIC, "yes", text)
         return
     bridge = evidence.host.bridges.get(index)
     if bridge is not None and bridge.name == output.interface and _withholds(bridge, output):
@@ -58,11 +65,18 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
     if fitting:
         text = f"{_hosts(fitting)} asked for {wanted}, {ago_of(fitting[0])} ago"
         return say(TOPIC, "yes", text)
+    if asked and output.source == "keep":
+        only = ", ".join(asked[0]["sources"][:TOLD])
+        text = f"{_hosts(asked)} asked for {wanted} from {only} only, of whom nothing was seen"
+        return say(TOPIC, "unknown", text)
     if asked:
         only = ", ".join(asked[0]["sources"][:TOLD])
         text = f"{_hosts(asked)} asked for {wanted} from {only} only, and it is sent from "
         remedy = '`source` of the output (`"keep"`: that of each packet), or in the receiver'
         return say(TOPIC, "no", text + ", ".join(sorted(own)), remedy)
+    if heard.get("forgot"):
+        text = f"more has joined on {name} than is remembered: {wanted} may be among it"
+        return say(TOPIC, "unknown", text)
     query = heard["query"]
     version = query["version"] if query is not None else 0
     nobody = f"nobody on {name} was heard to ask for {wanted}"
@@ -115,9 +129,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(told[:TOLD]) + more
 
 
-def in_link(address: Address | Network) -> bool:
-    """Whether the group is for one network only, which is sent it without being asked."""
-    return _among(first_address(address), NOT_ASKED_FOR)
+def is_asked_for(group: Address) -> bool:
+    """Whether a switch that snoops sends the group only where somebody has asked for it."""
+    return not _among(group, NOT_ASKED_FOR)
 
 
 def _in(group: str, wanted: Address | Network) -> bool:

@@ -47,7 +47,7 @@ def returned(
 ) -> Iterator[Finding]:
     """As it was heard, or else as the kernel told the worker: `refused` times, and `before`."""
     look: Mapping[str, Any] = evidence.look or {}
-    about = _about(look, evidence.host, output)
+    about = _about(look, evidence.host, output, evidence.rule.input.protocol)
     heard = [error for error in about if error["ago_s"] <= look["seconds"] + RECENT]
     for error in heard[:TOLD]:
         to = endpoint(ip_address(error["destination"]), error["port"])
@@ -69,16 +69,21 @@ def returned(
             yield say("refused", "note", text)
 
 
-def _about(look: Mapping[str, Any], host: Host, output: Output) -> list[Mapping[str, Any]]:
+def _about(
+    look: Mapping[str, Any], host: Host, output: Output, protocol: str
+) -> list[Mapping[str, Any]]:
     """Errors about what this output sends, the last one first.
 
-    Those of this host itself say that nobody answers ARP, which is a stage of its own.
+    Of packets that this host sent, for anybody can claim to answer. Its own errors say that nobody
+    answers ARP, which is a stage of its own.
     """
     own = {str(address.ip) for link in host.links.values() for address in link.addresses}
     return [
         error
         for error in look.get("returned", ())
         if error["host"] not in own
+        and error["protocol"] == protocol
+        and (error["source"] in own or output.source == "keep")
         and is_to(output, ip_address(error["destination"]), error["port"])
     ]
 

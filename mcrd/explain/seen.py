@@ -10,12 +10,11 @@ from typing import Any
 
 from mcrd.explain.evidence import Answer, Evidence, Finding, is_active
 from mcrd.explain.kinds import Kind, sort
-from mcrd.explain.taken import grown, is_here, minute, received
+from mcrd.explain.taken import grown, is_here, is_slow, minute, received
 from mcrd.model import Input
 from mcrd.resources import endpoint, first_address
 
 TOLD = 3  # kinds that are told of
-ENOUGH = 10  # packets that would have come, if the stream had gone on as before
 TOPICS = (
     "own",
     "checksum",
@@ -50,7 +49,8 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
         text = f"the rule received {count} packets meanwhile, of which the look saw none"
         yield Finding("frames", "seen", "yes", text)
     flows = bool(found.good or count)
-    miss: Answer = "note" if flows else "no" if is_active(evidence) else "unknown"
+    miss: Answer = "unknown" if is_slow(evidence) or not is_active(evidence) else "no"
+    miss = "note" if flows else miss
     answered = False
     for topic in TOPICS:
         kinds = found.near.get(topic)
@@ -59,7 +59,7 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
             text, remedy = _near(topic, given, kinds)
             yield Finding("frames", topic, "note" if answered else miss, text, remedy)
             answered = True
-    if not flows and not answered:
+    if not flows and (not answered or is_slow(evidence)):
         yield _nothing(evidence, look, found.near.get("several", ()), miss, when)
     yield from _limits(look)
 
@@ -86,12 +86,12 @@ def _nothing(
         " is the source on, its TTL more than 1, this the right interface; does the switch or"
         " router send it here?"
     )
-    if miss == "unknown":
+    if not is_active(evidence):
         return Finding("frames", "nothing", miss, f"{text}; the rule asks for nothing now")
     if not is_here(evidence):
         return Finding("frames", "nothing", miss, text, remedy)
     before, rate = received(evidence), minute(evidence)
-    if rate and rate * look["seconds"] < ENOUGH:
+    if is_slow(evidence):
         text += f", but {rate * 60:.0f} packets in the last minute"
         remedy = f"look longer: `--seconds {min(60, max(10, round(3 / rate)))}`"
         return Finding("frames", "nothing", "unknown", text, remedy)

@@ -13,7 +13,7 @@ from mcrd.explain.kinds import sort
 from mcrd.explain.outputs import outputs
 from mcrd.explain.rulefile import file
 from mcrd.explain.seen import frames
-from mcrd.explain.taken import grown, taken
+from mcrd.explain.taken import grown, is_slow, taken
 from mcrd.resources import first_address
 
 
@@ -21,7 +21,7 @@ def explain(evidence: Evidence) -> list[Finding]:
     """What is known of each stage, from the file to the outputs."""
     look = evidence.look
     good = look is not None and bool(sort(evidence.rule.input, look["kinds"]).good)
-    came = good or grown(evidence) > 0
+    came = good or grown(evidence) > 0 or is_slow(evidence)
     first = list(file(evidence))
     rest = [
         *interface(evidence),

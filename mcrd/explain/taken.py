@@ -10,6 +10,7 @@ from typing import Any
 from mcrd.explain.evidence import Daemon, Evidence, Finding
 from mcrd.explain.kinds import sort
 
+ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
 REMEDIES = {
     "ring_full": "`ring_size` or `workers` of the interface: docs/performance.md",
     "malformed": "what sends such packets; `tcpdump -vv` shows them",
@@ -108,6 +109,12 @@ def minute(evidence: Evidence) -> float:
     daemon = evidence.daemon
     found = _at(daemon.after, evidence.rule.name, ("rate", "minute", "packets")) if daemon else 0
     return float(found)
+
+
+def is_slow(evidence: Evidence) -> bool:
+    """Whether it received something in the last minute, but too little to be seen in the look."""
+    seconds = evidence.look["seconds"] if evidence.look is not None else 0.0
+    return 0 < minute(evidence) * seconds < ENOUGH
 
 
 def is_here(evidence: Evidence) -> bool:

@@ -8,7 +8,7 @@ reports from all but queriers, and answers to older versions go to the group its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class _Segment:
     query: tuple[Address, Query, float] | None = None
     members: dict[tuple[Address, Address], tuple[Sources, float]] = field(default_factory=dict)
     routers: dict[Address, float] = field(default_factory=dict)
+    forgot: float | None = None  # when members were forgotten last, for lack of room
 
 
 class Heard:
@@ -43,15 +44,18 @@ class Heard:
 
     def __init__(self) -> None:
         self._segments: dict[tuple[int, Protocol], _Segment] = {}
-        self._own: Mapping[int, frozenset[Address]] = {}
-        self.malformed = 0
+        self._addressed: Mapping[int, bool] = {}
+        self._own: frozenset[Address] = frozenset()
 
     def keep(self, interfaces: Mapping[int, frozenset[Address]], now: float) -> None:
         """Forgets all interfaces but these, by index; what is new is listened to from now on.
 
         With the addresses of this host on each: the kernel lets a host hear its own reports.
         """
-        self._own = interfaces
+        self._own = frozenset().union(*interfaces.values())
+        self._addressed = {
+            index: any(address.version == 4 for address in own) for index, own in interfaces.items()
+        }
         keys = [(index, protocol) for index in interfaces for protocol in PROTOCOLS]
         self._segments = {key: self._segments.get(key) or _Segment(now) for key in keys}
 
@@ -65,13 +69,15 @@ class Heard:
         try:
             message = igmp(body) if protocol == "igmp" else mld(body)
         except MalformedError:
-            self.malformed += 1
             return
+        if protocol == "mld" and not source.is_link_local:
+            return  # RFC 3810, 5.1.14 and 5.2.13: the kernel takes no other, either
         if isinstance(message, Query):
             if message.group is None:
                 segment.query = (source, message, now)
             return
-        if source.is_unspecified or source in self._own[index]:
+        # Without an address, this host's own reports come from 0.0.0.0, as those of proxies do.
+        if source in self._own or (source.is_unspecified and not self._addressed[index]):
             return
         for record in message or ():
             key = (record.group, source)
@@ -81,6 +87,7 @@ class Heard:
                 segment.members[key] = (sources, now)
                 if len(segment.members) > MEMBERS:
                     del segment.members[next(iter(segment.members))]
+                    segment.forgot = now
 
     def take_pim(self, index: int, source: Address, body: bytes, now: float) -> None:
         """One message of PIM that came on an interface (RFC 7761, 4.9)."""
@@ -93,7 +100,11 @@ class Heard:
             del segment.routers[next(iter(segment.routers))]
 
     def plain(
-        self, index: int, now: float, about: Callable[[Address], bool] = lambda _: True
+        self,
+        index: int,
+        now: float,
+        about: Callable[[Address], bool] = lambda _: True,
+        protocols: Iterable[Protocol] = PROTOCOLS,
     ) -> dict[str, Any]:
         """As JSON: for IGMP and MLD who queried last, who is a member, who routes.
 
@@ -101,7 +112,7 @@ class Heard:
         """
         return {
             protocol: _plain(self._segments[index, protocol], now, about)
-            for protocol in PROTOCOLS
+            for protocol in protocols
             if (index, protocol) in self._segments
         }
 
@@ -125,11 +136,13 @@ def _plain(segment: _Segment, now: float, about: Callable[[Address], bool]) -> d
             "version": asked.version,
             "ago_s": round(now - at, 1),
             "answered": now - at > asked.response + MARGIN,
+            "gone": now - at > 2 * asked.interval + asked.response / 2,  # RFC 3376, 8.5
         }
     members = segment.members.items()
     return {
         "listened_s": round(now - segment.since, 1),
         "query": query,
+        "forgot": segment.forgot is not None and now - segment.forgot < MEMBER_AGE,
         "members": [
             {
                 "group": str(group),

@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mcrd.hearing.heard import Heard
+from mcrd.hearing.heard import Heard, Protocol
 from mcrd.hearing.returned import Returned
-from mcrd.model import Address, Rule
+from mcrd.model import Address, Output, Rule
 from mcrd.resources import Link, is_to
 from mcrd.sockets.hearing import IPPROTO_PIM, Ears
 
@@ -26,6 +26,11 @@ class Listener:
         self._heard = Heard()
         self._returned = Returned()
         self._links: Mapping[str, Link] = {}
+        self._protocols: list[Protocol] = []
+        if self._ears.hears(socket.AF_INET, socket.IPPROTO_IGMP):
+            self._protocols.append("igmp")
+        if self._ears.hears(socket.AF_INET6, socket.IPPROTO_ICMPV6):
+            self._protocols.append("mld")
 
     def listen(self, links: Mapping[str, Link]) -> None:
         """Takes what has come since the last time."""
@@ -48,13 +53,19 @@ class Listener:
         """As JSON: what was heard on the interfaces of a rule, and came back to its outputs."""
         now = time.monotonic()
         names = (rule.input.interface, *(output.interface for output in rule.outputs))
+        single: dict[Address, list[Output]] = {}
+        ranges = [output for output in rule.outputs if not isinstance(output.address, Address)]
+        for output in rule.outputs:
+            if isinstance(output.address, Address):
+                single.setdefault(output.address, []).append(output)
 
         def concerns(destination: Address, port: int = 0) -> bool:
-            return any(is_to(output, destination, port) for output in rule.outputs)
+            candidates = (*single.get(destination, ()), *ranges)
+            return any(is_to(output, destination, port) for output in candidates)
 
         return {
             "heard": {
-                name: self._heard.plain(self._links[name].index, now, concerns)
+                name: self._heard.plain(self._links[name].index, now, concerns, self._protocols)
                 for name in dict.fromkeys(names)
                 if name in self._links
             },

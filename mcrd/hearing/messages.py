@@ -25,11 +25,15 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Somebody asks who wants what: all groups (None), or one. `response`: seconds to answer."""
+    """Somebody asks who wants what: all groups (None), or one.
+
+    `response`: seconds to answer; `interval`: seconds between two general ones.
+    """
 
     version: int
     group: Address | None
     response: float
+    interval: float = 125.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """An error of ICMP: type and code, and where the packet was sent to; port 0 with ESP."""
+    """An error of ICMP: type and code, and the packet that it is about; port 0 with ESP."""
 
     kind: int
     code: int
+    source: Address
     destination: Address
     port: int
+    protocol: Literal["udp", "esp"] = "udp"
 
 
 Message = Query | tuple[Record, ...] | None
@@ -68,7 +74,8 @@ def igmp(body: bytes) -> Message:
         case 0x11:
             version = 3 if len(body) >= 12 else 2 if code else 1
             tenths = (_exponential(code, 4) if version == 3 else code) or 100
-            return Query(version, group if int(group) else None, tenths / 10)
+            every = _exponential(body[9], 4) if version == 3 else 0
+            return Query(version, group if int(group) else None, tenths / 10, every or 125.0)
         case 0x12 | 0x16:
             return (Record(group),)
         case 0x17:
@@ -93,7 +100,8 @@ def mld(body: bytes) -> Message:
     if kind == 130:
         version = 2 if len(body) >= 28 else 1
         milliseconds = _exponential(code, 12) if version == 2 else code
-        return Query(version, group if int(group) else None, milliseconds / 1000)
+        every = _exponential(body[25], 4) if version == 2 else 0
+        return Query(version, group if int(group) else None, milliseconds / 1000, every or 125.0)
     return (Record(group, None if kind == 131 else frozenset()),)
 
 
@@ -107,17 +115,18 @@ def icmp(body: bytes, version: int) -> Error | None:
         if kind not in ICMP_ERRORS[version]:
             return None
         if version == 4:
-            words, protocol, destination = struct.unpack_from("!B8xB6x4s", body, 8)
+            words, protocol, source, destination = struct.unpack_from("!B8xB2x4s4s", body, 8)
             at = 8 + (words & 15) * 4
         else:
-            protocol, destination = struct.unpack_from("!6xB17x16s", body, 8)
+            protocol, source, destination = struct.unpack_from("!6xBx16s16s", body, 8)
             at = 8 + 40
         if protocol not in (UDP, ESP):
             return None
         (port,) = struct.unpack_from("!2xH", body, at) if protocol == UDP else (0,)
     except struct.error:
         raise MalformedError("it is too short") from None
-    return Error(kind, code, _address(destination), port)
+    named: Literal["udp", "esp"] = "udp" if protocol == UDP else "esp"
+    return Error(kind, code, _address(source), _address(destination), port, named)
 
 
 def _exponential(code: int, bits: int) -> int:

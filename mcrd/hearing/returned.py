@@ -24,14 +24,12 @@ class Returned:
 
     def __init__(self) -> None:
         self._errors: dict[_Key, tuple[int, float]] = {}
-        self.malformed = 0
 
     def take(self, host: Address, body: bytes, now: float) -> None:
         """One message of ICMP that `host` sent; `now` in seconds, monotonic."""
         try:
             error = icmp(body, host.version)
         except MalformedError:
-            self.malformed += 1
             return
         if error is None:
             return
@@ -48,6 +46,8 @@ class Returned:
                 "host": str(host),
                 "type": error.kind,
                 "code": error.code,
+                "protocol": error.protocol,
+                "source": str(error.source),
                 "destination": str(error.destination),
                 "port": error.port,
                 "count": count,

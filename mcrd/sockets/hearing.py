@@ -8,6 +8,7 @@ import contextlib
 import logging
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
@@ -22,7 +23,7 @@ SOL_RAW = 255
 SOL_ICMPV6 = 58
 ICMPV6_FILTER = 1
 IP_PKTINFO = 8
-AT_ONCE = 256  # messages of a socket in one look; a flood is lost to it alone
+SLICE = 0.002  # seconds for each socket in one look; of a flood, the rest is lost to it alone
 LARGEST = 9000
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Message(NamedTuple):
 
 
 class Ears:
-    """Raw sockets: what is not IGMP, MLD, PIM or an error of ICMP never comes near them."""
+    """Raw sockets, for IGMP, MLD, PIM and errors of ICMP: datagrams never come near them."""
 
     def __init__(self) -> None:
         self._sockets: list[tuple[socket.socket, int]] = []
@@ -58,11 +59,16 @@ class Ears:
             except OSError as error:  # without IPv6, or without the right
                 log.debug("cannot listen to protocol %d: %s", protocol, error.strerror)
 
+    def hears(self, family: int, protocol: int) -> bool:
+        """Whether messages of this protocol are heard at all."""
+        return any((s.family, number) == (family, protocol) for s, number in self._sockets)
+
     def listen(self) -> Iterator[Message]:
-        """What has come since the last look, as far as there was room for it."""
+        """What has come since the last look, as far as there was room and is time for it."""
         for sock, protocol in self._sockets:
+            until = time.monotonic() + SLICE
             with contextlib.suppress(BlockingIOError):
-                for _ in range(AT_ONCE):
+                while time.monotonic() < until:
                     message = _read(sock, protocol)
                     if message is not None:
                         yield message

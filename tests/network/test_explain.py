@@ -386,8 +386,7 @@ def test_a_bridge_that_keeps_the_group_to_itself(lab: Lab) -> None:
     source, relay, sink = lab.hosts("source", "relay", "sink")
     lab.link(source, "s0", ["10.1.0.1/24"], relay, "r0", ["10.1.0.2/24"])
     lab.link(relay, "p1", [], sink, "k0", ["10.2.0.2/24"])
-    lab.bridge(relay, "br1", ["p1"], ["10.2.0.1/24"], snooping=True)
-    relay.run("ip", "link", "set", "br1", "type", "bridge", "mcast_querier", "1")
+    lab.bridge(relay, "br1", ["p1"], ["10.2.0.1/24"], snooping=True, querier=True)
     daemon = lab.mcrd(
         relay,
         rule("wanted", r0("239.1.1.1", 5000), to("br1", "239.2.2.2", 6000))

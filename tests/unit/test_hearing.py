@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 GROUP, OTHER = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2")
 GROUP6 = IPv6Address("ff15::1")
 HOST, OWN = IPv4Address("10.2.0.2"), IPv4Address("10.2.0.1")
+ELSEWHERE = IPv4Address("10.2.0.3")  # this host's too, on another interface
 SOURCE, SECOND = IPv4Address("10.1.0.1"), IPv4Address("10.1.0.2")
 IS_INCLUDE, IS_EXCLUDE, TO_INCLUDE, TO_EXCLUDE, ALLOW, BLOCK = range(1, 7)
 HELLO = bytes([0x20, 0, 0, 0])
@@ -114,7 +115,7 @@ class Segment:
     def __init__(self) -> None:
         self.heard = Heard()
         self.now = 1000.0
-        self.heard.keep({3: frozenset({OWN})}, self.now)
+        self.heard.keep({3: frozenset({OWN}), 9: frozenset({ELSEWHERE})}, self.now)
 
     def take(self, body: bytes, host: Address = HOST, index: int = 3) -> None:
         protocol: Any = "igmp" if host.version == 4 else "mld"
@@ -135,12 +136,19 @@ def test_who_queried_last_and_whether_all_have_answered() -> None:
     assert segment.told()["query"] is None
     segment.take(query())
     segment.now += 5
-    entry = {"address": "10.2.0.2", "version": 3, "ago_s": 5.0, "answered": False}
+    entry = {"address": "10.2.0.2", "version": 3, "ago_s": 5.0, "answered": False, "gone": False}
     assert segment.told()["query"] == entry
     segment.take(query(group="239.1.1.1"))  # one for a group says nothing about the others
     segment.now += 7
     assert segment.told()["query"] == {**entry, "ago_s": 12.0, "answered": True}
     assert segment.told()["listened_s"] == 12.0
+    segment.now += 300
+    assert segment.told()["query"]["gone"]  # three of its queries would have come
+    seldom = bytearray(query())
+    seldom[9] = 0xFF  # every 31744 s
+    segment.take(bytes(seldom))
+    segment.now += 300
+    assert not segment.told()["query"]["gone"]
 
 
 def test_members_come_change_and_go() -> None:
@@ -164,10 +172,15 @@ def test_members_come_change_and_go() -> None:
 
 def test_this_host_s_own_reports_and_those_of_nobody_are_not_counted() -> None:
     segment = Segment()
-    for host in (OWN, IPv4Address("0.0.0.0")):
+    for host in (OWN, ELSEWHERE):
         segment.take(report((IS_EXCLUDE, GROUP, ())), host)
     segment.take(report((IS_EXCLUDE, GROUP, ())), index=4)
     assert segment.told()["members"] == []
+    segment.take(report((IS_EXCLUDE, GROUP, ())), IPv4Address("0.0.0.0"))  # of a proxy
+    assert segment.wanted() is None
+    segment.heard.keep({3: frozenset()}, segment.now)
+    segment.take(report((IS_EXCLUDE, OTHER, ())), IPv4Address("0.0.0.0"))  # this host, it may be
+    assert segment.wanted(OTHER) == "none"
     segment.take(query(), IPv4Address("0.0.0.0"))  # a switch without an address may well query
     assert segment.told()["query"]["address"] == "0.0.0.0"
 
@@ -193,6 +206,7 @@ def test_what_is_remembered_is_bounded() -> None:
         segment.heard.take_pim(3, IPv4Address(int(HOST) + number), HELLO, segment.now)
     members = segment.told()["members"]
     assert len(members) == MEMBERS
+    assert segment.told()["forgot"]
     assert members[0]["group"] == str(IPv4Address(int(GROUP) + 3 * MEMBERS - 1))
     oldest = IPv4Address(int(GROUP) + 2 * MEMBERS)
     told = segment.heard.plain(3, segment.now, lambda group: group == oldest)["igmp"]["members"]
@@ -220,8 +234,11 @@ def icmp_error(kind: int, code: int, port: int = 6000, protocol: int = 17) -> by
     return struct.pack("!BBHI", kind, code, 0, 0) + inner + bytes(4) + struct.pack("!HH", 9, port)
 
 
+ENDS = (IPv6Address("fd02::1"), IPv6Address("fd02::2"))
+
+
 def icmp6_error(kind: int, code: int, port: int = 6000, protocol: int = 17) -> bytes:
-    source, destination = IPv6Address("fd02::1"), IPv6Address("fd02::2")
+    source, destination = ENDS
     inner = struct.pack("!IHBB16s16s", 6 << 28, 8, protocol, 1, source.packed, destination.packed)
     return struct.pack("!BBHI", kind, code, 0, 0) + inner + struct.pack("!HH", 9, port)
 
@@ -229,12 +246,12 @@ def icmp6_error(kind: int, code: int, port: int = 6000, protocol: int = 17) -> b
 @pytest.mark.parametrize(
     ("body", "version", "expected"),
     [
-        (icmp_error(11, 0), 4, Error(11, 0, HOST, 6000)),
-        (icmp_error(3, 13, protocol=50), 4, Error(3, 13, HOST, 0)),
+        (icmp_error(11, 0), 4, Error(11, 0, OWN, HOST, 6000)),
+        (icmp_error(3, 13, protocol=50), 4, Error(3, 13, OWN, HOST, 0, "esp")),
         (icmp_error(3, 3, protocol=6), 4, None),  # about TCP
         (icmp_error(8, 0), 4, None),  # an echo
-        (icmp6_error(1, 4), 6, Error(1, 4, IPv6Address("fd02::2"), 6000)),
-        (icmp6_error(2, 0, protocol=50), 6, Error(2, 0, IPv6Address("fd02::2"), 0)),
+        (icmp6_error(1, 4), 6, Error(1, 4, *ENDS, 6000)),
+        (icmp6_error(2, 0, protocol=50), 6, Error(2, 0, *ENDS, 0, "esp")),
         (icmp6_error(135, 0), 6, None),
     ],
 )
@@ -253,13 +270,14 @@ def test_what_came_back_is_summed_up_and_bounded() -> None:
         returned.take(HOST, icmp_error(11, 0), now)
         returned.take(HOST, icmp_error(11, 0, 6001), now)
     returned.take(HOST, b"\x03", 20.0)
-    assert returned.malformed == 1
     assert len(returned.plain(lambda *_: True, 20.0)) == RETURNED
     (error,) = returned.plain(lambda _, port: port == 6000, 22.0)
     assert error == {
         "host": "10.2.0.2",
         "type": 11,
         "code": 0,
+        "protocol": "udp",
+        "source": "10.2.0.1",
         "destination": "10.2.0.2",
         "port": 6000,
         "count": 2,
@@ -268,8 +286,17 @@ def test_what_came_back_is_summed_up_and_bounded() -> None:
     assert returned.plain(lambda _, port: port == 6000, 20.0 + AGE) == []
 
 
-def test_nonsense_is_counted() -> None:
+def test_nonsense_is_passed_over() -> None:
     segment = Segment()
     segment.take(b"\x22")
     segment.take(b"", IPv6Address("fe80::2"))
-    assert segment.heard.malformed == 2
+    assert segment.told()["members"] == segment.told("mld")["members"] == []
+
+
+def test_mld_is_of_the_link() -> None:
+    segment = Segment()
+    body = struct.pack("!BxxxH2x", 130, 10000) + bytes(20)
+    segment.take(body, IPv6Address("fd02::2"))
+    assert segment.told("mld")["query"] is None
+    segment.take(body, IPv6Address("fe80::2"))
+    assert segment.told("mld")["query"]["address"] == "fe80::2"
