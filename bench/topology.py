@@ -72,6 +72,8 @@ class Network:
                 host.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", "1")
         # Some relays join all groups with one socket.
         self.relay.sysctl("net.ipv4.igmp_max_memberships", "1000")
+        # The sinks count frames: what mcrd joins to hear members would be reported to them.
+        self.relay.sysctl("net.ipv4.igmp_link_local_mcast_reports", "0")
         # Real frames are to cross the cable, not what UDP_SEGMENT makes them of.
         self.source.run("ethtool", "-K", "s0", "tx-udp-segmentation", "off")
         self._mtu = 1500
