@@ -10,7 +10,9 @@ import signal
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -438,6 +440,31 @@ def test_fragments_of_which_only_the_first_arrive(triangle: Triangle) -> None:
         whole = explain(daemon, "whole")
     assert cause(whole) is HEALTHY
     assert ("mtu", "note") in {(f["topic"], f["answer"]) for f in whole["findings"]}
+
+
+@pytest.mark.long
+def test_a_flood_of_reports_costs_the_supervisor_next_to_nothing(triangle: Triangle) -> None:
+    """As many as one host can send, each with all the groups that it has room for."""
+    daemon = triangle.lab.mcrd(
+        triangle.relay, rule("a", r0("239.1.1.1", 5000), to("r0", "239.2.2.2", 6000))
+    )
+    groups = (int(ip_address("239.5.0.0")) + number for number in range(180))
+    records = b"".join(struct.pack("!BBHI", 4, 0, 0, group) for group in groups)
+    body = struct.pack("!BxHxxH", 0x22, 0, 180) + records
+    total = 0xFFFF - int.from_bytes(body, "big") % 0xFFFF
+    body = body[:2] + struct.pack("!H", total) + body[4:]
+    with triangle.source.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP) as sock:
+        interface = socket.inet_aton("10.1.0.1")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
+        began, before, sent = time.monotonic(), daemon.cpu_seconds(), 0
+        while time.monotonic() < began + 3:
+            sock.sendto(body, ("224.0.0.22", 0))
+            sent += 1
+        took, used = time.monotonic() - began, daemon.cpu_seconds() - before
+    members = heard(daemon, "a", "r0")["members"]
+    assert {member["host"] for member in members} == {"10.1.0.1"}
+    assert sent > 1000 * took, "it was to be a flood"
+    assert used < took / 10
 
 
 @pytest.mark.long
