@@ -264,6 +264,16 @@ def first_address(address: Address | Network) -> Address:
     return address if isinstance(address, Address) else address.network_address
 
 
+def covers(address: Address | Network, host: Address) -> bool:
+    """Whether it is that address, or in that network."""
+    return host == address if isinstance(address, Address) else host in address
+
+
+def has_port(ports: int | PortRange, port: int) -> bool:
+    """Whether it is that port, or in that range."""
+    return first_port(ports) <= port <= last_port(ports)
+
+
 def first_port(port: int | PortRange) -> int:
     """The port, or the first one of the range."""
     return port if isinstance(port, int) else port.first
@@ -288,11 +298,7 @@ def target(output: Output) -> Target:
 
 def is_to(output: Output, address: Address, port: int) -> bool:
     """Whether the output sends there, or may, with a range."""
-    if isinstance(output.address, Address):
-        fits = address == output.address
-    else:
-        fits = address in output.address
-    return fits and (port == 0 or first_port(output.port) <= port <= last_port(output.port))
+    return covers(output.address, address) and (port == 0 or has_port(output.port, port))
 
 
 def where(output: Output) -> str:

@@ -84,7 +84,6 @@ class Supervisor:
         )
         self._looks = Looks()
         self._listener = Listener()
-        self._asking = 0  # clients that want to know what is heard
         self._hearing: asyncio.Task[None] | None = None
         self._watch = Watch(self._file_changed)
         self._alarms = Alarms()
@@ -201,7 +200,7 @@ class Supervisor:
 
     async def _listen_often(self) -> None:
         """While somebody wants to know: of a host that refuses all, hundreds of errors may come."""
-        while self._asking:
+        while self._looks.under_way:
             self._listen()
             await asyncio.sleep(LISTEN_EVERY)
 
@@ -485,8 +484,7 @@ class Supervisor:
             raise ControlError(f"there is no rule {arguments.get('name')!r}")
         if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
             raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
-        self._asking += 1
-        if self._asking == 1:
+        if self._hearing is None or self._hearing.done():
             self._hearing = asyncio.get_running_loop().create_task(self._listen_often())
         try:
             seen = await self._looks.look(rule.input, seconds)
@@ -494,8 +492,6 @@ class Supervisor:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:
             raise ControlError(f"cannot look at {rule.input.interface}: {error.strerror}") from None
-        finally:
-            self._asking -= 1
         self._listen()
         found = {**seen, **self._listener.tell(rule)}
         mark(found, rule, self._config.rules.values())

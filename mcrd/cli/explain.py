@@ -18,6 +18,7 @@ from mcrd import config
 from mcrd.client import ControlError, ask, network_namespace, peer
 from mcrd.config.problems import is_about
 from mcrd.explain.evidence import Daemon, Evidence, Finding, rule_of
+from mcrd.explain.frames import Kind
 from mcrd.explain.host import gather
 from mcrd.explain.kinds import sort
 from mcrd.explain.rulefile import disk
@@ -29,7 +30,7 @@ RELOAD_TIMEOUT = 120.0
 PATIENCE = 15.0  # seconds, for the look of somebody else
 SETTLE = 0.1  # seconds, until what was just seen is counted
 NARROWEST, WIDEST = 40, 100
-KIND = {"inner_vlan": None, "outgoing": False, "rule": None, "back": False}
+KIND = {**Kind._field_defaults, "rule": None, "back": False}
 POINTERS = 2  # things that are not known, and said on top
 TITLES = {
     "file": "the file",

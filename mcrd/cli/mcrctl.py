@@ -30,31 +30,34 @@ INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(argv)
-    if options.command == "top":
-        try:
-            return _top(options)
-        except ControlError as error:
-            return _failed(error)
-        except BrokenPipeError:  # mcrctl top --count 3 | head
-            sys.stderr.close()
-        except KeyboardInterrupt:
-            pass
-        return 0
+    try:
+        return _live(options) if options.command == "top" else _at_once(options)
+    except ControlError as error:
+        for line in error.lines:
+            print(line, file=sys.stderr)
+        return 1
+
+
+def _live(options: argparse.Namespace) -> int:
+    """What prints until nobody wants to read it any more."""
+    try:
+        return _top(options)
+    except BrokenPipeError:  # mcrctl top --count 3 | head
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _at_once(options: argparse.Namespace) -> int:
+    """What prints when it has its answer."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
             status = _run(options)
         return status if write(printed.getvalue()) else 1
-    except ControlError as error:
-        return _failed(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _failed(error: ControlError) -> int:
-    for line in error.lines:
-        print(line, file=sys.stderr)
-    return 1
 
 
 def _run(options: argparse.Namespace) -> int:

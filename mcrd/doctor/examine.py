@@ -166,7 +166,7 @@ def network(host: Host, running: Running) -> list[Finding]:
         return []
     its = running.status.get("network_namespace")
     try:
-        own = host.namespace("net")
+        own = host.network_namespace()
     except OSError as error:
         return [unreadable(check, "/proc/self/ns/net", error.strerror or str(error), why)]
     if own == f"net:[{its}]":

@@ -37,9 +37,9 @@ class Host:
             return int(self.text(f"proc/sys/{path}"))
         return None
 
-    def namespace(self, kind: str, pid: int | str = "self") -> str:
-        """Which one a process is in; raises OSError."""
-        return os.readlink(self.root / "proc" / str(pid) / "ns" / kind)
+    def network_namespace(self) -> str:
+        """That of this process, as net:[INODE]; raises OSError."""
+        return os.readlink(self.root / "proc/self/ns/net")
 
     def exists(self, path: str) -> bool:
         """Is it there, as far as one may look?"""

@@ -144,18 +144,6 @@ def is_joined(given: Input) -> bool:
     )
 
 
-def takes(given: Input, port: int) -> bool:
-    """Is it one of the input's ports?"""
-    return port in given.port if isinstance(given.port, PortRange) else port == given.port
-
-
-def holds(given: Input, address: Address) -> bool:
-    """Is it one of the input's addresses?"""
-    if isinstance(given.address, Address):
-        return address == given.address
-    return address.version == given.address.version and address in given.address
-
-
 def _addresses(address: Address | Network) -> int:
     return 1 if isinstance(address, Address) else address.num_addresses
 

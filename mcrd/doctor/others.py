@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import NET, Host, Running
-from mcrd.doctor.needs import Needs, holds, takes
+from mcrd.doctor.needs import Needs
 from mcrd.model import Address, Input
-from mcrd.resources import endpoint
+from mcrd.resources import covers, endpoint, has_port
 
 SHOWN = 8  # programs in one line
 
@@ -92,10 +92,10 @@ def _by_port(needs: Needs) -> dict[int | None, list[Input]]:
 def _meets(entry: Bound, inputs: Iterable[Input]) -> bool:
     every = entry.address.is_unspecified
     return any(
-        takes(given, entry.port)
+        has_port(given.port, entry.port)
         and (
             (every and entry.address.version >= given.address.version)
-            or holds(given, entry.address)
+            or covers(given.address, entry.address)
         )
         for given in inputs
     )

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
+from mcrd.explain.kinds import Sorted, sort
 from mcrd.model import Address, Input, Network, Output, Place, PortRange, Rule
 from mcrd.resources import Link
 
+NO_DAEMON = "no daemon was asked"
+TOLD = 3  # things of one kind that are named
 Answer = Literal["yes", "no", "unknown", "note"]
 
 
@@ -101,7 +105,7 @@ class Daemon:
     stopped: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is derived once
 class Evidence:
     """All of it. `look` is None when nobody looked, and `look_error` says why.
 
@@ -112,8 +116,13 @@ class Evidence:
     host: Host
     daemon: Daemon | None = None
     look: Mapping[str, Any] | None = None
-    look_error: str = "no daemon was asked"
+    look_error: str = NO_DAEMON
     warnings: Sequence[str] = ()
+
+    @cached_property
+    def seen(self) -> Sorted:
+        """What was seen, by what it lacks; nothing when nobody looked."""
+        return sort(self.rule.input, self.look["kinds"] if self.look is not None else ())
 
 
 def is_active(evidence: Evidence) -> bool:
@@ -127,6 +136,13 @@ def heard_on(evidence: Evidence, interface: str, version: int) -> Mapping[str, A
     heard = (evidence.look or {}).get("heard", {}).get(interface, {})
     found: Mapping[str, Any] | None = heard.get("igmp" if version == 4 else "mld")
     return found
+
+
+def some(names: Sequence[str], what: str = "") -> str:
+    """The first of them, each once, and how many more there are."""
+    told = list(dict.fromkeys(names))
+    more = f" and {len(told) - TOLD} {what}more" if len(told) > TOLD else ""
+    return ", ".join(told[:TOLD]) + more
 
 
 def ago_of(entry: Mapping[str, Any]) -> str:

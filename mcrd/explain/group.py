@@ -12,7 +12,7 @@ from mcrd.explain.kinds import queries
 from mcrd.explain.receivers import is_asked_for
 from mcrd.model import Address
 from mcrd.plan import JOINED_AT_MOST
-from mcrd.resources import first_address
+from mcrd.resources import covers, first_address
 
 QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 MARGIN = 2.0  # seconds
@@ -41,7 +41,7 @@ def _host(evidence: Evidence, frames: bool) -> Finding:
     wanted = evidence.rule.input.address
     for link in evidence.host.links.values():
         for own in link.addresses:
-            if own.ip == wanted if isinstance(wanted, Address) else own.ip in wanted:
+            if covers(wanted, own.ip):
                 text = f"{own.ip} is an address of this host, on {link.name}: nothing to join"
                 return Finding("group", "host", "yes", text)
     text = f"{wanted} is no address of this host, which answers no ARP for it"

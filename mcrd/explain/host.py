@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ NEIGHBOUR_STATES = {
 }
 SOURCES = 8  # whose way back is asked for
 
+Groups = Sequence[Address]
+Joined = Mapping[int, frozenset[tuple[str, Address]] | None]
+"""By version of IP."""
+
 
 def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
     """All that the stages want to know about this host; `sources` are those that were seen."""
@@ -59,28 +63,32 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
             for index, output in enumerate(rule.outputs)
             if output.interface in links and not output.address.is_multicast
         }
-        bridges = {
-            index: found
-            for index, output in enumerate(rule.outputs)
-            if output.address.is_multicast
-            and (found := _bridge(output.interface, messages, output.address.version)) is not None
-        }
         back = {source: _back(ask, source, links) for source in list(sources)[:SOURCES]}
     group = first_address(given.address)
-    link = links.get(given.interface)
+    to_groups = {i: output for i, output in enumerate(rule.outputs) if output.address.is_multicast}
+    # A rule may have a thousand outputs on a few interfaces.
+    ends = {(output.interface, output.address.version) for output in to_groups.values()}
+    ends.add((given.interface, group.version))
+    bridges = {end: _bridge(end[0], messages, end[1]) for end in ends}
+    joined: Joined = {version: _joined(version) for version in {version for _, version in ends}}
     return Host(
         links=links,
-        bridge=_bridge(given.interface, messages, group.version),
-        not_joined=_not_joined(link, given.address) if link and group.is_multicast else None,
+        bridge=bridges[given.interface, group.version],
+        not_joined=_not_joined(given.interface, given.address, joined)
+        if given.interface in links and group.is_multicast
+        else None,
         fallback=_fallback(given.interface) if group.version == 4 else None,
         ways=ways,
-        bridges=bridges,
+        bridges={
+            index: found
+            for index, output in to_groups.items()
+            if (found := bridges[output.interface, output.address.version]) is not None
+        },
         joined_here=frozenset(
             index
-            for index, output in enumerate(rule.outputs)
-            if output.address.is_multicast
-            and output.interface in links
-            and _not_joined(links[output.interface], output.address) == []
+            for index, output in to_groups.items()
+            if output.interface in links
+            and _not_joined(output.interface, output.address, joined) == []
         ),
         reverse_filter=_reverse_filter(given.interface) if group.version == 4 else None,
         back=back,
@@ -125,30 +133,35 @@ def _back(ask: IPRoute, source: str, links: Mapping[str, Link]) -> str | None:
     return next((link.name for link in links.values() if link.index == found.get("oif")), None)
 
 
-def _not_joined(link: Link, wanted: Address | Network) -> Sequence[Address] | None:
-    """Which of the groups this host has not joined on the interface; None: it cannot be said.
-
-    /proc/net/igmp and /proc/net/igmp6 have those that it has.
-    """
-    if not isinstance(wanted, Address) and wanted.num_addresses > JOINED_AT_MOST:
+def _not_joined(interface: str, wanted: Address | Network, joined: Joined) -> Groups | None:
+    """Which of the groups this host has not joined on the interface; None: it cannot be said."""
+    found = joined[wanted.version]
+    if found is None:
         return None
-    groups: Sequence[Address] = (wanted,) if isinstance(wanted, Address) else tuple(wanted)
-    joined = set()
+    if isinstance(wanted, Address):
+        return [] if (interface, wanted) in found else [wanted]
+    if wanted.num_addresses > JOINED_AT_MOST:
+        return None
+    return [group for group in wanted if (interface, group) not in found]
+
+
+def _joined(version: int) -> frozenset[tuple[str, Address]] | None:
+    """The groups that this host has joined, by interface (/proc/net/igmp, /proc/net/igmp6)."""
+    found: set[tuple[str, Address]] = set()
     with contextlib.suppress(OSError, ValueError, IndexError):
-        if wanted.version == 6:
+        if version == 6:
             for line in Path("/proc/self/net/igmp6").read_text().splitlines():
                 words = line.split()
-                if words[1] == link.name:
-                    joined.add(words[2])
-            return [group for group in groups if group.packed.hex() not in joined]
+                found.add((words[1], IPv6Address(bytes.fromhex(words[2]))))
+            return frozenset(found)
         name = ""
         for line in Path("/proc/self/net/igmp").read_text().splitlines()[1:]:
             words = line.split()
-            if not line.startswith("\t"):
+            if line.startswith("\t"):
+                found.add((name, IPv4Address(int(words[0], 16).to_bytes(4, sys.byteorder))))
+            else:
                 name = words[1].rstrip(":")
-            elif name == link.name:
-                joined.add(words[0])
-        return [g for g in groups if f"{int.from_bytes(g.packed, sys.byteorder):08X}" not in joined]
+        return frozenset(found)
     return None
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
 from mcrd.model import Address, Input, Network, PortRange, Rule
-from mcrd.resources import first_address, first_port, last_port
+from mcrd.resources import covers, first_address, has_port
 
 Kind = Mapping[str, Any]
 """As Summary.plain() has them, with what mark() adds."""
@@ -76,7 +76,7 @@ def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
             found = list(outputs[interface].at(address, port))
         else:
             # Two rules may share a group, each with its sources.
-            here = _takes(rule.input, kind["destination"]) and _has(rule.input, port)
+            here = covers(rule.input.address, address) and has_port(rule.input.port, port)
             come = inputs.at(address, port)
             found = [other for other in come if not here or takes(other.input, kind)]
         first = found[0] if found else None
@@ -118,8 +118,7 @@ class _Index(Generic[Thing]):
             yield self._any_port[address]
         yield from self._single.get((address, port), ())
         for network, ports, thing in self._ranges:
-            inside = address == network if isinstance(network, Address) else address in network
-            if inside and (port == 0 or first_port(ports) <= port <= last_port(ports)):
+            if covers(network, address) and (port == 0 or has_port(ports, port)):
                 yield thing
 
 
@@ -131,7 +130,7 @@ def takes(given: Input, kind: Kind) -> bool:
 def _lacks(given: Input, kind: Kind) -> list[str]:
     """In the order in which a person would look."""
     lacks = []
-    if not _takes(given, kind["destination"]):
+    if not covers(given.address, ip_address(kind["destination"])):
         lacks.append("group")
     if kind["vlan"] != given.vlan or kind["inner_vlan"]:
         lacks.append("vlan")
@@ -139,7 +138,11 @@ def _lacks(given: Input, kind: Kind) -> list[str]:
         lacks.append("source")
     if kind["protocol"] != given.protocol:
         lacks.append("protocol")
-    elif given.protocol == "udp" and kind["port"] is not None and not _has(given, kind["port"]):
+    elif (
+        given.protocol == "udp"
+        and kind["port"] is not None
+        and not has_port(given.port, kind["port"])
+    ):
         lacks.append("port")
     if kind["port"] is None and "group" in lacks:
         lacks.append("port")  # of another group, and nothing says that it is about the rule
@@ -154,17 +157,6 @@ def _lacks(given: Input, kind: Kind) -> list[str]:
 
 def _version(kind: Kind) -> int:
     return 6 if ":" in kind["destination"] else 4
-
-
-def _takes(given: Input, address: str) -> bool:
-    host = ip_address(address)
-    return host in given.address if isinstance(given.address, Network) else host == given.address
-
-
-def _has(given: Input, port: int) -> bool:
-    return (
-        port in given.port if isinstance(given.port, PortRange) else port == first_port(given.port)
-    )
 
 
 def _allows(given: Input, source: str) -> bool:

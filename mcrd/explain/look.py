@@ -61,15 +61,15 @@ class Looks:
     """The looks that are under way: one at a time for an interface, and a few in all."""
 
     def __init__(self) -> None:
-        self._under_way: set[str] = set()
+        self.under_way: set[str] = set()  # by interface
 
     async def look(self, given: Input, seconds: float, frames: int = FRAMES) -> dict[str, Any]:
         """What comes to the input's interface that concerns it. Raises BusyError, and OSError."""
-        if given.interface in self._under_way:
+        if given.interface in self.under_way:
             raise BusyError(f"another look at {given.interface} is under way; try again after it")
-        if len(self._under_way) >= AT_ONCE:
+        if len(self.under_way) >= AT_ONCE:
             raise BusyError(f"{AT_ONCE} looks are under way; try again after them")
-        self._under_way.add(given.interface)
+        self.under_way.add(given.interface)
         try:
             with _open(given) as sock:
                 began = time.monotonic()
@@ -77,7 +77,7 @@ class Looks:
                 sight = await _watch(sock, _Sight(summary), began + seconds, frames)
                 took = time.monotonic() - began
         finally:
-            self._under_way.discard(given.interface)
+            self.under_way.discard(given.interface)
         return {
             "interface": given.interface,
             "seconds": round(took, 3),

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.interfaces import link
-from mcrd.explain.kinds import sort
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
@@ -152,11 +151,10 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
 
     Those that came in fragments as well are meant to be.
     """
-    look = evidence.look
     came = evidence.host.links.get(evidence.rule.input.interface)
-    if look is None or came is None:
+    if came is None:
         return
-    kinds = sort(evidence.rule.input, look["kinds"]).good
+    kinds = evidence.seen.good
     # What is larger than the MTU that it came over was put together on the way.
     whole = [k["largest"] for k in kinds if not k["fragment"] and k["largest"] <= came.mtu]
     parts = [k["largest"] for k in kinds if k["fragment"]]

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from mcrd.explain.evidence import Bridge, Evidence, Finding, ago_of, heard_on
-from mcrd.explain.kinds import sort
+from mcrd.explain.evidence import TOLD, Bridge, Evidence, Finding, ago_of, heard_on, some
 from mcrd.model import Address, Network, Output
 from mcrd.plan import source_of
-from mcrd.resources import first_address
+from mcrd.resources import covers, first_address
 
 # What every segment is sent, asked for or not (RFC 4541, 2.1.2 and 3); what almost all have joined.
 NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::1/128"))
@@ -25,7 +24,6 @@ COMMON = (
     *map(ip_network, ("ff02::/16", "239.255.255.250/32", "239.255.255.253/32")),
 )
 REPORTED = {4: 3, 6: 2}  # versions from which answers go to a group that this host hears
-TOLD = 3
 TOPIC = "receiver"
 
 Say = Callable[..., Finding]
@@ -54,12 +52,12 @@ def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Itera
 def _withholds(bridge: Bridge, output: Output) -> bool:
     if not bridge.snooping or bridge.routers or not (bridge.own or bridge.heard):
         return False
-    return not any(_in(group, output.address) for group in bridge.groups)
+    return not any(covers(output.address, ip_address(group)) for group in bridge.groups)
 
 
 def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any]) -> Finding:
     wanted, name = output.address, output.interface
-    asked = [entry for entry in heard["members"] if _in(entry["group"], wanted)]
+    asked = [entry for entry in heard["members"] if covers(wanted, ip_address(entry["group"]))]
     own = _sources(evidence, output)
     fitting = [e for e in asked if e["sources"] is None or not own or own & {*e["sources"]}]
     if fitting:
@@ -109,34 +107,22 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
 def _sources(evidence: Evidence, output: Output) -> set[str]:
     """Whom the packets come from for a receiver; empty when that cannot be said."""
     if output.source == "keep":
-        kinds = evidence.look["kinds"] if evidence.look else ()
-        return {kind["source"] for kind in sort(evidence.rule.input, kinds).good}
+        return {kind["source"] for kind in evidence.seen.good}
     source = source_of(output, evidence.host.links[output.interface])
     return {str(source)} if source is not None else set()
 
 
 def _hosts(entries: Entries) -> str:
-    return _some([entry["host"] for entry in entries])
+    return some([entry["host"] for entry in entries])
 
 
 def _groups(entries: Entries) -> str:
-    return _some([entry["group"] for entry in entries])
-
-
-def _some(names: Sequence[str]) -> str:
-    told = list(dict.fromkeys(names))
-    more = f" and {len(told) - TOLD} more" if len(told) > TOLD else ""
-    return ", ".join(told[:TOLD]) + more
+    return some([entry["group"] for entry in entries])
 
 
 def is_asked_for(group: Address) -> bool:
     """Whether a switch that snoops sends the group only where somebody has asked for it."""
     return not _among(group, NOT_ASKED_FOR)
-
-
-def _in(group: str, wanted: Address | Network) -> bool:
-    host = ip_address(group)
-    return host == wanted if isinstance(wanted, Address) else host in wanted
 
 
 def _among(group: Address, networks: Sequence[Network]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from mcrd.explain.evidence import Evidence, Finding, Host, ago_of
+from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, ago_of
 from mcrd.model import Output
 from mcrd.resources import endpoint, is_to
 
@@ -38,7 +38,6 @@ ERRORS: Mapping[int, Sequence[tuple[Sequence[tuple[int, int]], str, str]]] = {
     ),
 }
 
-TOLD = 3
 Say = Callable[..., Finding]
 
 

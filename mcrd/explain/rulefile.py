@@ -8,10 +8,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from mcrd.config.problems import is_about
-from mcrd.explain.evidence import Daemon, Evidence, Finding
+from mcrd.explain.evidence import NO_DAEMON, TOLD, Daemon, Evidence, Finding
 
-NO_DAEMON = "no daemon was asked"
-TOLD = 3  # lines of a refused file, and differences
 OF_NO_EFFECT = ("description",)  # keys that change nothing of the way
 
 

@@ -4,17 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from mcrd.explain.evidence import Answer, Evidence, Finding, is_active
-from mcrd.explain.kinds import Kind, sort
+from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
+from mcrd.explain.kinds import Kind
 from mcrd.explain.taken import grown, is_here, is_slow, minute, received
 from mcrd.model import Input
 from mcrd.resources import endpoint, first_address
 
-TOLD = 3  # kinds that are told of
 TOPICS = (
     "own",
     "checksum",
@@ -40,7 +39,7 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
         text = why if look is None else f"nobody could look: {why}"
         yield Finding("frames", "seen", "unknown", text)
         return
-    found = sort(given, look["kinds"])
+    found = evidence.seen
     when = f"within {look['seconds']:.1f} s"
     count = grown(evidence)
     if found.good:
@@ -67,7 +66,7 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
 def _good(given: Input, kinds: Sequence[Kind], when: str) -> str:
     count = sum(kind["count"] for kind in kinds)
     largest = max(kind["largest"] for kind in kinds)
-    who = _some(list(dict.fromkeys(kind["source"] for kind in kinds)), "sources")
+    who = some([kind["source"] for kind in kinds], "sources ")
     ttl = min(kind["ttl_lowest"] for kind in kinds)
     enough = ", enough, since it ends here" if ttl == 1 else ""
     to = endpoint(given.address, given.port)
@@ -75,7 +74,7 @@ def _good(given: Input, kinds: Sequence[Kind], when: str) -> str:
 
 
 def _nothing(
-    evidence: Evidence, look: dict[str, Any] | Any, others: Sequence[Kind], miss: Answer, when: str
+    evidence: Evidence, look: Mapping[str, Any], others: Sequence[Kind], miss: Answer, when: str
 ) -> Finding:
     given = evidence.rule.input
     text = f"nothing to {endpoint(given.address, given.port)} came {when}"
@@ -105,7 +104,7 @@ def _nothing(
     return Finding("frames", "nothing", "unknown" if look["lost"] else miss, text, remedy)
 
 
-def _limits(look: dict[str, Any] | Any) -> Iterator[Finding]:
+def _limits(look: Mapping[str, Any]) -> Iterator[Finding]:
     """What the look did not see, and what made no sense to it."""
     missed = []
     if look["lost"]:
@@ -184,8 +183,3 @@ def _told(kinds: Sequence[Kind]) -> str:
         shown.append(f"{kind['count']} from {kind['source']} to {to}{tag}{inner}{part}{rule}")
     more = f" and {len(kinds) - TOLD} kinds more" if len(kinds) > TOLD else ""
     return "; ".join(shown) + more
-
-
-def _some(names: Sequence[str], what: str) -> str:
-    more = f" and {len(names) - TOLD} {what} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from mcrd.explain.evidence import Daemon, Evidence, Finding
 from mcrd.explain.group import group
 from mcrd.explain.interfaces import interface
-from mcrd.explain.kinds import sort
 from mcrd.explain.outputs import outputs
 from mcrd.explain.rulefile import file
 from mcrd.explain.seen import frames
@@ -19,9 +18,7 @@ from mcrd.resources import first_address
 
 def explain(evidence: Evidence) -> list[Finding]:
     """What is known of each stage, from the file to the outputs."""
-    look = evidence.look
-    good = look is not None and bool(sort(evidence.rule.input, look["kinds"]).good)
-    came = good or grown(evidence) > 0 or is_slow(evidence)
+    came = bool(evidence.seen.good) or grown(evidence) > 0 or is_slow(evidence)
     first = list(file(evidence))
     rest = [
         *interface(evidence),
@@ -62,11 +59,7 @@ def _kernel(evidence: Evidence) -> Iterator[Finding]:
     if not first_address(evidence.rule.input.address).is_multicast:
         return
     strict = f", rp_filter is {host.reverse_filter}" if host.reverse_filter is not None else ""
-    kinds = evidence.look["kinds"] if evidence.look else ()
-    sources = {kind["source"] for kind in sort(evidence.rule.input, kinds).good}
     for source, back in host.back.items():
-        if source not in sources:
-            continue
         if back == name:
             text = (
                 f"the way back to {source} leads over {name}: the kernel could route this{strict}"

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mcrd.explain.evidence import Daemon, Evidence, Finding
-from mcrd.explain.kinds import sort
 
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
 REMEDIES = {
@@ -39,7 +38,6 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
     trouble = list(_workers(daemon, rule.input.interface))
     yield from trouble
     grew = grown(evidence)
-    came = evidence.look is not None and sort(rule.input, evidence.look["kinds"]).good
     drops = _drops(daemon, rule.input.interface)
     full = drops.get("ring_full", 0)
     if full:
@@ -47,7 +45,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("taken", "ring_full", "no", text, REMEDIES["ring_full"])
     if grew:
         yield Finding("taken", "received", "yes", f"the rule received {grew} packets meanwhile")
-    elif came:
+    elif evidence.seen.good:
         told = ", ".join(f"{count} {why}" for why, count in drops.items() if why != "ring_full")
         text = (
             f"the rule received nothing of it; dropped on {rule.input.interface}: {told or 'none'}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mcrd.hearing.latest import remember
 from mcrd.hearing.messages import SOURCES, MalformedError, Query, Record, igmp, mld
 from mcrd.model import Address
 
@@ -81,23 +82,19 @@ class Heard:
             return
         for record in message or ():
             key = (record.group, source)
-            before = segment.members.pop(key, None)  # what is put anew is last
+            before = segment.members.pop(key, None)
             sources = _sources(record, before[0] if before else frozenset())
-            if sources is None or sources:
-                segment.members[key] = (sources, now)
-                if len(segment.members) > MEMBERS:
-                    del segment.members[next(iter(segment.members))]
-                    segment.forgot = now
+            if (sources is None or sources) and remember(
+                segment.members, key, (sources, now), MEMBERS
+            ):
+                segment.forgot = now
 
     def take_pim(self, index: int, source: Address, body: bytes, now: float) -> None:
         """One message of PIM that came on an interface (RFC 7761, 4.9)."""
         segment = self._segments.get((index, "igmp" if source.version == 4 else "mld"))
         if segment is None or body[:1] != bytes([PIM_HELLO]):
             return
-        segment.routers.pop(source, None)
-        segment.routers[source] = now
-        if len(segment.routers) > ROUTERS:
-            del segment.routers[next(iter(segment.routers))]
+        remember(segment.routers, source, now, ROUTERS)
 
     def plain(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mcrd.hearing.latest import remember
 from mcrd.hearing.messages import Error, MalformedError, icmp
 from mcrd.model import Address
 
@@ -34,10 +35,8 @@ class Returned:
         if error is None:
             return
         key = _Key(host, error)
-        count, _ = self._errors.pop(key, (0, now))  # what is put anew is last
-        self._errors[key] = (count + 1, now)
-        if len(self._errors) > KINDS:
-            del self._errors[next(iter(self._errors))]
+        count, _ = self._errors.get(key, (0, now))
+        remember(self._errors, key, (count + 1, now), KINDS)
 
     def plain(self, about: Callable[[Address, int], bool], now: float) -> list[dict[str, Any]]:
         """As JSON, the last one first: those about destinations that `about` says yes to."""
