@@ -70,7 +70,9 @@ def flow(before: Flow, now: Flow) -> str:
 
 
 def _rate(packets: float) -> str:
-    return f"{packets / 1000:.0f} kpps" if packets >= 10_000 else f"{packets:.0f} pps"
+    if packets >= 10_000:
+        return f"{packets / 1000:.0f} kpps"
+    return f"{packets:.0f} pps" if packets >= 10 else f"{packets:.2g} pps"  # a slow one is not 0
 
 
 def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:
@@ -131,7 +133,7 @@ def rule_stats(entry: Rule, now: RuleState, ledger: Ledger, silent: set[str]) ->
         "reason": now.reason,
         "silent": entry.name in silent if entry.silence is not None else None,
         **asdict(ledger.rule(entry.name)),
-        "rate": asdict(ledger.rule_rate(entry.name)),
+        "rate": rate(ledger.rule_rate(entry.name)),
         "outputs": [
             {
                 "where": where(output),
@@ -141,11 +143,17 @@ def rule_stats(entry: Rule, now: RuleState, ledger: Ledger, silent: set[str]) ->
                 "state": how.state,
                 "reason": how.reason,
                 **asdict(ledger.output(entry.name, target(output))),
-                "rate": asdict(ledger.output_rate(entry.name, target(output))),
+                "rate": rate(ledger.output_rate(entry.name, target(output))),
             }
             for output, how in zip(entry.outputs, now.outputs, strict=True)
         ],
     }
+
+
+def rate(much: Rate) -> dict[str, Any]:
+    """A rate. Here alone it is rounded: one packet in a minute, 0.016 in a second, is not 0."""
+    minute = {name: round(number, 3) for name, number in much.minute.items()}
+    return {**asdict(much), "minute": minute}
 
 
 def other_stats(estate: Estate) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def other_stats(estate: Estate) -> dict[str, Any]:
     interfaces, rates = ledger.interfaces(full), ledger.interface_rates()
     return {
         "interfaces": {
-            name: {**asdict(count), "rate": asdict(rates[name])}
+            name: {**asdict(count), "rate": rate(rates[name])}
             for name, count in sorted(interfaces.items())
         },
         "workers": [
@@ -167,8 +175,8 @@ def other_stats(estate: Estate) -> dict[str, Any]:
 
 
 def _of_ring(found: tuple[InterfaceCount, Rate]) -> dict[str, Any]:
-    count, rate = found
-    return {**asdict(count), "rate": asdict(rate)}
+    count, much = found
+    return {**asdict(count), "rate": rate(much)}
 
 
 def lacking(estate: Estate) -> dict[str, str]:

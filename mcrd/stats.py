@@ -69,7 +69,7 @@ class Rate:
         """Adds what another worker has; the peaks of both need not have been at one time."""
         self.second.add(other.second)
         for name, number in other.minute.items():
-            self.minute[name] = round(self.minute[name] + number, 1)
+            self.minute[name] += number
         for name, peak in other.peak.items():
             self.peak[name] += peak
 
@@ -328,10 +328,7 @@ def _rate(counters: Any) -> Rate:
     seconds = found.minute_seconds
     return Rate(
         Traffic(found.second.packets, found.second.bytes),
-        {
-            "packets": round(found.minute.packets / seconds, 3),  # one in a minute is seen, too
-            "bytes": round(found.minute.bytes / seconds, 1),
-        },
+        {"packets": found.minute.packets / seconds, "bytes": found.minute.bytes / seconds},
         {"second": found.second_peak, "minute": found.minute_peak},
     )
 

@@ -306,7 +306,7 @@ def _traffic(count: dict[str, Any]) -> str:
 def _rate(rate: dict[str, Any], indent: str) -> Iterator[str]:
     peak, minute = rate["peak"], rate["minute"]["packets"]
     yield (
-        f"{indent}{rate['second']['packets']}/s, {minute:g}/s over a minute;"
+        f"{indent}{rate['second']['packets']}/s, {minute:.10g}/s over a minute;"
         f" peak in 10 ms {peak['second']}, over a minute {peak['minute']}"
     )
 

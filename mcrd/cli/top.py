@@ -204,7 +204,7 @@ def _cells(row: Row) -> tuple[Text, ...]:
             row.state,
             str(row.packets),
             f"{row.bits / 1e6:.2f}",
-            f"{row.minute:g}",
+            f"{row.minute:.10g}",
             str(row.peak),
             str(row.lost),
         )

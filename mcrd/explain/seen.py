@@ -91,17 +91,22 @@ def _nothing(
         return Finding("frames", "nothing", miss, text, remedy)
     before, rate = received(evidence), minute(evidence)
     if is_slow(evidence):
-        text += f", but {rate * 60:.0f} packets in the last minute"
+        count = max(1, round(rate * 60))
+        text += f", but {count} packet{'s' if count != 1 else ''} in the last minute"
         remedy = f"look longer: `--seconds {min(60, max(10, round(3 / rate)))}`"
         return Finding("frames", "nothing", "unknown", text, remedy)
     if rate:
-        text += f"; in the last minute it was {rate:.0f} in a second: it has just ended"
+        text += f"; in the last minute it was {_figure(rate)} in a second: it has just ended"
     elif before:
         text += f"; the rule received {before} packets before, and none in the last minute"
     else:
         text += "; the rule never received any"
     # Among what there was no room for, it may have been.
     return Finding("frames", "nothing", "unknown" if look["lost"] else miss, text, remedy)
+
+
+def _figure(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _limits(look: Mapping[str, Any]) -> Iterator[Finding]:

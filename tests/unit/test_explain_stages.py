@@ -522,6 +522,8 @@ def test_two_tags() -> None:
         (1483, 0.0, "no", "1483 packets before, and none in the last minute"),
         (1483, 200.0, "no", "it has just ended"),
         (1483, 0.2, "unknown", "12 packets in the last minute"),
+        (1483, 0.016, "unknown", "1 packet in the last minute"),
+        (1483, 4.25, "no", "it was 4.2 in a second: it has just ended"),
     ],
 )
 def test_when_it_flowed(received: int, rate: float, expected: str, told: str) -> None:

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import mmap
 import os
+import time
 from collections import Counter
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from hypothesis.stateful import (
 )
 from mcrd.dataplane._dataplane import ffi, lib
 
+from mcrd import report
 from mcrd.resources import Ingress, Ring
 from mcrd.stats import (
     DROP_REASONS,
@@ -447,6 +449,38 @@ def test_a_rule_on_two_workers_is_one_sum() -> None:
         if not live:
             break
         ledger.detach(*live.popitem())
+
+
+def test_one_packet_in_a_minute_has_a_rate_and_two_workers_have_its_sum() -> None:
+    ledger = Ledger()
+    for number in (0, 1):
+        ring, made = Ring(Ingress("eth0", 2, workers=2), number), Segment()
+        ledger.attach(ring, made)
+        pen = Pen(made)
+        for counters in (
+            pen.view,
+            pen.view.rules[made.rule_slot("clock")],
+            pen.view.outputs[made.output_slot("clock", WALL)],
+        ):
+            then = time.time_ns() - 3 * 10**9  # a window that is closed when it is read
+            counters.meter.window = then // 10**7
+            counters.meter.second.tag = then // 10**9
+            counters.traffic.packets, counters.traffic.bytes = 1, 1
+        pen.close()
+    for found in (
+        ledger.rule_rate("clock"),
+        ledger.output_rate("clock", WALL),
+        ledger.interface_rates()["eth0"],
+    ):
+        assert 2 / 64 <= found.minute["packets"] == found.minute["bytes"] <= 2 / 60
+        shown = report.rate(found)["minute"]
+        assert 0.031 <= shown["packets"] == shown["bytes"] <= 0.033
+    assert report.rate(ledger.ring(ring, 0)[1])["minute"]["packets"] in (0.016, 0.017)
+
+
+def test_the_line_of_the_status_shows_slow_streams() -> None:
+    before, now = report.Flow(0.0), report.Flow(30.0, received=1, sent=360, interfaces=1)
+    assert report.flow(before, now) == "1 interface, 0.033 pps in, 12 pps out, 0 lost"
 
 
 def test_what_the_rule_file_has_no_more_is_forgotten(segment: Segment, pen: Pen) -> None:
