@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Final
 
 from mcrd.config.overlap import Claim, Overlaps, everything
 from mcrd.config.problems import key_text
@@ -26,6 +26,16 @@ _SOURCE_SPECIFIC: tuple[Network, ...] = (
     IPv4Network("232.0.0.0/8"),
     *(IPv6Network(f"ff3{scope:x}::/32") for scope in range(16)),
 )
+_CHECKED_TTL: Final[dict[object, tuple[str, str]]] = {
+    (ip_address(group), port): (name, rfc)
+    for name, port, rfc, groups in (
+        ("mDNS", 5353, "RFC 6762, section 11", ("224.0.0.251", "ff02::fb")),
+        ("LLMNR", 5355, "RFC 4795, section 2.5", ("224.0.0.252", "ff02::1:3")),
+    )
+    for group in groups
+}
+"""Protocols whose receivers may ignore what has another TTL, or hop limit, than 255."""
+_UNROUTED_TTL: Final = 255
 
 
 def warn(documents: Sequence[Document]) -> None:
@@ -97,12 +107,21 @@ def _warn_source_specific(rule: FoundRule) -> None:
 
 
 def _warn_ttl(rule: FoundRule, output: FoundOutput) -> None:
-    address = output.address
-    if output.fields["ttl"] is None and address and address.is_multicast:
-        if _stays_on_link(address):
+    address, ttl, path = output.address, output.fields["ttl"], (*output.path, "ttl")
+    if output.endpoint and ttl != _UNROUTED_TTL:
+        checked = _CHECKED_TTL.get((output.endpoint.address, output.endpoint.port))
+        if checked is not None:
+            name, rfc = checked
+            report, given = (
+                (rule.report.absent, "1 by default")
+                if ttl is None
+                else (rule.report.value, str(ttl))
+            )
+            report(path, f"{given}, but receivers of {name} may ignore all but 255 ({rfc})")
             return
+    if ttl is None and address and address.is_multicast and not _stays_on_link(address):
         rule.report.absent(
-            (*output.path, "ttl"),
+            path,
             "1 by default, so the first router will drop it; "
             "set a higher ttl to cross routers, or ttl = 1 if none is to be crossed",
         )

@@ -307,21 +307,21 @@ def test_ipv6(lab: Lab) -> None:
     )
     relay(gateway, "ipv6")
     joined = gateway.run("ip", "-6", "maddress", "show", "dev", "eth0")
-    assert {"ff15::1:1", "ff05::1:3", "ff12::1:4"} <= set(joined.split())
+    assert {"ff15::1:1", "ff05::1:3", "ff02::fb"} <= set(joined.split())
     received = [
         sink(receiver, "ff15::2:1", 6000, "2001:db8:2::1"),
         sink(receiver, "fe80::5", 5000, _link_local(gateway, "eth1")),
         sink(receiver, "ff05::2:2", 5000, "2001:db8:2::1"),
         sink(receiver, "239.2.2.3", 5000, "10.2.0.1"),
-        sink(receiver, "ff12::1:4", 5353, _link_local(gateway, "eth1")),
+        sink(receiver, "ff02::fb", 5353, _link_local(gateway, "eth1")),
     ]
     send(
         source,
-        *(("ff15::1:1", 5000), ("239.1.1.1", 5000), ("ff05::1:3", 5000), ("ff12::1:4", 5353)),
+        *(("ff15::1:1", 5000), ("239.1.1.1", 5000), ("ff05::1:3", 5000), ("ff02::fb", 5353)),
     )
     all_arrive(received)
-    back = [sink(source, "ff12::1:4", 5353, _link_local(gateway, "eth0"))]
-    send(receiver, ("ff12::1:4", 5353))
+    back = [sink(source, "ff02::fb", 5353, _link_local(gateway, "eth0"))]
+    send(receiver, ("ff02::fb", 5353))
     all_arrive(back)
 
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.cli import mcrd
-from tests.documents import PAGES, ROOT, recipes, rule_files
+from mcrd.config import parse
+from tests.documents import EXAMPLE, MANUAL, PAGES, ROOT, recipes, rule_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCKS = [
     pytest.param(block, id=f"{page}-{number}")
-    for page in PAGES
+    for page in (*PAGES, MANUAL, EXAMPLE)
     for number, block in enumerate(rule_files(page))
 ]
 
@@ -36,7 +37,28 @@ def test_rule_files_of_the_pages_pass_without_a_warning(
 
 def test_there_are_such_rule_files() -> None:
     assert recipes()
-    assert rule_files("README.md")
+    for page in ("README.md", MANUAL, EXAMPLE):
+        assert rule_files(page), page
+
+
+TTL = {"224.0.0.251": 255, "ff02::fb": 255, "224.0.0.252": 255, "ff02::1:3": 255}
+SENT_ON = (5353, 5355, 1900, 3702, 5683)  # mDNS, LLMNR, SSDP, WS-Discovery, CoAP
+
+
+def test_discovery_protocols_are_sent_with_the_ttl_that_they_want() -> None:
+    """RFC 6762, section 11; RFC 4795, section 2.5; UPnP Device Architecture 2.0.
+
+    On a port of theirs no other group is shown, so none is missed here.
+    """
+    shown = set()
+    for page in (*PAGES, MANUAL, EXAMPLE):
+        for text in rule_files(page):
+            for rule in parse(text, page).rules.values():
+                for output in rule.outputs:
+                    if output.port in SENT_ON:
+                        shown.add(page)
+                        assert output.ttl == TTL[str(output.address)], f"{page}: {rule.name}"
+    assert shown == {"docs/recipes.md", MANUAL, EXAMPLE}
 
 
 @pytest.mark.parametrize("page", PAGES)
