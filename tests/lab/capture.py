@@ -1,22 +1,41 @@
-"""What really was on the wire: tcpdump, and its file read back."""
+"""What really was on the wire: a packet socket, with a filter in the language of tcpdump.
+
+Not tcpdump itself. It opens its ring before it has its filter, so what arrives in between is
+counted as received and never written: nobody can tell from its counts when it has written all. And
+it has to be waited for. Here the filter is there before the first frame, and what the kernel has
+seen is in the socket, whether anybody reads or not.
+"""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
-import re
-import signal
+import ctypes
+import errno
+import os
+import socket
 import struct
 from typing import TYPE_CHECKING, Literal
 
-from tests.lab.processes import LabError, terminate, wait_for
+from tests.lab.processes import LabError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.lab.network import Host
 
 Direction = Literal["in", "out", "inout"]
+
+HOPS = 3  # cables and bridges between who sends and who captures
+ROOM = 128 << 20  # bytes: 100,000 small frames and more
+
+# linux/if_packet.h, asm-generic/socket.h
+ETH_P_ALL = 3
+SO_ATTACH_FILTER = 26
+SO_RCVBUFFORCE = 33
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_AUXDATA = 1, 6, 8
+PACKET_MR_PROMISC = 1
+AUXDATA = struct.Struct("=IIIHHHH")  # status, length, kept, link, network, tag, its EtherType
+VLAN_VALID, VLAN_TYPE_VALID = 0x10, 0x40
 
 
 class Capture:
@@ -25,66 +44,102 @@ class Capture:
     def __init__(
         self, host: Host, interface: str, filter_: str, direction: Direction, largest: int
     ) -> None:
-        # The name matters: AppArmor profiles of tcpdump let it write to *.pcap only.
-        self._file = host.lab.file("capture.pcap")
-        self._log = host.lab.file("capture.log")
-        with self._log.open("wb") as log:
-            self.process = host.start(
-                *("tcpdump", "-i", interface, "-Q", direction, "-n", "-s", str(largest)),
-                *("--immediate-mode", "-U", "-B", "32768", "-Z", "root", "-w", str(self._file)),
-                filter_,
-                stderr=log,
-            )
-        wait_for(self._listening, f"tcpdump on {interface} of {host.name}")
+        self._host = host
+        self._where = f"{interface} of {host.name}"
+        self._direction = direction
+        self._largest = largest
+        self._frames: list[bytes] = []
+        program = _compile(host, interface, filter_)
+        self._socket = host.socket(socket.AF_PACKET, socket.SOCK_RAW)  # of no protocol: deaf
+        host.lab.close_at_end(self._socket)
+        _attach(self._socket, program)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
+        self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        with host.inside():
+            index = socket.if_nametoindex(interface)
+        everything = struct.pack("=iHH8s", index, PACKET_MR_PROMISC, 0, b"")
+        self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, everything)
+        self._socket.bind((interface, ETH_P_ALL))
 
     def frames(self) -> list[bytes]:
-        """The frames written so far, in order, from the Ethernet header on."""
-        return read_pcap(self._file)
+        """All frames that the kernel has seen up to now, in order, from the Ethernet header on."""
+        if self._socket.fileno() >= 0:
+            self._read()
+        return list(self._frames)
 
     def stop(self) -> list[bytes]:
-        """All frames that the kernel has seen up to now, in order; ends the capture."""
-        wait_for(self._caught_up, "tcpdump to write what it has received", interval=0.03)
-        terminate([self.process])
-        return self.frames()
+        """As frames(), with what was sent and is still on its way; ends the capture."""
+        _let_arrive(self._host)
+        frames = self.frames()
+        self._socket.close()
+        return frames
 
-    def _listening(self) -> bool:
-        text = self._log.read_text()
-        if self.process.poll() is not None:
-            raise LabError(f"tcpdump ended: {text}")
-        return "listening on" in text
+    def _read(self) -> None:
+        while True:
+            try:
+                frame, said, flags, where = self._socket.recvmsg(
+                    self._largest, socket.CMSG_SPACE(AUXDATA.size)
+                )
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENETDOWN:  # it may come up again
+                    raise
+                continue
+            if flags & socket.MSG_TRUNC:
+                raise LabError(
+                    f"a frame on {self._where} has more than {self._largest} bytes:"
+                    " capture with largest="
+                )
+            if self._direction == "inout" or (
+                (where[2] == socket.PACKET_OUTGOING) == (self._direction == "out")
+            ):
+                self._frames.append(_with_tag(frame, said))
+        statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        if dropped := struct.unpack("=II", statistics)[1]:
+            raise LabError(f"the capture on {self._where} had no room for {dropped} frames")
 
-    def _caught_up(self) -> bool:
-        """SIGUSR1 makes tcpdump say how far it is. Ended at once, it forgets what is queued."""
-        before = self._log.stat().st_size
-        self.process.send_signal(signal.SIGUSR1)
-        pattern = re.compile(
-            r"(\d+) packets? captured, (\d+) packets? received by filter, (\d+) packets? dropped"
-        )
-        said = wait_for(
-            lambda: pattern.search(self._log.read_text()[before:]), "tcpdump to count its frames"
-        )
-        captured, received, dropped = (int(number) for number in said.groups())
-        if dropped:
-            raise LabError(f"tcpdump was too slow: {said.group()}")
-        return captured >= received
+
+def _let_arrive(host: Host) -> None:
+    """Returns when the kernel has delivered what had been sent before.
+
+    A cable puts a frame into a queue of the CPU that sends, which another thread of the kernel may
+    be the one to empty. So does the loopback interface: what is behind it there comes after it.
+    """
+    cpus = os.sched_getaffinity(0)
+    with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+        sock.settimeout(10)
+        try:
+            for cpu in list(cpus) * HOPS:
+                os.sched_setaffinity(0, {cpu})
+                sock.send(b"")
+                sock.recv(1)
+        finally:
+            os.sched_setaffinity(0, cpus)
 
 
-def read_pcap(path: Path) -> list[bytes]:
-    """The frames of a pcap file; a last one that is still being written is left out."""
-    data = path.read_bytes()
-    if len(data) < 24:
-        return []
-    order = "<" if data[:4] in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1") else ">"
-    frames = []
-    at = 24
-    while at + 16 <= len(data):
-        _seconds, _fraction, length, original = struct.unpack_from(f"{order}4I", data, at)
-        if at + 16 + length > len(data):
-            break
-        if length < original:
-            raise LabError(
-                f"a frame of {original} bytes was cut to {length}: capture with largest="
-            )
-        frames.append(data[at + 16 : at + 16 + length])
-        at += 16 + length
-    return frames
+def _compile(host: Host, interface: str, filter_: str) -> bytes:
+    """The program of a filter, for this interface: where its tags are depends on that."""
+    text = host.run("tcpdump", "-ddd", "-p", "-i", interface, filter_)
+    lines = [[int(number) for number in line.split()] for line in text.splitlines()]
+    return b"".join(struct.pack("=HBBI", *line) for line in lines[1:])
+
+
+def _attach(sock: socket.socket, program: bytes) -> None:
+    kept = ctypes.create_string_buffer(program, len(program))
+    where = struct.pack("@HP", len(program) // 8, ctypes.addressof(kept))  # struct sock_fprog
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, where)
+
+
+def _with_tag(frame: bytes, said: list[tuple[int, int, bytes]]) -> bytes:
+    """The frame with the VLAN tag that the kernel has taken out of it."""
+    for level, kind, data in said:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, *_, tag, ether_type = AUXDATA.unpack(data)
+            if status & VLAN_VALID:
+                known = ether_type if status & VLAN_TYPE_VALID else 0x8100
+                return frame[:12] + struct.pack("!HH", known, tag) + frame[12:]
+    return frame

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -97,9 +100,15 @@ class Mcrd:
         assert self._again.stdin is not None
         assert self._again.stdout is not None
         line = json.dumps(["--control", str(self.control), *arguments])
-        self._again.stdin.write(line.encode() + b"\n")
-        self._again.stdin.flush()
-        status, out, error = json.loads(self._again.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):
+            self._again.stdin.write(line.encode() + b"\n")
+            self._again.stdin.flush()
+        if not select.select([self._again.stdout], [], [], ANSWER_TIMEOUT)[0]:
+            raise TimeoutError(f"mcrctl {shlex.join(arguments)}: no end in {ANSWER_TIMEOUT:g} s")
+        answer = self._again.stdout.readline()
+        if not answer:
+            raise LabError(f"what runs mcrctl has ended with {self._again.wait(10)}")
+        status, out, error = json.loads(answer)
         return status, out, error
 
     def status(self) -> dict[str, Any]:

@@ -220,7 +220,10 @@ class Host:
         direction: Direction = "inout",
         largest: int = 2048,
     ) -> Capture:
-        """Starts tcpdump, and returns once it captures; `largest` is the longest frame it takes."""
+        """Captures from now on, with a filter of pcap-filter(7).
+
+        `largest` is the longest frame that it takes, in bytes; a longer one is a LabError.
+        """
         return Capture(self, interface, filter_, direction, largest)
 
 
@@ -234,6 +237,7 @@ class Lab:
         self._grace = grace
         self._hosts: list[Host] = []
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._sockets: list[socket.socket] = []
         self._serial = 0
         self._index = 100
         self.daemons: list[Mcrd] = []
@@ -252,6 +256,8 @@ class Lab:
     ) -> None:
         try:
             processes.terminate(self._processes, self._grace)
+            for sock in self._sockets:
+                sock.close()
             for host in self._hosts:
                 host.release()
         finally:
@@ -260,6 +266,10 @@ class Lab:
     def keep(self, process: subprocess.Popen[bytes]) -> None:
         """Ends the process with the lab."""
         self._processes.append(process)
+
+    def close_at_end(self, sock: socket.socket) -> None:
+        """Closes the socket with the lab: an open one keeps its namespace."""
+        self._sockets.append(sock)
 
     def file(self, name: str) -> Path:
         """A path that no other caller got, in a directory that ends with the lab."""

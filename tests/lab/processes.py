@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -86,7 +87,8 @@ def spawn(
 
 def terminate(processes: Iterable[subprocess.Popen[bytes]], grace: float = 5.0) -> None:
     """SIGTERM to all, latest first; SIGKILL to what is left after the grace; waits for each."""
-    running = [process for process in processes if process.poll() is None][::-1]
+    every = list(processes)
+    running = [process for process in every if process.poll() is None][::-1]
     for process in running:
         process.terminate()
     deadline = time.monotonic() + grace
@@ -96,10 +98,11 @@ def terminate(processes: Iterable[subprocess.Popen[bytes]], grace: float = 5.0) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    for process in running:
+    for process in every:  # those that ended by themselves as well
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what it no longer read
+                    pipe.close()
 
 
 def leftovers() -> list[str]:

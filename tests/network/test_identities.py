@@ -1,6 +1,6 @@
 """Every packet is in one counter: against what was captured on both sides of the relay.
 
-source s0 -- r0 relay r1 -- k0 sink      tcpdump on r0 (what comes) and on k0 (what arrives)
+source s0 -- r0 relay r1 -- k0 sink      captures on r0 (what comes) and on k0 (what arrives)
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
