@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Literal
 
 from mcrd.hearing.latest import remember
@@ -24,8 +25,8 @@ ROUTERS = 16
 MEMBER_AGE = 260.0  # seconds, RFC 3376, 8.4
 ROUTER_AGE = 105.0  # seconds, RFC 7761, 4.11
 MARGIN = 1.0  # seconds that answers may be late
-Sources = frozenset[Address] | None
-"""Those that a member wants; None: any."""
+Sources = frozenset[bytes] | None
+"""Those that a member wants, packed; None: any."""
 PIM_HELLO = 0x20  # version 2, type 0
 
 
@@ -35,8 +36,9 @@ class _Segment:
 
     since: float
     query: tuple[Address, Query, float] | None = None
-    members: dict[tuple[Address, Address], tuple[Sources, float]] = field(default_factory=dict)
-    routers: dict[Address, float] = field(default_factory=dict)
+    # By group and host, and routers by host, all packed: see Record in messages.py.
+    members: dict[tuple[bytes, bytes], tuple[Sources, float]] = field(default_factory=dict)
+    routers: dict[bytes, float] = field(default_factory=dict)
     forgot: float | None = None  # when members were forgotten last, for lack of room
 
 
@@ -81,7 +83,7 @@ class Heard:
         if source in self._own or (source.is_unspecified and not self._addressed[index]):
             return
         for record in message or ():
-            key = (record.group, source)
+            key = (record.group.packed, source.packed)
             before = segment.members.pop(key, None)
             sources = _sources(record, before[0] if before else frozenset())
             if (sources is None or sources) and remember(
@@ -94,7 +96,7 @@ class Heard:
         segment = self._segments.get((index, "igmp" if source.version == 4 else "mld"))
         if segment is None or body[:1] != bytes([PIM_HELLO]):
             return
-        remember(segment.routers, source, now, ROUTERS)
+        remember(segment.routers, source.packed, now, ROUTERS)
 
     def plain(
         self,
@@ -142,13 +144,17 @@ def _plain(segment: _Segment, now: float, about: Callable[[Address], bool]) -> d
         "forgot": segment.forgot is not None and now - segment.forgot < MEMBER_AGE,
         "members": [
             {
-                "group": str(group),
-                "host": str(host),
-                "sources": None if sources is None else sorted(map(str, sources)),
+                "group": _text(group),
+                "host": _text(host),
+                "sources": None if sources is None else sorted(map(_text, sources)),
                 "ago_s": round(now - at, 1),
             }
             for number, ((group, host), (sources, at)) in enumerate(reversed(members))
-            if now - at < MEMBER_AGE and (number < OTHERS or about(group))
+            if now - at < MEMBER_AGE and (number < OTHERS or about(ip_address(group)))
         ],
-        "routers": [str(host) for host, at in segment.routers.items() if now - at < ROUTER_AGE],
+        "routers": [_text(host) for host, at in segment.routers.items() if now - at < ROUTER_AGE],
     }
+
+
+def _text(packed: bytes) -> str:
+    return str(ip_address(packed))

@@ -40,11 +40,12 @@ class Query:
 class Record:
     """What a host wants of a group, `now`; or which sources it wants in addition, or no longer.
 
-    `sources` None: any. No sources, now: it has left.
+    `sources` None: any. No sources, now: it has left. They are packed, as bytes: the hashes of
+    addresses are those of numbers, which whoever chooses the addresses can make equal.
     """
 
     group: Address
-    sources: frozenset[Address] | None = None
+    sources: frozenset[bytes] | None = None
     change: Literal["now", "allow", "block"] = "now"
 
 
@@ -147,7 +148,7 @@ def _records(body: bytes, size: int) -> Iterator[Record]:
             at += 4 + size
             listed = struct.unpack_from("!" + f"{size}s" * sources, body, at)
             at += sources * size + more * 4
-            named = frozenset(map(_address, listed)) if sources <= SOURCES else None
+            named = frozenset(listed) if sources <= SOURCES else None
             match kind:
                 case 2 | 4:  # IS_EXCLUDE, TO_EXCLUDE: whom it does not want is not looked at
                     yield Record(_address(group))

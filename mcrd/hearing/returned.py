@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from mcrd.hearing.latest import remember
 from mcrd.hearing.messages import Error, MalformedError, icmp
@@ -15,16 +16,20 @@ KINDS = 256  # of which those heard longest ago are forgotten
 AGE = 600.0  # seconds: some routers send only the first few
 
 
-class _Key(NamedTuple):
+@dataclass(slots=True)
+class _Heard:
     host: Address
     error: Error
+    count: int = 0
+    at: float = 0.0
 
 
 class Returned:
     """Takes messages, and says what they tell: the memory is bounded, whatever is sent."""
 
     def __init__(self) -> None:
-        self._errors: dict[_Key, tuple[int, float]] = {}
+        # By all that tells them apart, with packed addresses: see Record in messages.py.
+        self._errors: dict[tuple[bytes | int | str, ...], _Heard] = {}
 
     def take(self, host: Address, body: bytes, now: float) -> None:
         """One message of ICMP that `host` sent; `now` in seconds, monotonic."""
@@ -34,24 +39,27 @@ class Returned:
             return
         if error is None:
             return
-        key = _Key(host, error)
-        count, _ = self._errors.get(key, (0, now))
-        remember(self._errors, key, (count + 1, now), KINDS)
+        ends = host.packed, error.source.packed, error.destination.packed
+        key = (*ends, error.kind, error.code, error.port, error.protocol)
+        heard = self._errors.get(key) or _Heard(host, error)
+        heard.count += 1
+        heard.at = now
+        remember(self._errors, key, heard, KINDS)
 
     def plain(self, about: Callable[[Address, int], bool], now: float) -> list[dict[str, Any]]:
         """As JSON, the last one first: those about destinations that `about` says yes to."""
         return [
             {
-                "host": str(host),
-                "type": error.kind,
-                "code": error.code,
-                "protocol": error.protocol,
-                "source": str(error.source),
-                "destination": str(error.destination),
-                "port": error.port,
-                "count": count,
-                "ago_s": round(now - at, 1),
+                "host": str(heard.host),
+                "type": heard.error.kind,
+                "code": heard.error.code,
+                "protocol": heard.error.protocol,
+                "source": str(heard.error.source),
+                "destination": str(heard.error.destination),
+                "port": heard.error.port,
+                "count": heard.count,
+                "ago_s": round(now - heard.at, 1),
             }
-            for (host, error), (count, at) in reversed(self._errors.items())
-            if now - at < AGE and about(error.destination, error.port)
+            for heard in reversed(self._errors.values())
+            if now - heard.at < AGE and about(heard.error.destination, heard.error.port)
         ]

@@ -57,11 +57,11 @@ def report(*records: tuple[int, Address, tuple[Address, ...]], kind: int = 0x22)
         (report((TO_INCLUDE, GROUP, ())), (Record(GROUP, frozenset()),)),
         (
             report((ALLOW, GROUP, (SOURCE,)), (IS_EXCLUDE, OTHER, ())),
-            (Record(GROUP, frozenset({SOURCE}), "allow"), Record(OTHER)),
+            (Record(GROUP, frozenset({SOURCE.packed}), "allow"), Record(OTHER)),
         ),
         (
             report((IS_INCLUDE, GROUP, (SOURCE, SECOND)), (IS_EXCLUDE, OTHER, ())),
-            (Record(GROUP, frozenset({SOURCE, SECOND})), Record(OTHER)),
+            (Record(GROUP, frozenset({SOURCE.packed, SECOND.packed})), Record(OTHER)),
         ),
         (
             report((IS_INCLUDE, GROUP, (SOURCE,) * 65), (BLOCK, OTHER, (SOURCE,) * 65)),
@@ -127,7 +127,8 @@ class Segment:
 
     def wanted(self, group: Address = GROUP) -> Any:
         """The sources that the host wants of it: None is any, "none" that it is no member."""
-        found = [m["sources"] for m in self.told()["members"] if m["group"] == str(group)]
+        members = self.told("igmp" if group.version == 4 else "mld")["members"]
+        found = [m["sources"] for m in members if m["group"] == str(group)]
         return found[0] if found else "none"
 
 
@@ -217,6 +218,46 @@ def test_what_is_remembered_is_bounded() -> None:
     segment.take(report((IS_INCLUDE, GROUP, many)))
     segment.take(report((ALLOW, GROUP, more)))
     assert segment.wanted() is None  # too many to remember: that is taken for any
+
+
+EQUAL = 2**61 - 1
+"""Python's hash of a number is what is left of it after a division by this."""
+
+
+class Counting:
+    """How often two addresses are compared while it is entered."""
+
+    def __enter__(self) -> Counting:
+        self.count, self._before = 0, IPv6Address.__eq__
+
+        def compare(one: IPv6Address, other: object) -> bool:
+            self.count += 1
+            return self._before(one, other)
+
+        IPv6Address.__eq__ = compare  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        IPv6Address.__eq__ = self._before  # type: ignore[method-assign]
+
+
+def test_addresses_whose_hashes_are_equal_cost_no_more_than_others() -> None:
+    """512 such members would make each further report compare with them all."""
+    groups = [IPv6Address(int(GROUP6) + EQUAL * number) for number in range(MEMBERS)]
+    sources = [IPv6Address(int(ENDS[0]) + EQUAL * number) for number in range(60)]
+    assert len(set(map(hash, groups))) == len(set(map(hash, sources))) == 1
+    segment, returned = Segment(), Returned()
+    with Counting() as compared:
+        for group in groups:
+            segment.take(report((ALLOW, group, (GROUP6,)), kind=143), IPv6Address("fe80::2"))
+        segment.take(report((ALLOW, GROUP6, tuple(sources)), kind=143), IPv6Address("fe80::2"))
+        for source in sources:
+            returned.take(source, icmp6_error(1, 4), 10.0)
+            segment.heard.take_pim(3, source, HELLO, segment.now)
+    assert compared.count < 10 * MEMBERS
+    assert len(segment.told("mld")["members"]) == MEMBERS
+    assert len(segment.wanted(GROUP6)) == 61
+    assert len(returned.plain(lambda *_: True, 10.0)) == 60
 
 
 def test_an_interface_that_came_anew_is_another_one() -> None:
