@@ -142,7 +142,7 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
             raise RefusedError(f"cannot run on CPU {request.cpu}: {error.strerror}") from None
     worker = lib.worker_new(settings)
     if worker == ffi.NULL:
-        raise RefusedError("out of memory")
+        raise RefusedError(f"cannot begin: {os.strerror(ffi.errno)}")
     _check(lib.worker_map_segment(worker, segment), "mapping the counters")
     packet_sockets = (packet_socket, *descriptors[3:])
     for which, sock in enumerate(packet_sockets):

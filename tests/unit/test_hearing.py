@@ -8,7 +8,7 @@ import contextlib
 import random
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -227,7 +227,7 @@ EQUAL = 2**61 - 1
 class Counting:
     """How often two addresses are compared while it is entered."""
 
-    def __enter__(self) -> Counting:
+    def __enter__(self) -> Self:
         self.count, self._before = 0, IPv6Address.__eq__
 
         def compare(one: IPv6Address, other: object) -> bool:

@@ -21,15 +21,16 @@ static struct key key_of(const struct packet *packet, uint16_t vlan, int foreign
 	return key;
 }
 
-/* Weaker than that of table.c, and faster: a collision costs a decision. The high bits are of all that goes in. */
+int flows_init(struct flows *flows)
+{
+	memset(flows, 0, sizeof(*flows));
+	return hash_draw(&flows->seed, sizeof(flows->seed));
+}
+
+/* A collision costs a decision, as the first packet of any flow does. */
 static struct flow *bucket_of(struct flows *flows, const struct key *key)
 {
-	uint64_t mixed = (key->words[0] ^ key->words[1]) * 0x9e3779b97f4a7c15ULL;
-
-	mixed ^= (key->words[2] ^ key->words[3]) * 0xc2b2ae3d27d4eb4fULL;
-	mixed ^= key->words[4] * 0xff51afd7ed558ccdULL;
-	mixed ^= mixed >> 32;
-	return &flows->places[(mixed * 0xbf58476d1ce4e5b9ULL >> 32) * FLOWS >> 32];
+	return &flows->places[(uint64_t)hash_light(&flows->seed, key) * FLOWS >> 32];
 }
 
 static int same(const struct key *a, const struct key *b)

@@ -16,11 +16,14 @@ struct flow {
 
 struct flows {
 	uint64_t version; /* of the rules, when all of this was decided */
+	struct hash_light_seed seed;
 	struct flow places[FLOWS];
 };
 
+int flows_init(struct flows *flows);
+
 /* The rule that relays the packet; or NULL, and in `drop` why none does. `foreign`: it was sent to the hardware
- * address of another host. All zero is an empty struct flows. */
+ * address of another host. */
 struct rule *flows_decide(struct flows *flows, const struct rules *rules, const struct packet *packet, uint16_t vlan,
 			  int foreign, enum drop *drop);
 

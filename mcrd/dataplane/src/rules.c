@@ -54,12 +54,14 @@ static int within(const uint8_t *address, const uint8_t *network, uint8_t bits)
 
 int rules_init(struct rules *rules)
 {
+	int result;
+
 	memset(rules, 0, sizeof(*rules));
-	if (limit_init(&rules->wanting, WANTED_A_SECOND) < 0 || table_init(&rules->by_destination) < 0 || table_init(&rules->own) < 0 || table_init(&rules->members) < 0) {
+	if ((result = limit_init(&rules->wanting, WANTED_A_SECOND)) < 0 ||
+	    (result = table_init(&rules->by_destination)) < 0 || (result = table_init(&rules->own)) < 0 ||
+	    (result = table_init(&rules->members)) < 0)
 		rules_free(rules);
-		return -ENOMEM;
-	}
-	return 0;
+	return result;
 }
 
 void rules_free(struct rules *rules)

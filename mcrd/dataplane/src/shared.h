@@ -158,7 +158,7 @@ struct member_key {
 struct worker;
 
 /* Functions that can fail return 0 or a negative errno. */
-struct worker *worker_new(const struct worker_settings *settings);
+struct worker *worker_new(const struct worker_settings *settings); /* NULL: see errno */
 void worker_free(struct worker *worker);
 int worker_map_segment(struct worker *worker, int descriptor);
 int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket);

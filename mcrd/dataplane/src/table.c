@@ -12,30 +12,16 @@ static int same(const struct key *a, const struct key *b)
 	return memcmp(a, b, sizeof(*a)) == 0;
 }
 
-/* Multiply and mix; the low bits of a product are weak, so the result is taken from the high ones. */
-static uint32_t hash(const struct key *key)
-{
-	uint64_t state = 0;
-	size_t i;
-
-	for (i = 0; i < sizeof(key->words) / sizeof(key->words[0]); i++) {
-		state = (state ^ key->words[i]) * 0x9e3779b97f4a7c15ULL;
-		state ^= state >> 29;
-	}
-	return (uint32_t)((state * 0xbf58476d1ce4e5b9ULL) >> 32);
-}
-
 static struct entry **bucket_of(const struct table *table, const struct key *key)
 {
-	return &table->buckets[hash(key) & table->mask];
+	return &table->buckets[hash_strong(&table->seed, key) & table->mask];
 }
 
 int table_init(struct table *table)
 {
+	*table = (struct table){ .mask = FIRST_BUCKETS - 1 };
 	table->buckets = calloc(FIRST_BUCKETS, sizeof(*table->buckets));
-	table->mask = FIRST_BUCKETS - 1;
-	table->count = 0;
-	return table->buckets ? 0 : -ENOMEM;
+	return table->buckets ? hash_draw(&table->seed, sizeof(table->seed)) : -ENOMEM;
 }
 
 void table_free(struct table *table)
@@ -55,7 +41,7 @@ void table_free(struct table *table)
 
 static void grow(struct table *table)
 {
-	struct table larger = { .mask = table->mask * 2 + 1, .count = table->count };
+	struct table larger = { .mask = table->mask * 2 + 1, .count = table->count, .seed = table->seed };
 	uint32_t i;
 
 	larger.buckets = calloc((size_t)larger.mask + 1, sizeof(*larger.buckets));

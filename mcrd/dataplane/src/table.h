@@ -1,14 +1,10 @@
-/* A chained hash table, doubled when there are more entries than buckets.
+/* A chained hash table, doubled when there are more entries than buckets. Each has a seed of its own.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_TABLE_H
 #define MCRD_TABLE_H
 
+#include "hash.h"
 #include "shared.h"
-
-/* Destination, source, and in the last word all that is smaller. */
-struct key {
-	uint64_t words[5];
-};
 
 /* The first member of whatever is kept in a table. */
 struct entry {
@@ -20,9 +16,10 @@ struct table {
 	struct entry **buckets;
 	uint32_t mask;
 	uint32_t count;
+	struct hash_seed seed;
 };
 
-int table_init(struct table *table);
+int table_init(struct table *table); /* what failed too is for table_free() */
 void table_free(struct table *table); /* its entries too */
 
 void table_add(struct table *table, struct entry *entry); /* in front of entries with the same key */

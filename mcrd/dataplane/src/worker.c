@@ -16,13 +16,21 @@ enum { QUEUE = 1024 /* at least EGRESS_RUNS and the worker's own three operation
 struct worker *worker_new(const struct worker_settings *settings)
 {
 	struct worker *worker = aligned_alloc(_Alignof(struct worker), sizeof(*worker));
+	int result;
 
 	if (!worker)
 		return NULL;
 	memset(worker, 0, sizeof(*worker));
 	worker->settings = *settings;
-	if (rules_init(&worker->rules) < 0) {
+	result = rules_init(&worker->rules);
+	if (result == 0) {
+		result = flows_init(&worker->flows);
+		if (result < 0)
+			rules_free(&worker->rules);
+	}
+	if (result < 0) {
 		free(worker);
+		errno = -result;
 		return NULL;
 	}
 	return worker;

@@ -65,7 +65,7 @@ static void test_against_the_rules(void)
 	check_about("flows");
 	if (!flows)
 		abort();
-	memset(flows, 0, sizeof(*flows));
+	CHECK_EQUAL(flows_init(flows), 0);
 	CHECK_EQUAL(rules_init(rules), 0);
 	for (step = 0; step < STEPS; step++) {
 		uint8_t source[16], destination[16];
@@ -118,8 +118,40 @@ static void test_against_the_rules(void)
 	free(flows);
 }
 
+/* Addresses that an unkeyed hash of their halves cannot tell apart still have places of their own. */
+static void test_nobody_chooses_the_places(void)
+{
+	enum { CHOSEN = 512 };
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct flows *flows = aligned_alloc(_Alignof(struct flows), sizeof(*flows));
+	uint8_t source[16] = { 0xfd }, destination[16] = { 0xff, 0x15 };
+	struct packet packet = {
+		.source = source, .destination = destination, .family = 6, .protocol = PROTOCOL_UDP,
+	};
+	uint32_t i, taken = 0;
+	enum drop drop;
+
+	check_about("places");
+	if (!flows)
+		abort();
+	CHECK_EQUAL(flows_init(flows), 0);
+	CHECK_EQUAL(rules_init(rules), 0);
+	for (i = 0; i < CHOSEN; i++) {
+		source[6] = source[14] = (uint8_t)(i >> 8);
+		source[7] = source[15] = (uint8_t)i;
+		CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == NULL);
+	}
+	for (i = 0; i < FLOWS; i++)
+		taken += flows->places[i].key.words[4] != 0;
+	CHECK(taken > CHOSEN / 2); /* of random places, 403 */
+	rules_free(rules);
+	free(rules);
+	free(flows);
+}
+
 int main(void)
 {
+	test_nobody_chooses_the_places();
 	test_against_the_rules();
 	return check_result();
 }
