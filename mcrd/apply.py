@@ -9,7 +9,6 @@ import contextlib
 import errno
 import itertools
 import logging
-import os
 import socket
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcrd.dataplane import messages
+from mcrd.errors import named, words
 from mcrd.handover import Keeper, take_over
 from mcrd.holdings import Holdings
 from mcrd.hostile import ProtocolError
@@ -121,7 +121,7 @@ class Estate:
             self._unkept = not self._keeper.keep(self._holdings, self.restarts, self._config)
         except OSError as error:
             if not self._unkept:
-                log.warning("what is open cannot be left for a restart: %s", error.strerror)
+                log.warning("what is open cannot be left for a restart: %s", words(error))
             self._unkept = True
         self._kept_at = now
         for one in members:
@@ -584,9 +584,7 @@ def _interface(what: Resource | RelayKey) -> str:
 
 def explain(error: OSError, resource: Resource) -> str:
     """Why something could not be opened, and what to do about it where that is known."""
-    name = errno.errorcode.get(error.errno or 0, "?")
-    text = f"{os.strerror(error.errno or 0)} ({name})"
-    hint = ""
+    text, hint = named(error), ""
     match resource, error.errno:
         case (Ingress(), errno.EPERM):
             hint = "packet sockets need CAP_NET_RAW"

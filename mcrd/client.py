@@ -13,6 +13,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from mcrd.errors import words
+
 CONNECT_TIMEOUT = 5.0  # seconds
 PEER = struct.Struct("iII")  # struct ucred: process id, user, group
 ANSWER_LARGEST = 64 * 1024 * 1024  # bytes
@@ -79,4 +81,4 @@ def _why(error: OSError) -> str:
         case errno.EACCES:
             return "permission denied; run as root or as a member of the daemon's group"
         case _:
-            return error.strerror or str(error)
+            return words(error)

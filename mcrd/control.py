@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from mcrd.client import CONNECT_TIMEOUT, ControlError
+from mcrd.errors import words
 
 REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
@@ -81,7 +82,7 @@ class Server:
             sock = self._bind()
         except OSError as error:
             self._remove_directory()
-            raise ControlError(f"control socket {self._path}: {error.strerror or error}") from None
+            raise ControlError(f"control socket {self._path}: {words(error)}") from None
         self._server = await asyncio.start_unix_server(
             self._accept, sock=sock, limit=REQUEST_LARGEST
         )

@@ -20,6 +20,7 @@ import msgspec
 
 from mcrd import __version__
 from mcrd.dataplane.messages import MemberKey
+from mcrd.errors import words
 from mcrd.holdings import Holdings
 from mcrd.journal import tell
 from mcrd.model import (
@@ -284,7 +285,8 @@ class _Heir:
         try:
             action()
         except (TypeError, ValueError, LookupError, AttributeError, OSError) as error:
-            self.misfits[f"{what}: {error}"] += 1
+            why = words(error) if isinstance(error, OSError) else error
+            self.misfits[f"{what}: {why}"] += 1
 
     def _socket(self, what: Identity) -> socket.socket | None:
         number = self._unused.get(what)
@@ -293,7 +295,7 @@ class _Heir:
         try:
             sock = socket.socket(fileno=number)
         except OSError as error:
-            self.misfits[f"no socket: {error.strerror}"] += 1
+            self.misfits[f"no socket: {words(error)}"] += 1
             return None
         del self._unused[what]
         return sock

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 
 from mcrd.dataplane import messages
+from mcrd.errors import words
 from mcrd.members import MemberSockets, own_source
 from mcrd.model import Network
 from mcrd.resources import (
@@ -188,12 +189,12 @@ class Holdings:
                     try:
                         ring.admit(wanted)
                     except OSError as error:
-                        log.error("%s: filter: %s", key, error.strerror)
+                        log.error("%s: filter: %s", key, words(error))
 
 
 def _open_hold(hold: Hold) -> socket.socket | None:
     try:
         return open_hold(hold)
     except PermissionError as error:
-        log.warning("%s: %s; senders may be told that the port is closed", hold, error.strerror)
+        log.warning("%s: %s; senders may be told that the port is closed", hold, words(error))
         return None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mcrd.dataplane import messages
+from mcrd.errors import words
 from mcrd.model import Network
 from mcrd.plan import Relay
 from mcrd.resources import Egress, Members, first_port, last_port
@@ -100,7 +101,7 @@ class MemberSockets:
             try:
                 sockets[egress] = self._opener.open(egress)
             except OSError as error:
-                self._complain(rule, f"{egress}: {error.strerror or error}")
+                self._complain(rule, f"{egress}: {words(error)}")
         try:
             slot = self._segment.member_slot(key)
         except NoRoomError as error:
@@ -151,7 +152,7 @@ class MemberSockets:
                 try:
                     new[egress] = member.sockets[egress] = self._opener.open(egress)
                 except OSError as error:
-                    self._complain(rule, f"{egress}: {error.strerror or error}")
+                    self._complain(rule, f"{egress}: {words(error)}")
             if resting or not member.sockets:
                 changed[key] = wanted
             gone |= before

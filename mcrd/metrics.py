@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from mcrd import journal
+from mcrd.errors import words
 from mcrd.states import STATES
 
 SCRAPE_TIMEOUT = 30.0  # seconds; Prometheus itself waits for ten, unless told
@@ -73,9 +74,9 @@ class Metrics:
         except OSError as error:
             if self.error is None:
                 text = "metrics: cannot listen at %s: %s; trying again"
-                why = error.strerror
+                why = words(error)
                 journal.tell(log, logging.ERROR, "metrics-failed", text, self._where, why)
-            self.error = error.strerror or str(error)
+            self.error = words(error)
             self._retry = asyncio.get_running_loop().call_later(RETRY, self._start)
             return
         threading.Thread(

@@ -17,6 +17,8 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 
+from mcrd.errors import words
+
 Identity = tuple[int, int]
 """Device and inode: what a descriptor is, whatever its number."""
 
@@ -57,7 +59,7 @@ class Store:
             try:
                 manager.connect(path.replace("@", "\0", 1) if path[0] == "@" else path)
             except OSError as error:
-                log.warning("NOTIFY_SOCKET, %s: %s", path, error.strerror)
+                log.warning("NOTIFY_SOCKET, %s: %s", path, words(error))
                 manager.close()
             else:
                 self._socket = manager

@@ -29,6 +29,7 @@ from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
 from mcrd.config.problems import is_about
 from mcrd.control import Request, Server
+from mcrd.errors import words
 from mcrd.explain.kinds import mark
 from mcrd.explain.look import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.files import read_file
@@ -491,7 +492,7 @@ class Supervisor:
         except BusyError as error:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:
-            raise ControlError(f"cannot look at {rule.input.interface}: {error.strerror}") from None
+            raise ControlError(f"cannot look at {rule.input.interface}: {words(error)}") from None
         self._listen()
         found = {**seen, **self._listener.tell(rule)}
         mark(found, rule, self._config.rules.values())

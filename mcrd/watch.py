@@ -30,6 +30,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
+from mcrd.errors import words
+
 SETTLE = 0.1  # seconds; an editor makes several events of one save
 
 log = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ class Watch:
         try:
             return action()
         except OSError as error:
-            log.warning("cannot watch %s: %s; reload with `mcrctl reload`", what, error.strerror)
+            log.warning("cannot watch %s: %s; reload with `mcrctl reload`", what, words(error))
             return None
 
     def _forget(self, directory: str) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from mcrd import hostile
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
+from mcrd.errors import words
 from mcrd.hostile import Demand, ProtocolError, Words, understand
 from mcrd.resources import Egress, Worker
 from mcrd.sockets import IngressSocket
@@ -318,7 +319,7 @@ class WorkerProcess:
             except OSError as error:
                 _close_all(copies)
                 del self._answers[request.sequence]
-                future.set_exception(WorkerError(error.strerror or str(error)))
+                future.set_exception(WorkerError(words(error)))
                 return future
             self._outgoing.append(_Outgoing(data, copies))
             self._flush()

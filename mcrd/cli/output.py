@@ -8,6 +8,8 @@ import io
 import os
 import sys
 
+from mcrd.errors import words
+
 
 def write(text: str) -> bool:
     """Could it be written? A reader that has seen enough (head) is no reason to say no."""
@@ -22,6 +24,6 @@ def write(text: str) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return True
-        print(f"cannot write: {error.strerror}", file=sys.stderr)
+        print(f"cannot write: {words(error)}", file=sys.stderr)
         return False
     return True

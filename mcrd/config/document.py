@@ -15,6 +15,7 @@ import tomli
 
 from mcrd.config.positions import DEEPEST, Positions
 from mcrd.config.problems import ConfigError, Problem, Report, key_text
+from mcrd.errors import words
 from mcrd.files import read_file
 from mcrd.model import Place
 
@@ -32,7 +33,7 @@ def read_text(file: str) -> bytes:
         return read_file(file)
     except OSError as error:
         who = f" (as {_user()})" if error.errno == errno.EACCES else ""
-        _refuse(Place(file, 0, 0), f"cannot read: {error.strerror or error}{who}")
+        _refuse(Place(file, 0, 0), f"cannot read: {words(error)}{who}")
     except ValueError as error:  # a NUL in the path
         _refuse(Place(file, 0, 0), f"cannot read: {error}")
 

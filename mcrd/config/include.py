@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mcrd.config.problems import printable
 from mcrd.config.walk import WRONG
+from mcrd.errors import words
 from mcrd.files import read_file
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
         try:
             names = _matching(pattern, directory)
         except OSError as error:
-            report.value(path, f"cannot read {error.filename}: {error.strerror}")
+            report.value(path, f"cannot read {error.filename}: {words(error)}")
             continue
         for name in names:
             real = os.path.realpath(name)
@@ -45,7 +46,7 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
                     raise OSError(errno.EINVAL, "the name has characters that cannot be printed")
                 text = read_file(name)
             except OSError as error:
-                report.value(path, f"cannot read {printable(name)}: {error.strerror}")
+                report.value(path, f"cannot read {printable(name)}: {words(error)}")
             else:
                 yield name, text
 

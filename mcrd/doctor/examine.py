@@ -18,6 +18,7 @@ from mcrd.doctor.devices import devices
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
+from mcrd.errors import words
 from mcrd.files import read_file
 from mcrd.model import Config
 
@@ -78,7 +79,7 @@ def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
     try:
         found = devices([*needs.inputs(), *needs.outputs()])
     except OSError as error:
-        return [Finding("interfaces", "unknown", f"cannot be told: {error.strerror or error}")]
+        return [Finding("interfaces", "unknown", f"cannot be told: {words(error)}")]
     return [
         *offloads.offloads(needs, found, kernel.release(host)),
         *sysctls.reverse_path(host, needs, found),
@@ -168,7 +169,7 @@ def network(host: Host, running: Running) -> list[Finding]:
     try:
         own = host.network_namespace()
     except OSError as error:
-        return [unreadable(check, "/proc/self/ns/net", error.strerror or str(error), why)]
+        return [unreadable(check, "/proc/self/ns/net", words(error), why)]
     if own == f"net:[{its}]":
         return []
     if its is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 import struct
 import time
@@ -143,7 +142,7 @@ def _read(sock: socket.socket, summary: Summary, until: float, frames: int) -> b
         except OSError as error:
             if error.errno in (errno.ENETDOWN, errno.ENODEV, errno.ENXIO):
                 return False
-            raise OSError(error.errno, f"cannot look: {os.strerror(error.errno or 0)}") from None
+            raise
         vlan, verify = _auxiliary(ancillary)
         summary.add(
             packet,

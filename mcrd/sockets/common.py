@@ -66,7 +66,11 @@ def packet_statistics(sock: socket.socket) -> tuple[int, int]:
 
 def check_index(interface: str, index: int) -> None:
     """The name may have gone to another interface since the plan was made."""
-    if socket.if_nametoindex(interface) != index:
+    try:
+        now = socket.if_nametoindex(interface)
+    except OSError:  # without a number
+        raise OSError(errno.ENODEV, f"{interface} has gone") from None
+    if now != index:
         raise OSError(errno.ENODEV, f"{interface} is another interface now")
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 
@@ -108,7 +109,7 @@ def _check_route(egress: Egress) -> None:
         answer = sock.recv(65536)
     kind, error = struct.unpack_from("=4xH10xi", answer)
     if kind == NLMSG_ERROR and -error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        raise OSError(errno.ENETUNREACH, "no route")
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
 
 def source_port(egress: Egress, sock: socket.socket) -> int:

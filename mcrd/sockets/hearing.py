@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from mcrd.errors import words
 from mcrd.hearing.messages import ICMP_ERRORS, MLD
 from mcrd.model import Address
 
@@ -57,7 +58,7 @@ class Ears:
             try:
                 self._sockets.append((_open(family, protocol, types), protocol))
             except OSError as error:  # without IPv6, or without the right
-                log.debug("cannot listen to protocol %d: %s", protocol, error.strerror)
+                log.debug("cannot listen to protocol %d: %s", protocol, words(error))
 
     def hears(self, family: int, protocol: int) -> bool:
         """Whether messages of this protocol are heard at all."""

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
+from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.resources import Hold, Membership
 from mcrd.sockets.common import check_index, quiet_socket, socket_name
@@ -128,7 +129,7 @@ class Memberships:
             _membership_option(sock, False, membership)
         except OSError as error:
             if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
-                log.warning("%s: cannot leave: %s", membership, error.strerror)
+                log.warning("%s: cannot leave: %s", membership, words(error))
         roomy = self._roomy[membership.group.version]
         self._groups[sock] -= 1
         if self._groups[sock] == 0:

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
 import signal
 import socket
@@ -116,13 +114,6 @@ def allow_descriptors(sockets: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise TrafficError(f"{sockets} flows need {needed} open files, {hard} are allowed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def reason(error: OSError) -> str:
-    """The error in words and by name: `Network is unreachable (ENETUNREACH)`."""
-    if error.errno is None:
-        return str(error)
-    return f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"
 
 
 class StopOnSignal:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mcrd.errors import named
 from mcrd.traffic import (
     SLICE_NS,
     Address,
@@ -19,7 +20,6 @@ from mcrd.traffic import (
     TrafficError,
     allow_descriptors,
     open_socket,
-    reason,
 )
 from mcrd.traffic._traffic import ffi, lib
 
@@ -98,7 +98,7 @@ def receive(
             _run(receiver, ending, stopped)
             return _result(receiver, ending, sum(_dropped(sock) for sock in sockets))
     except OSError as error:
-        raise TrafficError(f"cannot receive on {target}: {reason(error)}") from error
+        raise TrafficError(f"cannot receive on {target}: {named(error)}") from error
 
 
 def _open(target: Target, address: Address, source: Address | None, index: int) -> socket.socket:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mcrd.errors import named
 from mcrd.traffic import (
     SLICE_NS,
     Address,
@@ -19,7 +20,6 @@ from mcrd.traffic import (
     TrafficError,
     allow_descriptors,
     open_socket,
-    reason,
 )
 from mcrd.traffic._traffic import ffi, lib
 
@@ -73,7 +73,7 @@ def send(target: Target, pattern: Pattern, stopped: Callable[[], bool]) -> Sent:
                 port = sock.getsockname()[1]
             return _run(sockets, pattern, stopped)
     except OSError as error:
-        raise TrafficError(f"cannot send to {target}: {reason(error)}") from error
+        raise TrafficError(f"cannot send to {target}: {named(error)}") from error
 
 
 def _open(
