@@ -28,14 +28,21 @@ class ControlError(Exception):
         self.lines = lines
 
 
+class NoAnswerError(ControlError):
+    """Nobody answered: this says nothing about what was asked for."""
+
+
 def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
-    """Sends a request and returns its result; `timeout` in seconds. Raises ControlError."""
+    """Sends a request and returns its result; `timeout` in seconds.
+
+    Raises ControlError when the daemon refuses, and NoAnswerError when it does not answer.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONNECT_TIMEOUT)
         try:
             sock.connect(str(path))
         except OSError as error:
-            raise ControlError(f"cannot reach mcrd at {path}: {_why(error)}") from None
+            raise NoAnswerError(f"cannot reach mcrd at {path}: {_why(error)}") from None
         sock.settimeout(timeout)
         try:
             sock.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
@@ -44,9 +51,9 @@ def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
             reply = json.loads(line)
         except TimeoutError:
             text = "is it stopped, or very busy? `systemctl status mcrd`, `journalctl -u mcrd`"
-            raise ControlError(f"mcrd did not answer within {timeout:g} s: {text}") from None
+            raise NoAnswerError(f"mcrd did not answer within {timeout:g} s: {text}") from None
         except (OSError, ValueError):
-            raise ControlError("mcrd ended before it answered; look at its log") from None
+            raise NoAnswerError("mcrd ended before it answered; look at its log") from None
     if reply["errors"]:
         raise ControlError(*reply["errors"])
     return reply["result"]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -156,11 +156,11 @@ def rate(much: Rate) -> dict[str, Any]:
     return {**asdict(much), "minute": minute}
 
 
-def other_stats(estate: Estate) -> dict[str, Any]:
-    """The counters of interfaces and workers, and the kernel's own."""
+def other_stats(estate: Estate, only: Collection[str] | None = None) -> dict[str, Any]:
+    """The counters of interfaces, all or only these, and their workers; and the kernel's own."""
     ledger = estate.ledger
     full = estate.ring_full()
-    interfaces, rates = ledger.interfaces(full), ledger.interface_rates()
+    interfaces, rates = ledger.interfaces(full, only), ledger.interface_rates(only)
     return {
         "interfaces": {
             name: {**asdict(count), "rate": rate(rates[name])}
@@ -169,6 +169,7 @@ def other_stats(estate: Estate) -> dict[str, Any]:
         "workers": [
             {**about, **_of_ring(ledger.ring(ring, full[ring]))}
             for about, ring in zip(workers(estate), _rings(estate), strict=True)
+            if only is None or ring.interface in only
         ],
         "kernel": fragments.lost(),
     }

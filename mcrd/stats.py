@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -466,10 +466,14 @@ class Ledger:
             total.add(segment.output_rate(slot))
         return total
 
-    def interface_rates(self) -> dict[str, Rate]:
-        """How much comes from each interface."""
-        totals: dict[str, Rate] = {name: Rate() for name in self._interfaces}
+    def interface_rates(self, only: Collection[str] | None = None) -> dict[str, Rate]:
+        """How much comes from each interface, or from these."""
+        totals: dict[str, Rate] = {
+            name: Rate() for name in self._interfaces if only is None or name in only
+        }
         for ring, segment in self._live.items():
+            if only is not None and ring.interface not in only:
+                continue
             totals.setdefault(ring.interface, Rate()).add(segment.interface_rate())
         return totals
 
@@ -480,12 +484,20 @@ class Ledger:
         total.add(segment.interface(ring_full))
         return total, segment.interface_rate()
 
-    def interfaces(self, ring_full: dict[Ring, int]) -> dict[str, InterfaceCount]:
-        """What came from each interface; `ring_full` has the kernel's count of each live ring."""
+    def interfaces(
+        self, ring_full: dict[Ring, int], only: Collection[str] | None = None
+    ) -> dict[str, InterfaceCount]:
+        """What came from each interface, or from these.
+
+        `ring_full` has the kernel's count of each live ring.
+        """
         totals: dict[str, InterfaceCount] = {}
         for name, kept in self._interfaces.items():
-            totals.setdefault(name, InterfaceCount()).add(kept)
+            if only is None or name in only:
+                totals.setdefault(name, InterfaceCount()).add(kept)
         for ring, segment in self._live.items():
+            if only is not None and ring.interface not in only:
+                continue
             total = totals.setdefault(ring.interface, InterfaceCount())
             total.add(segment.interface(ring_full[ring]))
         return totals

@@ -16,7 +16,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from mcrd.filters import networks
 from mcrd.hearing.listener import Listener
 from mcrd.links import Links
 from mcrd.metrics import Metrics
-from mcrd.model import Config, Network
+from mcrd.model import Config, Network, Rule
 from mcrd.notify import Notify
 from mcrd.plan import Wishes, plan
 from mcrd.report import Flow
@@ -97,6 +97,7 @@ class Supervisor:
         self._wishes = Wishes()
         self._networks: Mapping[str, frozenset[Network]] = {}
         self._loader = config.Loader()
+        self._reading = asyncio.Lock()
         self._errors: list[str] = []  # why the rule file, as it is now, is not what runs
         self._digest = b""
         self._pending = True
@@ -342,10 +343,12 @@ class Supervisor:
 
     async def _load(self) -> Config:
         """Reads the rule file; when it is not what it should be, all stays as it was."""
-        self._digest = _digest(self._files(self._config))
+        files = self._files(self._config)
+        self._digest = _digest(files)
         try:
-            new = await asyncio.to_thread(self._loader.load, self._path)
-            self._digest = _digest(self._files(new))
+            new = await self._read()
+            if (now := self._files(new)) != files:  # else what was saved meanwhile is news
+                self._digest = _digest(now)
         except ConfigError as error:
             self._errors = [str(problem) for problem in error.problems]
             self._notify.status(self._summary())
@@ -404,20 +407,45 @@ class Supervisor:
                     changed = await self._reload("mcrctl")
                     return {**self._changes(changed), "troubled": report.troubled(self._states)}
                 case "diff":
-                    new = await asyncio.to_thread(config.load, self._path)
-                    return self._changes(changes(self._config, new))
+                    return await self._diff(request.arguments.get("name"))
                 case "status":
                     return self._status()
                 case "rules":
                     return self._rules(request.arguments.get("name"))
                 case "stats":
-                    return await self._stats()
+                    return await self._stats(request.arguments.get("name"))
                 case "look":
                     return await self._traffic(request.arguments)
                 case other:
                     raise ControlError(f"unknown command: {other}")
         except ConfigError as error:
             raise ControlError(*(str(problem) for problem in error.problems)) from None
+
+    async def _diff(self, name: object) -> dict[str, Any]:
+        """What a reload would change. Of one rule: with the reasons why the file is refused."""
+        if name is None:
+            return self._changes(changes(self._config, await self._by_now()))
+        try:
+            new = await self._by_now()
+        except ConfigError as error:
+            return {"refused": [str(problem) for problem in error.problems]}
+        old = self._config
+        changed = changes(_only(old, str(name)), _only(new, str(name)))
+        return {**self._changes(changed), "refused": []}
+
+    async def _by_now(self) -> Config:
+        """What the files say; they are only parsed when they have changed. Raises ConfigError."""
+        running, known = self._config, self._digest
+        if not self._errors:
+            files = self._files(running)
+            if await asyncio.to_thread(_digest, files) == known:
+                return running
+        return await self._read()
+
+    async def _read(self) -> Config:
+        """What the files say now; only what has changed is read again. Raises ConfigError."""
+        async with self._reading:
+            return await asyncio.to_thread(self._loader.load, self._path)
 
     @staticmethod
     def _changes(changed: Changes) -> dict[str, Any]:
@@ -430,8 +458,10 @@ class Supervisor:
         text = report.summary(self._states)
         return f"{text}; rule file refused: {self._errors[0]}" if self._errors else text
 
-    def _now(self) -> dict[str, RuleState]:
-        return states(self._config, self._estate.actual(self._links.now), self._wishes)
+    def _now(self, rules: Mapping[str, Rule] | None = None) -> dict[str, RuleState]:
+        """How these rules fare, or all."""
+        config = self._config if rules is None else replace(self._config, rules=rules)
+        return states(config, self._estate.actual(self._links.now), self._wishes)
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -454,35 +484,42 @@ class Supervisor:
         }
 
     def _rules(self, name: object) -> dict[str, Any]:
-        if name is not None and name not in self._config.rules:
-            raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
-        now = self._now()
-        found = {
-            key: report.rule(rule, now[key])
-            for key, rule in self._config.rules.items()
-            if name in (None, key)
-        }
+        rules = self._named(name)
+        now = self._now(rules)
+        found = {key: report.rule(rule, now[key]) for key, rule in rules.items()}
         if name is None:
             return {"rules": found}
         warnings = [line for line in self._config.warnings if is_about(line, str(name))]
         return {"rules": found, "warnings": warnings}
 
-    async def _stats(self) -> dict[str, Any]:
-        """All counters. Others have their turn meanwhile: there may be thousands of rules."""
-        states, ledger, silent = self._now(), self._estate.ledger, self._alarms.silent
+    def _named(self, name: object) -> Mapping[str, Rule]:
+        """The rule of this name, or all rules for None; raises ControlError."""
+        if name is None:
+            return self._config.rules
+        if not isinstance(name, str) or name not in self._config.rules:
+            raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
+        return {name: self._config.rules[name]}
+
+    async def _stats(self, name: object = None) -> dict[str, Any]:
+        """All counters, or those of a rule and of its input interface.
+
+        Others have their turn meanwhile: there may be thousands of rules.
+        """
+        given = self._named(name)
+        states, ledger, silent = self._now(given), self._estate.ledger, self._alarms.silent
         rules: dict[str, Any] = {}
-        for number, (name, rule) in enumerate(self._config.rules.items(), 1):
-            rules[name] = report.rule_stats(rule, states[name], ledger, silent)
+        for number, (key, rule) in enumerate(given.items(), 1):
+            rules[key] = report.rule_stats(rule, states[key], ledger, silent)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        return {"uptime_s": self._uptime(), "rules": rules, **report.other_stats(self._estate)}
+        only = None if name is None else frozenset(r.input.interface for r in given.values())
+        others = report.other_stats(self._estate, only)
+        return {"uptime_s": self._uptime(), "rules": rules, **others}
 
     async def _traffic(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """What comes to the input interface of a rule, for mcrctl explain."""
-        rule = self._config.rules.get(str(arguments.get("name")))
+        (rule,) = self._named(str(arguments.get("name"))).values()
         seconds = arguments.get("seconds", 3.0)
-        if rule is None:
-            raise ControlError(f"there is no rule {arguments.get('name')!r}")
         if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
             raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
         if self._hearing is None or self._hearing.done():
@@ -511,6 +548,12 @@ class Supervisor:
 def _saying(warning: str) -> str:
     """A warning without its place, which an edit elsewhere in the file moves."""
     return warning.partition(": ")[2]
+
+
+def _only(config: Config, name: str) -> Config:
+    """With this rule alone, if it has that."""
+    rules = {name: config.rules[name]} if name in config.rules else {}
+    return replace(config, rules=rules)
 
 
 def _digest(files: Iterable[str]) -> bytes:

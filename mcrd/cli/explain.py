@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcrd import config
-from mcrd.client import ControlError, ask, network_namespace, peer
+from mcrd.client import ControlError, NoAnswerError, ask, network_namespace, peer
 from mcrd.config.problems import is_about
 from mcrd.explain.evidence import Daemon, Evidence, Finding, rule_of
 from mcrd.explain.frames import Kind
@@ -92,17 +92,19 @@ def _of_daemon(
     daemon = Daemon(None, status["config"], status["pending"], **_differences(name, control))
     try:
         running = ask(control, "rules", TIMEOUT, name=name)
+    except NoAnswerError:
+        raise
     except ControlError:
         if not daemon.refused and not daemon.changed:
             raise
         return list(disk(daemon, name)), None
     state = running["rules"][name]
     rule = rule_of(name, state)
-    before = ask(control, "stats", TIMEOUT)
+    before = ask(control, "stats", TIMEOUT, name=name)
     stopped = _stopped(before)
     look, error = _look(control, name, seconds)
     time.sleep(SETTLE)
-    after = ask(control, "stats", TIMEOUT)
+    after = ask(control, "stats", TIMEOUT, name=name)
     daemon = replace(
         daemon, state=state, before=before, after=after, stopped=stopped | _stopped(after)
     )
@@ -118,10 +120,9 @@ def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
 
 def _differences(name: str, control: Path) -> dict[str, Any]:
     """As Daemon has it: why the file is refused, or what it says by now about the rule."""
-    try:
-        found = ask(control, "diff", RELOAD_TIMEOUT)
-    except ControlError as error:
-        return {"refused": error.lines}
+    found = ask(control, "diff", RELOAD_TIMEOUT, name=name)
+    if found.get("refused"):
+        return {"refused": tuple(found["refused"])}
     if name in found["added"]:
         return {"changed": ("the rule is new",)}
     if name in found["removed"]:
@@ -135,6 +136,8 @@ def _look(control: Path, name: str, seconds: float) -> tuple[dict[str, Any] | No
     while True:
         try:
             look = ask(control, "look", seconds + TIMEOUT, name=name, seconds=seconds)
+        except NoAnswerError:
+            raise
         except ControlError as error:
             if not str(error).startswith("busy: ") or time.monotonic() > until:
                 return None, str(error)
