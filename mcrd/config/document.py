@@ -15,6 +15,7 @@ import tomli
 
 from mcrd.config.positions import DEEPEST, Positions
 from mcrd.config.problems import ConfigError, Problem, Report, key_text
+from mcrd.config.syntax import slip
 from mcrd.errors import words
 from mcrd.files import read_file
 from mcrd.model import Place
@@ -98,7 +99,12 @@ def _refuse_syntax(error: tomli.TOMLDecodeError, file: str, positions: Positions
     message = error.msg
     if found := _NAMES_A_KEY.fullmatch(message):  # as a tuple of Python
         message = found[1] + key_text(ast.literal_eval(found[2])) + (found[3] or "")
-    _refuse(Place(file, error.lineno, error.colno), message[:1].lower() + message[1:])
+
+    def place_of(offset: int) -> str:
+        return str(Place(file, *positions.at(offset)))
+
+    what = slip(error.doc, error.pos, message, place_of)
+    _refuse(Place(file, *positions.at(what.offset)), what.message)
 
 
 def _refuse(place: Place, message: str, key: str = "") -> NoReturn:

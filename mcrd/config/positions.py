@@ -25,7 +25,7 @@ KeyPath = tuple[str | int, ...]
 DEEPEST: Final = 100
 
 # Without possessive quantifiers: Python 3.11.2 gets them wrong around groups.
-_STRING = re.compile(
+STRING = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}'
     r"|'''(?:[^']|'(?!''))*'{3,5}"
     r'|"(?:[^"\\\n]|\\.)*"'
@@ -191,7 +191,7 @@ class Positions:
                 node, offset = self._assignment(holder, offset)
 
     def _scalar(self, offset: int) -> int:
-        found = _STRING.match(self._text, offset) or _PLAIN_VALUE.match(self._text, offset)
+        found = STRING.match(self._text, offset) or _PLAIN_VALUE.match(self._text, offset)
         if found is None:
             raise _LostError
         return found.end()

@@ -47,6 +47,12 @@ _LARGEST_RING: Final = 4 * 2**30
 _BROADCAST: Final = IPv4Address("255.255.255.255")
 _GROUPS: Final[dict[int, Network]] = {4: IPv4Network("224.0.0.0/4"), 6: IPv6Network("ff00::/8")}
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
+_END: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.%/\w]+)\](?P<length>/[0-9]+)?"
+    r"|(?P<v4>[0-9.]+(?:/[0-9]+)?|[0-9A-Fa-f:]+/[0-9]+))"
+    r"(?::(?P<port>[0-9]+(?:-[0-9]+)?))?"
+)
+_NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::[0-9]+)?|localhost")
 _RULE_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -80,7 +86,9 @@ def address(text: str) -> Address:
     try:
         found = ip_address(bare)
     except ValueError:
-        raise ValueError(f"expected an IPv4 or IPv6 address, got {quoted(text)}") from None
+        raise ValueError(
+            f"expected an IPv4 or IPv6 address, got {quoted(text)}{_instead(text)}"
+        ) from None
     if zone:
         raise ValueError(
             f'expected an address without "%", got {quoted(text)}; '
@@ -122,7 +130,7 @@ def destination(text: str) -> Address | Network:
 
 def sources(text: str) -> Network:
     """The addresses of some hosts."""
-    found = _prefix(text) if "/" in text else ip_network(host_address(text))
+    found = _prefix(text, port=None) if "/" in text else ip_network(_source_address(text))
     if found.num_addresses == 1:
         host_address(str(found.network_address))
     if found.is_multicast:
@@ -137,7 +145,10 @@ def source(text: str) -> Address | Literal["keep"]:
     try:
         ip_address(text.partition("%")[0])
     except ValueError:
-        raise ValueError(f'expected the address of a host, or "keep", got {quoted(text)}') from None
+        raise ValueError(
+            f'expected the address of a host, or "keep", got {quoted(text)}'
+            f"{_instead(text, 'source', 'source_port')}"
+        ) from None
     return host_address(text)
 
 
@@ -235,9 +246,51 @@ def pattern(text: str) -> str:
     return text
 
 
-def _prefix(text: str) -> Network:
+def _source_address(text: str) -> Address:
+    try:
+        ip_address(text.partition("%")[0])
+    except ValueError:
+        raise ValueError(
+            f"expected an address or a prefix of hosts, got {quoted(text)}"
+            f"{_instead(text, port=None)}"
+        ) from None
+    return host_address(text)
+
+
+def _instead(text: str, key: str = "address", port: str | None = "port") -> str:
+    """What was meant by a text that is no address, where that can be told.
+
+    `key` and `port` are the keys that take an address and its port; `port` None: none does.
+    """
+    end = _END.fullmatch(text)
+    if end is None:
+        return "; names are not looked up" if _NAME.fullmatch(text) else ""
+    host, number = (end["v6"] or end["v4"]) + (end["length"] or ""), end["port"]
+    host, zone, _ = host.partition("%")
+    try:
+        _ip_address_or_prefix(host)
+    except ValueError:
+        return ""
+    if zone:
+        return f'; write "{host}", and the interface as the key interface'
+    if number is None:
+        if end["v6"]:
+            return f'; write "{host}"'
+        return ", which is a prefix; one address goes here" if key == "source" else ""
+    if port is None:
+        return f'; a source has no port here: write "{host}"'
+    ports = number if number.isdecimal() else quoted(number)
+    return f'; the port is a key of its own: write {key} = "{host}" and {port} = {ports}'
+
+
+def _ip_address_or_prefix(text: str) -> None:
+    """Raises ValueError where it is neither."""
+    ip_network(text, strict=False) if "/" in text else ip_address(text)
+
+
+def _prefix(text: str, port: str | None = "port") -> Network:
     bare, _, length = text.partition("/")
-    if "%" in bare:
+    if "%" in text:
         raise ValueError(
             f'expected a prefix without "%", got {quoted(text)}; '
             "the key interface says which interface"
@@ -249,7 +302,7 @@ def _prefix(text: str) -> Network:
     if found is None:
         raise ValueError(
             'expected an address or a prefix such as "239.1.0.0/16" or "ff05::/112", '
-            f"got {quoted(text)}"
+            f"got {quoted(text)}{_instead(text, port=port)}"
         )
     if ip_address(bare) != found.network_address:
         raise ValueError(

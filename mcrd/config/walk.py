@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import msgspec.inspect as mi
 
+from mcrd.config.elsewhere import ELSEWHERE
 from mcrd.config.problems import described, quoted
 
 if TYPE_CHECKING:
@@ -125,6 +126,9 @@ def _default(field: mi.Field, path: KeyPath, report: Report) -> object:
 
 
 def _hint(name: str, known: list[str]) -> str:
+    for meant in ELSEWHERE.get(name.lower().replace("-", "_"), ()):
+        if meant in known:
+            return f'; did you mean "{meant}"?'
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f'; did you mean "{near[0]}"?'
