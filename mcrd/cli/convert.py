@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from mcrd import config
-from mcrd.convert import ForeignError, from_json5, from_smcroute, toml
+from mcrd.convert import ForeignError, fit, from_json5, from_smcroute, toml
+from mcrd.errors import words
 from mcrd.files import read_file
 
 
@@ -18,18 +18,23 @@ def run(path: Path, as_json: bool) -> int:
     try:
         text = read_file(str(path)).decode()
         foreign = from_json5 if text.lstrip().startswith(("{", "[", "//", "/*")) else from_smcroute
-        made = toml(foreign(text, str(path)))
-    except (OSError, UnicodeDecodeError) as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        return 1
+        draft = foreign(text, str(path))
+    except OSError as error:
+        return _fail(f"{path}: cannot read: {words(error)}")
+    except UnicodeDecodeError as error:
+        return _fail(f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x}")
     except ForeignError as error:
-        print(error, file=sys.stderr)
-        return 1
-    problems: list[str] = []
-    try:
-        config.parse(made, "the result")
-    except config.ConfigError as error:
-        problems = [str(problem) for problem in error.problems]
+        return _fail(str(error))
+    if not draft.understood:
+        return _fail(
+            f"{path}: nothing in it is understood; mcrctl import reads smcroute.conf(5) and the"
+            " JSON5 rules of the Rust mcrd"
+        )
+    had_rules = bool(draft.rules)
+    problems = fit(draft)
+    if had_rules and not draft.rules:
+        problems.append(f"{path}: none of its rules can be had here; the remarks say why")
+    made = toml(draft)
     if as_json:
         print(json.dumps({"text": made, "problems": problems}))
     else:
@@ -37,3 +42,8 @@ def run(path: Path, as_json: bool) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _fail(why: str) -> int:
+    print(why, file=sys.stderr)
+    return 1

@@ -18,23 +18,28 @@ class ForeignError(Exception):
 
 @dataclass
 class DraftRule:
-    """A rule as it will stand in the file; `enabled` False where it needs a hand first."""
+    """A rule as it will stand in the file; `enabled` False where it needs a hand first.
+
+    `where` is what it was made of, for remarks.
+    """
 
     name: str
     input: dict[str, Value]
     outputs: list[dict[str, Value]]
     remarks: list[str] = field(default_factory=list)
     enabled: bool = True
+    where: str = ""
 
 
 @dataclass
 class Draft:
-    """All of a file. `remarks` are those that are about no rule."""
+    """All of a file. `remarks` are about no rule; `understood`: it is such a file."""
 
     source: str
     rules: list[DraftRule] = field(default_factory=list)
     interfaces: dict[str, dict[str, Value]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    understood: bool = False
 
     def free_name(self, wanted: str) -> str:
         """A name for a rule that no other has, as near to the wanted one as can be."""

@@ -28,7 +28,7 @@ def from_json5(text: str, source: str) -> Draft:
         raise ForeignError(f"{source}: {error}") from None
     if not isinstance(given, dict):
         raise ForeignError(f"{source}: expected an object with rules")
-    draft = Draft(source)
+    draft = Draft(source, understood="rules" in given or "pinning" in given)
     ttl = given.pop("multicast_ttl", None)
     for number, rule in enumerate(_list(given.pop("rules", []), source, "rules"), 1):
         draft.rules.append(_rule(draft, rule, number, source, ttl))
@@ -57,6 +57,7 @@ def _rule(draft: Draft, rule: Any, number: int, source: str, ttl: Any) -> DraftR
         _known(end, INPUT, f"{where}.input", remarks),
         [],
         remarks,
+        where=f"{where} ({called})",
     )
     if made.input.get("protocol") in PORTLESS:
         made.input.pop("port", None)

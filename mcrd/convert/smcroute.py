@@ -50,14 +50,17 @@ def from_smcroute(text: str, source: str) -> Draft:
             case "mroute":
                 _route(draft, _statement(words[1:]), f"line {number}: {' '.join(words)}")
             case "mgroup" | "ssmgroup":
+                draft.understood = True
                 statement = _statement(words[1:])
                 joined.append((statement.one("from") or "?", statement.one("group") or "?"))
             case "phyint":
+                draft.understood = True
                 draft.remarks.append(
                     f"line {number}: {' '.join(words)}: an interface needs no leave here; a"
                     " threshold of the TTL has no equivalent"
                 )
             case "include":
+                draft.understood = True
                 draft.remarks.append(
                     f"line {number}: {' '.join(words)}: import that file too, and name the result"
                     " in include = [...] under [daemon]"
@@ -106,10 +109,12 @@ def _route(draft: Draft, statement: _Statement, where: str) -> None:
     sender = statement.one("source")
     if sender:
         given["sources"] = [sender]
+    draft.understood = True
     rule = DraftRule(
         draft.free_name(f"{interface}-{group}"),
         given,
         [{"interface": name, "source": "keep", "ttl": TTL} for name in outputs],
+        where=where,
     )
     names = [name for name in (interface, *outputs) if name.endswith("+")]
     if names:

@@ -12,7 +12,7 @@ import pytest
 
 from mcrd import config
 from mcrd.cli import mcrctl
-from mcrd.convert import ForeignError, from_json5, from_smcroute, toml
+from mcrd.convert import ForeignError, fit, from_json5, from_smcroute, toml
 from mcrd.model import Config, PortRange
 
 if TYPE_CHECKING:
@@ -145,9 +145,95 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert mcrctl.main(["import", "--json", str(file)]) == 1
     told = capsys.readouterr()
     assert "10.0.0.300" in json.loads(told.out)["text"]
-    assert "rules.x.input.address" in told.err
+    assert "none of its rules" in told.err
     assert mcrctl.main(["import", str(tmp_path / "none")]) == 1
-    assert "none" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"{tmp_path}/none: cannot read: No such file or directory\n"
     (tmp_path / "smcroute.conf").write_text(SMCROUTE)
     assert mcrctl.main(["import", str(tmp_path / "smcroute.conf")]) == 0
     assert len(read(capsys.readouterr().out).rules) == 4
+
+
+def fitted(text: str) -> tuple[Config, list[str]]:
+    """The rules made of a smcroute.conf, and the remarks."""
+    draft = from_smcroute(text, "f")
+    assert fit(draft) == []
+    made = toml(draft)
+    return read(made), [line for line in made.splitlines() if line.startswith("# !")]
+
+
+def test_routes_of_one_group_are_one_rule() -> None:
+    found, remarks = fitted(
+        "mroute from eth0 group 225.1.2.3 to eth1 eth1\n"
+        "mroute from eth0 group 225.1.2.3 to eth2 eth1\n"
+    )
+    (rule,) = found.rules.values()
+    assert [output.interface for output in rule.outputs] == ["eth1", "eth2"]
+    assert any("with the outputs of line 2" in remark for remark in remarks)
+
+
+def test_routes_of_one_group_and_several_sources_share_no_packet() -> None:
+    """As in the kernel, where the entry of a source comes before the one of any source."""
+    found, _ = fitted(
+        "mroute from eth0 group 225.1.2.3 to eth1\n"
+        "mroute from eth0 group 225.1.2.3 source 10.0.0.5 to eth2\n"
+        "mroute from eth0 group 225.1.2.3 source 10.0.0.0/24 to eth3\n"
+        "mroute from eth4 group 225.1.2.3 source 10.0.0.9 to eth3\n"
+    )
+    inputs = [
+        ([str(s) for s in rule.input.sources], [str(s) for s in rule.input.exclude])
+        for rule in found.rules.values()
+    ]
+    assert inputs == [
+        ([], ["10.0.0.0/24"]),
+        (["10.0.0.5/32"], []),
+        (["10.0.0.0/24"], ["10.0.0.5/32"]),
+        (["10.0.0.9/32"], []),
+    ]
+
+
+def test_what_is_wrong_in_a_line_is_a_remark_and_the_rest_is_converted() -> None:
+    found, remarks = fitted(
+        "mroute from eth0 group 225.8.8.300 to eth1\n"
+        "mroute from eth0 group 225.1.1.0/24 to eth1\n"
+        "mroute from eth0 group 225.1.1.7 to eth2\n"
+        "mroute from eth0 group 225.2.2.2 to no/such eth3\n"
+        "mroute from eth0 group 225.3.3.3 source 300.1.1.1 to eth1\n"
+    )
+    assert [
+        (str(rule.input.address), [output.interface for output in rule.outputs])
+        for rule in found.rules.values()
+    ] == [("225.1.1.0/24", ["eth1"]), ("225.2.2.2", ["eth3"])]
+    for words in (
+        "line 1: mroute from eth0 group 225.8.8.300 to eth1: left out: input.address: expected",
+        "line 3: mroute from eth0 group 225.1.1.7 to eth2: left out: input: overlaps",
+        "left out, an output with interface = no/such",
+        "line 5: mroute from eth0 group 225.3.3.3 source 300.1.1.1 to eth1: left out: input.sou",
+    ):
+        assert sum(words in remark for remark in remarks) == 1, (words, remarks)
+
+
+def test_rules_of_the_rust_program_with_one_input_are_one_rule() -> None:
+    given = '{ interface: "eth0", group: "239.1.1.1", port: 5000 }'
+    draft = from_json5(
+        "{ rules: ["
+        f'{{ name: "a", input: {given}, outputs: [{{ group: "10.0.0.1", interface: "eth1" }}] }},'
+        f'{{ name: "b", input: {given}, outputs: [{{ group: "10.0.0.2", interface: "eth1" }}] }},'
+        "], pinning: { eth0: [1, 1] } }",
+        "f",
+    )
+    assert fit(draft) == []
+    found = read(toml(draft))
+    assert [str(output.address) for output in found.rules["a"].outputs] == ["10.0.0.1", "10.0.0.2"]
+    assert found.interfaces == {}
+    assert "interfaces.eth0: left out: CPU 1 is listed twice" in toml(draft)
+
+
+@pytest.mark.parametrize("text", ["", "# a comment\n", "hello\nworld\n", "{ a: 1 }", "mroute\n"])
+def test_a_file_of_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "f").write_text(text)
+    assert mcrctl.main(["import", str(tmp_path / "f")]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"{tmp_path}/f: nothing in it is understood; mcrctl import reads")
