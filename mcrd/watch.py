@@ -31,8 +31,11 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from mcrd.errors import words
+from mcrd.journal import tell
 
 SETTLE = 0.1  # seconds; an editor makes several events of one save
+LONGEST = 1.0  # seconds that a flock may last: what is written again and again is read meanwhile
+STOP = 1.0  # seconds that the end of a thread may take
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,10 @@ T = TypeVar("T")
 
 
 class Watch:
-    """Calls `changed` in the loop, some time after the last of a flock of events."""
+    """Calls `changed` in the loop, some time after the last of a flock of events.
+
+    Where there is no last one, it calls all the same, LONGEST after the first.
+    """
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -48,6 +54,7 @@ class Watch:
         self._watched: dict[str, ObservedWatch] = {}
         self._handler: _Handler | None = None
         self._settling: asyncio.TimerHandle | None = None
+        self._latest = 0.0  # in the loop's time
 
     def start(self, files: Iterable[str], patterns: Iterable[str] = ()) -> None:
         """Watches these files, and what comes to match these patterns; and no others any more.
@@ -70,6 +77,28 @@ class Watch:
             if found is not None:
                 self._watched[directory] = found
 
+    def look(self) -> None:
+        """Whether the threads live that hear of events; call it now and then.
+
+        They begin anew if not, and `changed` is called: who knows what they have missed.
+        """
+        if self._observer is None or self._handler is None or not self._has_ended():
+            return
+        text = "the watch of the rule files has ended; it begins anew"
+        tell(log, logging.ERROR, "task-ended", text, task="watch")
+        files, patterns = self._handler.watched()
+        self.stop()
+        self.start(files, patterns)
+        self._noticed()
+
+    def _has_ended(self) -> bool:
+        if self._observer is None or self._observer.ident is None:
+            return False  # it could not begin, and that was said
+        return not self._observer.is_alive() or any(
+            not emitter.is_alive() and os.path.isdir(emitter.watch.path)
+            for emitter in tuple(self._observer.emitters)
+        )
+
     def stop(self) -> None:
         """Ends it."""
         if self._settling is not None:
@@ -78,7 +107,7 @@ class Watch:
         if self._observer is not None:
             if self._observer.is_alive():
                 self._observer.stop()
-                self._observer.join()
+                self._observer.join(STOP)
             self._observer = None
             self._watched.clear()
 
@@ -99,9 +128,17 @@ class Watch:
     def _noticed(self) -> None:
         if self._observer is None:
             return
-        if self._settling is not None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._settling is None:
+            self._latest = now + LONGEST
+        else:
             self._settling.cancel()
-        self._settling = asyncio.get_running_loop().call_later(SETTLE, self._changed)
+        self._settling = loop.call_at(min(now + SETTLE, self._latest), self._settled)
+
+    def _settled(self) -> None:
+        self._settling = None
+        self._changed()
 
 
 def _directory(pattern: str) -> str:
@@ -137,6 +174,10 @@ class _Handler(FileSystemEventHandler):
     def watch(self, files: frozenset[str], patterns: tuple[str, ...]) -> None:
         """What events have to be about."""
         self._files, self._patterns = files, patterns
+
+    def watched(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """What watch() was told."""
+        return self._files, self._patterns
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         if isinstance(event, DirDeletedEvent | DirMovedEvent):

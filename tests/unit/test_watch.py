@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd.watch import SETTLE, Watch
+from mcrd.watch import LONGEST, SETTLE, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,11 @@ class Calls:
         """Waits for a call, and for a while in which there is no other."""
         await asyncio.wait_for(self._come.wait(), TIMEOUT)
         await self.none()
+
+    async def next(self) -> None:
+        """Waits for a call."""
+        await asyncio.wait_for(self._come.wait(), TIMEOUT)
+        self._come.clear()
 
     async def none(self) -> None:
         """Waits until there has been no call for a while."""
@@ -234,6 +240,36 @@ def test_every_save_of_several_is_noticed(file: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_file_that_is_written_without_end_is_read_meanwhile(file: Path) -> None:
+    """Each event comes before the flock of those before it is over."""
+
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(calls)
+        watch.start([str(file)])
+        ended = threading.Event()
+
+        def write() -> None:
+            while not ended.wait(SETTLE / 3):
+                in_place(file)
+
+        writing = asyncio.ensure_future(asyncio.to_thread(write))
+        try:
+            began = time.monotonic()
+            for _ in range(2):
+                await calls.next()
+            took = time.monotonic() - began
+        finally:
+            ended.set()
+            await writing
+            watch.stop()
+        # It is read, but not for every event.
+        assert took > 1.5 * LONGEST
+        assert calls.count == 2
+
+    asyncio.run(scenario())
+
+
 # What is no save.
 
 
@@ -411,6 +447,41 @@ def test_it_can_be_started_again_and_twice(file: Path) -> None:
         assert calls.count == 1
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("which", ["dispatcher", "reader"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_ended_begins_anew(
+    file: Path, which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(calls)
+        watch.start([str(file)])
+        watch.look()
+        observer = watch._observer  # noqa: SLF001
+        assert observer is not None
+        if which == "dispatcher":
+            observer.event_queue.put("what is no event")
+            thread: threading.Thread = observer
+        else:
+            (thread,) = observer.emitters
+            thread.stop()
+        await asyncio.to_thread(thread.join, TIMEOUT)
+        try:
+            assert caplog.messages == []
+            watch.look()
+            assert caplog.messages == ["the watch of the rule files has ended; it begins anew"]
+            await calls.one()  # for what came meanwhile
+            await asyncio.to_thread(in_place, file)
+            await calls.one()
+            watch.look()
+        finally:
+            watch.stop()
+        assert calls.count == 2
+
+    asyncio.run(scenario())
+    assert len(caplog.messages) == 1
 
 
 def test_stop_leaves_no_thread_and_no_descriptor(file: Path) -> None:
