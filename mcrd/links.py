@@ -9,7 +9,6 @@ missed or came twice does no harm.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
@@ -18,7 +17,10 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
 
+from mcrd.journal import tell
+from mcrd.netlink import os_errors
 from mcrd.resources import Link
+from mcrd.tasks import Tasks, describe
 
 # linux/if.h, linux/if_addr.h
 IFF_UP = 0x1
@@ -28,6 +30,7 @@ IFA_F_TENTATIVE = 0x40
 
 SETTLE = 0.005  # seconds; events come in flocks
 RETRY = 0.1  # seconds until the next try when the kernel did not answer
+TRIES = 50  # at the start, which has nothing to go on by
 
 log = logging.getLogger(__name__)
 
@@ -39,37 +42,63 @@ class Links:
         self.now: Mapping[str, Link] = {}
         self._changed = changed
         self._dirty = asyncio.Event()
-        self._events = AsyncIPRoute()
-        self._queries = AsyncIPRoute()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._events: AsyncIPRoute | None = None
+        self._queries: AsyncIPRoute | None = None
+        self._tasks = Tasks()
 
     async def start(self) -> None:
-        """Subscribes, and reads for the first time."""
-        await self._events.bind(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
-        self.now = await self._read()
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._follow())]
+        """Subscribes, and reads for the first time; raises OSError when that cannot be."""
+        for left in reversed(range(TRIES)):
+            try:
+                with os_errors():
+                    await self._subscribe()
+                self.now = await self._read()
+                break
+            except OSError:
+                self._close()
+                if not left:
+                    raise
+                await asyncio.sleep(RETRY)
+        self._tasks.endless("hearing of interfaces", self._listen)
+        self._tasks.endless("reading interfaces", self._follow)
 
     async def stop(self) -> None:
         """Ends the subscription."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        self._events.close()
-        self._queries.close()
+        await self._tasks.stop()
+        self._close()
+
+    def _close(self) -> None:
+        opened = (self._events, self._queries)
+        self._events = self._queries = None
+        for sock in opened:
+            _shut(sock)
+
+    async def _subscribe(self) -> AsyncIPRoute:
+        if self._events is None:
+            self._events = AsyncIPRoute()
+            await self._events.bind(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
+        return self._events
 
     async def _listen(self) -> None:
+        """By a new socket after each error: one that has failed may never say anything again."""
         while True:
             try:
-                async for _ in self._events.get():
-                    self._dirty.set()
+                with os_errors():
+                    events = await self._subscribe()
+                    self._dirty.set()  # what came while nobody listened
+                    while True:
+                        async for _ in events.get():
+                            self._dirty.set()
             except OSError as error:  # ENOBUFS: events were lost
-                log.warning("netlink: %s; reading all interfaces anew", error)
-                self._dirty.set()
-                await asyncio.sleep(RETRY)
+                text = "%s; reading all interfaces anew"
+                tell(log, logging.WARNING, "events-lost", text, describe(error))
+            finally:
+                lost, self._events = self._events, None
+                _shut(lost)
+            await asyncio.sleep(RETRY)
 
     async def _follow(self) -> None:
+        self._dirty.set()  # what came while nobody followed
         while True:
             await self._dirty.wait()
             await asyncio.sleep(SETTLE)
@@ -77,7 +106,8 @@ class Links:
             try:
                 links = await self._read()
             except OSError as error:
-                log.warning("netlink: cannot read the interfaces: %s", error)
+                text = "cannot read the interfaces: %s"
+                tell(log, logging.WARNING, "links-unread", text, describe(error))
                 self._dirty.set()
                 await asyncio.sleep(RETRY)
                 continue
@@ -89,16 +119,38 @@ class Links:
                 self._changed(changed)
 
     async def _read(self) -> dict[str, Link]:
+        """Raises OSError."""
+        if self._queries is None:
+            self._queries = AsyncIPRoute()
+        try:
+            with os_errors():
+                return await self._ask(self._queries)
+        except BaseException:
+            failed, self._queries = self._queries, None
+            _shut(failed)
+            raise
+
+    @staticmethod
+    async def _ask(queries: AsyncIPRoute) -> dict[str, Link]:
         addresses: dict[int, list[IPv4Interface | IPv6Interface]] = {}
-        async for message in await self._queries.get_addr():
+        async for message in await queries.get_addr():
             address = address_of(message)
             if address is not None:
                 addresses.setdefault(message["index"], []).append(address)
         links = {}
-        async for message in await self._queries.get_links():
+        async for message in await queries.get_links():
             link = link_of(message, addresses.get(message["index"], ()))
             links[link.name] = link
         return links
+
+
+def _shut(sock: AsyncIPRoute | None) -> None:
+    """Closes it; of one that has failed, even that may fail."""
+    if sock is not None:
+        try:
+            sock.close()
+        except Exception as error:  # noqa: BLE001  # pyroute2 raises what it failed by
+            log.debug("netlink: %s", describe(error))
 
 
 def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) -> Link:

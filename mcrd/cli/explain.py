@@ -9,7 +9,7 @@ import shlex
 import shutil
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 from mcrd import config
 from mcrd.client import ControlError, NoAnswerError, ask, network_namespace, peer
 from mcrd.config.problems import is_about
-from mcrd.explain.evidence import Daemon, Evidence, Finding, rule_of
+from mcrd.errors import words
+from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
 from mcrd.explain.frames import Kind
 from mcrd.explain.host import gather
 from mcrd.explain.kinds import sort
@@ -48,7 +49,7 @@ def run(name: str, control: Path, seconds: float, file: Path | None, as_json: bo
     look = None
     if file is not None:
         rule, warnings = _of_file(name, file)
-        findings = explain(Evidence(rule, gather(rule), warnings=warnings))
+        findings = explain(Evidence(rule, _of_host(rule), warnings=warnings))
     else:
         findings, look = _of_daemon(name, control, seconds)
     cause = answer(findings)
@@ -108,9 +109,16 @@ def _of_daemon(
     daemon = replace(
         daemon, state=state, before=before, after=after, stopped=stopped | _stopped(after)
     )
-    host = gather(rule, _concerned(rule, look) if look else ())
+    host = _of_host(rule, _concerned(rule, look) if look else ())
     evidence = Evidence(rule, host, daemon, look, error, running.get("warnings", ()))
     return explain(evidence), look
+
+
+def _of_host(rule: Rule, sources: Iterable[str] = ()) -> Host:
+    try:
+        return gather(rule, sources)
+    except OSError as error:
+        raise ControlError(f"this host cannot be asked: {words(error)}") from None
 
 
 def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:

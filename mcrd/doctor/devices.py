@@ -52,7 +52,9 @@ def devices(names: Iterable[str]) -> dict[str, Device]:
     """Those that there are of the named interfaces. Raises OSError."""
     from pyroute2 import IPRoute  # noqa: PLC0415  slow, and nothing else needs it
 
-    with IPRoute() as netlink:
+    from mcrd.netlink import os_errors  # noqa: PLC0415
+
+    with os_errors(), IPRoute() as netlink:
         links = {link["index"]: link for link in netlink.get_links()}
         addressed = {address["index"] for address in netlink.get_addr(family=socket.AF_INET)}
     vlans: dict[int, set[int]] = {}

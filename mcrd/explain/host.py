@@ -21,6 +21,7 @@ from mcrd.explain.bridges import bridge_of
 from mcrd.explain.evidence import Bridge, Host, Way
 from mcrd.links import address_of, link_of
 from mcrd.model import Address, Network, Output, Rule
+from mcrd.netlink import os_errors
 from mcrd.plan import JOINED_AT_MOST, source_of
 from mcrd.resources import Link, first_address
 
@@ -45,9 +46,12 @@ Joined = Mapping[int, frozenset[tuple[str, Address]] | None]
 
 
 def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
-    """All that the stages want to know about this host; `sources` are those that were seen."""
+    """All that the stages want to know about this host; `sources` are those that were seen.
+
+    Raises OSError.
+    """
     given = rule.input
-    with IPRoute() as ask:
+    with os_errors(), IPRoute() as ask:
         addresses: dict[int, list[IPv4Interface | IPv6Interface]] = {}
         for message in ask.get_addr():
             address = address_of(message)

@@ -1,0 +1,27 @@
+"""Errors of netlink as what they are: pyroute2's are no OSError."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+    """What the kernel, or pyroute2 in its place, refuses within is raised as OSError."""
+    try:
+        yield
+    except NetlinkError as error:
+        # A negative number is pyroute2's own. The kernel may have words that say more.
+        code = error.code if error.code and error.code > 0 else errno.EIO
+        raise OSError(code, f"netlink: {error.args[-1]}") from error
+    except OSError as error:
+        if error.errno is None or error.args[1:2] != (None,):
+            raise
+        raise OSError(error.errno, f"netlink: {os.strerror(error.errno)}") from error

@@ -1,0 +1,98 @@
+"""The tasks of the loop: none of them ends without a word."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+
+from mcrd.errors import words
+from mcrd.journal import tell
+
+PAUSE_FIRST = 0.1  # seconds until a task that has ended begins anew
+PAUSE_LONGEST = 5.0
+STEADY = 10.0  # seconds after which its end is no longer one of a row
+AT_THE_END = 8.0  # seconds that one step of the clean-up may take
+
+Make = Callable[[], Coroutine[Any, Any, None]]
+Step = Callable[[], Awaitable[object] | None]
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """Starts tasks, and says in the log how each of them ended that should not have."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def endless(self, name: str, make: Make) -> None:
+        """One that goes on for ever: if it ends all the same, another one takes its place."""
+        self._start(_again_and_again(name, make))
+
+    def passing(self, name: str, make: Make) -> asyncio.Task[None]:
+        """One that ends by itself; when it fails, a line comes of it and nothing else."""
+
+        async def until_it_ends() -> None:
+            try:
+                await make()
+            except Exception as error:  # noqa: BLE001  # the line is what this is for
+                text = "%s failed: %s"
+                tell(log, logging.ERROR, "task-failed", text, name, describe(error), task=name)
+
+        return self._start(until_it_ends())
+
+    async def stop(self) -> None:
+        """Ends all of them, and waits until they have."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _again_and_again(name: str, make: Make) -> None:
+    pause = PAUSE_FIRST
+    while True:
+        began = time.monotonic()
+        how = "it came to its end"
+        try:
+            await make()
+        except Exception as error:  # noqa: BLE001  # whatever it was
+            how = describe(error)
+        if time.monotonic() - began >= STEADY:
+            pause = PAUSE_FIRST
+        text = "%s ended: %s; it begins anew in %g s"
+        tell(log, logging.ERROR, "task-ended", text, name, how, pause, task=name)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, PAUSE_LONGEST)
+
+
+async def clean_up(steps: Iterable[tuple[str, Step]]) -> None:
+    """Takes all steps in their order, whatever becomes of the others, and none for too long."""
+    for name, step in steps:
+        try:
+            waiting = step()
+            if waiting is not None:
+                await asyncio.wait_for(waiting, AT_THE_END)
+        except TimeoutError:
+            log.error("at the end, %s: not done after %g s", name, AT_THE_END)
+        except Exception as error:  # noqa: BLE001  # the others are due all the same
+            log.error("at the end, %s: %s", name, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """In words if it is an error of the system; anything else is a bug: with its traceback."""
+    if isinstance(error, OSError):
+        return words(error)
+    return f"{error!r}\n{''.join(traceback.format_exception(error))}".rstrip()

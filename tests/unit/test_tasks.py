@@ -1,0 +1,131 @@
+"""Tasks of the loop: what ends that should not have begins anew, and the log says so."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mcrd import tasks
+from mcrd.tasks import Tasks, clean_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TIMEOUT = 10.0  # seconds
+
+
+def fails_twice(error: Exception | None, done: asyncio.Event) -> Callable[[], object]:
+    """What ends twice, and is then as it should be."""
+    ends = [2]
+
+    async def work() -> None:
+        if ends[0]:
+            ends[0] -= 1
+            if error is not None:
+                raise error
+            return
+        done.set()
+        await asyncio.Event().wait()
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(105, "No buffer space available"), "No buffer space available"),
+        (KeyError("a bug"), "KeyError('a bug')\nTraceback"),
+        (None, "it came to its end"),
+    ],
+)
+def test_an_endless_task_that_ends_begins_anew(
+    error: Exception | None, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        made, done = Tasks(), asyncio.Event()
+        made.endless("following", fails_twice(error, done))  # type: ignore[arg-type]
+        await asyncio.wait_for(done.wait(), TIMEOUT)
+        await made.stop()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith(f"following ended: {why}")
+    assert first.endswith("it begins anew in 0.1 s")
+    assert second.endswith("it begins anew in 0.2 s")
+
+
+def test_the_pause_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tasks, "PAUSE_FIRST", 0.001)
+    monkeypatch.setattr(tasks, "PAUSE_LONGEST", 0.002)
+
+    async def scenario() -> None:
+        made = Tasks()
+        count = [0]
+        enough = asyncio.Event()
+
+        async def work() -> None:
+            count[0] += 1
+            if count[0] == 50:
+                enough.set()
+
+        made.endless("spinning", work)
+        await asyncio.wait_for(enough.wait(), TIMEOUT)
+        await made.stop()
+
+    asyncio.run(scenario())
+    assert caplog.messages[-1].endswith("it begins anew in 0.002 s")
+
+
+def test_a_passing_task_that_fails_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        made = Tasks()
+
+        async def work() -> None:
+            raise OSError(5, "Input/output error")
+
+        await made.passing("reload (SIGHUP)", work)
+        await made.stop()
+
+    asyncio.run(scenario())
+    assert caplog.messages == ["reload (SIGHUP) failed: Input/output error"]
+
+
+def test_no_step_of_a_clean_up_skips_the_next(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tasks, "AT_THE_END", 0.01)
+    taken = []
+
+    async def scenario() -> None:
+        async def hangs() -> None:
+            taken.append("hangs")
+            await asyncio.Event().wait()
+
+        async def fails() -> None:
+            taken.append("fails")
+            raise RuntimeError("pyroute2's own")
+
+        def fails_at_once() -> None:
+            taken.append("fails at once")
+            raise OSError(9, "Bad file descriptor")
+
+        async def is_well() -> None:
+            taken.append("is well")
+
+        steps = [("a", hangs), ("b", fails), ("c", fails_at_once), ("d", is_well)]
+        await clean_up(steps)
+
+    asyncio.run(scenario())
+    assert taken == ["hangs", "fails", "fails at once", "is well"]
+    assert [message.splitlines()[0] for message in caplog.messages] == [
+        "at the end, a: not done after 0.01 s",
+        'at the end, b: RuntimeError("pyroute2\'s own")',
+        "at the end, c: Bad file descriptor",
+    ]
