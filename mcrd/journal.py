@@ -1,7 +1,7 @@
 """The daemon's log: journald with fields, or lines on stderr with priorities (sd-daemon(3)).
 
 The fields make `journalctl -u mcrd RULE=camera-wall` and the like work: EVENT, and where they apply
-RULE, INTERFACE, OUTPUT and WORKER.
+RULE, INTERFACE, OUTPUT, WORKER and TASK.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import struct
 import sys
@@ -17,59 +18,110 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from mcrd.writer import Writer
+
 LEVELS = ("debug", "info", "warning", "error")
 SOCKET = "/run/systemd/journal/socket"
 AT_ONCE = 10  # lines of one event about one thing
 AT_ONCE_IN = 60.0  # seconds
-SEND_TIMEOUT = 1.0  # seconds that a journald that is busy may take
-BUSY = 10.0  # seconds after that in which it is not waited for again
+FLUSH = 1.0  # seconds that the end waits for who reads the log
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
-
-class _Lines(logging.Formatter):
-    """<priority>message, every line of it; journald adds the time."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = f"<{_priority(record)}>"
-        return "\n".join(prefix + line for line in super().format(record).split("\n"))
+log = logging.getLogger(__name__)
 
 
-class JournalHandler(logging.Handler):
+class Lines:
+    """Lines on stderr: after the time, or for journald after <priority>, every line of them."""
+
+    def __init__(self, descriptor: int | None, *, priorities: bool) -> None:
+        """Without a descriptor they go nowhere."""
+        self._descriptor = descriptor
+        self._priorities = priorities
+        self._format = logging.Formatter(
+            "%(message)s" if priorities else "%(asctime)s %(levelname)s: %(message)s"
+        ).format
+
+    def encode(self, record: logging.LogRecord) -> bytes:
+        """As write() takes it."""
+        text = self._format(record)
+        if self._priorities:
+            prefix = f"<{_priority(record)}>"
+            text = "\n".join(prefix + line for line in text.split("\n"))
+        return text.encode(errors="backslashreplace") + b"\n"
+
+    def write(self, data: bytes) -> None:
+        """Writes it all, however long that takes; nobody can be told that it failed."""
+        if self._descriptor is None:
+            return
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:  # whoever started us has made it so
+                    select.select([], [self._descriptor], [])
+        except OSError:
+            pass
+
+
+class Journal:
     """Records with their fields, as datagrams (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-    What journald does not take goes to `other`.
+    What journald does not take, for it is too long or journald is not there, goes to `other`.
     """
 
-    def __init__(self, other: logging.Handler, path: str = SOCKET) -> None:
-        super().__init__()
+    def __init__(self, other: Lines, path: str = SOCKET) -> None:
         self._other = other
         self._path = path
+        self._format = logging.Formatter("%(message)s").format
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(SEND_TIMEOUT)
-        self._busy_until = 0.0
 
-    def close(self) -> None:
-        """Ends the socket."""
-        self._socket.close()
-        super().close()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Sends one record."""
+    def encode(self, record: logging.LogRecord) -> tuple[bytes, bytes]:
+        """As write() takes it: for journald, and for `other`."""
         fields = {
-            "MESSAGE": self.format(record),
+            "MESSAGE": self._format(record),
             "PRIORITY": str(_priority(record)),
             "SYSLOG_IDENTIFIER": "mcrd",
             **getattr(record, "fields", {}),
         }
         data = b"".join(_field(name, value) for name, value in fields.items())
-        busy = time.monotonic() < self._busy_until
+        return data, self._other.encode(record)
+
+    def write(self, record: tuple[bytes, bytes]) -> None:
+        """Sends it, when journald has room for it."""
+        data, lines = record
         try:
-            self._socket.sendto(data, socket.MSG_DONTWAIT if busy else 0, self._path)
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                self._busy_until = time.monotonic() + BUSY
-            self._other.emit(record)
+            self._socket.sendto(data, self._path)
+        except OSError:
+            self._other.write(lines)
+
+    def close(self) -> None:
+        """Ends the socket."""
+        self._socket.close()
+
+
+class Handler(logging.Handler):
+    """Hands records to a thread that writes them: nothing that logs waits for who reads the log."""
+
+    def __init__(self, sink: Lines | Journal) -> None:
+        super().__init__()
+        self._sink = sink
+        self.writer: Writer[Any] = Writer(sink.write, self._lost)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Has it written, or counts it as lost."""
+        encoded = self._sink.encode(record)
+        size = len(encoded) if isinstance(encoded, bytes) else sum(map(len, encoded))
+        self.writer.put(encoded, size)
+
+    def _lost(self, number: int) -> bytes | tuple[bytes, bytes]:
+        text = "%d records of the log were lost here: nobody read them"
+        fields = {"fields": {"EVENT": "log-lost"}}
+        record = log.makeRecord(
+            log.name, logging.WARNING, __file__, 0, text, (number,), None, extra=fields
+        )
+        return self._sink.encode(record)
 
 
 def _field(name: str, value: str) -> bytes:
@@ -134,7 +186,7 @@ class Limiter(logging.Filter):
         return found
 
 
-_KEY = ("EVENT", "RULE", "INTERFACE", "OUTPUT", "WORKER")
+_KEY = ("EVENT", "RULE", "INTERFACE", "OUTPUT", "WORKER", "TASK")
 # What a worker says has a limit of its own.
 _NEVER_LEFT_OUT = frozenset({"started", "ended", "reload", "reload-refused", "worker-says"})
 _limiter = Limiter()
@@ -146,22 +198,39 @@ def tell_what_was_left_out() -> None:
         logging.getLogger(record.name).handle(record)
 
 
+_handlers: list[Handler] = []
+
+
 def set_up() -> None:
     """Starts the log; what it lets through is for set_level() to say."""
-    lines = logging.StreamHandler(sys.stderr)
-    handler: logging.Handler = lines
-    if "JOURNAL_STREAM" in os.environ:
-        lines.setFormatter(_Lines("%(message)s"))
-        if _stderr_is_journald() and os.path.exists(SOCKET):
-            handler = JournalHandler(lines)
-            handler.setFormatter(logging.Formatter("%(message)s"))
-    else:
-        lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+    to_journald = "JOURNAL_STREAM" in os.environ
+    # What is closed at the start is another file by now.
+    lines = Lines(2 if sys.stderr is not None else None, priorities=to_journald)
+    journald = to_journald and _stderr_is_journald() and os.path.exists(SOCKET)
+    handler = Handler(Journal(lines) if journald else lines)
     handler.addFilter(_limiter)
     logging.basicConfig(handlers=[handler], level=logging.INFO)
+    _handlers.append(handler)
     # pyroute2 and watchdog tell their own stories at these levels.
     for name in ("pyroute2", "watchdog", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def go_on_in_a_thread() -> None:
+    """From now on, nothing that logs waits for who reads the log."""
+    for handler in _handlers:
+        handler.writer.start()
+
+
+def flush() -> None:
+    """At the end: waits until all is written, if somebody reads it."""
+    for handler in _handlers:
+        handler.writer.flush(FLUSH)
+
+
+def lost() -> int:
+    """How many records nobody has read, and there was no room for."""
+    return sum(handler.writer.lost for handler in _handlers)
 
 
 def _stderr_is_journald() -> bool:
@@ -178,6 +247,6 @@ def set_level(level: str) -> None:
 def tell(
     log: logging.Logger, level: int, event: str, message: str, *arguments: Any, **fields: object
 ) -> None:
-    """Logs an event. `fields` are rule, interface, output, worker: those that are None are not."""
+    """Logs an event. `fields` are rule, interface, output, worker, task, if not None."""
     given = {name.upper(): str(value) for name, value in fields.items() if value is not None}
     log.log(level, message, *arguments, extra={"fields": {"EVENT": event, **given}})

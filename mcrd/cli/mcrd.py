@@ -9,6 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_CONFIG = "/etc/mcr.toml"
 DEFAULT_CONTROL = "/run/mcrd/control.sock"
@@ -63,25 +67,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(options.config, options.control, options.log_level)
 
 
-def _run(path: object, control: object, log_level: str | None) -> int:
-    import asyncio  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+def _run(path: Path, control: Path, log_level: str | None) -> int:
+    from mcrd import journal, privileges  # noqa: PLC0415
 
-    from mcrd import config, journal, privileges  # noqa: PLC0415
+    journal.set_up()
+    privileges.limit()  # before the file is read: what can be read now can be read at a reload
+    journal.go_on_in_a_thread()
+    try:
+        error = _relay(path, control, log_level)
+    finally:
+        journal.flush()
+    if error:
+        print(error, file=sys.stderr)
+    return 1 if error else 0
+
+
+def _relay(path: Path, control: Path, log_level: str | None) -> str:
+    """Until it is told to end; returns why it has to."""
+    import asyncio  # noqa: PLC0415
+    import contextlib  # noqa: PLC0415
+    import logging  # noqa: PLC0415
+
+    from mcrd import config  # noqa: PLC0415
     from mcrd.client import ControlError  # noqa: PLC0415
     from mcrd.model import Config  # noqa: PLC0415
     from mcrd.notify import Notify  # noqa: PLC0415
     from mcrd.supervisor import Supervisor  # noqa: PLC0415
+    from mcrd.tasks import describe  # noqa: PLC0415
 
-    def refused(error: config.ConfigError) -> int:
-        Notify().status(f"rule file refused: {error.problems[0]}")
-        print(error, file=sys.stderr)
-        return 1
+    def refused(error: config.ConfigError) -> str:
+        with contextlib.closing(Notify()) as notify:
+            notify.status(f"rule file refused: {error.problems[0]}")
+        return str(error)
 
-    assert isinstance(path, Path)
-    assert isinstance(control, Path)
-    journal.set_up()
-    privileges.limit()  # before the file is read: what can be read now can be read at a reload
     start: Config | config.ConfigError
     try:
         start = config.load(path)
@@ -98,9 +116,11 @@ def _run(path: object, control: object, log_level: str | None) -> int:
     except config.ConfigError as error:
         return refused(error)
     except ControlError as error:
-        print(f"mcrd: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return f"mcrd: {error}"
+    except Exception as error:  # noqa: BLE001  # of planning, which nothing goes on without
+        logging.getLogger(__name__).error("mcrd has to end: %s", describe(error))
+        return "mcrd: it had to end, as its log says"
+    return ""
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import logging
 import os
 import socket
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd import journal
+from mcrd import journal, writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,21 +45,29 @@ def daemon(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def other() -> logging.StreamHandler[io.StringIO]:
-    """Where lines go that journald does not take."""
-    return logging.StreamHandler(io.StringIO())
+def stderr() -> Iterator[tuple[int, int]]:
+    """A pipe in its place: the end to read, and the end to write."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with contextlib.suppress(OSError):
+            os.close(end)
 
 
 @pytest.fixture
-def log(
-    daemon: socket.socket, other: logging.StreamHandler[io.StringIO]
-) -> Iterator[logging.Logger]:
+def handler(daemon: socket.socket, stderr: tuple[int, int]) -> Iterator[journal.Handler]:
+    """What writes to that socket."""
+    sink = journal.Journal(journal.Lines(stderr[1], priorities=True), daemon.getsockname())
+    yield journal.Handler(sink)
+    sink.close()
+
+
+@pytest.fixture
+def log(handler: journal.Handler) -> logging.Logger:
     """A logger of its own, to that socket."""
     made = logging.Logger("mcrd.test")
-    handler = journal.JournalHandler(other, daemon.getsockname())
     made.addHandler(handler)
-    yield made
-    handler.close()
+    return made
 
 
 def test_an_event_has_its_fields(daemon: socket.socket, log: logging.Logger) -> None:
@@ -97,25 +105,92 @@ def test_any_message_is_itself(daemon: socket.socket, log: logging.Logger, text:
     assert got.keys() == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"}
 
 
+@pytest.mark.parametrize("how", ["gone", "too long"])
 def test_what_journald_does_not_take_goes_to_stderr(
-    log: logging.Logger, daemon: socket.socket, other: logging.StreamHandler[io.StringIO]
+    log: logging.Logger, daemon: socket.socket, stderr: tuple[int, int], how: str
 ) -> None:
-    os.unlink(daemon.getsockname())
-    log.error("is it still there?")
-    assert other.stream.getvalue() == "is it still there?\n"
+    text = "is it still there?"
+    if how == "gone":
+        os.unlink(daemon.getsockname())
+    else:
+        text = "x" * 60_000
+        daemon.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        handler = log.handlers[0]
+        assert isinstance(handler, journal.Handler)
+        sink = handler._sink  # noqa: SLF001
+        assert isinstance(sink, journal.Journal)
+        sink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # noqa: SLF001
+    log.error("%s", text)
+    assert os.read(stderr[0], 100_000).decode() == f"<3>{text}\n"
 
 
-@pytest.mark.long
-def test_one_that_reads_nothing_holds_nobody_up_for_long(
-    log: logging.Logger, other: logging.StreamHandler[io.StringIO], monkeypatch: pytest.MonkeyPatch
+def test_every_line_on_stderr_has_its_priority(stderr: tuple[int, int]) -> None:
+    log = logging.Logger("mcrd.test")
+    log.addHandler(journal.Handler(journal.Lines(stderr[1], priorities=True)))
+    log.warning("two\nlines")
+    log.addHandler(journal.Handler(journal.Lines(None, priorities=True)))  # as with 2>&-
+    log.error("caf\xe9 \ud800")
+    assert os.read(stderr[0], 1000) == b"<4>two\n<4>lines\n<3>caf\xc3\xa9 \\ud800\n"
+
+
+FLOOD = 3 * writer.ROOM // 1000  # records of more than 1000 bytes
+FLOOD_TAKES = 30.0  # seconds; it takes one, and a reader would be waited for without end
+LOST = "records of the log were lost here"
+
+
+def flood(log: logging.Logger) -> None:
+    """Far more than there is room for; returns as if somebody read it."""
+    began = time.monotonic()
+    for number in range(FLOOD):
+        log.info("%d %s", number, "x" * 1000)
+    assert time.monotonic() - began < FLOOD_TAKES
+
+
+def all_is_accounted_for(handler: journal.Handler, texts: list[str]) -> None:
+    """What was read is in order, and where some is missing, a line says how many."""
+    assert handler.writer.flush(10.0)
+    lost, expected = 0, 0
+    for text in texts:
+        first = int(text.split()[0])
+        if LOST in text:
+            lost += first
+            expected += first
+        else:
+            assert first == expected
+            expected += 1
+    assert expected == FLOOD + 1
+    assert lost == handler.writer.lost > 0
+
+
+def test_a_journald_that_reads_nothing_holds_nobody_up(
+    daemon: socket.socket, log: logging.Logger, handler: journal.Handler
 ) -> None:
-    (handler,) = log.handlers
-    assert isinstance(handler, journal.JournalHandler)
-    monkeypatch.setattr(handler, "_socket", handler._socket)  # noqa: SLF001
-    handler._socket.settimeout(0.01)  # noqa: SLF001
-    for number in range(1000):
-        log.info("%d", number)
-    assert other.stream.getvalue().splitlines()[-1] == "999"
+    handler.writer.start()
+    flood(log)
+    assert not handler.writer.flush(0.01)
+    texts: list[str] = []
+    while sum(LOST not in text for text in texts) + handler.writer.lost < FLOOD:
+        texts.append(parsed(daemon.recv(4096))["MESSAGE"])
+    log.info("%d it reads again", FLOOD)
+    while not texts or "again" not in texts[-1]:
+        texts.append(parsed(daemon.recv(4096))["MESSAGE"])
+    all_is_accounted_for(handler, texts)
+
+
+def test_a_stderr_that_nobody_reads_holds_nobody_up(stderr: tuple[int, int]) -> None:
+    handler = journal.Handler(journal.Lines(stderr[1], priorities=True))
+    log = logging.Logger("mcrd.test")
+    log.addHandler(handler)
+    handler.writer.start()
+    flood(log)
+    assert not handler.writer.flush(0.01)
+    with os.fdopen(os.dup(stderr[0])) as lines:
+        texts = [next(lines)]
+        while LOST not in texts[-1]:
+            texts.append(next(lines))
+        log.info("%d it reads again", FLOOD)
+        texts.append(next(lines))
+    all_is_accounted_for(handler, [text[3:] for text in texts])
 
 
 def test_an_event_that_comes_again_and_again_is_left_out_and_counted(

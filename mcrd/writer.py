@@ -1,0 +1,77 @@
+"""What is to be written is written by a thread: whoever hands it over never waits for a reader."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+ROOM = 4 << 20  # bytes that may wait; what comes beyond is lost
+
+T = TypeVar("T")
+
+
+class Writer(Generic[T]):
+    """Calls `write`, which may block, with what put() was given, in its order.
+
+    What was lost for want of room is counted in `lost`; `tell` makes of a number what is written
+    in its place, after what was there before.
+    """
+
+    def __init__(self, write: Callable[[T], None], tell: Callable[[int], T]) -> None:
+        self.lost = 0
+        self._write = write
+        self._tell = tell
+        self._waiting: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._unsaid = 0  # of those lost
+        self._writing = False
+        self._changed = threading.Condition()
+        self._started = False
+
+    def start(self) -> None:
+        """From now on, a thread writes; before, put() does."""
+        self._started = True
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def put(self, what: T, size: int) -> None:
+        """Has it written; `size` is what it takes of the room, in bytes."""
+        if not self._started:
+            self._write(what)
+            return
+        with self._changed:
+            if self._bytes + size > ROOM:
+                self.lost += 1
+                self._unsaid += 1
+                return
+            if self._unsaid:
+                self._waiting.append((self._tell(self._unsaid), 0))
+                self._unsaid = 0
+            self._waiting.append((what, size))
+            self._bytes += size
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Waits until all is written, but not for longer than that; has it been?"""
+        with self._changed:
+            return self._changed.wait_for(self._idle, seconds)
+
+    def _idle(self) -> bool:
+        return not self._waiting and not self._writing and not self._unsaid
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._unsaid)
+                if self._waiting:
+                    what, size = self._waiting.popleft()
+                    self._bytes -= size
+                else:
+                    what, self._unsaid = self._tell(self._unsaid), 0
+                self._writing = True
+            self._write(what)
