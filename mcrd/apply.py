@@ -63,6 +63,7 @@ class Estate:
         self._early_ends: dict[Worker, tuple[int, int]] = {}  # in a row; without any packet
         self._starting: set[WorkerProcess] = set()
         self._looked_at = 0.0
+        self.advanced = time.monotonic()  # when a plan that is carried out last came further
         self._holdings = Holdings()
         self._store = Store()
         self._keeper = Keeper(self._store)
@@ -85,7 +86,7 @@ class Estate:
         """What is and was counted."""
         return self._holdings.ledger
 
-    def take_over(self) -> Config | None:
+    async def take_over(self) -> Config | None:
         """Goes on with what the supervisor before this one left with the service manager.
 
         It is as if all workers had just ended. Returns the rules that it ran by, if there was one.
@@ -97,8 +98,8 @@ class Estate:
         if left.config is not None:
             self._config = left.config
         if left.to_drop:  # before anything is opened that the store still has
-            self.keep()
-            self._store.wait()
+            await self.keep()
+            await self._store.wait()
         return left.config
 
     def run_by(self, config: Config) -> None:
@@ -106,7 +107,7 @@ class Estate:
         self._config = config
         self._unkept = True
 
-    def keep(self, *, at_once: bool = True) -> bool:
+    async def keep(self, *, at_once: bool = True) -> bool:
         """Leaves what is open with the service manager, when that has changed.
 
         Members that came or went wait until some time has passed, unless `at_once`. False when it
@@ -118,7 +119,8 @@ class Estate:
         if not self._inherited or not (self._unkept or (late and any(m.changed for m in members))):
             return True
         try:
-            self._unkept = not self._keeper.keep(self._holdings, self.restarts, self._config)
+            kept = await self._keeper.keep(self._holdings, self.restarts, self._config)
+            self._unkept = not kept
         except OSError as error:
             if not self._unkept:
                 log.warning("what is open cannot be left for a restart: %s", words(error))
@@ -165,7 +167,12 @@ class Estate:
     def look_at_workers(self) -> None:
         """Ends those that hang; others take their place."""
         for worker, process in list(self.workers.items()):
-            process.look(self._holdings.rings[worker.ring][1].received)
+            if worker.ring in self._holdings.rings:
+                process.look(self._holdings.rings[worker.ring][1].received)
+
+    def advance(self) -> None:
+        """A plan comes further: whoever carries it out does not hang."""
+        self.advanced = time.monotonic()
 
     def undone(self, steps: Sequence[Step]) -> int:
         """How many of these steps, just applied, came to nothing."""
@@ -195,12 +202,14 @@ class Estate:
         """Carries out the steps in their order; what fails becomes a failure to retry."""
         # What is replaced ends first; then all that is new begins before what is old ends.
         for kind, group in itertools.groupby(steps, _kind):
+            self.advance()
             if kind is Open:
                 await self._open_all([s.resource for s in group if isinstance(s, Open)], links)
                 self._sync_own()
             elif kind is Close:
                 for resource in [s.resource for s in group if isinstance(s, Close)]:
                     await self._close(resource)
+                    self.advance()
             else:
                 await self._change_relays(
                     [s for s in group if isinstance(s, Add | Replace | Remove)]
@@ -219,7 +228,7 @@ class Estate:
             return
         self._unkept = True
         for _ in range(KEEP_TRIES):
-            if self.keep():
+            if await self.keep():
                 break
             await asyncio.sleep(KEEP_PAUSE)
         self._store.close()
@@ -244,6 +253,7 @@ class Estate:
             if not isinstance(resource, Ingress):
                 self._try(resource, links)
                 if number % STEPS_AT_ONCE == 0:
+                    self.advance()
                     await asyncio.sleep(0)
 
     def _try(self, resource: Resource, links: Mapping[str, Link]) -> None:
@@ -353,6 +363,7 @@ class Estate:
             if sent is not None:
                 under_way.append(sent)
             if number % STEPS_AT_ONCE == 0:
+                self.advance()
                 await asyncio.sleep(0)
         for worker, process in self.workers.items():
             if not process.begun:
@@ -360,6 +371,7 @@ class Estate:
                 self._holdings.members[worker.ring].end_resting(process)
                 unheard(process.request(messages.Begin))
         for sent in under_way:
+            self.advance()
             if not await self._answered(*sent) and isinstance(sent[0], Replace):
                 # Its old form would keep sockets that the plan is about to close.
                 removal = self._remove(sent[0].key)

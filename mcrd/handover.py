@@ -97,7 +97,7 @@ class Keeper:
         self._packed: dict[object, Any] = {}
         self._holds: set[Identity] = set()
 
-    def keep(self, holdings: Holdings, restarts: Restarts, config: Config) -> bool:
+    async def keep(self, holdings: Holdings, restarts: Restarts, config: Config) -> bool:
         """All that is open now; False when it has to be tried again. Raises OSError.
 
         Members go without their sockets: they come and go at the will of whoever sends.
@@ -150,7 +150,7 @@ class Keeper:
         done = self._store.keep(msgspec.msgpack.encode(index), units, loose)
         holds = {what for _, what in index.holds if what is not None}
         # A port that went has to be free when it is held anew.
-        if done and (self._holds <= holds or self._store.wait()):
+        if done and (self._holds <= holds or await self._store.wait()):
             self._holds = holds
         else:
             self._holds |= holds

@@ -1,49 +1,192 @@
-"""What the service manager is told (sd_notify(3)). Without one, nothing."""
+"""What the service manager is told (sd_notify(3)). Without one, nothing.
+
+Nothing waits for the manager: it may be busy, or be hung, while streams have to flow.
+"""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
+import logging
 import os
+import socket
+import struct
 import time
+from collections.abc import Iterable
 
-import sdnotify
+from mcrd.errors import words
+
+BARRIER = 2.0  # seconds
+BUSY = 0.05  # seconds until the next try
+
+log = logging.getLogger(__name__)
+
+
+class Manager:
+    """Its socket, $NOTIFY_SOCKET."""
+
+    def __init__(self) -> None:
+        path = os.environ.get("NOTIFY_SOCKET", "")
+        self.path = path
+        self._address = path.replace("@", "\0", 1) if path[:1] == "@" else path
+        self._socket: socket.socket | None = None
+        if path[:1] in ("/", "@"):
+            flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
+
+    @property
+    def there(self) -> bool:
+        """Whether there is one to speak to."""
+        return self._socket is not None
+
+    def connect(self) -> None:
+        """Raises OSError when nobody listens."""
+        if self._socket is not None:
+            self._socket.connect(self._address)
+
+    def send(self, text: str, descriptors: Iterable[int] = ()) -> None:
+        """Raises BlockingIOError when it has no room for more, and OSError."""
+        if self._socket is None:
+            return
+        try:
+            _send(self._socket, text, descriptors)
+        except OSError as error:
+            # Not yet, or no more: it may listen anew.
+            if error.errno not in (errno.ENOTCONN, errno.ECONNREFUSED, errno.EDESTADDRREQ):
+                raise
+            self._socket.connect(self._address)
+            _send(self._socket, text, descriptors)
+
+    async def barrier(self) -> bool:
+        """Until it has done what it was told; False when it has not (BARRIER=1)."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        closed = asyncio.Event()
+        loop.add_reader(ours, closed.set)
+        try:
+            async with asyncio.timeout(BARRIER):
+                try:
+                    await self._send_when_it_may("BARRIER=1", theirs)
+                finally:
+                    os.close(theirs)
+                await closed.wait()
+        except OSError:  # and TimeoutError
+            return False
+        finally:
+            loop.remove_reader(ours)
+            os.close(ours)
+        return True
+
+    async def _send_when_it_may(self, text: str, descriptor: int) -> None:
+        while True:
+            try:
+                return self.send(text, [descriptor])
+            except BlockingIOError:
+                await asyncio.sleep(BUSY)
+
+    def close(self) -> None:
+        """Ends the conversation."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _send(sock: socket.socket, text: str, descriptors: Iterable[int]) -> None:
+    numbers = list(descriptors)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(numbers)}i", *numbers))]
+    sock.sendmsg([text.encode(errors="replace")], rights if numbers else [])
 
 
 class Notify:
-    """Speaks to systemd over $NOTIFY_SOCKET."""
+    """Says how the daemon fares.
+
+    What the manager has no room for waits if it is a state, and its last status does; other things
+    are said again anyway. Those that never come to be said are counted in `lost`.
+    """
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
-        self._status = ""
+        self.lost = 0
+        self._manager = Manager()
+        self._waiting: list[str] = []
+        self._status = self._said = ""
+        self._trouble = ""  # why it cannot be told
         self._watchdog = _watchdog()
         self._alive = 0.0
 
     def ready(self) -> None:
         """The daemon relays what the rule file says, or a reload has ended."""
-        self._notifier.notify("READY=1")
+        self._state("READY=1")
 
     def reloading(self) -> None:
         """A reload has begun; READY ends it."""
-        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        reloads = [at for at, text in enumerate(self._waiting) if text.startswith("RELOADING=1")]
+        if reloads:  # of one that has ended meanwhile, it need not hear
+            self.lost += len(self._waiting) - reloads[0]
+            del self._waiting[reloads[0] :]
+        self._state(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The daemon is about to end."""
-        self._notifier.notify("STOPPING=1")
+        self._state("STOPPING=1")
 
     def alive(self) -> None:
         """All is well; call it often. Without it for WatchdogSec=, the manager starts us anew."""
         now = time.monotonic()
-        if self._watchdog is not None and now - self._alive >= self._watchdog / 3:
-            self._alive = now
-            self._notifier.notify("WATCHDOG=1")
+        if self._watchdog is None or now - self._alive < self._watchdog / 3:
+            return
+        self._alive = now
+        if self.flush():
+            if not self._try("WATCHDOG=1"):
+                self.lost += 1
+        else:
+            self.lost += 1
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
-        if text != self._status:
-            self._status = text
-            self._notifier.notify(f"STATUS={text}")
+        if text == self._status:
+            return
+        if self._status != self._said:
+            self.lost += 1
+        self._status = text
+        self.flush()
+
+    def flush(self) -> bool:
+        """Says what waits; call it now and then. True when nothing waits any more."""
+        while self._waiting:
+            if not self._try(self._waiting[0]):
+                return False
+            del self._waiting[0]
+        if self._status != self._said:
+            if not self._try(f"STATUS={self._status}"):
+                return False
+            self._said = self._status
+        return True
+
+    def close(self) -> None:
+        """Says no more."""
+        self._manager.close()
+
+    def _state(self, text: str) -> None:
+        self._waiting.append(text)
+        self.flush()
+
+    def _try(self, text: str) -> bool:
+        try:
+            self._manager.send(text)
+        except OSError as error:
+            busy = isinstance(error, BlockingIOError)
+            trouble = "it does not read" if busy else words(error)
+            if trouble != self._trouble:
+                self._trouble = trouble
+                log.warning("the service manager cannot be told anything: %s", trouble)
+            return False
+        if self._trouble:
+            self._trouble = ""
+            log.info("the service manager listens again; %d messages were lost so far", self.lost)
+        return True
 
 
 def _watchdog() -> float | None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import select
-import socket
 import struct
 from collections.abc import Iterable, Mapping
 
 from mcrd.errors import words
+from mcrd.notify import Manager
 
 Identity = tuple[int, int]
 """Device and inode: what a descriptor is, whatever its number."""
@@ -27,7 +26,6 @@ BATCH = 16
 INDEX = "index"
 FIRST = 3  # SD_LISTEN_FDS_START
 TRIES = 3  # starts that may find the same index: it may be what they end by
-BARRIER = 2.0  # seconds
 HEADER = struct.Struct("QQ")  # of an index: its number, and how many starts have found it
 
 log = logging.getLogger(__name__)
@@ -49,31 +47,28 @@ class Store:
         self._batches: dict[str, set[Identity]] = {}
         self._index = b""
         self._serial = 0
-        self._socket: socket.socket | None = None
-        path, room = (os.environ.get(name, "") for name in ("NOTIFY_SOCKET", "FDSTORE"))
+        room = os.environ.get("FDSTORE", "")
         # Two places are for an index and the one after it.
         self._room = int(room) - 2 if room.isascii() and room.isdigit() else 0
-        if path[:1] in ("/", "@") and self._room > 0:
-            flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
+        self._manager = Manager()
+        if self._room > 0 and self._manager.there:
             try:
-                manager.connect(path.replace("@", "\0", 1) if path[0] == "@" else path)
+                self._manager.connect()
             except OSError as error:
-                log.warning("NOTIFY_SOCKET, %s: %s", path, words(error))
-                manager.close()
-            else:
-                self._socket = manager
+                log.warning("NOTIFY_SOCKET, %s: %s", self._manager.path, words(error))
+                self._manager.close()
+        else:
+            self._manager.close()
+        self.wait = self._manager.barrier
 
     @property
     def there(self) -> bool:
         """Whether there is one to leave things in."""
-        return self._socket is not None
+        return self._manager.there
 
     def close(self) -> None:
         """Ends the conversation; the manager keeps what it has."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._manager.close()
 
     def inherit(self) -> tuple[bytes, dict[Identity, int]]:
         """The index that was left last, and the descriptors; none of them is inherited further."""
@@ -126,25 +121,6 @@ class Store:
             return False
         return True
 
-    def wait(self) -> bool:
-        """Until the manager has done what it was told; False when it has not (BARRIER=1)."""
-        assert self._socket is not None
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._socket.settimeout(BARRIER)
-            try:
-                socket.send_fds(self._socket, [b"BARRIER=1"], [theirs])
-            except OSError:
-                return False
-            finally:
-                os.close(theirs)
-                self._socket.setblocking(False)
-            poll = select.poll()
-            poll.register(ours, 0)
-            return bool(poll.poll(1000 * BARRIER))
-        finally:
-            os.close(ours)
-
     def _remove_all_but(self, wanted: set[Identity]) -> set[Identity]:
         """Removes batches with anything else in them; returns what is still there."""
         known: set[Identity] = set()
@@ -156,12 +132,12 @@ class Store:
         return known
 
     def _remove(self, name: str) -> None:
-        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", ())
+        self._manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}")
         del self._batches[name]
 
     def _add(self, batch: Mapping[Identity, int], name: str) -> None:
         # Without FDPOLL=0 it would drop a packet socket whose link goes down, for instance.
-        self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", batch.values())
+        self._manager.send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", batch.values())
         self._batches[name] = set(batch)
 
     def _free(self, prefix: str) -> str:
@@ -182,10 +158,6 @@ class Store:
             os.close(descriptor)
         for name in before:
             self._remove(name)
-
-    def _send(self, text: str, descriptors: Iterable[int]) -> None:
-        assert self._socket is not None
-        socket.send_fds(self._socket, [text.encode()], list(descriptors))
 
 
 def _listed() -> list[str]:

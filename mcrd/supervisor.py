@@ -15,9 +15,8 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from mcrd.report import Flow
 from mcrd.resources import target, where
 from mcrd.states import OutputState, RuleState, states
 from mcrd.stats import OF_RINGS
+from mcrd.tasks import Tasks, clean_up, describe
 from mcrd.watch import Watch
 
 AT_ONCE = 64  # rules whose counters are read before others have their turn
@@ -55,6 +55,8 @@ SELDOM = (100_000, 10, 10)
 STATUS_EVERY = 5.0  # seconds
 TICK = 0.5  # seconds between two looks at what makes no event
 LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
+# Seconds without progress after which planning hangs: a worker that does not start takes 13.
+STALLED = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +104,8 @@ class Supervisor:
         self._digest = b""
         self._pending = True
         self._started = time.monotonic()
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
+        self._awaited: set[str] = set()  # reloads that wait for their turn, by why
 
     async def run(self, ended_early: Callable[[], bool] = lambda: False) -> None:
         """Runs until SIGTERM or SIGINT; raises ControlError without a control socket.
@@ -130,43 +133,61 @@ class Supervisor:
             stop.cancel()
             main.cancel()
             await asyncio.gather(main, stop, return_exceptions=True)
-            self._watch.stop()
-            for task in self._reloads:
-                task.cancel()
-            await asyncio.gather(*self._reloads, return_exceptions=True)
-            await self._metrics.stop()
-            await self._server.stop()
-            await self._links.stop()
-            await self._estate.close()
-            self._listener.close()
+            await clean_up(
+                (
+                    ("the watch of the rule files", self._watch.stop),
+                    ("tasks", self._tasks.stop),
+                    ("metrics", self._metrics.stop),
+                    ("the control socket", self._server.stop),
+                    ("interfaces", self._links.stop),
+                    ("what is open", self._estate.close),
+                    ("the ears", self._listener.close),
+                    ("the service manager", self._notify.close),
+                )
+            )
             journal.tell(log, logging.INFO, "ended", "ended")
 
     async def _main(self) -> None:
-        await self._links.start()
-        start = self._started_with(self._estate.take_over())
-        self._flow = self._flow_now()
-        # What was counted before is no news.
-        ledger = self._estate.ledger
-        self._alarms.begin(start, ledger, ledger.interfaces(self._estate.ring_full()))
-        async with self._lock:
+        async with self._planning():
+            await self._links.start()
+            start = self._started_with(await self._estate.take_over())
+            self._flow = self._flow_now()
+            # What was counted before is no news.
+            ledger = self._estate.ledger
+            self._alarms.begin(start, ledger, ledger.interfaces(self._estate.ring_full()))
+            self._tasks.endless("looking around", self._look_around)
             self._digest = _digest(self._files(start))
             await self._adopt(start)
         self._notify.ready()
         text = "mcrd %s: %s"
         journal.tell(log, logging.INFO, "started", text, __version__, self._summary())
-        tick = time.monotonic() + TICK
         while not self._stop.is_set():  # Python 3.11's wait_for() may swallow a cancellation
             retry = self._estate.next_retry()
-            pause = min(max(0.0, tick - time.monotonic()), TICK if retry is None else retry)
+            pause = TICK if retry is None else min(TICK, retry)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), pause)
-            if time.monotonic() >= tick:
-                tick = time.monotonic() + TICK
-                self._look()
-            if self._woken.is_set() or (retry is not None and retry <= pause):
-                self._woken.clear()
-                async with self._lock:
+            async with self._planning():
+                if self._woken.is_set() or (retry is not None and retry <= pause):
+                    self._woken.clear()
                     await self._settle()
+                else:
+                    await self._estate.keep(at_once=False)
+
+    @contextlib.asynccontextmanager
+    async def _planning(self) -> AsyncIterator[None]:
+        """One at a time; the watchdog hears when it comes no further."""
+        async with self._lock:
+            self._estate.advance()
+            yield
+
+    def _planning_goes_on(self) -> bool:
+        return not self._lock.locked() or time.monotonic() - self._estate.advanced < STALLED
+
+    async def _look_around(self) -> None:
+        """Beside planning, which may have to wait for a worker: streams are watched meanwhile."""
+        while True:
+            await asyncio.sleep(TICK)
+            self._look()
 
     def _started_with(self, left: Config | None) -> Config:
         """What to run by: the rule file, or if it is refused, what ran before."""
@@ -183,19 +204,22 @@ class Supervisor:
 
     def _look(self) -> None:
         """At what makes no event. A fault in one look ends neither the daemon nor the others."""
-        for look in (
-            self._estate.take_errors,
-            self._estate.look_at_workers,
-            self._look_at_counters,
-            self._listen,
-            partial(self._estate.keep, at_once=False),
-            journal.tell_what_was_left_out,
-            self._tell_manager,
+        for what, look in (
+            ("packet sockets", self._estate.take_errors),
+            ("workers", self._estate.look_at_workers),
+            ("counters", self._look_at_counters),
+            ("what is heard", self._listen),
+            ("rule files", self._watch.look),
+            ("the log", journal.tell_what_was_left_out),
+            ("the service manager", self._tell_manager),
         ):
             try:
                 look()
-            except Exception:
-                log.exception("looking around failed")
+            except Exception as error:  # noqa: BLE001  # the others have to look all the same
+                text = "looking at %s failed: %s"
+                journal.tell(
+                    log, logging.ERROR, "look-failed", text, what, describe(error), task=what
+                )
 
     def _listen(self) -> None:
         self._listener.listen(self._links.now)
@@ -208,9 +232,10 @@ class Supervisor:
 
     def _tell_manager(self) -> None:
         """That all is well, and how much flows."""
-        if self._estate.is_well():
+        self._notify.flush()
+        if self._estate.is_well() and self._planning_goes_on():
             self._notify.alive()
-        if time.monotonic() - self._flow.at < STATUS_EVERY:
+        if time.monotonic() - self._flow.at < STATUS_EVERY or (self._pending and not self._states):
             return
         flow = self._flow_now()
         self._flow, before = flow, self._flow
@@ -229,9 +254,9 @@ class Supervisor:
         self._woken.set()
 
     def _links_changed(self, names: frozenset[str]) -> None:
-        self._estate.take_errors()
-        self._estate.retry_now(names)
         self._wake()
+        self._estate.retry_now(names)
+        self._estate.take_errors()
 
     async def _settle(self) -> None:
         """Looks, plans and applies until there is nothing left to do."""
@@ -259,7 +284,7 @@ class Supervisor:
             log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
         self._estate.admit(self._networks, also_old=False)
-        self._estate.keep()
+        await self._estate.keep()
         self._pending = False
         self._look_at_states()
         self._notify.status(self._summary())
@@ -359,7 +384,8 @@ class Supervisor:
         return new
 
     async def _reload(self, why: str) -> Changes:
-        async with self._lock:
+        async with self._planning():
+            self._awaited.discard(why)
             self._notify.reloading()
             try:
                 new = await self._load()
@@ -370,6 +396,9 @@ class Supervisor:
                 for problem in error.problems:
                     log.error("%s", problem)
                 raise
+            except Exception:
+                self._wake()  # planning goes on from where this one ended, or ends the daemon
+                raise
             finally:
                 self._notify.ready()
             text = "reload (%s): %s"
@@ -377,13 +406,16 @@ class Supervisor:
             return changed
 
     def _reload_soon(self, why: str) -> None:
+        """One that waits already will read what is there then."""
+        if why in self._awaited:
+            return
+
         async def reload() -> None:
             with contextlib.suppress(ConfigError):  # it is in the log
                 await self._reload(why)
 
-        task = asyncio.get_running_loop().create_task(reload())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        self._awaited.add(why)
+        self._tasks.passing(f"reload ({why})", reload)
 
     def _files(self, of: Config) -> set[str]:
         """What the rule files are now: the main one, those read, and those that came to match."""
@@ -479,6 +511,7 @@ class Supervisor:
                 "missing": report.lacking(self._estate),
             },
             "privileges": privileges.now(),
+            "lost": {"log": journal.lost(), "service_manager": self._notify.lost},
             "metrics": {"listen": self._config.metrics.listen, "error": self._metrics.error},
             "workers": report.workers(self._estate),
         }
@@ -523,7 +556,7 @@ class Supervisor:
         if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
             raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
         if self._hearing is None or self._hearing.done():
-            self._hearing = asyncio.get_running_loop().create_task(self._listen_often())
+            self._hearing = self._tasks.passing("listening", self._listen_often)
         try:
             seen = await self._looks.look(rule.input, seconds)
         except BusyError as error:

@@ -25,12 +25,14 @@ from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
 from mcrd.errors import words
 from mcrd.hostile import Demand, ProtocolError, Words, understand
+from mcrd.journal import tell
 from mcrd.resources import Egress, Worker
 from mcrd.sockets import IngressSocket
 from mcrd.stats import Segment
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
+KILL_TIMEOUT = 2.0  # seconds, from SIGKILL to giving up: a system call may not be interrupted
 SILENT = 2  # looks in a row without an answer and without progress: it has hung
 IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
@@ -101,6 +103,7 @@ class WorkerProcess:
         self._gone = asyncio.Event()
         self._expected = False
         self._reason = ""  # why it was ended
+        self._killed = 0.0  # when, if it was
         self._ping: asyncio.Future[messages.Answer] | None = None
         self._heard = False  # since the last look
         self._progress = 0
@@ -130,7 +133,8 @@ class WorkerProcess:
         process = getattr(self, "_process", None)
         if process is not None:
             process.kill()
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_TIMEOUT)
 
     @property
     def pid(self) -> int:
@@ -258,14 +262,21 @@ class WorkerProcess:
         return future
 
     async def stop(self) -> None:
-        """Ends the process: closes the channel, and kills it if that is not enough."""
+        """Ends the process: closes the channel, and kills it if that is not enough.
+
+        One that not even that has ended in time is left behind; a line says so.
+        """
         self._expected = True
         self._close_channel()
         try:
             await asyncio.wait_for(self._gone.wait(), END_TIMEOUT)
         except TimeoutError:
             self.kill()
-            await self._gone.wait()
+            try:
+                await asyncio.wait_for(self._gone.wait(), KILL_TIMEOUT)
+            except TimeoutError:
+                self._say_it_stays()
+                self._gone.set()
 
     def look(self, progress: int) -> None:
         """Ends it when it has hung: when it neither answers nor makes progress, look after look.
@@ -280,9 +291,27 @@ class WorkerProcess:
         self._heard, self._progress = False, progress
         if self._silent >= SILENT and not self.gone:
             self.kill("hung: it did not answer, and took no packet")
+            if self._silent == 2 * SILENT + 1:  # from now on, hangs() says so
+                self._say_it_stays()
         elif self._ping is None or self._ping.done():
             self._ping = self.request(messages.Ping)
             unheard(self._ping)
+
+    def _say_it_stays(self) -> None:
+        text = "%s: pid %d was killed %g s ago and has not ended (see /proc/%d/stack): left behind"
+        where = {"interface": self.worker.ingress.interface, "worker": self.worker}
+        since = time.monotonic() - self._killed
+        tell(
+            log,
+            logging.ERROR,
+            "worker-stays",
+            text,
+            self.worker,
+            self.pid,
+            since,
+            self.pid,
+            **where,
+        )
 
     def kill(self, reason: str = "") -> None:
         """Ends the process at once; `ended` is called when it has, with the reason if given.
@@ -290,6 +319,7 @@ class WorkerProcess:
         Without CAP_KILL, what has another uid ends only with the supervisor.
         """
         self._reason = self._reason or reason
+        self._killed = self._killed or time.monotonic()
         try:
             self._process.kill()
         except PermissionError:

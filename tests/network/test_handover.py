@@ -7,6 +7,7 @@ tests/system does the same with systemd and whole supervisors.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections import Counter
@@ -116,8 +117,8 @@ class Before:
     def leave(self, *, keep: bool = True) -> None:
         """With the manager, as it is now; then it is gone."""
         with self.relay.inside():
-            assert not keep or Keeper(self.manager.client()).keep(
-                self.holdings, self.restarts, CONFIG
+            assert not keep or asyncio.run(
+                Keeper(self.manager.client()).keep(self.holdings, self.restarts, CONFIG)
             )
         self.manager.look()
         for ring, segment in self.holdings.rings.values():
@@ -262,7 +263,8 @@ def test_what_changed_after_the_index_was_made_is_as_it_is_now(
 ) -> None:
     """A supervisor that was killed between the two: an output closed, a group left."""
     with before.relay.inside():
-        assert Keeper(before.manager.client()).keep(before.holdings, before.restarts, CONFIG)
+        keeper = Keeper(before.manager.client())
+        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG))
         before.manager.look()
         before.holdings.close(before.egress)
         before.holdings.close(before.joined[0])

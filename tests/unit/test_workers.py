@@ -4,14 +4,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from mcrd.dataplane._dataplane import lib
 
-from mcrd.workers import describe_end, link_layer
+from mcrd import workers
+from mcrd.resources import Ingress, Worker
+from mcrd.workers import WorkerProcess, describe_end, link_layer
 
 
 @pytest.mark.parametrize(
@@ -47,3 +53,62 @@ def test_a_signal_has_its_name(number: signal.Signals) -> None:
 )
 def test_frames_begin_with_ethernet_or_with_ip(hardware: int, layer: str) -> None:
     assert link_layer(hardware) == getattr(lib, layer)
+
+
+@pytest.fixture
+def stubborn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers go on when their channel is closed, and SIGKILL does nothing to them.
+
+    As it is in a system call that cannot be interrupted: a file server or a device that is hung.
+    """
+    monkeypatch.setattr(workers, "PROGRAM", ("-c", "import time; time.sleep(1000)"))
+    monkeypatch.setattr(workers, "END_TIMEOUT", 0.05)
+    monkeypatch.setattr(workers, "KILL_TIMEOUT", 0.05)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
+
+
+async def reaped(process: WorkerProcess) -> None:
+    """As it is when it ends after all."""
+    while Path(f"/proc/{process.pid}").exists():  # noqa: ASYNC110, ASYNC240  # nobody tells
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("stubborn")
+def test_what_not_even_sigkill_ends_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        ended: list[str] = []
+        process = WorkerProcess(
+            Worker(Ingress("eth0", 2)), lambda _, how: ended.append(how), lambda *_: None
+        )
+        try:
+            began = time.monotonic()
+            await process.stop()
+            assert time.monotonic() - began < 10.0
+            assert process.gone
+            assert not process.connected
+            assert ended == []
+            (line,) = caplog.messages
+            assert line.startswith(f"worker of eth0: pid {process.pid} was killed ")
+            assert f"see /proc/{process.pid}/stack" in line
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+        await asyncio.wait_for(reaped(process), 10.0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("stubborn")
+def test_one_that_hangs_and_cannot_be_ended_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        process = WorkerProcess(Worker(Ingress("eth0", 2)), lambda *_: None, lambda *_: None)
+        try:
+            for _ in range(20):
+                process.look(0)
+            assert process.hangs
+            (line,) = caplog.messages
+            assert "has not ended" in line
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+        await asyncio.wait_for(reaped(process), 10.0)
+
+    asyncio.run(scenario())

@@ -1,0 +1,55 @@
+"""The supervisor's loop, as far as it needs no privilege."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from mcrd.model import Config
+from mcrd.supervisor import STALLED, Supervisor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_the_watchdog_hears_nothing_of_a_plan_that_comes_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for a worker comes further in the end; one that hangs for good does not."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "1")
+
+    async def scenario(manager: socket.socket) -> None:
+        made = Supervisor(tmp_path / "mcr.toml", tmp_path / "control", Config(), None)
+
+        def is_alive() -> bool:
+            made._tell_manager()  # noqa: SLF001
+            try:
+                return manager.recv(4096) == b"WATCHDOG=1"
+            except BlockingIOError:
+                return False
+
+        estate = made._estate  # noqa: SLF001
+        assert is_alive()
+        estate.advanced -= 2 * STALLED
+        assert is_alive()  # nothing is planned
+        async with made._planning():  # noqa: SLF001
+            assert is_alive()
+            estate.advanced -= 2 * STALLED
+            assert not is_alive()
+            await estate.apply((), {})
+            assert not is_alive()  # nothing was done
+            estate.advance()
+            assert is_alive()
+        await estate.close()
+        made._listener.close()  # noqa: SLF001
+        made._notify.close()  # noqa: SLF001
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        asyncio.run(scenario(manager))
