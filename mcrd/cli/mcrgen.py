@@ -179,7 +179,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argpar
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="end after this time (default: 10 with --expect, otherwise never)",
+        help="end after this time (default: with --expect after 10 without a packet, else never)",
     )
     return parser, sender, receiver
 

@@ -66,15 +66,20 @@ class View:
 
 
 def run(ask: Ask, interval: float, count: int | None) -> int:
-    """Shows until `q`, or `count` times; returns the exit status."""
+    """Shows until `q`, or `count` times; returns the exit status.
+
+    A terminal that cannot move its cursor (TERM=dumb) gets lines, until interrupted.
+    """
     view = View(interval=interval)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if terminal and not Console().is_dumb_terminal:
         return _live(ask, view, count)
     console = Console(width=PLAIN_WIDTH, force_terminal=False, color_system=None, highlight=False)
-    for number in range(count or 1):
+    for number in range(count or 1) if count or not terminal else itertools.count():
         if number:
             time.sleep(interval)
         console.print(render(ask(), view, len_of_page=1 << 30))
+        sys.stdout.flush()
     return 0
 
 

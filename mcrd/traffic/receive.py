@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RECEIVE_BUFFER = 256 * 1024 * 1024
 QUIET_NS = 200_000_000  # after the last expected packet, for duplicates to show
-EXPECT_TIMEOUT = 10.0  # seconds, when a number is expected
+EXPECT_SILENCE_NS = 10_000_000_000  # without a packet, when a number is expected
 
 # <linux/in.h>, <linux/in6.h>, <asm-generic/socket.h>: not in the socket module of every Python
 MCAST_JOIN_GROUP = 42
@@ -69,8 +69,8 @@ class Received:
 class Ending:
     """When to stop. Without either: when told to."""
 
-    expect: int | None = None  # unique packets, and quiet after them
-    timeout: float | None = None  # seconds
+    expect: int | None = None  # unique packets, and quiet after them; or long silence
+    timeout: float | None = None  # seconds in all, whatever comes
 
 
 def receive(
@@ -171,10 +171,8 @@ def _new(sockets: list[socket.socket], target: Target, source: Address | None) -
 
 
 def _run(receiver: Any, ending: Ending, stopped: Callable[[], bool]) -> None:
-    timeout = ending.timeout
-    if timeout is None and ending.expect is not None:
-        timeout = EXPECT_TIMEOUT
-    deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+    began, timeout = time.monotonic_ns(), ending.timeout
+    deadline = None if timeout is None else began + int(timeout * 1e9)
     seen = ffi.new("struct traffic_received *")
     while not stopped():
         now = time.monotonic_ns()
@@ -183,6 +181,8 @@ def _run(receiver: Any, ending: Ending, stopped: Callable[[], bool]) -> None:
             lib.traffic_receiver_result(receiver, seen)
             if seen.unique >= ending.expect:
                 until = min(until, max(seen.last_ns, 1) + QUIET_NS)
+            elif deadline is None:
+                until = min(until, max(seen.last_ns, began) + EXPECT_SILENCE_NS)
         if now >= until:
             return
         status = lib.traffic_receive(receiver, until - now)

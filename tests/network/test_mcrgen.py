@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import struct
+import sys
 import zlib
 from dataclasses import dataclass
 from itertools import pairwise
@@ -366,6 +367,36 @@ def test_too_few_is_a_failure(cable: Cable) -> None:
     assert receiver.process.returncode == 1
     assert (result["unique"], result["lost"]) == (10, 1)
     assert receiver.log().splitlines()[-1] == "mcrgen: expected 11 packets, received 10"
+
+
+SILENCE = """
+import socket, threading, time
+from ipaddress import ip_address
+from mcrd.traffic import Target
+from mcrd.traffic import receive as r
+
+r.EXPECT_SILENCE_NS = 400_000_000  # 10 s would be too long for a test
+times = []
+
+def send():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(30):
+            sock.sendto(b"x" * 100, ("127.0.0.1", 5000))
+            times.append(time.monotonic())
+            time.sleep(0.05)
+
+sender = threading.Thread(target=send)
+target = Target("lo", ip_address("127.0.0.1"), 5000, 1)
+got = r.receive(target, None, r.Ending(expect=99), lambda _: sender.start(), lambda: False)
+sender.join()
+print(got.corrupt, times[-1] - times[0] > 2 * 0.4, time.monotonic() - times[-1] >= 0.4)
+"""
+
+
+def test_what_is_expected_is_waited_for_as_long_as_packets_come(lab: Lab) -> None:
+    (host,) = lab.hosts("host")
+    host.run("ip", "link", "set", "lo", "up")
+    assert host.run(sys.executable, "-c", SILENCE).split() == ["30", "True", "True"]
 
 
 def test_loss_in_the_receivers_own_socket_is_named(cable: Cable) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -296,6 +297,28 @@ def test_top_is_text_where_there_is_no_terminal(triangle: Triangle) -> None:
     assert daemon.ctl("top", "--count", "2", "--interval", "0.1").stdout.count("mcrd: 2 rules") == 2
     documents = daemon.ctl("top", "--count", "2", "--interval", "0.1", "--json").stdout.splitlines()
     assert [set(json.loads(one)["rules"]) for one in documents] == [{"a", "b"}] * 2
+
+
+def test_top_in_a_terminal_that_cannot_move_its_cursor_prints_lines(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(triangle.relay, A + B)
+    ours, theirs = pty.openpty()
+    process = daemon.host.start(
+        *(console_script("mcrctl"), "--control", str(daemon.control)),
+        *("top", "--interval", "0.1", "--count", "2"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={"TERM": "dumb"},
+    )
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: it has ended
+        while select.select([ours], [], [], 20)[0] and (more := os.read(ours, 65536)):
+            seen += more
+    os.close(ours)
+    assert process.wait(20) == 0
+    assert seen.count(b"mcrd: 2 rules, ") == 2
+    assert b"\x1b" not in seen
 
 
 def test_top_in_a_terminal_obeys_its_keys(triangle: Triangle) -> None:
