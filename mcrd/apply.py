@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 
 from mcrd.dataplane import messages
 from mcrd.errors import named, words
@@ -22,7 +23,7 @@ from mcrd.holdings import Holdings
 from mcrd.hostile import ProtocolError
 from mcrd.journal import tell
 from mcrd.members import is_fit, may_have, members_of
-from mcrd.model import Address, Config, Network
+from mcrd.model import Address, Config, Input, Network
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
     Egress,
@@ -358,13 +359,19 @@ class Estate:
     async def _change_relays(self, steps: Sequence[Add | Replace | Remove]) -> None:
         under_way = []
         self._hand_over_many(steps)
-        for number, step in enumerate(steps):
+        together = handed_on(steps, self._relays)
+        for number, step in enumerate(step for step in steps if step.key not in together):
             sent = self._send(step)
             if sent is not None:
                 under_way.append(sent)
             if number % STEPS_AT_ONCE == 0:
                 self.advance()
                 await asyncio.sleep(0)
+        # In between, packets would match no rule, or one that is about to change.
+        for worker in {key.worker for key in together} & self.workers.keys():
+            self.workers[worker].begun = False
+            unheard(self.workers[worker].request(messages.Pause))
+        under_way += [sent for key in together if (sent := self._send(together[key])) is not None]
         for worker, process in self.workers.items():
             if not process.begun:
                 process.begun = True
@@ -541,6 +548,58 @@ class Estate:
         self._relays = {k: r for k, r in self._relays.items() if k.worker != resource}
         if process is not None:
             await process.stop()
+
+
+def handed_on(
+    steps: Sequence[Add | Replace | Remove], relays: Mapping[RelayKey, Relay]
+) -> dict[RelayKey, Add | Replace]:
+    """The steps by which an input goes from one rule to another that a worker has meanwhile.
+
+    Where a rule goes after another has its input, as a removal does, no packet is missed.
+    """
+    given_up: dict[tuple[Worker, tuple[object, ...]], RelayKey] = {}
+    ranges: list[tuple[RelayKey, Input]] = []
+    for step in steps:
+        before = relays.get(step.key) if isinstance(step, Replace) else None
+        if before is not None and isinstance(step, Replace) and before.input != step.relay.input:
+            given_up[step.key.worker, _place(before.input)] = step.key
+            if before.input.is_range:
+                ranges.append((step.key, before.input))
+    found: dict[RelayKey, Add | Replace] = {}
+    if not given_up:
+        return found
+    by_key = {step.key: step for step in steps if isinstance(step, Add | Replace)}
+    for key, step in by_key.items():
+        wanted = step.relay.input
+        givers = {given_up.get((key.worker, _place(wanted)))}
+        others = (
+            ((giver, relays[giver].input) for giver in given_up.values())
+            if wanted.is_range
+            else ranges
+        )
+        givers |= {
+            giver for giver, old in others if giver.worker == key.worker and _overlap(old, wanted)
+        }
+        givers -= {None, key}
+        if givers:
+            found |= {one: by_key[one] for one in (key, *givers) if one is not None}
+    return found
+
+
+def _place(given: Input) -> tuple[object, ...]:
+    return given.address, given.port, given.protocol, given.vlan
+
+
+def _overlap(one: Input, other: Input) -> bool:
+    """Whether a packet may be for both, whoever sends it."""
+    first, second = ip_network(one.address), ip_network(other.address)
+    return (
+        (one.protocol, one.vlan) == (other.protocol, other.vlan)
+        and first.version == second.version
+        and first.overlaps(second)
+        and first_port(one.port) <= last_port(other.port)
+        and first_port(other.port) <= last_port(one.port)
+    )
 
 
 def _kind(step: Step) -> type[Step]:

@@ -91,6 +91,13 @@ class Begin(Request, frozen=True, tag=True):
     """
 
 
+class Pause(Request, frozen=True, tag=True):
+    """The worker leaves what comes in its rings until the next Begin.
+
+    Between the two, rules change that make sense together alone, such as two that swap inputs.
+    """
+
+
 class Ping(Request, frozen=True, tag=True):
     """Nothing to do but to answer: a worker that does not has hung."""
 
@@ -240,6 +247,7 @@ class Wanted(msgspec.Struct, frozen=True, tag=True):
 AnyRequest = (
     Initialize
     | Begin
+    | Pause
     | Ping
     | SetLevel
     | AddSockets

@@ -171,6 +171,8 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
     match request:
         case messages.Begin():
             lib.worker_begin(worker)
+        case messages.Pause():
+            lib.worker_pause(worker)
         case messages.Ping() | messages.SetLevel():
             pass
         case messages.AddSockets(places=places):

@@ -146,6 +146,39 @@ def test_two_rules_can_swap_their_inputs(triangle: Triangle) -> None:
     assert (one.result()["unique"], two.result()["unique"]) == (100, 200)
 
 
+def test_no_packet_is_lost_or_goes_astray_while_inputs_are_handed_on(triangle: Triangle) -> None:
+    """Two rules swap inputs, again and again, beside one that stays."""
+
+    def rules(*groups: str) -> str:
+        return UNWATCHED + "".join(
+            rule(name, f"r0 {group} 5000", f"r1 239.2.2.{last} 6000")
+            for name, group, last in zip("abc", groups, (1, 2, 3), strict=True)
+        )
+
+    one, two, three = "239.1.1.1", "239.1.1.2", "239.1.1.3"
+    daemon = triangle.lab.mcrd(triangle.relay, rules(one, two, three))
+    received = [triangle.sink.receive("k0", f"239.2.2.{last}", 6000) for last in (1, 2, 3)]
+    senders = [
+        triangle.source.start_send("s0", group, 5000, count=25_000, rate=20_000, size=100)
+        for group in (one, two, three)
+    ]
+    wait_for(lambda: sent(daemon, "a") > 1000, "the stream to flow")
+    number = 0
+    while senders[0].process.poll() is None:
+        daemon.edit(rules(two, one, three) if number % 2 == 0 else rules(one, two, three))
+        daemon.ctl_again("reload")
+        number += 1
+    assert number >= 4
+    assert [each.result()["sent"] for each in senders] == [25_000] * 3
+    dropped = daemon.stats()["interfaces"]["r0"]["dropped"]
+    assert {name: count for name, count in dropped.items() if count} == {}
+    wait_for(lambda: sum(sent(daemon, name) for name in "abc") == 75_000, "all to be sent")
+    results = [each.stop() for each in received]
+    assert sum(result["unique"] for result in results) == 75_000
+    assert [result["duplicated"] for result in results] == [0, 0, 0]
+    assert results[2]["unique"] == 25_000
+
+
 def test_diff_says_what_a_reload_would_do_and_does_not_do_it(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED + A)
     daemon.edit(UNWATCHED + A + B)

@@ -166,6 +166,7 @@ int worker_open_uring(struct worker *worker); /* 1: without what makes one threa
 int worker_restrict_uring(struct worker *worker);
 int worker_enable_uring(struct worker *worker);
 void worker_begin(struct worker *worker);
+void worker_pause(struct worker *worker);
 int worker_run(struct worker *worker); /* MCRD_WANTS: members are wanted, see worker_next_wanted() */
 const uint8_t *worker_message(const struct worker *worker);
 int worker_take_descriptors(struct worker *worker, int *descriptors, int room);

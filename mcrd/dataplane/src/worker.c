@@ -155,6 +155,12 @@ void worker_begin(struct worker *worker)
 	worker->begun = 1;
 }
 
+/* Frames wait in the rings until it begins again. */
+void worker_pause(struct worker *worker)
+{
+	worker->begun = 0;
+}
+
 uint32_t worker_places(const struct worker *worker)
 {
 	return worker->settings.sockets;
