@@ -1,4 +1,4 @@
-"""Reading files that somebody else names."""
+"""Names of files, and reading those that somebody else names."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -7,6 +7,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
+
+
+def absolute(name: str | os.PathLike[str]) -> Path:
+    """The name from the root on, from any directory; OSError when the working directory has gone.
+
+    Links stay, and so does "..", which is the parent of what a link leads to: os.path.abspath()
+    would name another file.
+    """
+    return Path(name).absolute()
 
 
 def read_file(name: str) -> bytes:

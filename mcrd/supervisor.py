@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """The daemon. `log_level` overrides the rule file's.
+    """The daemon. `log_level` overrides the rule file's; both paths are absolute.
 
     With a file that is refused, it goes on by the rules of the daemon before it, where that has
     left them; without, run() raises the ConfigError.
@@ -420,7 +420,7 @@ class Supervisor:
     def _files(self, of: Config) -> set[str]:
         """What the rule files are now: the main one, those read, and those that came to match."""
         matching = (name for pattern in of.include_patterns for name in glob.glob(pattern))
-        return {os.path.abspath(self._path), *of.files, *matching}
+        return {str(self._path), *of.files, *matching}
 
     def _file_changed(self) -> None:
         digest = _digest(self._files(self._config))

@@ -27,8 +27,7 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
     except ControlError as error:
         running = Running(silence=str(error))
     if path is None:
-        told = Path(running.status["config"]) if running.status else Path(DEFAULT_CONFIG)
-        path = told if told.is_absolute() else Path(DEFAULT_CONFIG)
+        path = Path(running.status["config"]) if running.status else Path(DEFAULT_CONFIG)
     found = examine(Host(), path, running)
     trouble = any(finding.verdict == "trouble" for finding in found)
     if as_json:

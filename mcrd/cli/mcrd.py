@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from mcrd import __version__  # noqa: PLC0415
     from mcrd.cli import check  # noqa: PLC0415
+    from mcrd.errors import words  # noqa: PLC0415
+    from mcrd.files import absolute  # noqa: PLC0415
     from mcrd.journal import LEVELS  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
@@ -64,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.check:
         return check.run(options.config, as_json=False)
-    return _run(options.config, options.control, options.log_level)
+    try:  # for whoever is told of them is elsewhere
+        config, control = absolute(options.config), absolute(options.control)
+    except OSError as error:
+        print(f"mcrd: the working directory: {words(error)}", file=sys.stderr)
+        return 1
+    return _run(config, control, options.log_level)
 
 
 def _run(path: Path, control: Path, log_level: str | None) -> int:

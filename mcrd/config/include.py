@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mcrd.config.problems import printable
 from mcrd.config.walk import WRONG
 from mcrd.errors import words
-from mcrd.files import read_file
+from mcrd.files import absolute, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +53,7 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
 
 def absolute_patterns(patterns: Iterable[str], file: str) -> tuple[str, ...]:
     """The patterns of a main file, for use in any directory."""
-    directory = glob.escape(os.path.dirname(os.path.abspath(file)))
+    directory = glob.escape(os.path.dirname(absolute(file)))
     return tuple(os.path.join(directory, pattern) for pattern in patterns)
 
 

@@ -19,6 +19,7 @@ from mcrd.config.rules import Document
 from mcrd.config.schema import OF_THE_MAIN_FILE, File, Included
 from mcrd.config.walk import read
 from mcrd.config.warnings import warn
+from mcrd.files import absolute
 
 if TYPE_CHECKING:
     from mcrd.config.problems import Problem
@@ -73,7 +74,7 @@ class Loader:
         return build(
             documents,
             warnings=tuple(str(found) for each in documents for found in each.report.in_order()),
-            files=tuple(map(os.path.abspath, names)),
+            files=tuple(str(absolute(name)) for name in names),
             include_patterns=absolute_patterns(patterns, file),
         )
 

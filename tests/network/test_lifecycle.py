@@ -240,3 +240,40 @@ def test_mcrctl_without_a_daemon_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "is mcrd running?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_relative_paths_are_those_of_the_start(triangle: Triangle) -> None:
+    """Whoever is told of them is elsewhere; and links on the way are followed each time anew."""
+    made = triangle.lab.file("made")
+    (made / "real" / "deep").mkdir(parents=True)
+    (made / "link").symlink_to("real/deep")  # link/.. is real
+    for name, count in (("one", 1), ("two", 2)):
+        (made / "real" / name).mkdir()
+        main = '[daemon]\ninclude = ["parts/*.toml"]\n'
+        (made / "real" / name / "mcr.toml").write_text(main)
+        (made / "real" / name / "parts").mkdir()
+        for number in range(count):
+            text = rule(f"r{number}", f"r0 239.1.1.{number} 5000", "r1 239.2.2.1 6000")
+            (made / "real" / name / "parts" / f"{number}.toml").write_text(text)
+    (made / "real" / "now").symlink_to("one")
+    script = (
+        f'cd "{made}"; control=$(realpath --relative-to=. "$4")\n'
+        'exec "$0" --config link/../now/mcr.toml --control "$control"'
+    )
+    program = ("sh", "-c", script, console_script("mcrd"))
+    daemon = triangle.lab.mcrd(triangle.relay, "", program=program)
+    path = f"{made}/link/../now/mcr.toml"
+    status = daemon.status()
+    assert (status["config"], status["summary"]) == (path, "1 rule")
+    found = json.loads(daemon.ctl("doctor", "--json", check=False).stdout)["findings"]
+    assert [f["value"] for f in found if f["check"] == "rule file"] == [f"{path}, 1 rule enabled"]
+    assert (
+        f"what runs is what {path} says"
+        in daemon.ctl("explain", "r0", "--seconds", "0.1", check=False).stdout
+    )
+    (made / "real" / "new").symlink_to("two")
+    (made / "real" / "new").rename(made / "real" / "now")
+    daemon.ctl("reload")
+    assert daemon.status()["summary"] == "2 rules"
+    assert daemon.stop() == 0
+    assert not daemon.control.exists()
