@@ -17,6 +17,7 @@ from mcrd.resources import Target, target, where
 from mcrd.states import RuleState
 from mcrd.stats import InterfaceCount, Ledger, OutputCount
 
+AT_ONCE = 256  # outputs that are read in one look, or a few more: of thousands, each in its turn
 OVER = 5.0  # seconds without it after which something is over
 
 INTERFACE = {
@@ -76,6 +77,9 @@ class Alarms:
     _heard: dict[str, _Heard] = field(default_factory=dict)
     _errors: dict[Subject, dict[str, int]] = field(default_factory=dict)
     _failed: int = -1
+    _config: Config | None = None
+    _limited: bool = False  # some output has a limit
+    _unread: dict[str, set[Target]] = field(default_factory=dict)  # outputs that failed, by rule
     _looks: int = 0
     silent: set[str] = field(default_factory=set)
 
@@ -164,16 +168,32 @@ class Alarms:
     def _outputs(
         self, config: Config, ledger: Ledger
     ) -> Iterator[tuple[Subject, OutputCount, Callable[[], int]]]:
-        """Those that may have failed since the last look: mostly none, and they are many."""
-        failed = ledger.failed()
-        changed = failed != self._failed
+        """Those that have not sent something since the last look: mostly none, of thousands."""
+        if config is not self._config:
+            self._config = config
+            outputs = (output for rule in config.rules.values() for output in rule.outputs)
+            self._limited = any(output.limit is not None for output in outputs)
+        failed, before = ledger.failed(), self._failed
         self._failed = failed
-        for rule in config.rules.values():
+        if failed == before and not self._limited and not self._unread and self._news:
+            return
+        for name, targets in ledger.failing().items():
+            self._unread.setdefault(name, set()).update(targets)
+        if not self._news:  # what closed rings have counted, too
+            for name, called in ledger.kept[1]:
+                self._unread.setdefault(name, set()).add(called)
+        read = 0
+        while self._unread and (read < AT_ONCE or not self._news):
+            name = next(iter(self._unread))
+            targets = self._unread.pop(name)
+            if name not in config.rules:
+                continue
+            rule = config.rules[name]
             for output in rule.outputs:
-                if changed or output.limit is not None:
-                    called = target(output)
-                    recent = partial(_last_second, ledger, rule.name, called)
-                    yield _output(rule, output), ledger.output(rule.name, called), recent
+                if (called := target(output)) in targets:
+                    read += 1
+                    recent = partial(_last_second, ledger, name, called)
+                    yield _output(rule, output), ledger.output(name, called), recent
 
     def _count(self, subject: Subject, event: str, what: str, number: int, now: float) -> None:
         """A counter that should stand still."""
@@ -220,7 +240,7 @@ class Alarms:
 
     def _end(self, now: float) -> None:
         for (event, subject), going in list(self._ongoing.items()):
-            if now - going.last >= OVER:
+            if now - going.last >= OVER and subject.rule not in self._unread:
                 self._over(event, subject)
 
     def _over(self, event: str, subject: Subject) -> None:

@@ -250,6 +250,7 @@ class Estate:
             if isinstance(resource, Ingress):
                 self._try(resource, links)
         await asyncio.gather(*(self._open_worker(worker, links) for worker in workers))
+        self._holdings.look_anew()
         for number, resource in enumerate(others):
             if not isinstance(resource, Ingress):
                 self._try(resource, links)

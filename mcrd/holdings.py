@@ -28,6 +28,7 @@ from mcrd.sockets import (
     EgressSockets,
     IngressSocket,
     Memberships,
+    Receivers,
     open_hold,
     open_ingress,
     open_reception,
@@ -50,6 +51,8 @@ class Holdings:
         self.receptions: dict[Reception, socket.socket] = {}
         self.memberships = Memberships()
         self.opener = EgressSockets()
+        self._receivers = Receivers()
+        self.look_anew = self._receivers.look_anew
         self._ingresses: set[Ingress] = set()
         self._patterns: set[Members] = set()
         self._own: dict[Egress, messages.Endpoint] = {}
@@ -96,7 +99,7 @@ class Holdings:
             case Egress():
                 self.add_egress(resource, self.opener.open(resource))
             case Hold():
-                self.holds[resource] = _open_hold(resource)
+                self.holds[resource] = _open_hold(resource, self._receivers)
             case Membership():
                 self.memberships.join(resource)
 
@@ -192,9 +195,9 @@ class Holdings:
                         log.error("%s: filter: %s", key, words(error))
 
 
-def _open_hold(hold: Hold) -> socket.socket | None:
+def _open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:
     try:
-        return open_hold(hold)
+        return open_hold(hold, receivers)
     except PermissionError as error:
         log.warning("%s: %s; senders may be told that the port is closed", hold, words(error))
         return None

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import struct
 import time
+from array import array
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,6 +167,11 @@ class Slots:
         self._keys = {slot: key for key, slot in taken.items()}
         self._free = [slot for slot in range(max(used, default=-1) + 1) if slot not in used]
 
+    @property
+    def end(self) -> int:
+        """One more than the last slot that was ever taken."""
+        return len(self.taken) + len(self._free)
+
     def key_of(self, slot: int) -> Any:
         """Whose slot it is; None when nobody's."""
         return self._keys.get(slot)
@@ -193,6 +200,7 @@ class Segment:
         self.rules = Slots(lib.MCRD_RULE_SLOTS, "rules")
         self.outputs = Slots(lib.MCRD_OUTPUT_SLOTS, "outputs")
         self.members = Slots(lib.MCRD_MEMBER_SLOTS, "members")
+        self._unsent = array("Q")  # of each output, at the last look
 
     def continue_from(self, other: int) -> None:
         """Workers go on where they stood in a segment of another version, whose descriptor it is.
@@ -289,6 +297,16 @@ class Segment:
             counters.rate_limited,
             counters.new_member,
         )
+
+    def failing(self) -> list[tuple[str, Target]]:
+        """The outputs that have not sent something since the last call, for whatever reason."""
+        end = self.outputs.end
+        self._unsent.extend(itertools.repeat(0, max(0, end - len(self._unsent))))
+        slots = ffi.new("uint32_t[]", end)
+        known = ffi.from_buffer("uint64_t[]", self._unsent)
+        found = lib.counters_unsent(self._view.outputs, end, known, slots)
+        keys = map(self.outputs.key_of, slots[0:found])
+        return [key for key in keys if key is not None]
 
     def interface(self, ring_full: int) -> InterfaceCount:
         """What the worker took from the ring; `ring_full` is the kernel's own count."""
@@ -451,6 +469,17 @@ class Ledger:
     def failed(self) -> int:
         """Grows when datagrams are not sent, and is another number when workers come or go."""
         return sum(segment.failed for segment in self._live.values())
+
+    def failing(self) -> dict[str, set[Target]]:
+        """Outputs that have not sent something since the last call, by rule.
+
+        One whose counters began anew may be among them.
+        """
+        found: dict[str, set[Target]] = {}
+        for segment in self._live.values():
+            for rule, target in segment.failing():
+                found.setdefault(rule, set()).add(target)
+        return found
 
     def rule_rate(self, rule: str) -> Rate:
         """How much a rule receives, over all workers."""

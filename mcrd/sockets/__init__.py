@@ -8,7 +8,7 @@ All functions raise OSError as the kernel gives it.
 from mcrd.sockets.egress import EgressSockets, source_port
 from mcrd.sockets.hearing import Ears
 from mcrd.sockets.ingress import Geometry, IngressSocket, open_ingress, open_reception
-from mcrd.sockets.membership import Memberships, open_hold
+from mcrd.sockets.membership import Memberships, Receivers, open_hold
 
 __all__ = [
     "Ears",
@@ -16,6 +16,7 @@ __all__ = [
     "Geometry",
     "IngressSocket",
     "Memberships",
+    "Receivers",
     "open_hold",
     "open_ingress",
     "open_reception",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -26,12 +27,49 @@ MCAST_LEAVE_SOURCE_GROUP = 47
 log = logging.getLogger(__name__)
 
 
-def open_hold(hold: Hold) -> socket.socket | None:
+class Receivers:
+    """The ports that programs receive on at any address (/proc/net/udp), as of the last look.
+
+    The kernel lists every socket there is, so it is read once for however many ports.
+    """
+
+    def __init__(self) -> None:
+        self._ports: dict[str, frozenset[int]] = {}
+
+    def look_anew(self) -> None:
+        """What was read is forgotten."""
+        self._ports = {}
+
+    def have(self, address: Address, port: int) -> bool:
+        """Does a program receive what comes to this port of the address?"""
+        names = ("udp", "udp6") if address.version == 4 else ("udp6",)
+        return any(port in self._of(name) for name in names)
+
+    def _of(self, name: str) -> frozenset[int]:
+        if name not in self._ports:
+            self._ports[name] = frozenset(_at_any_address(name))
+        return self._ports[name]
+
+
+def _at_any_address(name: str) -> Iterator[int]:
+    # Without IPv6, or without /proc: then every port is held.
+    with (
+        contextlib.suppress(OSError),
+        open(f"/proc/thread-self/net/{name}", encoding="ascii") as table,
+    ):
+        next(table, None)
+        for line in table:
+            host, _, port = line.split(None, 2)[1].partition(":")
+            if not host.strip("0"):
+                yield int(port, 16)
+
+
+def open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:
     """Takes the port of a unicast input, so that the kernel does not answer "port unreachable".
 
     None when that is not needed: the address is not this host's, or another program has the port.
     """
-    if hold.protocol == "udp" and _has_any_address(hold.address, hold.port):
+    if hold.protocol == "udp" and receivers.have(hold.address, hold.port):
         return None  # a socket on the one address would take its datagrams from it
     sock = quiet_socket(hold.protocol, hold.address, hold.interface)
     try:
@@ -42,20 +80,6 @@ def open_hold(hold: Hold) -> socket.socket | None:
             return None
         raise
     return sock
-
-
-def _has_any_address(address: Address, port: int) -> bool:
-    """Does a program receive what comes to this port of any address (/proc/net/udp)?"""
-    found = False
-    for name in ("udp", "udp6") if address.version == 4 else ("udp6",):
-        try:
-            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as table:
-                for line in table.readlines()[1:]:
-                    host, _, number = line.split()[1].partition(":")
-                    found = found or (int(number, 16) == port and int(host, 16) == 0)
-        except OSError:
-            continue  # no IPv6, or no /proc: then the port is held
-    return found
 
 
 class Memberships:

@@ -1,17 +1,24 @@
-"""What was counted before a restart is known already."""
+"""What is told of counters, when, and how little is read for it."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
+import errno
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from mcrd.alarms import Alarms
-from mcrd.model import Config
-from mcrd.stats import InterfaceCount, Ledger, Traffic
+import pytest
+
+from mcrd.alarms import OVER, Alarms
+from mcrd.model import Config, Input, Output, Rule
+from mcrd.resources import Ingress, Ring, target
+from mcrd.stats import InterfaceCount, Ledger, OutputCount, Segment, Traffic
+from tests.unit.test_stats import Pen
 
 if TYPE_CHECKING:
-    import pytest
+    from mcrd.resources import Target
 
 
 def test_only_what_comes_after_the_beginning_is_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -37,3 +44,117 @@ def test_counts_of_a_version_that_knew_other_reasons_are_summed() -> None:
     newer.add(older)
     assert older.dropped["malformed"] == 3
     assert newer.dropped["too_green"] == 4
+
+
+def many(count: int) -> tuple[Config, Ledger, Segment, dict[str, int]]:
+    """So many rules of one output each on one worker, and the slots of the outputs."""
+    rules = {
+        f"r{n}": Rule(
+            f"r{n}",
+            Input("eth0", ip_address("239.1.1.1"), 5000 + n),
+            (Output("eth1", ip_address("239.2.2.2"), 5000 + n, ttl=1),),
+        )
+        for n in range(count)
+    }
+    ledger, made = Ledger(), Segment()
+    ledger.attach(Ring(Ingress("eth0", 2)), made)
+    slots = {name: made.output_slot(name, target(r.outputs[0])) for name, r in rules.items()}
+    return Config(rules=rules), ledger, made, slots
+
+
+def fail(pen: Pen, *slots: int) -> None:
+    """Each sends one datagram in vain, as account() in egress.c counts it."""
+    for slot in slots:
+        pen.error(slot, errno.EPERM)
+    pen.view.failed += len(slots)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The rules whose output was read."""
+    found: list[str] = []
+    read = Ledger.output
+
+    def noted(self: Ledger, rule: str, called: Target) -> OutputCount:
+        found.append(rule)
+        return read(self, rule, called)
+
+    monkeypatch.setattr(Ledger, "output", noted)
+    return found
+
+
+def test_one_output_that_always_fails_is_the_only_one_that_is_read(
+    reads: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, ledger, made, slots = many(1000)
+    pen, alarms = Pen(made), Alarms()
+    fail(pen, slots["r1"])
+    alarms.begin(config, ledger, {})
+    assert reads == ["r1"]
+    for _ in range(3):
+        fail(pen, slots["r7"])
+        alarms.look(config, {}, ledger, {})
+    alarms.look(config, {}, ledger, {})
+    assert reads == ["r1", "r7", "r7", "r7"]
+    assert [r.getMessage() for r in caplog.records if "unsent" in r.getMessage()] == [
+        "rules.r7: output eth1 239.2.2.2:5007: 1 packets were not sent (EPERM) (unsent)"
+    ]
+    pen.close()
+
+
+def test_outputs_that_all_fail_are_read_in_turn_and_none_is_over_meanwhile(
+    reads: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, at_once = 0.0, 16
+    monkeypatch.setattr("mcrd.alarms.AT_ONCE", at_once)
+    monkeypatch.setattr("mcrd.alarms.time.monotonic", lambda: now)
+    config, ledger, made, slots = many(4 * at_once)
+    pen, alarms = Pen(made), Alarms()
+    alarms.begin(config, ledger, {})
+    for number in range(1, 21):
+        now += OVER / 3
+        fail(pen, *slots.values())
+        alarms.look(config, {}, ledger, {})
+        assert len(reads) == number * at_once
+    assert {reads.count(name) for name in config.rules} == {5}
+    caplog.set_level("INFO")
+    assert "is over" not in caplog.text
+    for _ in range(2):
+        now += OVER
+        for _ in range(4):
+            alarms.look(config, {}, ledger, {})
+    alarms.look(config, {}, ledger, {})
+    assert caplog.text.count("unsent is over") == len(config.rules)
+    pen.close()
+
+
+def test_an_output_over_its_limit_is_found_although_nothing_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, ledger, made, slots = many(3)
+    rule = config.rules["r2"]
+    limited = replace(rule, outputs=(replace(rule.outputs[0], limit=5),))
+    config = Config(rules={**config.rules, "r2": limited})
+    pen, alarms = Pen(made), Alarms()
+    alarms.begin(config, ledger, {})
+    pen.rate_limited(slots["r2"], 9)
+    alarms.look(config, {}, ledger, {})
+    assert "rules.r2: output eth1 239.2.2.2:5002: 9 packets over its limit" in caplog.text
+    pen.close()
+
+
+def test_what_closed_rings_counted_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    config, ledger, made, slots = many(2)
+    pen = Pen(made)
+    fail(pen, slots["r0"])
+    pen.close()
+    ledger.detach(Ring(Ingress("eth0", 2)), 0)
+    again = Segment()
+    ledger.attach(Ring(Ingress("eth0", 3)), again)
+    alarms = Alarms()
+    alarms.begin(config, ledger, {})
+    pen = Pen(again)
+    fail(pen, again.output_slot("r0", target(config.rules["r0"].outputs[0])))
+    alarms.look(config, {}, ledger, {})
+    assert "rules.r0: output eth1 239.2.2.2:5000: 1 packets were not sent" in caplog.text
+    pen.close()

@@ -1,4 +1,4 @@
-/* Counting what went wrong, by errno.
+/* Counting what went wrong, by errno; and finding where it did.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "counters.h"
 
@@ -18,4 +18,30 @@ void count_errors(struct output_counters *output, int error, uint64_t by)
 		}
 	}
 	count(&output->errors[i].count, by);
+}
+
+/* By an error, or for a limit. */
+static uint64_t unsent(const struct output_counters *output)
+{
+	uint64_t sum = __atomic_load_n(&output->rate_limited, __ATOMIC_RELAXED);
+	int i;
+
+	for (i = 0; i < MCRD_ERROR_PLACES; i++)
+		sum += __atomic_load_n(&output->errors[i].count, __ATOMIC_RELAXED);
+	return sum;
+}
+
+uint32_t counters_unsent(const struct output_counters *outputs, uint32_t count, uint64_t *known, uint32_t *slots)
+{
+	uint32_t found = 0, slot;
+
+	for (slot = 0; slot < count; slot++) {
+		uint64_t now = unsent(&outputs[slot]);
+
+		if (now != known[slot]) {
+			known[slot] = now;
+			slots[found++] = slot;
+		}
+	}
+	return found;
 }

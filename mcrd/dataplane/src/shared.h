@@ -182,6 +182,9 @@ int worker_remove_member(struct worker *worker, const struct member_key *key);
 int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
 
+/* Of the first `count` outputs, those whose unsent datagrams are not as many as `known` says, which learns them:
+ * writes their slots, and returns how many they are. */
+uint32_t counters_unsent(const struct output_counters *outputs, uint32_t count, uint64_t *known, uint32_t *slots);
 void meter_read(const struct meter *meter, const struct traffic *traffic, uint64_t now, struct rates *rates);
 
 /* See sandbox.py. MCRD_VIOLATION is the exit status after a system call that the filter forbids. */

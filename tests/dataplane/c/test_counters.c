@@ -53,9 +53,40 @@ static void test_places(void)
 	free(output);
 }
 
+static void test_unsent(void)
+{
+	struct output_counters *outputs = calloc(4, sizeof(*outputs));
+	uint64_t known[4] = { 0 };
+	uint32_t slots[3] = { 9, 9, 9 };
+
+	if (!outputs)
+		abort();
+	check_about("unsent");
+	CHECK_EQUAL(counters_unsent(outputs, 3, known, slots), 0);
+	count(&outputs[0].traffic.packets, 5);
+	count(&outputs[0].refused, 5);
+	count(&outputs[0].new_member, 5);
+	count_errors(&outputs[1], EPERM, 2);
+	count_errors(&outputs[2], EIO, 1);
+	count(&outputs[2].rate_limited, 7);
+	count_errors(&outputs[3], EIO, 1); /* beyond the end */
+	CHECK_EQUAL(counters_unsent(outputs, 3, known, slots), 2);
+	CHECK_EQUAL(slots[0], 1);
+	CHECK_EQUAL(slots[1], 2);
+	CHECK_EQUAL(slots[2], 9);
+	CHECK_EQUAL(known[2], 8);
+	CHECK_EQUAL(known[3], 0);
+	CHECK_EQUAL(counters_unsent(outputs, 3, known, slots), 0);
+	memset(&outputs[2], 0, sizeof(*outputs)); /* the slot was given to another */
+	CHECK_EQUAL(counters_unsent(outputs, 3, known, slots), 1);
+	CHECK_EQUAL(slots[0], 2);
+	free(outputs);
+}
+
 int main(void)
 {
 	test_count();
 	test_places();
+	test_unsent();
 	return check_result();
 }
