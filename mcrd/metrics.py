@@ -1,7 +1,7 @@
 """What Prometheus scrapes: the counters of mcrctl stats under conventional names.
 
-Served by threads of their own. What they show is put together in the daemon's loop, a few rules at
-a time, so that a scrape of thousands of them holds nothing up.
+What they show is put together in the daemon's loop, a few rules at a time, and made into text in a
+thread, so that a scrape of thousands of rules holds nothing up.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -9,27 +9,20 @@ a time, so that a scrape of thousands of them holds nothing up.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Iterator
-from socket import AF_INET, AF_INET6
-from socketserver import TCPServer, ThreadingMixIn
+from functools import partial
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mcrd import journal
+from mcrd import journal, web
 from mcrd.errors import words
 from mcrd.states import STATES
+from mcrd.web import Answer, Request
 
-SCRAPE_TIMEOUT = 30.0  # seconds; Prometheus itself waits for ten, unless told
-CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent
-CLIENTS = 64  # at once; others are turned away
-POLL = 0.1  # seconds within which the server hears that it is to end
 RETRY = 5.0  # seconds until the next try to listen
 
 Snapshot = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
@@ -41,11 +34,16 @@ class Metrics:
     """The server; listens nowhere until told."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_Collector(snapshot, asyncio.get_running_loop()))
+        self._snapshot = snapshot
+        self._collector = _Collector()
+        registry = CollectorRegistry()
+        registry.register(self._collector)
+        self._app = make_wsgi_app(registry)
+        self._turn = asyncio.Lock()
+        self._waiting: dict[tuple[str, ...], asyncio.Task[Answer]] = {}
+        self.server = web.Server(self._answer)
         self._where: str | None = None
-        self._server: Any = None
-        self._retry: asyncio.TimerHandle | None = None
+        self._retry: asyncio.Task[None] | None = None
         self.error: str | None = None
 
     async def listen(self, where: str | None) -> None:
@@ -53,103 +51,81 @@ class Metrics:
         if where != self._where:
             await self.stop()
             self._where = where
-            self._start()
+            if where is not None and not await self._start(where):
+                self._retry = asyncio.create_task(self._try_again(where))
 
     async def stop(self) -> None:
-        """Listens no more. A scrape that is under way ends by itself."""
-        server, retry = self._server, self._retry
-        self._server = self._retry = self.error = self._where = None
+        """Listens no more, and drops whoever is being served."""
+        retry, self._retry = self._retry, None
+        self.error = self._where = None
         if retry is not None:
             retry.cancel()
-        if server is not None:
-            await asyncio.to_thread(server.shutdown)
-            server.server_close()
+            await asyncio.gather(retry, return_exceptions=True)
+        await self.server.stop()
 
-    def _start(self) -> None:
-        if self._where is None:
-            return
-        host, _, port = self._where.rpartition(":")
+    async def _try_again(self, where: str) -> None:
+        listens = False
+        while not listens:
+            await asyncio.sleep(RETRY)
+            listens = await self._start(where)
+
+    async def _start(self, where: str) -> bool:
+        host, _, port = where.rpartition(":")
         try:
-            self._server = _Server((host.strip("[]"), int(port)), make_wsgi_app(self._registry))
+            await self.server.start(host.strip("[]"), int(port))
         except OSError as error:
+            why = words(error)
             if self.error is None:
                 text = "metrics: cannot listen at %s: %s; trying again"
-                why = words(error)
-                journal.tell(log, logging.ERROR, "metrics-failed", text, self._where, why)
-            self.error = words(error)
-            self._retry = asyncio.get_running_loop().call_later(RETRY, self._start)
-            return
-        threading.Thread(
-            target=self._server.serve_forever, args=(POLL,), name="metrics", daemon=True
-        ).start()
+                journal.tell(log, logging.ERROR, "metrics-failed", text, where, why)
+            self.error = why
+            return False
         self.error = None
-        text = "metrics: at http://%s/metrics"
-        journal.tell(log, logging.INFO, "metrics-started", text, self._where)
+        journal.tell(log, logging.INFO, "metrics-started", "metrics: at http://%s/metrics", where)
+        return True
 
+    async def _answer(self, request: Request) -> Answer:
+        """One answer at a time is made; those who want the same and wait share it."""
+        accepts = (request.headers.get(name, "") for name in ("accept", "accept-encoding"))
+        key = (request.method, request.path, request.query, *accepts)
+        task = self._waiting.get(key)
+        if task is None:
+            task = self._waiting[key] = asyncio.create_task(self._make(key))
+        return await asyncio.shield(task)
 
-class _Handler(WSGIRequestHandler):
-    """One that stays silent, or reads nothing, is dropped; nobody writes into the log."""
+    async def _make(self, key: tuple[str, ...]) -> Answer:
+        async with self._turn:
+            del self._waiting[key]  # who comes now wants what is newer
+            self._collector.given = await self._snapshot()
+            try:
+                made = asyncio.get_running_loop().run_in_executor(None, partial(self._call, *key))
+            except RuntimeError as error:  # no thread can be started
+                journal.tell(log, logging.WARNING, "metrics-failed", "metrics: %s", error)
+                return Answer("503 Service Unavailable", (("Retry-After", "1"),))
+            try:
+                return await made
+            finally:
+                self._collector.given = None
 
-    timeout = CLIENT_TIMEOUT
-
-    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
-        """Every scrape would be a line."""
-
-    def get_stderr(self) -> Any:
-        """Where wsgiref writes tracebacks of clients that went away."""
-        return _Nowhere()
-
-
-class _Nowhere(io.TextIOBase):
-    def write(self, text: str) -> int:
-        """Logs it, for those who look for it."""
-        log.debug("metrics: %s", text.strip())
-        return len(text)
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each client, and not more than a few."""
-
-    daemon_threads = True
-
-    def __init__(self, where: tuple[str, int], app: Any) -> None:
-        self.address_family = AF_INET6 if ":" in where[0] else AF_INET
-        self._room = threading.BoundedSemaphore(CLIENTS)
-        super().__init__(where, _Handler)
-        self.set_app(app)
-
-    def server_bind(self) -> None:
-        """As HTTPServer does, but asks no name server who we are."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
-        self.setup_environ()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """In a thread, if there is one left."""
-        if not self._room.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """A client, from its request to its end."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, mostly."""
-        del request
-        log.debug("metrics: client %s", client_address, exc_info=True)
+    def _call(self, method: str, path: str, query: str, accept: str, encoding: str) -> Answer:
+        """Asks prometheus-client, which knows the formats; in a thread."""
+        told: list[Any] = []
+        environ = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "HTTP_ACCEPT": accept,
+            "HTTP_ACCEPT_ENCODING": encoding,
+        }
+        body = b"".join(self._app(environ, lambda *start: told.extend(start)))
+        return Answer(told[0], tuple(told[1]), body)
 
 
 class _Collector(Collector):
-    """Runs in the thread of a scrape."""
+    """What the metrics show, while there is something to be shown."""
 
-    def __init__(self, snapshot: Snapshot, loop: asyncio.AbstractEventLoop) -> None:
-        self._snapshot = snapshot
-        self._loop = loop
+    def __init__(self) -> None:
+        self.given: dict[str, Any] | None = None
 
     def describe(self) -> list[Metric]:
         """Nothing, or there would be a scrape at the registration."""
@@ -157,8 +133,8 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, of one moment."""
-        taken = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop)
-        yield from families(taken.result(SCRAPE_TIMEOUT))
+        if self.given is not None:
+            yield from families(self.given)
 
 
 class _Family:

@@ -237,14 +237,15 @@ def test_the_metrics_are_what_stats_says(triangle: Triangle) -> None:
 
 
 def test_metrics_move_go_and_come_back_live(triangle: Triangle) -> None:
-    daemon = triangle.lab.mcrd(triangle.relay, METRICS + A)
+    unwatched = "[daemon]\nwatch = false\n"  # mcrctl is to be the first to see it
+    daemon = triangle.lab.mcrd(triangle.relay, unwatched + METRICS + A)
     scrape(daemon)
-    daemon.edit('[metrics]\nlisten = "[::1]:9465"\n' + A)
+    daemon.edit(unwatched + '[metrics]\nlisten = "[::1]:9465"\n' + A)
     assert "~ metrics.listen 127.0.0.1:9464 -> [::1]:9465" in daemon.ctl("reload").stdout
     assert "mcrd_build_info" in scrape(daemon, "[::1]:9465")
     with pytest.raises(CommandError):
         scrape(daemon)
-    daemon.edit(A)
+    daemon.edit(unwatched + A)
     daemon.ctl("reload")
     with pytest.raises(CommandError):
         scrape(daemon, "[::1]:9465")
