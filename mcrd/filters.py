@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mcrd.model import Address, Config, Network
+from mcrd.names import real
+from mcrd.resources import Link
 
 Instruction = tuple[int, int, int, int]
 """struct sock_filter: code, jump if true, jump if false, k."""
@@ -117,12 +119,13 @@ SPANS = 800
 """How many spans fit BPF_MAXINSNS, 4096 instructions (linux/bpf_common.h)."""
 
 
-def networks(config: Config) -> dict[str, frozenset[Network]]:
-    """What the rules of each input interface take, by destination."""
+def networks(config: Config, links: Mapping[str, Link]) -> dict[str, frozenset[Network]]:
+    """What the rules of each input interface take, by destination and the interface's own name."""
     found: dict[str, set[Network]] = {}
     for rule in config.rules.values():
         if rule.enabled:
-            found.setdefault(rule.input.interface, set()).add(_network(rule.input.address))
+            name = real(rule.input.interface, links)
+            found.setdefault(name, set()).add(_network(rule.input.address))
     return {interface: frozenset(taken) for interface, taken in found.items()}
 
 

@@ -18,6 +18,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
 
 from mcrd.journal import tell
+from mcrd.names import by_name
 from mcrd.netlink import os_errors
 from mcrd.resources import Link
 from mcrd.tasks import Tasks, describe
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Links:
-    """The interfaces of this network namespace, by name."""
+    """The interfaces of this network namespace, by each of their names."""
 
     def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
         self.now: Mapping[str, Link] = {}
@@ -137,11 +138,12 @@ class Links:
             address = address_of(message)
             if address is not None:
                 addresses.setdefault(message["index"], []).append(address)
-        links = {}
-        async for message in await queries.get_links():
-            link = link_of(message, addresses.get(message["index"], ()))
-            links[link.name] = link
-        return links
+        return by_name(
+            [
+                link_of(message, addresses.get(message["index"], ()))
+                async for message in await queries.get_links()
+            ]
+        )
 
 
 def _shut(sock: AsyncIPRoute | None) -> None:
@@ -156,6 +158,7 @@ def _shut(sock: AsyncIPRoute | None) -> None:
 def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) -> Link:
     """The interface that an RTM_NEWLINK is about."""
     flags = message["flags"]
+    properties = message.get("prop_list")
     return Link(
         name=message.get("ifname"),
         index=message["index"],
@@ -164,6 +167,7 @@ def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) ->
         mtu=message.get("mtu"),
         hardware=message["ifi_type"],
         addresses=tuple(addresses),
+        alternatives=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from mcrd import names
 from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
 from mcrd.resources import (
     Egress,
@@ -27,6 +28,7 @@ from mcrd.resources import (
     first_address,
     first_port,
     last_port,
+    target,
 )
 
 JOINED_AT_MOST = 1024  # groups of one range: a join each costs the kernel and the switches memory
@@ -163,7 +165,7 @@ class _Known(NamedTuple):
 
     look: int
     rule: Rule
-    settings: tuple[Interface | None, str]
+    settings: tuple[Interface | None, str, tuple[str, ...]]
     seen: tuple[Link | None, ...]
     wish: Wish
 
@@ -179,23 +181,33 @@ class Wishes:
         self._known: dict[str, _Known] = {}
         self._links: Mapping[str, Link] = {}
         self._interfaces: Mapping[str, Interface] = {}
+        self._rules: Mapping[str, Rule] = {}
+        self._doubles = names.NONE
         self._look = 0  # another number whenever links or settings are other ones
 
     def of(self, rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
         """As wish()."""
-        if links is not self._links or config.interfaces is not self._interfaces:
-            self._links, self._interfaces = links, config.interfaces
+        if (
+            links is not self._links
+            or config.interfaces is not self._interfaces
+            or config.rules is not self._rules
+        ):
+            self._links, self._interfaces, self._rules = links, config.interfaces, config.rules
+            self._doubles = names.doubles(config, links)
             self._look += 1
         known = self._known.get(rule.name)
         if known is not None and known.look == self._look and known.rule is rule:
             return known.wish
-        settings = (config.interfaces.get(rule.input.interface), config.daemon.sandbox)
+        link = links.get(rule.input.interface)
+        table = names.settings(config, link) if link is not None else None
+        double = self._doubles.of(rule)
+        settings = (table, config.daemon.sandbox, double)
         seen = (links.get(rule.input.interface), *(links.get(o.interface) for o in rule.outputs))
         # Of tuples, what is the same object is compared no further.
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
             found = known.wish
         else:
-            found = wish(rule, config, links)
+            found = wish(rule, config, links, double)
             if known is not None and found == known.wish:
                 found = known.wish  # the same object: what was made of it need not be compared
         self._known[rule.name] = _Known(self._look, rule, settings, seen, found)
@@ -206,16 +218,22 @@ class Wishes:
         self._known = {name: known for name, known in self._known.items() if name in rules}
 
 
-def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
-    """What `rule` needs, as the links are now."""
+def wish(rule: Rule, config: Config, links: Mapping[str, Link], double: Sequence[str] = ()) -> Wish:
+    """What `rule` needs, as the links are now; `double` as Doubles.of()."""
     link = links.get(rule.input.interface)
-    waiting = tuple(_waits(output, links) for output in rule.outputs)
+    same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
+    waiting = tuple(
+        twice or _waits(output, links)
+        for twice, output in zip(of_outputs, rule.outputs, strict=True)
+    )
     if link is None:
         missing = f"{rule.input.interface} is missing"
         return Wish(missing, waiting=tuple(waits or missing for waits in waiting))
+    if same:
+        return Wish(same, waiting=tuple(waits or same for waits in waiting))
     if all(waiting):
         return Wish("; ".join(dict.fromkeys(waiting)), waiting=waiting)
-    settings = config.interfaces.get(link.name, Interface())
+    settings = names.settings(config, link)
     ingress = Ingress(link.name, link.index, settings.workers, settings.ring_size)
     strict = config.daemon.sandbox == "strict"
     cpus = settings.cpus or (None,)
@@ -246,7 +264,7 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
         )
     needs = (ingress, *workers, *reception)
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
-    return Wish(_down(link), needs, optional + heard, relays, whole=whole)
+    return Wish(_down(rule.input, links), needs, optional + heard, relays, whole=whole)
 
 
 def plan(config: Config, actual: Actual, wishes: Wishes | None = None) -> tuple[Step, ...]:
@@ -310,10 +328,10 @@ def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Reso
     Both at once would relay every packet twice: another ring on the same interface, another
     worker on the same ring.
     """
-    interfaces = {(r.interface, r.index) for r in wanted if isinstance(r, Ingress)}
+    interfaces = {r.index for r in wanted if isinstance(r, Ingress)}  # it may be renamed
     rings = {(r.ingress, r.number) for r in wanted if isinstance(r, Worker)}
     gone = actual.open - wanted.keys()
-    ingresses = {r for r in gone if isinstance(r, Ingress) and (r.interface, r.index) in interfaces}
+    ingresses = {r for r in gone if isinstance(r, Ingress) and r.index in interfaces}
     workers = {
         r
         for r in gone
@@ -386,11 +404,12 @@ def _holds(given: Input, link: Link) -> tuple[Resource, ...]:
     )
 
 
-def _down(link: Link) -> str:
+def _down(end: Input | Output, links: Mapping[str, Link]) -> str:
+    link = links[end.interface]
     if not link.up:
-        return f"{link.name} is down"
+        return f"{names.shown(end.interface, links)} is down"
     if not link.carrier:
-        return f"{link.name} has no carrier"
+        return f"{names.shown(end.interface, links)} has no carrier"
     return ""
 
 
@@ -399,12 +418,13 @@ def _waits(output: Output, links: Mapping[str, Link]) -> str:
     link = links.get(output.interface)
     if link is None:
         return f"{output.interface} is missing"
-    if down := _down(link):
+    if down := _down(output, links):
         return down
     if output.source != "keep" and source_of(output, link) is None:
+        name = names.shown(output.interface, links)
         if output.source is not None:
-            return f"{link.name} does not have the address {output.source}"
-        return f"{link.name} has no IPv{output.address.version} address"
+            return f"{name} does not have the address {output.source}"
+        return f"{name} has no IPv{output.address.version} address"
     return ""
 
 
@@ -413,6 +433,7 @@ def _output(
 ) -> Egress | Members:
     link = links[output.interface]
     source = source_of(output, link)
+    of = target(output) if output.interface != link.name else None
     if (
         rule.input.is_range
         or source is None
@@ -434,6 +455,7 @@ def _output(
             protocol=rule.input.protocol,
             input_address=first_address(rule.input.address),
             input_port=first_port(rule.input.port),
+            of=of,
         )
     return Egress(
         worker=worker,
@@ -448,6 +470,7 @@ def _output(
         source_port=output.source_port,
         loop=output.loop,
         protocol=rule.input.protocol,
+        of=of,
     )
 
 

@@ -13,7 +13,7 @@ from mcrd import fragments
 from mcrd.apply import Estate
 from mcrd.model import Input, Output, PortRange, Rule
 from mcrd.plan import Close, Open, Step
-from mcrd.resources import Ring, Worker, target, where
+from mcrd.resources import Link, Ring, Worker, target, where
 from mcrd.states import STATES, OutputState, RuleState
 from mcrd.stats import InterfaceCount, Ledger, Rate
 from mcrd.workers import WorkerProcess
@@ -95,7 +95,7 @@ def steps(given: Sequence[Step]) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 
-def rule(entry: Rule, now: RuleState) -> dict[str, Any]:
+def rule(entry: Rule, now: RuleState, links: Mapping[str, Link]) -> dict[str, Any]:
     """A rule with its settings and state."""
     return {
         "state": now.state,
@@ -103,10 +103,10 @@ def rule(entry: Rule, now: RuleState) -> dict[str, Any]:
         "retry_in_s": now.retry_in,
         "description": entry.description,
         "place": str(entry.place) if entry.place else None,
-        "input": _plain(entry.input),
+        "input": _plain(entry.input, links),
         "outputs": [
             {
-                **_plain(output),
+                **_plain(output, links),
                 "state": how.state,
                 "reason": how.reason,
                 "retry_in_s": how.retry_in,
@@ -116,19 +116,33 @@ def rule(entry: Rule, now: RuleState) -> dict[str, Any]:
     }
 
 
-def _plain(end: Input | Output) -> dict[str, Any]:
-    """The settings of an input or output, as the rule file has them."""
-    return {**asdict(end), "port": _port(end.port)}
+def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
+    """The settings of an input or output, as the rule file has them; and its interface's own name.
+
+    That is null while there is no such interface.
+    """
+    return {**asdict(end), "port": _port(end.port), "interface_now": _own(end.interface, links)}
+
+
+def _own(name: str, links: Mapping[str, Link]) -> str | None:
+    return links[name].name if name in links else None
 
 
 def _port(port: int | PortRange) -> int | str:
     return port if isinstance(port, int) else str(port)
 
 
-def rule_stats(entry: Rule, now: RuleState, ledger: Ledger, silent: set[str]) -> dict[str, Any]:
+def rule_stats(
+    entry: Rule,
+    now: RuleState,
+    ledger: Ledger,
+    silent: set[str],
+    links: Mapping[str, Link],
+) -> dict[str, Any]:
     """The counters of a rule and its outputs."""
     return {
         "interface": entry.input.interface,
+        "interface_now": _own(entry.input.interface, links),
         "state": now.state,
         "reason": now.reason,
         "silent": entry.name in silent if entry.silence is not None else None,
@@ -138,6 +152,7 @@ def rule_stats(entry: Rule, now: RuleState, ledger: Ledger, silent: set[str]) ->
             {
                 "where": where(output),
                 "interface": output.interface,
+                "interface_now": _own(output.interface, links),
                 "address": str(output.address),
                 "port": _port(output.port),
                 "state": how.state,

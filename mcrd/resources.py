@@ -23,6 +23,7 @@ Target = tuple[str, Address | Network, int | PortRange]
 class Link:
     """An interface as it is now; `mtu` in bytes, `hardware` an ARPHRD_ number (linux/if_arp.h).
 
+    `name` is its own; it can have alternative ones as well (ip-link(8), property add altname).
     `addresses` are those that can be used: an IPv6 address still under duplicate address detection
     is not among them. The kernel's order is kept: primary addresses first.
     """
@@ -34,6 +35,7 @@ class Link:
     mtu: int
     hardware: int
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,8 @@ class Egress:
     """A connected socket: one output of one rule, for one worker; or a member of such an output.
 
     `transparent`: `source` and `source_port` are those of somebody else's packets. `of` is what
-    the output is called by when it has members, and `heard` whose packets the member stands for
-    where members differ by that.
+    the output is called by where that is something else: with members, or by another name of the
+    interface. `heard` is whose packets a member stands for where members differ by that.
     """
 
     worker: Worker
@@ -195,7 +197,8 @@ class Members:
     """An output whose sockets are made when a member is first seen: of a range, or by source.
 
     Member goes to member: `input_address` and `input_port` are where the rule's own range begins.
-    `source` None: each source's own address and port are kept.
+    `source` None: each source's own address and port are kept. `of` is what the output is called by
+    where the rule file has another name of the interface.
     """
 
     worker: Worker
@@ -212,6 +215,7 @@ class Members:
     protocol: Protocol
     input_address: Address
     input_port: int
+    of: Target | None = None
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -224,7 +228,7 @@ class Members:
     @property
     def target(self) -> Target:
         """What the output is called by within its rule."""
-        return (self.interface, self.address, self.port)
+        return self.of or (self.interface, self.address, self.port)
 
     def member(
         self, destination: Address, port: int, source: Address | None, source_port: int | None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -35,10 +36,16 @@ class RuleState:
     retry_in: float | None = None
 
 
-def states(config: Config, actual: Actual, wishes: Wishes | None = None) -> dict[str, RuleState]:
-    """The state of every rule, by name."""
+def states(
+    config: Config,
+    actual: Actual,
+    wishes: Wishes | None = None,
+    only: Mapping[str, Rule] | None = None,
+) -> dict[str, RuleState]:
+    """The state of every rule, by name, or of these of them."""
     known = wishes or Wishes()
-    return {name: _rule(rule, config, actual, known) for name, rule in config.rules.items()}
+    rules = config.rules if only is None else only
+    return {name: _rule(rule, config, actual, known) for name, rule in rules.items()}
 
 
 def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleState:

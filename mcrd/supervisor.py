@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mcrd import __version__, config, journal, privileges, report
+from mcrd import __version__, config, journal, names, privileges, report
 from mcrd.alarms import Alarms
 from mcrd.apply import Estate
 from mcrd.changes import Changes, changes
@@ -98,6 +98,9 @@ class Supervisor:
         self._states: dict[str, RuleState] = {}
         self._wishes = Wishes()
         self._networks: Mapping[str, frozenset[Network]] = {}
+        self._used: frozenset[str] = frozenset()  # names of interfaces in the rule file
+        self._aliases: Mapping[str, str] = {}  # those that are alternative ones, and of which
+        self._idle_tables: Mapping[str, str] = {}
         self._loader = config.Loader()
         self._reading = asyncio.Lock()
         self._errors: list[str] = []  # why the rule file, as it is now, is not what runs
@@ -253,15 +256,35 @@ class Supervisor:
     def _wake(self) -> None:
         self._woken.set()
 
-    def _links_changed(self, names: frozenset[str]) -> None:
+    def _links_changed(self, changed: frozenset[str]) -> None:
         self._wake()
-        self._estate.retry_now(names)
+        self._estate.retry_now(changed)
         self._estate.take_errors()
+
+    def _look_at_names(self, used: frozenset[str] | None = None) -> None:
+        """At what the rule file's names of interfaces stand for now; `used`: it is a new file."""
+        if used is not None:
+            self._used = used
+        aliases = names.aliases(self._used, self._links.now)
+        if used is None and aliases == self._aliases:
+            return
+        self._networks = networks(self._config, self._links.now)
+        tables = names.doubles(self._config, self._links.now).tables
+        for name, interface in aliases.items():
+            if self._aliases.get(name) != interface:
+                text = "%s is an alternative name of %s"
+                where = {"interface": interface}
+                journal.tell(log, logging.INFO, "interface-name", text, name, interface, **where)
+        for name, why in tables.items():
+            if self._idle_tables.get(name) != why:
+                log.warning("interfaces.%s: %s", name, why)
+        self._aliases, self._idle_tables = aliases, tables
 
     async def _settle(self) -> None:
         """Looks, plans and applies until there is nothing left to do."""
         self._pending = True
         for _ in range(ROUNDS):
+            self._look_at_names()
             await self._estate.renew_suspects()
             self._estate.admit(self._networks, also_old=True)
             actual = self._estate.actual(self._links.now, to_plan=True)
@@ -340,7 +363,6 @@ class Supervisor:
         """Makes `new` what is wanted, and so."""
         old, self._config = self._config, new
         self._estate.run_by(new)
-        self._networks = networks(new)
         changed = changes(old, new)
         level = self._log_level or new.daemon.log_level
         journal.set_level(level)
@@ -351,6 +373,7 @@ class Supervisor:
         for warning in new.warnings:
             if _saying(warning) not in told:
                 log.warning("%s", warning)
+        self._look_at_names(names.used(new))
         if new.daemon.watch:
             self._watch.start(self._files(new), new.include_patterns)
         else:
@@ -492,8 +515,8 @@ class Supervisor:
 
     def _now(self, rules: Mapping[str, Rule] | None = None) -> dict[str, RuleState]:
         """How these rules fare, or all."""
-        config = self._config if rules is None else replace(self._config, rules=rules)
-        return states(config, self._estate.actual(self._links.now), self._wishes)
+        actual = self._estate.actual(self._links.now)
+        return states(self._config, actual, self._wishes, rules)
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -519,7 +542,8 @@ class Supervisor:
     def _rules(self, name: object) -> dict[str, Any]:
         rules = self._named(name)
         now = self._now(rules)
-        found = {key: report.rule(rule, now[key]) for key, rule in rules.items()}
+        links = self._links.now
+        found = {key: report.rule(rule, now[key], links) for key, rule in rules.items()}
         if name is None:
             return {"rules": found}
         warnings = [line for line in self._config.warnings if is_about(line, str(name))]
@@ -542,10 +566,11 @@ class Supervisor:
         states, ledger, silent = self._now(given), self._estate.ledger, self._alarms.silent
         rules: dict[str, Any] = {}
         for number, (key, rule) in enumerate(given.items(), 1):
-            rules[key] = report.rule_stats(rule, states[key], ledger, silent)
+            rules[key] = report.rule_stats(rule, states[key], ledger, silent, self._links.now)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        only = None if name is None else frozenset(r.input.interface for r in given.values())
+        here = (names.real(r.input.interface, self._links.now) for r in given.values())
+        only = None if name is None else frozenset(here)
         others = report.other_stats(self._estate, only)
         return {"uptime_s": self._uptime(), "rules": rules, **others}
 
@@ -558,14 +583,15 @@ class Supervisor:
         if self._hearing is None or self._hearing.done():
             self._hearing = self._tasks.passing("listening", self._listen_often)
         try:
-            seen = await self._looks.look(rule.input, seconds)
+            here = names.rule_here(rule, self._links.now)
+            seen = await self._looks.look(here.input, seconds)
         except BusyError as error:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:
             raise ControlError(f"cannot look at {rule.input.interface}: {words(error)}") from None
         self._listen()
-        found = {**seen, **self._listener.tell(rule)}
-        mark(found, rule, self._config.rules.values())
+        found = {**seen, **self._listener.tell(here)}
+        mark(found, here, names.config_here(self._config, self._links.now).rules.values())
         return found
 
     async def _snapshot(self) -> dict[str, Any]:

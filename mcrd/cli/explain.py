@@ -25,6 +25,7 @@ from mcrd.explain.kinds import sort
 from mcrd.explain.rulefile import disk
 from mcrd.explain.stages import answer, explain
 from mcrd.model import Rule
+from mcrd.names import rule_here
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
@@ -49,7 +50,8 @@ def run(name: str, control: Path, seconds: float, file: Path | None, as_json: bo
     look = None
     if file is not None:
         rule, warnings = _of_file(name, file)
-        findings = explain(Evidence(rule, _of_host(rule), warnings=warnings))
+        host = _of_host(rule)
+        findings = explain(Evidence(rule_here(rule, host.links), host, warnings=warnings))
     else:
         findings, look = _of_daemon(name, control, seconds)
     cause = answer(findings)
@@ -110,7 +112,8 @@ def _of_daemon(
         daemon, state=state, before=before, after=after, stopped=stopped | _stopped(after)
     )
     host = _of_host(rule, _concerned(rule, look) if look else ())
-    evidence = Evidence(rule, host, daemon, look, error, running.get("warnings", ()))
+    here = rule_here(rule, host.links)
+    evidence = Evidence(here, host, daemon, look, error, running.get("warnings", ()))
     return explain(evidence), look
 
 

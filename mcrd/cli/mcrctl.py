@@ -257,6 +257,14 @@ def _status(answer: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _interface(entry: dict[str, Any]) -> str:
+    """A name of the rule file, with the interface's own beside it where that is another one."""
+    own = entry.get("interface_now")
+    return (
+        entry["interface"] if own in (None, entry["interface"]) else f"{entry['interface']} ({own})"
+    )
+
+
 def _endpoint(entry: dict[str, Any]) -> str:
     address = entry["address"]
     if entry["port"] == 0:
@@ -292,11 +300,11 @@ def _rules(answer: dict[str, Any]) -> Iterator[str]:
         yield f"{name}  {_state(rule)}{about}"
         given = rule["input"]
         settings = _settings(given, "sources", "exclude", "vlan", "limit")
-        yield f"    from {given['interface']} {_endpoint(given)}{settings}"
+        yield f"    from {_interface(given)} {_endpoint(given)}{settings}"
         for output in rule["outputs"]:
             how = "" if output["state"] == rule["state"] else f"  {_state(output)}"
             settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
-            yield f"      to {output['interface']} {_endpoint(output)}{settings}{how}"
+            yield f"      to {_interface(output)} {_endpoint(output)}{settings}{how}"
 
 
 def _traffic(count: dict[str, Any]) -> str:
@@ -333,7 +341,7 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
             errors = ", ".join(f"{count} {why}" for why, count in unsent.items() if count)
             refused = f"; {output['refused']} refusals reported" if output["refused"] else ""
             yield (
-                f"    sent {_traffic(sent)} to {output['interface']} {_endpoint(output)}"
+                f"    sent {_traffic(sent)} to {_interface(output)} {_endpoint(output)}"
                 f"{refused}" + (f"; not sent: {errors}" if errors else "")
             )
     workers = Counter(worker["interface"] for worker in answer["workers"])

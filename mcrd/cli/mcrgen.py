@@ -245,7 +245,7 @@ def _address(text: str) -> Address:
 
 
 def _interface(text: str) -> str:
-    if not text or len(text.encode()) > 15:  # IFNAMSIZ less the final zero
+    if not text or len(text.encode()) > 127:  # ALTIFNAMSIZ less the final zero
         raise argparse.ArgumentTypeError(f"not an interface name: {text!r}")
     return text
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PORTS: Final = 'an integer from 1 to 65535 or a range such as "5000-5099"'
 
 LONGEST_INTERFACE_NAME: Final = 15  # IFNAMSIZ less the final NUL
+LONGEST_ALTERNATIVE_NAME: Final = 127  # ALTIFNAMSIZ less the final NUL
 # What dev_valid_name() of the kernel refuses. It looks at bytes, and its isspace() holds 0xA0
 # for a space, also in the middle of a UTF-8 character.
 _NOT_IN_INTERFACE_NAME: Final = frozenset(b"/: \t\n\v\f\r\xa0\0")
@@ -57,15 +58,15 @@ _RULE_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def interface_name(text: str) -> str:
-    """An interface name as Linux allows it."""
+    """An interface name as Linux allows it, or an alternative one, which may be longer."""
     name = text.encode()
     if (
-        not 1 <= len(name) <= LONGEST_INTERFACE_NAME
+        not 1 <= len(name) <= LONGEST_ALTERNATIVE_NAME
         or not _NOT_IN_INTERFACE_NAME.isdisjoint(name)
         or text in (".", "..")
     ):
         raise ValueError(
-            'expected an interface name (1 to 15 bytes; no "/", ":" or white space; '
+            'expected an interface name (1 to 127 bytes; no "/", ":" or white space; '
             f'not "." or ".."), got {quoted(text)}'
         )
     return text

@@ -67,7 +67,11 @@ def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> N
         for name, fields in document.fields["interfaces"].items():
             path = ("interfaces", name)
             if name not in used:
-                document.report.key(path, "has no effect: no rule has its input here")
+                document.report.key(
+                    path,
+                    "no rule has its input here: no effect, unless this is another name of an "
+                    "interface",
+                )
             elif len(fields["cpus"]) > fields["workers"]:
                 document.report.value(
                     (*path, "cpus"),

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mcrd.names import by_name
+from mcrd.resources import Link
+
 
 class Feature(NamedTuple):
     """An offload; one that is not `free` stays as it is.
@@ -46,6 +49,17 @@ class Device:
     def withheld(self, feature: str) -> bool:
         """Is it off although somebody asked for it?"""
         return feature in self.features and self.features[feature] == Feature(False, True, True)
+
+
+def links() -> dict[str, Link]:
+    """The interfaces of this host by each of their names, without addresses. Raises OSError."""
+    from pyroute2 import IPRoute  # noqa: PLC0415  slow, and nothing else needs it
+
+    from mcrd.links import link_of  # noqa: PLC0415
+    from mcrd.netlink import os_errors  # noqa: PLC0415
+
+    with os_errors(), IPRoute() as netlink:
+        return by_name(link_of(message, ()) for message in netlink.get_links())
 
 
 def devices(names: Iterable[str]) -> dict[str, Device]:

@@ -11,10 +11,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcrd import config, filters
+from mcrd import config, filters, names
 from mcrd.config import ConfigError
 from mcrd.doctor import buffers, kernel, limits, offloads, others, sysctls
-from mcrd.doctor.devices import devices
+from mcrd.doctor.devices import devices, links
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
@@ -22,6 +22,7 @@ from mcrd.errors import words
 from mcrd.files import read_file
 from mcrd.model import Config
 
+SHOWN = 8  # names, or rules, in one line
 SERVICE = "mcrd"  # the user of packaging and of `make install`
 
 
@@ -30,6 +31,9 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     rules, found = rule_file(path)
     elsewhere = network(host, running)
     here = all(finding.verdict != "trouble" for finding in elsewhere)
+    named: list[Finding] = []
+    if rules is not None and here:
+        rules, named = as_named_here(rules)
     return [
         found,
         *for_service(path, running),
@@ -42,9 +46,35 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         kernel.namespaces(host, running),
         kernel.clock(host),
         *(of_network(host) if here else ()),
+        *named,
         *(of_rules(host, running, rules) if rules is not None else ()),
         *(of_both(host, running, rules) if rules is not None and here else ()),
     ]
+
+
+def as_named_here(rules: Config) -> tuple[Config, list[Finding]]:
+    """The rules with the interfaces' own names, and what is to be said of alternative ones."""
+    check, used = "interface names", names.used(rules)
+    try:
+        here = links()
+    except OSError as error:
+        return rules, [Finding(check, "unknown", f"cannot be told: {error.strerror or error}")]
+    twice = names.doubles(rules, here)
+    found = [
+        *(f"interfaces.{name} {why}" for name, why in twice.tables.items()),
+        *(f"rules.{name}: {why}" for name, why in twice.inputs.items()),
+        *(f"rules.{name}: outputs[{at}] {why}" for (name, at), why in twice.outputs.items()),
+    ]
+    also = [f"{name} is {own}" for name, own in sorted(names.aliases(used, here).items())]
+    remedy = "one of the names, or another input or output, in the rule file"
+    told = [Finding(check, "ok", _few(also))] if also else []
+    told += [Finding(check, "trouble", _few(found), "the later one waits", remedy)] if found else []
+    return names.config_here(rules, here), told
+
+
+def _few(told: Sequence[str]) -> str:
+    more = f", and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    return ", ".join(told[:SHOWN]) + more
 
 
 def of_network(host: Host) -> list[Finding]:
@@ -63,7 +93,7 @@ def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
     needs = Needs(rules)
     return [
         *sysctls.memberships(host, needs),
-        *buffers.filter_memory(host, filters.networks(rules)),
+        *buffers.filter_memory(host, filters.networks(rules, {})),
         *buffers.send_buffer(host),
         *sysctls.igmp_version(host, needs),
         *sysctls.ipv6(host, needs),

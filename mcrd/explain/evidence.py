@@ -71,7 +71,7 @@ class Host:
 
     `not_joined` are those of the input's groups; None: it cannot be said. `fallback` is the version
     of IGMP or MLD that the interface fell back to, by a query. `back` says over which interface the
-    way back to a source leads.
+    way back to a source leads. `called`: interfaces that the rule file has an alternative name of.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -83,6 +83,7 @@ class Host:
     joined_here: frozenset[int] = frozenset()
     reverse_filter: int | None = None
     back: Mapping[str, str | None] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from mcrd.explain.bridges import bridge_of
 from mcrd.explain.evidence import Bridge, Host, Way
 from mcrd.links import address_of, link_of
 from mcrd.model import Address, Network, Output, Rule
+from mcrd.names import aliases, by_name, names_of, rule_here
 from mcrd.netlink import os_errors
 from mcrd.plan import JOINED_AT_MOST, source_of
 from mcrd.resources import Link, first_address
@@ -50,7 +51,6 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
 
     Raises OSError.
     """
-    given = rule.input
     with os_errors(), IPRoute() as ask:
         addresses: dict[int, list[IPv4Interface | IPv6Interface]] = {}
         for message in ask.get_addr():
@@ -58,10 +58,12 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
             if address is not None:
                 addresses.setdefault(message["index"], []).append(address)
         messages = {message.get("ifname"): message for message in ask.get_links()}
-        links = {
-            name: link_of(message, addresses.get(message["index"], ()))
-            for name, message in messages.items()
-        }
+        links = by_name(
+            link_of(message, addresses.get(message["index"], ())) for message in messages.values()
+        )
+        called = {own: name for name, own in aliases(names_of(rule), links).items()}
+        rule = rule_here(rule, links)
+        given = rule.input
         ways = {
             index: _way(ask, output, links[output.interface])
             for index, output in enumerate(rule.outputs)
@@ -96,6 +98,7 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
         ),
         reverse_filter=_reverse_filter(given.interface) if group.version == 4 else None,
         back=back,
+        called=called,
     )
 
 

@@ -6,26 +6,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcrd.explain.evidence import Evidence, Finding
-from mcrd.resources import Link
+from mcrd.explain.evidence import Evidence, Finding, Host
 
 
 def interface(evidence: Evidence) -> Iterator[Finding]:
     """Whether the input interface is there and up."""
     name = evidence.rule.input.interface
-    yield from link("interface", name, evidence.host.links.get(name))
+    yield from link("interface", name, evidence.host)
 
 
-def link(stage: str, name: str, found: Link | None, output: int | None = None) -> Iterator[Finding]:
+def link(stage: str, name: str, host: Host, output: int | None = None) -> Iterator[Finding]:
     """One interface."""
+    found, told = host.links.get(name), called(name, host)
     if found is None:
-        text, remedy = f"there is no interface {name}", "`ip -br link` lists those that there are"
+        text, remedy = (
+            f"there is no interface {name}",
+            "`ip link` lists those that there are, with their other names",
+        )
         yield Finding(stage, "missing", "no", text, remedy, output)
     elif not found.up:
         remedy = f"`ip link set {name} up`"
-        yield Finding(stage, "down", "no", f"{name} is down", remedy, output)
+        yield Finding(stage, "down", "no", f"{told} is down", remedy, output)
     elif not found.carrier:
         remedy = "the cable, the switch port, or the other end; of a tunnel, the program of it"
-        yield Finding(stage, "carrier", "no", f"{name} has no carrier", remedy, output)
+        yield Finding(stage, "carrier", "no", f"{told} has no carrier", remedy, output)
     else:
-        yield Finding(stage, "link", "yes", f"{name} is up, MTU {found.mtu}", "", output)
+        yield Finding(stage, "link", "yes", f"{told} is up, MTU {found.mtu}", "", output)
+
+
+def called(name: str, host: Host) -> str:
+    """An interface's own name, with that of the rule file beside it where it is another one."""
+    return f"{name} (altname {host.called[name]})" if name in host.called else name

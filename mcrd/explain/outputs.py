@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 from mcrd.explain.evidence import Answer, Evidence, Finding
-from mcrd.explain.interfaces import link
+from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
@@ -51,7 +51,7 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     host = evidence.host
     found = host.links.get(output.interface)
     if found is None or not found.up or not found.carrier:
-        yield from link(STAGE, output.interface, found, index)
+        yield from link(STAGE, output.interface, host, index)
         return
     say = partial(_finding, index)
     addressed = list(_address(say, output, found))
@@ -59,7 +59,9 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
         yield from addressed
         return
     yield say(
-        "link", "yes", f"{output.interface} is up, with an IPv{output.address.version} address"
+        "link",
+        "yes",
+        f"{called(output.interface, host)} is up, with an IPv{output.address.version} address",
     )
     way = list(_way(evidence, say, index, output))
     yield from way
@@ -219,7 +221,8 @@ def _entry(evidence: Evidence, when: str, output: Output) -> Mapping[str, Any] |
     rule = stats.get("rules", {}).get(evidence.rule.name, {"outputs": []})
     wanted = tuple(map(str, target(output)))
     for entry in rule["outputs"]:
-        if (entry["interface"], entry["address"], str(entry["port"])) == wanted:
+        interface = entry.get("interface_now") or entry["interface"]
+        if (interface, entry["address"], str(entry["port"])) == wanted:
             found: Mapping[str, Any] = entry
             return found
     return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Self
@@ -66,6 +67,8 @@ class Target:
         try:
             return socket.if_nametoindex(self.interface)
         except OSError:
+            if (index := _index_of_altname(self.interface)) is not None:
+                return index
             raise TrafficError(f"interface {self.interface}: no such interface") from None
 
     def scope(self, interface_index: int) -> int:
@@ -90,13 +93,26 @@ class Target:
         return f"{self.interface} {host}:{self.port}"
 
 
+def _index_of_altname(name: str) -> int | None:
+    """The interface that has this alternative name; if_nametoindex(3) takes 15 bytes of one."""
+    from pyroute2 import IPRoute  # noqa: PLC0415  slow, and seldom needed
+
+    from mcrd.netlink import os_errors  # noqa: PLC0415
+
+    with suppress(OSError), os_errors(), IPRoute() as netlink:
+        for link in netlink.get_links():
+            properties = link.get("prop_list")
+            if properties and name in properties.get_attrs("IFLA_ALT_IFNAME"):
+                return int(link["index"])
+    return None
+
+
 def open_socket(target: Target) -> socket.socket:
     """A UDP socket of the target's family, bound to its interface where that is allowed."""
     sock = socket.socket(target.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_BINDTODEVICE, target.interface.encode() + b"\0"
-        )
+        name = socket.if_indextoname(target.interface_index())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
     except PermissionError:
         pass  # Linux before 5.7, without CAP_NET_RAW; routes and memberships decide then
     except OSError:

@@ -174,7 +174,9 @@ def test_addresses(address: str) -> None:
     assert output_of(to("eth1", address)).address == ip_address(address)
 
 
-@pytest.mark.parametrize("name", ["e", "eth0.100", "a" * 15, "ä" * 6, "...", "br-lan", "eth%d"])
+@pytest.mark.parametrize(
+    "name", ["e", "eth0.100", "a" * 15, "a" * 127, "ä" * 63, "...", "br-lan", "eth%d"]
+)
 def test_interface_names(name: str) -> None:
     assert output_of(to(name, "10.0.0.1")).interface == name
 
@@ -268,7 +270,7 @@ def test_all_problems_come_at_once_and_in_order() -> None:
     assert problems(text) == [
         "f:2:9: daemon.watch: expected true or false, got 1",
         'f:3:13: daemon.log_level: expected "debug", "error", "info" or "warning", got "loud"',
-        "f:5:23: rules.a.input.interface: expected an interface name (1 to 15 bytes; "
+        "f:5:23: rules.a.input.interface: expected an interface name (1 to 127 bytes; "
         'no "/", ":" or white space; not "." or ".."), got "eth/0"',
         'f:5:42: rules.a.input.address: expected an IPv4 or IPv6 address, got "239.1.1"',
         "f:5:60: rules.a.input.port: expected an integer from 1 to 65535, got 0",
@@ -322,7 +324,7 @@ def test_wrong_rule_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a" * 16, "ä" * 8, "a/b", "a:1", "a b", "a\\n", "a\\u000b", "à", "\\u0000"],
+    ["", ".", "..", "a" * 128, "ä" * 64, "a/b", "a:1", "a b", "a\\n", "a\\u000b", "à", "\\u0000"],
 )
 def test_wrong_interface_names(name: str) -> None:
     [line] = output_problems(to(name, "10.0.0.1"))
@@ -1120,12 +1122,15 @@ def test_wrong_interface_keys(keys: str, message: str) -> None:
 
 def test_wrong_names_of_interfaces() -> None:
     [line] = problems('[interfaces."a b"]')
-    assert line.startswith('f:1:13: interfaces."a b": expected an interface name (1 to 15 bytes;')
+    assert line.startswith('f:1:13: interfaces."a b": expected an interface name (1 to 127 bytes;')
 
 
 def test_an_interface_without_a_rule() -> None:
     text = with_interface("").replace(INTERFACE, "[interfaces.eth1]\n")
-    assert warnings(text) == ("f:7:13: interfaces.eth1: has no effect: no rule has its input here",)
+    assert warnings(text) == (
+        "f:7:13: interfaces.eth1: no rule has its input here: no effect, unless this is another "
+        "name of an interface",
+    )
 
 
 def test_more_cpus_than_workers() -> None:

@@ -232,7 +232,7 @@ def test_memberships(host: MakeHost) -> None:
 
 def test_the_filters_that_the_rules_make_are_tried() -> None:
     rules = config.parse(rule("a", TAKEN, SENT), "test.toml")
-    assert buffers.filter_memory(Host(), filters.networks(rules)) == []
+    assert buffers.filter_memory(Host(), filters.networks(rules, {})) == []
 
 
 def snmp(failed: int, late: int) -> dict[str, str]:

@@ -175,7 +175,7 @@ def test_a_failure_is_one_line_and_exit_code_1(
         ("send --interface eth0 --address 239.1.1 --port 1", "not an IP address"),
         ("send --interface eth0 --address 0.0.0.0 --port 1", "--address"),
         ("send --interface eth0 --address fe80::1%eth0 --port 1", "scope"),
-        ("send --interface a-name-too-long-x --address 239.1.1.1 --port 1", "--interface"),
+        (f"send --interface {'x' * 128} --address 239.1.1.1 --port 1", "--interface"),
         ("send --interface eth0 --address 239.1.1.1 --port 0", "--port"),
         ("send --interface eth0 --address 239.1.1.1 --port 65536", "--port"),
         ("send --interface eth0 --address 239.1.1.1 --port 1 --size 65508", "0 to 65507"),
