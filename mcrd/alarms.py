@@ -39,7 +39,9 @@ class Subject(NamedTuple):
     output: str | None = None
 
     def __str__(self) -> str:
-        return f"rules.{self.rule}: output {self.output}" if self.rule else str(self.interface)
+        if self.rule is None:
+            return str(self.interface)
+        return f"rules.{self.rule}" + (f": output {self.output}" if self.output else "")
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class Alarms:
     _heard: dict[str, _Heard] = field(default_factory=dict)
     _errors: dict[Subject, dict[str, int]] = field(default_factory=dict)
     _failed: int = -1
+    _looped: int = -1
     _config: Config | None = None
     _limited: bool = False  # some output has a limit
     _unread: dict[str, set[Target]] = field(default_factory=dict)  # outputs that failed, by rule
@@ -86,6 +89,7 @@ class Alarms:
     def keep(self, rules: Mapping[str, Rule]) -> None:
         """Forgets what was seen of all outputs but those of these rules."""
         known = {_output(rule, output) for rule in rules.values() for output in rule.outputs}
+        known |= set(map(_rule, rules.values()))
         for key in [key for key in self._ongoing if key[1].rule and key[1] not in known]:
             self._over(*key)
         self._seen = {k: v for k, v in self._seen.items() if not k[1].rule or k[1] in known}
@@ -117,6 +121,10 @@ class Alarms:
             full = count.dropped["ring_full"]
             total = count.received.packets + full
             self._share(subject, full, total, config.daemon.loss, now)
+        looped = sum(count.dropped["looped"] for count in interfaces.values())
+        if looped != self._looped:
+            self._looped = looped
+            self._look_at_loops(config, ledger, now)
         for subject, found, recent in self._outputs(config, ledger):
             errors = sum(found.errors.values())
             before = self._errors.get(subject, {})
@@ -129,6 +137,19 @@ class Alarms:
             total, second = found.sent.packets + errors, recent()
             self._share(subject, errors, total, config.daemon.loss, now, second)
         self._end(now)
+
+    def _look_at_loops(self, config: Config, ledger: Ledger, now: float) -> None:
+        for name in ledger.looped():
+            rule = config.rules.get(name)
+            if rule is None:
+                continue
+            looped = ledger.rule(name).dropped["looped"]
+            who = ledger.returner(name) or "somebody"
+            what = (
+                "packets came back that were relayed before, and were dropped: on"
+                f" {rule.input.interface}, {who} returns what this daemon sends"
+            )
+            self._count(_rule(rule), "looped", what, looped, now)
 
     def _look_at_silence(
         self, config: Config, states: Mapping[str, RuleState], ledger: Ledger, now: float
@@ -248,6 +269,10 @@ class Alarms:
         lasted = going.last - going.began
         text = f"{event} is over after {lasted:.1f} s: {going.total} packets"
         _tell(logging.INFO, f"{event}-end", subject, text)
+
+
+def _rule(rule: Rule) -> Subject:
+    return Subject(rule.name, rule.input.interface)
 
 
 def _output(rule: Rule, output: Output) -> Subject:

@@ -280,7 +280,7 @@ class Estate:
         self._starting.add(process)
         try:
             hardware = links[worker.ingress.interface].hardware
-            await process.initialize(ring, segment, hardware)
+            await process.initialize(ring, segment, self._holdings.guard, hardware)
         except WorkerError as error:
             await process.stop()
             self._starting.discard(process)

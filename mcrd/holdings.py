@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.members import MemberSockets, own_source
+from mcrd.memory import guard_memory
 from mcrd.model import Network
 from mcrd.resources import (
     Egress,
@@ -44,6 +45,7 @@ class Holdings:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
+        self.guard = guard_memory()
         self.rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
         self.members: dict[Ring, MemberSockets] = {}
         self.egress: dict[Egress, socket.socket] = {}

@@ -147,6 +147,7 @@ def rule_stats(
         "reason": now.reason,
         "silent": entry.name in silent if entry.silence is not None else None,
         **asdict(ledger.rule(entry.name)),
+        "returner": ledger.returner(entry.name),
         "rate": rate(ledger.rule_rate(entry.name)),
         "outputs": [
             {

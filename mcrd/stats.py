@@ -8,7 +8,6 @@ Nothing that was counted is ever subtracted again while its rule, output or inte
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import mmap
 import os
@@ -17,9 +16,11 @@ import time
 from array import array
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.memory import is_sealed, sealed
 from mcrd.resources import Ring, Target
 
 DROP_REASONS = (
@@ -32,15 +33,15 @@ DROP_REASONS = (
     "own_output",
     "unmatched",
     "rate_limited",
+    "looped",
 )
 """In the order of enum drop of shared.h; ring_full comes before them all, and from the kernel."""
 
 OF_RINGS = ("ring_full", "discarded")
 """Of frames that no worker took: the kernel had no room, or the rings were closed before."""
 
-# linux/fcntl.h
-_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
-_SEALS = 1 | 2 | 4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
+OF_RULES = ("rate_limited", "looped")
+"""Drops that a rule counts too."""
 
 
 @dataclass(slots=True)
@@ -78,10 +79,10 @@ class Rate:
 
 @dataclass(slots=True)
 class RuleCount:
-    """What a rule took, and what its limit let go no further."""
+    """What a rule took, and what went no further."""
 
     received: Traffic = field(default_factory=Traffic)
-    dropped: dict[str, int] = field(default_factory=lambda: {"rate_limited": 0})
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RULES, 0))
 
     def add(self, other: RuleCount) -> None:
         """Adds the other's counts to these."""
@@ -189,7 +190,7 @@ class Segment:
     def __init__(self, kept: int | None = None) -> None:
         """`kept` is the descriptor of one that there is; raises ValueError when it does not fit."""
         if kept is None:
-            self.descriptor = _new_memory()
+            self.descriptor = sealed("mcrd-counters", _SEGMENT)
         elif not _fits(kept):
             raise ValueError("counters of another version")
         else:
@@ -268,7 +269,23 @@ class Segment:
     def rule(self, slot: int) -> RuleCount:
         """What a rule received."""
         counters = self._view.rules[slot]
-        return RuleCount(_traffic(counters), {"rate_limited": counters.rate_limited})
+        dropped = (counters.rate_limited, counters.looped)
+        return RuleCount(_traffic(counters), dict(zip(OF_RULES, dropped, strict=True)))
+
+    def looped(self) -> Iterator[str]:
+        """The rules to which something came back."""
+        rules = self._view.rules
+        return (rule for rule, slot in self.rules.taken.items() if rules[slot].looped)
+
+    def returner(self, slot: int) -> str | None:
+        """Who last brought a rule what it had relayed before: an address, with the hardware's."""
+        found = self._view.rules[slot].returner
+        if found.family not in (4, 6):
+            return None
+        packed = bytes(found.address[0 : 16 if found.family == 6 else 4])
+        hardware = bytes(found.hardware[0:6])
+        text = str(ip_address(packed))
+        return f"{text} ({hardware.hex(':')})" if any(hardware) else text
 
     def rule_rate(self, slot: int) -> Rate:
         """How much of it a rule receives."""
@@ -315,20 +332,11 @@ class Segment:
         return InterfaceCount(_traffic(view), {"ring_full": ring_full, "discarded": 0, **dropped})
 
 
-def _new_memory() -> int:
-    descriptor = os.memfd_create("mcrd-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, _SEGMENT)
-    # A worker could else shrink it, and every later look at it would be a SIGBUS.
-    fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
-    return descriptor
-
-
 def _fits(descriptor: int) -> bool:
     """Is this the memory of a segment of this version, which nobody can shrink?"""
     try:
         return (
-            os.fstat(descriptor).st_size == _SEGMENT
-            and fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEALS == _SEALS
+            is_sealed(descriptor, _SEGMENT)
             and struct.unpack("Q", os.pread(descriptor, 8, 0))[0] == lib.MCRD_SEGMENT_VERSION
         )
     except (OSError, struct.error):
@@ -457,6 +465,15 @@ class Ledger:
         for segment, slot in self._of_output(rule, target):
             total.add(segment.output(slot))
         return total
+
+    def looped(self) -> set[str]:
+        """Rules to which a worker that there is has seen something come back."""
+        return {rule for segment in self._live.values() for rule in segment.looped()}
+
+    def returner(self, rule: str) -> str | None:
+        """Who brings back what a rule relayed, as far as a worker that there is knows."""
+        found = (segment.returner(slot) for segment, slot in self._of_rule(rule))
+        return next((text for text in found if text is not None), None)
 
     def received(self, rule: str) -> int:
         """Packets that a rule has received on the workers that there are."""

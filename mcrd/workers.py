@@ -161,8 +161,13 @@ class WorkerProcess:
         """Seconds since it was started."""
         return time.monotonic() - self._started
 
-    async def initialize(self, ring: IngressSocket, segment: Segment, hardware: int) -> None:
-        """Hands over ring and counters, and waits until the worker is Ready; raises WorkerError."""
+    async def initialize(
+        self, ring: IngressSocket, segment: Segment, guard: int, hardware: int
+    ) -> None:
+        """Hands over ring, counters and the guard's memory, and waits until the worker is Ready.
+
+        Raises WorkerError.
+        """
         uid, gid = _unprivileged()
         self._first = self._next()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -177,6 +182,7 @@ class WorkerProcess:
             sockets=self._room,
             uid=uid,
             gid=gid,
+            interface=self.worker.ingress.index,
             cpu=self.cpu,
             large=messages.Sizes(
                 ring.large_geometry.block_size,
@@ -188,7 +194,7 @@ class WorkerProcess:
         )
         descriptors = [
             *(ring.socket.fileno(), ring.epoll.fileno()),
-            *(segment.descriptor, ring.large.fileno()),
+            *(segment.descriptor, guard, ring.large.fileno()),
         ]
         try:
             answer = await asyncio.wait_for(self._send(request, descriptors), START_TIMEOUT)

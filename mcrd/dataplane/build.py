@@ -18,6 +18,7 @@ SOURCES = (
     "counters.c",
     "egress.c",
     "flows.c",
+    "guard.c",
     "limit.c",
     "loop.c",
     "meter.c",

@@ -60,14 +60,16 @@ class Sizes(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Initialize(Request, frozen=True, tag=True):
-    """First of all, with descriptors of the packet socket, an epoll with it, the memory segment.
+    """First of all, with descriptors: the packet socket, an epoll with it, the memory segment, and
+    the memory of what was relayed, which all workers of the daemon share.
 
     `large` are the sizes of the ring of a second packet socket, for frames that do not fit the
-    slots of the first; its descriptor is the fourth. The rings' sizes are in bytes. `link` is
+    slots of the first; its descriptor is the fifth. The rings' sizes are in bytes. `link` is
     LINK_ETHERNET or LINK_IP. `sockets` is how many egress sockets the worker has to have room for.
     `uid` and `gid` are what it becomes; None where the daemon is not root and it stays what it is.
-    `cpu` is where it runs; None: anywhere. `strict`: the sandbox is whole, or the worker does not
-    start. `given` are namespaces, "ipc" or "uts", that the service has of its own.
+    `interface` is its index. `cpu` is where it runs; None: anywhere. `strict`: the sandbox is
+    whole, or the worker does not start. `given` are namespaces, "ipc" or "uts", that the service
+    has of its own.
     """
 
     supervisor: int
@@ -78,6 +80,7 @@ class Initialize(Request, frozen=True, tag=True):
     sockets: int
     uid: int | None
     gid: int | None
+    interface: int = 0
     cpu: int | None = None
     large: Sizes | None = None
     strict: bool = False

@@ -121,16 +121,17 @@ def _open_uring(worker: object, sandbox: Sandbox) -> None:
 
 def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, Sandbox]:
     """Everything from Initialize to Ready; none of the descriptors stays open."""
-    wanted = 3 if request.large is None else 4
+    wanted = 4 if request.large is None else 5
     if len(descriptors) != wanted:
-        number = {3: "three", 4: "four"}[wanted]
+        number = {4: "four", 5: "five"}[wanted]
         raise RefusedError(f"Initialize takes {number} descriptors, got {len(descriptors)}")
-    packet_socket, readiness, segment = descriptors[:3]
+    packet_socket, readiness, segment, guard = descriptors[:4]
     settings = ffi.new("struct worker_settings *")
     settings.channel = CHANNEL
     settings.readiness = readiness
     settings.link = request.link
     settings.sockets = request.sockets
+    settings.interface = request.interface
     settings.rings[0] = (request.block_size, request.block_count, request.frame_size)
     if request.large is not None:
         large = request.large
@@ -144,11 +145,13 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     if worker == ffi.NULL:
         raise RefusedError(f"cannot begin: {os.strerror(ffi.errno)}")
     _check(lib.worker_map_segment(worker, segment), "mapping the counters")
-    packet_sockets = (packet_socket, *descriptors[3:])
+    _check(lib.worker_map_guard(worker, guard), "mapping what was relayed")
+    packet_sockets = (packet_socket, *descriptors[4:])
     for which, sock in enumerate(packet_sockets):
         _check(lib.worker_map_ring(worker, which, sock), "mapping the packet ring")
     _close_packet_sockets(packet_sockets)
     os.close(segment)
+    os.close(guard)
     # io_uring wants a descriptor limit as large as its file table.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -20,6 +20,8 @@ REMEDIES = {
     "wrong_source": "`sources` and `exclude` in the rule",
     "own_output": "what this daemon sent comes back: a loop, or rules that feed each other",
     "rate_limited": "`limit` of the input",
+    "looped": "two relays between the same networks, or a ring of them: take one out, or let the"
+    " rules of one exclude what the other sends (`exclude`)",
     "discarded": "the rings were made anew meanwhile; ask again",
 }
 
@@ -60,10 +62,26 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
     if grew and (back := drops.get("own_output", 0)):
         text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
         yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
+    yield from _looped(evidence)
     limited = _grown(evidence, "dropped", "rate_limited")
     if limited:
         text = f"{limited} packets were over the limit of the input, {rule.input.limit} in a second"
         yield Finding("taken", "limit", "note", text, REMEDIES["rate_limited"])
+
+
+def _looped(evidence: Evidence) -> Iterator[Finding]:
+    """What came back, meanwhile or before: a loop that was ended makes no more of it."""
+    daemon, name = evidence.daemon, evidence.rule.name
+    looped = int(_at(daemon.after, name, ("dropped", "looped"))) if daemon else 0
+    if daemon is None or not looped:
+        return
+    lately = _grown(evidence, "dropped", "looped")
+    who = daemon.after["rules"][name].get("returner") or "somebody"
+    text = (
+        f"a loop: {looped} packets came back that the rule had relayed before, {lately} of them"
+        f" meanwhile; on {evidence.rule.input.interface}, {who} brought the last one"
+    )
+    yield Finding("taken", "looped", "note", text, REMEDIES["looped"])
 
 
 def _workers(daemon: Daemon, interface: str) -> Iterator[Finding]:

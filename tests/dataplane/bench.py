@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mcrd.dataplane import messages
+from mcrd.memory import guard_memory
 from mcrd.resources import Egress, Ingress, Target, Worker
 from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
 from mcrd.stats import InterfaceCount, OutputCount, Segment, Traffic
@@ -67,8 +68,10 @@ class Bench:
     egress: dict[Egress, socket.socket] = field(default_factory=dict)
     _sockets: EgressSockets = field(default_factory=EgressSockets)
     process: WorkerProcess = field(init=False)
+    guard: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.guard = guard_memory()
         self.process = WorkerProcess(self.worker, self._ended, self._wanted)
 
     def _ended(self, _: WorkerProcess, how: str) -> None:
@@ -79,7 +82,7 @@ class Bench:
 
     async def start(self) -> None:
         """Hands everything over, and waits for Ready."""
-        await self.process.initialize(self.ring, self.segment, ARPHRD_ETHER)
+        await self.process.initialize(self.ring, self.segment, self.guard, ARPHRD_ETHER)
 
     async def end(self) -> None:
         """Ends the worker, and closes everything that it had."""
@@ -88,6 +91,7 @@ class Bench:
             sock.close()
         self.ring.close()
         self.segment.close()
+        os.close(self.guard)
 
     async def restart(self) -> None:
         """Another worker on the same ring and the same counters."""
@@ -260,7 +264,7 @@ class RawWorker:
     def initialize(self, interface: str) -> messages.Answer:
         """The whole handshake, with a ring and a segment of which nothing is kept."""
         (ring,) = open_ingress(Ingress(interface, socket.if_nametoindex(interface)), 1500)
-        segment = Segment()
+        segment, guard = Segment(), guard_memory()
         try:
             request = messages.Initialize(
                 sequence=1,
@@ -273,12 +277,14 @@ class RawWorker:
                 uid=65534,
                 gid=65534,
             )
-            handed = [ring.socket.fileno(), ring.epoll.fileno(), segment.descriptor]
+            counted = [segment.descriptor, guard]
+            handed = [ring.socket.fileno(), ring.epoll.fileno(), *counted]
             self.say(messages.encode(request), handed)
             return self.hear()
         finally:
             ring.close()
             segment.close()
+            os.close(guard)
 
     def end(self) -> tuple[int, str]:
         """Waits for it to end by itself: its exit status, and what it wrote to stderr."""

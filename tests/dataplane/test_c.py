@@ -23,6 +23,7 @@ SUBJECTS = {
     "counters": ("counters.c",),
     "egress": ("egress.c", "counters.c", "meter.c"),
     "flows": ("flows.c", "limit.c", "rules.c", "table.c"),
+    "guard": ("guard.c",),
     "pace": ("pace.c",),
     "limit": ("limit.c",),
     "meter": ("meter.c",),

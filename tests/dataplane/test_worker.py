@@ -524,7 +524,7 @@ def test_initialize_needs_its_descriptors(host: Host) -> None:
     with host.inside(), raw_worker() as worker:
         request = messages.Initialize(3, os.getpid(), 0, 1, 1, 1, 1, 65534, 65534)
         worker.say(messages.encode(request), [0])
-        assert worker.hear() == messages.Refused(3, "Initialize takes three descriptors, got 1")
+        assert worker.hear() == messages.Refused(3, "Initialize takes four descriptors, got 1")
         assert worker.end() == (1, "")
 
 

@@ -158,3 +158,23 @@ def test_what_closed_rings_counted_is_no_news(caplog: pytest.LogCaptureFixture) 
     alarms.look(config, {}, ledger, {})
     assert "rules.r0: output eth1 239.2.2.2:5000: 1 packets were not sent" in caplog.text
     pen.close()
+
+
+def test_a_loop_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(rules={"there": Rule("there", Input("r0", ip_address("239.1.1.1"), 5000), ())})
+    segment, ledger, alarms = Segment(), Ledger(), Alarms()
+    ledger.attach(Ring(Ingress("r0", 2)), segment)
+    slot = segment.rule_slot("there")
+    segment.rule_slot("other")
+    count = InterfaceCount()
+    alarms.begin(config, ledger, {"r0": count})
+    pen = Pen(segment)
+    pen.view.rules[slot].looped = count.dropped["looped"] = 3
+    returner = pen.view.rules[slot].returner
+    returner.family = 4
+    returner.address[0:4] = bytes((10, 1, 0, 9))
+    returner.hardware[0:6] = bytes.fromhex("020000000009")
+    alarms.look(config, {}, ledger, {"r0": count})
+    assert "rules.there: 3 packets came back" in caplog.text
+    assert "on r0, 10.1.0.9 (02:00:00:00:00:09) returns" in caplog.text
+    pen.close()

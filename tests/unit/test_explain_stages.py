@@ -447,6 +447,19 @@ def test_a_loop_is_told_of_although_it_flows() -> None:
     assert found.text.startswith("7 ")
 
 
+def test_a_loop_is_named_even_if_it_is_over() -> None:
+    after = stats(110, 110)
+    after["rules"]["a"] |= {"dropped": {"rate_limited": 0, "looped": 5}, "returner": "10.1.0.9"}
+    before = stats(10, 10)
+    before["rules"]["a"]["dropped"]["looped"] = 5
+    daemon = replace(WELL, before=before, after=after)
+    found = finding(replace(HEALTHY, daemon=daemon), "looped")
+    assert found.answer == "note"
+    assert "5 packets came back" in found.text
+    assert "0 of them meanwhile" in found.text
+    assert "10.1.0.9 brought the last one" in found.text
+
+
 @pytest.mark.parametrize(
     ("heard_query", "flows", "expected"),
     [(None, False, "no"), (None, True, "note"), (QUERY, False, "no"), (0.5, False, "yes")],

@@ -67,21 +67,39 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 	return 0;
 }
 
+/* It comes back: who brings it is noted, for people. */
+static void drop_looped(struct worker *worker, struct rule *rule, const struct frame *frame, const struct packet *packet)
+{
+	struct returner *returner = &rule->counters->returner;
+
+	count(&worker->segment->dropped[DROP_LOOPED], 1);
+	count(&rule->counters->looped, 1);
+	returner->family = packet->family;
+	memcpy(returner->address, packet->source, packet->family == 6 ? 16 : 4);
+	if (frame->link == LINK_ETHERNET)
+		memcpy(returner->hardware, frame->data + 6, sizeof(returner->hardware));
+}
+
 /* One frame, which may stand for several datagrams. */
-static int relay_all(struct worker *worker, struct rule *rule, const struct packet *packet, uint32_t size, uint64_t now)
+static int relay_all(struct worker *worker, struct rule *rule, const struct frame *frame, const struct packet *packet,
+		     uint32_t size, uint64_t now)
 {
 	const struct member *member = NULL;
+	struct guard_frame whose;
 	uint32_t at = 0;
 
 	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
 	worker->egress.time = now;
+	guard_look(&worker->guard, frame, packet, worker->settings.interface, rule->slot, now, &whose);
 	if (rule->member_outputs)
 		member = rules_member(&worker->rules, rule, packet, now);
 	do {
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
 
-		if (!limit_pass(&rule->limit, now)) {
+		if (guard_ask(&worker->guard, &whose, packet->payload + at, length) == GUARD_LOOPED) {
+			drop_looped(worker, rule, frame, packet);
+		} else if (!limit_pass(&rule->limit, now)) {
 			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
 		} else {
@@ -123,7 +141,7 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 	} else {
 		rule = flows_decide(&worker->flows, &worker->rules, &packet, vlan, frame->foreign, &drop);
 		if (rule)
-			return relay_all(worker, rule, &packet, size, frame->time);
+			return relay_all(worker, rule, &frame->frame, &packet, size, frame->time);
 	}
 	count(&segment->dropped[drop], datagrams);
 	return 0;

@@ -9,17 +9,22 @@
 #define MCRD_ERROR_PLACES 8
 #define MCRD_RULE_SLOTS 16384
 #define MCRD_OUTPUT_SLOTS 65536
-#define MCRD_DROP_REASONS 9
+#define MCRD_DROP_REASONS 10
 #define MCRD_MEMBER_SLOTS 65536
 #define MCRD_BY_MEMBER 4294967295
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 3
+#define MCRD_SEGMENT_VERSION 4
 #define MCRD_VIOLATION 113
+#define MCRD_GUARD_SEEDS 8
+#define MCRD_GUARD_CONTENTS 16384
+#define MCRD_GUARD_WAYS 2
+#define MCRD_GUARD_DETAILED 2147483648
 
-/* Why a frame was not relayed, in the order in which the reasons are tried. */
+/* Why a frame was not relayed. The first nine stand in the order in which they are tried; what comes back is dropped
+ * before a limit sees it. */
 enum drop {
 	DROP_MALFORMED = 0,
 	DROP_BAD_CHECKSUM = 1,
@@ -29,7 +34,8 @@ enum drop {
 	DROP_WRONG_SOURCE = 5,
 	DROP_OWN_OUTPUT = 6,
 	DROP_UNMATCHED = 7,
-	DROP_RATE_LIMITED = 8
+	DROP_RATE_LIMITED = 8,
+	DROP_LOOPED = 9
 };
 
 struct error_counter {
@@ -69,9 +75,19 @@ struct rates {
 	uint64_t minute_peak;
 };
 
+/* Who brought something back. */
+struct returner {
+	uint8_t address[16]; /* IPv4: the first four */
+	uint8_t hardware[6]; /* all zero where the link has none */
+	uint8_t family;      /* 4 or 6; 0: nobody */
+	uint8_t unused;
+};
+
 struct rule_counters {
 	struct traffic traffic;
 	uint64_t rate_limited;
+	uint64_t looped;
+	struct returner returner; /* the last one */
 	struct meter meter;
 };
 
@@ -98,6 +114,30 @@ struct segment {
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
 };
 
+/* Something that was said; see guard.h. Most is said once: the rest is made of this when it is said again. */
+struct guard_content {
+	uint32_t tag;
+	uint32_t first;  /* who said it first, */
+	uint32_t count;  /* and how often; MCRD_GUARD_DETAILED: what follows is there too */
+	uint32_t passed; /* when it was relayed last, whoever said it, in ms */
+};
+
+struct guard_details {
+	uint32_t passes; /* how often it was relayed, whoever said it */
+	uint32_t seen;   /* when the first said it last, */
+	uint32_t born;   /* and for the first time, in ms */
+	uint32_t whole;  /* of all bytes; 0: not known */
+};
+
+/* Shared by all workers of a daemon. */
+struct guard_memory {
+	uint64_t seed[MCRD_GUARD_SEEDS];
+	uint32_t armed; /* when something came back last, in ms; 0: never */
+	uint32_t unused[15];
+	struct guard_content contents[MCRD_GUARD_CONTENTS];
+	struct guard_details details[MCRD_GUARD_CONTENTS];
+};
+
 enum link_layer {
 	LINK_ETHERNET = 0,
 	LINK_IP = 1
@@ -114,6 +154,7 @@ struct worker_settings {
 	int readiness;     /* epoll descriptor that holds the packet sockets */
 	uint32_t link;     /* enum link_layer */
 	uint32_t sockets;  /* how many egress sockets the file table has room for */
+	uint32_t interface; /* any number that no other interface has */
 	struct ring_geometry rings[MCRD_RINGS]; /* the second is for frames that the first has no room for */
 };
 
@@ -161,6 +202,7 @@ struct worker;
 struct worker *worker_new(const struct worker_settings *settings); /* NULL: see errno */
 void worker_free(struct worker *worker);
 int worker_map_segment(struct worker *worker, int descriptor);
+int worker_map_guard(struct worker *worker, int descriptor);
 int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket);
 int worker_open_uring(struct worker *worker); /* 1: without what makes one thread its only user */
 int worker_restrict_uring(struct worker *worker);

@@ -47,26 +47,49 @@ void worker_free(struct worker *worker)
 		ring_unmap(&worker->rings[i]);
 	if (worker->segment)
 		munmap(worker->segment, sizeof(*worker->segment));
+	if (worker->shared)
+		munmap(worker->shared, sizeof(*worker->shared));
 	rules_free(&worker->rules);
 	free(worker);
 }
 
-int worker_map_segment(struct worker *worker, int descriptor)
+/* While mcrd is upgraded, a supervisor may start a worker of another version. */
+static int map(int descriptor, size_t size, void **memory)
 {
 	struct stat status;
-	void *memory;
 
-	/* While mcrd is upgraded, a supervisor may start a worker of another version. */
 	if (fstat(descriptor, &status) < 0)
 		return -errno;
-	if (status.st_size != sizeof(*worker->segment))
+	if ((size_t)status.st_size != size)
 		return -EPROTO;
-	memory = mmap(NULL, sizeof(*worker->segment), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+	*memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+	if (*memory != MAP_FAILED)
+		return 0;
+	*memory = NULL;
+	return -errno;
+}
 
-	if (memory == MAP_FAILED)
-		return -errno;
+int worker_map_segment(struct worker *worker, int descriptor)
+{
+	void *memory;
+	int result = map(descriptor, sizeof(*worker->segment), &memory);
+
+	if (result < 0)
+		return result;
 	worker->segment = memory;
 	return worker->segment->version == MCRD_SEGMENT_VERSION ? 0 : -EPROTO;
+}
+
+int worker_map_guard(struct worker *worker, int descriptor)
+{
+	void *memory;
+	int result = map(descriptor, sizeof(*worker->shared), &memory);
+
+	if (result < 0)
+		return result;
+	worker->shared = memory;
+	guard_init(&worker->guard, worker->shared);
+	return 0;
 }
 
 /* A ring that is not mapped is an empty one. */

@@ -9,6 +9,7 @@
 
 #include "egress.h"
 #include "flows.h"
+#include "guard.h"
 #include "pace.h"
 #include "ring.h"
 #include "rules.h"
@@ -28,6 +29,8 @@ struct worker {
 	struct rules rules;
 	struct flows flows;
 	struct segment *segment;
+	struct guard_memory *shared;
+	struct guard guard;
 	struct io_uring uring;
 	int uring_open;
 	struct egress egress;

@@ -1,0 +1,41 @@
+"""Memory that workers share with the supervisor, or with each other."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from mcrd.dataplane._dataplane import ffi, lib
+
+# linux/fcntl.h
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_SEALS = 1 | 2 | 4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
+
+
+def sealed(name: str, size: int) -> int:
+    """A descriptor of memory of so many bytes, all zero; raises OSError."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    # A worker could else shrink it, and every later look at it would be a SIGBUS.
+    fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
+    return descriptor
+
+
+def is_sealed(descriptor: int, size: int) -> bool:
+    """Is this memory of that size, which nobody can shrink? Raises OSError."""
+    return (
+        os.fstat(descriptor).st_size == size
+        and fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEALS == _SEALS
+    )
+
+
+def guard_memory() -> int:
+    """A descriptor of what all workers know of the contents that they relayed; raises OSError.
+
+    It begins with the seed of the hash: nobody outside can choose contents that hash alike.
+    """
+    descriptor = sealed("mcrd-guard", ffi.sizeof("struct guard_memory"))
+    os.pwrite(descriptor, os.urandom(8 * int(lib.MCRD_GUARD_SEEDS)), 0)
+    return descriptor
