@@ -18,11 +18,12 @@ from mcrd.states import RuleState
 from mcrd.stats import InterfaceCount, Ledger, OutputCount
 
 AT_ONCE = 256  # outputs that are read in one look, or a few more: of thousands, each in its turn
+AT_LEAST, ABOUT = "at least ", "about "
 OVER = 5.0  # seconds without it after which something is over
 
 INTERFACE = {
-    "discarded": "frames that waited in rings were thrown away with them",
-    "ring_full": "frames found no room in the ring; look at workers and ring_size",
+    "discarded": "packets that waited in rings were thrown away with them",
+    "ring_full": "packets found no room in the ring; look at workers and ring_size",
     "rate_limited": "packets over the limit of a rule were dropped",
     "own_output": "packets that this daemon sent came back and were not relayed again",
 }
@@ -49,6 +50,7 @@ class _Ongoing:
     began: float
     last: float
     total: int = 0
+    about: bool = False
 
 
 @dataclass(slots=True)
@@ -117,10 +119,14 @@ class Alarms:
         for name, count in interfaces.items():
             subject = Subject(interface=name)
             for reason, what in INTERFACE.items():
-                self._count(subject, reason, what, count.dropped[reason], now)
+                number = count.dropped[reason]
+                exact = count.dropped_frames.get(reason) in (None, number)
+                least = reason in count.dropped_frames
+                self._count(subject, reason, what, number, now, _how(least, exact))
             full = count.dropped["ring_full"]
             total = count.received.packets + full
-            self._share(subject, full, total, config.daemon.loss, now)
+            how = _how(True, full == count.dropped_frames["ring_full"])
+            self._share(subject, full, total, config.daemon.loss, now, how=how)
         looped = sum(count.dropped["looped"] for count in interfaces.values())
         if looped != self._looped:
             self._looped = looped
@@ -216,12 +222,14 @@ class Alarms:
                     recent = partial(_last_second, ledger, name, called)
                     yield _output(rule, output), ledger.output(name, called), recent
 
-    def _count(self, subject: Subject, event: str, what: str, number: int, now: float) -> None:
-        """A counter that should stand still."""
+    def _count(
+        self, subject: Subject, event: str, what: str, number: int, now: float, how: str = ""
+    ) -> None:
+        """A counter that should stand still; `how` exact it is."""
         seen = self._seen.setdefault((event, subject), _Counted())
         more, seen.lost = number - seen.lost, number
         if more > 0:
-            self._begin_or_go_on(subject, event, f"{more} {what}", more, now)
+            self._begin_or_go_on(subject, event, f"{how}{more} {what}", more, now, how)
 
     def _share(
         self,
@@ -231,6 +239,7 @@ class Alarms:
         threshold: float,
         now: float,
         second: int | None = None,
+        how: str = "",
     ) -> None:
         """What was lost since the last look, of how many.
 
@@ -244,11 +253,11 @@ class Alarms:
         seen.lost, seen.total, seen.look = lost, total, self._looks
         # What a worker counts may go back, when it is not what it was.
         if 0 < more <= of and more >= threshold * of:
-            text = f"{more} of {of} packets lost ({100 * more / of:.2g} %)"
-            self._begin_or_go_on(subject, "loss", text, more, now)
+            text = f"{how}{more} of {of} packets lost ({100 * more / of:.2g} %)"
+            self._begin_or_go_on(subject, "loss", text, more, now, how)
 
     def _begin_or_go_on(
-        self, subject: Subject, event: str, text: str, more: int, now: float
+        self, subject: Subject, event: str, text: str, more: int, now: float, how: str
     ) -> None:
         if not self._news:
             return
@@ -258,6 +267,7 @@ class Alarms:
             _tell(logging.WARNING, event, subject, f"{text} ({event})")
         going.last = now
         going.total += more
+        going.about = going.about or how == ABOUT
 
     def _end(self, now: float) -> None:
         for (event, subject), going in list(self._ongoing.items()):
@@ -267,12 +277,18 @@ class Alarms:
     def _over(self, event: str, subject: Subject) -> None:
         going = self._ongoing.pop((event, subject))
         lasted = going.last - going.began
-        text = f"{event} is over after {lasted:.1f} s: {going.total} packets"
+        about = ABOUT if going.about else ""
+        text = f"{event} is over after {lasted:.1f} s: {about}{going.total} packets"
         _tell(logging.INFO, f"{event}-end", subject, text)
 
 
 def _rule(rule: Rule) -> Subject:
     return Subject(rule.name, rule.input.interface)
+
+
+def _how(of_rings: bool, exact: bool) -> str:
+    """How exact a count is: each frame that no worker took was one packet at least."""
+    return "" if not of_rings else AT_LEAST if exact else ABOUT
 
 
 def _output(rule: Rule, output: Output) -> Subject:

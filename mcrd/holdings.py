@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
+from mcrd.lost import Lost
 from mcrd.members import MemberSockets, own_source
 from mcrd.memory import guard_memory
 from mcrd.model import Network
@@ -138,8 +139,8 @@ class Holdings:
                 self._ingresses.discard(resource)
                 for key in [key for key in self.rings if key.ingress == resource]:
                     self.members.pop(key).end(None)
-                    ring, _ = self.rings.pop(key)
-                    self.ledger.detach(key, ring.ring_full(), ring.seen)
+                    ring, segment = self.rings.pop(key)
+                    self.ledger.detach(key, *ring.end(segment.taken))
                     ring.close()
             case Egress():
                 self._own.pop(resource, None)
@@ -164,9 +165,9 @@ class Holdings:
         """Where this host sends from."""
         return set(self._own.values()).union(*(m.own() for m in self.members.values()))
 
-    def ring_full(self) -> dict[Ring, int]:
-        """Frames that each live ring had no room for."""
-        return {key: ring.ring_full() for key, (ring, _) in self.rings.items()}
+    def ring_full(self) -> dict[Ring, Lost]:
+        """What each live ring had no room for."""
+        return {key: ring.ring_full(seg.taken) for key, (ring, seg) in self.rings.items()}
 
     def take_errors(self) -> None:
         """Clears the packet sockets of links that went down, so that their workers do not spin."""

@@ -297,7 +297,14 @@ def _of_interfaces(given: dict[str, Any]) -> Iterator[Metric]:
     dropped = _Family(
         CounterMetricFamily,
         "mcrd_interface_dropped_packets",
-        "Datagrams that went to no rule, by reason; ring_full are those that found no room.",
+        "Datagrams that went to no rule, by reason; of those that no worker took, about.",
+        "interface",
+        "reason",
+    )
+    frames = _Family(
+        CounterMetricFamily,
+        "mcrd_interface_dropped_frames",
+        "Frames that no worker took, each of one datagram or more, by reason; exact.",
         "interface",
         "reason",
     )
@@ -312,8 +319,10 @@ def _of_interfaces(given: dict[str, Any]) -> Iterator[Metric]:
         octets.add(interface["received"]["bytes"], name)
         for reason, count in interface["dropped"].items():
             dropped.add(count, name, reason)
+        for reason, count in interface["dropped_frames"].items():
+            frames.add(count, name, reason)
         peak.add(interface["rate"]["peak"]["minute"], name)
-    yield from (f.metric for f in (packets, octets, dropped, peak))
+    yield from (f.metric for f in (packets, octets, dropped, frames, peak))
 
 
 def _of_workers(given: dict[str, Any]) -> Iterator[Metric]:
@@ -327,7 +336,13 @@ def _of_workers(given: dict[str, Any]) -> Iterator[Metric]:
     full = _Family(
         CounterMetricFamily,
         "mcrd_worker_ring_full_packets",
-        "Frames that found no room in the ring of a worker.",
+        "Datagrams that found no room in the rings of a worker, about.",
+        *labels,
+    )
+    full_frames = _Family(
+        CounterMetricFamily,
+        "mcrd_worker_ring_full_frames",
+        "Frames that found no room in the rings of a worker, each of one datagram or more; exact.",
         *labels,
     )
     restarts = _Family(
@@ -346,6 +361,7 @@ def _of_workers(given: dict[str, Any]) -> Iterator[Metric]:
         where = (worker["interface"], worker["number"])
         packets.add(worker["received"]["packets"], *where)
         full.add(worker["dropped"]["ring_full"], *where)
+        full_frames.add(worker["dropped_frames"]["ring_full"], *where)
         restarts.add(worker["restarts"], *where)
         layers.add(len(worker["missing"]), *where)
-    yield from (f.metric for f in (packets, full, restarts, layers))
+    yield from (f.metric for f in (packets, full, full_frames, restarts, layers))

@@ -20,6 +20,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.lost import NOTHING, Lost, Taken
 from mcrd.memory import is_sealed, sealed
 from mcrd.resources import Ring, Target
 
@@ -35,7 +36,7 @@ DROP_REASONS = (
     "rate_limited",
     "looped",
 )
-"""In the order of enum drop of shared.h; ring_full comes before them all, and from the kernel."""
+"""In the order of enum drop of shared.h; those of the rings come before them all."""
 
 OF_RINGS = ("ring_full", "discarded")
 """Of frames that no worker took: the kernel had no room, or the rings were closed before."""
@@ -117,18 +118,32 @@ class OutputCount:
 
 @dataclass(slots=True)
 class InterfaceCount:
-    """Frames taken from an interface's rings, and why some went no further."""
+    """Packets taken from an interface's rings, and why some went no further.
+
+    Of those that no worker took, `dropped_frames` is what the kernel has counted, and `dropped` how
+    many packets that was, see lost.py.
+    """
 
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys((*OF_RINGS, *DROP_REASONS), 0)
     )
+    dropped_frames: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RINGS, 0))
 
     def add(self, other: InterfaceCount) -> None:
         """Adds the other's counts to these."""
         self.received.add(other.received)
-        for name, number in other.dropped.items():  # another version may know other reasons
-            self.dropped[name] = self.dropped.get(name, 0) + number
+        for ours, theirs in (
+            (self.dropped, other.dropped),
+            (self.dropped_frames, other.dropped_frames),
+        ):
+            for name, number in theirs.items():  # another version may know other reasons
+                ours[name] = ours.get(name, 0) + number
+
+    def lose(self, reason: str, lost: Lost) -> None:
+        """Counts what no worker took."""
+        self.dropped[reason] += lost.packets
+        self.dropped_frames[reason] += lost.frames
 
 
 class NoRoomError(Exception):
@@ -213,9 +228,9 @@ class Segment:
         self._memory[there] = known.ljust(_POSITIONS, b"\0")
 
     @property
-    def frames(self) -> int:
-        """Frames that the workers gave back to the kernel."""
-        return int(self._view.frames)
+    def taken(self) -> tuple[Taken, ...]:
+        """What the workers gave back to the kernel, of each ring."""
+        return tuple(map(Taken, self._view.frames, self._view.datagrams))
 
     @property
     def sent(self) -> int:
@@ -325,11 +340,13 @@ class Segment:
         keys = map(self.outputs.key_of, slots[0:found])
         return [key for key in keys if key is not None]
 
-    def interface(self, ring_full: int) -> InterfaceCount:
-        """What the worker took from the ring; `ring_full` is the kernel's own count."""
+    def interface(self, ring_full: Lost) -> InterfaceCount:
+        """What the worker took from the ring, and what that had no room for."""
         view = self._view
         dropped = dict(zip(DROP_REASONS, view.dropped, strict=True))
-        return InterfaceCount(_traffic(view), {"ring_full": ring_full, "discarded": 0, **dropped})
+        count = InterfaceCount(_traffic(view), {**dict.fromkeys(OF_RINGS, 0), **dropped})
+        count.lose("ring_full", ring_full)
+        return count
 
 
 def _fits(descriptor: int) -> bool:
@@ -389,10 +406,10 @@ class Ledger:
         """Counts what this segment holds from now on."""
         self._live[ring] = segment
 
-    def detach(self, ring: Ring, ring_full: int, seen: int = 0) -> None:
+    def detach(self, ring: Ring, ring_full: Lost, discarded: Lost = NOTHING) -> None:
         """Keeps what the segment counted, and closes it.
 
-        `seen` is how many frames the kernel had for the rings: what was not taken is discarded.
+        `ring_full` is what there was no room for, `discarded` what waits and is not taken any more.
         """
         segment = self._live[ring]
         for rule in list(segment.rules.taken):
@@ -400,7 +417,7 @@ class Ledger:
         for rule, target in list(segment.outputs.taken):
             self.end_output(ring, rule, target)
         count = segment.interface(ring_full)
-        count.dropped["discarded"] = max(0, seen - ring_full - segment.frames)
+        count.lose("discarded", discarded)
         self._interfaces.setdefault(ring.interface, InterfaceCount()).add(count)
         of_ring = (ring.interface, ring.number)
         self._numbered.setdefault(of_ring, InterfaceCount()).add(count)
@@ -523,7 +540,7 @@ class Ledger:
             totals.setdefault(ring.interface, Rate()).add(segment.interface_rate())
         return totals
 
-    def ring(self, ring: Ring, ring_full: int) -> tuple[InterfaceCount, Rate]:
+    def ring(self, ring: Ring, ring_full: Lost) -> tuple[InterfaceCount, Rate]:
         """What came from one ring, whose workers come and go, and how much comes."""
         segment, total = self._live[ring], InterfaceCount()
         total.add(self._numbered.get((ring.interface, ring.number), InterfaceCount()))
@@ -531,11 +548,11 @@ class Ledger:
         return total, segment.interface_rate()
 
     def interfaces(
-        self, ring_full: dict[Ring, int], only: Collection[str] | None = None
+        self, ring_full: dict[Ring, Lost], only: Collection[str] | None = None
     ) -> dict[str, InterfaceCount]:
         """What came from each interface, or from these.
 
-        `ring_full` has the kernel's count of each live ring.
+        `ring_full` is what each live ring had no room for.
         """
         totals: dict[str, InterfaceCount] = {}
         for name, kept in self._interfaces.items():

@@ -18,7 +18,7 @@ from typing import Any
 
 from mcrd import __version__
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
-from mcrd.cli.output import write
+from mcrd.cli.output import drops, write
 from mcrd.client import ControlError, ask
 
 TIMEOUT = 10.0  # seconds
@@ -319,16 +319,12 @@ def _rate(rate: dict[str, Any], indent: str) -> Iterator[str]:
     )
 
 
-def _dropped(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{count} {why}" for why, count in dropped.items() if count) or "none"
-
-
 def _stats(answer: dict[str, Any]) -> Iterator[str]:
     if not answer["rules"]:
         yield "no rules"
     for name, rule in answer["rules"].items():
         yield f"{name}  {_state(rule)}{', and silent' if rule['silent'] else ''}"
-        dropped = f"; dropped: {_dropped(rule['dropped'])}" if any(rule["dropped"].values()) else ""
+        dropped = f"; dropped: {drops(rule)}" if any(rule["dropped"].values()) else ""
         yield f"    received {_traffic(rule['received'])}{dropped}"
         yield from _rate(rule["rate"], "        ")
         for output in rule["outputs"]:
@@ -353,11 +349,11 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
                     yield from _of_interface(f"    worker {worker['number']}", worker)
     lost = {name: count for name, count in answer["kernel"].items() if count}
     if lost:
-        yield f"the kernel, for all of this host's network: {_dropped(lost)}"
+        yield f"the kernel, for all of this host's network: {drops({'dropped': lost})}"
 
 
 def _of_interface(name: str, count: dict[str, Any]) -> Iterator[str]:
-    yield f"{name}: received {_traffic(count['received'])}; dropped: {_dropped(count['dropped'])}"
+    yield f"{name}: received {_traffic(count['received'])}; dropped: {drops(count)}"
     yield from _rate(count["rate"], "    " + " " * (len(name) - len(name.lstrip())))
 
 

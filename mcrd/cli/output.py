@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from mcrd.errors import words
 
@@ -27,3 +29,15 @@ def write(text: str) -> bool:
         print(f"cannot write: {words(error)}", file=sys.stderr)
         return False
     return True
+
+
+def drops(count: Mapping[str, Any]) -> str:
+    """What was dropped and why. Of what no worker took, frames are known, and packets about."""
+    frames = count.get("dropped_frames", {})
+    told = []
+    for why, number in count["dropped"].items():
+        if number and frames.get(why, number) != number:
+            told.append(f"about {number} {why} ({frames[why]} frames)")
+        elif number:
+            told.append(f"{number} {why}")
+    return ", ".join(told) or "none"

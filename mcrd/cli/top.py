@@ -22,6 +22,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mcrd.cli.output import drops
+
 Ask = Callable[[], dict[str, Any]]
 
 PLAIN_WIDTH = 200  # columns, where there is no terminal to have a width
@@ -229,9 +231,8 @@ def _style(row: Row) -> str:
 
 def _interface(name: str, entry: dict[str, Any]) -> str:
     rate = entry["rate"]
-    dropped = ", ".join(f"{n} {why}" for why, n in entry["dropped"].items() if n) or "none"
     return (
         f"{name}: {rate['second']['packets']} packets/s,"
         f" {8 * rate['second']['bytes'] / 1e6:.2f} Mbit/s,"
-        f" peak {rate['peak']['minute']} in 10 ms; dropped: {dropped}"
+        f" peak {rate['peak']['minute']} in 10 ms; dropped: {drops(entry)}"
     )

@@ -20,7 +20,7 @@ SUPER_FRAMES = (6, 2)
 LACKS = {
     (6, 0): "frames that this host sends are kept out by the filter alone",
     (6, 1): "an io_uring belongs to no single thread, a layer of the sandbox less",
-    SUPER_FRAMES: "UDP super-frames do not pass packet rings: ring_full counts them",
+    SUPER_FRAMES: "UDP super-frames do not pass packet rings: ring_full counts each as one",
     (6, 3): "memory may become executable, a layer of the sandbox less",
 }
 """What there is not before each version."""

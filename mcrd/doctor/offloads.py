@@ -22,7 +22,7 @@ CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")
 MERGING = ("rx-udp-gro-forwarding", "rx-gro-list")
 VLAN_FILTER = "rx-vlan-filter"
 VIRTUAL = ("veth", "bridge", "tun", "macvlan", "ipvlan")
-LOST = "before Linux 6.2 the kernel drops UDP super-frames before the ring, as ring_full"
+LOST = "before Linux 6.2 the kernel drops UDP super-frames before the ring: one each in ring_full"
 
 
 def offloads(

@@ -43,7 +43,9 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
     drops = _drops(daemon, rule.input.interface)
     full = drops.get("ring_full", 0)
     if full:
-        text = f"{full} frames were lost: the ring of {rule.input.interface} was full"
+        frames = _drops(daemon, rule.input.interface, "dropped_frames").get("ring_full", full)
+        lost = f"{full} packets" if full == frames else f"about {full} packets, in {frames} frames,"
+        text = f"{lost} were lost: the ring of {rule.input.interface} was full"
         yield Finding("taken", "ring_full", "no", text, REMEDIES["ring_full"])
     if grew:
         yield Finding("taken", "received", "yes", f"the rule received {grew} packets meanwhile")
@@ -101,10 +103,10 @@ def _workers(daemon: Daemon, interface: str) -> Iterator[Finding]:
         yield Finding("taken", "worker", "yes", f"the worker of {interface} runs, pid {pids}")
 
 
-def _drops(daemon: Daemon, interface: str) -> dict[str, int]:
+def _drops(daemon: Daemon, interface: str, of: str = "dropped") -> dict[str, int]:
     """What the interface dropped meanwhile, most first; `unmatched` is no fault."""
-    now = daemon.after["interfaces"].get(interface, {"dropped": {}})["dropped"]
-    was = daemon.before["interfaces"].get(interface, {"dropped": {}})["dropped"]
+    now = daemon.after["interfaces"].get(interface, {}).get(of, {})
+    was = daemon.before["interfaces"].get(interface, {}).get(of, {})
     grew = {why: count - was.get(why, 0) for why, count in now.items()}
     return {why: n for why, n in sorted(grew.items(), key=lambda e: -e[1]) if n > 0}
 

@@ -11,9 +11,11 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcrd import filters
+from mcrd.lost import Estimate, Lost, Taken
 from mcrd.model import Network
 from mcrd.resources import Ingress, Reception
 from mcrd.sockets.common import (
@@ -55,7 +57,10 @@ SLOT_HEADERS = (
 LARGEST_PACKET = 65535 + 40  # IPv6, of which only the payload has to be within 16 bits
 LARGE_SHARE = 4  # the ring of large frames is that part of the other's size
 LARGE_LEAST = 4 << 20
-TALLY = struct.Struct("QQ")  # frames seen, and those that there was no room for
+TALLY = struct.Struct("7Q")
+"""Of both rings, frames seen, and those that there was no room for; datagrams that these were
+beyond one for each; of each ring, frames seen, and of each those that it had no room for."""
+_SEEN, _FULL, _MORE, _EACH_SEEN, _EACH_FULL = 0, 1, 2, 3, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,11 @@ class IngressSocket:
         self.large_geometry = large_geometry
         self.socket, self.large = sockets
         self.tally = tally
+        if os.fstat(tally).st_size < TALLY.size:  # that of an older version
+            os.ftruncate(tally, TALLY.size)
         memory = mmap.mmap(tally, TALLY.size)
         self._counts = memoryview(memory).cast("Q")
+        self._estimates = (Estimate(geometry.frames), Estimate(large_geometry.frames))
         self.epoll = select.epoll()
         for sock in self._sockets:
             self.epoll.register(sock, select.EPOLLIN)
@@ -129,15 +137,13 @@ class IngressSocket:
             undo.pop_all()
         return made
 
-    @property
-    def seen(self) -> int:
-        """Frames that passed the filter so far, at the last ring_full(), which they include."""
-        return self._counts[0]
-
     def forget_seen(self) -> None:
         """Begins to count what passed the filter: whoever counted what was taken begins too."""
-        self.ring_full()
-        self._counts[0] = self._counts[1]
+        self._read()
+        counts = self._counts
+        counts[_SEEN] = counts[_FULL]
+        for which in range(2):
+            counts[_EACH_SEEN + which] = counts[_EACH_FULL + which]
 
     @property
     def _sockets(self) -> tuple[socket.socket, socket.socket]:
@@ -174,13 +180,40 @@ class IngressSocket:
                 else:
                     break
 
-    def ring_full(self) -> int:
-        """Frames lost so far because the rings had no room; clears what the kernel counts."""
-        for sock in self._sockets:
-            seen, drops = packet_statistics(sock)
-            self._counts[0] += seen
-            self._counts[1] += drops
-        return self._counts[1]
+    def ring_full(self, taken: Sequence[Taken]) -> Lost:
+        """What the rings had no room for so far; `taken` is what workers took from each."""
+        counts = self._counts
+        for which, lost in enumerate(self._read()):
+            waiting = self._waiting(which, taken[which])
+            counts[_MORE] += self._estimates[which].more(lost, waiting, taken[which])
+        return Lost(counts[_FULL], counts[_FULL] + counts[_MORE])
+
+    def end(self, taken: Sequence[Taken]) -> tuple[Lost, Lost]:
+        """What they had no room for, as ring_full(), and what waits in them: nobody takes it."""
+        self.ring_full(taken)
+        counts, frames, packets = self._counts, 0, 0
+        for which, estimate in enumerate(self._estimates):
+            waiting = max(0, self._waiting(which, taken[which]))
+            counts[_MORE] += estimate.end(taken[which])
+            frames += waiting
+            packets += round(waiting * estimate.mean(taken[which]))
+        return Lost(counts[_FULL], counts[_FULL] + counts[_MORE]), Lost(frames, packets)
+
+    def _waiting(self, which: int, taken: Taken) -> int:
+        counts = self._counts
+        return counts[_EACH_SEEN + which] - counts[_EACH_FULL + which] - taken.frames
+
+    def _read(self) -> tuple[int, ...]:
+        """Frames that each ring had no room for since the last call: the kernel forgets them."""
+        counts, found = self._counts, []
+        for which, sock in enumerate(self._sockets):
+            seen, full = packet_statistics(sock)
+            counts[_SEEN] += seen
+            counts[_FULL] += full
+            counts[_EACH_SEEN + which] += seen
+            counts[_EACH_FULL + which] += full
+            found.append(full)
+        return tuple(found)
 
     def take_error(self) -> None:
         """Reads the error that a downed link leaves: until then every poll returns at once."""

@@ -196,7 +196,7 @@ class Bench:
 
     def taken(self) -> InterfaceCount:
         """What the worker took from the ring."""
-        return self.segment.interface(self.ring.ring_full())
+        return self.segment.interface(self.ring.ring_full(self.segment.taken))
 
     def dropped(self, reason: str) -> int:
         """How many datagrams went no further for this reason."""

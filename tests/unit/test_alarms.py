@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.alarms import OVER, Alarms
+from mcrd.lost import Lost
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.resources import Ingress, Ring, target
 from mcrd.stats import InterfaceCount, Ledger, OutputCount, Segment, Traffic
@@ -23,16 +24,33 @@ if TYPE_CHECKING:
 
 def test_only_what_comes_after_the_beginning_is_news(caplog: pytest.LogCaptureFixture) -> None:
     count = InterfaceCount(Traffic(1000, 0))
-    count.dropped["ring_full"] = 500
+    count.lose("ring_full", Lost(500, 500))
     alarms = Alarms()
     alarms.begin(Config(), Ledger(), {"r0": count})
     alarms.look(Config(), {}, Ledger(), {"r0": count})
     assert caplog.text == ""
-    count.dropped["ring_full"] += 7
+    count.lose("ring_full", Lost(7, 7))
     count.received.packets += 13
     alarms.look(Config(), {}, Ledger(), {"r0": count})
-    assert "7 frames found no room" in caplog.text
-    assert "7 of 20 packets lost" in caplog.text
+    assert "r0: at least 7 packets found no room" in caplog.text
+    assert "r0: at least 7 of 20 packets lost" in caplog.text
+
+
+def test_what_is_not_known_to_the_packet_is_not_said_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("mcrd.alarms.OVER", 0.0)
+    count = InterfaceCount(Traffic(1000, 0))
+    alarms = Alarms()
+    alarms.begin(Config(), Ledger(), {"r0": count})
+    count.lose("ring_full", Lost(7, 70))
+    count.lose("discarded", Lost(2, 5))
+    alarms.look(Config(), {}, Ledger(), {"r0": count})
+    assert "r0: about 70 packets found no room" in caplog.text
+    assert "r0: about 70 of 70 packets lost" in caplog.text
+    assert "r0: about 5 packets that waited in rings" in caplog.text
+    assert "ring_full is over after 0.0 s: about 70 packets" in caplog.text
 
 
 def test_counts_of_a_version_that_knew_other_reasons_are_summed() -> None:
@@ -148,7 +166,7 @@ def test_what_closed_rings_counted_is_no_news(caplog: pytest.LogCaptureFixture) 
     pen = Pen(made)
     fail(pen, slots["r0"])
     pen.close()
-    ledger.detach(Ring(Ingress("eth0", 2)), 0)
+    ledger.detach(Ring(Ingress("eth0", 2)), Lost())
     again = Segment()
     ledger.attach(Ring(Ingress("eth0", 3)), again)
     alarms = Alarms()

@@ -15,6 +15,7 @@ import pytest
 
 from mcrd import workers
 from mcrd.dataplane import messages
+from mcrd.lost import Lost
 from mcrd.members import is_fit, may_have
 from mcrd.model import Input, PortRange
 from mcrd.plan import Relay
@@ -204,18 +205,18 @@ def test_counters_may_say_anything_at_any_time() -> None:
         said = {
             "rule": ledger.rule("a"),
             "output": ledger.output("a", target),
-            "interfaces": ledger.interfaces({ring: 3}),
+            "interfaces": ledger.interfaces({ring: Lost(3, 3)}),
             "used": segment.last_used(0),
             "received": segment.received,
             "slots": [segment.rule(rule), segment.output(output)],
             "rates": [ledger.rule_rate("a"), ledger.output_rate("a", target)],
-            "of interfaces": [ledger.interface_rates(), ledger.ring(ring, 3)],
+            "of interfaces": [ledger.interface_rates(), ledger.ring(ring, Lost(3, 3))],
         }
         assert msgspec.json.decode(msgspec.json.encode(said))["rule"]["received"]["packets"] >= 0
     memory.close()
     before = ledger.output("a", target)
     ledger.end_output(ring, "a", target)
-    ledger.detach(ring, 3)
+    ledger.detach(ring, Lost(3, 3))
     assert ledger.output("a", target) == before
 
 

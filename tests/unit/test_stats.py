@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from mcrd.dataplane._dataplane import ffi, lib
 
 from mcrd import report
+from mcrd.lost import Lost
 from mcrd.resources import Ingress, Ring
 from mcrd.stats import (
     DROP_REASONS,
@@ -135,7 +136,7 @@ def pen(segment: Segment) -> Iterator[Pen]:
 
 def test_a_new_segment_has_counted_nothing(segment: Segment, pen: Pen) -> None:
     assert pen.view.version == lib.MCRD_SEGMENT_VERSION
-    assert segment.interface(0) == InterfaceCount()
+    assert segment.interface(Lost()) == InterfaceCount()
     assert segment.rule(segment.rule_slot("camera")).received == Traffic(0, 0)
     assert segment.output(segment.output_slot("camera", WALL)) == OutputCount()
 
@@ -163,7 +164,7 @@ def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen)
         assert drop == DROP_REASONS.index(reason)
         pen.view.dropped[drop] = number
     pen.frames(45, 60)
-    assert segment.interface(9) == InterfaceCount(
+    assert segment.interface(Lost(3, 9)) == InterfaceCount(
         Traffic(45, 2700),
         {
             "ring_full": 9,
@@ -179,6 +180,7 @@ def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen)
             "rate_limited": 9,
             "looped": 10,
         },
+        {"ring_full": 3, "discarded": 0},
     )
 
 
@@ -385,7 +387,7 @@ def test_looking_changes_nothing(segment: Segment, pen: Pen) -> None:
     pen.error(segment.output_slot("camera", WALL), errno.EPERM)
     for _ in range(3):
         assert ledger.output("camera", WALL).errors == {"EPERM": 2}
-        assert ledger.interfaces({ETH0: 4})["eth0"].dropped["ring_full"] == 4
+        assert ledger.interfaces({ETH0: Lost(4, 4)})["eth0"].dropped["ring_full"] == 4
 
 
 def test_ending_what_never_was_is_nothing(segment: Segment) -> None:
@@ -406,8 +408,10 @@ def test_a_ring_that_was_made_anew_adds_to_its_interface() -> None:
         pen.frames(3, 100)
         pen.drop("unmatched", 1)
         pen.close()
-        assert ledger.interfaces({ring: 5})["eth0"].received.packets == (3 if index == 2 else 6)
-        ledger.detach(ring, 5)
+        assert ledger.interfaces({ring: Lost(5, 5)})["eth0"].received.packets == (
+            3 if index == 2 else 6
+        )
+        ledger.detach(ring, Lost(5, 5))
     total = ledger.interfaces({})["eth0"]
     assert total.received == Traffic(6, 600)
     assert (total.dropped["unmatched"], total.dropped["ring_full"]) == (2, 10)
@@ -418,16 +422,16 @@ def test_what_no_worker_took_of_closed_rings_is_discarded() -> None:
     ledger.attach(ring, made)
     pen = Pen(made)
     pen.frames(30, 100)
-    pen.view.frames = 20  # super-frames among them: frames are not packets
     pen.close()
-    ledger.detach(ring, 5, seen=32)
+    ledger.detach(ring, Lost(5, 5), Lost(3, 7))
     assert ledger.interfaces({})["eth0"].dropped["discarded"] == 7
+    assert ledger.interfaces({})["eth0"].dropped_frames["discarded"] == 3
     again = Segment()
     ledger.attach(ring, again)
-    count, _ = ledger.ring(ring, 1)  # a worker's counts go on, as its interface's do
+    count, _ = ledger.ring(ring, Lost(1, 1))  # a worker's counts go on, as its interface's do
     assert count.received.packets == 30
     assert (count.dropped["ring_full"], count.dropped["discarded"]) == (6, 7)
-    ledger.detach(ring, 1, seen=0)  # a worker that counts too much makes it no less than nothing
+    ledger.detach(ring, Lost(1, 1))
     assert ledger.interfaces({})["eth0"].dropped["discarded"] == 7
 
 
@@ -442,7 +446,7 @@ def test_a_rule_on_two_workers_is_one_sum() -> None:
         pen.output(made.output_slot("camera", WALL), number, 1)
         pen.frames(number, 100)
         pen.close()
-    live = dict.fromkeys(rings, 4)
+    live = dict.fromkeys(rings, Lost(4, 4))
     while True:
         assert ledger.rule("camera").received.packets == 5
         assert ledger.output("camera", WALL).sent.packets == 5
@@ -478,7 +482,7 @@ def test_one_packet_in_a_minute_has_a_rate_and_two_workers_have_its_sum() -> Non
         assert 2 / 64 <= found.minute["packets"] == found.minute["bytes"] <= 2 / 60
         shown = report.rate(found)["minute"]
         assert 0.031 <= shown["packets"] == shown["bytes"] <= 0.033
-    assert report.rate(ledger.ring(ring, 0)[1])["minute"]["packets"] in (0.016, 0.017)
+    assert report.rate(ledger.ring(ring, Lost())[1])["minute"]["packets"] in (0.016, 0.017)
 
 
 def test_the_line_of_the_status_shows_slow_streams() -> None:
@@ -575,7 +579,7 @@ class Life(RuleBasedStateMachine):
     def detach(self, ring: Ring) -> None:
         _, pen, ring_full = self.live.pop(ring)
         pen.close()
-        self.ledger.detach(ring, ring_full)
+        self.ledger.detach(ring, Lost(ring_full, ring_full))
 
     @rule()
     def keep(self) -> None:
@@ -590,7 +594,7 @@ class Life(RuleBasedStateMachine):
                 found = self.ledger.output(name, target)
                 assert found.sent.packets == self.sent[name, target]
                 assert sum(found.errors.values()) == self.errors[name, target]
-        live = {ring: ring_full for ring, (_, _, ring_full) in self.live.items()}
+        live = {ring: Lost(full, full) for ring, (_, _, full) in self.live.items()}
         for interface, found_there in self.ledger.interfaces(live).items():
             assert found_there.received.packets == self.frames[interface]
             assert found_there.dropped["ring_full"] == self.ring_full[interface]
@@ -598,7 +602,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         for ring, (_, pen, ring_full) in self.live.items():
             pen.close()
-            self.ledger.detach(ring, ring_full)
+            self.ledger.detach(ring, Lost(ring_full, ring_full))
 
 
 TestLife = Life.TestCase

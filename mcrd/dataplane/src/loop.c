@@ -113,7 +113,8 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 	return 0;
 }
 
-static int relay_frame(struct worker *worker, const struct ring_frame *frame)
+/* Adds what the frame stands for to `taken`. */
+static int relay_frame(struct worker *worker, const struct ring_frame *frame, uint64_t *taken)
 {
 	static const enum drop drops[] = {
 		[PACKET_FOREIGN] = DROP_UNMATCHED,         [PACKET_MALFORMED] = DROP_MALFORMED,
@@ -133,6 +134,7 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame)
 		size = frame->segment;
 		datagrams = (packet.payload_length + size - 1) / size;
 	}
+	*taken += datagrams;
 	meter_note(&segment->meter, &segment->traffic, &worker->window, frame->time);
 	count(&segment->traffic.packets, datagrams);
 	count(&segment->traffic.bytes, frame->frame.length);
@@ -175,6 +177,8 @@ static struct ring *next_frame(struct worker *worker, struct ring_frame *frame)
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
+	uint64_t datagrams[MCRD_RINGS] = { 0 };
+	struct segment *segment = worker->segment;
 	struct ring_frame frame;
 	struct ring *ring;
 	int frames, result, i;
@@ -183,7 +187,7 @@ static int harvest(struct worker *worker)
 		ring = next_frame(worker, &frame);
 		if (!ring)
 			break;
-		result = relay_frame(worker, &frame);
+		result = relay_frame(worker, &frame, &datagrams[ring - worker->rings]);
 		if (result < 0)
 			return result;
 		ring_take(ring);
@@ -195,9 +199,10 @@ static int harvest(struct worker *worker)
 	result = egress_flush(&worker->egress, on_completion, worker);
 	if (result < 0)
 		return result;
-	for (i = 0; i < MCRD_RINGS; i++)
-		ring_release(&worker->rings[i], &worker->segment->positions[i]);
-	count(&worker->segment->frames, (uint64_t)frames);
+	for (i = 0; i < MCRD_RINGS; i++) {
+		ring_release(&worker->rings[i], &segment->positions[i], &segment->frames[i]);
+		count(&segment->datagrams[i], datagrams[i]);
+	}
 	return frames;
 }
 

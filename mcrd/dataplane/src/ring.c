@@ -93,7 +93,7 @@ void ring_unmap(struct ring *ring)
 	*ring = (struct ring){ 0 };
 }
 
-/* When a worker died between the two stores of ring_release(), the frame before its position was dealt with
+/* When a worker died between the first and the last store of ring_release(), the frame before its position was dealt with
  * but not given back. In a full ring that frame is filled too, but then the one at the position is older. */
 void ring_continue(struct ring *ring, uint64_t position)
 {
@@ -163,13 +163,14 @@ void ring_take(struct ring *ring)
 	ring->taken++;
 }
 
-void ring_release(struct ring *ring, uint64_t *position)
+void ring_release(struct ring *ring, uint64_t *position, uint64_t *frames)
 {
 	for (; ring->taken > 0; ring->taken--) {
 		struct tpacket2_hdr *header = header_of(&ring->unreleased);
 
 		step(ring, &ring->unreleased);
 		__atomic_store_n(position, ring->unreleased.index, __ATOMIC_RELAXED);
+		__atomic_store_n(frames, *frames + 1, __ATOMIC_RELAXED);
 		__atomic_store_n(&header->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 	}
 }

@@ -59,7 +59,7 @@ void ring_read(const struct ring *ring, struct ring_frame *out);
 /* Goes on to the next frame; the one before stays where it is. */
 void ring_take(struct ring *ring);
 
-/* Gives all that was taken back to the kernel, and moves `position` with each. */
-void ring_release(struct ring *ring, uint64_t *position);
+/* Gives all that was taken back to the kernel; moves `position` with each, and counts it in `frames`. */
+void ring_release(struct ring *ring, uint64_t *position, uint64_t *frames);
 
 #endif

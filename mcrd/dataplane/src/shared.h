@@ -16,7 +16,7 @@
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 4
+#define MCRD_SEGMENT_VERSION 5
 #define MCRD_VIOLATION 113
 #define MCRD_GUARD_SEEDS 8
 #define MCRD_GUARD_CONTENTS 16384
@@ -105,7 +105,8 @@ struct segment {
 	uint64_t positions[MCRD_RINGS]; /* they stay here in every version: an upgrade reads them */
 	struct traffic traffic;
 	uint64_t dropped[MCRD_DROP_REASONS];
-	uint64_t frames; /* that were given back to the kernel */
+	uint64_t frames[MCRD_RINGS];    /* that were given back to the kernel, */
+	uint64_t datagrams[MCRD_RINGS]; /* and what they stood for: of what a ring had no room for, only frames are known */
 	uint64_t sent;   /* datagrams of all outputs, */
 	uint64_t failed; /* and those that were not: who watches errors need not look at each */
 	struct meter meter;

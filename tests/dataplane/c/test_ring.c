@@ -138,7 +138,7 @@ static void test_fields(void)
 	};
 	uint8_t *memory = new_memory();
 	struct ring ring = ring_of(memory, 0);
-	uint64_t position = 99;
+	uint64_t position = 99, frames = 0;
 	uint32_t i;
 
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -159,7 +159,7 @@ static void test_fields(void)
 		CHECK_EQUAL(frame.segment, cases[i].segment);
 		CHECK_EQUAL(frame.foreign != 0, cases[i].foreign);
 		CHECK_EQUAL(frame.frame.checksum_known != 0, cases[i].checksum_known);
-		ring_release(&ring, &position);
+		ring_release(&ring, &position, &frames);
 		CHECK_EQUAL(slot_at(memory, index)->tp_status, TP_STATUS_KERNEL);
 		CHECK_EQUAL(position, (index + 1) % SLOTS);
 	}
@@ -171,7 +171,7 @@ static void test_wraparound(void)
 {
 	uint8_t *memory = new_memory();
 	struct ring ring = ring_of(memory, 0);
-	uint64_t random = 11, position = 0;
+	uint64_t random = 11, position = 0, frames = 0;
 	uint32_t made = 0, taken = 0, released = 0, round, i, full = 0;
 
 	check_about("wraparound");
@@ -202,9 +202,10 @@ static void test_wraparound(void)
 			taken = released;
 			break;
 		default:
-			ring_release(&ring, &position);
+			ring_release(&ring, &position, &frames);
 			released = taken;
 			CHECK_EQUAL(position, released % SLOTS);
+			CHECK_EQUAL(frames, released);
 		}
 	}
 	CHECK(full > 100);
@@ -220,7 +221,7 @@ static void test_no_further_than_the_ring(void)
 	uint8_t *memory = new_memory();
 	struct ring ring = ring_of(memory, 5);
 	struct ring_frame frame;
-	uint64_t position = 99;
+	uint64_t position = 99, frames = 0;
 	uint32_t i;
 
 	check_about("ahead");
@@ -233,7 +234,7 @@ static void test_no_further_than_the_ring(void)
 		CHECK(take(&ring, &frame));
 	CHECK(!take(&ring, &frame));
 	CHECK(!take(&ring, &frame));
-	ring_release(&ring, &position);
+	ring_release(&ring, &position, &frames);
 	CHECK_EQUAL(position, 5);
 	CHECK(!take(&ring, &frame));
 	free(memory);
@@ -283,7 +284,7 @@ static void test_map(void)
 		{ 0x80000000, 0x80000000, 64 },
 	};
 	int memory = memfd_create("ring", MFD_CLOEXEC);
-	uint64_t position = 0;
+	uint64_t position = 0, frames = 0;
 	struct ring ring = { 0 };
 	struct ring_frame frame;
 	uint32_t i;
@@ -302,7 +303,7 @@ static void test_map(void)
 	fill(ring.memory, 0, &(struct filled){ .length = 1, .captured = 1 });
 	CHECK(take(&ring, &frame));
 	CHECK_EQUAL(frame.frame.link, LINK_IP);
-	ring_release(&ring, &position);
+	ring_release(&ring, &position, &frames);
 	CHECK_EQUAL(position, 1);
 	ring_unmap(&ring);
 	CHECK(!ring_ready(&ring));
