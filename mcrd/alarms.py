@@ -22,7 +22,7 @@ AT_LEAST, ABOUT = "at least ", "about "
 OVER = 5.0  # seconds without it after which something is over
 
 INTERFACE = {
-    "discarded": "packets that waited in rings were thrown away with them",
+    "discarded": "packets were thrown away with the rings that they waited in",
     "ring_full": "packets found no room in the ring; look at workers and ring_size",
     "rate_limited": "packets over the limit of a rule were dropped",
     "own_output": "packets that this daemon sent came back and were not relayed again",

@@ -149,6 +149,11 @@ class Estate:
             now=now,
         )
 
+    def end_retired(self) -> None:
+        """Closes old rings in whose place no others are to be opened any more."""
+        tried = [what for what in self._failures if isinstance(what, Ingress)]
+        self._holdings.end_retired({(ingress.interface, ingress.index) for ingress in tried})
+
     def next_retry(self) -> float | None:
         """Seconds until something that failed is to be tried again.
 
@@ -208,8 +213,8 @@ class Estate:
                 await self._open_all([s.resource for s in group if isinstance(s, Open)], links)
                 self._sync_own()
             elif kind is Close:
-                for resource in [s.resource for s in group if isinstance(s, Close)]:
-                    await self._close(resource)
+                for step in [s for s in group if isinstance(s, Close)]:
+                    await self._close(step.resource, anew=step.anew)
                     self.advance()
             else:
                 await self._change_relays(
@@ -342,7 +347,7 @@ class Estate:
             for worker in [worker for worker in self.workers if worker.ingress == ingress]:
                 await self._close(worker)
             if self._holdings.has(ingress):
-                await self._close(ingress)
+                await self._close(ingress, anew=True)
 
     def _sync_own(self) -> None:
         """Tells every worker what this daemon sends from, so that it is never relayed again."""
@@ -538,10 +543,10 @@ class Estate:
         for target in targets:
             self.ledger.end_output(ring, step.key.rule, target)
 
-    async def _close(self, resource: Resource) -> None:
+    async def _close(self, resource: Resource, *, anew: bool = False) -> None:
         if not isinstance(resource, Worker):
             worker = self.workers.get(resource.worker) if isinstance(resource, Egress) else None
-            self._holdings.close(resource, worker)
+            self._holdings.close(resource, worker, anew=anew)
             return
         process = self.workers.pop(resource, None)
         if resource.ring in self._holdings.members:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
@@ -26,6 +27,7 @@ from mcrd.resources import (
     Ring,
     Worker,
 )
+from mcrd.retired import Retired
 from mcrd.sockets import (
     EgressSockets,
     IngressSocket,
@@ -60,6 +62,7 @@ class Holdings:
         self._patterns: set[Members] = set()
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
+        self._retired: dict[tuple[str, int], Retired] = {}  # by interface and index
 
     def all(self) -> tuple[Resource, ...]:
         """What is open."""
@@ -107,16 +110,27 @@ class Holdings:
                 self.memberships.join(resource)
 
     def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
-        """All of its rings, or none."""
+        """All of its rings, or none; those that they replace count until then."""
+        retired = self._retired.get((ingress.interface, ingress.index))
         segments: list[Segment] = []
         try:
             segments.extend(Segment() for _ in range(ingress.workers))
-            rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
+            try:
+                rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
+            except OSError as error:
+                if error.errno != errno.ENOMEM or retired is None:
+                    raise
+                retired.free_memory()
+                rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
         except OSError:
             for segment in segments:
                 segment.close()
             raise
         self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
+        if retired is not None:
+            del self._retired[retired.ingress]
+            for loss in retired.give_way(rings):
+                self.ledger.lose(*loss)
 
     def add_ingress(self, ingress: Ingress, rings: list[tuple[IngressSocket, Segment]]) -> None:
         """The rings of an ingress, all of them, with their counters."""
@@ -132,16 +146,17 @@ class Holdings:
         self.egress[egress] = sock
         self._own[egress] = own_source(egress, sock)
 
-    def close(self, resource: Resource, worker: WorkerProcess | None = None) -> None:
-        """Closes it; `worker` is the one that has an egress socket of its own."""
+    def close(
+        self, resource: Resource, worker: WorkerProcess | None = None, *, anew: bool = False
+    ) -> None:
+        """Closes it; `worker` is the one that has an egress socket of its own.
+
+        `anew`: another is to take its place. Until it does, the rings of an ingress are not closed,
+        but count what comes.
+        """
         match resource:
             case Ingress():
-                self._ingresses.discard(resource)
-                for key in [key for key in self.rings if key.ingress == resource]:
-                    self.members.pop(key).end(None)
-                    ring, segment = self.rings.pop(key)
-                    self.ledger.detach(key, *ring.end(segment.taken))
-                    ring.close()
+                self._close_ingress(resource, anew)
             case Egress():
                 self._own.pop(resource, None)
                 end_sockets(worker, {resource: self.egress.pop(resource)})
@@ -156,17 +171,44 @@ class Holdings:
             case Membership():
                 self.memberships.leave(resource)
 
+    def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
+        self._ingresses.discard(ingress)
+        retired = Retired((ingress.interface, ingress.index))
+        for key in [key for key in self.rings if key.ingress == ingress]:
+            self.members.pop(key).end(None)
+            ring, segment = self.rings.pop(key)
+            taken = segment.taken
+            lost = ring.end(taken)
+            self.ledger.detach(key, *lost)
+            retired.add(key, ring, taken, *lost)
+        if anew:
+            self._retired[retired.ingress] = retired
+        else:
+            retired.close()
+
+    def end_retired(self, wanted: Container[tuple[str, int]] = ()) -> None:
+        """Closes old rings, but for those of interfaces, by name and index, that wait for new."""
+        for which in [which for which in self._retired if which not in wanted]:
+            retired = self._retired.pop(which)
+            for loss in retired.losses():
+                self.ledger.lose(*loss)
+            retired.close()
+
     def close_all(self) -> None:
         """Closes everything, and leaves every group."""
         for resource in self.all():
             self.close(resource)
+        self.end_retired()
 
     def own(self) -> set[messages.Endpoint]:
         """Where this host sends from."""
         return set(self._own.values()).union(*(m.own() for m in self.members.values()))
 
     def ring_full(self) -> dict[Ring, Lost]:
-        """What each live ring had no room for."""
+        """What each live ring had no room for; what old ones lost becomes known to the ledger."""
+        for retired in self._retired.values():
+            for loss in retired.losses():
+                self.ledger.lose(*loss)
         return {key: ring.ring_full(seg.taken) for key, (ring, seg) in self.rings.items()}
 
     def take_errors(self) -> None:
@@ -179,7 +221,7 @@ class Holdings:
 
         Wide before rules are added, narrow after others are removed: no frame is missed between.
         """
-        names = {ring.interface for ring in self.rings}
+        names = {ring.interface for ring in self.rings} | {name for name, _ in self._retired}
         if not also_old:
             self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
         for name in names | networks.keys():
@@ -190,12 +232,15 @@ class Holdings:
             if wanted == before:
                 continue
             self._admitted[name] = wanted
-            for key, (ring, _) in self.rings.items():
-                if key.interface == name:
-                    try:
-                        ring.admit(wanted)
-                    except OSError as error:
-                        log.error("%s: filter: %s", key, words(error))
+            admitting: list[Retired | IngressSocket] = [
+                *(retired for (other, _), retired in self._retired.items() if other == name),
+                *(ring for key, (ring, _) in self.rings.items() if key.interface == name),
+            ]
+            for rings in admitting:
+                try:
+                    rings.admit(wanted)
+                except OSError as error:
+                    log.error("%s: filter: %s", name, words(error))
 
 
 def _open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:

@@ -101,9 +101,10 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close a resource that nothing uses any more."""
+    """Close a resource that nothing uses any more; `anew`: another is to take its place."""
 
     resource: Resource
+    anew: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +286,7 @@ def plan(config: Config, actual: Actual, wishes: Wishes | None = None) -> tuple[
                 relays[key] = relay
     replaced = _replaced(actual, wanted)
     # Their rules end with them: removed before, the last packets would match none.
-    steps: list[Step] = _closed(replaced)
+    steps: list[Step] = _closed(replaced, anew=True)
     missing = [
         resource
         for resource in wanted
@@ -340,10 +341,10 @@ def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Reso
     return frozenset(ingresses | workers)
 
 
-def _closed(resources: Iterable[Resource]) -> list[Step]:
+def _closed(resources: Iterable[Resource], *, anew: bool = False) -> list[Step]:
     ordered = sorted(resources, key=str)
     return [
-        Close(resource)
+        Close(resource, anew)
         for kind in reversed(_ORDER)
         for resource in ordered
         if type(resource) is kind

@@ -143,7 +143,7 @@ class InterfaceCount:
     def lose(self, reason: str, lost: Lost) -> None:
         """Counts what no worker took."""
         self.dropped[reason] += lost.packets
-        self.dropped_frames[reason] += lost.frames
+        self.dropped_frames[reason] = self.dropped_frames.get(reason, 0) + lost.frames
 
 
 class NoRoomError(Exception):
@@ -423,6 +423,14 @@ class Ledger:
         self._numbered.setdefault(of_ring, InterfaceCount()).add(count)
         del self._live[ring]
         segment.close()
+
+    def lose(self, ring: Ring, reason: str, lost: Lost) -> None:
+        """Counts what came to a ring that was detached."""
+        for kept in (
+            self._interfaces.setdefault(ring.interface, InterfaceCount()),
+            self._numbered.setdefault((ring.interface, ring.number), InterfaceCount()),
+        ):
+            kept.lose(reason, lost)
 
     def end_rule(self, ring: Ring, rule: str) -> None:
         """Keeps what a rule counted on a worker that has it no more."""

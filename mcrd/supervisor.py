@@ -307,6 +307,7 @@ class Supervisor:
             log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
         self._estate.admit(self._networks, also_old=False)
+        self._estate.end_retired()
         await self._estate.keep()
         self._pending = False
         self._look_at_states()

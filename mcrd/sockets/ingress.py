@@ -116,6 +116,7 @@ class IngressSocket:
         memory = mmap.mmap(tally, TALLY.size)
         self._counts = memoryview(memory).cast("Q")
         self._estimates = (Estimate(geometry.frames), Estimate(large_geometry.frames))
+        self._estimated = [self._counts[_EACH_FULL], self._counts[_EACH_FULL + 1]]
         self.epoll = select.epoll()
         for sock in self._sockets:
             self.epoll.register(sock, select.EPOLLIN)
@@ -180,12 +181,21 @@ class IngressSocket:
                 else:
                     break
 
+    @property
+    def seen(self) -> int:
+        """Frames that passed the filters so far."""
+        self._read()
+        return self._counts[_SEEN]
+
     def ring_full(self, taken: Sequence[Taken]) -> Lost:
         """What the rings had no room for so far; `taken` is what workers took from each."""
+        self._read()
         counts = self._counts
-        for which, lost in enumerate(self._read()):
+        for which, estimate in enumerate(self._estimates):
+            full = counts[_EACH_FULL + which]
+            lost, self._estimated[which] = full - self._estimated[which], full
             waiting = self._waiting(which, taken[which])
-            counts[_MORE] += self._estimates[which].more(lost, waiting, taken[which])
+            counts[_MORE] += estimate.more(lost, waiting, taken[which])
         return Lost(counts[_FULL], counts[_FULL] + counts[_MORE])
 
     def end(self, taken: Sequence[Taken]) -> tuple[Lost, Lost]:
@@ -203,17 +213,29 @@ class IngressSocket:
         counts = self._counts
         return counts[_EACH_SEEN + which] - counts[_EACH_FULL + which] - taken.frames
 
-    def _read(self) -> tuple[int, ...]:
-        """Frames that each ring had no room for since the last call: the kernel forgets them."""
-        counts, found = self._counts, []
+    def _read(self) -> None:
+        """What the kernel has counted since the last time: it forgets what it has told."""
+        counts = self._counts
         for which, sock in enumerate(self._sockets):
             seen, full = packet_statistics(sock)
             counts[_SEEN] += seen
             counts[_FULL] += full
             counts[_EACH_SEEN + which] += seen
             counts[_EACH_FULL + which] += full
-            found.append(full)
-        return tuple(found)
+
+    def deafen(self) -> None:
+        """Lets nothing in any more."""
+        for sock in self._sockets:
+            attach_filter(sock, DROP_ALL)
+
+    def shrink(self) -> None:
+        """Gives the memory of the rings back; nobody may have mapped them. Counts go on.
+
+        While the kernel does it, for some milliseconds, nothing is counted. Raises OSError.
+        """
+        for sock in self._sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is
+            sock.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", 0, 0, 0, 0))
 
     def take_error(self) -> None:
         """Reads the error that a downed link leaves: until then every poll returns at once."""
