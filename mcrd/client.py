@@ -21,7 +21,12 @@ ANSWER_LARGEST = 64 * 1024 * 1024  # bytes
 
 
 class ControlError(Exception):
-    """A request failed; `lines` say why, one problem each."""
+    """A request failed; `lines` say why, one problem each.
+
+    `logged`: the daemon has them in its log.
+    """
+
+    logged = False
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -55,7 +60,9 @@ def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
         except (OSError, ValueError):
             raise NoAnswerError("mcrd ended before it answered; look at its log") from None
     if reply["errors"]:
-        raise ControlError(*reply["errors"])
+        refusal = ControlError(*reply["errors"])
+        refusal.logged = reply.get("logged", False)
+        raise refusal
     return reply["result"]
 
 

@@ -42,10 +42,11 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Reply(msgspec.Struct):
-    """`errors` is empty when the request was carried out."""
+    """`errors` is empty when the request was carried out; `logged`: they are in the log, too."""
 
     result: Any = None
     errors: list[str] = []
+    logged: bool = False
 
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -163,7 +164,7 @@ class Server:
                 return _encode(Reply(await self._while_asked(request, writer)))
             return _encode(Reply(await self._handler(request)))
         except ControlError as error:
-            return _encode(Reply(errors=list(error.lines)))
+            return _encode(Reply(errors=list(error.lines), logged=error.logged))
         except _GoneError:
             raise
         except Exception as error:  # a bug in one answer must not end the daemon

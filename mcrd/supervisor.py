@@ -26,7 +26,7 @@ from mcrd.apply import Estate
 from mcrd.changes import Changes, changes
 from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
-from mcrd.config.problems import is_about
+from mcrd.config.problems import Problem, is_about
 from mcrd.control import Request, Server
 from mcrd.errors import words
 from mcrd.explain.kinds import mark
@@ -53,6 +53,7 @@ UNSETTLED = 0.25  # seconds until the next look when it was not
 # was half of the time of a reload (gc.set_threshold()).
 SELDOM = (100_000, 10, 10)
 STATUS_EVERY = 5.0  # seconds
+REFUSED_AGAIN = 60.0  # seconds in which the same problems of the rule file are told once
 TICK = 0.5  # seconds between two looks at what makes no event
 LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
 # Seconds without progress after which planning hangs: a worker that does not start takes 13.
@@ -104,6 +105,7 @@ class Supervisor:
         self._loader = config.Loader()
         self._reading = asyncio.Lock()
         self._errors: list[str] = []  # why the rule file, as it is now, is not what runs
+        self._refused: tuple[tuple[Problem, ...], float] = ((), 0.0)  # told last, and when
         self._digest = b""
         self._pending = True
         self._started = time.monotonic()
@@ -405,6 +407,7 @@ class Supervisor:
         if self._errors:
             journal.tell(log, logging.INFO, "config-good", "the rule file is good again")
         self._errors = []
+        self._refused = ((), 0.0)
         return new
 
     async def _reload(self, why: str) -> Changes:
@@ -415,10 +418,7 @@ class Supervisor:
                 new = await self._load()
                 changed = await self._adopt(new)
             except ConfigError as error:
-                text = "reload (%s) refused; the rules that run stay as they are"
-                journal.tell(log, logging.ERROR, "reload-refused", text, why)
-                for problem in error.problems:
-                    log.error("%s", problem)
+                self._tell_refusal(why, error)
                 raise
             except Exception:
                 self._wake()  # planning goes on from where this one ended, or ends the daemon
@@ -428,6 +428,20 @@ class Supervisor:
             text = "reload (%s): %s"
             journal.tell(log, logging.INFO, "reload", text, why, changed.summary())
             return changed
+
+    def _tell_refusal(self, why: str, error: ConfigError) -> None:
+        """Once: whoever saves a file and then reloads it has the same problems twice."""
+        before, at = self._refused
+        now = time.monotonic()
+        again = before == error.problems and now < at + REFUSED_AGAIN
+        text = "reload (%s) refused; the rules that run stay as they are"
+        if again:
+            journal.tell(log, logging.DEBUG, "reload-refused", text, why)
+            return
+        self._refused = (error.problems, now)
+        journal.tell(log, logging.ERROR, "reload-refused", text, why)
+        for problem in error.problems:
+            log.error("%s", problem)
 
     def _reload_soon(self, why: str) -> None:
         """One that waits already will read what is there then."""
@@ -475,7 +489,9 @@ class Supervisor:
                 case other:
                     raise ControlError(f"unknown command: {other}")
         except ConfigError as error:
-            raise ControlError(*(str(problem) for problem in error.problems)) from None
+            refusal = ControlError(*(str(problem) for problem in error.problems))
+            refusal.logged = request.command == "reload"
+            raise refusal from None
 
     async def _diff(self, name: object) -> dict[str, Any]:
         """What a reload would change. Of one rule: with the reasons why the file is refused."""

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import signal
 import sys
 import time
@@ -33,9 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _live(options) if options.command == "top" else _at_once(options)
     except ControlError as error:
-        for line in error.lines:
-            print(line, file=sys.stderr)
+        if not (error.logged and _is_of_the_service()):
+            for line in error.lines:
+                print(line, file=sys.stderr)
         return 1
+
+
+def _is_of_the_service() -> bool:
+    """Whether this is the daemon's own ExecReload=, whose stderr is the journal that it logs to.
+
+    See systemd.exec(5) on MAINPID and JOURNAL_STREAM.
+    """
+    at = os.fstat(2)
+    stream = os.environ.get("JOURNAL_STREAM")
+    return "MAINPID" in os.environ and stream == f"{at.st_dev}:{at.st_ino}"
 
 
 def _live(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.lab import Fork, Mcrd, Triangle, wait_for
+from tests.lab.daemon import console_script
 from tests.lab.datagrams import sender, udp
 from tests.lab.rules import rule
 
@@ -266,6 +267,28 @@ def test_a_saved_broken_file_is_in_the_log(triangle: Triangle) -> None:
     daemon.edit(BROKEN)
     wait_for(lambda: _problems(daemon.config)[1] in daemon.log(), "the problems in the log")
     assert names(daemon) == {"a"}
+
+
+def test_a_refusal_is_in_the_log_once(triangle: Triangle) -> None:
+    """Saved, then reloaded by hand, then by systemd, whose journal has what mcrctl says as well."""
+    daemon = triangle.lab.mcrd(triangle.relay, A)
+    daemon.edit(BROKEN)
+    problems = _problems(daemon.config)
+    wait_for(lambda: problems[1] in daemon.log(), "the problems in the log")
+    assert daemon.ctl("reload", check=False).stderr.splitlines() == problems
+    journal = triangle.lab.file("journal")
+    with journal.open("wb") as stream:
+        at = os.fstat(stream.fileno())
+        service = {"MAINPID": str(daemon.pid), "JOURNAL_STREAM": f"{at.st_dev}:{at.st_ino}"}
+        command = (console_script("mcrctl"), "--control", str(daemon.control), "reload")
+        process = daemon.host.start(*command, stderr=stream, env=service)
+        assert process.wait(30) == 1
+    assert journal.read_text() == ""
+    assert [daemon.log().count(problem) for problem in problems] == [1, 1]
+    daemon.edit(A)
+    daemon.ctl("reload")
+    daemon.edit(BROKEN)  # once more, after it was good
+    wait_for(lambda: daemon.log().count(problems[1]) == 2, "the problems in the log")
 
 
 def test_sighup_reloads_and_never_ends_the_daemon(triangle: Triangle) -> None:

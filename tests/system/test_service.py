@@ -63,13 +63,15 @@ def test_reloads_good_and_broken_lose_nothing(service: Service) -> None:
         machine.write("/etc/mcr.toml", A + B)
         machine.run("systemctl", "reload", "mcrd")
         assert set(ctl(machine, "rules")["rules"]) == {"a", "b"}
+        problem = "/etc/mcr.toml:2:59: rules.a.input.port: "
+        told = machine.journal().count(problem)
         machine.write("/etc/mcr.toml", BROKEN)
         done = machine.call("systemctl", "reload", "mcrd")
         assert done.returncode == 1
-        problem = "/etc/mcr.toml:2:59: rules.a.input.port: "
         status = machine.run("systemctl", "status", "mcrd")
         assert problem in machine.show("StatusText")
         assert problem in status  # and why it failed, in the journal below it
+        assert machine.journal().count(problem) == told + 1
         assert "2 rules" in status
         assert machine.run("systemctl", "is-active", "mcrd").strip() == "active"
         assert set(ctl(machine, "rules")["rules"]) == {"a", "b"}
