@@ -56,6 +56,9 @@ def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleSta
         return _active(len(rule.outputs))
     whole, retry = _whole(entry, actual)
     outputs = tuple(_output(at, entry, actual, whole) for at in range(len(rule.outputs)))
+    if entry.waits:  # what could send has nothing to
+        waits = OutputState("waiting", entry.waits)
+        outputs = tuple(waits if each.state == "active" else each for each in outputs)
     if whole is not None:
         return RuleState("failed", whole, outputs, retry)
     if entry.waits:

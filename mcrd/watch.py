@@ -11,13 +11,16 @@ import asyncio
 import contextlib
 import fnmatch
 import glob
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from watchdog.events import (
+    DirCreatedEvent,
     DirDeletedEvent,
     DirMovedEvent,
     FileClosedEvent,
@@ -41,6 +44,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Versions that can leave symlinks alone do, unless they are told.
+_FOLLOW: dict[str, Any] = (
+    {"follow_symlink": True}
+    if "follow_symlink" in inspect.signature(BaseObserver.schedule).parameters
+    else {}
+)
+
 
 class Watch:
     """Calls `changed` in the loop, some time after the last of a flock of events.
@@ -60,22 +70,66 @@ class Watch:
         """Watches these files, and what comes to match these patterns; and no others any more.
 
         Names are absolute and not resolved: a symlink that is put in a file's place is a change
-        too. A directory that cannot be watched is a warning.
+        too. A directory that is not there yet is watched as soon as it is; one that cannot be
+        watched is a warning.
         """
         names, globs = frozenset(files), tuple(patterns)
         if self._observer is None or self._handler is None:
-            self._handler = _Handler(asyncio.get_running_loop(), self._noticed, self._forget)
-            self._observer = Observer()
+            self._handler = _Handler(
+                asyncio.get_running_loop(), self._noticed, self._directories_changed
+            )
+            self._observer = self._try(Observer, "the rule files")
+            if self._observer is None:
+                return
             self._try(self._observer.start, "the rule files")
         self._handler.watch(names, globs)
-        directories = {os.path.dirname(name) for name in names}
-        directories |= {_directory(pattern) for pattern in globs}
-        for gone in self._watched.keys() - directories:
+        self._watch_directories()
+
+    def _watch_directories(self) -> bool:
+        """Watches those that are there now; whether any is new."""
+        assert self._observer is not None
+        assert self._handler is not None
+        wanted, found, tried = self._directories(), False, set[str]()
+        for gone in self._watched.keys() - wanted:
             self._forget(gone)
-        for directory in directories - self._watched.keys():
-            found = self._try(partial(self._observer.schedule, self._handler, directory), directory)
-            if found is not None:
-                self._watched[directory] = found
+        # What is made in a directory between the look and its watch makes no event.
+        while new := wanted - self._watched.keys() - tried:
+            found = True
+            tried |= new
+            for directory in new:
+                schedule = partial(self._observer.schedule, self._handler, directory, **_FOLLOW)
+                if (watch := self._try(schedule, directory)) is not None:
+                    self._watched[directory] = watch
+            wanted = self._directories()
+        return found
+
+    def _directories(self) -> set[str]:
+        """Those to watch, as far as they are there, and else what is around them."""
+        assert self._handler is not None
+        files, globs = self._handler.watched()
+        found: set[str] = set()
+        for leading in {os.path.dirname(name) for name in files} | set(map(_directory, globs)):
+            nearest = _nearest(leading)
+            # Another one may be put in its place, or a symlink to one.
+            found |= {nearest, os.path.dirname(nearest)} - {"/"}
+        for pattern in globs:
+            for level in _levels(pattern):
+                found |= {name for name in glob.glob(level) if os.path.isdir(name)}
+        return found
+
+    def _directories_changed(self, names: frozenset[str]) -> None:
+        """These came or went: what has such a name now is another, and may have files already."""
+        if self._observer is None:
+            return
+        lost = [
+            watched
+            for watched in self._watched
+            if any(watched == name or watched.startswith(f"{name}/") for name in names)
+        ]
+        for directory in lost:
+            self._forget(directory)
+        if self._watch_directories() or lost:
+            self._noticed()
 
     def look(self) -> None:
         """Whether the threads live that hear of events; call it now and then.
@@ -141,8 +195,25 @@ class Watch:
         self._changed()
 
 
+def _nearest(directory: str) -> str:
+    """The directory, or the nearest around it that is there."""
+    while not os.path.isdir(directory) and directory != os.path.dirname(directory):
+        directory = os.path.dirname(directory)
+    return directory
+
+
+def _levels(pattern: str) -> list[str]:
+    """Patterns of the directories that lead to files that match, from the first wildcard on."""
+    levels: list[str] = []
+    level, fixed = os.path.dirname(pattern), _directory(pattern)
+    while glob_unescape(level) != fixed:
+        levels.insert(0, level)
+        level = os.path.dirname(level)
+    return levels
+
+
 def _directory(pattern: str) -> str:
-    """The directory to watch for files that match: the last one before any wildcard."""
+    """The last directory before any wildcard."""
     directory = os.path.dirname(pattern)
     while glob.has_magic(directory.replace("[[]", "").replace("[*]", "").replace("[?]", "")):
         directory = os.path.dirname(directory)
@@ -156,6 +227,12 @@ def glob_unescape(name: str) -> str:
     return name
 
 
+_COME_OR_GO = (
+    *(DirCreatedEvent, DirDeletedEvent, DirMovedEvent),
+    *(FileCreatedEvent, FileDeletedEvent, FileMovedEvent),
+)
+
+
 class _Handler(FileSystemEventHandler):
     """Runs in watchdog's own thread."""
 
@@ -163,9 +240,11 @@ class _Handler(FileSystemEventHandler):
         self,
         loop: asyncio.AbstractEventLoop,
         noticed: Callable[[], None],
-        lost: Callable[[str], None],
+        moved: Callable[[frozenset[str]], None],
     ) -> None:
-        self._lost = lost
+        self._moved = moved
+        self._around: frozenset[str] = frozenset()  # directories that lead to files
+        self._levels: tuple[str, ...] = ()  # and patterns of such
         self._files: frozenset[str] = frozenset()
         self._patterns: tuple[str, ...] = ()
         self._loop = loop
@@ -174,19 +253,32 @@ class _Handler(FileSystemEventHandler):
     def watch(self, files: frozenset[str], patterns: tuple[str, ...]) -> None:
         """What events have to be about."""
         self._files, self._patterns = files, patterns
+        leading = {os.path.dirname(name) for name in files} | set(map(_directory, patterns))
+        self._around = frozenset(
+            str(directory) for name in leading for directory in (Path(name), *Path(name).parents)
+        )
+        self._levels = tuple(level for pattern in patterns for level in _levels(pattern))
 
     def watched(self) -> tuple[frozenset[str], tuple[str, ...]]:
         """What watch() was told."""
         return self._files, self._patterns
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if isinstance(event, DirDeletedEvent | DirMovedEvent):
-            # One of that name that comes later is another: the next reload watches it.
-            self._loop.call_soon_threadsafe(self._lost, os.fsdecode(event.src_path))
+        if isinstance(event, _COME_OR_GO) and (names := self._leading(event)):
+            self._loop.call_soon_threadsafe(self._moved, names)
         # Reading the file makes events too: those would be a reload that never ends.
         kinds = (FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent)
         if isinstance(event, kinds) and self._is_about(event):
             self._loop.call_soon_threadsafe(self._noticed)
+
+    def _leading(self, event: FileSystemEvent) -> frozenset[str]:
+        """Which directories, or symlinks to such, lead to files to watch, of those it is about."""
+        return frozenset(
+            name
+            for name in (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))
+            if name in self._around
+            or any(fnmatch.fnmatchcase(name, level) for level in self._levels)
+        )
 
     def _is_about(self, event: FileSystemEvent) -> bool:
         # Kubernetes swaps a directory symlink, ..data, that the file's own symlink goes through.

@@ -314,7 +314,7 @@ def _rules(answer: dict[str, Any]) -> Iterator[str]:
         settings = _settings(given, "sources", "exclude", "vlan", "limit")
         yield f"    from {_interface(given)} {_endpoint(given)}{settings}"
         for output in rule["outputs"]:
-            how = "" if output["state"] == rule["state"] else f"  {_state(output)}"
+            how = "" if _state(output) == _state(rule) else f"  {_state(output)}"
             settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
             yield f"      to {_interface(output)} {_endpoint(output)}{settings}{how}"
 

@@ -113,7 +113,20 @@ def test_a_rule_waits_for_its_input() -> None:
 def test_a_rule_waits_for_an_input_that_is_down(change: dict[str, bool], why: str) -> None:
     links = {**LINKS, "eth0": replace(LINKS["eth0"], **change)}  # type: ignore[arg-type]
     state = of(reach(CONFIG, links))
-    assert (state.state, state.reason) == ("waiting", why)
+    waits = OutputState("waiting", why)
+    assert state == RuleState("waiting", why, (waits, waits))
+
+
+def test_an_output_that_waits_for_something_else_says_so_under_a_rule_that_waits() -> None:
+    links = {
+        "eth0": replace(LINKS["eth0"], up=False),
+        "eth1": LINKS["eth1"],
+        "wg0": replace(LINKS["wg0"], carrier=False),
+    }
+    assert of(reach(CONFIG, links)).outputs == (
+        OutputState("waiting", "eth0 is down"),
+        OutputState("waiting", "wg0 has no carrier"),
+    )
 
 
 def test_an_input_needs_no_address() -> None:
@@ -196,6 +209,7 @@ def test_every_rule_has_a_state_with_a_reason_where_one_is_needed(
             assert bool(what.reason) is (what.state in ("waiting", "failed"))
             assert what.retry_in is None
         assert state.state in ("active", "waiting", "disabled")
+        assert state.state == "active" or "active" not in {each.state for each in state.outputs}
         if state.state == "active":
             assert name in relayed
             assert "active" in {output.state for output in state.outputs}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -465,7 +466,7 @@ def test_a_thread_that_has_ended_begins_anew(
             observer.event_queue.put("what is no event")
             thread: threading.Thread = observer
         else:
-            (thread,) = observer.emitters
+            thread = next(each for each in observer.emitters if each.watch.path == str(file.parent))
             thread.stop()
         await asyncio.to_thread(thread.join, TIMEOUT)
         try:
@@ -499,55 +500,101 @@ def test_stop_leaves_no_thread_and_no_descriptor(file: Path) -> None:
 def test_a_directory_that_cannot_be_watched_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
     async def scenario() -> None:
         watch = Watch(lambda: None)
-        watch.start([str(tmp_path / "missing" / "mcr.toml")])
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            watch.start([str(tmp_path / "mcr.toml")])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         watch.stop()
 
     asyncio.run(scenario())
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert record.getMessage() == (
-        f"cannot watch {tmp_path}/missing: No such file or directory; reload with `mcrctl reload`"
-    )
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told
+    assert all(line.startswith("cannot watch ") for line in told)
+    assert all(line.endswith("; reload with `mcrctl reload`") for line in told)
 
 
-def test_a_directory_that_comes_later_can_be_watched_then(tmp_path: Path) -> None:
-    file = tmp_path / "missing" / "mcr.toml"
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("rules.d/*.toml", "rules.d/a.toml"),
+        ("a/b/rules.d/*.toml", "a/b/rules.d/a.toml"),
+        ("sites/*/mcr.d/*.toml", "sites/north/mcr.d/a.toml"),
+        ("[[]x]/*.toml", "[x]/a.toml"),
+    ],
+)
+def test_a_directory_that_comes_later_is_watched_from_then_on(
+    tmp_path: Path, pattern: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Be its files there before the watch or come later; and once more when it was deleted."""
+    file = tmp_path / name
 
     async def scenario() -> None:
         calls = Calls()
         watch = Watch(calls)
-        watch.start([str(file)])
-        await asyncio.to_thread(os.mkdir, file.parent)
-        watch.start([str(file)])
+        watch.start([], [str(tmp_path / pattern)])
         try:
-            await asyncio.to_thread(in_place, file)
+            for _ in range(2):
+                await asyncio.to_thread(file.parent.mkdir, parents=True)
+                await calls.one()
+                before = calls.count
+                await asyncio.to_thread(in_place, file)
+                while calls.count == before:  # one for the directory may have been late
+                    await calls.next()
+                await calls.none()
+                await asyncio.to_thread(shutil.rmtree, tmp_path / name.partition("/")[0])
+                await calls.one()
+        finally:
+            watch.stop()
+
+    asyncio.run(scenario())
+    assert caplog.messages == []
+
+
+def test_another_directory_is_no_call(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+        watch = Watch(calls)
+        watch.start([], [str(tmp_path / "sites/*/rules.d/*.toml")])
+        try:
+            await asyncio.to_thread((tmp_path / "other/sites/rules.d").mkdir, parents=True)
+            await calls.none()
+            assert calls.count == 0
+            await asyncio.to_thread((tmp_path / "sites").mkdir)
             await calls.one()
         finally:
             watch.stop()
-        assert calls.count == 1
 
     asyncio.run(scenario())
 
 
-def test_a_directory_that_is_made_again_is_watched_from_the_next_reload_on(tmp_path: Path) -> None:
+def test_a_directory_that_comes_with_its_files_is_a_call(tmp_path: Path) -> None:
+    """Moved to its place, or as a symlink to where it is."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.toml").write_text("ttl = 1\n", encoding="utf-8")
+
     async def scenario() -> None:
         calls = Calls()
         watch = Watch(calls)
-        directory = tmp_path / "rules.d"
-        directory.mkdir()
-        pattern = [str(directory / "*.toml")]
-        watch.start([], pattern)
+        watch.start([], [str(tmp_path / "rules.d" / "*.toml")])
         try:
-            directory.rmdir()
-            await calls.none()
-            directory.mkdir()
-            watch.start([], pattern)  # as every reload does
-            before = calls.count
-            (directory / "a.toml").write_text("ttl = 1\n", encoding="utf-8")
+            await asyncio.to_thread((tmp_path / "rules.d").symlink_to, elsewhere)
             await calls.one()
-            assert calls.count == before + 1
+            await asyncio.to_thread(in_place, elsewhere / "a.toml")
+            await calls.one()
+            await asyncio.to_thread((tmp_path / "rules.d").unlink)
+            await calls.one()
+            before = calls.count
+            await asyncio.to_thread(elsewhere.rename, tmp_path / "rules.d")
+            await calls.one()
+            assert calls.count > before
         finally:
             watch.stop()
 
