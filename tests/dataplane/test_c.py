@@ -28,6 +28,7 @@ SUBJECTS = {
     "limit": ("limit.c",),
     "meter": ("meter.c",),
     "packet": ("packet.c",),
+    "receive": ("../../traffic/src/send.c",),  # and the receiver, which the test includes
     "ring": ("ring.c",),
     "rules": ("limit.c", "rules.c", "table.c"),
     "table": ("table.c",),

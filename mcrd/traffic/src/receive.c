@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -65,6 +66,7 @@ struct traffic_receiver {
     bool filtered;
     uint8_t source[16];
     struct traffic_received result;
+    uint64_t secret[2]; /* of the hash: keys come from whoever sends */
     struct space *spaces[1u << SPACE_BITS];
     uint64_t histogram[BUCKETS];
     struct mmsghdr messages[BATCH];
@@ -89,10 +91,23 @@ static uint64_t get(const uint8_t *at, int bytes)
     return value;
 }
 
+static uint32_t slot_of(const struct traffic_receiver *receiver, uint64_t key)
+{
+    unsigned __int128 product = (unsigned __int128)(key ^ receiver->secret[0]) * receiver->secret[1];
+    uint64_t folded = (uint64_t)(product >> 64) ^ (uint64_t)product;
+    return (uint32_t)(folded * 0x9E3779B97F4A7C15u >> (64 - SPACE_BITS));
+}
+
+static bool draw_secret(struct traffic_receiver *receiver)
+{
+    ssize_t drawn = getrandom(receiver->secret, sizeof(receiver->secret), 0);
+    return drawn == (ssize_t)sizeof(receiver->secret);
+}
+
 static struct space *find_space(struct traffic_receiver *receiver, uint64_t key)
 {
     uint32_t mask = (1u << SPACE_BITS) - 1;
-    uint32_t slot = (uint32_t)(key * 0x9E3779B97F4A7C15u >> (64 - SPACE_BITS));
+    uint32_t slot = slot_of(receiver, key);
     for (; receiver->spaces[slot] != NULL; slot = (slot + 1) & mask)
         if (receiver->spaces[slot]->key == key)
             return receiver->spaces[slot];
@@ -305,7 +320,7 @@ struct traffic_receiver *traffic_receiver_new(const int *fds, uint32_t flows, in
     receiver->epoll = epoll_create1(EPOLL_CLOEXEC);
     receiver->fds = calloc(flows, sizeof(*receiver->fds));
     receiver->buffers = malloc((size_t)BATCH * BUFFER);
-    if (receiver->epoll < 0 || receiver->fds == NULL || receiver->buffers == NULL)
+    if (receiver->epoll < 0 || receiver->fds == NULL || receiver->buffers == NULL || !draw_secret(receiver))
         goto failed;
     receiver->flows = flows;
     receiver->family = family;
