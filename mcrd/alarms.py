@@ -83,6 +83,7 @@ class Alarms:
     _failed: int = -1
     _looped: int = -1
     _config: Config | None = None
+    _interfaces: frozenset[str] = frozenset()
     _limited: bool = False  # some output has a limit
     _unread: dict[str, set[Target]] = field(default_factory=dict)  # outputs that failed, by rule
     _looks: int = 0
@@ -96,6 +97,7 @@ class Alarms:
             self._over(*key)
         self._seen = {k: v for k, v in self._seen.items() if not k[1].rule or k[1] in known}
         self._errors = {k: v for k, v in self._errors.items() if k in known}
+        self._unread = {name: found for name, found in self._unread.items() if name in rules}
 
     def begin(
         self, config: Config, ledger: Ledger, interfaces: Mapping[str, InterfaceCount]
@@ -116,6 +118,11 @@ class Alarms:
         now = time.monotonic()
         self._looks += 1
         self._look_at_silence(config, states, ledger, now)
+        if interfaces.keys() != self._interfaces:
+            self._interfaces = frozenset(interfaces)
+            self._seen = {
+                k: v for k, v in self._seen.items() if k[1].rule or k[1].interface in interfaces
+            }
         for name, count in interfaces.items():
             subject = Subject(interface=name)
             for reason, what in INTERFACE.items():

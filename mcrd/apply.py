@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from mcrd.dataplane import messages
 from mcrd.errors import named, words
@@ -24,6 +25,7 @@ from mcrd.hostile import ProtocolError
 from mcrd.journal import tell
 from mcrd.members import is_fit, may_have, members_of
 from mcrd.model import Address, Config, Input, Network
+from mcrd.names import real
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
     Egress,
@@ -35,6 +37,7 @@ from mcrd.resources import (
     first_address,
     first_port,
     last_port,
+    target,
 )
 from mcrd.stats import Ledger, NoRoomError
 from mcrd.store import Store
@@ -49,9 +52,18 @@ STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
 KEEP_MEMBERS = 5.0  # seconds
 KEEP_TRIES, KEEP_PAUSE = 40, 0.05  # seconds; at the end, when the service manager is busy
+LAYERS = 64  # names of them that are remembered; there are not half as many
 OWN_AT_ONCE = 2000  # endpoints in one message
 
 log = logging.getLogger(__name__)
+
+
+class _Row(NamedTuple):
+    """Ends of a worker in a row, how many without any packet, and when the last one was."""
+
+    ends: int = 0
+    useless: int = 0
+    at: float = 0.0
 
 
 class Estate:
@@ -61,7 +73,7 @@ class Estate:
         self.workers: dict[Worker, WorkerProcess] = {}
         self.restarts: Counter[tuple[str, int]] = Counter()  # by interface and number
         self._changed = changed
-        self._early_ends: dict[Worker, tuple[int, int]] = {}  # in a row; without any packet
+        self._early_ends: dict[Worker, _Row] = {}
         self._starting: set[WorkerProcess] = set()
         self._looked_at = 0.0
         self.advanced = time.monotonic()  # when a plan that is carried out last came further
@@ -200,9 +212,14 @@ class Estate:
             for process in self.workers.values():
                 unheard(process.request(messages.SetLevel, level))
 
-    def forget_ports(self, rules: frozenset[str]) -> None:
-        """Forgets the source ports chosen for all rules but these."""
-        self._holdings.opener.forget(rules)
+    def forget(self, config: Config, links: Mapping[str, Link]) -> None:
+        """Forgets what concerns nothing of these rules: chosen source ports, counted restarts."""
+        rules = config.rules.values()
+        self._holdings.opener.forget({(r.name, target(o)) for r in rules for o in r.outputs})
+        interfaces = {real(rule.input.interface, links) for rule in rules}
+        interfaces.update(worker.ingress.interface for worker in self.workers)
+        for key in [key for key in self.restarts if key[0] not in interfaces]:
+            del self.restarts[key]
 
     async def apply(self, steps: Sequence[Step], links: Mapping[str, Link]) -> None:
         """Carries out the steps in their order; what fails becomes a failure to retry."""
@@ -303,6 +320,8 @@ class Estate:
         tell(log, logging.INFO, "worker-started", text, worker, process.pid, frames, **where)
         new = {layer: why for layer, why in process.missing.items() if layer not in self._lacking}
         if new:
+            if len(self._lacking) > LAYERS:  # a worker may say what it likes
+                self._lacking.clear()
             self._lacking.update(new)
             text = "workers lack layers of their sandbox, see SECURITY in mcrd(8): %s"
             layers = "; ".join(f"{layer}: {why}" for layer, why in new.items())
@@ -318,18 +337,21 @@ class Estate:
         self.restarts[worker.ingress.interface, worker.number] += 1
         # The first of a row is replaced at once, those that die young after a while, or only when
         # there are many of them if they did their work.
-        row, useless = self._early_ends.get(worker, (0, 0)) if process.age < STEADY else (0, 0)
+        now = time.monotonic()
+        self._early_ends = {w: row for w, row in self._early_ends.items() if now - row.at < STALE}
+        known = self._early_ends.get(worker, _Row()) if process.age < STEADY else _Row()
+        row, useless = known.ends, known.useless
         wait = backoff(row - AT_ONCE + 1) if row >= AT_ONCE else 0.0
         if self._holdings.rings[worker.ring][1].received > process.received_before:
             useless = 0
         else:
             wait = max(wait, backoff(useless) if useless else 0.0)
             useless += 1
-        self._early_ends[worker] = (row + 1, useless)
+        self._early_ends[worker] = _Row(row + 1, useless, now)
         text = "%s: pid %d %s; another starts in %g s"
         where = {"interface": worker.ingress.interface, "worker": worker}
         tell(log, logging.ERROR, "worker-ended", text, worker, process.pid, how, wait, **where)
-        self._failures[worker] = Failure(how, time.monotonic() + wait, row + 1)
+        self._failures[worker] = Failure(how, now + wait, row + 1)
         if process.suspect:
             self._suspects.add(worker.ingress)
         self._changed()
@@ -540,8 +562,8 @@ class Estate:
             self._relays[step.key] = step.relay
             self._failures.pop(step.key, None)
             targets -= {output.target for output in step.relay.outputs}
-        for target in targets:
-            self.ledger.end_output(ring, step.key.rule, target)
+        for gone in targets:
+            self.ledger.end_output(ring, step.key.rule, gone)
 
     async def _close(self, resource: Resource, *, anew: bool = False) -> None:
         if not isinstance(resource, Worker):

@@ -96,6 +96,7 @@ class Keeper:
         self._store = store
         self._packed: dict[object, Any] = {}
         self._holds: set[Identity] = set()
+        self._gone = False  # a port that went may still be in the store
 
     async def keep(self, holdings: Holdings, restarts: Restarts, config: Config) -> bool:
         """All that is open now; False when it has to be tried again. Raises OSError.
@@ -150,10 +151,10 @@ class Keeper:
         done = self._store.keep(msgspec.msgpack.encode(index), units, loose)
         holds = {what for _, what in index.holds if what is not None}
         # A port that went has to be free when it is held anew.
-        if done and (self._holds <= holds or await self._store.wait()):
-            self._holds = holds
-        else:
-            self._holds |= holds
+        self._gone = self._gone or not self._holds <= holds
+        self._holds = holds
+        if done and self._gone:
+            self._gone = not await self._store.wait()
         return done
 
 

@@ -230,6 +230,8 @@ class MemberSockets:
     def _complain(self, rule: str, what: str) -> None:
         now = time.monotonic()
         if now - self._complained.get(rule, -COMPLAIN_EVERY) >= COMPLAIN_EVERY:
+            told = self._complained.items()
+            self._complained = {r: at for r, at in told if now - at < COMPLAIN_EVERY}
             self._complained[rule] = now
             log.warning("rules.%s: %s", rule, what)
 

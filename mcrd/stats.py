@@ -383,6 +383,9 @@ _RULE: int = ffi.sizeof("struct rule_counters")
 _OUTPUT: int = ffi.sizeof("struct output_counters")
 
 
+OTHERS = 64  # interfaces without a rule whose counts are remembered
+
+
 class Ledger:
     """Sums what live segments hold and what ended ones held."""
 
@@ -418,7 +421,9 @@ class Ledger:
             self.end_output(ring, rule, target)
         count = segment.interface(ring_full)
         count.lose("discarded", discarded)
-        self._interfaces.setdefault(ring.interface, InterfaceCount()).add(count)
+        known = self._interfaces.pop(ring.interface, InterfaceCount())
+        known.add(count)
+        self._interfaces[ring.interface] = known  # the last one now
         of_ring = (ring.interface, ring.number)
         self._numbered.setdefault(of_ring, InterfaceCount()).add(count)
         del self._live[ring]
@@ -449,8 +454,21 @@ class Ledger:
             kept.add(segment.output(slot))
             segment.outputs.give_back((rule, target))
 
-    def forget(self, rules: Iterable[str], outputs: Iterable[tuple[str, Target]]) -> None:
-        """Forgets ended counts of all rules and outputs but these."""
+    def forget(
+        self,
+        rules: Iterable[str],
+        outputs: Iterable[tuple[str, Target]],
+        interfaces: Iterable[str] = (),
+    ) -> None:
+        """Forgets ended counts of all rules and outputs but these.
+
+        Of interfaces that no rule names any more, those that ended last are remembered.
+        """
+        named = {*interfaces, *(ring.interface for ring in self._live)}
+        for name in [name for name in self._interfaces if name not in named][:-OTHERS]:
+            del self._interfaces[name]
+        for key in [key for key in self._numbered if key[0] not in named | self._interfaces.keys()]:
+            del self._numbered[key]
         known, targets = set(rules), set(outputs)
         self._rules = {name: kept for name, kept in self._rules.items() if name in known}
         self._outputs = {key: kept for key, kept in self._outputs.items() if key in targets}

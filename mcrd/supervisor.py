@@ -383,12 +383,13 @@ class Supervisor:
             self._watch.stop()
         self._wishes.keep(new.rules)
         self._alarms.keep(new.rules)
-        self._estate.forget_ports(frozenset(new.rules))
+        self._estate.forget(new, self._links.now)
         self._estate.retry_now()
         await self._settle()
         self._estate.ledger.forget(
             new.rules,
             ((rule.name, target(output)) for rule in new.rules.values() for output in rule.outputs),
+            (names.real(rule.input.interface, self._links.now) for rule in new.rules.values()),
         )
         return changed
 

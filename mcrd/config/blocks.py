@@ -32,6 +32,7 @@ class Blocks:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Document] = {}
+        self._refused: dict[tuple[str, str], Document] = {}  # of files that were not taken
         self._used: dict[tuple[str, str], Document] = {}
 
     def documents(self, text: str, file: str, kind: mi.Type) -> list[Document] | None:
@@ -42,7 +43,7 @@ class Blocks:
             return None
         documents = [head[0]]
         for line, table, part in parts:
-            document = self._known.get((file, part))
+            document = self._known.get((file, part)) or self._refused.get((file, part))
             if document is None:
                 # A table may be declared once: with this, a block that does so is no TOML.
                 found = _read(part, file, kind, f"[{table}]\n")
@@ -61,11 +62,11 @@ class Blocks:
 
     def forget(self) -> None:
         """Forgets the blocks that have not been in any file since the last time."""
-        self._known, self._used = self._used, {}
+        self._known, self._refused, self._used = self._used, {}, {}
 
     def remember(self) -> None:
-        """Not all was read: what was known stays so."""
-        self._known |= self._used
+        """Not all was read: what was known stays so, beside what was read this time."""
+        self._refused = self._used
         self._used = {}
 
 

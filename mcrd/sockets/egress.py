@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Collection
 
 from mcrd.model import Address
 from mcrd.resources import Egress, Target
@@ -33,12 +34,16 @@ RTA_OIF = 4
 RTM_F_FIB_MATCH = 0x2000
 
 
+SOURCES = 8  # addresses of an output's own interface whose ports are remembered
+
+
 class EgressSockets:
     """Opens egress sockets; an output keeps the source port that was chosen for it first."""
 
     def __init__(self) -> None:
         self.ports: dict[tuple[str, Target, Address], int] = {}
         """Chosen so far, by rule, output and source."""
+        self._sources: dict[tuple[str, Target], list[Address]] = {}  # as they were chosen
 
     def open(self, egress: Egress) -> socket.socket:
         """A non-blocking UDP socket, bound to its interface, source and port, and connected."""
@@ -59,9 +64,22 @@ class EgressSockets:
             raise
         return sock
 
-    def forget(self, rules: frozenset[str]) -> None:
-        """Forgets the ports of all rules but these."""
-        self.ports = {key: port for key, port in self.ports.items() if key[0] in rules}
+    def forget(self, outputs: Collection[tuple[str, Target]]) -> None:
+        """Forgets the ports of all outputs but these, by rule."""
+        self.ports, before = {}, self.ports
+        self._sources = {}
+        for key, port in before.items():
+            if key[:2] in outputs:
+                self._choose(key, port)
+
+    def _choose(self, key: tuple[str, Target, Address], port: int) -> None:
+        """Of an interface whose addresses come and go, the last ones are remembered."""
+        self.ports[key] = port
+        sources = self._sources.setdefault(key[:2], [])
+        if key[2] not in sources:
+            sources.append(key[2])
+        if len(sources) > SOURCES:
+            del self.ports[(*key[:2], sources.pop(0))]
 
     def _bind(self, sock: socket.socket, egress: Egress) -> None:
         if egress.protocol == "esp":
@@ -87,7 +105,7 @@ class EgressSockets:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         sock.bind(socket_name(egress.source, 0, egress.index))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.ports[key] = sock.getsockname()[1]
+        self._choose(key, sock.getsockname()[1])
 
 
 def _check_route(egress: Egress) -> None:
