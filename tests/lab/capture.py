@@ -17,7 +17,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Literal
 
-from tests.lab.processes import LabError
+from tests.lab.processes import PATIENCE, LabError
 
 if TYPE_CHECKING:
     from tests.lab.network import Host
@@ -111,7 +111,7 @@ def _let_arrive(host: Host) -> None:
     with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         sock.connect(sock.getsockname())
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         try:
             for cpu in list(cpus) * HOPS:
                 os.sched_setaffinity(0, {cpu})

@@ -9,21 +9,21 @@ import json
 import os
 import select
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcrd.client import ControlError, ask
-from tests.lab.processes import CommandError, LabError, wait_for
+from tests.lab.processes import PATIENCE, CommandError, LabError, wait_for
 
 if TYPE_CHECKING:
-    import signal
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.lab.network import Host
 
-ANSWER_TIMEOUT = 30.0  # seconds
+ANSWER_TIMEOUT = PATIENCE
 
 
 def console_script(name: str) -> str:
@@ -83,7 +83,7 @@ class Mcrd:
         os.replace(new, self.config)
 
     def ctl(
-        self, *arguments: str, check: bool = True, timeout: float = 30.0
+        self, *arguments: str, check: bool = True, timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """Runs mcrctl against this daemon, on its host."""
         command = (console_script("mcrctl"), "--control", str(self.control), *arguments)
@@ -124,7 +124,7 @@ class Mcrd:
         answer: dict[str, Any] = ask(self.control, command, ANSWER_TIMEOUT)
         return answer
 
-    def wait_until_it_answers(self, ready: bool = True, timeout: float = 15.0) -> None:
+    def wait_until_it_answers(self, ready: bool = True, timeout: float = 2 * PATIENCE) -> None:
         """Until mcrctl gets an answer; with `ready`, until no plan is pending as well."""
 
         def answers() -> bool:
@@ -140,6 +140,24 @@ class Mcrd:
         except TimeoutError as error:
             raise LabError(f"{error}; its log:\n{self.log()}") from error
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[list[int]]:
+        """None of its workers, whose pids these are, takes a packet meanwhile.
+
+        Nor does the supervisor run: it would replace them after a second.
+        """
+        workers = [worker["pid"] for worker in self.stats()["workers"]]
+        stopped: list[int] = []
+        try:
+            for pid in (self.pid, *workers):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            yield workers
+        finally:
+            for pid in reversed(stopped):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def signal(self, number: signal.Signals) -> None:
         """Sends the supervisor a signal."""
         self.process.send_signal(number)
@@ -150,7 +168,7 @@ class Mcrd:
         texts = [Path(f"/proc/{pid}/schedstat").read_text() for pid in pids]
         return sum(int(text.split()[0]) for text in texts) / 1e9
 
-    def stop(self, timeout: float = 10.0) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """SIGTERM; returns the exit code."""
         self.process.terminate()
         return self.process.wait(timeout)

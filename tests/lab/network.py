@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from tests.lab import processes
 from tests.lab.capture import Capture, Direction
 from tests.lab.daemon import Mcrd
-from tests.lab.processes import CommandError, LabError, mortal, wait_for
+from tests.lab.processes import PATIENCE, CommandError, LabError, mortal, wait_for
 from tests.lab.traffic import Receiver, Sender
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Host:
         self._holder.kill()
         self._holder.wait()
 
-    def call(self, *command: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def call(self, *command: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end; the exit code is the caller's to look at."""
         return subprocess.run(
             mortal(command, self.pid),
@@ -98,7 +98,7 @@ class Host:
             process_group=0,
         )
 
-    def run(self, *command: str, timeout: float = 30.0) -> str:
+    def run(self, *command: str, timeout: float = PATIENCE) -> str:
         """Runs a command that has to succeed, and returns what it printed."""
         done = self.call(*command, timeout=timeout)
         if done.returncode != 0:
@@ -196,7 +196,7 @@ class Host:
         flows: int | None = None,
         ttl: int | None = None,
         source_port: int | None = None,
-        timeout: float = 60.0,
+        timeout: float = 4 * PATIENCE,
     ) -> dict[str, Any]:
         """Runs `mcrgen send` to its end, and returns what it says about itself."""
         sender = self.start_send(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Seconds for what takes less than one: a machine may have ten times as much to do as CPUs for it.
+PATIENCE = 30.0
+
 # The process groups of all that this Python process ever started in a lab.
 _groups: set[int] = set()
 
@@ -39,7 +42,7 @@ class CommandError(LabError):
 
 
 def wait_for(
-    predicate: Callable[[], T | None], what: str, timeout: float = 10.0, interval: float = 0.01
+    predicate: Callable[[], T | None], what: str, timeout: float = PATIENCE, interval: float = 0.01
 ) -> T:
     """Asks until the answer is true, and returns it; `what` completes "waited in vain for"."""
     deadline = time.monotonic() + timeout

@@ -9,7 +9,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from tests.lab.daemon import console_script
-from tests.lab.processes import LabError, wait_for
+from tests.lab.processes import PATIENCE, LabError, wait_for
 
 if TYPE_CHECKING:
     from tests.lab.network import Host
@@ -39,7 +39,7 @@ class _Mcrgen:
         """What it wrote to stderr."""
         return self._stderr.read_text(errors="replace")
 
-    def result(self, timeout: float = 30.0) -> dict[str, Any]:
+    def result(self, timeout: float = 4 * PATIENCE) -> dict[str, Any]:
         """Waits for its end, and returns what it found; the exit code is in `.process.returncode`.
 
         A receiver that did not get what it expected still has a result: look at the numbers.
@@ -56,7 +56,7 @@ class _Mcrgen:
         answer: dict[str, Any] = json.loads(text)
         return answer
 
-    def stop(self, timeout: float = 10.0) -> dict[str, Any]:
+    def stop(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """Ends it early by SIGTERM; returns what it found up to then."""
         self.process.terminate()
         return self.result(timeout)
@@ -76,6 +76,8 @@ class Receiver(_Mcrgen):
         flows: int | None,
         timeout: float | None,
     ) -> None:
+        if expect is not None and timeout is None:
+            timeout = 2 * PATIENCE  # of mcrgen itself, 10 s
         super().__init__(
             host,
             "receive",

@@ -13,7 +13,6 @@ import random
 import re
 import signal
 import socket
-from contextlib import contextmanager
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,6 @@ from tests.lab.rules import rule
 from tests.sandbox.harness import hush
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mcrd.sockets import IngressSocket
     from tests.lab import Mcrd, Triangle
 
@@ -37,17 +34,6 @@ SMALL_RINGS = '[interfaces.r0]\nring_size = "1 MiB"\n'
 A = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000 ttl=4")
 SIZE = 1400  # bytes of a datagram
 WHOLE = 44  # datagrams of the largest super-frame
-
-
-@contextmanager
-def stopped(daemon: Mcrd) -> Iterator[None]:
-    """The worker takes nothing meanwhile."""
-    (worker,) = daemon.stats()["workers"]
-    os.kill(worker["pid"], signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(worker["pid"], signal.SIGCONT)
 
 
 def merged(sock: socket.socket, datagrams: int) -> int:
@@ -73,19 +59,19 @@ def test_a_full_ring_is_counted_in_datagrams(triangle: Triangle) -> None:
     arrives = triangle.sink.capture("k0", "udp", direction="in")
     chance = random.Random(5)
     with sender(triangle.source, "s0") as sock:
-        with stopped(daemon):
+        with daemon.standing_still():
             sent = sum(merged(sock, 1) for _ in range(4000))
         plain = settled(daemon, sent)
         assert plain["dropped"]["ring_full"] == plain["dropped_frames"]["ring_full"] > 1000
         # Both rings are full now, each of another kind.
-        with stopped(daemon):
+        with daemon.standing_still():
             sent += sum(merged(sock, 1) + merged(sock, WHOLE) for _ in range(2000))
         both = settled(daemon, sent)
         frames = both["dropped_frames"]["ring_full"] - plain["dropped_frames"]["ring_full"]
         lost = both["dropped"]["ring_full"] - plain["dropped"]["ring_full"]
         assert lost > 10 * frames > 10_000
         assert len(arrives.stop()) == sent - both["dropped"]["ring_full"]
-        with stopped(daemon):
+        with daemon.standing_still():
             more = sum(merged(sock, chance.randrange(2, WHOLE + 1)) for _ in range(2000))
         settled(daemon, sent + more, within=more // 4)
     text = daemon.ctl("stats").stdout
@@ -93,6 +79,7 @@ def test_a_full_ring_is_counted_in_datagrams(triangle: Triangle) -> None:
     assert re.search(told, text, re.MULTILINE)
 
 
+@pytest.mark.alone
 def test_overload_by_super_frames(triangle: Triangle) -> None:
     """A worker that works, and senders that are faster."""
     daemon = triangle.lab.mcrd(triangle.relay, SMALL_RINGS + A)
@@ -138,6 +125,7 @@ def no_worker_took(stats: dict[str, Any]) -> list[tuple[str, int]]:
     return [(reason, dropped[reason]) for reason in ("ring_full", "discarded")]
 
 
+@pytest.mark.alone
 def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
     """And what the worker had in hand is counted although it was relayed: 2048 frames at most."""
     hush(triangle)
@@ -167,6 +155,7 @@ TOLERATED = RATE // 100
 """Packets of 10 ms: of what comes while old and new rings change places, a few are not known."""
 
 
+@pytest.mark.alone
 def test_what_other_rings_cost_is_counted(triangle: Triangle) -> None:
     hush(triangle)
     daemon = triangle.lab.mcrd(triangle.relay, A)

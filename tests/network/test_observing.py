@@ -42,6 +42,7 @@ table ip t {
 # Rates
 
 
+@pytest.mark.alone
 def test_rates_and_peaks(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A + B)
     sending = triangle.source.start_send("s0", "239.1.1.1", 5000, count=30_000, rate=1000, size=100)
@@ -72,6 +73,7 @@ def test_rates_and_peaks(triangle: Triangle) -> None:
     )
 
 
+@pytest.mark.alone
 def test_a_burst_is_a_peak_although_nothing_comes_after_it(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A)
     with sender(triangle.source, "s0") as sock:
@@ -124,14 +126,9 @@ def test_a_rule_that_waits_is_not_silent(triangle: Triangle) -> None:
 
 def test_a_full_ring_is_a_line_and_its_end_another(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, '[interfaces.r0]\nring_size = "1 MiB"\n' + A)
-    (worker,) = daemon.stats()["workers"]
-    os.kill(worker["pid"], signal.SIGSTOP)
-    try:
-        with sender(triangle.source, "s0") as sock:
-            for _ in range(5000):
-                sock.sendto(bytes(100), ("239.1.1.1", 5000))
-    finally:
-        os.kill(worker["pid"], signal.SIGCONT)
+    with daemon.standing_still(), sender(triangle.source, "s0") as sock:
+        for _ in range(5000):
+            sock.sendto(bytes(100), ("239.1.1.1", 5000))
     line(daemon, r"r0: at least \d+ packets found no room in the ring; look at .*\(ring_full\)")
     line(daemon, r"r0: at least \d+ of \d+ packets lost \([\d.]+ %\) \(loss\)")
     full = daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"]

@@ -154,12 +154,13 @@ def _tunnel(lab: Lab, a: Host, b: Host) -> None:
         for host, other in ((a, b), (b, a)):
             host.start(
                 *("socat", "TUN,tun-name=wg0,tun-type=tun,iff-no-pi"),
-                f"UDP:{outer[other]}:51820,bind={outer[host]}:51820",
+                # SO_RCVBUFFORCE: room for all, should socat have to wait for a CPU
+                f"UDP:{outer[other]}:51820,bind={outer[host]}:51820,setsockopt-int=1:33:16777216",
             )
             wait_for(partial(_exists, host, "wg0"), "the tunnel")
     for host in (a, b):
         host.run("ip", "address", "add", f"{inner[host]}/24", "dev", "wg0")
-        host.run("ip", "link", "set", "wg0", "mtu", "1420", "up")
+        host.run("ip", "link", "set", "wg0", "mtu", "1420", "txqueuelen", "10000", "up")
 
 
 def _exists(host: Host, interface: str) -> bool:
