@@ -5,7 +5,7 @@
 #   make demo        shows a relay at work in a private network (needs root)
 #   make test        the tests; without root, those on real packets are skipped. ARGS="-k name"
 #   make test-full   those that take long as well
-#   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie
+#   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
 #   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
@@ -45,10 +45,11 @@ build:
 demo: setup
 	@$(VENV)/python -m tests.demo
 
-# Two at a time where nothing is timed and no packet can be lost, then the others, by themselves.
-PACE := tests/dataplane/test_pace.py
-SIDE_BY_SIDE := -n 2 --dist loadfile tests/unit tests/sandbox tests/dataplane --ignore $(PACE)
-ALONE := $(PACE) tests/network tests/system
+# Three at a time on two CPUs, since most tests on packets wait most of the time, but for those that
+# have to be alone. First what takes longest in one piece; last what comes in many small ones.
+DIRECTORIES := $(addprefix tests/,system sandbox dataplane unit network)
+SIDE_BY_SIDE := -n 3 -m "not alone" $(DIRECTORIES)
+ALONE := -m alone $(DIRECTORIES)
 RUN = $(if $(ARGS),$(PYTEST) $(LONG) $(ARGS),status=0; \
 	$(PYTEST) $(LONG) $(SIDE_BY_SIDE) || status=$$?; $(PYTEST) $(LONG) $(ALONE) || status=$$?; \
 	exit $$status)

@@ -30,6 +30,10 @@ from tests.lab import Fork, Lab, Triangle, build_fork, build_triangle, leftovers
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from xdist.remote import Producer
+
+    from tests.lanes import Lanes
+
 # No database: the examples that it keeps would be root's under sudo.
 settings.register_profile("mcrd", database=None, deadline=None)
 settings.load_profile("mcrd")
@@ -57,6 +61,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests marked `long` as well")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    from tests.lanes import Lanes  # noqa: PLC0415  # only where there is pytest-xdist
+
+    config.option.loadscopereorder = False
+    return Lanes(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,6 +19,8 @@ from tests.dataplane.test_relay import IN, OUT, arriving, settled
 if TYPE_CHECKING:
     from tests.lab import Triangle
 
+pytestmark = pytest.mark.alone
+
 COUNT, RATE = 600_000, 300_000
 
 

@@ -65,6 +65,7 @@ def idle_rule(number: int, ttl: int = 4) -> str:
     return rule(f"idle-{number}", f"r0 239.3.{where} 5000", f"r1 239.4.{where} 6000 ttl={ttl}")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("rules", "reloads", "seconds"),
     [(200, 20, 6), pytest.param(1000, 100, 30, marks=pytest.mark.long)],
@@ -135,6 +136,7 @@ def with_ln(path: Path, text: str) -> None:
     subprocess.run(["mv", "-fT", str(link), str(path)], check=True)
 
 
+@pytest.mark.alone
 def test_every_way_to_save_is_one_reload_and_disturbs_nothing(triangle: Triangle) -> None:
     def text(ttl: int) -> str:
         edited = rule("edited", "r0 239.9.9.9 4242", f"r1 239.9.9.8 4242 ttl={ttl}")
@@ -169,6 +171,7 @@ def reloads(daemon: Mcrd) -> list[str]:
     return [line.partition("INFO: ")[2] for line in lines]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "changed",
     [
@@ -196,6 +199,7 @@ def test_a_changed_output_does_not_disturb_those_that_stay(fork: Fork, changed: 
     assert only(received.result(), count) == {}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "source",
     [pytest.param("", marks=pytest.mark.long), ' source="keep"'],
@@ -243,6 +247,7 @@ def test_members_of_an_output_that_stays_are_not_disturbed(fork: Fork, source: s
     assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 40
 
 
+@pytest.mark.alone
 def test_a_broken_file_does_nothing_to_traffic(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED + "".join(busy_rules()))
     count = 160_000
@@ -262,6 +267,7 @@ def test_a_broken_file_does_nothing_to_traffic(triangle: Triangle) -> None:
     assert only(received.result(), count) == {}
 
 
+@pytest.mark.alone
 def test_a_worker_that_is_killed_ten_times_loses_nothing(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000"))
     count, kills, before = 120_000, 10, 0
@@ -435,6 +441,7 @@ def test_a_rule_becomes_active_when_its_interface_comes(lab: Lab) -> None:
     print(f"it flows {took * 1000:.0f} ms after the interface came")
 
 
+@pytest.mark.alone
 @pytest.mark.long
 def test_a_thousand_idle_rules_cost_nothing(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(
@@ -466,6 +473,7 @@ def test_five_thousand_rules(triangle: Triangle) -> None:
     assert one < 0.2 * GUARD
 
 
+@pytest.mark.alone
 def test_a_worker_that_dies_again_and_again_waits_and_others_do_not_notice(fork: Fork) -> None:
     daemon, stream, received = with_another_stream(fork)
 

@@ -29,6 +29,7 @@ def start(host: Host, *command: str | int | Path) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "count", [400_000, pytest.param(10_000_000, marks=pytest.mark.long)], ids=str
 )

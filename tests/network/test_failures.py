@@ -340,6 +340,7 @@ def test_without_cap_net_raw_it_says_so(triangle: Triangle) -> None:
     assert process.wait(10) == 0
 
 
+@pytest.mark.alone  # the sysctl is the machine's
 def test_io_uring_switched_off_is_named(triangle: Triangle) -> None:
     path = Path("/proc/sys/kernel/io_uring_disabled")
     if not path.exists():

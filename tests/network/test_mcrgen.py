@@ -305,6 +305,7 @@ def test_a_full_transmit_queue_loses_nothing(cable: Cable) -> None:
     assert sent["rate"] < 10_000
 
 
+@pytest.mark.alone
 def test_packets_are_evenly_spaced(cable: Cable) -> None:
     """By the times that the packets carry: when each was given to the kernel."""
     capture = cable.right.capture("r0", f"udp port {PORT}", direction="in")
@@ -320,6 +321,7 @@ def test_packets_are_evenly_spaced(cable: Cable) -> None:
     assert sent["rate"] <= 1001
 
 
+@pytest.mark.alone
 def test_a_stopped_sender_does_not_burst_afterwards(cable: Cable) -> None:
     capture = cable.right.capture("r0", f"udp port {PORT}", direction="in")
     sender = cable.left.start_send("l0", GROUP, PORT, count=400, rate=1000, size=18)

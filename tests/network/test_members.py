@@ -167,6 +167,7 @@ def test_a_worker_that_replaces_another_has_the_members_from_the_start(triangle:
     assert stats()["outputs"][0]["errors"] == {}
 
 
+@pytest.mark.alone
 def test_two_workers_neither_duplicate_nor_reorder(triangle: Triangle) -> None:
     """Sixty-four source ports, 100,000 datagrams: each flow stays with one worker, in order."""
     daemon = triangle.lab.mcrd(
@@ -198,6 +199,7 @@ def test_two_workers_neither_duplicate_nor_reorder(triangle: Triangle) -> None:
     assert all(int(user) + int(system) > 0 for user, system in ticks)
 
 
+@pytest.mark.alone
 def test_the_number_of_workers_changes_live(triangle: Triangle) -> None:
     plain = UNWATCHED + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
     daemon = triangle.lab.mcrd(triangle.relay, plain)
@@ -232,6 +234,7 @@ def test_workers_on_other_cpus_lose_nothing(triangle: Triangle) -> None:
     assert daemon.stats()["rules"]["a"]["received"]["packets"] == 10_000
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "limit",
     [pytest.param(100, marks=pytest.mark.long), 1000, pytest.param(5000, marks=pytest.mark.long)],
@@ -270,6 +273,7 @@ def test_a_limit_is_exact(triangle: Triangle, limit: int) -> None:
     assert b["outputs"][1]["sent"]["packets"] == count
 
 
+@pytest.mark.alone
 def test_bursts_within_a_limit_pass(triangle: Triangle) -> None:
     """A picture of forty packets, twenty-five times a second: a thousand packets a second."""
     daemon = triangle.lab.mcrd(
@@ -377,6 +381,7 @@ def test_discovery_both_ways(lab: Lab) -> None:
     assert [rules[name]["received"]["packets"] for name in ("east", "west")] == [100, 100]
 
 
+@pytest.mark.alone
 def test_two_relays_in_parallel_are_bounded_by_a_limit(lab: Lab) -> None:
     """Each relays what the other sent: only a limit ends that, and the log says that it does.
 

@@ -54,6 +54,7 @@ def digest(sock: socket.socket, count: int) -> tuple[int, str]:
     return seen, total.hexdigest()
 
 
+@pytest.mark.alone
 def test_75_000_datagrams_at_50_000_a_second(triangle: Triangle) -> None:
     """None lost, duplicated, reordered or changed: the digests of both sides are equal."""
     daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))
@@ -72,6 +73,7 @@ def _handled(stats: dict[str, Any]) -> int:
     return int(output["sent"]["packets"] + sum(output["errors"].values()))
 
 
+@pytest.mark.alone
 def test_the_same_as_mcrgen_sees_it(triangle: Triangle) -> None:
     triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))
     received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=75_000)
