@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import time
@@ -37,6 +38,8 @@ class Lines:
     def __init__(self, descriptor: int | None, *, priorities: bool) -> None:
         """Without a descriptor they go nowhere."""
         self._descriptor = descriptor
+        # Nobody has to read what is in a file before there is room for more.
+        self._is_file = descriptor is None or stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._priorities = priorities
         self._format = logging.Formatter(
             "%(message)s" if priorities else "%(asctime)s %(levelname)s: %(message)s"
@@ -49,6 +52,12 @@ class Lines:
             prefix = f"<{_priority(record)}>"
             text = "\n".join(prefix + line for line in text.split("\n"))
         return text.encode(errors="backslashreplace") + b"\n"
+
+    def write_now(self, data: bytes) -> bool:
+        """Writes it all if no reader has to be waited for: has it?"""
+        if self._is_file:
+            self.write(data)
+        return self._is_file
 
     def write(self, data: bytes) -> None:
         """Writes it all, however long that takes; nobody can be told that it failed."""
@@ -88,6 +97,17 @@ class Journal:
         data = b"".join(_field(name, value) for name, value in fields.items())
         return data, self._other.encode(record)
 
+    def write_now(self, record: tuple[bytes, bytes]) -> bool:
+        """Sends it if journald has room for it at once: has it?"""
+        data, lines = record
+        try:
+            self._socket.sendto(data, socket.MSG_DONTWAIT, self._path)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return self._other.write_now(lines)
+        return True
+
     def write(self, record: tuple[bytes, bytes]) -> None:
         """Sends it, when journald has room for it."""
         data, lines = record
@@ -102,12 +122,12 @@ class Journal:
 
 
 class Handler(logging.Handler):
-    """Hands records to a thread that writes them: nothing that logs waits for who reads the log."""
+    """What cannot be written at once, a thread writes: nothing that logs waits for a reader."""
 
     def __init__(self, sink: Lines | Journal) -> None:
         super().__init__()
         self._sink = sink
-        self.writer: Writer[Any] = Writer(sink.write, self._lost)
+        self.writer: Writer[Any] = Writer(sink.write, sink.write_now, self._lost)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Has it written, or counts it as lost."""

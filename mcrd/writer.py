@@ -1,4 +1,4 @@
-"""What is to be written is written by a thread: whoever hands it over never waits for a reader."""
+"""What cannot be written at once is written by a thread: whoever hands it over never waits."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -17,12 +17,19 @@ T = TypeVar("T")
 class Writer(Generic[T]):
     """Calls `write`, which may block, with what put() was given, in its order.
 
+    `write_now` is tried first, where nothing waits: it must not block, and says whether it has.
     What was lost for want of room is counted in `lost`; `tell` makes of a number what is written
     in its place, after what was there before.
     """
 
-    def __init__(self, write: Callable[[T], None], tell: Callable[[int], T]) -> None:
+    def __init__(
+        self,
+        write: Callable[[T], None],
+        write_now: Callable[[T], bool],
+        tell: Callable[[int], T],
+    ) -> None:
         self.lost = 0
+        self._write_now = write_now
         self._write = write
         self._tell = tell
         self._waiting: deque[tuple[T, int]] = deque()
@@ -33,7 +40,7 @@ class Writer(Generic[T]):
         self._started = False
 
     def start(self) -> None:
-        """From now on, a thread writes; before, put() does."""
+        """From now on, put() never waits; before, it does."""
         self._started = True
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
@@ -43,6 +50,8 @@ class Writer(Generic[T]):
             self._write(what)
             return
         with self._changed:
+            if self._idle() and self._write_now(what):
+                return
             if self._bytes + size > ROOM:
                 self.lost += 1
                 self._unsaid += 1

@@ -41,6 +41,16 @@ def children(pid: int) -> set[int]:
     return {int(child) for child in found}
 
 
+def executed(pid: int) -> set[int]:
+    """Children that are workers by now: until then, whoever starts them waits."""
+    found = set()
+    for child in children(pid):
+        with suppress(OSError):
+            if b"mcrd.dataplane.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.add(child)
+    return found
+
+
 def with_a_fault(fault: str) -> tuple[str, ...]:
     """A program: mcrd with something that goes wrong, by lines of Python."""
     main = "from mcrd.cli.mcrd import main\nimport sys\nsys.exit(main())\n"
@@ -50,14 +60,13 @@ def with_a_fault(fault: str) -> tuple[str, ...]:
 NETLINK = """
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from mcrd.links import Links
-real_ask, real_get, real_close = Links._ask, AsyncIPRoute.get, AsyncIPRoute.close
+links, real_get, real_close = AsyncIPRoute.get_links, AsyncIPRoute.get, AsyncIPRoute.close
 count = [0, 0]
-async def ask(queries):
+async def get_links(self):
     count[0] += 1
     if count[0] in (1, 3, 4):
         raise NetlinkError(16)
-    return await real_ask(queries)
+    return await links(self)
 async def get(self, msg_seq=0, **rest):
     async for message in real_get(self, msg_seq, **rest):
         yield message
@@ -68,7 +77,7 @@ async def get(self, msg_seq=0, **rest):
 def close(self):
     real_close(self)
     raise NetlinkError(16)
-Links._ask = staticmethod(ask)
+AsyncIPRoute.get_links = get_links
 AsyncIPRoute.get = get
 AsyncIPRoute.close = close
 """
@@ -130,7 +139,7 @@ def test_a_worker_that_does_not_start_stops_no_watch_over_the_others(triangle: T
         (hanging,) = before
         # So that the rules change, and the worker of r1 is new.
         daemon.edit(A.replace("[rules.a]", '[rules.a]\nsilence = "1s"') + B)
-        (starting,) = wait_for(lambda: children(daemon.pid) - before, "a worker", interval=0.0005)
+        (starting,) = wait_for(lambda: executed(daemon.pid) - before, "a worker", interval=0.0005)
         os.kill(starting, signal.SIGSTOP)
         manager.setblocking(False)
         try:
@@ -142,8 +151,7 @@ def test_a_worker_that_does_not_start_stops_no_watch_over_the_others(triangle: T
                 while True:
                     manager.recv(4096)
             manager.settimeout(END)
-            while manager.recv(4096) != b"WATCHDOG=1":
-                pass
+            wait_for(lambda: manager.recv(4096) == b"WATCHDOG=1", "a sign of life", interval=0)
             assert daemon.status()["pending"]
             assert Path(f"/proc/{starting}").exists()
         finally:
@@ -182,8 +190,12 @@ def test_a_manager_that_reads_nothing_holds_nobody_up(
     assert "the service manager cannot be told anything: it does not read" in daemon.log()
     hung.settimeout(END)
     heard: set[bytes] = set()
-    while not {b"READY=1", b"STATUS=2 rules", b"WATCHDOG=1"} <= heard:
-        heard.add(hung.recv(4096))
+
+    def all_of_it() -> bool:
+        heard.add(hung.recv(4096).partition(b";")[0])
+        return {b"READY=1", b"STATUS=2 rules", b"WATCHDOG=1"} <= heard
+
+    wait_for(all_of_it, "what it missed", END, interval=0)
     wait_for(lambda: "the service manager listens again" in daemon.log(), "the line")
     assert daemon.stop() == 0
 
