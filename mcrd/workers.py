@@ -304,7 +304,7 @@ class WorkerProcess:
             unheard(self._ping)
 
     def _say_it_stays(self) -> None:
-        text = "%s: pid %d was killed %g s ago and has not ended (see /proc/%d/stack): left behind"
+        text = "%s: pid %d was killed %.1f s ago and has not ended; see /proc/%d/stack"
         where = {"interface": self.worker.ingress.interface, "worker": self.worker}
         since = time.monotonic() - self._killed
         tell(
