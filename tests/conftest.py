@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import tempfile
 from typing import TYPE_CHECKING
@@ -29,10 +30,14 @@ from tests.lab import Fork, Lab, Triangle, build_fork, build_triangle, leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from types import FrameType
 
     from xdist.remote import Producer
 
     from tests.lanes import Lanes
+
+# Seconds, of which no test needs a tenth.
+LIMIT, LIMIT_LONG = 300, 1800
 
 # No database: the examples that it keeps would be root's under sudo.
 settings.register_profile("mcrd", database=None, deadline=None)
@@ -85,6 +90,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("CI"):
             pytest.fail(f"CI has to run this: {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Ends a test that waits without end: it fails, with a traceback of where it stood."""
+    limit = LIMIT_LONG if item.get_closest_marker("long") else LIMIT
+
+    def too_long(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"the test took more than {limit} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(limit)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.hookimpl(wrapper=True)
