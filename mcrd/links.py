@@ -25,6 +25,7 @@ from mcrd.tasks import Tasks, describe
 
 # linux/if.h, linux/if_addr.h
 IFF_UP = 0x1
+IFF_MULTICAST = 0x1000
 IFF_LOWER_UP = 0x10000
 IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
@@ -168,6 +169,7 @@ def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) ->
         hardware=message["ifi_type"],
         addresses=tuple(addresses),
         alternatives=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
+        multicast=bool(flags & IFF_MULTICAST),
     )
 
 

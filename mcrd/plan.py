@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from mcrd import names
+from mcrd.doubts import doubt
 from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
 from mcrd.resources import (
     Egress,
@@ -150,7 +151,7 @@ class Wish:
 
     `relays` has, for each worker and each output of the rule, what is to be opened or what it
     waits for; `waiting` the same where there is no worker to be had. `whole` is what the workers
-    do when all of it can be opened.
+    do when all of it can be opened. `doubts` say of each output why its packets may go nowhere.
     """
 
     waits: str
@@ -159,6 +160,7 @@ class Wish:
     relays: Mapping[RelayKey, tuple[Egress | Members | str, ...]] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
     whole: Mapping[RelayKey, Relay] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 class _Known(NamedTuple):
@@ -265,7 +267,13 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link], double: Sequence
         )
     needs = (ingress, *workers, *reception)
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
-    return Wish(_down(rule.input, links), needs, optional + heard, relays, whole=whole)
+    doubts = tuple(
+        "" if waits else _doubt(output, links)
+        for waits, output in zip(waiting, rule.outputs, strict=True)
+    )
+    return Wish(
+        _down(rule.input, links), needs, optional + heard, relays, whole=whole, doubts=doubts
+    )
 
 
 def plan(config: Config, actual: Actual, wishes: Wishes | None = None) -> tuple[Step, ...]:
@@ -427,6 +435,12 @@ def _waits(output: Output, links: Mapping[str, Link]) -> str:
             return f"{name} does not have the address {output.source}"
         return f"{name} has no IPv{output.address.version} address"
     return ""
+
+
+def _doubt(output: Output, links: Mapping[str, Link]) -> str:
+    link = links[output.interface]
+    found = doubt(output, link, source_of(output, link))
+    return found.reason if found else ""
 
 
 def _output(

@@ -36,6 +36,7 @@ class Link:
     hardware: int
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     alternatives: tuple[str, ...] = ()
+    multicast: bool = True  # IFF_MULTICAST
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ STATES: tuple[State, ...] = get_args(State)
 
 @dataclass(frozen=True, slots=True)
 class OutputState:
-    """`retry_in` is in seconds; None when nothing is to be tried again."""
+    """`retry_in` is in seconds; None when nothing is to be tried again.
+
+    The `reason` of one that is active is why its packets may yet go nowhere.
+    """
 
     state: State
     reason: str | None = None
@@ -53,7 +56,7 @@ def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleSta
         return RuleState("disabled", None, tuple(OutputState("disabled") for _ in rule.outputs))
     entry = wishes.of(rule, config, actual.links)
     if not actual.failures and _is_done(entry, len(rule.outputs), actual):
-        return _active(len(rule.outputs))
+        return _active(entry.doubts)
     whole, retry = _whole(entry, actual)
     outputs = tuple(_output(at, entry, actual, whole) for at in range(len(rule.outputs)))
     if entry.waits:  # what could send has nothing to
@@ -84,8 +87,8 @@ def _is_done(entry: Wish, outputs: int, actual: Actual) -> bool:
 
 
 @cache
-def _active(outputs: int) -> RuleState:
-    return RuleState("active", None, (OutputState("active"),) * outputs)
+def _active(doubts: tuple[str, ...]) -> RuleState:
+    return RuleState("active", None, tuple(OutputState("active", why or None) for why in doubts))
 
 
 def _whole(entry: Wish, actual: Actual) -> tuple[str | None, float | None]:
@@ -103,7 +106,7 @@ def _output(at: int, entry: Wish, actual: Actual, whole: str | None) -> OutputSt
     """The state of an output: the worst of what it is in the workers of the interface."""
     if not entry.relays:
         return OutputState("waiting", entry.waiting[at])
-    found = OutputState("active")
+    found = OutputState("active", entry.doubts[at] or None)
     for key, outputs in entry.relays.items():
         output = outputs[at]
         if isinstance(output, str):

@@ -59,6 +59,8 @@ LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
 # Seconds without progress after which planning hangs: a worker that does not start takes 13.
 STALLED = 30.0
 
+GOOD = OutputState("active")
+
 log = logging.getLogger(__name__)
 
 
@@ -301,7 +303,7 @@ class Supervisor:
             undone = self._estate.undone(steps)
             text = "plan applied: %s (%.0f ms)"
             if undone:
-                text += f"; {undone} of {len(steps)} steps failed"
+                text += f"; of {len(steps)}, {undone} could not be done: `mcrctl rules` says why"
             # One that comes to nothing at all was tried before, and the rules say why.
             level = logging.DEBUG if undone == len(steps) else logging.INFO
             journal.tell(log, level, "plan-applied", text, report.steps(steps), took)
@@ -335,10 +337,10 @@ class Supervisor:
                 was = before.outputs[index] if before and index < len(before.outputs) else None
                 if (
                     state.state == "active"
-                    and (output.state != "active" or (before and before.state == "active"))
+                    and (output != GOOD or (before and before.state == "active"))
                     and (was is None or (was.state, was.reason) != (output.state, output.reason))
                 ):
-                    grave = logging.INFO if output.state == "active" else logging.WARNING
+                    grave = logging.INFO if output == GOOD else logging.WARNING
                     self._tell_output(grave, name, index, output)
         self._states = now
 

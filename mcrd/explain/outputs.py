@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
+from mcrd.doubts import doubt
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
 from mcrd.model import Address, Output
-from mcrd.plan import is_of_link
+from mcrd.plan import is_of_link, source_of
 from mcrd.resources import Link, first_address, target
 
 HEADERS = {4: 20, 6: 40}  # of IP
@@ -63,6 +64,8 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
         "yes",
         f"{called(output.interface, host)} is up, with an IPv{output.address.version} address",
     )
+    if doubted := doubt(output, found, source_of(output, found)):
+        yield say("carries", "unknown", doubted.reason, doubted.remedy)
     way = list(_way(evidence, say, index, output))
     yield from way
     if not any(finding.answer == "no" for finding in way):

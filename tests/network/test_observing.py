@@ -297,6 +297,22 @@ def test_top_is_text_where_there_is_no_terminal(triangle: Triangle) -> None:
     assert [set(json.loads(one)["rules"]) for one in documents] == [{"a", "b"}] * 2
 
 
+def test_an_interface_that_says_it_carries_no_group(triangle: Triangle) -> None:
+    """As WireGuard's, which has no flag MULTICAST: the output is active, and its reason a doubt."""
+    host = triangle.relay
+    host.run("ip", "link", "set", "r1", "multicast", "off")
+    daemon = triangle.lab.mcrd(host, A)
+    says = "active: r1 has no flag MULTICAST: it may carry no group"
+    assert says in daemon.ctl("rules").stdout
+    assert f"rules.a: outputs[0]: {says}" in daemon.log()
+    explained = daemon.ctl("explain", "a", "--seconds", "0.1", check=False).stdout
+    assert "r1 has no flag MULTICAST" in explained
+    assert "`ip link set r1 multicast on`" in explained
+    host.run("ip", "link", "set", "r1", "multicast", "on")
+    wait_for(lambda: "MULTICAST" not in daemon.ctl("rules").stdout, "the doubt to end")
+    wait_for(lambda: daemon.log().endswith("rules.a: outputs[0]: active\n"), "the line")
+
+
 def test_top_in_a_terminal_that_cannot_move_its_cursor_prints_lines(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A + B)
     ours, theirs = pty.openpty()

@@ -129,6 +129,46 @@ def test_an_output_that_waits_for_something_else_says_so_under_a_rule_that_waits
     )
 
 
+GROUP6 = Output("eth1", ip_address("ff15::1"), 6000, ttl=8)
+
+
+@pytest.mark.parametrize(
+    ("output", "link", "reason"),
+    [
+        (WALL, {"multicast": False}, "eth1 has no flag MULTICAST: "),
+        (replace(WALL, source="keep"), {"multicast": False}, "eth1 has no flag MULTICAST: "),
+        (GROUP6, {"addresses": (ip_interface("fe80::1/64"),)}, "no router passes on "),
+        (WALL, {"addresses": (ip_interface("169.254.0.1/16"),)}, "no router passes on "),
+        # Nothing is wrong with these.
+        (replace(CLOUD, interface="eth1"), {"multicast": False}, None),
+        (replace(GROUP6, ttl=1), {"addresses": (ip_interface("fe80::1/64"),)}, None),
+        (GROUP6, {"addresses": (ip_interface("fe80::1/64"), ip_interface("fd00::1/64"))}, None),
+        (
+            replace(GROUP6, address=ip_address("ff02::fb"), ttl=255),
+            {"addresses": (ip_interface("fe80::1/64"),)},
+            None,
+        ),
+        (
+            replace(WALL, address=ip_address("224.0.0.251"), ttl=255),
+            {"addresses": (ip_interface("169.254.0.1/16"),)},
+            None,
+        ),
+    ],
+)
+def test_an_active_output_says_why_its_packets_may_go_nowhere(
+    output: Output, link: dict[str, object], reason: str | None
+) -> None:
+    rule = replace(RULE, outputs=(output,))
+    config = Config(rules={rule.name: rule})
+    links = {**LINKS, "eth1": replace(LINKS["eth1"], **link)}  # type: ignore[arg-type]
+    state = states(config, reach(config, links))[rule.name]
+    assert (state.state, state.reason) == ("active", None)
+    (how,) = state.outputs
+    assert how.state == "active"
+    assert (how.reason or "").startswith(reason or "")
+    assert bool(how.reason) is bool(reason)
+
+
 def test_an_input_needs_no_address() -> None:
     links = {**LINKS, "eth0": replace(LINKS["eth0"], addresses=())}
     assert of(reach(CONFIG, links)).state == "active"
@@ -206,7 +246,8 @@ def test_every_rule_has_a_state_with_a_reason_where_one_is_needed(
         every: tuple[RuleState | OutputState, ...] = (state, *state.outputs)
         for what in every:
             assert what.state in get_args(State)
-            assert bool(what.reason) is (what.state in ("waiting", "failed"))
+            if what.state in ("waiting", "failed") or isinstance(what, RuleState):
+                assert bool(what.reason) is (what.state in ("waiting", "failed"))
             assert what.retry_in is None
         assert state.state in ("active", "waiting", "disabled")
         assert state.state == "active" or "active" not in {each.state for each in state.outputs}
