@@ -285,7 +285,8 @@ class Alarms:
         going = self._ongoing.pop((event, subject))
         lasted = going.last - going.began
         about = ABOUT if going.about else ""
-        text = f"{event} is over after {lasted:.1f} s: {about}{going.total} packets"
+        took = f" after {lasted:.1f} s" if lasted >= 0.05 else ""  # else it was one look's
+        text = f"{event} is over{took}: {about}{journal.counted(going.total, 'packet')}"
         _tell(logging.INFO, f"{event}-end", subject, text)
 
 

@@ -348,9 +348,10 @@ class Estate:
             wait = max(wait, backoff(useless) if useless else 0.0)
             useless += 1
         self._early_ends[worker] = _Row(row + 1, useless, now)
-        text = "%s: pid %d %s; another starts in %g s"
+        text = "%s: pid %d %s; another starts %s"
+        when = f"in {wait:g} s" if wait else "at once"
         where = {"interface": worker.ingress.interface, "worker": worker}
-        tell(log, logging.ERROR, "worker-ended", text, worker, process.pid, how, wait, **where)
+        tell(log, logging.ERROR, "worker-ended", text, worker, process.pid, how, when, **where)
         self._failures[worker] = Failure(how, now + wait, row + 1)
         if process.suspect:
             self._suspects.add(worker.ingress)

@@ -22,7 +22,7 @@ from mcrd import __version__
 from mcrd.dataplane.messages import MemberKey
 from mcrd.errors import words
 from mcrd.holdings import Holdings
-from mcrd.journal import tell
+from mcrd.journal import counted, tell
 from mcrd.model import (
     Config,
     Daemon,
@@ -266,8 +266,8 @@ class _Heir:
         holdings = self._holdings
         groups = sum(len(joined) for joined in holdings.memberships.sockets().values())
         return (
-            f"{len(holdings.rings)} rings, {len(holdings.egress)} outputs, {groups} groups joined,"
-            f" {len(holdings.holds)} ports held"
+            f"{counted(len(holdings.rings), 'ring')}, {counted(len(holdings.egress), 'output')},"
+            f" {counted(groups, 'group')} joined, {counted(len(holdings.holds), 'port')} held"
         )
 
     def _each(self, pairs: Iterable[tuple[Any, Any]], kind: type[Any]) -> Iterator[tuple[Any, Any]]:

@@ -264,6 +264,11 @@ def set_level(level: str) -> None:
     logging.getLogger("mcrd").setLevel(level.upper())
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 ring`, `2 rings`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def tell(
     log: logging.Logger, level: int, event: str, message: str, *arguments: Any, **fields: object
 ) -> None:

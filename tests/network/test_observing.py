@@ -133,8 +133,8 @@ def test_a_full_ring_is_a_line_and_its_end_another(triangle: Triangle) -> None:
     line(daemon, r"r0: at least \d+ of \d+ packets lost \([\d.]+ %\) \(loss\)")
     full = daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"]
     assert full > 0
-    line(daemon, rf"r0: ring_full is over after [\d.]+ s: {full} packets")
-    line(daemon, rf"r0: loss is over after [\d.]+ s: {full} packets")
+    line(daemon, rf"r0: ring_full is over(?: after [\d.]+ s)?: {full} packets")
+    line(daemon, rf"r0: loss is over(?: after [\d.]+ s)?: {full} packets")
     assert daemon.log().count("(ring_full)") == daemon.log().count("(loss)") == 1
 
 
@@ -147,7 +147,7 @@ def test_an_output_that_fails_is_a_line_and_its_end_another(triangle: Triangle) 
     where = r"rules\.b: output r1 239\.2\.2\.2:6000: "
     line(daemon, where + r"\d+ packets were not sent \(EPERM\) \(unsent\)")
     line(daemon, where + r"\d+ of \d+ packets lost \(1e\+02 %|100 %\) \(loss\)")
-    line(daemon, where + r"unsent is over after [\d.]+ s: 50 packets")
+    line(daemon, where + r"unsent is over(?: after [\d.]+ s)?: 50 packets")
     assert "rules.a: output" not in daemon.log()
 
 
@@ -174,7 +174,7 @@ def test_what_happens_has_a_line(triangle: Triangle) -> None:
     line(daemon, r"rules\.a: active")
     (worker,) = daemon.stats()["workers"]
     os.kill(worker["pid"], signal.SIGKILL)
-    line(daemon, rf"worker of r0: pid {worker['pid']} killed by SIGKILL; another starts in 0 s")
+    line(daemon, rf"worker of r0: pid {worker['pid']} killed by SIGKILL; another starts at once")
     triangle.relay.run("ip", "link", "set", "r1", "down")
     line(daemon, r"WARNING: rules\.a: waiting: ")
     triangle.relay.run("ip", "link", "set", "r1", "up")

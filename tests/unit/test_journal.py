@@ -229,3 +229,8 @@ def test_an_event_that_comes_again_and_again_is_left_out_and_counted(
     assert heard() == ["rules.a: again"] * 2
     log.info("no event")  # is never left out
     assert heard() == ["no event"]
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 rings"), (1, "1 ring"), (2, "2 rings")])
+def test_numbers_of_things(number: int, text: str) -> None:
+    assert journal.counted(number, "ring") == text
