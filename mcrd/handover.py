@@ -137,6 +137,7 @@ class Keeper:
         # opened anew.
         for group, memberships in holdings.memberships.sockets().items():
             index.joined.append((among(group), [packed(one) for one in memberships]))
+        holdings.memberships.hand_on()
         for reception, sock in holdings.receptions.items():
             index.receptions.append((packed(reception), among(sock)))
         for hold, held in holdings.holds.items():

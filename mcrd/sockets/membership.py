@@ -86,12 +86,15 @@ class Memberships:
     """Groups joined any-source (IGMP, MLD), over as many sockets as the kernel's limits take.
 
     A socket takes net.ipv4.igmp_max_memberships groups, or what net.core.optmem_max has room for.
+    One that somebody else keeps open, too, gets no further groups: it would keep them, and nobody
+    would know of them, if this process were killed before it could say so.
     """
 
     def __init__(self) -> None:
         self._joined: dict[Membership, socket.socket] = {}
         self._groups: dict[socket.socket, int] = {}
         self._roomy: dict[int, list[socket.socket]] = {4: [], 6: []}
+        self._kept: set[socket.socket] = set()
 
     def join(self, membership: Membership) -> None:
         """Joins the group on the interface; nothing is ever received on the socket."""
@@ -144,7 +147,12 @@ class Memberships:
             return
         self._joined.update(dict.fromkeys(has, sock))
         self._groups[sock] = len(has)
-        self._roomy[4 if sock.family == socket.AF_INET else 6].append(sock)
+        self._kept.add(sock)
+
+    def hand_on(self) -> None:
+        """Somebody else keeps from now on what there is, and knows of it."""
+        self._roomy = {4: [], 6: []}
+        self._kept = set(self._groups)
 
     def leave(self, membership: Membership) -> None:
         """Leaves the group; an interface that has gone has left it already."""
@@ -160,8 +168,9 @@ class Memberships:
             del self._groups[sock]
             if sock in roomy:
                 roomy.remove(sock)
+            self._kept.discard(sock)
             sock.close()
-        elif sock not in roomy:
+        elif sock not in roomy and sock not in self._kept:
             roomy.append(sock)
 
 

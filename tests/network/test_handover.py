@@ -185,6 +185,27 @@ def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatc
     assert _descriptors() < descriptors
 
 
+def test_a_group_joined_just_before_a_kill_is_left_by_it(
+    before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would know of it: neither what was left nor, later, a rule."""
+    late = Membership("r0", before.ingress.index, ip_address("239.1.1.7"))
+    with before.relay.inside():
+        keeper = Keeper(before.manager.client())
+        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG))
+        before.holdings.open(late, {})
+    assert "239.1.1.7" in before.relay.run("ip", "maddress", "show", "dev", "r0")
+    before.leave(keep=False)
+    groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
+    assert "239.1.1.7" not in groups
+    assert "239.1.1.1" in groups
+    holdings, _ = take_over(before, monkeypatch)
+    assert set(before.joined) <= set(holdings.all())
+    with before.relay.inside():
+        holdings.open(late, {})
+    holdings.close_all()
+
+
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
