@@ -134,7 +134,7 @@ class Alarms:
             total = count.received.packets + full
             how = _how(True, full == count.dropped_frames["ring_full"])
             self._share(subject, full, total, config.daemon.loss, now, how=how)
-        looped = sum(count.dropped["looped"] for count in interfaces.values())
+        looped = sum(n.dropped["looped"] + n.dropped["cut_off"] for n in interfaces.values())
         if looped != self._looped:
             self._looped = looped
             self._look_at_loops(config, ledger, now)
@@ -156,13 +156,18 @@ class Alarms:
             rule = config.rules.get(name)
             if rule is None:
                 continue
-            looped = ledger.rule(name).dropped["looped"]
+            dropped = ledger.rule(name).dropped
             who = ledger.returner(name) or "somebody"
             what = (
                 "packets came back that were relayed before, and were dropped: on"
                 f" {rule.input.interface}, {who} returns what this daemon sends"
             )
-            self._count(_rule(rule), "looped", what, looped, now)
+            self._count(_rule(rule), "looped", what, dropped["looped"], now)
+            what = (
+                "packets that were relayed before were dropped: they come fast, and not while none"
+                f" is relayed; on {rule.input.interface}, {who} returns what this daemon sends"
+            )
+            self._count(_rule(rule), "cut_off", what, dropped["cut_off"], now)
 
     def _look_at_silence(
         self, config: Config, states: Mapping[str, RuleState], ledger: Ledger, now: float

@@ -35,13 +35,14 @@ DROP_REASONS = (
     "unmatched",
     "rate_limited",
     "looped",
+    "cut_off",
 )
 """In the order of enum drop of shared.h; those of the rings come before them all."""
 
 OF_RINGS = ("ring_full", "discarded")
 """Of frames that no worker took: the kernel had no room, or the rings were closed before."""
 
-OF_RULES = ("rate_limited", "looped")
+OF_RULES = ("rate_limited", "looped", "cut_off")
 """Drops that a rule counts too."""
 
 
@@ -284,13 +285,17 @@ class Segment:
     def rule(self, slot: int) -> RuleCount:
         """What a rule received."""
         counters = self._view.rules[slot]
-        dropped = (counters.rate_limited, counters.looped)
+        dropped = (counters.rate_limited, counters.looped, counters.cut_off)
         return RuleCount(_traffic(counters), dict(zip(OF_RULES, dropped, strict=True)))
 
     def looped(self) -> Iterator[str]:
         """The rules to which something came back."""
         rules = self._view.rules
-        return (rule for rule, slot in self.rules.taken.items() if rules[slot].looped)
+        return (
+            rule
+            for rule, slot in self.rules.taken.items()
+            if rules[slot].looped or rules[slot].cut_off
+        )
 
     def returner(self, slot: int) -> str | None:
         """Who last brought a rule what it had relayed before: an address, with the hardware's."""

@@ -15,6 +15,7 @@ from cffi import FFI
 
 HERE = Path("mcrd/dataplane/src")  # relative: setuptools wants it so, and PEP 517 builds at the top
 SOURCES = (
+    "breaker.c",
     "counters.c",
     "egress.c",
     "flows.c",

@@ -9,6 +9,7 @@ from typing import Any
 
 from mcrd.explain.evidence import Daemon, Evidence, Finding
 
+RETURNED = ("looped", "cut_off")  # drops of what comes back
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
 REMEDIES = {
     "ring_full": "`ring_size` or `workers` of the interface: docs/performance.md",
@@ -20,6 +21,7 @@ REMEDIES = {
     "wrong_source": "`sources` and `exclude` in the rule",
     "own_output": "what this daemon sent comes back: a loop, or rules that feed each other",
     "rate_limited": "`limit` of the input",
+    "cut_off": "a loop of relays that keep the source: take one out",
     "looped": "two relays between the same networks, or a ring of them: take one out, or let the"
     " rules of one exclude what the other sends (`exclude`)",
     "discarded": "the rings were made anew meanwhile; ask again",
@@ -74,15 +76,19 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
 def _looped(evidence: Evidence) -> Iterator[Finding]:
     """What came back, meanwhile or before: a loop that was ended makes no more of it."""
     daemon, name = evidence.daemon, evidence.rule.name
-    looped = int(_at(daemon.after, name, ("dropped", "looped"))) if daemon else 0
-    if daemon is None or not looped:
+    if daemon is None:
         return
-    lately = _grown(evidence, "dropped", "looped")
+    looped = sum(int(_at(daemon.after, name, ("dropped", why))) for why in RETURNED)
+    if not looped:
+        return
+    lately = sum(_grown(evidence, "dropped", why) for why in RETURNED)
     who = daemon.after["rules"][name].get("returner") or "somebody"
     text = (
         f"a loop: {looped} packets came back that the rule had relayed before, {lately} of them"
         f" meanwhile; on {evidence.rule.input.interface}, {who} brought the last one"
     )
+    if cut := int(_at(daemon.after, name, ("dropped", "cut_off"))):
+        text += f"; {cut} of them while what comes again and again was cut off"
     yield Finding("taken", "looped", "note", text, REMEDIES["looped"])
 
 

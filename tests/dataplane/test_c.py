@@ -20,6 +20,7 @@ BUILDS = {
 
 # What each test file is linked with.
 SUBJECTS = {
+    "breaker": ("breaker.c",),
     "counters": ("counters.c",),
     "egress": ("egress.c", "counters.c", "meter.c"),
     "flows": ("flows.c", "limit.c", "rules.c", "table.c"),

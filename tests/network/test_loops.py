@@ -97,15 +97,20 @@ def both_ways(more: str) -> str:
     return rule("there", "r0", ["r1"], more) + rule("back", "r1", ["r0"], more)
 
 
-def ends(wires: Wires, packets: int) -> None:
-    """Sends packets one after the other; each becomes but few."""
+def ends(wires: Wires) -> None:
+    """Sends packets one after the other; each becomes but few, also before anybody has learned.
+
+    With kept sources, the first ones only make sockets.
+    """
     before = wires.silence()
-    for number in range(packets):
+    for number in range(20):
         wires.send(b"who is there? %d" % number)
         now = wires.silence()
         assert now - before <= BOUND, f"packet {number}"
         before = now
-    assert max(wires.dropped()) > 0
+        if any(wires.dropped()):
+            return
+    pytest.fail("nothing came back")
 
 
 def is_named(daemon: Mcrd, name: str) -> None:
@@ -123,7 +128,7 @@ def test_two_relays_side_by_side(lab: Lab, more: str, workers: int) -> None:
     wires = Wires(lab, 2, [(0, 1), (0, 1)])
     several = f"[interfaces]\nr0.workers = {workers}\nr1.workers = {workers}\n"
     wires.run(several + both_ways(more))
-    ends(wires, 4)
+    ends(wires)
     (daemon, name) = next(
         (daemon, name)
         for daemon in wires.daemons
@@ -139,11 +144,11 @@ def test_two_relays_side_by_side(lab: Lab, more: str, workers: int) -> None:
     assert wires.silence() - before <= 6 * 200
 
 
-@pytest.mark.parametrize("more", [OWN, KEPT])
+@pytest.mark.parametrize("more", [KEPT, pytest.param(OWN, marks=pytest.mark.long)])
 def test_a_ring_of_three(lab: Lab, more: str) -> None:
     wires = Wires(lab, 3, [(0, 1), (1, 2), (2, 0)])
     wires.run(rule("on", "r0", ["r1"], more))
-    ends(wires, 6 if more == KEPT else 2)
+    ends(wires)
     looped = [daemon for daemon, count in zip(wires.daemons, wires.dropped(), strict=True) if count]
     is_named(looped[0], "on")
 
@@ -153,14 +158,42 @@ def test_two_relays_and_three_networks(lab: Lab) -> None:
     wires = Wires(lab, 3, [(0, 1, 2), (0, 1, 2)])
     names = {"r0", "r1", "r2"}
     wires.run("".join(rule(f"from-{a}", a, sorted(names - {a}), "") for a in sorted(names)))
-    ends(wires, 3)
+    ends(wires)
 
 
 def test_both_ends_in_one_network(lab: Lab) -> None:
     """What comes back has the source that was kept, so it is not known for the daemon's own."""
     wires = Wires(lab, 1, [(0, 0)])
     wires.run(both_ways(KEPT))
-    ends(wires, 6)
+    ends(wires)
+
+
+def test_a_loop_in_which_nobody_can_be_told_apart(lab: Lab) -> None:
+    """Kept sources, one TTL and one hardware address: what comes back looks like its sender."""
+    wires = Wires(lab, 2, [(0, 1), (1, 0)])
+    for relay in wires.relays:
+        for name in ("r0", "r1"):
+            relay.run("ip", "link", "set", name, "address", "02:00:00:00:00:01")
+    wires.run(rule("on", "r0", ["r1"], KEPT).replace("ttl = 255", "ttl = 8"))
+    cut: list[Mcrd] = []
+
+    def is_cut() -> bool:
+        wires.send(b"round and round")  # the first only makes sockets
+        cut[:] = [d for d in wires.daemons if d.stats()["rules"]["on"]["dropped"]["cut_off"]]
+        return bool(cut)
+
+    wait_for(is_cut, "a relay to cut it off", interval=0.7)
+    wires.silence()
+    wait_for(lambda: "rules.on: " in cut[0].log() and "(cut_off)" in cut[0].log(), "the log")
+
+    def new_passes_once() -> bool:
+        before = wires.silence()
+        for number in range(20):
+            wires.send(b"new %d" % number)
+        return wires.silence() - before in range(2 * 20, 3 * 20 + 1)
+
+    wait_for(new_passes_once, "what is new to pass, and not to come back", 30.0)
+    assert "a loop: " in cut[0].ctl("explain", "on", "--seconds", "0.3", check=False).stdout
 
 
 def of(host: int, payload: bytes, ports: tuple[int, int] = (40000, 5000)) -> bytes:
@@ -188,9 +221,10 @@ def test_what_repeats_and_does_not_loop_loses_nothing(triangle: Triangle) -> Non
         inject(triangle.source, "s0", *frames)
         expected.update(each[42:] for each in frames)
 
-    # As fast as it goes: far more than 10,000 a second.
-    for _ in range(10):
+    # As fast as it goes, far more than 10,000 a second: the breaker looks, and believes it.
+    for _ in range(50):
         say(*([of(1, b"constant value")] * 1000))
+        time.sleep(0.01)
     # UPnP: many hosts ask the same, three times each, from a fresh port each time.
     ports = iter(range(40000, 50000))
     for _ in range(3):
@@ -207,7 +241,7 @@ def test_what_repeats_and_does_not_loop_loses_nothing(triangle: Triangle) -> Non
     wait_for(lambda: received(daemon)["received"]["packets"] == expected.total(), "all packets")
     found = Counter(each[42 : 42 + length(each)] for each in arriving.stop())
     assert found == expected
-    assert received(daemon)["dropped"]["looped"] == 0
+    assert received(daemon)["dropped"] == dict.fromkeys(("rate_limited", "looped", "cut_off"), 0)
 
 
 def received(daemon: Mcrd) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
     pen.rate_limited(output_slot, 4)
     pen.new_member(output_slot, 5)
     assert segment.rule(rule_slot) == RuleCount(
-        Traffic(10, 14000), {"rate_limited": 6, "looped": 0}
+        Traffic(10, 14000), {"rate_limited": 6, "looped": 0, "cut_off": 0}
     )
     assert segment.output(output_slot) == OutputCount(
         Traffic(7, 9800), {"ENETUNREACH": 3}, refused=2, rate_limited=4, new_member=5
@@ -179,6 +179,7 @@ def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen)
             "unmatched": 8,
             "rate_limited": 9,
             "looped": 10,
+            "cut_off": 11,
         },
         {"ring_full": 3, "discarded": 0},
     )

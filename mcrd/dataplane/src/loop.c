@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <time.h>
 
 #include "counters.h"
 #include "meter.h"
@@ -11,6 +12,7 @@
 enum {
 	HARVEST = 2048, /* frames that are released together */
 	ERROR_PAUSE_NS = 20 * 1000 * 1000,
+	HOLD_LOOK_NS = 1000 * 1000,
 };
 
 /* user_data of the worker's own operations. */
@@ -67,17 +69,50 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 	return 0;
 }
 
+static uint64_t real_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now); /* as the times of frames */
+	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
 /* It comes back: who brings it is noted, for people. */
-static void drop_looped(struct worker *worker, struct rule *rule, const struct frame *frame, const struct packet *packet)
+static void drop_returned(struct worker *worker, struct rule *rule, const struct frame *frame,
+			  const struct packet *packet, enum drop drop)
 {
 	struct returner *returner = &rule->counters->returner;
 
-	count(&worker->segment->dropped[DROP_LOOPED], 1);
-	count(&rule->counters->looped, 1);
+	count(&worker->segment->dropped[drop], 1);
+	count(drop == DROP_LOOPED ? &rule->counters->looped : &rule->counters->cut_off, 1);
 	returner->family = packet->family;
 	memcpy(returner->address, packet->source, packet->family == 6 ? 16 : 4);
 	if (frame->link == LINK_ETHERNET)
 		memcpy(returner->hardware, frame->data + 6, sizeof(returner->hardware));
+}
+
+/* Does it come back? Then it is dropped, and counted. */
+static int returns(struct worker *worker, struct rule *rule, const struct guard_frame *whose, const struct frame *frame,
+		   const struct packet *packet, const uint8_t *payload, uint32_t length, uint64_t time)
+{
+	enum guard_answer answer = guard_ask(&worker->guard, whose, payload, length);
+	struct breaker_test *test = &worker->test;
+	uint32_t known;
+
+	if (answer == GUARD_LOOPED) {
+		drop_returned(worker, rule, frame, packet, DROP_LOOPED);
+		return 1;
+	}
+	if (answer != GUARD_PASS && breaker_is_cut(&rule->breaker, whose->now)) {
+		drop_returned(worker, rule, frame, packet, DROP_CUT_OFF);
+		return 1;
+	}
+	if (test->began && answer != GUARD_PASS && test->rule == rule->slot)
+		breaker_came(test, time);
+	known = breaker_note(&rule->breaker, answer != GUARD_PASS, whose->now);
+	if (known && !test->began)
+		breaker_begin(test, rule->slot, known, real_now());
+	return 0;
 }
 
 /* One frame, which may stand for several datagrams. */
@@ -97,8 +132,8 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
 
-		if (guard_ask(&worker->guard, &whose, packet->payload + at, length) == GUARD_LOOPED) {
-			drop_looped(worker, rule, frame, packet);
+		if (returns(worker, rule, &whose, frame, packet, packet->payload + at, length, now)) {
+			/* counted */
 		} else if (!limit_pass(&rule->limit, now)) {
 			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
@@ -174,6 +209,34 @@ static struct ring *next_frame(struct worker *worker, struct ring_frame *frame)
 	return large;
 }
 
+/* While a rule is put to the test, all waits, unless it has no room to. */
+static int is_held(struct worker *worker)
+{
+	struct breaker_test *test = &worker->test;
+	int i;
+
+	if (!test->held)
+		return 0;
+	test->held = real_now() < test->ends && real_now() >= test->began;
+	for (i = 0; i < MCRD_RINGS; i++)
+		if (ring_is_half_full(&worker->rings[i])) {
+			test->came = test->expected; /* it goes on */
+			test->held = 0;
+		}
+	return test->held;
+}
+
+/* All that came during the test has been looked at. */
+static void end_test(struct worker *worker)
+{
+	struct breaker_test *test = &worker->test;
+	struct rule *rule = worker->rules.by_slot[test->rule];
+
+	if (rule)
+		breaker_end(&rule->breaker, test, (uint32_t)(test->ends / 1000000));
+	*test = (struct breaker_test){ 0 };
+}
+
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
@@ -183,8 +246,10 @@ static int harvest(struct worker *worker)
 	struct ring *ring;
 	int frames, result, i;
 
-	for (frames = 0; worker->begun && frames < HARVEST; frames++) {
+	for (frames = 0; worker->begun && frames < HARVEST && !worker->test.held; frames++) {
 		ring = next_frame(worker, &frame);
+		if (worker->test.began && (!ring || frame.time > worker->test.ends))
+			end_test(worker);
 		if (!ring)
 			break;
 		result = relay_frame(worker, &frame, &datagrams[ring - worker->rings]);
@@ -262,7 +327,10 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 	struct io_uring_cqe *cqe;
 	int result;
 
-	if (pace_note(&worker->pace, now, frames)) {
+	if (worker->test.held) {
+		timeout = (struct __kernel_timespec){ .tv_nsec = HOLD_LOOK_NS };
+		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
+	} else if (pace_note(&worker->pace, now, frames)) {
 		sleep = worker->hurry ? 0 : pace_sleep(&worker->pace, began, now);
 		if (sleep == 0)
 			return 0;
@@ -288,7 +356,7 @@ int worker_run(struct worker *worker)
 
 		if (!worker->waiting_message && !worker->message_done)
 			wait_for_message(worker);
-		frames = harvest(worker);
+		frames = is_held(worker) ? 0 : harvest(worker);
 		if (frames < 0)
 			return frames;
 		if (worker->rules.wanted_count > 0)

@@ -128,6 +128,16 @@ uint32_t ring_look(struct ring *ring)
 	return ring->seen;
 }
 
+int ring_is_half_full(const struct ring *ring)
+{
+	struct ring_place there;
+
+	if (ring->frames == 0)
+		return 0;
+	there = place_of(ring, (ring->untaken.index + ring->frames / 2) % ring->frames);
+	return is_filled(&there);
+}
+
 void ring_read(const struct ring *ring, struct ring_frame *out)
 {
 	const struct tpacket2_hdr *header = header_of(&ring->untaken);

@@ -53,6 +53,9 @@ static inline int ring_ready(struct ring *ring)
 	return ring->seen > 0 || ring_look(ring) > 0;
 }
 
+/* Is half of the ring filled with what is not taken? */
+int ring_is_half_full(const struct ring *ring);
+
 /* What the next frame holds; only after ring_ready() said that there is one. */
 void ring_read(const struct ring *ring, struct ring_frame *out);
 

@@ -4,6 +4,7 @@
 #ifndef MCRD_RULES_H
 #define MCRD_RULES_H
 
+#include "breaker.h"
 #include "limit.h"
 #include "packet.h"
 #include "table.h"
@@ -21,6 +22,7 @@ struct rule {
 	struct rule *next_range;
 	struct rule_match match;
 	struct limit limit;
+	struct breaker breaker;
 	struct rule_counters *counters;
 	uint64_t window; /* of its meter */
 	uint32_t slot;

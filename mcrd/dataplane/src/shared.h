@@ -9,14 +9,14 @@
 #define MCRD_ERROR_PLACES 8
 #define MCRD_RULE_SLOTS 16384
 #define MCRD_OUTPUT_SLOTS 65536
-#define MCRD_DROP_REASONS 10
+#define MCRD_DROP_REASONS 11
 #define MCRD_MEMBER_SLOTS 65536
 #define MCRD_BY_MEMBER 4294967295
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 5
+#define MCRD_SEGMENT_VERSION 6
 #define MCRD_VIOLATION 113
 #define MCRD_GUARD_SEEDS 8
 #define MCRD_GUARD_CONTENTS 16384
@@ -35,7 +35,8 @@ enum drop {
 	DROP_OWN_OUTPUT = 6,
 	DROP_UNMATCHED = 7,
 	DROP_RATE_LIMITED = 8,
-	DROP_LOOPED = 9
+	DROP_LOOPED = 9,
+	DROP_CUT_OFF = 10
 };
 
 struct error_counter {
@@ -87,6 +88,7 @@ struct rule_counters {
 	struct traffic traffic;
 	uint64_t rate_limited;
 	uint64_t looped;
+	uint64_t cut_off;
 	struct returner returner; /* the last one */
 	struct meter meter;
 };

@@ -31,6 +31,7 @@ struct worker {
 	struct segment *segment;
 	struct guard_memory *shared;
 	struct guard guard;
+	struct breaker_test test;
 	struct io_uring uring;
 	int uring_open;
 	struct egress egress;

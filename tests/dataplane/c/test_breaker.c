@@ -1,0 +1,120 @@
+/* breaker.c: a loop is cut off, a sender that says the same again and again is not.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#include "breaker.h"
+
+#include <string.h>
+
+#include "check.h"
+
+enum { SECOND = 1000 };
+
+/* Relays `rate` datagrams a second from `from` to `to` (ms), `known` in a hundred of them known. In a test, a `loop`
+ * falls silent. Returns how many tests there were. */
+static uint32_t run(struct breaker *breaker, uint32_t from, uint32_t to, uint32_t rate, uint32_t known, int loop)
+{
+	struct breaker_test test = { 0 };
+	uint64_t ns, step = 1000000000ULL / rate, number = 0;
+	uint32_t tests = 0, found;
+
+	for (ns = from * 1000000ULL; ns < to * 1000000ULL; ns += step) {
+		uint32_t now = (uint32_t)(ns / 1000000);
+		int is_known = number++ % 100 < known;
+
+		if (test.began && ns > test.ends) {
+			breaker_end(breaker, &test, now);
+			memset(&test, 0, sizeof(test));
+		}
+		if (test.began) {
+			if (is_known && !loop)
+				breaker_came(&test, ns);
+			continue;
+		}
+		if (is_known && breaker_is_cut(breaker, now))
+			continue;
+		found = breaker_note(breaker, is_known, now);
+		if (found) {
+			breaker_begin(&test, 1, found, ns);
+			tests++;
+		}
+	}
+	return tests;
+}
+
+static void test_senders(void)
+{
+	struct breaker breaker = { 0 };
+
+	check_about("senders");
+	CHECK_EQUAL(run(&breaker, 1000, 61 * SECOND, 900, 100, 0), 0); /* slow */
+	CHECK_EQUAL(run(&breaker, 61 * SECOND, 62 * SECOND, 100000, 20, 0), 0); /* mostly new */
+	CHECK_EQUAL(run(&breaker, 63 * SECOND, 180 * SECOND, 10000, 100, 0), 1); /* once, and then it is believed, */
+	CHECK_EQUAL(run(&breaker, 180 * SECOND, 181 * SECOND, 30000, 100, 0), 0); /* up to four times of it */
+	CHECK(run(&breaker, 181 * SECOND, 182 * SECOND, 100000, 100, 0) > 0);
+	CHECK(!breaker_is_cut(&breaker, 182 * SECOND));
+}
+
+static void test_loop(void)
+{
+	struct breaker breaker = { 0 };
+	uint32_t lasts, now = 1000;
+
+	check_about("loop");
+	CHECK_EQUAL(run(&breaker, now, now + 800, 20000, 100, 1), BREAKER_TESTS);
+	CHECK(breaker_is_cut(&breaker, now + 800));
+	while (breaker.lasts < BREAKER_LONGEST) {
+		lasts = breaker.lasts;
+		now = breaker.cut + lasts;
+		CHECK(breaker_is_cut(&breaker, now - 1));
+		CHECK(!breaker_is_cut(&breaker, now));
+		CHECK_EQUAL(run(&breaker, now, now + 800, 20000, 100, 1), BREAKER_TESTS);
+		CHECK(breaker_is_cut(&breaker, now + 800));
+		CHECK(breaker.lasts == 2 * lasts || breaker.lasts == BREAKER_LONGEST);
+	}
+	/* It has gone, and comes again after a long time. */
+	now = breaker.cut + BREAKER_LONGEST + BREAKER_FORGET + 1;
+	run(&breaker, now, now + 200, 100, 100, 0);
+	CHECK_EQUAL(run(&breaker, now + 300, now + 1100, 20000, 100, 1), BREAKER_TESTS);
+	CHECK_EQUAL(breaker.lasts, BREAKER_SHORTEST);
+}
+
+/* A sender that is believed, and then a loop in addition. */
+static void test_loop_beside_a_sender(void)
+{
+	struct breaker breaker = { 0 };
+
+	check_about("loop beside a sender");
+	CHECK_EQUAL(run(&breaker, 1000, 2000, 2000, 100, 0), 1);
+	CHECK_EQUAL(run(&breaker, 2000, 2800, 50000, 100, 1), BREAKER_TESTS);
+	CHECK(breaker_is_cut(&breaker, 2800));
+}
+
+static void test_any_times(void)
+{
+	struct breaker breaker = { 0 };
+	struct breaker_test test;
+	uint64_t random = 3, step;
+
+	check_about("any times");
+	for (step = 0; step < 300000; step++) {
+		uint32_t now = check_random(&random) % 3 ? (uint32_t)step : check_random(&random), found;
+
+		breaker_is_cut(&breaker, now);
+		found = breaker_note(&breaker, check_random(&random) % 4 > 0, now);
+		if (!found)
+			continue;
+		breaker_begin(&test, 1, found, now * 1000000ULL);
+		while (check_random(&random) % 3)
+			breaker_came(&test, now * 1000000ULL + check_random(&random) % BREAKER_HOLD_NS);
+		breaker_end(&breaker, &test, now);
+		CHECK(breaker.lasts <= BREAKER_LONGEST);
+	}
+}
+
+int main(void)
+{
+	test_senders();
+	test_loop();
+	test_loop_beside_a_sender();
+	test_any_times();
+	return check_result();
+}
