@@ -93,6 +93,8 @@ class Estate:
         self.admit = self._holdings.admit
         self.ring_full = self._holdings.ring_full
         self.take_errors = self._holdings.take_errors
+        self.ring_inodes = self._holdings.ring_inodes
+        self.output_inodes = self._holdings.output_inodes
 
     @property
     def ledger(self) -> Ledger:

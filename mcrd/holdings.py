@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 from collections.abc import Container, Mapping
 
@@ -203,6 +204,20 @@ class Holdings:
     def own(self) -> set[messages.Endpoint]:
         """Where this host sends from."""
         return set(self._own.values()).union(*(m.own() for m in self.members.values()))
+
+    def ring_inodes(self) -> frozenset[int]:
+        """Of the packet sockets with the rings, old ones too."""
+        rings = [ring for ring, _ in self.rings.values()]
+        rings += [ring for retired in self._retired.values() for ring in retired.rings()]
+        sockets = (sock for ring in rings for sock in (ring.socket, ring.large))
+        return frozenset(os.fstat(sock.fileno()).st_ino for sock in sockets)
+
+    def output_inodes(self) -> frozenset[int]:
+        """Of all that is sent through, members included."""
+        members = (sock for each in self.members.values() for sock in each.sockets())
+        return frozenset(
+            os.fstat(sock.fileno()).st_ino for sock in (*self.egress.values(), *members)
+        )
 
     def ring_full(self) -> dict[Ring, Lost]:
         """What each live ring had no room for; what old ones lost becomes known to the ledger."""

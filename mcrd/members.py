@@ -62,6 +62,11 @@ class MemberSockets:
         for key, member in self._members.items():
             yield key, member.rule, member.slot
 
+    def sockets(self) -> Iterator[socket.socket]:
+        """Those of all of them."""
+        for member in self._members.values():
+            yield from member.sockets.values()
+
     def add(self, key: messages.MemberKey, rule: str, slot: int) -> None:
         """A member that there was before; it gets sockets when a worker has its rule."""
         self._members[key] = _Member(rule, slot, {})

@@ -42,6 +42,10 @@ class Retired:
         """A ring, what was taken from it, and what is known to be lost."""
         self._rings[key] = _Old(ring, taken, {"ring_full": full, "discarded": waiting})
 
+    def rings(self) -> Iterator[IngressSocket]:
+        """All of them."""
+        return (old.ring for old in self._rings.values())
+
     def admit(self, networks: frozenset[Network]) -> None:
         """As IngressSocket.admit(): what the rules would want now. Raises OSError."""
         for old in self._rings.values():

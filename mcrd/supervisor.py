@@ -23,6 +23,8 @@ from typing import Any
 from mcrd import __version__, config, journal, names, privileges, report
 from mcrd.alarms import Alarms
 from mcrd.apply import Estate
+from mcrd.beside.twice import Twice, twice
+from mcrd.beside.watch import Watcher
 from mcrd.changes import Changes, changes
 from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
@@ -55,6 +57,7 @@ SELDOM = (100_000, 10, 10)
 STATUS_EVERY = 5.0  # seconds
 REFUSED_AGAIN = 60.0  # seconds in which the same problems of the rule file are told once
 TICK = 0.5  # seconds between two looks at what makes no event
+LOOKS, LOOK_AGAIN = 2, 0.5  # at who else relays; seconds between the two
 LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
 # Seconds without progress after which planning hangs: a worker that does not start takes 13.
 STALLED = 30.0
@@ -93,6 +96,7 @@ class Supervisor:
         self._hearing: asyncio.Task[None] | None = None
         self._watch = Watch(self._file_changed)
         self._alarms = Alarms()
+        self._watcher = Watcher(self._estate.ring_inodes, self._estate.output_inodes)
         self._notify = Notify()
         self._flow = Flow(time.monotonic())
         self._woken = asyncio.Event()
@@ -215,6 +219,7 @@ class Supervisor:
             ("packet sockets", self._estate.take_errors),
             ("workers", self._estate.look_at_workers),
             ("counters", self._look_at_counters),
+            ("who else relays", self._look_beside),
             ("what is heard", self._listen),
             ("rule files", self._watch.look),
             ("the log", journal.tell_what_was_left_out),
@@ -322,6 +327,8 @@ class Supervisor:
         for name, state in now.items():
             before = self._states.get(name)
             if before is None or (before.state, before.reason) != (state.state, state.reason):
+                if state.state == "active":
+                    self._watcher.soon()
                 grave = logging.WARNING if state.state in ("waiting", "failed") else logging.INFO
                 journal.tell(
                     log,
@@ -487,6 +494,8 @@ class Supervisor:
                     return self._rules(request.arguments.get("name"))
                 case "stats":
                     return await self._stats(request.arguments.get("name"))
+                case "others":
+                    return await self._others(request.arguments.get("name"))
                 case "look":
                     return await self._traffic(request.arguments)
                 case other:
@@ -613,6 +622,32 @@ class Supervisor:
         found = {**seen, **self._listener.tell(here)}
         mark(found, here, names.config_here(self._config, self._links.now).rules.values())
         return found
+
+    async def _others(self, name: object) -> dict[str, Any]:
+        """Who else relays what these rules do; what is about to go is gone at the second look."""
+        rules = self._named(name)
+        found: list[Twice] = []
+        for look in range(LOOKS):
+            if look and not found:
+                break
+            await asyncio.sleep(look * LOOK_AGAIN)
+            sight, links = self._watcher.sight(), self._links.now
+            seen = twice(self._active(rules).values(), links, sight)
+            before = {(one.rule, one.by) for one in found}
+            found = [one for one in seen if not look or (one.rule, one.by) in before]
+        return {"twice": [one.plain() for one in found], "unseen": list(sight.unseen)}
+
+    def _active(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+        """Those of the rules that are active, with the interfaces' own names."""
+        return {
+            name: names.rule_here(rule, self._links.now)
+            for name, rule in rules.items()
+            if name in self._states and self._states[name].state == "active"
+        }
+
+    def _look_beside(self) -> None:
+        if self._watcher.is_due():
+            self._watcher.look(lambda: self._active(self._config.rules), self._links.now)
 
     async def _snapshot(self) -> dict[str, Any]:
         """What the metrics show."""

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mcrd.cli.mcrd import DEFAULT_CONFIG
 from mcrd.client import ControlError, ask, peer
@@ -23,7 +25,8 @@ INDENT = " " * 9
 def run(path: Path | None, control: Path, as_json: bool) -> int:
     """Returns 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
     try:
-        running = Running(ask(control, "status", TIMEOUT), seen=peer(control))
+        status = ask(control, "status", TIMEOUT)
+        running = Running(status, seen=peer(control), others=_others(control))
     except ControlError as error:
         running = Running(silence=str(error))
     if path is None:
@@ -36,6 +39,14 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
         for line in _text(found):
             print(printable(line))
     return int(trouble)
+
+
+def _others(control: Path) -> dict[str, Any] | None:
+    """Who else relays what its rules relay; None of a daemon of another version."""
+    with contextlib.suppress(ControlError):
+        found: dict[str, Any] = ask(control, "others", TIMEOUT)
+        return found
+    return None
 
 
 def _text(found: Sequence[Finding]) -> Iterator[str]:

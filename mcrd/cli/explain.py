@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mcrd import config
+from mcrd.beside.discovery import listeners
+from mcrd.beside.twice import Twice
+from mcrd.beside.who import parties
 from mcrd.client import ControlError, NoAnswerError, ask, network_namespace, peer
 from mcrd.config.problems import is_about
+from mcrd.doctor.host import Host as ThisHost
 from mcrd.errors import words
+from mcrd.explain.beside import TWICE
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
 from mcrd.explain.frames import Kind
 from mcrd.explain.host import gather
@@ -42,6 +47,7 @@ TITLES = {
     "taken": "the rule",
     "output": "output",
     "kernel": "the kernel",
+    "beside": "others",
 }
 
 
@@ -113,6 +119,7 @@ def _of_daemon(
     )
     host = _of_host(rule, _concerned(rule, look) if look else ())
     here = rule_here(rule, host.links)
+    host = replace(host, **_others(name, control, here))
     evidence = Evidence(here, host, daemon, look, error, running.get("warnings", ()))
     return explain(evidence), look
 
@@ -122,6 +129,20 @@ def _of_host(rule: Rule, sources: Iterable[str] = ()) -> Host:
         return gather(rule, sources)
     except OSError as error:
         raise ControlError(f"this host cannot be asked: {words(error)}") from None
+
+
+def _others(name: str, control: Path, here: Rule) -> dict[str, Any]:
+    """Who else relays the rule, as Host has it; of a daemon of another version, nothing."""
+    this = ThisHost()
+    found: dict[str, Any] = {"listeners": tuple(listeners(this, here, peer(control)))}
+    try:
+        said = ask(control, "others", TIMEOUT, name=name)
+    except NoAnswerError:
+        raise
+    except ControlError:
+        return found
+    twice = [Twice(**one) for one in said["twice"]]
+    return {**found, "parties": tuple(parties(this, twice)), "unseen": tuple(said["unseen"])}
 
 
 def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
@@ -177,6 +198,9 @@ def text(name: str, findings: Sequence[Finding], width: int = WIDEST) -> Iterato
     cause = answer(findings)
     if cause is None:
         yield from _wrapped(f"{name}: ", _all_well(findings), 4, width)
+        for finding in [f for f in findings if f.topic == TWICE][:POINTERS]:
+            yield from _wrapped("    TWICE: ", finding.text, 8, width)
+            yield from _wrapped("    What to do: ", finding.remedy, 8, width)
         for finding in [f for f in findings if f.answer == "unknown" and f.remedy][:POINTERS]:
             yield from _wrapped("    Not known: ", finding.text, 8, width)
     else:

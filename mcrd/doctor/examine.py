@@ -8,7 +8,7 @@ import os
 import pwd
 import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mcrd import config, filters, names
@@ -21,6 +21,7 @@ from mcrd.doctor.needs import Needs
 from mcrd.errors import words
 from mcrd.files import read_file
 from mcrd.model import Config
+from mcrd.resources import Link
 
 SHOWN = 8  # names, or rules, in one line
 SERVICE = "mcrd"  # the user of packaging and of `make install`
@@ -32,8 +33,9 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     elsewhere = network(host, running)
     here = all(finding.verdict != "trouble" for finding in elsewhere)
     named: list[Finding] = []
+    here_now: Mapping[str, Link] = {}
     if rules is not None and here:
-        rules, named = as_named_here(rules)
+        rules, named, here_now = as_named_here(rules)
     return [
         found,
         *for_service(path, running),
@@ -48,17 +50,20 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         *(of_network(host) if here else ()),
         *named,
         *(of_rules(host, running, rules) if rules is not None else ()),
-        *(of_both(host, running, rules) if rules is not None and here else ()),
+        *(of_both(host, running, rules, here_now) if rules is not None and here else ()),
     ]
 
 
-def as_named_here(rules: Config) -> tuple[Config, list[Finding]]:
-    """The rules with the interfaces' own names, and what is to be said of alternative ones."""
+def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Link]]:
+    """The rules with the interfaces' own names, what is to be said of alternative ones, and these.
+
+    By each of their names, as Links.
+    """
     check, used = "interface names", names.used(rules)
     try:
         here = links()
     except OSError as error:
-        return rules, [Finding(check, "unknown", f"cannot be told: {error.strerror or error}")]
+        return rules, [Finding(check, "unknown", f"cannot be told: {error.strerror or error}")], {}
     twice = names.doubles(rules, here)
     found = [
         *(f"interfaces.{name} {why}" for name, why in twice.tables.items()),
@@ -69,7 +74,7 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding]]:
     remedy = "one of the names, or another input or output, in the rule file"
     told = [Finding(check, "ok", _few(also))] if also else []
     told += [Finding(check, "trouble", _few(found), "the later one waits", remedy)] if found else []
-    return names.config_here(rules, here), told
+    return names.config_here(rules, here), told, here
 
 
 def _few(told: Sequence[str]) -> str:
@@ -88,7 +93,7 @@ def of_rules(host: Host, running: Running, rules: Config) -> list[Finding]:
     return [limits.descriptors(host, running, needs), limits.memory(host, running, needs)]
 
 
-def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
+def of_both(host: Host, running: Running, rules: Config, here: Mapping[str, Link]) -> list[Finding]:
     """What depends on the rule file and the network namespace."""
     needs = Needs(rules)
     return [
@@ -101,6 +106,7 @@ def of_both(host: Host, running: Running, rules: Config) -> list[Finding]:
         *sysctls.neighbours(host, needs),
         *of_interfaces(host, needs),
         others.programs(host, running, needs),
+        *others.relays(host, running, needs, here),
     ]
 
 

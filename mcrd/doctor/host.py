@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,78 @@ class Host:
         except OSError:
             return False
 
-    def sockets(self) -> dict[int, int]:
+    def holders(self) -> dict[int, list[int]]:
         """Process ids by the inodes of their sockets, of the processes that may be looked at."""
-        found: dict[int, int] = {}
+        found: dict[int, list[int]] = {}
         for pid in self._processes():
             with contextlib.suppress(OSError):
                 for entry in os.scandir(self.root / "proc" / str(pid) / "fd"):
                     with contextlib.suppress(OSError, ValueError):
                         target = os.readlink(entry.path)
                         if target.startswith("socket:["):
-                            found[int(target[8:-1])] = pid
+                            found.setdefault(int(target[8:-1]), []).append(pid)
         return found
+
+    def sockets(self) -> dict[int, int]:
+        """One process id of each, as holders()."""
+        return {inode: pids[-1] for inode, pids in self.holders().items()}
+
+    def net(self, table: str) -> list[str]:
+        """The lines of a table of sockets, as /proc/net/udp is one, without its head."""
+        return self.lines(f"{NET}/{table}")[1:]
+
+    def named(self, program: str, uid: int) -> list[int]:
+        """Processes of this name and user: where it is not to be seen whose a socket is."""
+        found = []
+        for pid in self._processes():
+            with contextlib.suppress(OSError):
+                owner = (self.root / "proc" / str(pid)).stat().st_uid
+                if owner == uid and self.program(pid) == program:
+                    found.append(pid)
+        return sorted(found)
+
+    def running(self, programs: Collection[str]) -> list[int]:
+        """Processes of these names, whatever network they have."""
+        return sorted(pid for pid in self._processes() if self.program(pid) in programs)
+
+    def words(self, pid: int) -> list[str]:
+        """The command line of a process; empty where there is none to be seen."""
+        with contextlib.suppress(OSError):
+            return self.text(f"proc/{pid}/cmdline").rstrip("\0").split("\0")
+        return []
+
+    def raw(self, table: str, protocol: int) -> list[tuple[int, int]]:
+        """Inodes and users of the raw sockets of a protocol (proc(5), /proc/net/raw)."""
+        found = []
+        for line in self.net(table):
+            words = line.split()
+            with contextlib.suppress(IndexError, ValueError):
+                if int(words[1].rpartition(":")[2], 16) == protocol:
+                    found.append((int(words[9]), int(words[7])))
+        return found
+
+    def command(self, pid: int) -> str:
+        """The command line of a process, or its name where there is none to be seen."""
+        words = self.words(pid)
+        if words and "python" in words[0].rpartition("/")[2] and len(words) > 1:
+            words = words[1:]
+        return shlex.join(words) if any(words) else self.program(pid)
+
+    def parent(self, pid: int) -> int | None:
+        """Who started a process; None where it is not to be seen."""
+        for line in self.lines(f"proc/{pid}/status"):
+            if line.startswith("PPid:"):
+                return int(line.split()[1])
+        return None
+
+    def unit(self, pid: int) -> str:
+        """The service of the system that a process belongs to; "" where it belongs to none."""
+        for line in self.lines(f"proc/{pid}/cgroup"):
+            _, within, path = line.partition("/system.slice/")
+            for part in reversed(path.split("/") if within else []):
+                if part.endswith(".service"):
+                    return part
+        return ""
 
     def program(self, pid: int) -> str:
         """The name of a process."""
@@ -85,12 +147,14 @@ class Host:
 class Running:
     """What the daemon says of itself (`mcrctl status`), or why it says nothing.
 
-    `seen` is its process id as seen from here, 0 where it is not; None: as it says.
+    `seen` is its process id as seen from here, 0 where it is not; None: as it says. `others` is
+    who else relays what it does, None where it does not say that.
     """
 
     status: dict[str, Any] | None = None
     silence: str = "no daemon answers"
     seen: int | None = None
+    others: dict[str, Any] | None = None
     workers: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:

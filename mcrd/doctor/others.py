@@ -1,30 +1,22 @@
-"""Other programs that take the same packets. None is a trouble: mcrd takes them below."""
+"""Other programs that take the same packets, which is none, and that relay them, which is one."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
+from mcrd.beside import discovery
+from mcrd.beside.sight import Bound, bound, look
+from mcrd.beside.twice import Twice, twice
+from mcrd.beside.who import RAW, Party, parties, router
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
-from mcrd.model import Address, Input
-from mcrd.resources import covers, endpoint, has_port
+from mcrd.model import Input
+from mcrd.resources import Link, covers, endpoint, has_port
 
 SHOWN = 8  # programs in one line
-
-
-class Bound(NamedTuple):
-    """A UDP socket that has a port."""
-
-    address: Address
-    port: int
-    uid: int
-    inode: int
 
 
 def programs(host: Host, running: Running, needs: Needs) -> Finding:
@@ -34,17 +26,17 @@ def programs(host: Host, running: Running, needs: Needs) -> Finding:
     if not tables:
         return unreadable(check, f"/{NET}/udp", "not there")
     inputs = _by_port(needs)
-    bound = [
+    takers = [
         entry
         for name in tables
-        for entry in _bound(host.lines(f"{NET}/{name}")[1:])
+        for entry in bound(host.net(name))
         if _meets(entry, (*inputs.get(entry.port, ()), *inputs.get(None, ())))
     ]
-    if not bound:
+    if not takers:
         return Finding(check, "ok", "none on the ports of the inputs")
     owners = host.sockets()
     shown: dict[str, None] = {}
-    for entry in bound:
+    for entry in takers:
         pid = owners.get(entry.inode)
         if running.pid is not None and pid == running.pid:
             continue
@@ -57,26 +49,6 @@ def programs(host: Host, running: Running, needs: Needs) -> Finding:
     names = [*list(shown)[:SHOWN], *(["and others"] if len(shown) > SHOWN else [])]
     why = "no harm: mcrd takes packets below the IP stack, and these get them as well"
     return Finding(check, "ok", ", ".join(names), why)
-
-
-def _bound(lines: list[str]) -> Iterator[Bound]:
-    for line in lines:
-        fields = line.split()
-        try:
-            address, _, port = fields[1].partition(":")
-            yield Bound(_address(address), int(port, 16), int(fields[7]), int(fields[9]))
-        except (IndexError, ValueError):
-            continue
-
-
-def _address(text: str) -> Address:
-    """The kernel writes each word as a number of its own byte order."""
-    words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
-    packed = struct.pack(f"={len(words)}I", *words)
-    if len(packed) == 4:
-        return IPv4Address(packed)
-    address = IPv6Address(packed)
-    return address.ipv4_mapped or address
 
 
 def _by_port(needs: Needs) -> dict[int | None, list[Input]]:
@@ -101,6 +73,53 @@ def _meets(entry: Bound, inputs: Iterable[Input]) -> bool:
     )
 
 
+def relays(host: Host, running: Running, needs: Needs, links: Mapping[str, Link]) -> list[Finding]:
+    """Another mcrd, or the kernel's own routing, that does what a rule does; and reflectors.
+
+    The rules have the interfaces' own names. What the daemon says is exact: it knows its sockets.
+    """
+    check, why = "other relays", "receivers get each packet twice"
+    found: list[Finding] = []
+    if running.others is not None:
+        these = [Twice(**one) for one in running.others["twice"]]
+        unseen = running.others["unseen"]
+    elif running.status is None:
+        seen = look()
+        these, unseen = list(twice(needs.rules(), links, seen)), seen.unseen
+    else:
+        return [Finding(check, "unknown", "this daemon, of another version, does not say it")]
+    for party in parties(host, these):
+        value = f"{party.text}: the same as {_some(party)}"
+        if running.status is None and party.found[0].by == "mcrd":
+            more = (
+                "no daemon answers here; with a second one, receivers would get each packet twice"
+            )
+            found.append(Finding(check, "unknown", value, more, party.remedy))
+        else:
+            found.append(Finding(check, "trouble", value, why, party.remedy))
+    for name, listener in _reflectors(host, running, needs):
+        value = f"{listener.who} {listener.relays}, as rules.{name} does"
+        found.append(Finding(check, "trouble", value, why, listener.remedy))
+    if unseen:
+        found.append(Finding(check, "unknown", f"cannot be told: {'; '.join(unseen)}"))
+    return found or [Finding(check, "ok", "no other mcrd and no route of the kernel does the same")]
+
+
+def _some(party: Party) -> str:
+    names = [f"rules.{name}" for name in party.rules]
+    return ", ".join([*names[:SHOWN], *(["and others"] if len(names) > SHOWN else [])])
+
+
+def _reflectors(host: Host, running: Running, needs: Needs) -> list[tuple[str, discovery.Listener]]:
+    """Each once, with the first rule that it does the work of."""
+    found: dict[str, tuple[str, discovery.Listener]] = {}
+    for rule in needs.rules():
+        for listener in discovery.listeners(host, rule, running.pid):
+            if listener.relays:
+                found.setdefault(listener.who, (rule.name, listener))
+    return list(found.values())
+
+
 def routers(host: Host) -> Finding:
     """Interfaces of the kernel's own multicast routing, which some daemon has to have asked for."""
     check = "multicast routing"
@@ -111,6 +130,12 @@ def routers(host: Host) -> Finding:
         ]
     if not found:
         return Finding(check, "ok", "the kernel does none")
-    names = ", ".join(dict.fromkeys(found))
-    why = "a router such as smcroute or pimd runs: what it and a rule both send comes twice"
-    return Finding(check, "ok", f"the kernel routes between {names}", why)
+    names, holders = ", ".join(dict.fromkeys(found)), host.holders()
+    who = [router(host, holders, version)[0] for version in RAW if _routes(host, version)]
+    why = "what its routes and a rule both send comes twice; other relays, here, says if some do"
+    value = f"the kernel routes between {names}, for {' and '.join(dict.fromkeys(who))}"
+    return Finding(check, "ok", value, why)
+
+
+def _routes(host: Host, version: int) -> bool:
+    return len(host.lines(f"{NET}/{'ip_mr_vif' if version == 4 else 'ip6_mr_vif'}")) > 1

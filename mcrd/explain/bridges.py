@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,9 @@ from ipaddress import ip_address
 from typing import Any
 
 from mcrd.explain.evidence import Bridge
+from mcrd.sockets.netlink import NLM_F_DUMP, ROUTE, ask, attributes
 
-# linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_bridge.h
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+# linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h
 RTM_NEWLINK, RTM_GETLINK, RTM_GETMDB = 16, 18, 86
 AF_BRIDGE = 7
 IFLA_LINKINFO, IFLA_INFO_DATA, IFLA_BR_MCAST_QUERIER_STATE = 18, 2, 47
@@ -22,8 +22,6 @@ QUERIER_ADDRESS = {4: 1, 6: 5}  # BRIDGE_QUERIER_IP_ADDRESS, BRIDGE_QUERIER_IPV6
 MDBA_MDB, MDBA_ROUTER = 1, 2
 MDB_ENTRY = struct.Struct("=IBBH16sH2x")  # struct br_mdb_entry
 PROTOCOLS = {0x0800: 4, 0x86DD: 16}  # size of an address by EtherType
-NLA_TYPE_MASK = 0x3FFF
-TIMEOUT = 1.0  # seconds
 DEEP = 4  # interfaces upon interfaces
 
 
@@ -57,60 +55,37 @@ def bridge_of(name: str, messages: Mapping[str, Any], version: int) -> Bridge | 
 def _querier(index: int, version: int) -> str | None:
     """The querier that a bridge knows, itself too."""
     body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
-    for kind, message in _ask(RTM_GETLINK, 0, body):
+    for kind, message in ask(ROUTE, RTM_GETLINK, 0, body):
         if kind != RTM_NEWLINK:
             continue
         found = message[16:]
         for attribute in (IFLA_LINKINFO, IFLA_INFO_DATA, IFLA_BR_MCAST_QUERIER_STATE):
-            found = dict(_attributes(found)).get(attribute, b"")
-        address = dict(_attributes(found)).get(QUERIER_ADDRESS[version])
+            found = dict(attributes(found)).get(attribute, b"")
+        address = dict(attributes(found)).get(QUERIER_ADDRESS[version])
         return str(ip_address(address)) if address else None
     return None
+
+
+def _all_groups() -> Iterator[tuple[int, bytes]]:
+    """None where the kernel refuses to tell them."""
+    with contextlib.suppress(OSError):
+        yield from ask(ROUTE, RTM_GETMDB, NLM_F_DUMP, struct.pack("=B3xI", AF_BRIDGE, 0))
 
 
 def _database(index: int) -> tuple[frozenset[str], bool]:
     """Which groups the ports of a bridge want, and whether a router is behind one."""
     groups, routers = set(), False
-    for _, message in _ask(RTM_GETMDB, NLM_F_DUMP, struct.pack("=B3xI", AF_BRIDGE, 0)):
+    for _, message in _all_groups():
         if struct.unpack_from("=4xI", message) != (index,):
             continue
-        for kind, found in _attributes(message[8:]):
+        for kind, found in attributes(message[8:]):
             routers = routers or kind == MDBA_ROUTER
             if kind != MDBA_MDB:
                 continue
-            for _, entry in _attributes(found):
-                for _, packed in _attributes(entry):
+            for _, entry in attributes(found):
+                for _, packed in attributes(entry):
                     port, _, _, _, address, protocol = MDB_ENTRY.unpack_from(packed)
                     size = PROTOCOLS.get(socket.ntohs(protocol))
                     if size and port != index:  # that is what the host itself wants
                         groups.add(str(ip_address(address[:size])))
     return frozenset(groups), routers
-
-
-def _ask(kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
-    """The answers to one request: types and bodies. Raises OSError."""
-    header = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST | flags, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
-        sock.settimeout(TIMEOUT)
-        sock.send(header + body)
-        while True:
-            answer = sock.recv(1 << 17)
-            at = 0
-            while at + 16 <= len(answer):
-                length, kind = struct.unpack_from("=IH", answer, at)
-                if kind in (NLMSG_DONE, NLMSG_ERROR) or length < 16:
-                    return
-                yield kind, answer[at + 16 : at + length]
-                at += (length + 3) & ~3
-            if not flags & NLM_F_DUMP:
-                return
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            return
-        yield kind & NLA_TYPE_MASK, data[at + 4 : at + length]
-        at += (length + 3) & ~3

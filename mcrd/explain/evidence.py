@@ -10,6 +10,8 @@ from functools import cached_property
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
+from mcrd.beside.discovery import Listener
+from mcrd.beside.who import Party
 from mcrd.explain.kinds import Sorted, sort
 from mcrd.model import Address, Input, Network, Output, Place, PortRange, Rule
 from mcrd.resources import Link
@@ -72,6 +74,8 @@ class Host:
     `not_joined` are those of the input's groups; None: it cannot be said. `fallback` is the version
     of IGMP or MLD that the interface fell back to, by a query. `back` says over which interface the
     way back to a source leads. `called`: interfaces that the rule file has an alternative name of.
+    `parties` relay the rule as well, None: nobody was asked; `listeners` are on the port of a
+    discovery protocol, and `unseen` is what could not be looked at.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -84,6 +88,9 @@ class Host:
     reverse_filter: int | None = None
     back: Mapping[str, str | None] = field(default_factory=dict)
     called: Mapping[str, str] = field(default_factory=dict)
+    parties: Sequence[Party] | None = None
+    listeners: Sequence[Listener] = ()
+    unseen: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mcrd.explain.beside import beside
 from mcrd.explain.evidence import Daemon, Evidence, Finding
 from mcrd.explain.group import group
 from mcrd.explain.interfaces import interface
@@ -27,6 +28,7 @@ def explain(evidence: Evidence) -> list[Finding]:
         *taken(evidence),
         *outputs(evidence),
         *_kernel(evidence),
+        *beside(evidence),
     ]
     if evidence.daemon is not None:
         first += _state(evidence.daemon, rest)

@@ -181,4 +181,5 @@ def test_a_multicast_router_is_seen(triangle: Triangle) -> None:
         vif = bytes([0, 0, 0, 1, 0, 0, 0, 0]) + socket.inet_aton("10.1.0.2") + bytes(4)
         sock.setsockopt(socket.IPPROTO_IP, add_vif, vif)
         _, found = doctor(daemon)
-    assert found["multicast routing"]["value"] == "the kernel routes between r0"
+    who = f"{Path('/proc/self/comm').read_text().strip()} ({os.getpid()})"
+    assert found["multicast routing"]["value"] == f"the kernel routes between r0, for {who}"

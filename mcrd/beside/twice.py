@@ -1,0 +1,111 @@
+"""Which rules somebody else carries out as well, so that receivers get each packet twice. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mcrd.beside.sight import Route, Sender, Sight
+from mcrd.model import Address, Input, Output, Rule
+from mcrd.resources import Link, covers, has_port
+
+By = Literal["mcrd", "kernel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Twice:
+    """Some outputs of a rule, by their places, whose packets another one sends too.
+
+    `inodes` are those of its sockets, where it is another mcrd; `group` that of the kernel's route.
+    """
+
+    rule: str
+    by: By
+    outputs: tuple[int, ...]
+    inodes: tuple[int, ...] = ()
+    uid: int | None = None
+    group: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Iterator[Twice]:
+    """Of rules that are enabled, with the interfaces' own names."""
+    rings: dict[int, list[int]] = {}
+    uids = {ring.index: ring.uid for ring in sight.rings}
+    for ring in sight.rings:
+        rings.setdefault(ring.index, []).append(ring.inode)
+    routes: dict[int, list[Route]] = {}
+    for route in sight.routes:
+        routes.setdefault(route.came, []).append(route)
+    if not rings and not routes:
+        return
+    own = frozenset(address.ip for link in links.values() for address in link.addresses)
+    for rule in rules:
+        link = links.get(rule.input.interface)
+        if link is None or not rule.enabled:
+            continue
+        if link.index in rings:
+            found = {
+                at: inodes
+                for at, output in enumerate(rule.outputs)
+                if output.interface in links
+                and (inodes := tuple(_sockets(output, links[output.interface], own, sight)))
+            }
+            if found:
+                inodes = (*rings[link.index], *(i for some in found.values() for i in some))
+                yield Twice(rule.name, "mcrd", tuple(found), inodes, uids[link.index])
+        yield from _routed(rule, links, routes.get(link.index, ()))
+
+
+def _sockets(output: Output, link: Link, own: Container[Address], sight: Sight) -> Iterator[int]:
+    """Of others, connected to where the output sends; by their source it is the same interface.
+
+    A source that is none of this host is one that is kept.
+    """
+    here = {address.ip for address in link.addresses}
+    for sender in _senders(output, sight):
+        if sender.source in here or sender.source not in own:
+            yield sender.inode
+
+
+def _senders(output: Output, sight: Sight) -> Iterator[Sender]:
+    if isinstance(output.address, Address) and isinstance(output.port, int):
+        yield from sight.sent.get((output.address, output.port), ())
+        return
+    for (address, port), senders in sight.sent.items():
+        if covers(output.address, address) and has_port(output.port, port):
+            yield from senders
+
+
+def _routed(rule: Rule, links: Mapping[str, Link], routes: Iterable[Route]) -> Iterator[Twice]:
+    """The kernel keeps group and port: where an output has others, it is no second time."""
+    given = rule.input
+    if given.vlan is not None:  # these frames do not come from this interface, for the kernel
+        return
+    same = {
+        links[output.interface].index: at
+        for at, output in enumerate(rule.outputs)
+        if output.interface in links
+        and (output.address, output.port) == (given.address, given.port)
+    }
+    for route in routes if same else ():
+        if not covers(given.address, route.group) or not _takes(given, route.source):
+            continue
+        outputs = tuple(sorted(at for index, at in same.items() if index in route.leaves))
+        if outputs:
+            yield Twice(rule.name, "kernel", outputs, group=str(route.group))
+            return
+
+
+def _takes(given: Input, source: Address | None) -> bool:
+    if source is None:
+        return True
+    return (not given.sources or any(source in network for network in given.sources)) and not any(
+        source in network for network in given.exclude
+    )
