@@ -328,7 +328,7 @@ class Supervisor:
             before = self._states.get(name)
             if before is None or (before.state, before.reason) != (state.state, state.reason):
                 if state.state == "active":
-                    self._watcher.soon()
+                    self._watcher.soon(name)
                 grave = logging.WARNING if state.state in ("waiting", "failed") else logging.INFO
                 journal.tell(
                     log,

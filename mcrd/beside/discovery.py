@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import pwd
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ _GROUPS: Mapping[str, tuple[int, Sequence[str]]] = {
 PROTOCOLS: Mapping[str, tuple[int, Sequence[Address]]] = {
     name: (port, tuple(map(ip_address, groups))) for name, (port, groups) in _GROUPS.items()
 }
-AVAHI, AVAHI_CONF = "avahi-daemon", "/etc/avahi/avahi-daemon.conf"
+AVAHI, AVAHI_USER, AVAHI_CONF = "avahi-daemon", "avahi", "/etc/avahi/avahi-daemon.conf"
 # As of /proc/PID/comm, which has 15 bytes; what they relay between is on their command line.
 REFLECTORS = (
     *("mdns-repeater", "mdns-reflector", "mdns-bridge", "udpbroadcastrel", "multicast-relay"),
@@ -84,7 +85,10 @@ def listeners(host: Host, rule: Rule, own: int | None) -> Iterator[Listener]:
         pids = holders.get(entry.inode) or host.named(AVAHI, entry.uid)
         if own is not None and own in pids:
             continue
-        if not pids:
+        if not pids and protocol == "mDNS" and _user(entry.uid) == AVAHI_USER:
+            who = f"{AVAHI} (uid {entry.uid})"
+            shown[who] = _avahi(who, _settings(host, AVAHI_CONF), AVAHI_CONF, rule)
+        elif not pids:
             who = f"a program of uid {entry.uid}"
             shown[who] = Listener(who, protocol)
         else:
@@ -95,15 +99,12 @@ def listeners(host: Host, rule: Rule, own: int | None) -> Iterator[Listener]:
 def _program(host: Host, pid: int, rule: Rule, protocol: str) -> Listener:
     name = host.program(pid)
     who = f"{name} ({pid})"
-    ends = {rule.input.interface}, {output.interface for output in rule.outputs}
     if name == AVAHI and protocol == "mDNS":
         path = _conf_of(host.words(pid))
-        settings = _settings(host, path)
-        if _is_yes(settings.get("enable-reflector")) and _between(settings, *ends):
-            remedy = f"enable-reflector=no in {path}, and restart it; or take the rule out"
-            return Listener(who, protocol, f"reflects, by {path}", remedy)
-    elif name in REFLECTORS:
-        words = set(host.words(pid))
+        settings = _settings(host, f"/proc/{pid}/root{path}") or _settings(host, path)
+        return _avahi(who, settings, path, rule)
+    if name in REFLECTORS:
+        words, ends = set(host.words(pid)), _ends(rule)
         if all(words & end for end in ends):
             line = shlex.join(host.words(pid))
             return Listener(
@@ -112,8 +113,30 @@ def _program(host: Host, pid: int, rule: Rule, protocol: str) -> Listener:
     return Listener(who, protocol)
 
 
+def _ends(rule: Rule) -> tuple[set[str], set[str]]:
+    return {rule.input.interface}, {output.interface for output in rule.outputs}
+
+
+def _avahi(who: str, settings: Mapping[str, str], path: str, rule: Rule) -> Listener:
+    if not _is_yes(settings.get("enable-reflector")) or not _between(settings, *_ends(rule)):
+        return Listener(who, "mDNS")
+    remedy = f"enable-reflector=no in {path}, and restart it; or take the rule out"
+    return Listener(who, "mDNS", f"reflects, by {path}", remedy)
+
+
+def _user(uid: int) -> str:
+    """Its name; where processes are not to be seen, a socket has its user all the same."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
 def _conf_of(words: Sequence[str]) -> str:
-    """The file that avahi-daemon reads: -f FILE, --file FILE, --file=FILE (avahi-daemon(8))."""
+    """The file that avahi-daemon reads: -f FILE, --file FILE, --file=FILE (avahi-daemon(8)).
+
+    Version 0.8 writes over its command line once it runs: then it is the usual one.
+    """
     for at, word in enumerate(words):
         if word in ("-f", "--file") and at + 1 < len(words):
             return words[at + 1]

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Container, Mapping
 
 from mcrd import journal
+from mcrd.beside.discovery import listeners
 from mcrd.beside.sight import Sight, look
 from mcrd.beside.twice import Twice, twice
 from mcrd.beside.who import Party, parties
@@ -30,15 +32,22 @@ class Watcher:
     """Looks when rules have become active, and seldom else. Of ten thousand, it costs nothing."""
 
     def __init__(
-        self, own_rings: Callable[[], Container[int]], own_outputs: Callable[[], Container[int]]
+        self,
+        own_rings: Callable[[], Container[int]],
+        own_outputs: Callable[[], Container[int]],
+        host: Host = Host(),  # noqa: B008  a frozen value
     ) -> None:
         self._own_rings, self._own_outputs = own_rings, own_outputs
         self._next = 0.0
         self._seen: Collection[Key] = frozenset()
         self._told: set[Key] = set()
+        self._fresh: set[str] = set()
+        self._reflected: set[Key] = set()
+        self._host = host
 
-    def soon(self) -> None:
+    def soon(self, rule: str) -> None:
         """A rule has become active."""
+        self._fresh.add(rule)
         self._next = 0.0
 
     def is_due(self) -> bool:
@@ -63,8 +72,30 @@ class Watcher:
         if fresh - sure:
             self._next = time.monotonic() + AGAIN
         self._told |= sure
-        for party in parties(Host(), [found[key] for key in sorted(sure)]):
+        for party in parties(self._host, [found[key] for key in sorted(sure)]):
             _tell(party)
+        fresh_rules, self._fresh = self._fresh, set()
+        if fresh_rules:
+            active = rules()
+            for name in sorted(fresh_rules & active.keys()):
+                self._look_at_reflectors(active[name])
+
+    def _look_at_reflectors(self, rule: Rule) -> None:
+        """Of a rule that has just become active; of most it is known at once that none can be."""
+        for listener in listeners(self._host, rule, os.getpid()):
+            if listener.relays and (rule.name, listener.who) not in self._reflected:
+                self._reflected.add((rule.name, listener.who))
+                text = "rules.%s: %s is relayed twice: %s %s; %s"
+                told = (rule.name, listener.protocol, listener.who, listener.relays)
+                journal.tell(
+                    log,
+                    logging.WARNING,
+                    "relayed-twice",
+                    text,
+                    *told,
+                    listener.remedy,
+                    rule=rule.name,
+                )
 
 
 def _tell(party: Party) -> None:

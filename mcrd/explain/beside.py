@@ -29,6 +29,7 @@ def beside(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(STAGE, "listener", "note", text)
     for what in host.unseen:
         yield Finding(STAGE, "unseen", "unknown", f"who else relays it cannot be told: {what}")
-    if host.parties == () and not host.unseen and is_active(evidence):
+    alone = host.parties == () and not any(listener.relays for listener in host.listeners)
+    if alone and not host.unseen and is_active(evidence):
         text = "no other mcrd and no route of the kernel sends the same"
         yield Finding(STAGE, "alone", "yes", text)

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address, ip_interface
@@ -139,7 +141,7 @@ def test_the_log_says_it_once_when_it_is_sure_and_again_when_it_comes_again(
         said.append(len(caplog.records))
     assert said == [0, 0, 1, 0, 0, 0, 0, 0, 1]
     assert not watcher.is_due()
-    watcher.soon()
+    watcher.soon("a")
     assert watcher.is_due()
 
 
@@ -194,6 +196,41 @@ def test_programs_on_the_port_of_a_discovery_protocol(
     (one,) = listeners(host(name, *words, conf=conf), parse(MDNS), None)
     assert one.who == f"{name} (4711)"
     assert bool(one.relays) == bool(one.remedy) == relays
+
+
+def test_avahi_in_a_container_reads_a_file_of_its_own(host: MakeHost, tmp_path: Path) -> None:
+    made = host("avahi-daemon", ": running [host.local]", conf="[reflector]\n")
+    own = tmp_path / "proc/4711/root/etc/avahi/avahi-daemon.conf"
+    own.parent.mkdir(parents=True)
+    own.write_text(REFLECTOR)
+    (one,) = listeners(made, parse(MDNS), None)
+    assert one.relays
+
+
+def test_the_log_says_once_that_a_reflector_does_the_work_of_a_rule(
+    host: MakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mcrd.beside.watch.look", lambda *_: Sight())
+    watcher = Watcher(frozenset, frozenset, host("avahi-daemon", conf=REFLECTOR))
+    rules = {"mdns": parse(MDNS), "a": parse(SAME)}
+    for _ in range(2):
+        watcher.soon("mdns")
+        watcher.soon("a")
+        watcher.look(lambda: rules, LINKS)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith("rules.mdns: mDNS is relayed twice: avahi-daemon (4711) reflects, by ")
+
+
+def test_avahi_is_known_by_its_user_where_processes_are_not_seen(
+    host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = host("avahi-daemon", conf=REFLECTOR)
+    shutil.rmtree(tmp_path / "proc/4711")
+    (one,) = listeners(made, parse(MDNS), None)
+    assert (one.who, one.relays) == (f"a program of uid {os.getuid()}", "")
+    monkeypatch.setattr("mcrd.beside.discovery.AVAHI_USER", pwd.getpwuid(os.getuid()).pw_name)
+    (one,) = listeners(made, parse(MDNS), None)
+    assert one.relays
 
 
 def test_what_listens_to_nothing_of_it(host: MakeHost) -> None:
