@@ -190,6 +190,15 @@ class Estate:
             if worker.ring in self._holdings.rings:
                 process.look(self._holdings.rings[worker.ring][1].received)
 
+    def look_at_members(self) -> None:
+        """Ends sockets of members that are idle for long, a few in each look."""
+        ended = False
+        for worker, process in self.workers.items():
+            if process.begun and process.connected and worker.ring in self._holdings.members:
+                ended = self._holdings.members[worker.ring].end_idle(process) or ended
+        if ended:
+            self._sync_own()
+
     def advance(self) -> None:
         """A plan comes further: whoever carries it out does not hang."""
         self.advanced = time.monotonic()

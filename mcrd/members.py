@@ -1,7 +1,8 @@
 """Members of ranges, and sources that are kept: sockets made when a worker first sees them.
 
 A rule has as many members as the network cares to send; what they may cost is bounded. Beyond the
-bound, the one that was idle longest makes room, if it was idle at all.
+bound, the one that was idle longest makes room, if it was idle at all. One that is idle for very
+long ends in any case.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -30,6 +31,10 @@ MEMBERS_AT_MOST = 8192  # of one worker
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
 ROOM_AT_ONCE = 64  # members that make room together
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
+# Seconds without a packet after which a member ends. Longer than those who announce themselves
+# are silent: SAP up to 400 s (RFC 2974, 3.1), UPnP up to 900 s (Device Architecture 2.0, 1.2.2).
+ENDS_AFTER = 1200.0
+LOOKED_AT = 64  # members in one look
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ class _Member:
     rule: str
     slot: int
     sockets: dict[Egress, socket.socket]
+    used: int = 0  # what Segment.last_used() said,
+    since: float = 0.0  # and since when it says so: seconds, monotonic
 
 
 class MemberSockets:
@@ -54,6 +61,7 @@ class MemberSockets:
         self._complained: dict[str, float] = {}
         self._own: Counter[messages.Endpoint] = Counter()
         self._look_again = 0  # nanoseconds
+        self._next: list[messages.MemberKey] = []  # those that are looked at next, the last first
         self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
         self.changed = False
 
@@ -69,7 +77,7 @@ class MemberSockets:
 
     def add(self, key: messages.MemberKey, rule: str, slot: int) -> None:
         """A member that there was before; it gets sockets when a worker has its rule."""
-        self._members[key] = _Member(rule, slot, {})
+        self._members[key] = _Member(rule, slot, {}, since=time.monotonic())
         self._resting.setdefault(rule, set()).add(key)
 
     def rest(self) -> None:
@@ -117,7 +125,7 @@ class MemberSockets:
                 sock.close()
             unheard(process.request(messages.RemoveMember, key))
             return
-        self._members[key] = member = _Member(rule, slot, sockets)
+        self._members[key] = member = _Member(rule, slot, sockets, since=time.monotonic())
         self.changed = True
         self._own.update(_own(sockets))
         self._add_sockets(process, sockets)
@@ -206,6 +214,31 @@ class MemberSockets:
         """Closes the members of a rule, or all. The worker has forgotten them with the rule."""
         for key in [k for k, m in self._members.items() if rule in (None, m.rule)]:
             self._close(process, key)
+
+    def end_idle(self, process: WorkerProcess) -> bool:
+        """Looks at some members, and ends those of them that are idle for long. Were there any?
+
+        The times in the segment are of the real-time clock, which may be set, and the worker writes
+        them: so it counts since when the time of a member is the same.
+        """
+        if self._resting:
+            return False  # no worker has them, so nothing can be said
+        if not self._next:
+            self._next = list(self._members)
+        now = time.monotonic()
+        some, self._next = self._next[-LOOKED_AT:], self._next[:-LOOKED_AT]
+        idle = [key for key in some if key in self._members and self._is_idle(key, now)]
+        for key in idle:
+            unheard(process.request(messages.RemoveMember, key))
+            self._close(process, key)
+        return bool(idle)
+
+    def _is_idle(self, key: messages.MemberKey, now: float) -> bool:
+        member = self._members[key]
+        used = self._segment.last_used(member.slot)
+        if used != member.used:
+            member.used, member.since = used, now
+        return now - member.since >= ENDS_AFTER
 
     def _has_made_room(self, process: WorkerProcess) -> bool:
         """Closes some that were idle longest; looks for them no more often than pays."""

@@ -218,6 +218,7 @@ class Supervisor:
         for what, look in (
             ("packet sockets", self._estate.take_errors),
             ("workers", self._estate.look_at_workers),
+            ("members", self._estate.look_at_members),
             ("counters", self._look_at_counters),
             ("who else relays", self._look_beside),
             ("what is heard", self._listen),

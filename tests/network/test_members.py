@@ -20,6 +20,7 @@ from tests.lab import Lab, Mcrd, Triangle, wait_for
 from tests.lab.datagrams import sender, udp
 from tests.lab.rules import rule
 from tests.network.test_streams import hoard
+from tests.network.test_supervision import with_a_fault
 
 ESP = 50
 UNWATCHED = "[daemon]\nwatch = false\n"  # else the watcher may be quicker than mcrctl
@@ -464,3 +465,39 @@ def test_a_flood_of_members_does_not_disturb_another_rule(triangle: Triangle) ->
     assert daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"] == 0
     # What is not a packet's worth of waiting: the daemon answers.
     assert daemon.status()["rules"] == {"active": 2}
+
+
+QUICKLY = "import mcrd.members\nmcrd.members.ENDS_AFTER = 1.0\n"
+
+
+def test_members_that_are_idle_for_long_are_given_back(triangle: Triangle) -> None:
+    """Those in use stay; one that comes again costs its first packet, as it did the first time."""
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule("a", "r0 239.1.1.0/24 5000", "r1 239.2.2.0/24 6000"),
+        program=with_a_fault(QUICKLY),
+    )
+
+    def there() -> set[str]:
+        """Sockets that the daemon has or a worker: one is there until both have given it back."""
+        lines = triangle.relay.run("ss", "-Hnu", "dst", "239.2.2.0/24").splitlines()
+        return {line.split()[-1].removesuffix(":6000") for line in lines}
+
+    receiver = triangle.sink.receive("k0", "239.2.2.1", 6000, timeout=30)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, rate=100)
+    with sender(triangle.source, "s0") as sock:
+        for number in range(2, 42):
+            sock.sendto(b"once", (f"239.1.1.{number}", 5000))
+        wait_for(lambda: len(there()) > 2, "the sockets of the others")
+        wait_for(lambda: there() == {"239.2.2.1"}, "those that are idle to be closed")
+        before = output(daemon, "a")
+        sock.sendto(b"again", ("239.1.1.7", 5000))
+        wait_for(
+            lambda: output(daemon, "a")["new_member"] == before["new_member"] + 1, "it to be new"
+        )
+        wait_for(lambda: there() == {"239.2.2.1", "239.2.2.7"}, "its socket")
+    sent = stream.stop()["sent"]
+    wait_for(lambda: handled(daemon, "a") == sent + 41, "all datagrams")
+    result = receiver.stop()
+    assert sent - result["unique"] < 20  # those before it had a socket
+    assert output(daemon, "a")["errors"] == {}

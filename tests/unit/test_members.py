@@ -1,0 +1,209 @@
+"""Members that are idle for long: their sockets are given back, a few at a time."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import time
+from contextlib import closing
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from mcrd.dataplane._dataplane import ffi
+
+from mcrd import workers
+from mcrd.dataplane import messages
+from mcrd.members import ENDS_AFTER, LOOKED_AT, MemberSockets
+from mcrd.model import Input
+from mcrd.plan import Relay
+from mcrd.resources import Ingress, Members, Worker
+from mcrd.sockets import EgressSockets
+from mcrd.stats import Segment
+from mcrd.workers import WorkerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+WORKER = Worker(Ingress("lo", 1))
+RANGE = ip_network("239.1.0.0/16")
+HERE = ip_address("127.0.0.1")
+TIMEOUT = 20.0
+
+# In place of a worker: it does as it is told, and notes what that was.
+OBEDIENT = """
+import socket, msgspec
+channel = socket.socket(fileno=0)
+log = open({!r}, "ab", buffering=0)
+while True:
+    data, descriptors, _, _ = socket.recv_fds(channel, 1 << 18, 253)
+    if not data:
+        break
+    asked = msgspec.msgpack.decode(data)
+    log.write(msgspec.json.encode([asked["type"], len(descriptors)]) + b"\\n")
+    channel.send(msgspec.msgpack.encode(dict(type="Done", sequence=asked["sequence"])))
+"""
+
+
+class Scene:
+    """The members of a rule with a range, and a clock that the test sets."""
+
+    def __init__(self, segment: Segment, process: WorkerProcess) -> None:
+        self.now = 1e6
+        self.segment = segment
+        self.process = process
+        self.found = MemberSockets(segment, EgressSockets())
+        output = Members(
+            *(WORKER, "a", "lo", 1, RANGE, 5000, 1, 0, HERE, None),
+            loop=False,
+            protocol="udp",
+            input_address=RANGE.network_address,
+            input_port=5000,
+        )
+        self._relay = Relay(Input("lo", RANGE, 5000), (output,), (None,))
+        self._memory = mmap.mmap(segment.descriptor, 0)
+
+    def open(self, count: int) -> list[messages.MemberKey]:
+        first = RANGE.network_address
+        keys = [
+            messages.MemberKey(0, messages.Endpoint((first + n).packed, 5000), None)
+            for n in range(1, count + 1)
+        ]
+        for key in keys:
+            self.found.open(self.process, key, self._relay, "a")
+        return keys
+
+    def use(self, key: messages.MemberKey, at: int) -> None:
+        """As a worker does, which writes the time of a frame."""
+        where = ffi.offsetof("struct segment", "members") + 8 * self.segment.members.taken[key]
+        self._memory[where : where + 8] = at.to_bytes(8, "little")
+
+    def look(self, times: int = 1) -> bool:
+        return sum(self.found.end_idle(self.process) for _ in range(times)) > 0
+
+    def keys(self) -> set[messages.MemberKey]:
+        return {key for key, _, _ in self.found.all()}
+
+    async def answered(self) -> None:
+        """Until the worker has answered all that it was asked."""
+        await asyncio.wait_for(self.process.request(messages.Ping), TIMEOUT)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    return tmp_path / "told"
+
+
+def run(
+    scenario: Callable[[Scene], Awaitable[None]], told: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, int]]:
+    """What the worker was asked for, and with how many descriptors."""
+    monkeypatch.setattr(workers, "PROGRAM", ("-c", OBEDIENT.format(str(told))))
+
+    async def whole() -> None:
+        process = WorkerProcess(WORKER, lambda *_: None, lambda *_: None)
+        process._room = 1000  # noqa: SLF001  # Initialize would say it
+        with closing(Segment()) as segment:
+            scene = Scene(segment, process)
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "monotonic", lambda: scene.now)
+                try:
+                    await scenario(scene)
+                finally:
+                    scene.found.end(None)
+        await process.stop()
+
+    asyncio.run(whole())
+    return [tuple(msgspec.json.decode(line)) for line in told.read_text().splitlines()]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_one_that_is_idle_for_long_ends_and_one_in_use_stays(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        rare, idle, jumped = scene.open(3)
+        await scene.answered()
+        before = descriptors()
+        scene.found.changed = False
+        assert not scene.look()
+        # The real-time clock goes as it likes: what counts is that a member was used.
+        for number, at in enumerate((1, time.time_ns() + 10**15, 5)):
+            scene.use(rare, at)
+            scene.use(jumped, 7 * 10**18 if number else 0)
+            scene.now += ENDS_AFTER * 0.75
+            assert not scene.look() or number == 1
+        assert scene.keys() == {rare, jumped}
+        assert scene.found.changed  # the next supervisor is not told of it
+        assert len(scene.found.own()) == 1  # both send from one port
+        scene.now += ENDS_AFTER * 0.26
+        assert scene.look()
+        assert scene.keys() == {rare}
+        assert idle not in scene.segment.members.taken
+        await scene.answered()
+        assert descriptors() == before - 2
+        scene.now += ENDS_AFTER
+        assert scene.look()
+        assert not scene.found.own()
+        assert not scene.look()
+        # It comes again, as if it had never been there.
+        scene.open(1)
+        assert scene.keys() == {rare}
+        assert not scene.look()
+        await scene.answered()
+
+    asked = [kind for kind, _ in run(scenario, told, monkeypatch)]
+    # The worker sends nothing more to a socket that it is about to give back.
+    ends = ["RemoveMember", "RemoveSockets"]
+    assert asked == [
+        *(["AddSockets", "AddMember"] * 3 + ["Ping"] + ends * 2 + ["Ping"] + ends),
+        *("AddSockets", "AddMember", "Ping"),
+    ]
+
+
+def test_a_look_is_at_a_few(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(scene: Scene) -> None:
+        seen: list[int] = []
+        real = scene.segment.last_used
+
+        def last_used(slot: int) -> int:
+            seen.append(slot)
+            return real(slot)
+
+        monkeypatch.setattr(scene.segment, "last_used", last_used)
+        scene.open(3 * LOOKED_AT)
+        scene.look()
+        assert len(seen) == LOOKED_AT
+        scene.look(2)
+        assert len(set(seen)) == 3 * LOOKED_AT  # each has its turn
+        scene.now += ENDS_AFTER
+        scene.found.end(scene.process, "a")
+        assert not scene.look()  # at what has ended otherwise meanwhile
+        scene.open(3 * LOOKED_AT)
+        scene.now += ENDS_AFTER
+        assert scene.look()
+        assert len(scene.keys()) == 2 * LOOKED_AT
+        scene.look(2)
+        assert scene.keys() == set()
+
+    run(scenario, told, monkeypatch)
+
+
+def test_those_that_no_worker_has_wait_for_one(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(scene: Scene) -> None:
+        keys = scene.open(2)
+        scene.found.rest()
+        scene.now += 2 * ENDS_AFTER
+        assert not scene.look()
+        assert scene.keys() == set(keys)
+
+    run(scenario, told, monkeypatch)
