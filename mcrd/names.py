@@ -8,7 +8,7 @@ one only here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -43,7 +43,7 @@ def shown(name: str, links: Links) -> str:
 
 def used(config: Config) -> frozenset[str]:
     """The names that a rule file has."""
-    return frozenset(config.interfaces).union(*map(names_of, config.rules.values()))
+    return frozenset(_used(config, config.rules.values()))
 
 
 def aliases(names: Iterable[str], links: Links) -> dict[str, str]:
@@ -105,9 +105,8 @@ NONE = Doubles()
 def doubles(config: Config, links: Links) -> Doubles:
     """What the check of the rule file could not know. Of rules, those that are enabled."""
     rules = [rule for rule in config.rules.values() if rule.enabled]
-    names = frozenset(config.interfaces).union(*map(names_of, rules))
     by_index: dict[int, list[str]] = {}
-    for name in names:
+    for name in _used(config, rules):
         if name in links:
             by_index.setdefault(links[name].index, []).append(name)
     several = {name: at for at, found in by_index.items() if len(found) > 1 for name in found}
@@ -123,6 +122,12 @@ def doubles(config: Config, links: Links) -> Doubles:
 
 Several = Mapping[str, int]
 """Names of interfaces that the rule file calls by more than one name, with their indices."""
+
+
+def _used(config: Config, rules: Collection[Rule]) -> set[str]:
+    """Of thousands of rules: a set for each of them would take several times as long."""
+    found = {output.interface for rule in rules for output in rule.outputs}
+    return found.union(config.interfaces, (rule.input.interface for rule in rules))
 
 
 def names_of(rule: Rule) -> set[str]:

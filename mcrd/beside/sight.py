@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.sockets import netlink
 
@@ -91,12 +92,15 @@ def look(
     routes: tuple[Route, ...] = ()
     try:
         rings = tuple(ring for ring in _rings() if ring.inode not in own_rings)
-    except (OSError, struct.error) as error:
-        unseen.append(f"packet sockets: {error}")
+    except OSError as error:
+        why = (
+            "the kernel has no module packet_diag" if error.errno == errno.ENOENT else words(error)
+        )
+        unseen.append(f"packet sockets: {why}")
     try:
         routes = tuple(_routes())
-    except (OSError, struct.error) as error:
-        unseen.append(f"multicast routes: {error}")
+    except OSError as error:
+        unseen.append(f"multicast routes: {words(error)}")
     sent = _connected(own_outputs()) if rings else {}
     return Sight(rings, routes, sent, tuple(unseen))
 

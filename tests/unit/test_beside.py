@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
@@ -24,6 +25,7 @@ from mcrd.beside.who import parties
 from mcrd.doctor.host import Host
 from mcrd.model import Rule
 from mcrd.resources import Link
+from mcrd.sockets import netlink
 from tests.lab.rules import rule
 
 LINKS = {
@@ -143,6 +145,18 @@ def test_the_log_says_it_once_when_it_is_sure_and_again_when_it_comes_again(
     assert not watcher.is_due()
     watcher.soon("a")
     assert watcher.is_due()
+
+
+def test_what_cannot_be_looked_at_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(protocol: int, *_: object) -> None:
+        raise OSError(errno.ENOENT if protocol == netlink.SOCK_DIAG else errno.ENOBUFS, "no")
+
+    monkeypatch.setattr(netlink, "ask", refuse)
+    seen = sight.look()
+    assert (seen.rings, seen.routes) == ((), ())
+    packets, routes = seen.unseen
+    assert packets == "packet sockets: the kernel has no module packet_diag"
+    assert routes.startswith("multicast routes: ")
 
 
 MakeHost = Callable[..., Host]
