@@ -16,6 +16,7 @@ from mcrd.model import Config, Output, Rule
 from mcrd.resources import Target, target, where
 from mcrd.states import RuleState
 from mcrd.stats import InterfaceCount, Ledger, OutputCount
+from mcrd.words import unsent_for
 
 AT_ONCE = 256  # outputs that are read in one look, or a few more: of thousands, each in its turn
 AT_LEAST, ABOUT = "at least ", "about "
@@ -141,14 +142,17 @@ class Alarms:
         for subject, found, recent in self._outputs(config, ledger):
             errors = sum(found.errors.values())
             before = self._errors.get(subject, {})
-            grown = (name for name, n in found.errors.items() if n != before.get(name))
-            what = f"packets were not sent ({', '.join(sorted(grown))})"
+            grown = (unsent_for(name) for name, n in found.errors.items() if n != before.get(name))
+            what = f"packets were not sent: {', '.join(sorted(grown))}"
             self._errors[subject] = found.errors
             self._count(subject, "unsent", what, errors, now)
+            nowhere = "packets had no way to the host"
+            self._count(subject, "unreachable", nowhere, found.unreachable, now)
             over = "packets over its limit were not sent"
             self._count(subject, "rate_limited", over, found.rate_limited, now)
-            total, second = found.sent.packets + errors, recent()
-            self._share(subject, errors, total, config.daemon.loss, now, second)
+            lost = errors + found.unreachable
+            total, second = found.sent.packets + lost, recent()
+            self._share(subject, lost, total, config.daemon.loss, now, second)
         self._end(now)
 
     def _look_at_loops(self, config: Config, ledger: Ledger, now: float) -> None:

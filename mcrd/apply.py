@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mcrd.dataplane import messages
@@ -31,8 +32,13 @@ from mcrd.resources import (
     Egress,
     Ingress,
     Link,
+    Lookup,
+    Members,
     Membership,
+    Nowhere,
     Resource,
+    Sending,
+    Way,
     Worker,
     first_address,
     first_port,
@@ -145,7 +151,13 @@ class Estate:
             one.changed = False
         return not self._unkept
 
-    def actual(self, links: Mapping[str, Link], *, to_plan: bool = False) -> Actual:
+    def actual(
+        self,
+        links: Mapping[str, Link],
+        ways: Mapping[Lookup, Way] = MappingProxyType({}),
+        *,
+        to_plan: bool = False,
+    ) -> Actual:
         """What there is now. `to_plan`: what is due is tried again after this look."""
         now = time.monotonic()
         if to_plan:
@@ -157,6 +169,7 @@ class Estate:
         }
         return Actual(
             links=links,
+            ways=ways,
             open=frozenset((*self._holdings.all(), *self.workers)),
             relays=dict(self._relays),
             failures=dict(self._failures),
@@ -483,7 +496,7 @@ class Estate:
             slot = segment.rule_slot(step.key.rule)
             outputs = [
                 messages.RuleOutput(
-                    process.places[output] if isinstance(output, Egress) else None,
+                    _place_of(process, output),
                     segment.output_slot(output.rule, output.target),
                     limit or 0,
                 )
@@ -647,6 +660,17 @@ def _kind(step: Step) -> type[Step]:
     return type(step) if isinstance(step, Open | Close) else Add
 
 
+def _place_of(process: WorkerProcess, output: Sending) -> int | None:
+    """Where the worker has the output's socket; None where each member has its own."""
+    match output:
+        case Egress():
+            return process.places[output]
+        case Members():
+            return None
+        case Nowhere():
+            return messages.NOWHERE
+
+
 def _kept(before: Relay, relay: Relay) -> list[int | None]:
     """Of each output that goes by member, which of those before it was; [] when no member stays."""
     old, new = members_of(before), members_of(relay)
@@ -700,7 +724,8 @@ def explain(error: OSError, resource: Resource) -> str:
         case (Ingress(), errno.EPERM):
             hint = "packet sockets need CAP_NET_RAW"
         case (Egress(), errno.ENETUNREACH | errno.EHOSTUNREACH):
-            hint = f"there is no route to {resource.address} over {resource.interface}"
+            over = "" if resource.routed else f" over {resource.interface}"
+            hint = f"there is no route to {resource.address}{over}"
         case (Egress(), errno.EADDRINUSE):
             hint = f"another program has port {resource.source_port} of {resource.source}"
         case (Egress(), errno.EACCES):

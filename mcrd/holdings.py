@@ -23,6 +23,7 @@ from mcrd.resources import (
     Link,
     Members,
     Membership,
+    Nowhere,
     Reception,
     Resource,
     Ring,
@@ -60,7 +61,7 @@ class Holdings:
         self._receivers = Receivers()
         self.look_anew = self._receivers.look_anew
         self._ingresses: set[Ingress] = set()
-        self._patterns: set[Members] = set()
+        self._patterns: set[Members | Nowhere] = set()
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
         self._retired: dict[tuple[str, int], Retired] = {}  # by interface and index
@@ -83,7 +84,7 @@ class Holdings:
                 return resource in self._ingresses
             case Egress():
                 return resource in self.egress
-            case Members():
+            case Members() | Nowhere():
                 return resource in self._patterns
             case Hold():
                 return resource in self.holds
@@ -99,7 +100,7 @@ class Holdings:
         match resource:
             case Ingress():
                 self._open_ingress(resource, links[resource.interface].mtu)
-            case Members():
+            case Members() | Nowhere():
                 self._patterns.add(resource)
             case Reception():
                 self.receptions[resource] = open_reception(resource)
@@ -161,7 +162,7 @@ class Holdings:
             case Egress():
                 self._own.pop(resource, None)
                 end_sockets(worker, {resource: self.egress.pop(resource)})
-            case Members():
+            case Members() | Nowhere():
                 self._patterns.discard(resource)
             case Hold():
                 sock = self.holds.pop(resource)

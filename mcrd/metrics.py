@@ -254,7 +254,7 @@ def _of_outputs(given: dict[str, Any]) -> Iterator[Metric]:
     dropped = _Family(
         CounterMetricFamily,
         "mcrd_output_dropped_packets",
-        "Datagrams that an output was not to send, or had no socket for yet.",
+        "Datagrams that an output was not to send, or had no socket or no way for.",
         *labels,
         "reason",
     )
@@ -267,18 +267,27 @@ def _of_outputs(given: dict[str, Any]) -> Iterator[Metric]:
     active = _Family(
         GaugeMetricFamily, "mcrd_output_active", "1 when an output is at work.", *labels
     )
+    by = _Family(
+        GaugeMetricFamily,
+        "mcrd_output_routed",
+        "1 for the interface that an output sends by now, of one that follows the routes.",
+        *labels,
+        "interface",
+    )
     for name, rule in given["rules"].items():
         for output in rule["outputs"]:
             where = (name, output["where"])
+            if output["interface"] is None and output["interface_now"]:
+                by.add(1, *where, output["interface_now"])
             packets.add(output["sent"]["packets"], *where)
             octets.add(output["sent"]["bytes"], *where)
             for error, count in output["errors"].items():
                 errors.add(count, *where, error)
-            for reason in ("rate_limited", "new_member"):
+            for reason in ("rate_limited", "new_member", "unreachable"):
                 dropped.add(output[reason], *where, reason)
             refused.add(output["refused"], *where)
             active.add(output["state"] == "active", *where)
-    yield from (f.metric for f in (packets, octets, errors, dropped, refused, active))
+    yield from (f.metric for f in (packets, octets, errors, dropped, refused, active, by))
 
 
 def _of_interfaces(given: dict[str, Any]) -> Iterator[Metric]:

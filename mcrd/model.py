@@ -72,7 +72,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a rule sends, on one interface.
+    """Where a rule sends, on one interface; to a host, None: where the routes of this host lead.
 
     `address` and `port` are a Network and a PortRange where those of the rule's input are, and of
     the same size: member goes to member. `ttl` is the TTL or hop limit. `dscp` is the code point
@@ -81,7 +81,7 @@ class Output:
     on this host hear the output too (groups only). `limit` is in packets per second.
     """
 
-    interface: str
+    interface: str | None
     address: Address | Network
     port: int | PortRange
     ttl: int

@@ -62,7 +62,10 @@ def rule_here(rule: Rule, links: Links) -> Rule:
     if all(real(name, links) == name for name in names_of(rule)):
         return rule
     given = replace(rule.input, interface=real(rule.input.interface, links))
-    outputs = (replace(each, interface=real(each.interface, links)) for each in rule.outputs)
+    outputs = (
+        each if each.interface is None else replace(each, interface=real(each.interface, links))
+        for each in rule.outputs
+    )
     return replace(rule, input=given, outputs=tuple(outputs))
 
 
@@ -126,12 +129,14 @@ Several = Mapping[str, int]
 
 def _used(config: Config, rules: Collection[Rule]) -> set[str]:
     """Of thousands of rules: a set for each of them would take several times as long."""
-    found = {output.interface for rule in rules for output in rule.outputs}
+    ends = (output.interface for rule in rules for output in rule.outputs)
+    found = {name for name in ends if name is not None}
     return found.union(config.interfaces, (rule.input.interface for rule in rules))
 
 
 def names_of(rule: Rule) -> set[str]:
-    return {rule.input.interface, *(output.interface for output in rule.outputs)}
+    outputs = (output.interface for output in rule.outputs if output.interface is not None)
+    return {rule.input.interface, *outputs}
 
 
 def _table(config: Config, link: Link) -> str | None:
@@ -140,7 +145,7 @@ def _table(config: Config, link: Link) -> str | None:
     return next((name for name in config.interfaces if name in link.alternatives), None)
 
 
-def _one(first: str, second: str) -> str:
+def _one(first: str | None, second: str | None) -> str:
     return f"{first} and {second} are one interface"
 
 
@@ -160,7 +165,7 @@ def _taken(given: Input, several: Several) -> Claim:
 
 
 def _sent(rule: Rule, output: Output, several: Several, *more: object) -> Claim:
-    place = (several[output.interface], rule.input.protocol, None, *more)
+    place = (several[output.interface or ""], rule.input.protocol, None, *more)
     return Claim(box(place, output.address, output.port), everything(output.address.version))
 
 

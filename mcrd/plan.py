@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mcrd import names
@@ -21,14 +22,19 @@ from mcrd.resources import (
     Hold,
     Ingress,
     Link,
+    Lookup,
     Members,
     Membership,
+    Nowhere,
     Reception,
     Resource,
+    Sending,
+    Way,
     Worker,
     first_address,
     first_port,
     last_port,
+    lookup,
     target,
 )
 
@@ -62,7 +68,7 @@ class Relay:
     """
 
     input: Input
-    outputs: tuple[Egress | Members, ...]
+    outputs: tuple[Sending, ...]
     limits: tuple[int | None, ...]
     needs: tuple[Resource, ...] = field(default=(), compare=False)
     by_source: bool = False
@@ -79,13 +85,18 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """What there is, at the time `now` (seconds, monotonic)."""
+    """What there is, at the time `now` (seconds, monotonic).
+
+    `ways` has where the routes lead; of an output to a host that has none there, on an interface of
+    its own, it is taken for granted.
+    """
 
     links: Mapping[str, Link] = field(default_factory=dict)
     open: frozenset[Resource] = frozenset()
     relays: Mapping[RelayKey, Relay] = field(default_factory=dict)
     failures: Mapping[Resource | RelayKey, Failure] = field(default_factory=dict)
     now: float = 0.0
+    ways: Mapping[Lookup, Way] = field(default_factory=dict)
 
     def blocked(self, what: Resource | RelayKey) -> bool:
         """It failed, and its time to be tried again has not come."""
@@ -139,6 +150,7 @@ _ORDER: tuple[type[Resource], ...] = (
     Worker,
     Egress,
     Members,
+    Nowhere,
     Hold,
     Reception,
     Membership,
@@ -152,15 +164,17 @@ class Wish:
     `relays` has, for each worker and each output of the rule, what is to be opened or what it
     waits for; `waiting` the same where there is no worker to be had. `whole` is what the workers
     do when all of it can be opened. `doubts` say of each output why its packets may go nowhere.
+    `moves`: some output follows the routes, or leads nowhere now.
     """
 
     waits: str
     needs: tuple[Resource, ...] = ()
     optional: tuple[Resource, ...] = ()
-    relays: Mapping[RelayKey, tuple[Egress | Members | str, ...]] = field(default_factory=dict)
+    relays: Mapping[RelayKey, tuple[Sending | str, ...]] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
     whole: Mapping[RelayKey, Relay] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    moves: bool = False
 
 
 class _Known(NamedTuple):
@@ -169,7 +183,8 @@ class _Known(NamedTuple):
     look: int
     rule: Rule
     settings: tuple[Interface | None, str, tuple[str, ...]]
-    seen: tuple[Link | None, ...]
+    lookups: tuple[Lookup, ...]
+    seen: tuple[Link | Way | None, ...]
     wish: Wish
 
 
@@ -183,13 +198,15 @@ class Wishes:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
         self._links: Mapping[str, Link] = {}
+        self._ways: Mapping[Lookup, Way] = {}
         self._interfaces: Mapping[str, Interface] = {}
         self._rules: Mapping[str, Rule] = {}
         self._doubles = names.NONE
-        self._look = 0  # another number whenever links or settings are other ones
+        self._look = 0  # another number whenever links, ways or settings are other ones
 
-    def of(self, rule: Rule, config: Config, links: Mapping[str, Link]) -> Wish:
+    def of(self, rule: Rule, config: Config, actual: Actual) -> Wish:
         """As wish()."""
+        links, ways = actual.links, actual.ways
         if (
             links is not self._links
             or config.interfaces is not self._interfaces
@@ -198,6 +215,9 @@ class Wishes:
             self._links, self._interfaces, self._rules = links, config.interfaces, config.rules
             self._doubles = names.doubles(config, links)
             self._look += 1
+        if ways is not self._ways:
+            self._ways = ways
+            self._look += 1
         known = self._known.get(rule.name)
         if known is not None and known.look == self._look and known.rule is rule:
             return known.wish
@@ -205,15 +225,25 @@ class Wishes:
         table = names.settings(config, link) if link is not None else None
         double = self._doubles.of(rule)
         settings = (table, config.daemon.sandbox, double)
-        seen = (links.get(rule.input.interface), *(links.get(o.interface) for o in rule.outputs))
+        if known is not None and known.rule is rule:
+            lookups = known.lookups
+        else:
+            lookups = tuple(lookups_of(rule))
+        there = [ways.get(one) for one in lookups]
+        seen = (
+            links.get(rule.input.interface),
+            *(links.get(o.interface or "") for o in rule.outputs),
+            *there,
+            *(links.get(way.interface) for way in there if way is not None),
+        )
         # Of tuples, what is the same object is compared no further.
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
             found = known.wish
         else:
-            found = wish(rule, config, links, double)
+            found = wish(rule, config, links, ways, double)
             if known is not None and found == known.wish:
                 found = known.wish  # the same object: what was made of it need not be compared
-        self._known[rule.name] = _Known(self._look, rule, settings, seen, found)
+        self._known[rule.name] = _Known(self._look, rule, settings, lookups, seen, found)
         return found
 
     def keep(self, rules: Mapping[str, Rule]) -> None:
@@ -221,8 +251,22 @@ class Wishes:
         self._known = {name: known for name, known in self._known.items() if name in rules}
 
 
-def wish(rule: Rule, config: Config, links: Mapping[str, Link], double: Sequence[str] = ()) -> Wish:
-    """What `rule` needs, as the links are now; `double` as Doubles.of()."""
+def lookups_of(rule: Rule) -> Iterator[Lookup]:
+    """What has to be known of the routes for a rule."""
+    for output in rule.outputs:
+        one = lookup(output, rule.input.protocol)
+        if one is not None:
+            yield one
+
+
+def wish(
+    rule: Rule,
+    config: Config,
+    links: Mapping[str, Link],
+    ways: Mapping[Lookup, Way] = MappingProxyType({}),
+    double: Sequence[str] = (),
+) -> Wish:
+    """What `rule` needs, as the links and the routes are now; `double` as Doubles.of()."""
     link = links.get(rule.input.interface)
     same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
     waiting = tuple(
@@ -246,7 +290,7 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link], double: Sequence
     )
     relays = {
         RelayKey(worker, rule.name): tuple(
-            waits or _output(worker, rule, output, links)
+            waits or _output(worker, rule, output, links, ways)
             for waits, output in zip(waiting, rule.outputs, strict=True)
         )
         for worker in workers
@@ -268,11 +312,22 @@ def wish(rule: Rule, config: Config, links: Mapping[str, Link], double: Sequence
     needs = (ingress, *workers, *reception)
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(
-        "" if waits else _doubt(output, links)
+        "" if waits else _doubt(output, links, _way(rule, output, ways))
         for waits, output in zip(waiting, rule.outputs, strict=True)
     )
+    moves = any(
+        isinstance(output, Nowhere) or output.routed
+        for relay in whole.values()
+        for output in relay.outputs
+    )
     return Wish(
-        _down(rule.input, links), needs, optional + heard, relays, whole=whole, doubts=doubts
+        _down(rule.input.interface, links),
+        needs,
+        optional + heard,
+        relays,
+        whole=whole,
+        doubts=doubts,
+        moves=moves,
     )
 
 
@@ -284,7 +339,7 @@ def plan(config: Config, actual: Actual, wishes: Wishes | None = None) -> tuple[
     for rule in config.rules.values():
         if not rule.enabled:
             continue
-        entry = wishes.of(rule, config, actual.links)
+        entry = wishes.of(rule, config, actual)
         wanted.update(dict.fromkeys(entry.needs))
         wanted.update(dict.fromkeys(entry.optional))
         for key, whole in entry.whole.items():
@@ -385,7 +440,7 @@ def _heard(rule: Rule, links: Mapping[str, Link], waiting: Sequence[str]) -> Ite
     """What makes members and routers heard where groups are sent to: explain tells of them."""
     for output, waits in zip(rule.outputs, waiting, strict=True):
         if output.address.is_multicast and not waits:
-            link = links[output.interface]
+            link = links[output.interface or ""]
             for group in HEARD_ON[output.address.version]:
                 yield Membership(link.name, link.index, group)
 
@@ -413,21 +468,23 @@ def _holds(given: Input, link: Link) -> tuple[Resource, ...]:
     )
 
 
-def _down(end: Input | Output, links: Mapping[str, Link]) -> str:
-    link = links[end.interface]
+def _down(name: str, links: Mapping[str, Link]) -> str:
+    link = links[name]
     if not link.up:
-        return f"{names.shown(end.interface, links)} is down"
+        return f"{names.shown(name, links)} is down"
     if not link.carrier:
-        return f"{names.shown(end.interface, links)} has no carrier"
+        return f"{names.shown(name, links)} has no carrier"
     return ""
 
 
 def _waits(output: Output, links: Mapping[str, Link]) -> str:
-    """What an output waits for; "" for nothing."""
+    """What an output waits for; "" for nothing. One that follows the routes need not: Nowhere."""
+    if output.interface is None:
+        return ""
     link = links.get(output.interface)
     if link is None:
         return f"{output.interface} is missing"
-    if down := _down(output, links):
+    if down := _down(output.interface, links):
         return down
     if output.source != "keep" and source_of(output, link) is None:
         name = names.shown(output.interface, links)
@@ -437,17 +494,66 @@ def _waits(output: Output, links: Mapping[str, Link]) -> str:
     return ""
 
 
-def _doubt(output: Output, links: Mapping[str, Link]) -> str:
-    link = links[output.interface]
-    found = doubt(output, link, source_of(output, link))
+def _way(rule: Rule, output: Output, ways: Mapping[Lookup, Way]) -> Way | None:
+    asked = lookup(output, rule.input.protocol)
+    return ways.get(asked) if asked is not None else None
+
+
+def _doubt(output: Output, links: Mapping[str, Link], way: Way | None) -> str:
+    if output.interface is not None:
+        link = links[output.interface]
+        found = doubt(output, link, source_of(output, link))
+    elif way is None or way.trouble or way.interface not in links:
+        return ""
+    else:
+        found = doubt(output, links[way.interface], _source_by(way, output))
     return found.reason if found else ""
 
 
+def _source_by(way: Way, output: Output) -> Address | None:
+    """What an output that follows the routes sends from; None: from addresses that are kept."""
+    return None if output.source == "keep" else output.source or way.source
+
+
+def _nowhere(output: Output, way: Way | None, links: Mapping[str, Link]) -> str:
+    """Why no way leads to the host of an output; "" when one does."""
+    if way is not None and way.trouble:
+        return way.trouble
+    if output.interface is not None:
+        return ""
+    if way is None:
+        return f"the route to {output.address} is not known"
+    link = links.get(way.interface)
+    if link is None:
+        return f"{way.interface} is missing"
+    if down := _down(way.interface, links):
+        return down
+    if isinstance(output.source, Address):
+        own = any(a.ip == output.source for each in links.values() for a in each.addresses)
+        return "" if own else f"this host does not have the address {output.source}"
+    if output.source is None and way.source is None:
+        return f"{link.name} has no IPv{output.address.version} address"
+    return ""
+
+
 def _output(
-    worker: Worker, rule: Rule, output: Output, links: Mapping[str, Link]
-) -> Egress | Members:
-    link = links[output.interface]
-    source = source_of(output, link)
+    worker: Worker,
+    rule: Rule,
+    output: Output,
+    links: Mapping[str, Link],
+    ways: Mapping[Lookup, Way],
+) -> Sending:
+    way = _way(rule, output, ways)
+    if lookup(output, rule.input.protocol) and (why := _nowhere(output, way, links)):
+        return Nowhere(worker, rule.name, target(output), why)
+    routed = output.interface is None
+    if output.interface is None:
+        assert way is not None
+        link = links[way.interface]
+        source = _source_by(way, output)
+    else:
+        link = links[output.interface]
+        source = source_of(output, link)
     of = target(output) if output.interface != link.name else None
     if (
         rule.input.is_range
@@ -471,6 +577,7 @@ def _output(
             input_address=first_address(rule.input.address),
             input_port=first_port(rule.input.port),
             of=of,
+            routed=routed,
         )
     return Egress(
         worker=worker,
@@ -486,10 +593,11 @@ def _output(
         loop=output.loop,
         protocol=rule.input.protocol,
         of=of,
+        routed=routed,
     )
 
 
-def source_of(output: Output, link: Link) -> Address | None:
+def source_of(output: Output | Lookup, link: Link) -> Address | None:
     """The address to send from, or None when the interface has none that will do, or is not asked.
 
     One of the destination's own network comes first, then one of the same scope (RFC 6724, 5),

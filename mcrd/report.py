@@ -15,7 +15,7 @@ from mcrd.model import Input, Output, PortRange, Rule
 from mcrd.plan import Close, Open, Step
 from mcrd.resources import Link, Ring, Worker, target, where
 from mcrd.states import STATES, OutputState, RuleState
-from mcrd.stats import InterfaceCount, Ledger, Rate
+from mcrd.stats import InterfaceCount, Ledger, OutputCount, Rate
 from mcrd.workers import WorkerProcess
 
 
@@ -107,6 +107,7 @@ def rule(entry: Rule, now: RuleState, links: Mapping[str, Link]) -> dict[str, An
         "outputs": [
             {
                 **_plain(output, links),
+                "interface_now": _now(output, how, links),
                 "state": how.state,
                 "reason": how.reason,
                 "retry_in_s": how.retry_in,
@@ -124,8 +125,13 @@ def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
     return {**asdict(end), "port": _port(end.port), "interface_now": _own(end.interface, links)}
 
 
-def _own(name: str, links: Mapping[str, Link]) -> str | None:
-    return links[name].name if name in links else None
+def _own(name: str | None, links: Mapping[str, Link]) -> str | None:
+    return links[name].name if name is not None and name in links else None
+
+
+def _now(output: Output, how: OutputState, links: Mapping[str, Link]) -> str | None:
+    """The own name of the interface that an output sends by now; null while there is none."""
+    return how.interface if output.interface is None else _own(output.interface, links)
 
 
 def _port(port: int | PortRange) -> int | str:
@@ -153,12 +159,12 @@ def rule_stats(
             {
                 "where": where(output),
                 "interface": output.interface,
-                "interface_now": _own(output.interface, links),
+                "interface_now": _now(output, how, links),
                 "address": str(output.address),
                 "port": _port(output.port),
                 "state": how.state,
                 "reason": how.reason,
-                **asdict(ledger.output(entry.name, target(output))),
+                **_counts(ledger.output(entry.name, target(output))),
                 "rate": rate(ledger.output_rate(entry.name, target(output))),
             }
             for output, how in zip(entry.outputs, now.outputs, strict=True)
@@ -170,6 +176,11 @@ def rate(much: Rate) -> dict[str, Any]:
     """A rate. Here alone it is rounded: one packet in a minute, 0.016 in a second, is not 0."""
     minute = {name: round(number, 3) for name, number in much.minute.items()}
     return {**asdict(much), "minute": minute}
+
+
+def _counts(count: OutputCount) -> dict[str, Any]:
+    """The counters of an output; the one whose name says little has a second one."""
+    return {**asdict(count), "send_buffer_full": count.errors.get("EAGAIN", 0)}
 
 
 def other_stats(estate: Estate, only: Collection[str] | None = None) -> dict[str, Any]:

@@ -16,7 +16,41 @@ from mcrd.model import DEFAULT_RING_SIZE, Address, Network, Output, PortRange
 
 Protocol = Literal["udp", "esp"]
 Target = tuple[str, Address | Network, int | PortRange]
-"""What an output is called by within its rule: interface, address, port, as in the file."""
+"""What an output is called by within its rule: interface, address, port, as in the file.
+
+The interface is "" for one that follows the routes: it stays the same output when they move.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What is asked of the routes of this host for an output to a host; `interface` as there.
+
+    For `source` "keep" it is not known, and neither is `source_port` where it is None.
+    """
+
+    interface: str | None
+    address: Address
+    source: Address | Literal["keep"] | None = None
+    dscp: int = 0
+    protocol: Protocol = "udp"
+    port: int | None = None
+    source_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where packets to a host leave, as the routes are now: an interface, and from which address.
+
+    `hop` is the neighbour that they go to, None where there is none to be found. `trouble` is why
+    they would go nowhere, in words. `source` is what the kernel would choose.
+    """
+
+    interface: str = ""
+    index: int = 0
+    source: Address | None = None
+    hop: Address | None = None
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +186,9 @@ class Egress:
     """A connected socket: one output of one rule, for one worker; or a member of such an output.
 
     `transparent`: `source` and `source_port` are those of somebody else's packets. `of` is what
-    the output is called by where that is something else: with members, or by another name of the
-    interface. `heard` is whose packets a member stands for where members differ by that.
+    the output is called by where that is something else: with members, by another name of the
+    interface, or without one. `heard` is whose packets a member stands for where members differ by
+    that. `routed`: the socket is not bound to the interface, which is where the routes lead now.
     """
 
     worker: Worker
@@ -171,6 +206,7 @@ class Egress:
     transparent: bool = False
     of: Target | None = None
     heard: tuple[Address, int] | None = None
+    routed: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -187,7 +223,7 @@ class Egress:
     @property
     def target(self) -> Target:
         """What the output is called by within its rule."""
-        return self.of or (self.interface, self.address, self.port)
+        return self.of or ("" if self.routed else self.interface, self.address, self.port)
 
     def __str__(self) -> str:
         return f"output to {endpoint(self.address, self.port)} on {self.interface}"
@@ -217,6 +253,7 @@ class Members:
     input_address: Address
     input_port: int
     of: Target | None = None
+    routed: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -255,13 +292,35 @@ class Members:
             transparent=self.source is None,
             of=self.target,
             heard=None if source is None or source_port is None else (source, source_port),
+            routed=self.routed,
         )
 
     def __str__(self) -> str:
         return f"output to {endpoint(self.address, self.port)} on {self.interface}"
 
 
-Resource = Ingress | Worker | Membership | Reception | Hold | Egress | Members
+@dataclass(frozen=True, slots=True)
+class Nowhere:
+    """An output to a host that no way leads to now, and why: its packets are counted, not sent."""
+
+    worker: Worker
+    rule: str
+    target: Target
+    reason: str
+
+    @property
+    def interface(self) -> str:
+        """As in the file; "" where it follows the routes."""
+        return self.target[0]
+
+    def __str__(self) -> str:
+        return f"no output to {endpoint(*self.target[1:])}"
+
+
+Sending = Egress | Members | Nowhere
+"""What an output of a rule is in one worker."""
+
+Resource = Ingress | Worker | Membership | Reception | Hold | Sending
 
 
 def first_address(address: Address | Network) -> Address:
@@ -298,7 +357,23 @@ def endpoint(address: Address | Network, port: int | PortRange) -> str:
 
 def target(output: Output) -> Target:
     """What the output is called by within its rule."""
-    return (output.interface, output.address, output.port)
+    return (output.interface or "", output.address, output.port)
+
+
+def lookup(output: Output, protocol: Protocol) -> Lookup | None:
+    """What is asked of the routes for an output; None for groups, and for ranges of hosts."""
+    address, port = output.address, output.port
+    if not isinstance(address, Address) or address.is_multicast:
+        return None
+    return Lookup(
+        interface=output.interface,
+        address=address,
+        source=output.source,
+        dscp=output.dscp,
+        protocol=protocol,
+        port=port if isinstance(port, int) and protocol == "udp" else None,
+        source_port=output.source_port,
+    )
 
 
 def is_to(output: Output, address: Address, port: int) -> bool:
@@ -307,8 +382,9 @@ def is_to(output: Output, address: Address, port: int) -> bool:
 
 
 def where(output: Output) -> str:
-    """An output as people are told of it: its interface, address and port."""
-    return f"{output.interface} {endpoint(output.address, output.port)}"
+    """An output as people are told of it: its interface if it has one, address and port."""
+    to = endpoint(output.address, output.port)
+    return f"{output.interface} {to}" if output.interface is not None else to
 
 
 def _either(first: Address | None, second: Address | None) -> Address:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, get_args
 
 from mcrd.model import Config, Rule
 from mcrd.plan import Actual, Failure, RelayKey, Wish, Wishes
-from mcrd.resources import Resource
+from mcrd.resources import Nowhere, Resource
 
 State = Literal["active", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -21,12 +21,14 @@ STATES: tuple[State, ...] = get_args(State)
 class OutputState:
     """`retry_in` is in seconds; None when nothing is to be tried again.
 
-    The `reason` of one that is active is why its packets may yet go nowhere.
+    The `reason` of one that is active is why its packets may yet go nowhere. `interface` is where
+    the routes lead, of an output that follows them and has a way now.
     """
 
     state: State
     reason: str | None = None
     retry_in: float | None = None
+    interface: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ def states(
 def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleState:
     if not rule.enabled:
         return RuleState("disabled", None, tuple(OutputState("disabled") for _ in rule.outputs))
-    entry = wishes.of(rule, config, actual.links)
-    if not actual.failures and _is_done(entry, len(rule.outputs), actual):
+    entry = wishes.of(rule, config, actual)
+    if not actual.failures and not entry.moves and _is_done(entry, len(rule.outputs), actual):
         return _active(entry.doubts)
     whole, retry = _whole(entry, actual)
     outputs = tuple(_output(at, entry, actual, whole) for at in range(len(rule.outputs)))
@@ -71,7 +73,8 @@ def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleSta
     failed = next((output for output in outputs if output.state == "failed"), None)
     if failed is not None:
         return RuleState("failed", failed.reason, outputs, failed.retry_in)
-    return RuleState("waiting", "being opened", outputs)
+    reasons = dict.fromkeys(output.reason for output in outputs if output.reason)
+    return RuleState("waiting", "; ".join(reasons), outputs)
 
 
 def _is_done(entry: Wish, outputs: int, actual: Actual) -> bool:
@@ -107,16 +110,21 @@ def _output(at: int, entry: Wish, actual: Actual, whole: str | None) -> OutputSt
     if not entry.relays:
         return OutputState("waiting", entry.waiting[at])
     found = OutputState("active", entry.doubts[at] or None)
+    where: str | None = None
     for key, outputs in entry.relays.items():
         output = outputs[at]
         if isinstance(output, str):
             return OutputState("waiting", output)
+        if isinstance(output, Nowhere):
+            return OutputState("waiting", output.reason)
+        where = output.interface if output.routed else None
         failure = actual.failures.get(output)
         if failure is not None:
             return OutputState("failed", failure.reason, _retry(failure, actual))
         relay = actual.relays.get(key)
         if relay is None or output not in relay.outputs:
             found = OutputState("waiting", "being opened")
+    found = replace(found, interface=where) if where is not None else found
     return OutputState("failed", whole) if whole is not None else found
 
 

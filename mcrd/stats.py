@@ -98,7 +98,7 @@ class OutputCount:
     """What became of the datagrams of one output; `errors` by the name of the errno.
 
     `refused` counts reports of refusals, not datagrams; `new_member` datagrams for which there was
-    no socket yet.
+    no socket yet; `unreachable` those that were not sent because there was no way to the host.
     """
 
     sent: Traffic = field(default_factory=Traffic)
@@ -106,6 +106,7 @@ class OutputCount:
     refused: int = 0
     rate_limited: int = 0
     new_member: int = 0
+    unreachable: int = 0
 
     def add(self, other: OutputCount) -> None:
         """Adds the other's counts to these."""
@@ -113,6 +114,7 @@ class OutputCount:
         self.refused += other.refused
         self.rate_limited += other.rate_limited
         self.new_member += other.new_member
+        self.unreachable += other.unreachable
         for name, number in other.errors.items():
             self.errors[name] = self.errors.get(name, 0) + number
 
@@ -333,6 +335,7 @@ class Segment:
             counters.refused,
             counters.rate_limited,
             counters.new_member,
+            counters.unreachable,
         )
 
     def failing(self) -> list[tuple[str, Target]]:

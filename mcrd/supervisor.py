@@ -40,9 +40,10 @@ from mcrd.links import Links
 from mcrd.metrics import Metrics
 from mcrd.model import Config, Network, Rule
 from mcrd.notify import Notify
-from mcrd.plan import Wishes, plan
+from mcrd.plan import Wishes, lookups_of, plan
 from mcrd.report import Flow
 from mcrd.resources import target, where
+from mcrd.routes import Routes
 from mcrd.states import OutputState, RuleState, states
 from mcrd.stats import OF_RINGS
 from mcrd.tasks import Tasks, clean_up, describe
@@ -83,6 +84,7 @@ class Supervisor:
         self._log_level = log_level
         self._estate = Estate(self._wake)
         self._links = Links(self._links_changed)
+        self._routes = Routes(lambda: self._links.now, self._ways_changed)
         self._metrics = Metrics(self._snapshot)
         self._adopted = 0.0
         self._server = Server(
@@ -150,6 +152,7 @@ class Supervisor:
                     ("tasks", self._tasks.stop),
                     ("metrics", self._metrics.stop),
                     ("the control socket", self._server.stop),
+                    ("routes", self._routes.stop),
                     ("interfaces", self._links.stop),
                     ("what is open", self._estate.close),
                     ("the ears", self._listener.close),
@@ -161,6 +164,7 @@ class Supervisor:
     async def _main(self) -> None:
         async with self._planning():
             await self._links.start()
+            self._routes.start()
             start = self._started_with(await self._estate.take_over())
             self._flow = self._flow_now()
             # What was counted before is no news.
@@ -266,7 +270,12 @@ class Supervisor:
     def _wake(self) -> None:
         self._woken.set()
 
+    def _ways_changed(self, interfaces: frozenset[str]) -> None:
+        self._wake()
+        self._estate.retry_now(interfaces)
+
     def _links_changed(self, changed: frozenset[str]) -> None:
+        self._routes.links_changed()
         self._wake()
         self._estate.retry_now(changed)
         self._estate.take_errors()
@@ -297,7 +306,7 @@ class Supervisor:
             self._look_at_names()
             await self._estate.renew_suspects()
             self._estate.admit(self._networks, also_old=True)
-            actual = self._estate.actual(self._links.now, to_plan=True)
+            actual = self._estate.actual(self._links.now, self._routes.now, to_plan=True)
             steps = plan(self._config, actual, self._wishes)
             if not steps:
                 break
@@ -391,6 +400,8 @@ class Supervisor:
             self._watch.start(self._files(new), new.include_patterns)
         else:
             self._watch.stop()
+        enabled = (rule for rule in new.rules.values() if rule.enabled)
+        self._routes.watch(one for rule in enabled for one in lookups_of(rule))
         self._wishes.keep(new.rules)
         self._alarms.keep(new.rules)
         self._estate.forget(new, self._links.now)
@@ -545,7 +556,7 @@ class Supervisor:
 
     def _now(self, rules: Mapping[str, Rule] | None = None) -> dict[str, RuleState]:
         """How these rules fare, or all."""
-        actual = self._estate.actual(self._links.now)
+        actual = self._estate.actual(self._links.now, self._routes.now)
         return states(self._config, actual, self._wishes, rules)
 
     def _status(self) -> dict[str, Any]:

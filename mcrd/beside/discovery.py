@@ -114,7 +114,7 @@ def _program(host: Host, pid: int, rule: Rule, protocol: str) -> Listener:
 
 
 def _ends(rule: Rule) -> tuple[set[str], set[str]]:
-    return {rule.input.interface}, {output.interface for output in rule.outputs}
+    return {rule.input.interface}, {o.interface for o in rule.outputs if o.interface is not None}
 
 
 def _avahi(who: str, settings: Mapping[str, str], path: str, rule: Rule) -> Listener:

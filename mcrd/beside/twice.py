@@ -54,8 +54,8 @@ def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Ite
             found = {
                 at: inodes
                 for at, output in enumerate(rule.outputs)
-                if output.interface in links
-                and (inodes := tuple(_sockets(output, links[output.interface], own, sight)))
+                if output.interface is None or output.interface in links
+                if (inodes := tuple(_sockets(output, links, own, sight)))
             }
             if found:
                 inodes = (*rings[link.index], *(i for some in found.values() for i in some))
@@ -63,12 +63,15 @@ def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Ite
         yield from _routed(rule, links, routes.get(link.index, ()))
 
 
-def _sockets(output: Output, link: Link, own: Container[Address], sight: Sight) -> Iterator[int]:
+def _sockets(
+    output: Output, links: Mapping[str, Link], own: Container[Address], sight: Sight
+) -> Iterator[int]:
     """Of others, connected to where the output sends; by their source it is the same interface.
 
-    A source that is none of this host is one that is kept.
+    A source that is none of this host is one that is kept. Where the routes lead they lead for all.
     """
-    here = {address.ip for address in link.addresses}
+    link = links[output.interface] if output.interface is not None else None
+    here = {address.ip for address in link.addresses} if link is not None else own
     for sender in _senders(output, sight):
         if sender.source in here or sender.source not in own:
             yield sender.inode
@@ -91,7 +94,8 @@ def _routed(rule: Rule, links: Mapping[str, Link], routes: Iterable[Route]) -> I
     same = {
         links[output.interface].index: at
         for at, output in enumerate(rule.outputs)
-        if output.interface in links
+        if output.interface is not None
+        and output.interface in links
         and (output.address, output.port) == (given.address, given.port)
     }
     for route in routes if same else ():

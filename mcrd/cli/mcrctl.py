@@ -21,6 +21,7 @@ from mcrd import __version__
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
 from mcrd.cli.output import drops, write
 from mcrd.client import ControlError, ask
+from mcrd.words import unsent_for
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
@@ -284,6 +285,14 @@ def _endpoint(entry: dict[str, Any]) -> str:
     return f"[{address}]:{entry['port']}" if ":" in address else f"{address}:{entry['port']}"
 
 
+def _to(output: dict[str, Any]) -> str:
+    """Where an output sends; of one that follows the routes, by which interface now."""
+    if output["interface"] is not None:
+        return f"{_interface(output)} {_endpoint(output)}"
+    by = output["interface_now"]
+    return _endpoint(output) + (f" by {by}" if by else "")
+
+
 def _state(entry: dict[str, Any]) -> str:
     return f"{entry['state']}: {entry['reason']}" if entry["reason"] else entry["state"]
 
@@ -316,7 +325,7 @@ def _rules(answer: dict[str, Any]) -> Iterator[str]:
         for output in rule["outputs"]:
             how = "" if _state(output) == _state(rule) else f"  {_state(output)}"
             settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
-            yield f"      to {_interface(output)} {_endpoint(output)}{settings}{how}"
+            yield f"      to {_to(output)}{settings}{how}"
 
 
 def _traffic(count: dict[str, Any]) -> str:
@@ -345,11 +354,13 @@ def _stats(answer: dict[str, Any]) -> Iterator[str]:
                 **output["errors"],
                 "rate_limited": output["rate_limited"],
                 "new_member": output["new_member"],
+                "unreachable": output.get("unreachable", 0),
             }
-            errors = ", ".join(f"{count} {why}" for why, count in unsent.items() if count)
+            named = [f"{count} {unsent_for(why)}" for why, count in unsent.items() if count]
+            errors = ", ".join(named)
             refused = f"; {output['refused']} refusals reported" if output["refused"] else ""
             yield (
-                f"    sent {_traffic(sent)} to {_interface(output)} {_endpoint(output)}"
+                f"    sent {_traffic(sent)} to {_to(output)}"
                 f"{refused}" + (f"; not sent: {errors}" if errors else "")
             )
     workers = Counter(worker["interface"] for worker in answer["workers"])

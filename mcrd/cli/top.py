@@ -169,8 +169,11 @@ def rows(answer: dict[str, Any], view: View) -> list[list[Row]]:
 
 
 def _of_output(output: dict[str, Any]) -> Row:
-    lost = sum(output["errors"].values()) + output["rate_limited"] + output["new_member"]
-    return _row(f"  to {output['where']}", output["state"], output["rate"], lost, True)
+    lost = sum(output["errors"].values())
+    lost += output["rate_limited"] + output["new_member"] + output.get("unreachable", 0)
+    routed = output["interface"] is None and output["interface_now"]
+    by = f" by {output['interface_now']}" if routed else ""
+    return _row(f"  to {output['where']}{by}", output["state"], output["rate"], lost, True)
 
 
 def _row(name: str, state: str, rate: dict[str, Any], lost: int, is_output: bool = False) -> Row:

@@ -68,7 +68,12 @@ def _rule(name: str, fields: Fields, place: Place) -> Rule:
 
 
 def _output(fields: Fields, given: Input) -> Output:
-    output: dict[str, Any] = {"address": given.address, "port": given.port, **_given(fields)}
+    output: dict[str, Any] = {
+        "interface": None,
+        "address": given.address,
+        "port": given.port,
+        **_given(fields),
+    }
     ttl = _TTL_TO_GROUP if output["address"].is_multicast else _TTL_TO_HOST
     return Output(**({"ttl": ttl} | output))
 

@@ -24,6 +24,7 @@ def check_rule(rule: FoundRule) -> None:
     _check_input(rule)
     _check_listed_twice(rule)
     for output in rule.outputs:
+        _check_interface(rule, output)
         _check_loop_back(rule, output)
         _check_protocol(rule, output)
         _check_address(rule, output)
@@ -76,12 +77,37 @@ def _check_listed_twice(rule: FoundRule) -> None:
         else:
             rule.report.value(
                 path,
-                f"overlaps {where}: both send to {shared(endpoint, first)} on {first.interface}",
+                f"overlaps {where}: both send to {shared(endpoint, first)}"
+                + (f" on {first.interface}" if first.interface else ""),
             )
+
+
+def _check_interface(rule: FoundRule, output: FoundOutput) -> None:
+    """Routes lead to one host; to a link-local address, on every link."""
+    if output.fields.get("interface", WRONG) is not None:
+        return
+    address = output.address
+    message = "missing; expected an interface name"
+    if address is not None:
+        if address.is_multicast:
+            message += f": the routes do not say where a group is, and {address} is one"
+        elif isinstance(address, Network):
+            message += f": the routes may lead to the hosts of {address} over several"
+        elif address.version == 6 and address.is_link_local:
+            message += f": {address} is link-local, and there is such an address on every link"
+        else:
+            return
+    rule.report.absent((*output.path, "interface"), message)
 
 
 def _check_loop_back(rule: FoundRule, output: FoundOutput) -> None:
     if output.endpoint is None or rule.input is None:
+        return
+    if not output.endpoint.interface:
+        box = rule.input.box._replace(place=output.endpoint.box.place)
+        if output.endpoint.box.overlaps(box) and not output.endpoint.address.is_multicast:
+            both = shared(output.endpoint, rule.input)
+            rule.report.value(output.path, f"would come back to the input of this rule: {both}")
         return
     where = f"the input of this rule ({rule.report.place(rule.input_path)})"
     if output.endpoint == rule.input:

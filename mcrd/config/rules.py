@@ -69,7 +69,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What makes two inputs, two outputs, or an input and an output the same."""
+    """What makes two inputs, two outputs, or an input and an output the same.
+
+    The interface is "" for an output that follows the routes.
+    """
 
     interface: str
     address: Address | Network
@@ -79,7 +82,9 @@ class Endpoint:
     @property
     def keys(self) -> str:
         """The keys that say it."""
-        return "interface and address" if self.port == NO_PORT else "interface, address and port"
+        names = ["interface"] if self.interface else []
+        names += ["address"] if self.port == NO_PORT else ["address", "port"]
+        return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
     def __str__(self) -> str:
         return destination(self.address, self.port)
@@ -150,7 +155,10 @@ def _output(path: KeyPath, fields: Fields, given: Fields) -> FoundOutput:
     address = _kept("address", fields, given)
     port = NO_PORT if given.get("protocol") == "esp" else _kept("port", fields, given)
     # Outputs leave untagged, whatever the VLAN of the input.
-    endpoint = _endpoint(fields, address, port, given | {"vlan": None})
+    routed = "interface" in fields and fields["interface"] is None
+    endpoint = _endpoint(
+        fields | {"interface": ""} if routed else fields, address, port, given | {"vlan": None}
+    )
     return FoundOutput(path, fields, address, endpoint)
 
 

@@ -103,9 +103,12 @@ class Input(Struct):
 
 
 class Output(Struct):
-    """One table of `outputs`. Absent: address and port are the input's, ttl depends on them."""
+    """One table of `outputs`. Absent: address and port are the input's, ttl depends on them.
 
-    interface: InterfaceName
+    Without `interface`, which a host alone may do, the routes lead to one.
+    """
+
+    interface: InterfaceName | UnsetType = UNSET
     address: Destination | UnsetType = UNSET
     port: Ports | UnsetType = UNSET
     ttl: Ttl | UnsetType = UNSET

@@ -136,6 +136,10 @@ class Match(msgspec.Struct, frozen=True):
     exclude: list[Network] = []
 
 
+NOWHERE = -1
+"""The place of an output without a way to its host: what it should send is counted."""
+
+
 class RuleOutput(msgspec.Struct, frozen=True, array_like=True):
     """An egress socket by its place (None: each member has its own); slot for counters; limit."""
 

@@ -47,6 +47,8 @@ def _endpoint(endpoint: messages.Endpoint) -> Any:
 
 
 def _place(place: int | None) -> int:
+    if place == messages.NOWHERE:
+        return int(lib.MCRD_NOWHERE)
     return int(lib.MCRD_BY_MEMBER) if place is None else place
 
 

@@ -63,7 +63,7 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Li
     try:
         here = links()
     except OSError as error:
-        return rules, [Finding(check, "unknown", f"cannot be told: {error.strerror or error}")], {}
+        return rules, [Finding(check, "unknown", f"cannot be told: {words(error)}")], {}
     twice = names.doubles(rules, here)
     found = [
         *(f"interfaces.{name} {why}" for name, why in twice.tables.items()),

@@ -32,8 +32,9 @@ class Needs:
         return list(dict.fromkeys(rule.input.interface for rule in self.rules()))
 
     def outputs(self) -> list[str]:
-        """Interfaces, in the order of the file."""
-        return list(dict.fromkeys(o.interface for rule in self.rules() for o in rule.outputs))
+        """Interfaces, in the order of the file, without those that routes lead to."""
+        outputs = (output for rule in self.rules() for output in rule.outputs)
+        return list(dict.fromkeys(o.interface for o in outputs if o.interface is not None))
 
     def workers(self, interface: str) -> int:
         """How many read it."""
@@ -76,7 +77,8 @@ class Needs:
             asked = is_joined(given) or not (given.address.is_multicast or given.vlan is not None)
             if given.address.version == 6 and asked:
                 found[given.interface] = None
-            found |= {o.interface: None for o in rule.outputs if o.address.version == 6}
+            outputs = (o.interface for o in rule.outputs if o.address.version == 6)
+            found |= {name: None for name in outputs if name is not None}
         return list(found)
 
     def single_sources(self, version: int) -> list[tuple[str, int]]:

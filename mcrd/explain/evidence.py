@@ -53,13 +53,18 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The way to a host over the interface of an output. `neighbour` is a state of ip-neighbour(8).
+    """The way to a host over `interface`. `neighbour` is a state of ip-neighbour(8).
 
-    `error` is why there is none, a name of errno(3). `local`: it is this host. `gateway`: the first
-    router, if there is one. `mtu`: the route's own, in bytes, if it has one.
+    The interface is that of the output, or else where the routes lead. `error` is why there is no
+    way, a name of errno(3); `elsewhere` is where the routes lead then, from an output with an
+    interface. `local`: it is this host. `gateway`: the first router, if there is one. `mtu`: the
+    route's own, in bytes, if it has one. `source`: what the kernel would send from.
     """
 
     error: str | None = None
+    interface: str | None = None
+    elsewhere: str | None = None
+    source: Address | None = None
     gateway: str | None = None
     neighbour: str | None = None
     local: bool = False

@@ -65,15 +65,16 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
         rule = rule_here(rule, links)
         given = rule.input
         ways = {
-            index: _way(ask, output, links[output.interface])
+            index: _way(ask, output, links)
             for index, output in enumerate(rule.outputs)
-            if output.interface in links and not output.address.is_multicast
+            if (output.interface is None or output.interface in links)
+            and not output.address.is_multicast
         }
         back = {source: _back(ask, source, links) for source in list(sources)[:SOURCES]}
     group = first_address(given.address)
     to_groups = {i: output for i, output in enumerate(rule.outputs) if output.address.is_multicast}
     # A rule may have a thousand outputs on a few interfaces.
-    ends = {(output.interface, output.address.version) for output in to_groups.values()}
+    ends = {(output.interface or "", output.address.version) for output in to_groups.values()}
     ends.add((given.interface, group.version))
     bridges = {end: _bridge(end[0], messages, end[1]) for end in ends}
     joined: Joined = {version: _joined(version) for version in {version for _, version in ends}}
@@ -88,13 +89,13 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
         bridges={
             index: found
             for index, output in to_groups.items()
-            if (found := bridges[output.interface, output.address.version]) is not None
+            if (found := bridges[output.interface or "", output.address.version]) is not None
         },
         joined_here=frozenset(
             index
             for index, output in to_groups.items()
             if output.interface in links
-            and _not_joined(output.interface, output.address, joined) == []
+            and _not_joined(output.interface or "", output.address, joined) == []
         ),
         reverse_filter=_reverse_filter(given.interface) if group.version == 4 else None,
         back=back,
@@ -102,25 +103,56 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
     )
 
 
-def _way(ask: IPRoute, output: Output, link: Link) -> Way:
-    """As the kernel would go from a socket that is bound to the interface."""
-    address = first_address(output.address)
-    own = {own.ip for own in link.addresses}
-    source = source_of(output, link)
-    chosen = {"src": str(source)} if source in own else {}  # which rules of `ip rule` go by
-    wanted = {"dst": str(address), "oif": link.index, **chosen}
+def _way(ask: IPRoute, output: Output, links: Mapping[str, Link]) -> Way:
+    """As the kernel would go: from a socket that is bound to the interface, if there is one."""
+    address, link = first_address(output.address), links.get(output.interface or "")
+    wanted: dict[str, object] = {"dst": str(address)}
+    flags = 0
+    if link is not None:
+        wanted["oif"], flags = link.index, RTM_F_FIB_MATCH
+    source = source_of(output, link) if link is not None else output.source
+    own = {own.ip for each in links.values() for own in each.addresses}
+    if source in own and (link is None or address.version == 4):
+        wanted["src"] = str(source)  # which rules of `ip rule` go by
     try:
-        (found,) = ask.route("get", **wanted, flags=RTM_F_FIB_MATCH)
+        (found,) = ask.route("get", **wanted, flags=flags)
     except NetlinkError as error:
-        return Way(error=errno.errorcode.get(error.code or 0, str(error)))
+        return _no_way(ask, error, address, link, links)
     if address in own or found.get("type") == RTN_LOCAL:
-        return Way(local=True)
+        return Way(local=True, interface=output.interface or "lo")
+    if link is None:
+        link = next((each for each in links.values() if each.index == found.get("oif")), None)
+        if link is None:
+            return Way(error="ENETUNREACH")
     gateway = found.get("gateway") or (found.get("via") or {}).get("addr")
     return Way(
+        interface=link.name,
+        source=ip_address(found.get("prefsrc")) if found.get("prefsrc") else None,
         gateway=gateway,
         neighbour=_neighbour(ask, ip_address(gateway or str(address)), link),
         mtu=(found.get("metrics") or {}).get("mtu"),
     )
+
+
+def _no_way(
+    ask: IPRoute,
+    error: NetlinkError,
+    address: Address,
+    link: Link | None,
+    links: Mapping[str, Link],
+) -> Way:
+    """Of an interface without a route, IPv4 says EHOSTUNREACH, as of a route `unreachable`."""
+    if link is not None:
+        try:
+            (found,) = ask.route("get", dst=str(address))
+        except NetlinkError as other:
+            error = other
+        else:
+            over = next(
+                (each.name for each in links.values() if each.index == found.get("oif")), ""
+            )
+            return Way(error="ENETUNREACH", elsewhere=over or None)
+    return Way(error=errno.errorcode.get(error.code or 0, str(error)))
 
 
 def _neighbour(ask: IPRoute, address: Address, link: Link) -> str | None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from mcrd.explain.taken import grown
 from mcrd.model import Address, Output
 from mcrd.plan import is_of_link, source_of
 from mcrd.resources import Link, first_address, target
+from mcrd.words import unsent_for
 
 HEADERS = {4: 20, 6: 40}  # of IP
 STAGE = "output"
@@ -37,6 +39,7 @@ REMEDIES = {
 }
 REFUSING = {"EINVAL": "blackhole", "EACCES": "prohibit", "EHOSTUNREACH": "unreachable"}
 COUNTERS = {
+    "unreachable": ("had no way to the host", "the route, or the host: see above"),
     "rate_limited": ("were over the limit of the output", "`limit` of the output"),
     "new_member": ("had no socket yet, as of each new source or group", "it passes"),
 }
@@ -50,28 +53,42 @@ def outputs(evidence: Evidence) -> Iterator[Finding]:
 
 def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]:
     host = evidence.host
-    found = host.links.get(output.interface)
-    if found is None or not found.up or not found.carrier:
-        yield from link(STAGE, output.interface, host, index)
-        return
     say = partial(_finding, index)
-    addressed = list(_address(say, output, found))
+    asked = output  # as in the file
+    if output.interface is None:
+        way = host.ways.get(index)
+        if way is None or way.interface is None:
+            yield from _way(evidence, say, index, output)
+            yield from _counters(evidence, say, asked)
+            return
+        output = replace(output, interface=way.interface)
+    name = output.interface or ""
+    found = host.links.get(name)
+    if found is None or not found.up or not found.carrier:
+        yield from link(STAGE, name, host, index)
+        return
+    addressed = list(_address(say, output, found, routed=asked.interface is None))
     if addressed:
         yield from addressed
         return
     yield say(
         "link",
         "yes",
-        f"{called(output.interface, host)} is up, with an IPv{output.address.version} address",
+        f"{called(name, host)} is up, with an IPv{output.address.version} address",
     )
-    if doubted := doubt(output, found, source_of(output, found)):
+    source = source_of(output, found)
+    if asked.interface is None and asked.source is None:
+        source = host.ways[index].source
+    elif asked.interface is None and asked.source != "keep":
+        source = asked.source
+    if doubted := doubt(output, found, source):
         yield say("carries", "unknown", doubted.reason, doubted.remedy)
-    way = list(_way(evidence, say, index, output))
-    yield from way
-    if not any(finding.answer == "no" for finding in way):
+    stages = list(_way(evidence, say, index, output))
+    yield from stages
+    if not any(finding.answer == "no" for finding in stages):
         yield from _ttl(evidence, say, index, output)
     yield from _size(evidence, say, output, _mtu(evidence, index, found))
-    yield from _counters(evidence, say, output)
+    yield from _counters(evidence, say, asked)
     if index in host.joined_here and not output.loop:
         text = f"this host has joined {output.address}, and gets nothing of what it sends itself"
         yield say("loop", "note", text, "`loop = true` in the output, if its programs are to")
@@ -85,13 +102,17 @@ def _finding(index: int, topic: str, answer: Answer, text: str, remedy: str = ""
 Say = partial[Finding]
 
 
-def _address(say: Say, output: Output, found: Link) -> Iterator[Finding]:
+def _address(say: Say, output: Output, found: Link, *, routed: bool) -> Iterator[Finding]:
     own = [address for address in found.addresses if address.version == output.address.version]
     if output.source is None and not own:
         text = f"{output.interface} has no IPv{output.address.version} address to send from"
         remedy = f"`ip address add ADDRESS/LENGTH dev {output.interface}`"
         yield say("address", "no", text, remedy)
-    elif output.source not in (None, "keep") and output.source not in [a.ip for a in own]:
+    elif (
+        not routed
+        and output.source not in (None, "keep")
+        and output.source not in [a.ip for a in own]
+    ):
         text = f"{output.interface} does not have the address {output.source}"
         remedy = "`source` of the output, or `ip address add`"
         yield say("address", "no", text, remedy)
@@ -106,6 +127,15 @@ def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
         if way.error in REFUSING:
             text = f"a route of the type {REFUSING[way.error]} is in the way to {host}"
             remedy = f"`ip route get {host} fibmatch` shows it: that, or its `ip rule`, has to go"
+        elif output.interface is None:
+            text = f"there is no route to {host}"
+            remedy = f"`ip route add {host} via ROUTER`, or the program that is to know the way"
+        elif way.elsewhere is not None:
+            text = f"the route to {host} leaves by {way.elsewhere}, and not by {output.interface}"
+            remedy = (
+                f'`interface = "{way.elsewhere}"` in the output; or leave the interface out, and'
+                " the output follows the routes"
+            )
         else:
             text = f"there is no route to {host} over {output.interface}"
             remedy = f"`ip route add {host} via ROUTER dev {output.interface}`"
@@ -196,17 +226,18 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
         grew = count - was.get("errors", {}).get(why, 0)
         if grew > 0:
             of = f" of {grew + sent}" if sent > 0 else ""
-            text = f"{grew}{of} packets were not sent: {why}"
+            text = f"{grew}{of} packets were not sent: {unsent_for(why)}"
             yield say(why, "no", text, REMEDIES.get(why, "errno(3) has the reason"))
         elif count and sent <= 0:
-            yield say(why, "note", f"{count} packets were not sent before: {why}")
+            yield say(why, "note", f"{count} packets were not sent before: {unsent_for(why)}")
     yield from returned(evidence, say, output, now["refused"], was.get("refused", 0))
     for counter, (text, remedy) in COUNTERS.items():
-        grew = now[counter] - was.get(counter, 0)
+        grew = now.get(counter, 0) - was.get(counter, 0)
         if grew > 0:
             yield say(counter, "note", f"{grew} of {grew + sent} packets {text}", remedy)
     if sent > 0:
-        yield say("sent", "yes", f"{sent} packets were sent meanwhile, from {output.interface}")
+        of = f", from {now['interface']}" if now["interface"] else ""
+        yield say("sent", "yes", f"{sent} packets were sent meanwhile{of}")
     elif daemon.state is None or daemon.state["state"] != "active":
         yield say("sent", "unknown", "nothing was sent: the rule is not active")
     elif now["state"] not in ("active", "disabled"):
@@ -224,7 +255,9 @@ def _entry(evidence: Evidence, when: str, output: Output) -> Mapping[str, Any] |
     rule = stats.get("rules", {}).get(evidence.rule.name, {"outputs": []})
     wanted = tuple(map(str, target(output)))
     for entry in rule["outputs"]:
-        interface = entry.get("interface_now") or entry["interface"]
+        interface = entry["interface"] or ""
+        if interface:
+            interface = entry.get("interface_now") or interface
         if (interface, entry["address"], str(entry["port"])) == wanted:
             found: Mapping[str, Any] = entry
             return found

@@ -44,7 +44,7 @@ def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Itera
         remedy = f"`bridge mdb show dev {bridge.name}` lists the groups that are wanted"
         yield say("snooping", "no", f"{text} {output.address}: it goes nowhere", remedy)
         return
-    heard = heard_on(evidence, output.interface, output.address.version)
+    heard = heard_on(evidence, output.interface or "", output.address.version)
     if heard is not None:
         yield _heard(evidence, say, output, heard)
 
@@ -108,7 +108,7 @@ def _sources(evidence: Evidence, output: Output) -> set[str]:
     """Whom the packets come from for a receiver; empty when that cannot be said."""
     if output.source == "keep":
         return {kind["source"] for kind in evidence.seen.good}
-    source = source_of(output, evidence.host.links[output.interface])
+    source = source_of(output, evidence.host.links[output.interface or ""])
     return {str(source)} if source is not None else set()
 
 

@@ -52,7 +52,8 @@ class Listener:
     def tell(self, rule: Rule) -> dict[str, Any]:
         """As JSON: what was heard on the interfaces of a rule, and came back to its outputs."""
         now = time.monotonic()
-        names = (rule.input.interface, *(output.interface for output in rule.outputs))
+        outputs = (o.interface for o in rule.outputs if o.interface is not None)
+        names = (rule.input.interface, *outputs)
         single: dict[Address, list[Output]] = {}
         ranges = [output for output in rule.outputs if not isinstance(output.address, Address)]
         for output in rule.outputs:

@@ -74,8 +74,8 @@ def check_index(interface: str, index: int) -> None:
         raise OSError(errno.ENODEV, f"{interface} is another interface now")
 
 
-def quiet_socket(protocol: Protocol, address: Address, interface: str) -> socket.socket:
-    """A UDP or raw ESP socket that is bound to an interface, and never receives."""
+def quiet_socket(protocol: Protocol, address: Address, interface: str | None) -> socket.socket:
+    """A UDP or raw ESP socket that never receives; bound to an interface, if it is given."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     if protocol == "udp":
@@ -89,7 +89,8 @@ def quiet_socket(protocol: Protocol, address: Address, interface: str) -> socket
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
         if family == socket.AF_INET6 and protocol == "udp":  # a raw socket is IPv6 alone anyway
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        if interface is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
     except BaseException:
         sock.close()
         raise

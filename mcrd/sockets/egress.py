@@ -13,6 +13,7 @@ from collections.abc import Collection
 from mcrd.model import Address
 from mcrd.resources import Egress, Target
 from mcrd.sockets.common import check_index, quiet_socket, socket_name
+from mcrd.sockets.routes import Question, RouteQueries
 
 # linux/in.h, linux/in6.h
 IP_MTU_DISCOVER = 10
@@ -23,15 +24,6 @@ IPV6_MTU_DISCOVER = 23
 IPV6_RECVERR = 25
 IPV6_TRANSPARENT = 75
 IPV6_PMTUDISC_DONT = 0
-
-# linux/netlink.h, linux/rtnetlink.h
-NLM_F_REQUEST = 1
-NLMSG_ERROR = 2
-RTM_GETROUTE = 26
-RTA_DST = 1
-RTA_SRC = 2
-RTA_OIF = 4
-RTM_F_FIB_MATCH = 0x2000
 
 
 SOURCES = 8  # addresses of an output's own interface whose ports are remembered
@@ -46,15 +38,20 @@ class EgressSockets:
         self._sources: dict[tuple[str, Target], list[Address]] = {}  # as they were chosen
 
     def open(self, egress: Egress) -> socket.socket:
-        """A non-blocking UDP socket, bound to its interface, source and port, and connected."""
+        """A non-blocking UDP socket, bound to its source and port, and connected.
+
+        One that follows the routes is not bound to its interface: when they move, the kernel sends
+        over the new way, or refuses, from that packet on.
+        """
         check_index(egress.interface, egress.index)
-        sock = quiet_socket(egress.protocol, egress.address, egress.interface)
+        interface = None if egress.routed else egress.interface
+        sock = quiet_socket(egress.protocol, egress.address, interface)
         try:
             if egress.address.version == 4:
                 _set_ipv4(sock, egress)
             else:
                 _set_ipv6(sock, egress)
-            if egress.address.version == 4 and not egress.address.is_multicast:
+            if egress.address.version == 4 and not (egress.address.is_multicast or egress.routed):
                 _check_route(egress)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             self._bind(sock, egress)
@@ -109,24 +106,19 @@ class EgressSockets:
 
 
 def _check_route(egress: Egress) -> None:
-    """Raises ENETUNREACH without an IPv4 route over the interface (rtnetlink(7), RTM_GETROUTE).
+    """Raises ENETUNREACH without an IPv4 route over the interface.
 
     connect() would not: on a socket that is bound to an interface, the kernel takes a destination
     without a route for a neighbour, and ARP for it is in vain (ip_route_output_key_hash_rcu()).
     """
-    attributes = struct.pack("=HH4s", 8, RTA_DST, egress.address.packed)
-    attributes += struct.pack("=HHi", 8, RTA_OIF, egress.index)
-    if not egress.transparent:  # rules of `ip rule` may go by it
-        attributes += struct.pack("=HH4s", 8, RTA_SRC, egress.source.packed)
-    rtmsg = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
-    body = rtmsg + attributes
-    header = struct.pack("=IHHII", 16 + len(body), RTM_GETROUTE, NLM_F_REQUEST, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
-        sock.settimeout(1.0)
-        sock.send(header + body)
-        answer = sock.recv(65536)
-    kind, error = struct.unpack_from("=4xH10xi", answer)
-    if kind == NLMSG_ERROR and -error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+    # Rules of `ip rule` may go by the source; of another host's, the kernel would not answer.
+    source = None if egress.transparent else egress.source
+    queries = RouteQueries()
+    try:
+        (found,) = queries.routes([Question(egress.address, egress.index, source)])
+    finally:
+        queries.close()
+    if found.error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
 

@@ -119,6 +119,11 @@ class Mcrd:
         """What `mcrctl stats --json` prints."""
         return self._ask("stats")
 
+    def rules(self) -> dict[str, Any]:
+        """What `mcrctl rules --json` prints: each rule by its name."""
+        found: dict[str, Any] = self._ask("rules")["rules"]
+        return found
+
     def _ask(self, command: str) -> dict[str, Any]:
         """As mcrctl asks, without a process for each of the many times that a test asks."""
         answer: dict[str, Any] = ask(self.control, command, ANSWER_TIMEOUT)

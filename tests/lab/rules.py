@@ -12,10 +12,12 @@ def rule(name: str, source: str, *outputs: str, more: str = "") -> str:
 
 
 def _end(text: str) -> str:
-    """interface address port key=value ...; "-" for an address or port that is not given."""
+    """interface address port key=value ...; "-" for one of the three that is not given."""
     interface, address, port, *settings = text.split()
     pairs = "".join(f", {setting.replace('=', ' = ')}" for setting in settings)
-    where = "" if address == "-" else f', address = "{address}"'
+    where = "" if interface == "-" else f'interface = "{interface}"'
+    if address != "-":
+        where += f'{", " if where else ""}address = "{address}"'
     if port != "-":
         where += f", port = {port}" if port.isdigit() else f', port = "{port}"'
-    return f'{{ interface = "{interface}"{where}{pairs} }}'
+    return f"{{ {where}{pairs} }}"

@@ -131,6 +131,30 @@ def test_wireguard(lab: Lab) -> None:
     assert len(fragments) == 2 * COUNT
 
 
+def test_two_ways(lab: Lab) -> None:
+    """source -- A ==tun0, tun1== B -- receiver; plain cables stand for the tunnels."""
+    source, a, b, receiver = lab.hosts("source", "a", "b", "receiver")
+    lab.link(source, "eth0", ["10.1.0.5/24"], a, "eth0", ["10.1.0.1/24"])
+    lab.link(receiver, "eth0", ["10.2.0.5/24"], b, "eth0", ["10.2.0.1/24"])
+    for number in range(2):
+        ends = (f"10.10{number}.0.1/24", f"10.10{number}.0.2/24")
+        lab.link(a, f"tun{number}", ends[:1], b, f"tun{number}", ends[1:])
+        metric = ("metric", str(10 + 10 * number))
+        a.run("ip", "route", "add", "10.200.0.2", "dev", f"tun{number}", *metric)
+    b.run("ip", "address", "add", "10.200.0.2/32", "dev", "lo")
+    at_a = relay(a, "two ways, site A")
+    relay(b, "two ways, site B")
+    assert "to 10.200.0.2:10001 by tun0" in at_a.ctl("rules").stdout
+    received = [sink(receiver, "239.1.1.1", 5000, "10.2.0.1")]
+    send(source, ("239.1.1.1", 5000))
+    all_arrive(received)
+    a.run("ip", "route", "del", "10.200.0.2", "dev", "tun0")
+    wait_for(lambda: "by tun1" in at_a.ctl("rules").stdout, "the output to follow")
+    received = [sink(receiver, "239.1.1.1", 5000, "10.2.0.1")]
+    send(source, ("239.1.1.1", 5000))
+    all_arrive(received)
+
+
 def _tunnel(lab: Lab, a: Host, b: Host) -> None:
     """wg0 at both ends, as the page sets it up; in clear where the kernel has none."""
     outer = {a: "198.51.100.1", b: "198.51.100.2"}

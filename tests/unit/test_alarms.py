@@ -115,7 +115,8 @@ def test_one_output_that_always_fails_is_the_only_one_that_is_read(
     alarms.look(config, {}, ledger, {})
     assert reads == ["r1", "r7", "r7", "r7"]
     assert [r.getMessage() for r in caplog.records if "unsent" in r.getMessage()] == [
-        "rules.r7: output eth1 239.2.2.2:5007: 1 packets were not sent (EPERM) (unsent)"
+        "rules.r7: output eth1 239.2.2.2:5007:"
+        " 1 packets were not sent: EPERM (firewall of this host) (unsent)"
     ]
     pen.close()
 

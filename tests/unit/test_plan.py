@@ -35,12 +35,16 @@ from mcrd.resources import (
     Hold,
     Ingress,
     Link,
+    Lookup,
     Members,
     Membership,
+    Nowhere,
     Reception,
     Resource,
     Ring,
+    Sending,
     Target,
+    Way,
     Worker,
     first_address,
     first_port,
@@ -163,8 +167,9 @@ def outputs(draw: st.DrawFn, source: Input) -> Output:
     elif source.protocol == "udp":
         port = draw(PORTS)
     chosen = draw(CHOSEN[address.version, address.version == source.address.version])
+    is_host = isinstance(address, Address) and not address.is_multicast
     return Output(
-        interface=draw(INTERFACE),
+        interface=None if is_host and draw(SELDOM) else draw(INTERFACE),
         address=address,
         port=port,
         ttl=draw(TTLS),
@@ -250,7 +255,7 @@ WORLDS = st.tuples(configs(), hosts()) | other_names()
 
 
 def _target(output: Output) -> Target:
-    return (output.interface, output.address, output.port)
+    return (output.interface or "", output.address, output.port)
 
 
 def _config(of: Iterable[Rule], interfaces: Mapping[str, Interface]) -> Config:
@@ -419,10 +424,16 @@ def test_what_is_looked_up_by_the_thousand_has_hashes_of_its_own() -> None:
 def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def noted(rule: Rule, config: Config, links: Mapping[str, Link], double: object) -> object:
+    def noted(
+        rule: Rule,
+        config: Config,
+        links: Mapping[str, Link],
+        ways: Mapping[Lookup, Way],
+        double: object,
+    ) -> object:
         assert double == ()
         asked.append(rule.name)
-        return wish(rule, config, links)
+        return wish(rule, config, links, ways)
 
     monkeypatch.setattr("mcrd.plan.wish", noted)
     wishes = Wishes()
@@ -666,13 +677,80 @@ def config_of(*of: Rule) -> Config:
 
 def outputs_of(
     rule: Rule, links: Mapping[str, Link] = LINKS, settings: Interface | None = None
-) -> tuple[Egress | Members | str, ...]:
+) -> tuple[Sending | str, ...]:
     """What is to be opened for the outputs of a rule, in its first worker."""
     interfaces = {rule.input.interface: settings} if settings else {}
     return next(iter(wish(rule, Config(interfaces=interfaces), links).relays.values()))
 
 
 RUNNING = reach(config_of(CAMERA), LINKS)
+
+HOST = ip_address("192.0.2.7")
+TO_HOST = replace(CAMERA, outputs=(Output(None, HOST, 6000, ttl=64),))
+ASKED = Lookup(None, HOST, port=6000)
+OVER_ETH1 = Way("eth1", 3, ip_address("10.1.0.1"), ip_address("10.1.0.9"))
+
+
+def with_ways(ways: Mapping[Lookup, Way], before: Actual = RUNNING) -> Actual:
+    """What there is once an output to a host is done, with these ways."""
+    now = replace(before, ways=ways)
+    return carry_out(plan(config_of(TO_HOST), now), now)
+
+
+def test_an_output_that_follows_the_routes_is_replaced_when_they_move() -> None:
+    first = with_ways({ASKED: OVER_ETH1}, Actual(LINKS))
+    (relay,) = first.relays.values()
+    (egress,) = relay.outputs
+    assert isinstance(egress, Egress)
+    assert (egress.interface, egress.source, egress.routed) == ("eth1", OVER_ETH1.source, True)
+    assert egress.target == ("", HOST, 6000)
+    assert states(config_of(TO_HOST), first)["camera"].outputs[0].interface == "eth1"
+    moved = replace(first, ways={ASKED: Way("eth0", 2, ip_address("10.0.0.1"))})
+    steps = plan(config_of(TO_HOST), moved)
+    other = replace(egress, interface="eth0", index=2, source=ip_address("10.0.0.1"))
+    assert steps == (
+        Open(other),
+        Replace(KEY, replace(relay, outputs=(other,))),
+        Close(egress),
+    )
+    assert other.target == egress.target  # and so it has the same counters
+
+
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        (None, "the route to 192.0.2.7 is not known"),
+        (Way(trouble="there is no route to 192.0.2.7"), "there is no route to 192.0.2.7"),
+        (replace(OVER_ETH1, trouble="10.1.0.9 is silent"), "10.1.0.9 is silent"),
+        (replace(OVER_ETH1, interface="eth7"), "eth7 is missing"),
+        (replace(OVER_ETH1, source=None), "eth1 has no IPv4 address"),
+    ],
+)
+def test_what_no_way_leads_to_is_counted_and_said(way: Way | None, why: str) -> None:
+    now = with_ways({} if way is None else {ASKED: way}, Actual(LINKS))
+    (relay,) = now.relays.values()
+    assert relay.outputs == (Nowhere(WORKER, "camera", ("", HOST, 6000), why),)
+    state = states(config_of(TO_HOST), now)["camera"]
+    assert (state.state, state.reason) == ("waiting", why)
+    # With one more output that has a way, the rule is active.
+    both = config_of(replace(TO_HOST, outputs=(*TO_HOST.outputs, OUTPUT)))
+    now = carry_out(plan(both, now), now)
+    assert [o.state for o in states(both, now)["camera"].outputs] == ["waiting", "active"]
+    assert states(both, now)["camera"].state == "active"
+
+
+def test_an_output_with_an_interface_is_counted_where_the_routes_do_not_lead_over_it() -> None:
+    config = config_of(replace(CAMERA, outputs=(Output("eth1", HOST, 6000, ttl=64),)))
+    asked = Lookup("eth1", HOST, port=6000)
+    granted = carry_out(plan(config, Actual(LINKS)), Actual(LINKS))
+    assert [type(output) for relay in granted.relays.values() for output in relay.outputs] == [
+        Egress
+    ]
+    gone = replace(granted, ways={asked: Way(trouble="it leads over eth0")})
+    steps = plan(config, gone)
+    assert [type(step) for step in steps] == [Open, Replace, Close]
+    back = replace(carry_out(steps, gone), ways={asked: OVER_ETH1})
+    assert carry_out(plan(config, back), back).relays == granted.relays
 
 
 def test_a_first_rule_opens_all_it_needs_and_joins_the_group_last() -> None:
@@ -1118,7 +1196,8 @@ def test_members_map_range_to_range(
     seen = first_address(given.address) + at
     for found in entry.relays.values():
         for output, made in zip(rule.outputs, found, strict=True):
-            assert isinstance(made, str | Egress) or given.is_range or output.source == "keep"
+            single = isinstance(made, str | Egress | Nowhere)
+            assert single or given.is_range or output.source == "keep"
             if not isinstance(made, Members):
                 continue
             egress = made.member(seen, port, source, 40001)

@@ -51,7 +51,12 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 		const struct output *to = output;
 		int result;
 
-		if (output->socket == MCRD_BY_MEMBER) {
+		if (output->socket >= MCRD_NOWHERE) {
+			if (output->socket == MCRD_NOWHERE) {
+				count(&output->counters->unreachable, 1);
+				count(worker->egress.failed, 1);
+				continue;
+			}
 			to = member ? &member->outputs[next++] : NULL;
 			if (!to || to->socket == MCRD_BY_MEMBER) {
 				count(&output->counters->new_member, 1);

@@ -12,6 +12,7 @@
 #define MCRD_DROP_REASONS 11
 #define MCRD_MEMBER_SLOTS 65536
 #define MCRD_BY_MEMBER 4294967295
+#define MCRD_NOWHERE 4294967294
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
@@ -98,6 +99,7 @@ struct output_counters {
 	uint64_t refused;
 	uint64_t rate_limited;
 	uint64_t new_member;
+	uint64_t unreachable;
 	struct error_counter errors[MCRD_ERROR_PLACES];
 	struct meter meter;
 };
@@ -161,7 +163,8 @@ struct worker_settings {
 	struct ring_geometry rings[MCRD_RINGS]; /* the second is for frames that the first has no room for */
 };
 
-/* Where a rule sends. A socket is a place in the file table, from 0; MCRD_BY_MEMBER: each member has its own. */
+/* Where a rule sends. A socket is a place in the file table, from 0; MCRD_BY_MEMBER: each member has its own;
+ * MCRD_NOWHERE: there is no way to the host, and its packets are counted as unreachable. */
 struct rule_output {
 	uint32_t socket;
 	uint32_t counters;           /* slot in the segment */

@@ -214,7 +214,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		return -EINVAL;
 	for (i = 0; i < output_count; i++)
 		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS ||
-		    (outputs[i].socket >= worker->settings.sockets && outputs[i].socket != MCRD_BY_MEMBER))
+		    (outputs[i].socket >= worker->settings.sockets && outputs[i].socket < MCRD_NOWHERE))
 			return -EINVAL;
 	rule = rule_new(match, networks, output_count);
 	if (!rule)

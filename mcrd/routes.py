@@ -1,0 +1,329 @@
+"""Where packets to hosts would leave: looked up for the outputs that there are, and followed.
+
+An event only says whose ways may have changed: these are looked up anew. What this costs is
+bounded, whatever a routing daemon does: between two looks there is a pause, longer after a longer
+look.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from mcrd.errors import words
+from mcrd.model import Address
+from mcrd.plan import source_of
+from mcrd.resources import Link, Lookup, Way
+from mcrd.sockets.probe import probe
+from mcrd.sockets.routes import (
+    NUD_FAILED,
+    NUD_INCOMPLETE,
+    Change,
+    Question,
+    Route,
+    RouteChanges,
+    RouteQueries,
+)
+
+SETTLE = 0.005  # seconds; events come in flocks
+SLICE = 0.005  # seconds of reading what changed, at once
+SHARE = 9  # times as long as a look took is the pause after it,
+LONGEST_PAUSE = 0.25  # seconds; but no longer than this
+PATIENCE = 0.5  # seconds in which a neighbour has to answer
+ASK_AGAIN = 1.0  # seconds between two questions to one that does not,
+SELDOM_AFTER, SELDOM = 60.0, 5.0  # and after so many, between two
+PROBES_AT_ONCE = 64
+RETRY = 0.5  # seconds, when the kernel did not answer
+
+Hop = tuple[int, Address]
+"""A neighbour: the index of the interface, and its address there."""
+
+REFUSING = {errno.EINVAL: "blackhole", errno.EACCES: "prohibit", errno.EHOSTUNREACH: "unreachable"}
+
+log = logging.getLogger(__name__)
+
+
+class Routes:
+    """The ways that outputs to hosts go.
+
+    `changed` is called when some are other ones, with the interfaces that they lead over.
+    """
+
+    def __init__(
+        self,
+        links: Callable[[], Mapping[str, Link]],
+        changed: Callable[[frozenset[str]], None],
+    ) -> None:
+        self.now: Mapping[Lookup, Way] = {}
+        self._links = links
+        self._changed = changed
+        self._changes: RouteChanges | None = None
+        self._queries: RouteQueries | None = None
+        self._neighbours = Neighbours()
+        self._hosts: dict[int, list[int]] = {}  # sorted, by version
+        self._of: dict[tuple[int, int], set[Lookup]] = {}  # by version and host or hop
+        self._due: set[Lookup] = set()
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+
+    def start(self) -> None:
+        """Hears of changes from now on."""
+        self._queries = RouteQueries()
+        self._changes = RouteChanges()
+        asyncio.get_running_loop().add_reader(self._changes.fileno(), self._heard)
+
+    def stop(self) -> None:
+        """Hears of no more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._changes is not None:
+            asyncio.get_running_loop().remove_reader(self._changes.fileno())
+            self._changes.close()
+        if self._queries is not None:
+            self._queries.close()
+        self._changes = self._queries = None
+
+    def watch(self, lookups: Iterable[Lookup]) -> None:
+        """Follows these and no others; `now` has those that are new when it returns."""
+        wanted = dict.fromkeys(lookups)
+        self.now = {one: way for one, way in self.now.items() if one in wanted}
+        self._due &= wanted.keys()
+        new = [one for one in wanted if one not in self.now]
+        self._index(wanted)
+        if new:
+            self._look(new)
+
+    def links_changed(self) -> None:
+        """An interface or address came or went, of which routes make no event."""
+        self._due.update(self.now)
+        self._look_at_due()
+
+    def _later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Once, at the time that was asked for first."""
+        if what not in self._timers:
+
+            def run() -> None:
+                del self._timers[what]
+                what()
+
+            self._timers[what] = asyncio.get_running_loop().call_later(seconds, run)
+
+    def _index(self, lookups: Collection[Lookup]) -> None:
+        hosts: dict[int, set[int]] = {4: set(), 6: set()}
+        self._of = {}
+        for one in lookups:
+            version = one.address.version
+            hosts[version].add(int(one.address))
+            way = self.now.get(one)
+            for address in (one.address, way.hop if way is not None else None):
+                if address is not None:
+                    self._of.setdefault((address.version, int(address)), set()).add(one)
+        self._hosts = {version: sorted(found) for version, found in hosts.items()}
+
+    def _heard(self) -> None:
+        if self._changes is not None:
+            asyncio.get_running_loop().remove_reader(self._changes.fileno())
+            self._later(SETTLE, self._read)
+
+    def _read(self) -> None:
+        if self._changes is None:
+            return
+        began = time.monotonic()
+        for change in self._changes.read(SLICE):
+            if change is None:
+                self._due.update(self.now)
+            else:
+                self._due |= self._concerned(change)
+        self._look_at_due()
+        pause = min(SHARE * (time.monotonic() - began), LONGEST_PAUSE)
+        self._later(pause, self._listen)
+
+    def _listen(self) -> None:
+        if self._changes is not None:
+            asyncio.get_running_loop().add_reader(self._changes.fileno(), self._heard)
+
+    def _concerned(self, change: Change) -> set[Lookup]:
+        """Those whose host, or next neighbour, is among the addresses."""
+        if change.size == 1:
+            return self._of.get((change.version, change.first), set())
+        hosts = self._hosts.get(change.version, [])
+        first = bisect_left(hosts, change.first)
+        last = bisect_left(hosts, change.first + change.size, first)
+        found: set[Lookup] = set()
+        return found.union(*(self._of[change.version, host] for host in hosts[first:last]))
+
+    def _look_at_due(self) -> None:
+        if self._due:
+            due, self._due = self._due, set()
+            self._look(list(due))
+
+    def _look(self, lookups: Sequence[Lookup]) -> None:
+        """Asks for these ways. When the kernel does not answer, they stay what they were."""
+        if self._queries is None:
+            return
+        try:
+            found = self._ways(lookups, self._queries)
+        except OSError as error:
+            log.warning("netlink: cannot ask for routes: %s", words(error))
+            self._due.update(lookups)
+            self._later(RETRY, self._look_at_due)
+            return
+        new = {one: way for one, way in found.items() if way != self.now.get(one)}
+        if new:
+            self.now = {**self.now, **new}
+            self._index(self.now)
+            self._changed(frozenset(way.interface for way in new.values()))
+
+    def _ways(self, lookups: Sequence[Lookup], queries: RouteQueries) -> dict[Lookup, Way]:
+        links = self._links()
+        names = {link.index: link.name for link in links.values()}
+        there = [one for one in lookups if one.interface is None or one.interface in links]
+        routes = queries.routes([_question(one, links) for one in there])
+        found = {one: _way(one, route, names) for one, route in zip(there, routes, strict=True)}
+        for one in [one for one in there if found[one].trouble and one.interface is not None]:
+            (route,) = queries.routes([_question(one, links, anywhere=True)])
+            found[one] = _instead(one, route, names)
+        hops = {(way.index, way.hop) for way in found.values() if way.hop is not None}
+        states = dict(zip(hops, queries.neighbours(list(hops)), strict=True))
+        pending = self._neighbours.take(states, names)
+        for one, way in found.items():
+            if way.hop is not None and self._neighbours.is_silent((way.index, way.hop)):
+                how = "ARP" if way.hop.version == 4 else "neighbour discovery"
+                trouble = f"{way.hop} does not answer {how} on {way.interface}"
+                found[one] = Way(way.interface, way.index, way.source, way.hop, trouble)
+        if pending:
+            self._later(PATIENCE, self._look_at_pending)
+        if self._neighbours.silent:
+            self._later(ASK_AGAIN, self._ask_again)
+        return found
+
+    def _look_at_pending(self) -> None:
+        for way_of, way in self.now.items():
+            if way.hop is not None and (way.index, way.hop) in self._neighbours.pending:
+                self._due.add(way_of)
+        self._look_at_due()
+
+    def _ask_again(self) -> None:
+        used = {(way.index, way.hop) for way in self.now.values() if way.hop is not None}
+        self._neighbours.keep(used)
+        names = {link.index: link.name for link in self._links().values()}
+        self._neighbours.ask_again(names)
+        if self._neighbours.silent:
+            self._later(ASK_AGAIN, self._ask_again)
+
+
+class Neighbours:
+    """Which neighbours are known not to answer, of those that outputs send to.
+
+    The kernel makes no event of the first question to a neighbour, and holds what is sent until an
+    answer comes or, after three seconds, does not. So one that is not known is asked for at once,
+    and one that does not answer is asked for again and again: nothing else would be sent there.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[Hop, float] = {}  # asked for since then
+        self.silent: dict[Hop, tuple[float, float]] = {}  # since when, and asked for at last
+        self._known: set[Hop] = set()
+
+    def take(self, states: Mapping[Hop, int | None], names: Mapping[int, str]) -> bool:
+        """The states as they are now; whether some are to be looked at again soon."""
+        now = time.monotonic()
+        for hop, state in states.items():
+            if state is None:
+                if hop not in self._known and hop not in self.silent:
+                    self._known.add(hop)
+                    self.pending[hop] = now
+                    _probe(hop, names)
+            elif state & NUD_FAILED:
+                self._is_silent(hop, now)
+            elif state & NUD_INCOMPLETE:
+                since = self.pending.setdefault(hop, now)
+                if hop not in self.silent and now - since >= PATIENCE:
+                    self._is_silent(hop, now)
+            else:
+                self.pending.pop(hop, None)
+                self.silent.pop(hop, None)
+            if state is not None:
+                self._known.add(hop)
+        return any(hop in self.pending for hop in states)
+
+    def _is_silent(self, hop: Hop, now: float) -> None:
+        self.pending.pop(hop, None)
+        self.silent.setdefault(hop, (now, now))
+
+    def is_silent(self, hop: Hop) -> bool:
+        """Whether it did not answer when it was asked for."""
+        return hop in self.silent
+
+    def keep(self, used: Collection[Hop]) -> None:
+        """Forgets all but these."""
+        self.pending = {hop: since for hop, since in self.pending.items() if hop in used}
+        self.silent = {hop: times for hop, times in self.silent.items() if hop in used}
+        self._known &= set(used)
+
+    def ask_again(self, names: Mapping[int, str]) -> None:
+        """Asks for those whose time has come, and not for too many at once."""
+        now = time.monotonic()
+        due = [
+            hop
+            for hop, (since, last) in self.silent.items()
+            if now - last >= (SELDOM if now - since > SELDOM_AFTER else 0.9 * ASK_AGAIN)
+        ]
+        for hop in sorted(due, key=lambda hop: self.silent[hop][1])[:PROBES_AT_ONCE]:
+            self.silent[hop] = (self.silent[hop][0], now)
+            _probe(hop, names)
+
+
+def _probe(hop: Hop, names: Mapping[int, str]) -> None:
+    index, address = hop
+    try:
+        probe(names.get(index, ""), index, address)
+    except OSError as error:
+        log.debug("cannot ask for %s: %s", address, words(error))
+
+
+def _question(one: Lookup, links: Mapping[str, Link], *, anywhere: bool = False) -> Question:
+    link = links.get(one.interface or "")
+    if link is None:
+        source = None if one.source == "keep" else one.source
+    else:
+        # With a source, IPv6 would not hold to the interface (ip6_route_output_flags_noref()).
+        source = source_of(one, link) if one.address.version == 4 else None
+    return Question(
+        address=one.address,
+        over=None if link is None or anywhere else link.index,
+        source=None if anywhere else source,
+        dscp=one.dscp,
+        protocol=socket.IPPROTO_UDP if one.protocol == "udp" else socket.IPPROTO_ESP,
+        port=one.port,
+        source_port=one.source_port,
+    )
+
+
+def _way(one: Lookup, route: Route, names: Mapping[int, str]) -> Way:
+    if route.error:
+        if route.error in REFUSING:
+            kind = REFUSING[route.error]
+            return Way(trouble=f"a route of the type {kind} is in the way to {one.address}")
+        over = f" over {one.interface}" if one.interface is not None else ""
+        return Way(trouble=f"there is no route to {one.address}{over}")
+    name = names.get(route.over, "")
+    return Way(name, route.over, route.source, route.hop)
+
+
+def _instead(one: Lookup, route: Route, names: Mapping[int, str]) -> Way:
+    """Where the routes lead, of an output whose own interface they do not lead over.
+
+    Of an interface without a route, IPv4 says "unreachable", be there such a route or not.
+    """
+    if route.error in REFUSING:
+        return _way(one, route, names)
+    text = f"there is no route to {one.address} over {one.interface}"
+    name = names.get(route.over)
+    return Way(trouble=f"{text}; it leads over {name}" if name and not route.error else text)

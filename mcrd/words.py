@@ -1,0 +1,19 @@
+"""What the name of a counter means, where it says little to people."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+_MEANINGS = {
+    "EAGAIN": "send buffer full",
+    "ENOBUFS": "queue of the interface full",
+    "EHOSTUNREACH": "host unreachable",
+    "ENETUNREACH": "no route",
+    "EPERM": "firewall of this host",
+}
+
+
+def unsent_for(why: str) -> str:
+    """Why something was not sent: the name of the error or counter, with what it means."""
+    meaning = _MEANINGS.get(why)
+    return f"{why} ({meaning})" if meaning else why
