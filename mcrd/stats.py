@@ -24,25 +24,18 @@ from mcrd.lost import NOTHING, Lost, Taken
 from mcrd.memory import is_sealed, sealed
 from mcrd.resources import Ring, Target
 
-DROP_REASONS = (
-    "malformed",
-    "bad_checksum",
-    "fragment",
-    "truncated",
-    "wrong_vlan",
-    "wrong_source",
-    "own_output",
-    "unmatched",
-    "rate_limited",
-    "looped",
-    "cut_off",
+_DROPS = sorted(ffi.typeof("enum drop").elements.items())
+DROP_REASONS: tuple[str, ...] = tuple(
+    name.removeprefix("DROP_").lower() for _, name in _DROPS[: lib.MCRD_DROP_REASONS]
 )
 """In the order of enum drop of shared.h; those of the rings come before them all."""
 
 OF_RINGS = ("ring_full", "discarded")
 """Of frames that no worker took: the kernel had no room, or the rings were closed before."""
 
-OF_RULES = ("rate_limited", "looped", "cut_off")
+OF_RULES: tuple[str, ...] = tuple(
+    name for name, _ in ffi.typeof("struct rule_counters").fields if name in DROP_REASONS
+)
 """Drops that a rule counts too."""
 
 
@@ -287,8 +280,7 @@ class Segment:
     def rule(self, slot: int) -> RuleCount:
         """What a rule received."""
         counters = self._view.rules[slot]
-        dropped = (counters.rate_limited, counters.looped, counters.cut_off)
-        return RuleCount(_traffic(counters), dict(zip(OF_RULES, dropped, strict=True)))
+        return RuleCount(_traffic(counters), {name: getattr(counters, name) for name in OF_RULES})
 
     def looped(self) -> Iterator[str]:
         """The rules to which something came back."""

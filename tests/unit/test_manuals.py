@@ -17,9 +17,11 @@ import pytest
 
 from mcrd.cli import mcrctl, mcrgen
 from mcrd.config import schema
-from mcrd.stats import DROP_REASONS, OF_RINGS
+from mcrd.explain.taken import REMEDIES
+from mcrd.stats import DROP_REASONS, OF_RINGS, OF_RULES
 
-MANUALS = Path(__file__).parents[2] / "man"
+TOP = Path(__file__).parents[2]
+MANUALS = TOP / "man"
 PAGES = sorted(path.name for path in MANUALS.iterdir())
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -129,6 +131,26 @@ def test_mcrctl_1_lists_the_drop_reasons_in_the_order_in_which_they_are_tried() 
     reasons = [*OF_RINGS, *DROP_REASONS]
     # rate_limited comes once more, as a counter of outputs.
     assert [name for name in dict.fromkeys(listed) if name in reasons] == reasons
+
+
+@pytest.mark.parametrize("reason", OF_RULES)
+def test_mcrctl_1_has_every_drop_of_a_rule_in_the_json(reason: str) -> None:
+    text = source("mcrctl.1").split("\n.It Va dropped\n")[1].partition("\n.It ")[0]
+    assert reason in re.findall(r"[a-z_]+", text)
+
+
+@pytest.mark.parametrize("reason", [*OF_RINGS, *DROP_REASONS])
+def test_troubleshooting_and_explain_have_a_remedy_for_every_drop_reason(reason: str) -> None:
+    text = (TOP / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    table = text.split("\n## 3. ")[1].partition("\n## ")[0]
+    assert f"`{reason}`" in "".join(re.findall(r"^\|(.*?)\|", table, re.MULTILINE))
+    assert reason in REMEDIES or reason == "unmatched"  # mostly no fault
+
+
+def test_shared_h_says_what_every_drop_reason_is() -> None:
+    text = (TOP / "mcrd/dataplane/src/shared.h").read_text(encoding="utf-8")
+    said = re.findall(r"^\tDROP_([A-Z_]+), +/\* .* \*/$", text, re.MULTILINE)
+    assert tuple(name.lower() for name in said) == DROP_REASONS
 
 
 @pytest.mark.parametrize("page", PAGES)

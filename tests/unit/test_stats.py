@@ -32,6 +32,7 @@ from mcrd.resources import Ingress, Ring
 from mcrd.stats import (
     DROP_REASONS,
     OF_RINGS,
+    OF_RULES,
     InterfaceCount,
     Ledger,
     NoRoomError,
@@ -151,7 +152,7 @@ def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
     pen.rate_limited(output_slot, 4)
     pen.new_member(output_slot, 5)
     assert segment.rule(rule_slot) == RuleCount(
-        Traffic(10, 14000), {"rate_limited": 6, "looped": 0, "cut_off": 0}
+        Traffic(10, 14000), {**dict.fromkeys(OF_RULES, 0), "rate_limited": 6}
     )
     assert segment.output(output_slot) == OutputCount(
         Traffic(7, 9800), {"ENETUNREACH": 3}, refused=2, rate_limited=4, new_member=5
@@ -159,34 +160,35 @@ def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
 
 
 def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen) -> None:
-    for number, reason in enumerate(DROP_REASONS, start=1):
-        drop = getattr(lib, f"DROP_{reason.upper()}")
-        assert drop == DROP_REASONS.index(reason)
-        pen.view.dropped[drop] = number
+    numbers = {reason: number for number, reason in enumerate(DROP_REASONS, start=1)}
+    for reason, number in numbers.items():
+        pen.view.dropped[getattr(lib, f"DROP_{reason.upper()}")] = number
     pen.frames(45, 60)
     assert segment.interface(Lost(3, 9)) == InterfaceCount(
         Traffic(45, 2700),
-        {
-            "ring_full": 9,
-            "discarded": 0,
-            "malformed": 1,
-            "bad_checksum": 2,
-            "fragment": 3,
-            "truncated": 4,
-            "wrong_vlan": 5,
-            "wrong_source": 6,
-            "own_output": 7,
-            "unmatched": 8,
-            "rate_limited": 9,
-            "looped": 10,
-            "cut_off": 11,
-        },
+        {"ring_full": 9, "discarded": 0, **numbers},
         {"ring_full": 3, "discarded": 0},
     )
 
 
+def test_every_drop_of_a_rule_is_read_under_its_name(segment: Segment, pen: Pen) -> None:
+    slot = segment.rule_slot("camera")
+    numbers = {reason: number for number, reason in enumerate(OF_RULES, start=1)}
+    for reason, number in numbers.items():
+        setattr(pen.view.rules[slot], reason, number)
+    assert segment.rule(slot).dropped == numbers
+
+
 def test_the_reasons_are_in_the_order_in_which_they_are_tried() -> None:
     assert list(InterfaceCount().dropped) == [*OF_RINGS, *DROP_REASONS]
+
+
+def test_no_reason_has_lost_its_name() -> None:
+    """Scripts rely on them; more may come."""
+    names = "malformed bad_checksum fragment truncated wrong_vlan wrong_source own_output unmatched"
+    of_rules = "rate_limited looped cut_off"
+    assert not set(names.split() + of_rules.split()) - set(DROP_REASONS)
+    assert not set(of_rules.split()) - set(OF_RULES)
 
 
 def test_counters_go_beyond_32_bits(segment: Segment, pen: Pen) -> None:

@@ -9,7 +9,6 @@
 #define MCRD_ERROR_PLACES 8
 #define MCRD_RULE_SLOTS 16384
 #define MCRD_OUTPUT_SLOTS 65536
-#define MCRD_DROP_REASONS 11
 #define MCRD_MEMBER_SLOTS 65536
 #define MCRD_BY_MEMBER 4294967295
 #define MCRD_NOWHERE 4294967294
@@ -24,20 +23,23 @@
 #define MCRD_GUARD_WAYS 2
 #define MCRD_GUARD_DETAILED 2147483648
 
-/* Why a frame was not relayed. The first nine stand in the order in which they are tried; what comes back is dropped
- * before a limit sees it. */
+/* Why a frame was not relayed; nowhere else is there a list of it. The name of a counter is the one here without DROP_, in
+ * small letters; one that struct rule_counters has too is counted for the rule as well. The tests say which documents
+ * have to explain a new one. The first nine stand in the order in which they are tried; what comes back is dropped before a
+ * limit sees it. */
 enum drop {
-	DROP_MALFORMED = 0,
-	DROP_BAD_CHECKSUM = 1,
-	DROP_FRAGMENT = 2,
-	DROP_TRUNCATED = 3,
-	DROP_WRONG_VLAN = 4,
-	DROP_WRONG_SOURCE = 5,
-	DROP_OWN_OUTPUT = 6,
-	DROP_UNMATCHED = 7,
-	DROP_RATE_LIMITED = 8,
-	DROP_LOOPED = 9,
-	DROP_CUT_OFF = 10
+	DROP_MALFORMED,    /* lengths contradict each other, or headers make no sense */
+	DROP_BAD_CHECKSUM, /* of IPv4 or UDP; over IPv6 also none */
+	DROP_FRAGMENT,     /* of IPv6, or one that the kernel could not put together */
+	DROP_TRUNCATED,    /* larger than a slot of the ring */
+	DROP_WRONG_VLAN,   /* address and port of a rule, but another tag */
+	DROP_WRONG_SOURCE, /* as above and the VLAN, but another source */
+	DROP_OWN_OUTPUT,   /* comes from one of our own egress sockets */
+	DROP_UNMATCHED,    /* no rule takes it */
+	DROP_RATE_LIMITED, /* over the limit of the rule */
+	DROP_LOOPED,       /* was relayed before, and somebody returns it: guard.h */
+	DROP_CUT_OFF,      /* known contents, after a test that found a loop: breaker.h */
+	MCRD_DROP_REASONS
 };
 
 struct error_counter {
