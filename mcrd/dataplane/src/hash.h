@@ -85,6 +85,9 @@ static inline uint32_t hash_light(const struct hash_light_seed *seed, const stru
 	for (i = 0; i < KEY_WORDS; i++)
 		sum += (seed->words[1 + 2 * i] + (uint32_t)key->words[i]) *
 		       (seed->words[2 + 2 * i] + (key->words[i] >> 32));
+	/* Addresses in a row make sums in a row, and with a few seeds these share few places: mixed, no seed is bad. */
+	sum ^= sum >> 32;
+	sum *= 0x9e3779b97f4a7c15ULL;
 	return (uint32_t)(sum >> 32);
 }
 

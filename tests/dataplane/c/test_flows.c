@@ -118,32 +118,34 @@ static void test_against_the_rules(void)
 	free(flows);
 }
 
-/* Addresses that an unkeyed hash of their halves cannot tell apart still have places of their own. */
+/* Addresses in a row, of which an unkeyed hash of their halves sees one, have places of their own: with each seed. */
 static void test_nobody_chooses_the_places(void)
 {
-	enum { CHOSEN = 512 };
+	enum { CHOSEN = 512, SEEDS = 64 };
 	struct rules *rules = check_allocate(sizeof(*rules));
 	struct flows *flows = aligned_alloc(_Alignof(struct flows), sizeof(*flows));
 	uint8_t source[16] = { 0xfd }, destination[16] = { 0xff, 0x15 };
 	struct packet packet = {
 		.source = source, .destination = destination, .family = 6, .protocol = PROTOCOL_UDP,
 	};
-	uint32_t i, taken = 0;
+	uint32_t seed, i, taken;
 	enum drop drop;
 
 	check_about("places");
 	if (!flows)
 		abort();
-	CHECK_EQUAL(flows_init(flows), 0);
 	CHECK_EQUAL(rules_init(rules), 0);
-	for (i = 0; i < CHOSEN; i++) {
-		source[6] = source[14] = (uint8_t)(i >> 8);
-		source[7] = source[15] = (uint8_t)i;
-		CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == NULL);
+	for (seed = 0; seed < SEEDS; seed++) {
+		CHECK_EQUAL(flows_init(flows), 0);
+		for (i = 0; i < CHOSEN; i++) {
+			source[6] = source[14] = (uint8_t)(i >> 8);
+			source[7] = source[15] = (uint8_t)i;
+			CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == NULL);
+		}
+		for (i = taken = 0; i < FLOWS; i++)
+			taken += flows->places[i].key.words[4] != 0;
+		CHECK(taken > CHOSEN / 2); /* of random places, 403; the worst of 20,000 seeds had 352 */
 	}
-	for (i = 0; i < FLOWS; i++)
-		taken += flows->places[i].key.words[4] != 0;
-	CHECK(taken > CHOSEN / 2); /* of random places, 403 */
 	rules_free(rules);
 	free(rules);
 	free(flows);
