@@ -231,8 +231,8 @@ def set_up() -> None:
     handler.addFilter(_limiter)
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     _handlers.append(handler)
-    # pyroute2 and watchdog tell their own stories at these levels.
-    for name in ("pyroute2", "watchdog", "asyncio"):
+    # They tell their own stories at these levels.
+    for name in ("pyroute2", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mcrd import __version__, config, journal, names, privileges, report
+from mcrd import __version__, config, journal, names, privileges, report, threads
 from mcrd.alarms import Alarms
 from mcrd.apply import Estate
 from mcrd.beside.twice import Twice, twice
@@ -534,14 +534,14 @@ class Supervisor:
         running, known = self._config, self._digest
         if not self._errors:
             files = self._files(running)
-            if await asyncio.to_thread(_digest, files) == known:
+            if await threads.apart(lambda: _digest(files)) == known:
                 return running
         return await self._read()
 
     async def _read(self) -> Config:
         """What the files say now; only what has changed is read again. Raises ConfigError."""
         async with self._reading:
-            return await asyncio.to_thread(self._loader.load, self._path)
+            return await threads.apart(lambda: self._loader.load(self._path))
 
     @staticmethod
     def _changes(changed: Changes) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         kernel.io_uring(host, running, kernel.try_io_uring()),
         kernel.namespaces(host, running),
         kernel.clock(host),
+        limits.inotify(host, running),
         *(of_network(host) if here else ()),
         *named,
         *(of_rules(host, running, rules) if rules is not None else ()),

@@ -61,6 +61,29 @@ class Host:
                             found.setdefault(int(target[8:-1]), []).append(pid)
         return found
 
+    def inotify(self, uid: int) -> dict[int, int]:
+        """How many instances of inotify(7) processes of a user have, by their ids.
+
+        An instance is that of a user; those of processes that may not be looked at are not seen.
+        """
+        found: dict[int, int] = {}
+        for pid in self._processes():
+            with contextlib.suppress(OSError):
+                if self._owner(pid) != uid:
+                    continue
+                for entry in os.scandir(self.root / "proc" / str(pid) / "fd"):
+                    with contextlib.suppress(OSError):
+                        if os.readlink(entry.path) == "anon_inode:inotify":
+                            found[pid] = found.get(pid, 0) + 1
+        return found
+
+    def _owner(self, pid: int) -> int | None:
+        """Its real user."""
+        for line in self.lines(f"proc/{pid}/status"):
+            if line.startswith("Uid:"):
+                return int(line.split()[1])
+        return None
+
     def sockets(self) -> dict[int, int]:
         """One process id of each, as holders()."""
         return {inode: pids[-1] for inode, pids in self.holders().items()}

@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
-from mcrd.doctor.finding import Finding, in_unit, unreadable
+from mcrd.doctor.finding import Finding, in_unit, setting, unreadable
 from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
 
 UNLIMITED = 1 << 63
+INSTANCES, WATCHES = 1024, 65536  # of inotify, for a user
 SMALL_RING = 8 << 20
 
 
@@ -42,6 +44,25 @@ def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
         return Finding(check, "trouble", value, why, remedy)
     why += "; no daemon answers, and the service has a limit of its own"
     return Finding(check, "unknown", value, why, remedy)
+
+
+def inotify(host: Host, running: Running) -> Finding:
+    """Each user has so many instances, and containers share those of root."""
+    check, name = "inotify", "fs.inotify.max_user_instances"
+    limit, watches = host.sysctl(name), host.sysctl("fs.inotify.max_user_watches")
+    if limit is None:
+        return unreadable(check, f"/proc/sys/{name.replace('.', '/')}", "not there")
+    uid = os.geteuid() if running.uid is None else running.uid
+    held = host.inotify(uid)
+    used = sum(held.values())
+    value = f"the user {uid} has {used} of {limit} instances, as far as can be seen"
+    why = "a saved rule file is noticed some seconds later"
+    if watches == 0:
+        remedy = setting("fs.inotify.max_user_watches", WATCHES)
+        return Finding(check, "trouble", f"{value}, and may watch nothing", why, remedy)
+    if used < limit or (running.pid is not None and running.pid in held):
+        return Finding(check, "ok", value)
+    return Finding(check, "trouble", value, why, setting(name, max(INSTANCES, 2 * limit)))
 
 
 def memory(host: Host, running: Running, needs: Needs) -> Finding:

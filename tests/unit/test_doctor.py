@@ -131,6 +131,39 @@ def test_an_io_uring_is_tried_and_nothing_stays_open() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limit", "watches", "held", "verdict", "remedy"),
+    [
+        (4, 100, 0, "ok", ""),  # the daemon is without, but there are some left
+        (3, 100, 0, "trouble", "sysctl -w fs.inotify.max_user_instances=1024"),
+        (4, 100, 1, "ok", ""),  # used up, and it has one
+        (9, 0, 1, "trouble", "sysctl -w fs.inotify.max_user_watches=65536"),
+    ],
+)
+def test_instances_of_inotify(
+    host: MakeHost, limit: int, watches: int, held: int, verdict: str, remedy: str
+) -> None:
+    files = {
+        "fs.inotify.max_user_instances": f"{limit}\n",
+        "fs.inotify.max_user_watches": f"{watches}\n",
+        "proc/4242/status": "Uid:\t990\t990\t990\t990\n",
+        "proc/50/status": "Uid:\t990\t990\t990\t990\n",
+        "proc/51/status": "Uid:\t0\t0\t0\t0\n",
+    }
+    made = host(files)
+    for pid, kind, count in (
+        *((4242, "inotify", held), (4242, "[eventpoll]", 1)),
+        *((50, "inotify", 3), (51, "inotify", 5)),
+    ):
+        directory = made.root / "proc" / str(pid) / "fd"
+        directory.mkdir(exist_ok=True)
+        for _ in range(count):
+            (directory / str(len(list(directory.iterdir())))).symlink_to(f"anon_inode:{kind}")
+    found = limits.inotify(made, running(privileges={"uid": 990, "capabilities": []}))
+    assert (found.verdict, found.remedy) == (verdict, remedy)
+    assert found.value.startswith(f"the user 990 has {3 + held} of {limit} instances")
+
+
+@pytest.mark.parametrize(
     ("name", "available", "verdict", "remedy"),
     [
         ("tsc", "tsc hpet", "ok", ""),

@@ -1,0 +1,55 @@
+"""Threads, where there may be none to be had: of a service, TasksMax= says how many there are."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+NO_MORE = "there is no room for another thread (raise TasksMax= of the service, or ulimit -u)"
+
+
+def start(name: str, run: Callable[[], None]) -> threading.Thread:
+    """Starts a thread that no end of the process waits for; raises OSError when none can be had."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, NO_MORE) from None
+    return thread
+
+
+async def apart(work: Callable[[], T]) -> T:
+    """What it returns or raises, from a thread of its own; without one, the loop has to wait."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():  # nobody waits any more
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001  # it is raised where it is waited for
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    try:
+        start("apart", run)
+    except OSError:
+        return work()
+    return await future
