@@ -11,6 +11,7 @@ import resource
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
 GUARD = 10.0  # seconds for what is answered within one
+EXPOSITION = Path(__file__).with_name("exposition.txt")
 LARGE = 4000  # rules, whose metrics are some megabytes
 
 
@@ -45,6 +47,83 @@ def snapshot(rules: int) -> dict[str, Any]:
         "interfaces": {},
         "workers": [],
         "kernel": {},
+    }
+
+
+def busy() -> dict[str, Any]:
+    """A snapshot in which each family has something to show."""
+
+    def count(packets: int) -> dict[str, int]:
+        return {"packets": packets, "bytes": 100 * packets}
+
+    def peak(minute: int) -> dict[str, Any]:
+        return {"peak": {"second": 1, "minute": minute}}
+
+    def output(where: str, **other: Any) -> dict[str, Any]:
+        made = {
+            "where": where,
+            "interface": "eth1",
+            "interface_now": "eth1",
+            "state": "active",
+            "sent": count(31),
+            "errors": {"EPERM": 4, "EAGAIN": 5},
+            "rate_limited": 6,
+            "new_member": 7,
+            "unreachable": 8,
+            "refused": 9,
+        }
+        return {**made, **other}
+
+    def rule(interface: str, **other: Any) -> dict[str, Any]:
+        made = {
+            "interface": interface,
+            "state": "active",
+            "silent": None,
+            "received": count(21),
+            "dropped": {"rate_limited": 22, "looped": 23, "cut_off": 24},
+            "rate": peak(25),
+            "outputs": [output(f"{interface} 239.1.1.1:5000")],
+        }
+        return {**made, **other}
+
+    frames = {"ring_full": 43, "discarded": 0}
+    return {
+        "version": "1.2",
+        "config_errors": ["one"],
+        "config_time": 1234.5,
+        "rules": {
+            "a": rule("eth0", silent=True),
+            'b "quoted"': rule("eth0", silent=False, state="waiting", outputs=[]),
+            "c": rule(
+                "eth2",
+                outputs=[
+                    output("10.0.0.1:1", interface=None, interface_now="eth3"),
+                    output("10.0.0.2:1", interface=None, interface_now=None, state="waiting"),
+                ],
+            ),
+        },
+        "interfaces": {
+            name: {
+                "received": count(41),
+                "dropped": {"ring_full": 42, "discarded": 0, "malformed": 44},
+                "dropped_frames": frames,
+                "rate": peak(45),
+            }
+            for name in ("eth0", "eth2")
+        },
+        "workers": [
+            {
+                "interface": "eth0",
+                "number": number,
+                "received": count(51),
+                "dropped": {"ring_full": 52},
+                "dropped_frames": frames,
+                "restarts": number,
+                "missing": ["landlock"] * number,
+            }
+            for number in (0, 1)
+        ],
+        "kernel": {"ipv4_fragments_lost": 61, "ipv6_fragments_lost": 62},
     }
 
 
@@ -204,6 +283,19 @@ def test_a_thread_that_cannot_start_is_said_and_the_next_scrape_has_one(
                     head, _ = await daemon.ask("GET /metrics HTTP/1.1\n\n")
                     assert head.startswith("HTTP/1.1 503 ")
             assert "mcrd_build_info" in await daemon.scrape()
+
+    run(scenario())
+
+
+def test_the_exposition_stays_as_it_is() -> None:
+    """Names, labels, help and order: whoever changes one breaks somebody's dashboard."""
+
+    async def scenario() -> None:
+        async with serving() as daemon:
+            daemon.given = busy()
+            assert (await daemon.scrape()).splitlines() == EXPOSITION.read_text(
+                "utf-8"
+            ).splitlines()
 
     run(scenario())
 
