@@ -672,11 +672,19 @@ def _place_of(process: WorkerProcess, output: Sending) -> int | None:
 
 
 def _kept(before: Relay, relay: Relay) -> list[int | None]:
-    """Of each output that goes by member, which of those before it was; [] when no member stays."""
+    """Of each output that goes by member, which of those before it was; [] when no member stays.
+
+    One whose way has moved is the same: its sockets send over the new one too, until others come.
+    """
     old, new = members_of(before), members_of(relay)
-    if before.by_source != relay.by_source or not set(old) & set(new):
+    known = {output: at for at, output in enumerate(old)}
+    moved = {output.target: at for at, output in enumerate(old) if output.routed}
+    found = [
+        known.get(output, moved.get(output.target) if output.routed else None) for output in new
+    ]
+    if before.by_source != relay.by_source or all(at is None for at in found):
         return []
-    return [old.index(output) if output in old else None for output in new]
+    return found
 
 
 def _match(relay: Relay) -> messages.Match:
