@@ -29,6 +29,7 @@ from mcrd.resources import (
     Reception,
     Resource,
     Sending,
+    Target,
     Way,
     Worker,
     first_address,
@@ -257,6 +258,17 @@ def lookups_of(rule: Rule) -> Iterator[Lookup]:
         one = lookup(output, rule.input.protocol)
         if one is not None:
             yield one
+
+
+def outputs_by_lookup(config: Config) -> dict[Lookup, list[tuple[str, Target]]]:
+    """What has to be known of the routes for the rules that are enabled, and for which outputs."""
+    found: dict[Lookup, list[tuple[str, Target]]] = {}
+    for rule in config.rules.values():
+        for output in rule.outputs if rule.enabled else ():
+            one = lookup(output, rule.input.protocol)
+            if one is not None:
+                found.setdefault(one, []).append((rule.name, target(output)))
+    return found
 
 
 def wish(

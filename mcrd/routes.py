@@ -32,7 +32,6 @@ from mcrd.sockets.routes import (
     RouteQueries,
 )
 
-SETTLE = 0.005  # seconds; events come in flocks
 SLICE = 0.005  # seconds of reading what changed, at once
 SHARE = 9  # times as long as a look took is the pause after it,
 LONGEST_PAUSE = 0.25  # seconds; but no longer than this
@@ -53,17 +52,21 @@ log = logging.getLogger(__name__)
 class Routes:
     """The ways that outputs to hosts go.
 
-    `changed` is called when some are other ones, with the interfaces that they lead over.
+    `changed` is called when some are other ones, with the interfaces that they lead over. Before,
+    `looked_at` hears of which it is now in doubt whether what is sent there leaves, and of which
+    it is certain.
     """
 
     def __init__(
         self,
         links: Callable[[], Mapping[str, Link]],
         changed: Callable[[frozenset[str]], None],
+        looked_at: Callable[[Collection[Lookup], Collection[Lookup]], None],
     ) -> None:
         self.now: Mapping[Lookup, Way] = {}
         self._links = links
         self._changed = changed
+        self._looked_at = looked_at
         self._changes: RouteChanges | None = None
         self._queries: RouteQueries | None = None
         self._neighbours = Neighbours()
@@ -126,14 +129,15 @@ class Routes:
                     self._of.setdefault((address.version, int(address)), set()).add(one)
         self._hosts = {version: sorted(found) for version, found in hosts.items()}
 
-    def _heard(self) -> None:
-        if self._changes is not None:
-            asyncio.get_running_loop().remove_reader(self._changes.fileno())
-            self._later(SETTLE, self._read)
+    def _is_doubted(self, way: Way) -> bool:
+        """Whether its neighbour has been asked for, and has neither answered nor failed to."""
+        return way.hop is not None and (way.index, way.hop) in self._neighbours.pending
 
-    def _read(self) -> None:
+    def _heard(self) -> None:
+        """Something has changed. Events come in flocks: the rest waits until after the pause."""
         if self._changes is None:
             return
+        asyncio.get_running_loop().remove_reader(self._changes.fileno())
         began = time.monotonic()
         for change in self._changes.read(SLICE):
             if change is None:
@@ -175,6 +179,10 @@ class Routes:
             self._later(RETRY, self._look_at_due)
             return
         new = {one: way for one, way in found.items() if way != self.now.get(one)}
+        doubted = {one for one, way in new.items() if way.trouble or self._is_doubted(way)}
+        doubted |= {one for one in found if self._is_doubted(found[one])}
+        certain = {one for one, way in found.items() if not way.trouble} - doubted
+        self._looked_at(doubted, certain)
         if new:
             self.now = {**self.now, **new}
             self._index(self.now)
@@ -240,6 +248,8 @@ class Neighbours:
                     self._known.add(hop)
                     self.pending[hop] = now
                     _probe(hop, names)
+                else:
+                    self.pending.pop(hop, None)
             elif state & NUD_FAILED:
                 self._is_silent(hop, now)
             elif state & NUD_INCOMPLETE:

@@ -91,7 +91,8 @@ class OutputCount:
     """What became of the datagrams of one output; `errors` by the name of the errno.
 
     `refused` counts reports of refusals, not datagrams; `new_member` datagrams for which there was
-    no socket yet; `unreachable` those that were not sent because there was no way to the host.
+    no socket yet; `unreachable` those that no way to the host was there for. Of these, `unanswered`
+    are among `sent` as well: the kernel took them, and threw them away.
     """
 
     sent: Traffic = field(default_factory=Traffic)
@@ -100,6 +101,7 @@ class OutputCount:
     rate_limited: int = 0
     new_member: int = 0
     unreachable: int = 0
+    unanswered: int = 0
 
     def add(self, other: OutputCount) -> None:
         """Adds the other's counts to these."""
@@ -108,6 +110,7 @@ class OutputCount:
         self.rate_limited += other.rate_limited
         self.new_member += other.new_member
         self.unreachable += other.unreachable
+        self.unanswered += other.unanswered
         for name, number in other.errors.items():
             self.errors[name] = self.errors.get(name, 0) + number
 
@@ -453,6 +456,12 @@ class Ledger:
             kept = self._outputs.setdefault((rule, target), OutputCount())
             kept.add(segment.output(slot))
             segment.outputs.give_back((rule, target))
+
+    def sent_to_nobody(self, rule: str, target: Target, packets: int) -> None:
+        """So many of the datagrams that an output sent have come to no host."""
+        kept = self._outputs.setdefault((rule, target), OutputCount())
+        kept.unreachable += packets
+        kept.unanswered += packets
 
     def forget(
         self,

@@ -15,7 +15,7 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,9 @@ from mcrd.links import Links
 from mcrd.metrics import Metrics
 from mcrd.model import Config, Network, Rule
 from mcrd.notify import Notify
-from mcrd.plan import Wishes, lookups_of, plan
+from mcrd.plan import Wishes, outputs_by_lookup, plan
 from mcrd.report import Flow
-from mcrd.resources import target, where
+from mcrd.resources import Lookup, Target, target, where
 from mcrd.routes import Routes
 from mcrd.states import OutputState, RuleState, states
 from mcrd.stats import OF_RINGS
@@ -84,7 +84,9 @@ class Supervisor:
         self._log_level = log_level
         self._estate = Estate(self._wake)
         self._links = Links(self._links_changed)
-        self._routes = Routes(lambda: self._links.now, self._ways_changed)
+        self._routes = Routes(lambda: self._links.now, self._ways_changed, self._ways_looked_at)
+        self._outputs_of: dict[Lookup, list[tuple[str, Target]]] = {}
+        self._sent_before: dict[tuple[Lookup, str, Target], int] = {}  # a way was in doubt
         self._metrics = Metrics(self._snapshot)
         self._adopted = 0.0
         self._server = Server(
@@ -270,6 +272,27 @@ class Supervisor:
     def _wake(self) -> None:
         self._woken.set()
 
+    def _ways_looked_at(self, doubted: Collection[Lookup], certain: Collection[Lookup]) -> None:
+        """What is sent from now on may have to be counted as lost: how much was sent before?"""
+        for lookup in doubted:
+            for rule, called in self._outputs_of.get(lookup, ()):
+                sent = self._estate.ledger.output(rule, called).sent.packets
+                self._sent_before.setdefault((lookup, rule, called), sent)
+        for key in [key for key in self._sent_before if key[0] in certain]:
+            del self._sent_before[key]
+
+    def _count_unanswered(self) -> None:
+        """What outputs sent nowhere, until the workers were told that no way leads there."""
+        ledger = self._estate.ledger
+        for key, before in list(self._sent_before.items()):
+            lookup, rule, called = key
+            way = self._routes.now.get(lookup)
+            if way is None or way.trouble:
+                del self._sent_before[key]
+            if way is not None and way.trouble:
+                sent = ledger.output(rule, called).sent.packets
+                ledger.sent_to_nobody(rule, called, max(0, sent - before))
+
     def _ways_changed(self, interfaces: frozenset[str]) -> None:
         self._wake()
         self._estate.retry_now(interfaces)
@@ -328,6 +351,7 @@ class Supervisor:
         self._estate.admit(self._networks, also_old=False)
         self._estate.end_retired()
         await self._estate.keep()
+        self._count_unanswered()
         self._pending = False
         self._look_at_states()
         self._notify.status(self._summary())
@@ -400,8 +424,8 @@ class Supervisor:
             self._watch.start(self._files(new), new.include_patterns)
         else:
             self._watch.stop()
-        enabled = (rule for rule in new.rules.values() if rule.enabled)
-        self._routes.watch(one for rule in enabled for one in lookups_of(rule))
+        self._outputs_of = outputs_by_lookup(new)
+        self._routes.watch(self._outputs_of)
         self._wishes.keep(new.rules)
         self._alarms.keep(new.rules)
         self._estate.forget(new, self._links.now)

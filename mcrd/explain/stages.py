@@ -48,7 +48,7 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
     if state == "active":
         yield Finding("file", "state", "yes", "the rule is active")
     elif state != "disabled":
-        causes = ("missing", "down", "carrier", "address", "route")
+        causes = ("missing", "down", "carrier", "address", "route", "neighbour")
         told = any(f.answer == "no" and f.topic in causes for f in rest)
         text = f"the rule is {state}: {reason}"
         remedy = "" if told else "mcrd(8) has the reasons; it is tried again by itself"
