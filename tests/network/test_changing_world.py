@@ -454,6 +454,7 @@ def test_a_thousand_idle_rules_cost_nothing(triangle: Triangle) -> None:
     assert share < 0.01 * GUARD
 
 
+@pytest.mark.alone
 def test_five_thousand_rules(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, UNWATCHED)
     idle = [idle_rule(number) for number in range(5000)]

@@ -17,6 +17,7 @@ import pytest
 
 from tests.lab import Fork, Lab, LabError, Mcrd, Triangle, wait_for
 from tests.lab.datagrams import sender
+from tests.lab.processes import PATIENCE
 from tests.lab.rules import rule
 
 A = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
@@ -44,7 +45,7 @@ def test_a_broken_file_at_the_start_is_refused_with_every_line(triangle: Triangl
         + rule("c", "r0 239.1.1.3 5000", "r1 239.2.2.3 6000", more="colour = 3")
     )
     daemon = Mcrd(triangle.relay, text, (), None)
-    assert daemon.process.wait(10) == 1
+    assert daemon.process.wait(PATIENCE) == 1
     lines = daemon.log().splitlines()
     assert [line.split(": ")[1] for line in lines] == [
         "rules.a.outputs[0].ttl",
@@ -339,7 +340,7 @@ def test_without_cap_net_raw_it_says_so(triangle: Triangle) -> None:
     wait_for(lambda: entry(daemon, "a")["state"] == "failed", "the rule to have failed")
     assert "packet sockets need CAP_NET_RAW" in entry(daemon, "a")["reason"]
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.alone  # the sysctl is the machine's

@@ -118,10 +118,11 @@ def is_named(daemon: Mcrd, name: str) -> None:
     """Says the daemon what is going on?"""
     wait_for(lambda: f"rules.{name}: " in daemon.log() and "(looped)" in daemon.log(), "the log")
     found = daemon.stats()["rules"][name]
-    assert found["returner"] in daemon.log()
+    address = found["returner"].split()[0]  # of several relays that return it, the last one
+    assert address in daemon.log()
     said = daemon.ctl("explain", name, "--seconds", "0.3", check=False).stdout
     assert "a loop: " in said
-    assert found["returner"] in said
+    assert address in said
 
 
 @pytest.mark.parametrize(("more", "workers"), [(OWN, 2), (KEPT, 1)])

@@ -19,6 +19,7 @@ import pytest
 
 from tests.lab import wait_for
 from tests.lab.daemon import console_script
+from tests.lab.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -430,7 +431,7 @@ def test_loss_in_the_receivers_own_socket_is_named(cable: Cable) -> None:
     craft(cable, [payload(too_many)])
     wait_for(caught_up, "the receiver to empty its socket")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE) == 0
     result = json.loads(answer.read_text())
     assert result["kernel_dropped"] > 0
     assert result["lost"] == result["kernel_dropped"]
