@@ -13,6 +13,7 @@
 #                    what is missing for that)
 #   make install     where there is no package: to PREFIX (/usr/local), under DESTDIR
 #   make uninstall   removes that again, all but /etc/mcr.toml
+#   make completion  etc/completion, after a change of a command line
 #   make lint        format, ruff, mypy, manual pages
 #   make clean       removes all that the others made in the checkout
 #
@@ -34,7 +35,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel deb install uninstall lint clean
+.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel deb install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -81,6 +82,9 @@ install: build
 
 uninstall:
 	@scripts/install uninstall
+
+completion: setup
+	@$(AS_OWNER) $(VENV)/python scripts/completion.py
 
 lint: setup
 	$(AS_OWNER) $(VENV)/ruff format --check .

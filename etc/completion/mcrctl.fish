@@ -17,25 +17,29 @@ function __mcrctl_rules
     mcrctl $control rules 2>/dev/null | string replace -rf '^(\S+)  .*' '$1'
 end
 
+# What follows is made by `make completion`.
+
 complete -c mcrctl -f
-complete -c mcrctl -s h -l help -d 'Show the usage'
+complete -c mcrctl -s h -l help -d 'Show this help message and exit'
 complete -c mcrctl -l json -d 'Print JSON'
-complete -c mcrctl -l control -rF -d 'The control socket of the daemon'
-complete -c mcrctl -n __fish_use_subcommand -l version -d 'Show the version'
-complete -c mcrctl -n __fish_use_subcommand -a reload -d 'Read the rule file again, and say what changed'
+complete -c mcrctl -l control -rF -d 'The daemon'"'"'s control socket'
+complete -c mcrctl -n __fish_use_subcommand -l version -d 'Show program'"'"'s version number and exit'
+complete -c mcrctl -n '__fish_seen_subcommand_from rules' -fa '(__mcrctl_rules)'
+complete -c mcrctl -n '__fish_seen_subcommand_from top' -l interval -rf -d 'Between two looks'
+complete -c mcrctl -n '__fish_seen_subcommand_from top' -l count -rf -d 'End after so many; default: never, or 1'
+complete -c mcrctl -n '__fish_seen_subcommand_from check' -F
+complete -c mcrctl -n '__fish_seen_subcommand_from doctor' -l config -rF -d 'The rule file'
+complete -c mcrctl -n '__fish_seen_subcommand_from import' -F
+complete -c mcrctl -n '__fish_seen_subcommand_from explain' -fa '(__mcrctl_rules)'
+complete -c mcrctl -n '__fish_seen_subcommand_from explain' -l seconds -rf -d 'How long to look at the input interface'
+complete -c mcrctl -n '__fish_seen_subcommand_from explain' -l config -rF -d 'A rule of this file; asks no daemon'
+complete -c mcrctl -n __fish_use_subcommand -a reload -d 'Read the rule file again, wait until it is applied, and say what changed'
 complete -c mcrctl -n __fish_use_subcommand -a diff -d 'Say what a reload would change'
 complete -c mcrctl -n __fish_use_subcommand -a status -d 'How the daemon and its workers are'
-complete -c mcrctl -n __fish_use_subcommand -a rules -d 'Rules and their states'
 complete -c mcrctl -n __fish_use_subcommand -a stats -d 'All counters'
+complete -c mcrctl -n __fish_use_subcommand -a rules -d 'Rules and their states'
 complete -c mcrctl -n __fish_use_subcommand -a top -d 'Rules and interfaces, live'
-complete -c mcrctl -n __fish_use_subcommand -a explain -d 'Why nothing flows through a rule'
-complete -c mcrctl -n __fish_use_subcommand -a check -d 'Check a rule file'
+complete -c mcrctl -n __fish_use_subcommand -a check -d 'Check a rule file; needs no daemon'
 complete -c mcrctl -n __fish_use_subcommand -a doctor -d 'What of this host stands in the way'
-complete -c mcrctl -n __fish_use_subcommand -a import -d 'Print the rule file of another program as one of mcrd'
-complete -c mcrctl -n '__fish_seen_subcommand_from explain' -l seconds -x -d 'How long to look'
-complete -c mcrctl -n '__fish_seen_subcommand_from explain' -l config -rF -d 'A rule of this file; asks no daemon'
-complete -c mcrctl -n '__fish_seen_subcommand_from rules explain' -a '(__mcrctl_rules)'
-complete -c mcrctl -n '__fish_seen_subcommand_from top' -l interval -x -d 'Seconds between two looks'
-complete -c mcrctl -n '__fish_seen_subcommand_from top' -l count -x -d 'End after so many'
-complete -c mcrctl -n '__fish_seen_subcommand_from doctor' -l config -rF -d 'The rule file'
-complete -c mcrctl -n '__fish_seen_subcommand_from check import' -F
+complete -c mcrctl -n __fish_use_subcommand -a import -d 'Print the rule file of smcroute, or of the Rust mcrd, as one of this mcrd'
+complete -c mcrctl -n __fish_use_subcommand -a explain -d 'Why nothing flows through a rule, step by step'

@@ -22,48 +22,21 @@ _mcrd_complete() {
         case ${words[at]} in
             --control) control=${words[++at]} ;;
             --control=*) control=${words[at]#*=} ;;
-            --interval | --count | --seconds | --config | --interface | --address | --port | --flows) ((++at)) ;;
-            -*) ;;
+            -*) ! _mcrd_value "${words[at]}" || ((++at)) ;;
             *) command=${command:-${words[at]}} ;;
         esac
     done
 
     COMPREPLY=()
-    case $previous in
-        --config | --control) _mcrd_files "$word" && return ;;
-        --log-level) wanted='debug info warning error' ;;
-        --interface) wanted=$(cd /sys/class/net 2>/dev/null && echo *) ;;
-        --address | --port | --flows | --source-port | --rate | --size | --count | --ttl | --burst | \
-            --source | --expect | --timeout | --interval | --seconds) return ;;
-        *)
-            case $program:$command in
-                mcrd:*) options='--config --control --check --log-level --version' ;;
-                mcrctl:)
-                    options='--json --control --version'
-                    wanted='reload diff status rules stats top explain check doctor import'
-                    ;;
-                mcrctl:top) options='--json --control --interval --count' ;;
-                mcrctl:explain) options='--json --control --seconds --config' ;;
-                mcrctl:doctor) options='--json --control --config' ;;
-                mcrctl:*) options='--json --control' ;;
-                mcrgen:) wanted='send receive' ;;
-                mcrgen:send)
-                    options='--interface --address --port --flows --json
-                        --source-port --rate --size --count --ttl --burst'
-                    ;;
-                mcrgen:receive)
-                    options='--interface --address --port --flows --json --source --expect --timeout'
-                    ;;
-            esac
-            if [[ $word == -* ]]; then
-                wanted="$options --help"
-            elif [[ $program == mcrctl ]]; then
-                case $command in
-                    rules | explain) wanted=$(_mcrd_rules "$control") ;;
-                    check | import) _mcrd_files "$word" && return ;;
-                esac
-            fi
-            ;;
+    wanted=''
+    if ! _mcrd_value "$previous"; then
+        _mcrd_known "$program:$command"
+        [[ $word != -* ]] || wanted=$options
+    fi
+    case $wanted in
+        @files) _mcrd_files "$word" && return ;;
+        @interfaces) wanted=$(cd /sys/class/net 2>/dev/null && echo *) ;;
+        @rules) wanted=$(_mcrd_rules "$control") ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$wanted" -- "$word")
     # What stands before the last colon, bash keeps.
@@ -80,6 +53,34 @@ _mcrd_files() {
 # The names of the running daemon's rules; none when it does not answer.
 _mcrd_rules() {
     mcrctl ${1:+--control "$1"} rules 2>/dev/null | sed -n 's/^\([^ ][^ ]*\)  .*/\1/p'
+}
+
+# What follows is made by `make completion`.
+
+_mcrd_known() {
+    case $1 in
+        mcrd:) options='--help --config --control --check --log-level --version' wanted='' ;;
+        mcrctl:) options='--help --json --control --version' wanted='reload diff status stats rules top check doctor import explain' ;;
+        mcrctl:reload | mcrctl:diff | mcrctl:status | mcrctl:stats) options='--help --json --control' wanted='' ;;
+        mcrctl:rules) options='--help --json --control' wanted='@rules' ;;
+        mcrctl:top) options='--help --json --control --interval --count' wanted='' ;;
+        mcrctl:check | mcrctl:import) options='--help --json --control' wanted='@files' ;;
+        mcrctl:doctor) options='--help --json --control --config' wanted='' ;;
+        mcrctl:explain) options='--help --json --control --seconds --config' wanted='@rules' ;;
+        mcrgen:) options='--help' wanted='send receive' ;;
+        mcrgen:send) options='--help --interface --address --port --flows --json --source-port --rate --size --count --ttl --burst' wanted='' ;;
+        mcrgen:receive) options='--help --interface --address --port --flows --json --source --expect --timeout' wanted='' ;;
+    esac
+}
+
+_mcrd_value() {
+    case $1 in
+        --config | --control) wanted='@files' ;;
+        --log-level) wanted='debug info warning error' ;;
+        --address | --burst | --count | --expect | --flows | --interval | --port | --rate | --seconds | --size | --source | --source-port | --timeout | --ttl) wanted='' ;;
+        --interface) wanted='@interfaces' ;;
+        *) return 1 ;;
+    esac
 }
 
 complete -F _mcrd_complete mcrd mcrctl mcrgen

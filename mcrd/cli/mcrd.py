@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from pathlib import Path
 
 DEFAULT_CONFIG = "/etc/mcr.toml"
@@ -34,13 +35,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end_early)
     signal.signal(signal.SIGINT, _end_early)
 
+    from mcrd.cli import check  # noqa: PLC0415
+    from mcrd.errors import words  # noqa: PLC0415
+    from mcrd.files import absolute  # noqa: PLC0415
+
+    options = _parser().parse_args(argv)
+    if options.check:
+        return check.run(options.config, as_json=False)
+    try:  # for whoever is told of them is elsewhere
+        config, control = absolute(options.config), absolute(options.control)
+    except OSError as error:
+        print(f"mcrd: the working directory: {words(error)}", file=sys.stderr)
+        return 1
+    return _run(config, control, options.log_level)
+
+
+def _parser() -> ArgumentParser:
     import argparse  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
     from mcrd import __version__  # noqa: PLC0415
-    from mcrd.cli import check  # noqa: PLC0415
-    from mcrd.errors import words  # noqa: PLC0415
-    from mcrd.files import absolute  # noqa: PLC0415
     from mcrd.journal import LEVELS  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
@@ -63,15 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="check the rule file and exit")
     parser.add_argument("--log-level", choices=LEVELS, help="instead of the rule file's")
     parser.add_argument("--version", action="version", version=f"mcrd {__version__}")
-    options = parser.parse_args(argv)
-    if options.check:
-        return check.run(options.config, as_json=False)
-    try:  # for whoever is told of them is elsewhere
-        config, control = absolute(options.config), absolute(options.control)
-    except OSError as error:
-        print(f"mcrd: the working directory: {words(error)}", file=sys.stderr)
-        return 1
-    return _run(config, control, options.log_level)
+    return parser
 
 
 def _run(path: Path, control: Path, log_level: str | None) -> int:

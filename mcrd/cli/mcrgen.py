@@ -185,9 +185,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argpar
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--interface", required=True, type=_interface, metavar="IF")
-    parser.add_argument("--address", required=True, type=_address, metavar="A")
-    parser.add_argument("--port", required=True, type=_integer(1, 65535), metavar="P")
+    parser.add_argument(
+        "--interface",
+        required=True,
+        type=_interface,
+        metavar="IF",
+        help="to send from, or to receive on",
+    )
+    parser.add_argument(
+        "--address", required=True, type=_address, metavar="A", help="the group or host"
+    )
+    parser.add_argument(
+        "--port", required=True, type=_integer(1, 65535), metavar="P", help="the UDP port"
+    )
     parser.add_argument(
         "--flows",
         type=_integer(1, 4096),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,14 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from mcrd.cli import mcrctl, mcrgen
-from tests.unit.test_manuals import options_of_mcrd
+from mcrd.cli import mcrctl, mcrd, mcrgen
 
-COMPLETION = Path(__file__).parents[2] / "etc/completion"
+TOP = Path(__file__).parents[2]
+COMPLETION = TOP / "etc/completion"
 BASH = COMPLETION / "mcrd.bash"
 ZSH = COMPLETION / "_mcrd"
-PROGRAMS = ("mcrd", "mcrctl", "mcrgen")
-
 LINES = re.MULTILINE | re.DOTALL
 
 Options = dict[str, set[str]]
@@ -36,14 +35,19 @@ def options(parser: argparse.ArgumentParser) -> Options:
     return found
 
 
-def of_program(program: str) -> Options:
-    match program:
-        case "mcrd":
-            return {"": options_of_mcrd()}
-        case "mcrctl":
-            return options(mcrctl._parser())  # noqa: SLF001
-        case _:
-            return options(mcrgen._parsers()[0])  # noqa: SLF001
+OF_PROGRAMS = {
+    "mcrd": options(mcrd._parser()),  # noqa: SLF001
+    "mcrctl": options(mcrctl._parser()),  # noqa: SLF001
+    "mcrgen": options(mcrgen._parsers()[0]),  # noqa: SLF001
+}
+
+
+def test_they_are_made_of_the_programs_as_they_are(tmp_path: Path) -> None:
+    shutil.copytree(COMPLETION, tmp_path, dirs_exist_ok=True)
+    runpy.run_path(str(TOP / "scripts/completion.py"))["main"](tmp_path)
+    for path in COMPLETION.iterdir():
+        made = (tmp_path / path.name).read_text("utf-8")
+        assert path.read_text("utf-8") == made, "run `make completion`"
 
 
 def complete(line: str, directory: Path) -> list[str]:
@@ -88,9 +92,9 @@ def fake(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", OF_PROGRAMS)
 def test_bash_has_every_option_and_command(program: str, tmp_path: Path) -> None:
-    expected = of_program(program)
+    expected = OF_PROGRAMS[program]
     offered = {
         command: set(complete(f"{program} {command} -".replace("  ", " "), tmp_path))
         for command in expected
@@ -138,31 +142,26 @@ def test_bash_offers_no_rules_when_the_daemon_does_not_answer(tmp_path: Path) ->
 
 
 def of_zsh(program: str) -> Options:
-    """Options by subcommand: `$common` stands for the array of that name."""
+    """Options by subcommand."""
     (body,) = re.findall(rf"^__{program}\(\) {{\n(.*?)^}}", ZSH.read_text("utf-8"), LINES)
-    common = {"--help"}
-    array = re.search(r"common=\(\n(.*?)^    \)\n", body, LINES)
-    if array:
-        common |= long_options(array[1])
-        body = body.replace(array[0], "")
-    start, _, rest = body.partition("    case $words[1] in\n")
-    found = {"": long_options(start) | (common if "$common" in start else set())}
-    for names, branch in re.findall(r"^        ([a-z |]+)\)(.*?);;$", rest, LINES):
-        for name in names.split(" | "):
-            found[name] = long_options(branch) | (common if "$common" in branch else set())
+    start, _, rest = body.partition("case $words[1] in\n")
+    found = {"": long_options(start)}
+    for names, branch in re.findall(r"^ {16}([a-z |]+)\)\n(.*?)^ +;;$", rest, LINES):
+        found |= dict.fromkeys(names.split(" | "), long_options(branch))
     return found
 
 
 def long_options(text: str) -> set[str]:
-    return set(re.findall(r"--[a-z][a-z-]*", text))
+    return set(re.findall(r"^ +'(?:\(- \*\))?(--[a-z-]+)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", OF_PROGRAMS)
 def test_zsh_has_every_option_and_command(program: str) -> None:
-    assert of_zsh(program) == of_program(program)
-    if program == "mcrctl":
-        listed = re.findall(r"^        '([a-z]+):", ZSH.read_text("utf-8"), re.MULTILINE)
-        assert set(listed) == of_program(program).keys() - {""}
+    assert of_zsh(program) == OF_PROGRAMS[program]
+    listed = re.findall(rf"^__{program}\(\) .*?^}}", ZSH.read_text("utf-8"), LINES)[0]
+    commands = set(re.findall(r"^        '([a-z]+):", listed, re.MULTILINE))
+    assert commands == OF_PROGRAMS[program].keys() - {""}
+    assert ("'1:command:->command'" in listed) == bool(commands)
 
 
 def of_fish(program: str) -> Options:
@@ -175,7 +174,7 @@ def of_fish(program: str) -> Options:
         parser = argparse.ArgumentParser()
         for short in "cnlads":
             parser.add_argument(f"-{short}")
-        given = parser.parse_known_args(shlex.split(line.replace("-xa ", "-x -a ")))[0]
+        given = parser.parse_known_args(shlex.split(line.replace("fa ", "f -a ")))[0]
         assert given.c == program
         condition = (given.n or "").split()
         option = {f"--{given.l}"} if given.l else set()
@@ -190,13 +189,13 @@ def of_fish(program: str) -> Options:
     return {name: found.get(name, set()) | everywhere for name in found.keys() | commands}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", OF_PROGRAMS)
 def test_fish_has_every_option_and_command(program: str) -> None:
-    assert of_fish(program) == of_program(program)
+    assert of_fish(program) == OF_PROGRAMS[program]
 
 
 @pytest.mark.parametrize(
-    ("shell", "name"), [("zsh", "_mcrd"), *(("fish", f"{program}.fish") for program in PROGRAMS)]
+    ("shell", "name"), [("zsh", "_mcrd"), *(("fish", f"{program}.fish") for program in OF_PROGRAMS)]
 )
 def test_the_other_shells_can_read_it(shell: str, name: str) -> None:
     if shutil.which(shell) is None:
