@@ -12,7 +12,7 @@ import argparse
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from typing import NamedTuple
 from mcrd.cli import mcrctl, mcrd, mcrgen
 
 MARK = "# What follows is made by `make completion`.\n"
+NEXT = "\n            "
 KINDS = {
     "FILE": "@files",
     "SOCKET": "@files",
@@ -78,68 +79,66 @@ def item(action: argparse.Action) -> Item:
     return Item(tuple(action.option_strings), about, what, takes)
 
 
-def bash(programs: dict[str, Program]) -> Iterator[str]:
-    """Two functions: what a program and its command have, and what stands behind an option."""
+def cases(programs: dict[str, Program], text: Callable[[Program, str], str]) -> Iterator[str]:
+    """The cases of a function for bash or zsh: what a program and its command have."""
     known: dict[str, list[str]] = defaultdict(list)
-    behind: dict[str, set[str]] = defaultdict(set)
     for name, found in programs.items():
-        for command, items in found.items.items():
-            flags = [flag for each in items for flag in each.flags if flag.startswith("--")]
-            wanted = [each.takes for each in items if not each.flags and each.takes]
-            text = f"options='{' '.join(flags)}' wanted='{' '.join(wanted)}'"
-            known[text].append(f"{name}:{command}")
-            for each in items:
-                if each.flags and each.takes is not None:
-                    behind[f"wanted='{each.takes}'"].update(each.flags)
+        for command in found.items:
+            known[text(found, command)].append(f"{name}:{command}")
     yield "_mcrd_known() {\n    case $1 in"
-    yield from (f"        {' | '.join(names)}) {text} ;;" for text, names in known.items())
-    yield "    esac\n}\n\n_mcrd_value() {\n    case $1 in"
-    yield from (f"        {' | '.join(sorted(names))}) {text} ;;" for text, names in behind.items())
+    yield from (f"        {' | '.join(names)}) {what} ;;" for what, names in known.items())
+    yield "    esac\n}\n"
+
+
+def bash(programs: dict[str, Program]) -> Iterator[str]:
+    """What a program and its command have, and what stands behind an option."""
+
+    def text(found: Program, command: str) -> str:
+        items = found.items[command]
+        flags = [flag for each in items for flag in each.flags if flag.startswith("--")]
+        wanted = [each.takes for each in items if not each.flags and each.takes]
+        return f"options='{' '.join(flags)}' wanted='{' '.join(wanted)}'"
+
+    yield from cases(programs, text)
+    behind: dict[str, set[str]] = defaultdict(set)
+    for found in programs.values():
+        for each in (each for items in found.items.values() for each in items):
+            if each.flags and each.takes is not None:
+                behind[each.takes].update(each.flags)
+    yield "_mcrd_value() {\n    case $1 in"
+    for takes, names in behind.items():
+        yield f"        {' | '.join(sorted(names))}) wanted='{takes}' ;;"
     yield "        *) return 1 ;;\n    esac\n}\n\ncomplete -F _mcrd_complete " + " ".join(programs)
 
 
 def zsh(programs: dict[str, Program]) -> Iterator[str]:
-    """A function for each program."""
-    for name, found in programs.items():
-        yield f"__{name}() {{"
-        if found.abouts:
-            yield "    local context state state_descr line control\n    local -A opt_args"
-            yield "    local -a commands=("
-            for command, about in found.abouts.items():
-                yield f"        {quote(f'{command}:{in_zsh(about)}')}"
-            yield "    )"
-            yield f'    _arguments -C -A "-*"{specs(found.items[""], 8)}'
-            yield "    case $state in\n        command) _describe command commands ;;"
-            yield "        argument)\n            control=${opt_args[--control]}"
-            yield "            case $words[1] in"
-            known: dict[str, list[str]] = defaultdict(list)
-            for command in found.abouts:
-                known[specs(found.items[command], 24)].append(command)
-            for text, names in known.items():
-                yield f"                {' | '.join(names)})"
-                yield f"                    _arguments{text}\n                    ;;"
-            yield "            esac\n            ;;\n    esac"
-        else:
-            yield f"    _arguments{specs(found.items[''], 8)}"
-        yield "}\n"
-    yield "case $service in"
-    yield from (f'    {name}) __{name} "$@" ;;' for name in programs)
-    yield "esac"
+    """What _arguments and _describe take."""
+
+    def array(name: str, entries: Iterable[str]) -> str:
+        return f"{name}=({''.join(f'{NEXT}{quote(each)}' for each in entries)}\n        )"
+
+    def text(found: Program, command: str) -> str:
+        abouts = {} if command else found.abouts
+        commands = [f"{name}:{in_zsh(about)}" for name, about in abouts.items()]
+        return array("specs", specs(found.items[command])) + (
+            f" {array('commands', commands)}" if commands else ""
+        )
+
+    yield from cases(programs, text)
+    yield '_mcrd_complete "$@"'
 
 
-def specs(items: list[Item], indent: int) -> str:
-    """As _arguments takes them, each on a line of its own."""
-    found = []
+def specs(items: list[Item]) -> Iterator[str]:
+    """Each flag and argument as _arguments has it."""
     for flags, about, what, takes in items:
         behind = "" if takes is None else f":{what}:{IN_ZSH.get(takes, f'({takes})')}"
         for flag in flags:
             alone = "(- *)" if flag in ("-h", "--help", "--version") else ""
-            found.append(f"{alone}{flag}{'=' if behind else ''}[{in_zsh(about)}]{behind}")
+            yield f"{alone}{flag}{'=' if behind else ''}[{in_zsh(about)}]{behind}"
         if what == "command":
-            found += ["1:command:->command", "*::argument:->argument"]
+            yield from ("1:command:->command", "*::argument:->argument")
         elif not flags:
-            found.append(f"1{behind}")
-    return "".join(f" \\\n{' ' * indent}{quote(spec)}" for spec in found)
+            yield f"1{behind}"
 
 
 def in_zsh(about: str) -> str:

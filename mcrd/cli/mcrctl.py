@@ -31,13 +31,16 @@ INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 Run = Callable[[argparse.Namespace], int]
 """Carries a command out; returns the exit status."""
 
+Argument = Callable[[argparse.ArgumentParser], object]
+"""Adds itself to a parser."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(argv)
     command = COMMANDS[options.command]
     try:
-        return (_live if command.live else _at_once)(command.run, options)
+        return (_live if command.is_live else _at_once)(command.run, options)
     except ControlError as error:
         if not (error.logged and _is_of_the_service()):
             for line in error.lines:
@@ -155,136 +158,77 @@ def _positive(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
 
 
-Argument = tuple[tuple[str, ...], dict[str, Any]]
-"""What ArgumentParser.add_argument() takes. Of the metavar the completions know what it is."""
-
-
-def _argument(*names: str, **how: Any) -> Argument:
-    return names, how
+def _argument(name: str, metavar: str, about: str, **other: Any) -> Argument:
+    """An option or argument; of the metavar the completions know what it stands for."""
+    return lambda parser: parser.add_argument(name, metavar=metavar, help=about, **other)
 
 
 class Command(NamedTuple):
-    """A subcommand: what --help says of it, what carries it out, and its own arguments."""
+    """A subcommand: what --help says of it, what carries it out, and arguments of its own."""
 
     about: str
     run: Run
-    arguments: tuple[Argument, ...] = ()
-    live: bool = False
+    arguments: Sequence[Argument] = ()
+    is_live: bool = False
     """It prints as it goes, until nobody wants to read it any more."""
 
 
+# fmt: off
 COMMANDS = {
     "reload": Command(
         "read the rule file again, wait until it is applied, and say what changed",
-        partial(_ask, answers.changes, timeout=RELOAD_TIMEOUT),
-    ),
+        partial(_ask, answers.changes, timeout=RELOAD_TIMEOUT)),
     "diff": Command(
-        "say what a reload would change", partial(_ask, answers.changes, timeout=RELOAD_TIMEOUT)
-    ),
+        "say what a reload would change",
+        partial(_ask, answers.changes, timeout=RELOAD_TIMEOUT)),
     "status": Command("how the daemon and its workers are", partial(_ask, answers.status)),
     "stats": Command("all counters", partial(_ask, answers.stats)),
-    "rules": Command(
-        "rules and their states",
-        partial(_ask, answers.rules),
-        (_argument("name", nargs="?", metavar="NAME", help="only this rule"),),
-    ),
-    "top": Command(
-        "rules and interfaces, live",
-        _top,
-        (
-            _argument(
-                "--interval",
-                type=_seconds,
-                default=1.0,
-                metavar="SECONDS",
-                help="between two looks (default: %(default)g)",
-            ),
-            _argument(
-                "--count",
-                type=_positive,
-                metavar="N",
-                help="end after so many; default: never, or 1",
-            ),
-        ),
-        live=True,
-    ),
-    "check": Command(
-        "check a rule file; needs no daemon",
-        _check,
-        (
-            _argument(
-                "file",
-                nargs="?",
-                type=Path,
-                default=Path(DEFAULT_CONFIG),
-                metavar="FILE",
-                help="default: %(default)s",
-            ),
-        ),
-    ),
-    "doctor": Command(
-        "what of this host stands in the way",
-        _doctor,
-        (
-            _argument(
-                "--config",
-                type=Path,
-                metavar="FILE",
-                help=f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
-            ),
-        ),
-    ),
+    "rules": Command("rules and their states", partial(_ask, answers.rules), [
+        _argument("name", "NAME", "only this rule", nargs="?")]),
+    "top": Command("rules and interfaces, live", _top, [
+        _argument("--interval", "SECONDS", "between two looks (default: %(default)g)",
+                  type=_seconds, default=1.0),
+        _argument("--count", "N", "end after so many; default: never, or 1", type=_positive),
+    ], is_live=True),
+    "check": Command("check a rule file; needs no daemon", _check, [
+        _argument("file", "FILE", "default: %(default)s",
+                  nargs="?", type=Path, default=Path(DEFAULT_CONFIG))]),
+    "doctor": Command("what of this host stands in the way", _doctor, [
+        _argument("--config", "FILE", f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
+                  type=Path)]),
     "import": Command(
-        "print the rule file of smcroute, or of the Rust mcrd, as one of this mcrd",
-        _convert,
-        (_argument("file", type=Path, metavar="FILE", help="smcroute.conf, or JSON5 rules"),),
-    ),
-    "explain": Command(
-        "why nothing flows through a rule, step by step",
-        _explain,
-        (
-            _argument("rule", metavar="RULE", help="its name"),
-            _argument(
-                "--seconds",
-                type=_look_seconds,
-                default=3.0,
-                metavar="N",
-                help="how long to look at the input interface (default: %(default)g)",
-            ),
-            _argument(
-                "--config", type=Path, metavar="FILE", help="a rule of this file; asks no daemon"
-            ),
-        ),
-    ),
+        "print the rule file of smcroute, or of the Rust mcrd, as one of this mcrd", _convert,
+        [_argument("file", "FILE", "smcroute.conf, or JSON5 rules", type=Path)]),
+    "explain": Command("why nothing flows through a rule, step by step", _explain, [
+        _argument("rule", "RULE", "its name"),
+        _argument("--seconds", "N",
+                  "how long to look at the input interface (default: %(default)g)",
+                  type=_look_seconds, default=3.0),
+        _argument("--config", "FILE", "a rule of this file; asks no daemon", type=Path)]),
 }
-
-# Before the command or behind it: without defaults, the second keeps what the first said.
-COMMON = (
-    _argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"),
-    _argument(
-        "--control",
-        metavar="SOCKET",
-        type=Path,
-        default=argparse.SUPPRESS,
-        help=f"the daemon's control socket (default: {DEFAULT_CONTROL})",
-    ),
-)
+# fmt: on
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mcrctl", description="Asks a running mcrd.")
-    _add(parser, COMMON)
+    _add_common(parser)
     parser.set_defaults(json=False, control=Path(DEFAULT_CONTROL))
     parser.add_argument("--version", action="version", version=f"mcrctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        _add(commands.add_parser(name, help=command.about), COMMON + command.arguments)
+        below = commands.add_parser(name, help=command.about)
+        _add_common(below)
+        for add in command.arguments:
+            add(below)
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, arguments: Iterable[Argument]) -> None:
-    for names, how in arguments:
-        parser.add_argument(*names, **how)
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Options before the command or behind it: without defaults, the second keeps the first's."""
+    none = argparse.SUPPRESS
+    parser.add_argument("--json", action="store_true", default=none, help="print JSON")
+    about = f"the daemon's control socket (default: {DEFAULT_CONTROL})"
+    _argument("--control", "SOCKET", about, type=Path, default=none)(parser)
 
 
 if __name__ == "__main__":

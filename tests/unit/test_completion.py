@@ -141,27 +141,20 @@ def test_bash_offers_no_rules_when_the_daemon_does_not_answer(tmp_path: Path) ->
     assert complete("mcrctl rules ", tmp_path) == []
 
 
-def of_zsh(program: str) -> Options:
-    """Options by subcommand."""
-    (body,) = re.findall(rf"^__{program}\(\) {{\n(.*?)^}}", ZSH.read_text("utf-8"), LINES)
-    start, _, rest = body.partition("case $words[1] in\n")
-    found = {"": long_options(start)}
-    for names, branch in re.findall(r"^ {16}([a-z |]+)\)\n(.*?)^ +;;$", rest, LINES):
-        found |= dict.fromkeys(names.split(" | "), long_options(branch))
-    return found
-
-
-def long_options(text: str) -> set[str]:
-    return set(re.findall(r"^ +'(?:\(- \*\))?(--[a-z-]+)", text, re.MULTILINE))
-
-
 @pytest.mark.parametrize("program", OF_PROGRAMS)
 def test_zsh_has_every_option_and_command(program: str) -> None:
-    assert of_zsh(program) == OF_PROGRAMS[program]
-    listed = re.findall(rf"^__{program}\(\) .*?^}}", ZSH.read_text("utf-8"), LINES)[0]
-    commands = set(re.findall(r"^        '([a-z]+):", listed, re.MULTILINE))
-    assert commands == OF_PROGRAMS[program].keys() - {""}
-    assert ("'1:command:->command'" in listed) == bool(commands)
+    found: Options = {}
+    for names, text in re.findall(
+        r"^        (m[a-z:| ]+)\) (.*?) ;;$", ZSH.read_text("utf-8"), LINES
+    ):
+        flags = re.findall(r"^ +'(?:\(- \*\))?(--[a-z-]+)", text, re.MULTILINE)
+        found |= {name: set(flags) for name in names.split(" | ")}
+        if names == f"{program}:":
+            commands = set(re.findall(r"^ +'([a-z]+):", text, re.MULTILINE))
+            assert ("'1:command:->command'" in text) == bool(commands)
+    expected = OF_PROGRAMS[program]
+    assert {name: found[f"{program}:{name}"] for name in expected} == expected
+    assert commands == expected.keys() - {""}
 
 
 def of_fish(program: str) -> Options:
