@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal, get_args
 
@@ -28,7 +28,7 @@ class OutputState:
     state: State
     reason: str | None = None
     retry_in: float | None = None
-    interface: str | None = None
+    interface: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,9 @@ class RouteChanges:
         self._socket.close()
 
     def read(self, seconds: float) -> Iterator[Change | None]:
-        """What has changed, as far as it can be read in so many seconds; None: any way may have."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        """What has changed, as far as it is read in so many seconds of a CPU; None: any way."""
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
             try:
                 data = self._socket.recv(8192)
             except BlockingIOError:
