@@ -92,7 +92,7 @@ class RouteQueries:
         """The answer to each question, in their order; raises OSError."""
         bodies = [(RTM_GETROUTE, _route_question(question)) for question in questions]
         for question, (kind, body) in zip(questions, self._ask(bodies), strict=True):
-            yield _route(question, kind, body)
+            yield read_route(question, kind, body)
 
     def neighbours(self, hops: Sequence[tuple[int, Address]]) -> Iterator[int | None]:
         """The state of each neighbour, NUD_ of ip-neighbour(8); None: it is not known.
@@ -194,7 +194,8 @@ def _neighbour_question(index: int, hop: Address) -> bytes:
     return _NDMSG.pack(family, index, 0, 0, 0) + _attribute(NDA_DST, hop.packed)
 
 
-def _route(question: Question, kind: int, body: bytes) -> Route:
+def read_route(question: Question, kind: int, body: bytes) -> Route:
+    """The answer to a question: a message of this kind, without its header."""
     if kind == NLMSG_ERROR:
         return Route(error=-struct.unpack_from("=i", body)[0] or errno.EPROTO)
     of = body[7]

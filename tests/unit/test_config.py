@@ -426,6 +426,46 @@ def test_one_interface_for_input_and_output() -> None:
     assert output_of(to("eth0", "239.1.1.1", ", port = 5001")).interface == "eth0"
 
 
+def test_a_host_needs_no_interface() -> None:
+    output = output_of('address = "10.0.0.1", dscp = 4')
+    assert (output.interface, str(output.address), output.port) == (None, "10.0.0.1", 5000)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("ttl = 3", "the routes do not say where a group is, and 239.1.1.1 is one"),
+        (
+            'address = "fe80::1"',
+            "fe80::1 is link-local, and there is such an address on every link",
+        ),
+    ],
+)
+def test_what_the_routes_do_not_lead_to_needs_an_interface(output: str, message: str) -> None:
+    assert output_problems(output) == [
+        "f:5:5: rules.a.outputs[0].interface: missing; expected an interface name: " + message
+    ]
+
+
+def test_a_prefix_needs_an_interface() -> None:
+    given = to("eth0", "239.1.0.0/24", ", port = 5000")
+    assert problems(rule("a", given, 'address = "10.0.0.0/24"')) == [
+        "f:5:5: rules.a.outputs[0].interface: missing; expected an interface name:"
+        " the routes may lead to the hosts of 10.0.0.0/24 over several"
+    ]
+
+
+def test_what_the_routes_would_lead_back() -> None:
+    given = to("eth0", "10.0.0.1", ", port = 5000")
+    assert problems(rule("a", given, "ttl = 3")) == [
+        "f:5:5: rules.a.outputs[0]: would come back to the input of this rule: 10.0.0.1 port 5000"
+    ]
+    twice = rule("a", CAMERA, 'address = "10.0.0.1"', HOST, 'address = "10.0.0.1", dscp = 4')
+    assert problems(twice) == [
+        "f:7:5: rules.a.outputs[2]: same address and port as rules.a.outputs[0] (f:5:5)"
+    ]
+
+
 def test_an_output_listed_twice() -> None:
     text = rule("a", CAMERA, to("e", "ff05::1"), HOST, to("e", "FF05:0::1", ", port = 5000"))
     assert problems(text) == [
