@@ -23,8 +23,8 @@ AT_LEAST, ABOUT = "at least ", "about "
 OVER = 5.0  # seconds without it after which something is over
 
 INTERFACE = {
-    "discarded": "packets were thrown away with the rings that they waited in",
-    "ring_full": "packets found no room in the ring; look at workers and ring_size",
+    "discarded": "packets were thrown away with their rings",
+    "ring_full": "packets found no room in the ring; see workers and ring_size",
     "rate_limited": "packets over the limit of a rule were dropped",
     "own_output": "packets that this daemon sent came back and were not relayed again",
 }
@@ -168,8 +168,8 @@ class Alarms:
             )
             self._count(_rule(rule), "looped", what, dropped["looped"], now)
             what = (
-                "packets that were relayed before were dropped: they come fast, and not while none"
-                f" is relayed; on {rule.input.interface}, {who} returns what this daemon sends"
+                "repeated packets were dropped: they stop while nothing is relayed, so they loop;"
+                f" on {rule.input.interface}, {who} returns what this daemon sends"
             )
             self._count(_rule(rule), "cut_off", what, dropped["cut_off"], now)
 
@@ -193,7 +193,7 @@ class Alarms:
                 continue
             heard.packets, heard.rule = packets, rule  # fewer: of rings that were made anew
             if now - heard.since < rule.silence:
-                self._not_silent(name, "no silence any more: it may last longer now", forget=False)
+                self._not_silent(name, "no longer silent: `silence` is longer now", forget=False)
             elif name not in self.silent:
                 self.silent.add(name)
                 text = "rules.%s: silent: no packet for %g s"

@@ -82,7 +82,7 @@ def _cost(what: tuple[str, ...]) -> str:
     """What it takes to change the workers of an interface."""
     if all(setting.startswith("cpus ") for setting in what):
         return f"its {_IN_THE_RING}"
-    return "its workers are replaced: packets that come meanwhile are lost"
+    return "its workers are replaced: packets that arrive meanwhile are lost"
 
 
 def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:

@@ -91,7 +91,7 @@ def _why(error: OSError) -> str:
         case errno.ECONNREFUSED:
             return "nobody answers; mcrd has ended without cleaning up"
         case errno.ENOTSOCK | errno.EPROTOTYPE:
-            return "that is no control socket"
+            return "it is not a control socket"
         case errno.EACCES:
             return "permission denied; run as root or as a member of the daemon's group"
         case _:

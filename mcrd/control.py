@@ -116,7 +116,7 @@ class Server:
                 if error.errno != errno.EADDRINUSE or _is_answered(self._path):
                     raise
                 if not stat.S_ISSOCK(self._path.lstat().st_mode):
-                    raise OSError(errno.EEXIST, "something else than a socket is there") from None
+                    raise OSError(errno.EEXIST, "it exists, and is not a socket") from None
                 self._path.unlink()  # what a daemon left that was killed
                 sock.bind(str(self._path))
         except BaseException as error:

@@ -202,7 +202,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
     text = "taken over from mcrd %s: %s"
     tell(log, logging.INFO, "taken-over", text, version, heir.summary())
     if heir.misfits:
-        text = "of what mcrd %s left behind, this does not fit and is closed: %s"
+        text = "mcrd %s left behind what does not fit; it is closed: %s"
         what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
         tell(log, logging.WARNING, "handover-failed", text, version, what)
     return Left(heir.config, unused > 0)
@@ -324,7 +324,7 @@ class _Heir:
                 ring = self._ring(kept)
                 undo.callback(ring.close)
                 if ring.socket.getsockname()[0] != ingress.interface:
-                    raise ValueError(f"{ingress.interface} went away and came again")
+                    raise ValueError(f"{ingress.interface} was removed and made again")
                 if not same:
                     ring.forget_seen()
                 rings.append((ring, segment))

@@ -181,7 +181,7 @@ class Notify:
             trouble = "it does not read" if busy else words(error)
             if trouble != self._trouble:
                 self._trouble = trouble
-                log.warning("the service manager cannot be told anything: %s", trouble)
+                log.warning("cannot reach the service manager: %s", trouble)
             return False
         if self._trouble:
             self._trouble = ""

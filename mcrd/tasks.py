@@ -72,7 +72,7 @@ async def _again_and_again(name: str, make: Make) -> None:
             how = describe(error)
         if time.monotonic() - began >= STEADY:
             pause = PAUSE_FIRST
-        text = "%s ended: %s; it begins anew in %g s"
+        text = "%s ended: %s; restarting it in %g s"
         tell(log, logging.ERROR, "task-ended", text, name, how, pause, task=name)
         await asyncio.sleep(pause)
         pause = min(2 * pause, PAUSE_LONGEST)

@@ -85,7 +85,9 @@ class WorkerProcess:
         self._wanted = wanted
         self.cpu = worker.cpu if worker.cpu in os.sched_getaffinity(0) else None
         if worker.cpu is not None and self.cpu is None:
-            log.warning("%s: there is no CPU %d for it; it runs on any", worker, worker.cpu)
+            log.warning(
+                "%s: CPU %d does not exist or is not allowed; it runs on any", worker, worker.cpu
+            )
         self.layers: list[str] = []
         self.missing: dict[str, str] = {}  # layers of the sandbox, and why
         self.begun = False
@@ -329,7 +331,7 @@ class WorkerProcess:
         try:
             self._process.kill()
         except PermissionError:
-            log.error("%s: no right to end pid %d", self.worker, self.pid)
+            log.error("%s: no permission to end pid %d", self.worker, self.pid)
             self._gone.set()
             self._close_channel()
 

@@ -15,7 +15,7 @@ complete -c mcrgen -n '__fish_seen_subcommand_from send' -l rate -rf -d 'Packets
 complete -c mcrgen -n '__fish_seen_subcommand_from send' -l size -rf -d 'Of the UDP payload'
 complete -c mcrgen -n '__fish_seen_subcommand_from send' -l count -rf -d 'Packets over all flows'
 complete -c mcrgen -n '__fish_seen_subcommand_from send' -l ttl -rf -d 'Default: 1 to a group, 64 to a host'
-complete -c mcrgen -n '__fish_seen_subcommand_from send' -l burst -rf -d 'Packets to hand to the kernel at once; faster, but not even'
+complete -c mcrgen -n '__fish_seen_subcommand_from send' -l burst -rf -d 'Packets to give to the kernel at once; faster, but not evenly spaced'
 complete -c mcrgen -n '__fish_seen_subcommand_from receive' -l source -rf -d 'Count packets of this source only'
 complete -c mcrgen -n '__fish_seen_subcommand_from receive' -l expect -rf -d 'End after N unique packets; fail when fewer arrive'
 complete -c mcrgen -n '__fish_seen_subcommand_from receive' -l timeout -rf -d 'End after this time'

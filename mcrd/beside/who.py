@@ -70,7 +70,7 @@ def _first(host: Host, pids: Iterable[int]) -> tuple[int, ...]:
 def _mcrd(host: Host, pids: Sequence[int], uid: int | None, these: Sequence[Twice]) -> Party:
     rest = "or take the rules out of one of the two rule files"
     if not pids:
-        text = f"another mcrd, of uid {uid} (which process it is, only root sees)"
+        text = f"another mcrd, of uid {uid} (only root sees which process)"
         return Party(text, f"stop one of the two, {rest}", tuple(these))
     units = [unit for pid in pids if (unit := host.unit(pid))]
     stop = f"systemctl disable --now {units[0]}" if units else f"kill {pids[0]}"
@@ -105,7 +105,7 @@ def router(host: Host, holders: Holders, version: int) -> tuple[str, str]:
         if maybe := host.running(ROUTERS):
             names = " or ".join(f"{host.program(pid)} ({pid})" for pid in maybe)
             return f"most likely {names}", "stop that program"
-        more = "only root sees" if unknown else "is not to be seen from here"
+        more = "only root sees" if unknown else "is not visible from here"
         return f"a program that {more}", "stop that program"
     first = next(iter(likely))
     unit = host.unit(first)

@@ -41,7 +41,7 @@ def status(answer: dict[str, Any]) -> Iterator[str]:
         )
     missing = answer["sandbox"]["missing"]
     if missing:
-        yield f"the sandbox ({answer['sandbox']['mode']}) of some workers is without:"
+        yield f"some workers lack layers of the sandbox ({answer['sandbox']['mode']}):"
         yield from (f"  {layer} ({reason})" for layer, reason in missing.items())
     elif answer["workers"]:
         layers = ", ".join(answer["workers"][0]["layers"])

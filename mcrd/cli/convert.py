@@ -27,13 +27,13 @@ def run(path: Path, as_json: bool) -> int:
         return _fail(str(error))
     if not draft.understood:
         return _fail(
-            f"{path}: nothing in it is understood; mcrctl import reads smcroute.conf(5) and the"
+            f"{path}: mcrctl import understands nothing in it; it reads smcroute.conf(5) and the"
             " JSON5 rules of the Rust mcrd"
         )
     had_rules = bool(draft.rules)
     problems = fit(draft)
     if had_rules and not draft.rules:
-        problems.append(f"{path}: none of its rules can be had here; the remarks say why")
+        problems.append(f"{path}: none of its rules can work here; the remarks say why")
     made = toml(draft)
     if as_json:
         print(json.dumps({"text": made, "problems": problems}))

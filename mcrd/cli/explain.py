@@ -95,7 +95,7 @@ def _of_daemon(
         pid = peer(control)
         where = f"nsenter -t {pid} -n" if pid else "in its container:"
         raise ControlError(
-            "mcrd runs in another network namespace, of whose interfaces nothing can be told here:"
+            "mcrd runs in another network namespace, whose interfaces are not visible here:"
             f" `{where} mcrctl --control {shlex.quote(str(control))} explain {shlex.quote(name)}`"
         )
     daemon = Daemon(None, status["config"], status["pending"], **_differences(name, control))
@@ -128,7 +128,7 @@ def _of_host(rule: Rule, sources: Iterable[str] = ()) -> Host:
     try:
         return gather(rule, sources)
     except OSError as error:
-        raise ControlError(f"this host cannot be asked: {words(error)}") from None
+        raise ControlError(f"cannot query this host: {words(error)}") from None
 
 
 def _others(name: str, control: Path, here: Rule) -> dict[str, Any]:
@@ -221,12 +221,12 @@ def text(name: str, findings: Sequence[Finding], width: int = WIDEST) -> Iterato
 
 
 def _all_well(findings: Sequence[Finding]) -> str:
-    """What is to be said when no stage says no."""
+    """What is to be said when no problem is found."""
     received = [f.text for f in findings if (f.topic, f.answer) == ("received", "yes")]
     outputs = {f.output for f in findings if f.stage == "output"}
     sent = {f.output for f in findings if (f.topic, f.answer) == ("sent", "yes")}
     if not received or not sent:
-        return "no stage says no"
+        return "no problem found"
     which = "every output sends" if sent == outputs else f"{len(sent)} of {len(outputs)} send"
     return f"it flows: {received[0]}, and {which}"
 

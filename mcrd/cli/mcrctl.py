@@ -181,25 +181,25 @@ COMMANDS = {
     "diff": Command(
         "say what a reload would change",
         partial(_ask, answers.changes, timeout=RELOAD_TIMEOUT)),
-    "status": Command("how the daemon and its workers are", partial(_ask, answers.status)),
+    "status": Command("state of the daemon and its workers", partial(_ask, answers.status)),
     "stats": Command("all counters", partial(_ask, answers.stats)),
     "rules": Command("rules and their states", partial(_ask, answers.rules), [
         _argument("name", "NAME", "only this rule", nargs="?")]),
     "top": Command("rules and interfaces, live", _top, [
-        _argument("--interval", "SECONDS", "between two looks (default: %(default)g)",
+        _argument("--interval", "SECONDS", "between two refreshes (default: %(default)g)",
                   type=_seconds, default=1.0),
-        _argument("--count", "N", "end after so many; default: never, or 1", type=_positive),
+        _argument("--count", "N", "end after N; default 1, in a terminal none", type=_positive),
     ], is_live=True),
     "check": Command("check a rule file; needs no daemon", _check, [
         _argument("file", "FILE", "default: %(default)s",
                   nargs="?", type=Path, default=Path(DEFAULT_CONFIG))]),
-    "doctor": Command("what of this host stands in the way", _doctor, [
+    "doctor": Command("say what of this host stands in the way", _doctor, [
         _argument("--config", "FILE", f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
                   type=Path)]),
     "import": Command(
         "print the rule file of smcroute, or of the Rust mcrd, as one of this mcrd", _convert,
         [_argument("file", "FILE", "smcroute.conf, or JSON5 rules", type=Path)]),
-    "explain": Command("why nothing flows through a rule, step by step", _explain, [
+    "explain": Command("say why nothing flows through a rule, step by step", _explain, [
         _argument("rule", "RULE", "its name"),
         _argument("--seconds", "N",
                   "how long to look at the input interface (default: %(default)g)",

@@ -132,7 +132,7 @@ def _relay(path: Path, control: Path, log_level: str | None) -> str:
         return f"mcrd: {error}"
     except Exception as error:  # noqa: BLE001  # of planning, which nothing goes on without
         logging.getLogger(__name__).error("mcrd has to end: %s", describe(error))
-        return "mcrd: it had to end, as its log says"
+        return "mcrd: it had to end; its log says why"
     return ""
 
 

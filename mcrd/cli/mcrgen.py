@@ -161,7 +161,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argpar
         type=_integer(1, 64),
         default=1,
         metavar="N",
-        help="packets to hand to the kernel at once; faster, but not even (default: 1)",
+        help="packets to give to the kernel at once; faster, but not evenly spaced (default: 1)",
     )
 
     receiver = commands.add_parser("receive", help="receive and check what `send` sends")

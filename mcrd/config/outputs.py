@@ -189,7 +189,7 @@ def _check_loop(rule: FoundRule, output: FoundOutput) -> None:
     address = output.address
     if output.fields.get("loop") and address and not address.is_multicast:
         hosts = f"{address} has hosts" if isinstance(address, Network) else f"{address} is a host"
-        rule.report.value((*output.path, "loop"), f"only a group has it, and {hosts}")
+        rule.report.value((*output.path, "loop"), f"applies to groups only; {hosts}")
 
 
 def _text(network: Network) -> str:

@@ -101,8 +101,8 @@ def _warn_source_specific(rule: FoundRule) -> None:
     if any(each.num_addresses == 1 for each in sources):
         return
     message = (
-        f"{address} is for source-specific multicast, which only "
-        "sources that are addresses, not prefixes, can join; routers may send nothing"
+        f"{address} is for source-specific multicast: to join it, sources must be addresses, not "
+        "prefixes; routers may send nothing"
     )
     if sources:
         rule.report.value((*rule.input_path, "sources"), message)

@@ -84,7 +84,7 @@ def send_buffer(host: Host) -> list[Finding]:
     if size >= SEND_DEFAULT:
         return [Finding(check, "ok", value)]
     why = (
-        "what an output sends while its interface is busy has no room, and is lost as EAGAIN;"
+        "packets that an output sends while its interface is busy are lost as EAGAIN;"
         " sockets that are open keep theirs until mcrd is stopped"
     )
     return [Finding(check, "trouble", value, why, setting(SEND, SEND_DEFAULT))]
@@ -106,7 +106,7 @@ def backlog(host: Host) -> list[Finding]:
     value = f"{dropped} frames dropped before any socket since the start, {BACKLOG} = {size}"
     if size is None:
         value = f"{dropped} frames dropped before any socket since the start"
-        why = f"{BACKLOG} had no room; a container sees the machine's nowhere"
+        why = f"{BACKLOG} had no room; a container cannot see the machine's"
         return [Finding(check, "unknown", value, why)]
     if size > BACKLOG_DEFAULT:
         return [
@@ -114,5 +114,5 @@ def backlog(host: Host) -> list[Finding]:
                 check, "ok", value, "it is raised already; if the number grows, raise it further"
             )
         ]
-    why = "virtual interfaces have more frames at once than that, and no counter of mcrd has them"
+    why = "virtual interfaces deliver more frames at once, and no counter of mcrd shows the loss"
     return [Finding(check, "trouble", value, why, setting(BACKLOG, 16 * BACKLOG_DEFAULT))]

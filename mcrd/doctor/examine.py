@@ -64,7 +64,7 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Li
     try:
         here = links()
     except OSError as error:
-        return rules, [Finding(check, "unknown", f"cannot be told: {words(error)}")], {}
+        return rules, [Finding(check, "unknown", f"cannot find out: {words(error)}")], {}
     twice = names.doubles(rules, here)
     found = [
         *(f"interfaces.{name} {why}" for name, why in twice.tables.items()),
@@ -116,7 +116,7 @@ def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
     try:
         found = devices([*needs.inputs(), *needs.outputs()])
     except OSError as error:
-        return [Finding("interfaces", "unknown", f"cannot be told: {words(error)}")]
+        return [Finding("interfaces", "unknown", f"cannot find out: {words(error)}")]
     return [
         *offloads.offloads(needs, found, kernel.release(host)),
         *sysctls.reverse_path(host, needs, found),
@@ -125,11 +125,11 @@ def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
 
 def rule_file(path: Path) -> tuple[Config | None, Finding]:
     """The rules, and what is to be said of their file."""
-    check, why = "rule file", "what depends on the rules was not looked at"
+    check, why = "rule file", "checks that depend on the rules were skipped"
     try:
         read_file(str(path))
     except FileNotFoundError:
-        missing = "mcrd does not start without; what depends on the rules was not looked at"
+        missing = "mcrd does not start without it; checks that depend on the rules were skipped"
         remedy = "write one, as mcr.toml(5) says, or name it with --config"
         return None, Finding(check, "trouble", f"there is no {path}", missing, remedy)
     except PermissionError:
@@ -162,7 +162,7 @@ def for_service(path: Path, running: Running) -> list[Finding]:
         return []
     if may_read(about, entry.pw_uid, groups):
         return []
-    value = f"the user {SERVICE} seems not to have the right to read {path}"
+    value = f"the user {SERVICE} seems unable to read {path}"
     why = "the service runs as that user, and does not start then"
     name = shlex.quote(str(path))
     remedy = f"chgrp {SERVICE} {name} && chmod g+r {name}"
@@ -181,7 +181,9 @@ def may_read(about: os.stat_result, uid: int, groups: Sequence[int]) -> bool:
 def daemon(running: Running) -> Finding:
     """Whether there is one to ask."""
     if running.status is None:
-        return Finding("daemon", "unknown", running.silence, "its limits and sandbox are not seen")
+        return Finding(
+            "daemon", "unknown", running.silence, "its limits and sandbox are not visible"
+        )
     pid = f"pid {running.pid}" if running.pid is not None else "in another pid namespace"
     value = f"mcrd {running.status['version']}, {pid}, {running.status['config']}"
     if errors := running.status["config_errors"]:
@@ -199,7 +201,7 @@ def _first(problems: Sequence[object]) -> str:
 def network(host: Host, running: Running) -> list[Finding]:
     """Said only where the daemon has another network than this process, or may have."""
     check = "network namespace"
-    why = "if it is not that of this mcrctl, what is said of the network is not the daemon's"
+    why = "if it is not that of this mcrctl, the results for the network do not hold for the daemon"
     if running.status is None:
         return []
     its = running.status.get("network_namespace")
@@ -210,8 +212,10 @@ def network(host: Host, running: Running) -> list[Finding]:
     if own == f"net:[{its}]":
         return []
     if its is None:
-        return [Finding(check, "unknown", "this daemon, of another version, does not say it", why)]
-    why = "interfaces, their sysctls and other programs were not looked at: here, they are others"
+        return [
+            Finding(check, "unknown", "this daemon has another version, and does not say it", why)
+        ]
+    why = "interfaces, their sysctls and other programs were not checked: they are different here"
     remedy = f"nsenter --net=/proc/{running.pid}/ns/net mcrctl doctor"
     if running.pid is None:
         remedy = "run mcrctl in its container"
@@ -225,7 +229,7 @@ def sandbox(running: Running) -> Finding:
         return Finding(check, "unknown", "no daemon answers")
     if running.missing:
         value = "without " + ", ".join(f"{k} ({why})" for k, why in running.missing.items())
-        why = "somebody who takes a worker over by what he sends it is held less firmly"
+        why = "a worker that is taken over is confined less"
         return Finding(check, "trouble", value, why, "see SECURITY in mcrd(8)")
     if not running.workers:
         return Finding(check, "unknown", "no worker runs")

@@ -19,9 +19,9 @@ NEEDED = (5, 19)
 SUPER_FRAMES = (6, 2)
 LACKS = {
     (6, 0): "frames that this host sends are kept out by the filter alone",
-    (6, 1): "an io_uring belongs to no single thread, a layer of the sandbox less",
+    (6, 1): "an io_uring is not bound to one thread: a layer of the sandbox less",
     SUPER_FRAMES: "UDP super-frames do not pass packet rings: ring_full counts each as one",
-    (6, 3): "memory may become executable, a layer of the sandbox less",
+    (6, 3): "memory may become executable: a layer of the sandbox less",
 }
 """What there is not before each version."""
 
@@ -35,8 +35,10 @@ CLOCKS = "sys/devices/system/clocksource/clocksource0"
 FAST_CLOCKS = ("tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "xen", "arch_sys_counter")
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit", "refined-jiffies")
 
-URING_WHY = "every worker needs one: without, no rule runs"
-NAMESPACES_WHY = "workers that are not root's make their own namespaces, and do without if refused"
+URING_WHY = "every worker needs one: without it, no rule runs"
+NAMESPACES_WHY = (
+    "workers that are not root's need one to make their namespaces, and run without if refused"
+)
 
 
 def release(host: Host) -> tuple[int, int] | None:
@@ -53,7 +55,7 @@ def version(host: Host) -> Finding:
         return unreadable("kernel", "kernel.osrelease", "no version")
     value = f"Linux {host.lines('proc/sys/kernel/osrelease')[0]}"
     if has < NEEDED:
-        why = "mcrd needs 5.19, for its io_uring; a distribution may have put that into an older"
+        why = "mcrd needs 5.19, for its io_uring; a distribution may have it in an older one"
         return Finding("kernel", "trouble", value, why, "a newer kernel")
     lacks = [
         f"before {major}.{minor}: {what}"
@@ -128,7 +130,7 @@ def packet_sockets(running: Running, error: int) -> list[Finding]:
     if error == 0 or running.workers:
         return []
     value = f"socket: {errno.errorcode.get(error, str(error))}"
-    why = "packets are read by them: without, no rule runs"
+    why = "mcrd reads packets through them: without them, no rule runs"
     remedy = (
         "give the container CAP_NET_RAW"
         if error == errno.EPERM
@@ -157,7 +159,7 @@ def clock(host: Host) -> Finding:
     if name in FAST_CLOCKS:
         return Finding("clock", "ok", name)
     if name not in SLOW_CLOCKS:
-        return Finding("clock", "unknown", name, "whether it is fast is not known here")
+        return Finding("clock", "unknown", name, "unknown whether it is fast")
     available = " ".join(host.lines(f"{CLOCKS}/available_clocksource")).split()
     better = next((fast for fast in FAST_CLOCKS if fast in available), None)
     remedy = (

@@ -67,7 +67,7 @@ def inotify(host: Host, running: Running) -> Finding:
 
 def memory(host: Host, running: Running, needs: Needs) -> Finding:
     """Rings are the kernel's memory, and never swapped. What runs has its own already."""
-    check, why = "memory", "an interface whose rings cannot be had is not read"
+    check, why = "memory", "an interface without memory for its rings is not read"
     sizes = dict(line.split(":", 1) for line in host.lines("proc/meminfo") if ":" in line)
     try:
         available = int(sizes["MemAvailable"].split()[0]) << 10

@@ -35,7 +35,7 @@ def offloads(
         check = f"offloads of {name}"
         device = devices.get(name)
         if device is None:
-            why = "its rules wait until it comes"
+            why = "its rules wait for it"
             found.append(Finding(check, "unknown", "there is no such interface", why))
             continue
         these = [
@@ -43,7 +43,7 @@ def offloads(
             *(_tagged(device, check, needs)),
             *(_output(device, check, old) if name in needs.outputs() else ()),
         ]
-        found += these or [Finding(check, "ok", "nothing that hurts")]
+        found += these or [Finding(check, "ok", "nothing harmful")]
     return found
 
 
@@ -55,7 +55,7 @@ def _input(device: Device, check: str, old: bool) -> Iterator[Finding]:
             remedy = f"{_ethtool(device)} {feature} off"
             yield Finding(check, "trouble", f"{feature} is on", LOST, remedy)
     if device.kind in VIRTUAL:
-        why = f"{LOST}; whether its other end sends them uncut cannot be seen here"
+        why = f"{LOST}; it is not visible here whether its other end sends them uncut"
         remedy = f"on the interface that sends into it: ethtool -K NAME {SEGMENT} off"
         yield Finding(check, "unknown", f"a {device.kind}", why, remedy)
 
@@ -102,7 +102,7 @@ def _output(device: Device, check: str, old: bool) -> Iterator[Finding]:
         return
     if old and device.kind in VIRTUAL:
         return
-    why = "with it a run of datagrams is cut by the card, which saves CPU time"
+    why = "with it, the card cuts a run of datagrams, which saves CPU time"
     if device.could(SEGMENT):
         yield Finding(check, "ok", f"{SEGMENT} is off", why, f"{line} on")
     elif device.withheld(SEGMENT) and any(map(device.could, CHECKSUMS)):

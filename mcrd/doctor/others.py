@@ -87,7 +87,7 @@ def relays(host: Host, running: Running, needs: Needs, links: Mapping[str, Link]
         seen = look()
         these, unseen = list(twice(needs.rules(), links, seen)), seen.unseen
     else:
-        return [Finding(check, "unknown", "this daemon, of another version, does not say it")]
+        return [Finding(check, "unknown", "this daemon has another version, and does not say it")]
     for party in parties(host, these):
         value = f"{party.text}: the same as {_some(party)}"
         if running.status is None and party.found[0].by == "mcrd":
@@ -101,7 +101,7 @@ def relays(host: Host, running: Running, needs: Needs, links: Mapping[str, Link]
         value = f"{listener.who} {listener.relays}, as rules.{name} does"
         found.append(Finding(check, "trouble", value, why, listener.remedy))
     if unseen:
-        found.append(Finding(check, "unknown", f"cannot be told: {'; '.join(unseen)}"))
+        found.append(Finding(check, "unknown", f"cannot find out: {'; '.join(unseen)}"))
     return found or [Finding(check, "ok", "no other mcrd and no route of the kernel does the same")]
 
 

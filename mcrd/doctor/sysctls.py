@@ -73,9 +73,9 @@ def neighbours(host: Host, needs: Needs) -> list[Finding]:
             continue
         names = [f"net.{family}.neigh.default.gc_thresh{number}" for number in (2, 3)]
         soft, hard = map(host.sysctl, names)
-        why = "what is sent to a host without an entry is lost while it is looked for again"
+        why = "packets to a host without an entry are lost until it is found again"
         if soft is None or hard is None:
-            reason = "not there; a container sees the machine's nowhere"
+            reason = "not there; a container cannot see the machine's"
             found.append(unreadable("neighbours", names[1], reason, why))
             continue
         value = f"outputs to {hosts} IPv{version} hosts, gc_thresh2 = {soft}, gc_thresh3 = {hard}"
@@ -164,7 +164,7 @@ def ipv6(host: Host, needs: Needs) -> list[Finding]:
         why = "the rules have IPv6 addresses"
         remedy = "ipv6.disable=0 on the kernel's command line"
         return [Finding(check, "trouble", "the kernel has none", why, remedy)]
-    why = "it has no IPv6 address then and joins no group; addresses that it had are to be set anew"
+    why = "it has no IPv6 address then and joins no group; set the addresses that it had again"
     return [
         Finding(check, "trouble", f"{path} = 1", why, setting(path, 0))
         for path in (f"net/ipv6/conf/{name}/disable_ipv6" for name in names)

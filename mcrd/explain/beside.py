@@ -25,10 +25,10 @@ def beside(evidence: Evidence) -> Iterator[Finding]:
             text = f"{listener.who} {listener.relays}: {listener.protocol} is relayed twice"
             yield Finding(STAGE, TWICE, "note", text, listener.remedy)
         else:
-            text = f"{listener.who} listens for {listener.protocol} here too, which is no harm"
+            text = f"{listener.who} listens for {listener.protocol} here too; this does no harm"
             yield Finding(STAGE, "listener", "note", text)
     for what in host.unseen:
-        yield Finding(STAGE, "unseen", "unknown", f"who else relays it cannot be told: {what}")
+        yield Finding(STAGE, "unseen", "unknown", f"cannot find out who else relays it: {what}")
     alone = host.parties == () and not any(listener.relays for listener in host.listeners)
     if alone and not host.unseen and is_active(evidence):
         text = "no other mcrd and no route of the kernel sends the same"

@@ -16,7 +16,7 @@ from mcrd.resources import covers, first_address
 
 QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 MARGIN = 2.0  # seconds
-QUERIER = "with switches that snoop, there has to be a querier: docs/recipes.md"
+QUERIER = "switches that snoop need a querier: docs/recipes.md"
 
 
 def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def _host(evidence: Evidence, frames: bool) -> Finding:
             if covers(wanted, own.ip):
                 text = f"{own.ip} is an address of this host, on {link.name}: nothing to join"
                 return Finding("group", "host", "yes", text)
-    text = f"{wanted} is no address of this host, which answers no ARP for it"
+    text = f"{wanted} is not an address of this host, so it does not answer ARP for it"
     remedy = (
         f"`address` of the input, or `ip address add {wanted} dev {evidence.rule.input.interface}`;"
         " or the senders have a static entry for it"
@@ -64,10 +64,10 @@ def _joined(evidence: Evidence) -> Finding:
     what = str(wanted) if many == 1 else f"each of the {many} groups of {wanted}"
     if many > JOINED_AT_MOST:
         text = f"{wanted} has too many groups to join ({many}): no switch or router hears of them"
-        remedy = "ranges of 1024 groups at most, or let the switch send them all here"
+        remedy = "use ranges of at most 1024 groups, or let the switch send them all here"
         return Finding("group", "joined", "note", text, remedy)
     if missing is None:
-        return Finding("group", "joined", "unknown", f"whether {what} is joined cannot be told")
+        return Finding("group", "joined", "unknown", f"cannot find out whether {what} is joined")
     if not missing:
         how = f"; an older querier made it {host.fallback}" if host.fallback else ""
         text = f"{what} is joined on {given.interface}{how}"
@@ -86,7 +86,7 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
     seen = queries(evidence.look["kinds"], version) if evidence.look else None
     heard = heard_on(evidence, given.interface, version)
     if seen is not None and _drops_queries(evidence, heard):
-        text = f"{seen[0]} sends {protocol} queries, but the kernel drops them before it answers"
+        text = f"{seen[0]} sends {protocol} queries, but the kernel drops them and does not answer"
         remedy = "a firewall: `nft list ruleset`"
         if version == 4 and host.reverse_filter:
             conf = "net/ipv4/conf"
@@ -115,14 +115,14 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
         text = f"{who} sends {protocol} queries, the last one {ago} ago"
         if not heard["query"]["gone"]:
             return Finding("group", "querier", "yes", text)
-        text = f"the querier, {who}, is silent since {ago}: switches forget who wants the group"
+        text = f"the querier, {who}, has been silent for {ago}: switches forget who wants the group"
         return Finding("group", "querier", missed, text, QUERIER)
     if host.fallback:
-        text = f"an {host.fallback} query was heard within minutes"
+        text = f"an {host.fallback} query was heard in the last minutes"
         return Finding("group", "querier", "yes", text)
     if heard is not None and heard["listened_s"] > QUERIER_AGE:
         since = ago_of({"ago_s": heard["listened_s"]})
-        text = f"no {protocol} query was heard since {since}: there seems to be no querier"
+        text = f"no {protocol} query was heard for {since}: there seems to be no querier"
     elif evidence.look is None:
         text = f"nobody listened to {protocol} queries: {evidence.look_error}"
         return Finding("group", "querier", "unknown", text)

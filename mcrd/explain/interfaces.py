@@ -21,14 +21,14 @@ def link(stage: str, name: str, host: Host, output: int | None = None) -> Iterat
     if found is None:
         text, remedy = (
             f"there is no interface {name}",
-            "`ip link` lists those that there are, with their other names",
+            "`ip link` lists the interfaces and their other names",
         )
         yield Finding(stage, "missing", "no", text, remedy, output)
     elif not found.up:
         remedy = f"`ip link set {name} up`"
         yield Finding(stage, "down", "no", f"{told} is down", remedy, output)
     elif not found.carrier:
-        remedy = "the cable, the switch port, or the other end; of a tunnel, the program of it"
+        remedy = "check the cable, the switch port or the other end; for a tunnel, its program"
         yield Finding(stage, "carrier", "no", f"{told} has no carrier", remedy, output)
     else:
         yield Finding(stage, "link", "yes", f"{told} is up, MTU {found.mtu}", "", output)

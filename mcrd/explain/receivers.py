@@ -65,7 +65,7 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
         return say(TOPIC, "yes", text)
     if asked and output.source == "keep":
         only = ", ".join(asked[0]["sources"][:TOLD])
-        text = f"{_hosts(asked)} asked for {wanted} from {only} only, of whom nothing was seen"
+        text = f"{_hosts(asked)} asked for {wanted} from {only} only, from which nothing was seen"
         return say(TOPIC, "unknown", text)
     if asked:
         only = ", ".join(asked[0]["sources"][:TOLD])
@@ -73,11 +73,11 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
         remedy = '`source` of the output (`"keep"`: that of each packet), or in the receiver'
         return say(TOPIC, "no", text + ", ".join(sorted(own)), remedy)
     if heard.get("forgot"):
-        text = f"more has joined on {name} than is remembered: {wanted} may be among it"
+        text = f"more groups were joined on {name} than are remembered: {wanted} may be one of them"
         return say(TOPIC, "unknown", text)
     query = heard["query"]
     version = query["version"] if query is not None else 0
-    nobody = f"nobody on {name} was heard to ask for {wanted}"
+    nobody = f"nobody on {name} was heard asking for {wanted}"
     others = [
         entry
         for entry in heard["members"]
@@ -91,14 +91,14 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
     answers = [] if query is None else [e for e in others if e["ago_s"] <= query["ago_s"]]
     if answers and query["answered"] and version >= REPORTED[wanted.version]:
         text = (
-            f"nobody on {name} wants {wanted}: to the last query {_hosts(answers)} answered, with"
+            f"nobody on {name} wants {wanted}: {_hosts(answers)} answered the last query, with"
             f" {_groups(answers)}"
         )
         return say(TOPIC, "no", text, remedy)
     if query is None:
-        why = "nobody queries there, so who joined earlier is silent"
+        why = "nobody queries there, so receivers that joined earlier are silent"
     elif version < REPORTED[wanted.version]:
-        why = f"to {query['address']}, which queries in version {version}, answers pass unheard"
+        why = f"answers to {query['address']}, which queries in version {version}, are not heard"
     else:
         why = "a switch that snoops shows reports to queriers only"
     return say(TOPIC, "unknown", f"{nobody}{also}; {why}", remedy if others else "")

@@ -13,7 +13,7 @@ from mcrd.model import Output
 from mcrd.resources import endpoint, is_to
 
 RECENT = 4.0  # seconds: routers send one such error in a second, or fewer
-_NO_WAY = "the routes there: it knows no way on, or the host does not answer it"
+_NO_WAY = "check the routes there: it has no route, or the host does not answer it"
 _FILTER = "a firewall there refuses it: let it pass"
 _PORT = "nobody listens on that port there, or a firewall says so"
 _TTL = "`ttl` of the output: one more than there are routers on the way; or a routing loop"

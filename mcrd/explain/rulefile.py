@@ -44,9 +44,9 @@ def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
         lines = own or daemon.refused
         yield Finding("file", "refused", "no" if concerns else "note", text + _some(lines), remedy)
     elif daemon.changed:
-        text = f"{daemon.config} says something else by now: {_some(daemon.changed)}"
+        text = f"{daemon.config} has changed since it was read: {_some(daemon.changed)}"
         matters = not all(line.startswith(OF_NO_EFFECT) for line in daemon.changed)
-        remedy = "`mcrctl reload` makes it so"
+        remedy = "`mcrctl reload` applies it"
         if daemon.removed:
             remedy = "`mcrctl reload` ends this rule, or put it back"
         yield Finding("file", "not_loaded", "no" if matters else "note", text, remedy)

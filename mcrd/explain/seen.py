@@ -36,7 +36,7 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
     look, given = evidence.look, evidence.rule.input
     if look is None or (look["ended"] == "interface" and not look["frames"]):
         why = evidence.look_error or f"{given.interface} is down"
-        text = why if look is None else f"nobody could look: {why}"
+        text = why if look is None else f"cannot look at the frames: {why}"
         yield Finding("frames", "seen", "unknown", text)
         return
     found = evidence.seen
@@ -45,7 +45,7 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
     if found.good:
         yield Finding("frames", "seen", "yes", _good(given, found.good, when))
     elif count:
-        text = f"the rule received {count} packets meanwhile, of which the look saw none"
+        text = f"the rule received {count} packets meanwhile, but the look saw none"
         yield Finding("frames", "seen", "yes", text)
     flows = bool(found.good or count)
     miss: Answer = "unknown" if is_slow(evidence) or not is_active(evidence) else "no"
@@ -68,7 +68,7 @@ def _good(given: Input, kinds: Sequence[Kind], when: str) -> str:
     largest = max(kind["largest"] for kind in kinds)
     who = some([kind["source"] for kind in kinds], "sources ")
     ttl = min(kind["ttl_lowest"] for kind in kinds)
-    enough = ", enough, since it ends here" if ttl == 1 else ""
+    enough = ", which is enough: it ends here" if ttl == 1 else ""
     to = endpoint(given.address, given.port)
     return f"{count} frames to {to} {when}, from {who}; up to {largest} bytes, TTL {ttl}{enough}"
 
@@ -77,7 +77,7 @@ def _nothing(
     evidence: Evidence, look: Mapping[str, Any], others: Sequence[Kind], miss: Answer, when: str
 ) -> Finding:
     given = evidence.rule.input
-    text = f"nothing to {endpoint(given.address, given.port)} came {when}"
+    text = f"nothing to {endpoint(given.address, given.port)} arrived {when}"
     if others:
         text += f"; there is {_told(others)}"
     remedy = (
@@ -117,14 +117,14 @@ def _limits(look: Mapping[str, Any]) -> Iterator[Finding]:
     if look["of_more_kinds"]:
         missed.append(f"{look['of_more_kinds']} were of too many kinds to tell apart")
     if look["ended"] == "frames":
-        missed.append("more than it takes came")
+        missed.append("more arrived than it can take")
     if look["ended"] == "interface":
         missed.append("the interface went down")
     if missed:
         text = f"the look did not see all: of {look['frames']} frames, {', '.join(missed)}"
         yield Finding("frames", "cut", "note", text)
     if look["malformed"]:
-        yield Finding("frames", "malformed", "note", f"{look['malformed']} frames make no sense")
+        yield Finding("frames", "malformed", "note", f"{look['malformed']} frames are malformed")
 
 
 def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
@@ -134,7 +134,7 @@ def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
         case "own":
             by = f" (rule {first['rule']})" if first["rule"] else ""
             return (
-                f"this host sends it itself{by}, and relays nothing that it sends: {told}",
+                f"this host sends it itself{by}, and mcrd does not relay that: {told}",
                 "one rule with all the outputs, or a source on another host",
             )
         case "checksum":
@@ -145,9 +145,9 @@ def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
         case "fragment":
             if ":" in first["destination"]:
                 remedy = "IPv6 fragments are not relayed: let the source send smaller packets"
-                return f"only fragments come: {told}", remedy
+                return f"only fragments arrive: {told}", remedy
             remedy = "a firewall on the way drops fragments; or let the source send smaller packets"
-            return f"only a part of the fragments comes: {told}", remedy
+            return f"only a part of the fragments arrives: {told}", remedy
         case "vlan":
             if given.vlan is None:
                 remedy = f"take the VLAN's interface as the input, or vlan = {first['vlan']}"

@@ -51,7 +51,7 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
         causes = ("missing", "down", "carrier", "address", "route", "neighbour")
         told = any(f.answer == "no" and f.topic in causes for f in rest)
         text = f"the rule is {state}: {reason}"
-        remedy = "" if told else "mcrd(8) has the reasons; it is tried again by itself"
+        remedy = "" if told else "mcrd(8) explains the reasons; mcrd tries again by itself"
         yield Finding("file", "state", "note" if told else "no", text, remedy)
 
 

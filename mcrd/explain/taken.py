@@ -24,7 +24,7 @@ REMEDIES = {
     "cut_off": "a loop of relays that keep the source: take one out",
     "looped": "two relays between the same networks, or a ring of them: take one out, or let the"
     " rules of one exclude what the other sends (`exclude`)",
-    "discarded": "the rings were made anew meanwhile; ask again",
+    "discarded": "the rings were replaced meanwhile; ask again",
 }
 
 
@@ -53,15 +53,13 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("taken", "received", "yes", f"the rule received {grew} packets meanwhile")
     elif evidence.seen.good:
         told = ", ".join(f"{count} {why}" for why, count in drops.items() if why != "ring_full")
-        text = (
-            f"the rule received nothing of it; dropped on {rule.input.interface}: {told or 'none'}"
-        )
+        text = f"the rule received none of it; dropped on {rule.input.interface}: {told or 'none'}"
         first = next((why for why in drops if why in REMEDIES), "")
         remedy = REMEDIES.get(first, "`mcrctl stats`, and the daemon's log")
         yield Finding("taken", "received", "no", text, remedy)
     else:
         yield Finding(
-            "taken", "received", "unknown", "the rule received nothing: nothing came for it"
+            "taken", "received", "unknown", "the rule received nothing: nothing arrived for it"
         )
     if grew and (back := drops.get("own_output", 0)):
         text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
@@ -88,7 +86,7 @@ def _looped(evidence: Evidence) -> Iterator[Finding]:
         f" meanwhile; on {evidence.rule.input.interface}, {who} brought the last one"
     )
     if cut := int(_at(daemon.after, name, ("dropped", "cut_off"))):
-        text += f"; {cut} of them while what comes again and again was cut off"
+        text += f"; {cut} of them were cut off"
     yield Finding("taken", "looped", "note", text, REMEDIES["looped"])
 
 

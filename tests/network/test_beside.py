@@ -115,7 +115,7 @@ def test_without_the_privilege_it_says_what_is_not_seen(triangle: Triangle) -> N
     )
     [found] = [f for f in json.loads(done.stdout)["findings"] if f["check"] == "other relays"]
     assert found["verdict"] == "trouble"
-    assert "another mcrd, of uid 0 (which process it is, only root sees)" in found["value"]
+    assert "another mcrd, of uid 0 (only root sees which process)" in found["value"]
 
 
 def test_smcroute(fork: Fork) -> None:

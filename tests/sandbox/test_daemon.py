@@ -156,7 +156,7 @@ def test_a_layer_that_the_host_refuses_is_named_once(triangle: Triangle) -> None
     for layer in missing:
         assert len(re.findall(rf"[:;] {layer}: ", daemon.log())) == 1
     told = daemon.ctl("status").stdout
-    assert "the sandbox (default) of some workers is without:" in told
+    assert "some workers lack layers of the sandbox (default):" in told
     assert "  user namespace (Operation not permitted)" in told
 
 

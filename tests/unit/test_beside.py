@@ -278,7 +278,7 @@ def test_who_it_is_and_what_to_do(host: MakeHost, tmp_path: Path) -> None:
     (one,) = parties(made, [seen])
     assert "`systemctl disable --now mcrd@b.service`" in one.remedy
     (one,) = parties(made, [Twice("a", "mcrd", (0,), (78,), 998)])
-    assert one.text == "another mcrd, of uid 998 (which process it is, only root sees)"
+    assert one.text == "another mcrd, of uid 998 (only root sees which process)"
 
 
 @pytest.mark.parametrize(
@@ -287,8 +287,8 @@ def test_who_it_is_and_what_to_do(host: MakeHost, tmp_path: Path) -> None:
         ("pimd", "239.1.1.1", "raw 0002", "set up by pimd (4711)"),
         ("unheard-of", "239.1.1.1", "raw 0002", "set up by unheard-of (4711)"),
         ("smcrouted", "ff05::1", "raw6 003A", "set up by smcrouted (4711)"),
-        ("NetworkManager", "ff05::1", "raw6 003A", "set up by a program that is not to be seen"),
-        ("mcrd", "239.1.1.1", "raw 0002", "set up by a program that is not to be seen"),
+        ("NetworkManager", "ff05::1", "raw6 003A", "set up by a program that is not visible"),
+        ("mcrd", "239.1.1.1", "raw 0002", "set up by a program that is not visible"),
     ],
 )
 def test_who_set_up_the_routes_of_the_kernel(

@@ -288,7 +288,7 @@ def test_all_problems_come_at_once_and_in_order() -> None:
         "f:15:1: rules.c.outputs: missing; expected an array of tables",
         "f:17:61: rules.d.input.port: expected an integer from 1 to 65535 or a range such as "
         '"5000-5099", got the floating-point number 5000.0',
-        "f:18:63: rules.d.outputs[0].loop: only a group has it, and 10.0.0.1 is a host",
+        "f:18:63: rules.d.outputs[0].loop: applies to groups only; 10.0.0.1 is a host",
         'f:19:2: interface: unknown key; did you mean "interfaces"?',
     ]
 
@@ -409,7 +409,7 @@ def test_families_and_kinds_mix(address: str) -> None:
 
 def test_loop_needs_a_group() -> None:
     assert output_problems(HOST + ", loop = true") == [
-        "f:5:56: rules.a.outputs[0].loop: only a group has it, and 10.0.0.1 is a host"
+        "f:5:56: rules.a.outputs[0].loop: applies to groups only; 10.0.0.1 is a host"
     ]
     assert output_of(HOST + ", loop = false").loop is False
 
@@ -738,7 +738,7 @@ def test_default_ttl_of_a_prefix(prefix: str, ttl: int) -> None:
 
 def test_loop_needs_groups() -> None:
     assert problems(mapped(f"{GROUPS}, port = 5", 'loop = true, address = "10.2.0.0/16"')) == [
-        "f:5:43: rules.a.outputs[0].loop: only a group has it, and 10.2.0.0/16 has hosts"
+        "f:5:43: rules.a.outputs[0].loop: applies to groups only; 10.2.0.0/16 has hosts"
     ]
 
 
@@ -1380,8 +1380,8 @@ def test_a_group_in_a_vlan() -> None:
 def test_source_specific_groups(group: str) -> None:
     source = "10.0.0.0" if "." in group else "fd00::"
     message = (
-        f"rules.a.input.sources: {group} is for source-specific multicast, which only "
-        "sources that are addresses, not prefixes, can join; routers may send nothing"
+        f"rules.a.input.sources: {group} is for source-specific multicast: to join it, "
+        "sources must be addresses, not prefixes; routers may send nothing"
     )
     given = f'port = 5, address = "{group}"'
     assert warnings(inputs(given)) == (f"f:3:9: {message}",)

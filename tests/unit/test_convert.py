@@ -236,4 +236,4 @@ def test_a_file_of_something_else(
     assert mcrctl.main(["import", str(tmp_path / "f")]) == 1
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith(f"{tmp_path}/f: nothing in it is understood; mcrctl import reads")
+    assert told.err.startswith(f"{tmp_path}/f: mcrctl import understands nothing in it; it reads")

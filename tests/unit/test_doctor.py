@@ -598,7 +598,7 @@ def test_a_multicast_router(host: MakeHost) -> None:
     made = host({f"{NET}/ip_mr_vif": f"{head} 0 eth0  0 0 0 0 00000 0100000A 00000000\n"})
     found = others.routers(made)
     assert found.verdict == "ok"
-    who = "a program that is not to be seen from here"
+    who = "a program that is not visible from here"
     assert found.value == f"the kernel routes between eth0, for {who}"
 
 

@@ -427,7 +427,7 @@ def test_the_last_query(query: dict[str, Any] | None, seen: bool, expected: str)
         ("239.1.1.0/30", (), "yes", "each of the 4 groups"),
         ("239.1.1.0/30", ("239.1.1.2",), "note", "1 of 4 groups, as 239.1.1.2"),
         ("239.0.0.0/16", None, "note", "too many groups"),
-        ("239.1.1.1/32", None, "unknown", "cannot be told"),
+        ("239.1.1.1/32", None, "unknown", "cannot find out"),
     ],
 )
 def test_ranges_are_joined(

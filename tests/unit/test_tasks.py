@@ -55,8 +55,8 @@ def test_an_endless_task_that_ends_begins_anew(
     asyncio.run(scenario())
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith(f"following ended: {why}")
-    assert first.endswith("it begins anew in 0.1 s")
-    assert second.endswith("it begins anew in 0.2 s")
+    assert first.endswith("restarting it in 0.1 s")
+    assert second.endswith("restarting it in 0.2 s")
 
 
 def test_the_pause_is_bounded(
@@ -80,7 +80,7 @@ def test_the_pause_is_bounded(
         await made.stop()
 
     asyncio.run(scenario())
-    assert caplog.messages[-1].endswith("it begins anew in 0.002 s")
+    assert caplog.messages[-1].endswith("restarting it in 0.002 s")
 
 
 def test_a_passing_task_that_fails_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
