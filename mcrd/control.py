@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from mcrd.client import CONNECT_TIMEOUT, ControlError
-from mcrd.errors import words
+from mcrd.errors import WANTING, with_remedy, words
 
 REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
@@ -83,7 +83,8 @@ class Server:
             sock = self._bind()
         except OSError as error:
             self._remove_directory()
-            raise ControlError(f"control socket {self._path}: {words(error)}") from None
+            why = with_remedy(error) if error.errno in WANTING else words(error)
+            raise ControlError(f"control socket {self._path}: {why}") from None
         self._server = await asyncio.start_unix_server(
             self._accept, sock=sock, limit=REQUEST_LARGEST
         )

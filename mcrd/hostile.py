@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -119,8 +118,12 @@ class Words:
 
     def _read(self) -> bool:
         data = b""
-        with contextlib.suppress(BlockingIOError):
+        try:
             data = os.read(self._reader, 4096)
+        except BlockingIOError:
+            pass
+        except OSError:  # what is there is read the next time
+            return False
         self._bytes += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:

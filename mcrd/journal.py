@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from mcrd.errors import words
 from mcrd.writer import Writer
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -212,13 +213,13 @@ _NEVER_LEFT_OUT = frozenset({"started", "ended", "reload", "reload-refused", "wo
 _limiter = Limiter()
 
 
-def tell_what_was_left_out() -> None:
-    """Call it now and then: the last of a row of like events is not lost."""
+def _tell_what_was_left_out() -> None:
     for record in _limiter.due():
         logging.getLogger(record.name).handle(record)
 
 
 _handlers: list[Handler] = []
+_threadless = False  # that should have one
 
 
 def set_up() -> None:
@@ -237,9 +238,27 @@ def set_up() -> None:
 
 
 def go_on_in_a_thread() -> None:
-    """From now on, nothing that logs waits for who reads the log."""
-    for handler in _handlers:
-        handler.writer.start()
+    """From now on, nothing that logs waits for who reads the log.
+
+    Where there is no thread to be had, what cannot be written at once waits until look() finds one.
+    """
+    global _threadless  # noqa: PLW0603
+    try:
+        for handler in _handlers:
+            handler.writer.start()
+    except OSError as error:
+        if not _threadless:
+            logging.getLogger(__name__).warning("the log: %s; trying again", words(error))
+        _threadless = True
+    else:
+        _threadless = False
+
+
+def look() -> None:
+    """Call it now and then: the last of a row of like events is not lost, nor what waits."""
+    _tell_what_was_left_out()
+    if _threadless:
+        go_on_in_a_thread()
 
 
 def flush() -> None:

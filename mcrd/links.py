@@ -21,7 +21,7 @@ from mcrd.journal import tell
 from mcrd.names import by_name
 from mcrd.netlink import os_errors
 from mcrd.resources import Link
-from mcrd.tasks import Tasks, describe
+from mcrd.tasks import Tasks, describe, until_it_can
 
 # linux/if.h, linux/if_addr.h
 IFF_UP = 0x1
@@ -32,7 +32,6 @@ IFA_F_TENTATIVE = 0x40
 
 SETTLE = 0.005  # seconds; events come in flocks
 RETRY = 0.1  # seconds until the next try when the kernel did not answer
-TRIES = 50  # at the start, which has nothing to go on by
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +48,19 @@ class Links:
         self._tasks = Tasks()
 
     async def start(self) -> None:
-        """Subscribes, and reads for the first time; raises OSError when that cannot be."""
-        for left in reversed(range(TRIES)):
-            try:
-                with os_errors():
-                    await self._subscribe()
-                self.now = await self._read()
-                break
-            except OSError:
-                self._close()
-                if not left:
-                    raise
-                await asyncio.sleep(RETRY)
+        """Subscribes, and reads for the first time; raises NeverError when that can never be."""
+        await until_it_can("read the interfaces", self._begin)
         self._tasks.endless("hearing of interfaces", self._listen)
         self._tasks.endless("reading interfaces", self._follow)
+
+    async def _begin(self) -> None:
+        try:
+            with os_errors():
+                await self._subscribe()
+            self.now = await self._read()
+        except OSError:
+            self._close()
+            raise
 
     async def stop(self) -> None:
         """Ends the subscription."""

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 
 from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.errors import words
 
 # linux/fcntl.h
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
@@ -16,11 +19,23 @@ _SEALS = 1 | 2 | 4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
 
 def sealed(name: str, size: int) -> int:
     """A descriptor of memory of so many bytes, all zero; raises OSError."""
-    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
-    # A worker could else shrink it, and every later look at it would be a SIGBUS.
-    fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
+    with _of(name), contextlib.ExitStack() as undo:
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        undo.callback(os.close, descriptor)
+        os.ftruncate(descriptor, size)
+        # A worker could else shrink it, and every later look at it would be a SIGBUS.
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
+        undo.pop_all()
     return descriptor
+
+
+@contextlib.contextmanager
+def _of(name: str) -> Iterator[None]:
+    """An error says what for the memory is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"shared memory, {name}: {words(error)}") from None
 
 
 def is_sealed(descriptor: int, size: int) -> bool:
@@ -37,5 +52,6 @@ def guard_memory() -> int:
     It begins with the seed of the hash: nobody outside can choose contents that hash alike.
     """
     descriptor = sealed("mcrd-guard", ffi.sizeof("struct guard_memory"))
-    os.pwrite(descriptor, os.urandom(8 * int(lib.MCRD_GUARD_SEEDS)), 0)
+    with _of("mcrd-guard"):
+        os.pwrite(descriptor, os.urandom(8 * int(lib.MCRD_GUARD_SEEDS)), 0)
     return descriptor

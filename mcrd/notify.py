@@ -32,38 +32,41 @@ class Manager:
         path = os.environ.get("NOTIFY_SOCKET", "")
         self.path = path
         self._address = path.replace("@", "\0", 1) if path[:1] == "@" else path
+        self.there = path[:1] in ("/", "@")  # one to speak to
         self._socket: socket.socket | None = None
-        if path[:1] in ("/", "@"):
-            flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
-
-    @property
-    def there(self) -> bool:
-        """Whether there is one to speak to."""
-        return self._socket is not None
 
     def connect(self) -> None:
         """Raises OSError when nobody listens."""
-        if self._socket is not None:
-            self._socket.connect(self._address)
+        if self.there:
+            self._opened().connect(self._address)
+
+    def _opened(self) -> socket.socket:
+        if self._socket is None:
+            flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
+        return self._socket
 
     def send(self, text: str, descriptors: Iterable[int] = ()) -> None:
         """Raises BlockingIOError when it has no room for more, and OSError."""
-        if self._socket is None:
+        if not self.there:
             return
+        sock = self._opened()
         try:
-            _send(self._socket, text, descriptors)
+            _send(sock, text, descriptors)
         except OSError as error:
             # Not yet, or no more: it may listen anew.
             if error.errno not in (errno.ENOTCONN, errno.ECONNREFUSED, errno.EDESTADDRREQ):
                 raise
-            self._socket.connect(self._address)
-            _send(self._socket, text, descriptors)
+            sock.connect(self._address)
+            _send(sock, text, descriptors)
 
     async def barrier(self) -> bool:
         """Until it has done what it was told; False when it has not (BARRIER=1)."""
         loop = asyncio.get_running_loop()
-        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return False
         closed = asyncio.Event()
         loop.add_reader(ours, closed.set)
         try:
@@ -89,6 +92,7 @@ class Manager:
 
     def close(self) -> None:
         """Ends the conversation."""
+        self.there = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -31,6 +31,7 @@ from mcrd.sockets.routes import (
     RouteChanges,
     RouteQueries,
 )
+from mcrd.tasks import until_it_can
 
 SLICE = 0.005  # seconds of reading what changed, at once
 SHARE = 9  # times as long as a look took is the pause after it,
@@ -75,11 +76,21 @@ class Routes:
         self._due: set[Lookup] = set()
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
 
-    def start(self) -> None:
-        """Hears of changes from now on."""
-        self._queries = RouteQueries()
-        self._changes = RouteChanges()
-        asyncio.get_running_loop().add_reader(self._changes.fileno(), self._heard)
+    async def start(self) -> None:
+        """Hears of changes from now on; raises NeverError when that can never be."""
+        await until_it_can("hear of routes", self._begin)
+
+    async def _begin(self) -> None:
+        try:
+            self._queries = RouteQueries()
+            self._changes = RouteChanges()
+            asyncio.get_running_loop().add_reader(self._changes.fileno(), self._heard)
+        except OSError:
+            for opened in (self._changes, self._queries):
+                if opened is not None:
+                    opened.close()
+            self._changes = self._queries = None
+            raise
 
     def stop(self) -> None:
         """Hears of no more."""

@@ -11,7 +11,6 @@ import glob
 import hashlib
 import logging
 import os
-import resource
 import signal
 import time
 from collections import Counter
@@ -134,7 +133,6 @@ class Supervisor:
             return
         loop.set_exception_handler(_log_exception)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
-        _raise_descriptor_limit()
         gc.set_threshold(*SELDOM)
         await self._server.start()
         main = loop.create_task(self._main())
@@ -166,7 +164,7 @@ class Supervisor:
     async def _main(self) -> None:
         async with self._planning():
             await self._links.start()
-            self._routes.start()
+            await self._routes.start()
             start = self._started_with(await self._estate.take_over())
             self._flow = self._flow_now()
             # What was counted before is no news.
@@ -229,7 +227,7 @@ class Supervisor:
             ("who else relays", self._look_beside),
             ("what is heard", self._listen),
             ("rule files", self._watch.look),
-            ("the log", journal.tell_what_was_left_out),
+            ("the log", journal.look),
             ("the service manager", self._tell_manager),
         ):
             try:
@@ -717,12 +715,11 @@ def _digest(files: Iterable[str]) -> bytes:
 
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What nobody caught: one line, as when descriptors run out and no client can be accepted."""
-    error = context.get("exception")
-    log.error("%s%s", context.get("message"), f": {error!r}" if error is not None else "")
+    """What nobody caught: one line, as when descriptors run out and no client can be accepted.
 
-
-def _raise_descriptor_limit() -> None:
-    """Every output takes a descriptor."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    Not each time: a callback of the loop may fail again and again.
+    """
+    error, message = context.get("exception"), str(context.get("message"))
+    text = f"{message}: {error!r}" if error is not None else message
+    about = f"{type(error).__name__}: {message[:40]}"
+    journal.tell(log, logging.ERROR, "unexpected", "%s", text, task=about)

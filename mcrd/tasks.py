@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from mcrd.errors import words
+from mcrd.errors import NEVER, NeverError, with_remedy, words
 from mcrd.journal import tell
 
 PAUSE_FIRST = 0.1  # seconds until a task that has ended begins anew
@@ -74,6 +74,26 @@ async def _again_and_again(name: str, make: Make) -> None:
             pause = PAUSE_FIRST
         text = "%s ended: %s; restarting it in %g s"
         tell(log, logging.ERROR, "task-ended", text, name, how, pause, task=name)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, PAUSE_LONGEST)
+
+
+async def until_it_can(what: str, attempt: Callable[[], Awaitable[None]]) -> None:
+    """What the start cannot do without is tried until the kernel grants it, and that is said.
+
+    Raises NeverError where no other try helps.
+    """
+    pause, told = PAUSE_FIRST, ""
+    while True:
+        try:
+            return await attempt()
+        except OSError as error:
+            why = f"cannot {what}: {with_remedy(error)}"
+            if error.errno in NEVER:
+                raise NeverError(why) from None
+        if why != told:
+            log.warning("%s; trying again until it can be", why)
+            told = why
         await asyncio.sleep(pause)
         pause = min(2 * pause, PAUSE_LONGEST)
 

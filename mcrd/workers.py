@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from mcrd import hostile
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
-from mcrd.errors import words
+from mcrd.errors import named, words
 from mcrd.hostile import Demand, ProtocolError, Words, understand
 from mcrd.journal import tell
 from mcrd.resources import Egress, Worker
@@ -393,11 +393,11 @@ class WorkerProcess:
                 self._kill_soon()
                 return False
             self._hear(understand(data, flags))
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM):
+                return False  # what is there is read the next time, or the worker taken for hung
             self._close_channel()
-            self.kill()
+            self.kill(f"ended, for it could not be heard: {named(error)}")
         except ProtocolError as error:
             self._distrust(f"it {error}")
         return True

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from mcrd import threads
+
 ROOM = 4 << 20  # bytes that may wait; what comes beyond is lost
 
 T = TypeVar("T")
@@ -38,11 +40,22 @@ class Writer(Generic[T]):
         self._writing = False
         self._changed = threading.Condition()
         self._started = False
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """From now on, put() never waits; before, it does."""
+        """From now on, put() never waits; before, it does.
+
+        Raises OSError when there is no thread to be had: then each call writes what it can at
+        once, and whether there is a thread now.
+        """
         self._started = True
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        if self._thread is None:
+            try:
+                self._thread = threads.start("log", self._run)
+            except OSError:
+                with self._changed:
+                    self._write_what_waits()
+                raise
 
     def put(self, what: T, size: int) -> None:
         """Has it written; `size` is what it takes of the room, in bytes."""
@@ -50,6 +63,8 @@ class Writer(Generic[T]):
             self._write(what)
             return
         with self._changed:
+            if self._thread is None:
+                self._write_what_waits()
             if self._idle() and self._write_now(what):
                 return
             if self._bytes + size > ROOM:
@@ -66,7 +81,17 @@ class Writer(Generic[T]):
     def flush(self, seconds: float) -> bool:
         """Waits until all is written, but not for longer than that; has it been?"""
         with self._changed:
+            if self._thread is None:
+                self._write_what_waits()
+                seconds = 0.0
             return self._changed.wait_for(self._idle, seconds)
+
+    def _write_what_waits(self) -> None:
+        """Without a thread: as much as can be written at once."""
+        while self._waiting and self._write_now(self._waiting[0][0]):
+            self._bytes -= self._waiting.popleft()[1]
+        if not self._waiting and self._unsaid and self._write_now(self._tell(self._unsaid)):
+            self._unsaid = 0
 
     def _idle(self) -> bool:
         return not self._waiting and not self._writing and not self._unsaid

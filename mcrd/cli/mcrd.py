@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "/etc/mcr.toml"
 DEFAULT_CONTROL = "/run/mcrd/control.sock"
+DESCRIPTORS = 64  # with one rule it takes 40
 
 
 # An exception from a signal handler would go off inside an import, and extension modules that are
@@ -35,6 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end_early)
     signal.signal(signal.SIGINT, _end_early)
 
+    try:
+        return _main(argv)
+    except OSError as error:
+        from mcrd.errors import with_remedy  # noqa: PLC0415
+
+        print(f"mcrd: cannot start: {with_remedy(error)}", file=sys.stderr)
+    except ImportError as error:  # of a library that could not be read, as in want of memory
+        print(f"mcrd: cannot start: {error}", file=sys.stderr)
+    return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from mcrd.cli import check  # noqa: PLC0415
     from mcrd.errors import words  # noqa: PLC0415
     from mcrd.files import absolute  # noqa: PLC0415
@@ -81,8 +94,16 @@ def _parser() -> ArgumentParser:
 
 
 def _run(path: Path, control: Path, log_level: str | None) -> int:
+    import resource  # noqa: PLC0415
+
     from mcrd import journal, privileges  # noqa: PLC0415
 
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if descriptors != resource.RLIM_INFINITY and descriptors < DESCRIPTORS:
+        text = f"mcrd: {descriptors} open files are allowed, and it takes {DESCRIPTORS} at least;"
+        print(text, "raise LimitNOFILE= of the service, or ulimit -Hn", file=sys.stderr)
+        return 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))  # each output has one
     journal.set_up()
     privileges.limit()  # before the file is read: what can be read now can be read at a reload
     journal.go_on_in_a_thread()
@@ -103,6 +124,7 @@ def _relay(path: Path, control: Path, log_level: str | None) -> str:
 
     from mcrd import config  # noqa: PLC0415
     from mcrd.client import ControlError  # noqa: PLC0415
+    from mcrd.errors import NeverError, with_remedy  # noqa: PLC0415
     from mcrd.model import Config  # noqa: PLC0415
     from mcrd.notify import Notify  # noqa: PLC0415
     from mcrd.supervisor import Supervisor  # noqa: PLC0415
@@ -125,11 +147,21 @@ def _relay(path: Path, control: Path, log_level: str | None) -> str:
         await Supervisor(path, control, start, log_level).run(lambda: bool(_ended_early))
 
     try:
-        asyncio.run(run())
+        runner = asyncio.Runner()
+        try:
+            runner.get_loop()
+        except OSError as error:
+            # What asyncio has half made complains when it goes.
+            sys.unraisablehook = lambda _: None
+            return f"mcrd: cannot start: {with_remedy(error)}"
+        with runner:
+            runner.run(run())
     except config.ConfigError as error:
         return refused(error)
-    except ControlError as error:
+    except (ControlError, NeverError) as error:
         return f"mcrd: {error}"
+    except OSError as error:
+        return f"mcrd: it has to end: {with_remedy(error)}"
     except Exception as error:  # noqa: BLE001  # of planning, which nothing goes on without
         logging.getLogger(__name__).error("mcrd has to end: %s", describe(error))
         return "mcrd: it had to end; its log says why"

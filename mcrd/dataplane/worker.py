@@ -14,6 +14,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from mcrd.dataplane.sandbox import Sandbox
 
 CHANNEL, STDERR = 0, 2
 LINE = 900  # bytes
+PASSING = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
+TRIES, PAUSE = 20, 0.05  # of what may pass, and seconds between two
 
 
 class RefusedError(Exception):
@@ -271,13 +274,38 @@ def _serve(worker: object) -> None:
         raise OSError(-length, os.strerror(-length))
 
 
+def _named(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, "no number")
+    return f"{error.strerror or error} ({name})"
+
+
+def _first() -> tuple[bytes, list[int]]:
+    """The first message and its descriptors; what may pass is tried again."""
+    # All of it is said, or the kernel would be asked what the descriptor is.
+    kind = (socket.AF_UNIX, socket.SOCK_SEQPACKET, 0)
+    with socket.socket(*kind, fileno=os.dup(CHANNEL)) as channel:
+        for left in reversed(range(TRIES)):
+            try:
+                found = socket.recv_fds(channel, messages.LARGEST, messages.DESCRIPTORS)
+            except OSError as error:
+                if not left or error.errno not in PASSING:
+                    raise
+                time.sleep(PAUSE)
+            else:
+                return found[0], found[1]
+    raise AssertionError("not reached")
+
+
 def main() -> int:
     """Runs a worker to its end; returns the exit status, for os._exit().
 
     An interpreter that cleans up asks for more than the sandbox allows.
     """
-    with socket.socket(fileno=os.dup(CHANNEL)) as channel:
-        data, descriptors, _, _ = socket.recv_fds(channel, messages.LARGEST, messages.DESCRIPTORS)
+    try:
+        data, descriptors = _first()
+    except OSError as error:
+        _say(f"it cannot hear the supervisor: {_named(error)}")
+        return 1
     if not data:
         return 0  # the supervisor has gone
     request = messages.decode_request(data)
@@ -287,11 +315,14 @@ def main() -> int:
     try:
         worker, sandbox = _start(request, descriptors)
     except Exception as error:  # noqa: BLE001  whatever it is, the supervisor has to know
-        _refuse(request.sequence, error)
+        _refuse(request.sequence, _named(error) if isinstance(error, OSError) else error)
         return 1
-    _answer(messages.Ready(request.sequence, sandbox.held, sandbox.missing))
     try:
+        _answer(messages.Ready(request.sequence, sandbox.held, sandbox.missing))
         _serve(worker)
+    except OSError as error:
+        _say(f"it has to end: {_named(error)}")
+        return 1
     except Exception:  # noqa: BLE001  said here, for nothing outside this function runs any more
         sys.excepthook(*sys.exc_info())
         return 1

@@ -26,11 +26,6 @@ class Listener:
         self._heard = Heard()
         self._returned = Returned()
         self._links: Mapping[str, Link] = {}
-        self._protocols: list[Protocol] = []
-        if self._ears.hears(socket.AF_INET, socket.IPPROTO_IGMP):
-            self._protocols.append("igmp")
-        if self._ears.hears(socket.AF_INET6, socket.IPPROTO_ICMPV6):
-            self._protocols.append("mld")
 
     def listen(self, links: Mapping[str, Link]) -> None:
         """Takes what has come since the last time."""
@@ -48,6 +43,15 @@ class Listener:
                 self._heard.take(index, "mld", source, body, now)
             else:
                 self._returned.take(source, body, now)
+
+    @property
+    def _protocols(self) -> list[Protocol]:
+        found: list[Protocol] = []
+        if self._ears.hears(socket.AF_INET, socket.IPPROTO_IGMP):
+            found.append("igmp")
+        if self._ears.hears(socket.AF_INET6, socket.IPPROTO_ICMPV6):
+            found.append("mld")
+        return found
 
     def tell(self, rule: Rule) -> dict[str, Any]:
         """As JSON: what was heard on the interfaces of a rule, and came back to its outputs."""

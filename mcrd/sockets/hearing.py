@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcrd.errors import words
+from mcrd.errors import NEVER, words
 from mcrd.hearing.messages import ICMP_ERRORS, MLD
+from mcrd.journal import tell
 from mcrd.model import Address
 
 # linux/in.h, linux/icmp.h, linux/icmpv6.h
@@ -26,6 +27,7 @@ ICMPV6_FILTER = 1
 IP_PKTINFO = 8
 SLICE = 0.002  # seconds for each socket in one look; of a flood, the rest is lost to it alone
 LARGEST = 9000
+AGAIN = 10.0  # seconds until the next try of what could not be opened
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +49,34 @@ class Ears:
 
     def __init__(self) -> None:
         self._sockets: list[tuple[socket.socket, int]] = []
-        for family, protocol, types in (
+        self._missing: list[tuple[int, int, Sequence[int]]] = [
             (socket.AF_INET, socket.IPPROTO_IGMP, ()),
             (socket.AF_INET, IPPROTO_PIM, ()),
             (socket.AF_INET, socket.IPPROTO_ICMP, ICMP_ERRORS[4]),
             (socket.AF_INET6, socket.IPPROTO_ICMPV6, MLD),
             (socket.AF_INET6, IPPROTO_PIM, ()),
             (socket.AF_INET6, socket.IPPROTO_ICMPV6, ICMP_ERRORS[6]),
-        ):
+        ]
+        self._retry = 0.0
+        self._open_missing()
+
+    def _open_missing(self) -> None:
+        """What may pass is said, and tried again from time to time."""
+        self._retry = time.monotonic() + AGAIN
+        missing, self._missing = self._missing, []
+        why = ""
+        for one in missing:
             try:
-                self._sockets.append((_open(family, protocol, types), protocol))
-            except OSError as error:  # without IPv6, or without the right
-                log.debug("cannot listen to protocol %d: %s", protocol, words(error))
+                self._sockets.append((_open(*one), one[1]))
+            except OSError as error:
+                if error.errno in NEVER:  # without IPv6, or without the right
+                    log.debug("cannot listen to protocol %d: %s", one[1], words(error))
+                    continue
+                self._missing.append(one)
+                why = words(error)
+        if why:
+            text = "not all that is said of groups can be heard: %s; trying again in %g s"
+            tell(log, logging.WARNING, "deaf", text, why, AGAIN)
 
     def hears(self, family: int, protocol: int) -> bool:
         """Whether messages of this protocol are heard at all."""
@@ -66,6 +84,8 @@ class Ears:
 
     def listen(self) -> Iterator[Message]:
         """What has come since the last look, as far as there was room and is time for it."""
+        if self._missing and time.monotonic() >= self._retry:
+            self._open_missing()
         for sock, protocol in self._sockets:
             until = time.monotonic() + SLICE
             with contextlib.suppress(BlockingIOError):
@@ -76,6 +96,7 @@ class Ears:
 
     def close(self) -> None:
         """Hears no more."""
+        self._missing.clear()
         for sock, _ in self._sockets:
             sock.close()
         self._sockets.clear()

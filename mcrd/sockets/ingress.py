@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import mmap
 import os
 import select
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcrd import filters
+from mcrd.errors import words
+from mcrd.journal import tell
 from mcrd.lost import Estimate, Lost, Taken
 from mcrd.model import Network
 from mcrd.resources import Ingress, Reception
@@ -61,6 +64,8 @@ TALLY = struct.Struct("7Q")
 """Of both rings, frames seen, and those that there was no room for; datagrams that these were
 beyond one for each; of each ring, frames seen, and of each those that it had no room for."""
 _SEEN, _FULL, _MORE, _EACH_SEEN, _EACH_FULL = 0, 1, 2, 3, 5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +222,12 @@ class IngressSocket:
         """What the kernel has counted since the last time: it forgets what it has told."""
         counts = self._counts
         for which, sock in enumerate(self._sockets):
-            seen, full = packet_statistics(sock)
+            try:
+                seen, full = packet_statistics(sock)
+            except OSError as error:  # it is told the next time
+                text = "the counters of a packet socket cannot be read: %s"
+                tell(log, logging.WARNING, "uncounted", text, words(error))
+                continue
             counts[_SEEN] += seen
             counts[_FULL] += full
             counts[_EACH_SEEN + which] += seen
@@ -240,7 +250,8 @@ class IngressSocket:
     def take_error(self) -> None:
         """Reads the error that a downed link leaves: until then every poll returns at once."""
         for sock in self._sockets:
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            with contextlib.suppress(OSError):  # it is read the next time
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
         """Closes all descriptors."""

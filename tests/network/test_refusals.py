@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mcrd.client import ControlError
 from tests.lab import Mcrd, Triangle, wait_for
 from tests.lab.daemon import console_script
+from tests.lab.processes import PATIENCE
 from tests.lab.rules import rule
 
 if TYPE_CHECKING:
@@ -67,11 +70,147 @@ def saves_count(daemon: Mcrd, file: Path) -> None:
         )
 
 
+def outcome(daemon: Mcrd, seconds: float = PATIENCE) -> str:
+    """What became of a start: `active`, `ended`, or `tries`, which it goes on with."""
+
+    def found() -> str:
+        if daemon.process.poll() is not None:
+            return "ended"
+        with suppress(ControlError):
+            status = daemon.status()
+            if status["rules"].get("active") == 1 and not status["pending"]:
+                return "active"
+        return ""
+
+    try:
+        return wait_for(found, "an end", seconds)
+    except TimeoutError:
+        return "tries"
+
+
+def checked_log(daemon: Mcrd) -> str:
+    """Without a traceback, neither the supervisor's nor a worker's."""
+    log = daemon.log()
+    assert "Traceback" not in log, log
+    assert "Exception ignored" not in log, log
+    return log
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        {
+            "pipe2:error=EMFILE:when=1": "worker of r0: Too many open files (EMFILE)",
+            "clone3:error=EAGAIN": "there is no room for another thread (raise TasksMax=",
+            "sendto:error=ENOBUFS:when=1..3": "cannot read the interfaces: No buffer space",
+            "recvmsg:error=ENOBUFS:when=1..2": "",  # it is heard the next time
+        },
+        {
+            "setsockopt:error=ENOMEM:when=1..9": "not all that is said of groups can be heard",
+            "getsockopt:error=ENOMEM:when=1..5": "cannot read the interfaces: Cannot allocate",
+        },
+    ],
+)
+def test_what_may_come_later_is_tried_again(triangle: Triangle, calls: dict[str, str]) -> None:
+    """Each of these system calls fails in the daemon, its threads and its workers."""
+    daemon = Mcrd(triangle.relay, A, (), None, refusing(*calls, children=True))
+    triangle.lab.daemons.append(daemon)
+    assert outcome(daemon) == "active", daemon.log()
+    log = checked_log(daemon)
+    assert [said for said in calls.values() if said not in log] == []
+    assert "hung" not in log
+    assert log.count("worker of r0: pid") == 1  # none that had to be replaced
+    flows(triangle)
+    assert daemon.stop() == 0
+
+
+def test_counters_that_cannot_be_read_end_nothing(triangle: Triangle) -> None:
+    """From some time on, getsockopt(2) goes on failing: streams flow, and the log is short."""
+    call = "getsockopt:error=ENOBUFS:when=14+"
+    daemon = Mcrd(triangle.relay, A, (), None, refusing(call))
+    triangle.lab.daemons.append(daemon)
+    said = "the counters of a packet socket cannot be read: No buffer space available"
+    wait_for(lambda: said in daemon.log(), "the line")
+    flows(triangle)
+    checked_log(daemon)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("socketpair:error=EMFILE", "cannot start: Too many open files (EMFILE); raise the limit"),
+        ("epoll_ctl:error=ENOMEM", "cannot start: Cannot allocate memory (ENOMEM); there is no"),
+        ("capset:error=EPERM", "cannot start: capabilities: Operation not permitted (EPERM); look"),
+        (
+            "memfd_create:error=EMFILE",
+            "shared memory, mcrd-guard: Too many open files (EMFILE); ra",
+        ),
+        (
+            "setsockopt:error=EPERM",
+            "cannot read the interfaces: Operation not permitted (EPERM); l",
+        ),
+        ("read:error=ENOMEM:when=300+", "cannot start: "),
+    ],
+)
+def test_what_can_never_work_is_one_line(triangle: Triangle, call: str, said: str) -> None:
+    daemon = Mcrd(triangle.relay, A, (), None, refusing(call))
+    triangle.lab.daemons.append(daemon)
+    assert outcome(daemon) == "ended"
+    assert daemon.process.returncode == 1
+    (line,) = [line for line in checked_log(daemon).splitlines() if " INFO: " not in line]
+    assert line.startswith("mcrd: ")
+    assert said in line
+
+
+def test_too_few_descriptors_are_one_line(triangle: Triangle) -> None:
+    program = ("prlimit", "--nofile=16", console_script("mcrd"))
+    daemon = Mcrd(triangle.relay, A, (), None, program)
+    triangle.lab.daemons.append(daemon)
+    assert outcome(daemon) == "ended"
+    assert daemon.process.returncode == 1
+    assert daemon.log() == (
+        "mcrd: 16 open files are allowed, and it takes 64 at least;"
+        " raise LimitNOFILE= of the service, or ulimit -Hn\n"
+    )
+
+
+SWEEP = {
+    "EMFILE": "socket socketpair pipe2 epoll_create1 memfd_create pidfd_open dup accept4",
+    "ENOMEM": "setsockopt getsockopt bind epoll_ctl recvmsg io_uring_setup io_uring_register"
+    " seccomp capset",
+    "ENOBUFS": "sendto sendmsg recvmsg",
+    "EAGAIN": "clone3 vfork",
+    "ENOSPC": "ftruncate pwrite64 unshare",
+    "EPERM": "socket bind setsockopt prlimit64 prctl sched_getaffinity",
+}
+
+
+@pytest.mark.long  # some five minutes
+@pytest.mark.parametrize("when", ["1+", "3", "12+"])
+@pytest.mark.parametrize("error", SWEEP)
+def test_no_refusal_is_a_traceback(triangle: Triangle, error: str, when: str) -> None:
+    """It starts, or goes on trying and ends when it is told to, or ends with a line of its own."""
+    for name in SWEEP[error].split():
+        program = refusing(f"{name}:error={error}:when={when}", children=True)
+        daemon = Mcrd(triangle.relay, A, (), None, program)
+        triangle.lab.daemons.append(daemon)
+        if outcome(daemon, seconds=2) == "ended":
+            assert daemon.process.returncode == 1, name
+            assert "mcrd: " in daemon.log(), name
+        else:
+            assert daemon.stop(2 * PATIENCE) == 0, name
+        checked_log(daemon)
+
+
 @pytest.mark.parametrize(
     ("call", "sysctl"),
     [
         ("inotify_init1:error=EMFILE", "fs.inotify.max_user_instances"),
-        ("inotify_add_watch:error=ENOSPC", "fs.inotify.max_user_watches"),
+        pytest.param(
+            *("inotify_add_watch:error=ENOSPC", "fs.inotify.max_user_watches"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_without_inotify_a_save_is_noticed(triangle: Triangle, call: str, sysctl: str) -> None:
@@ -82,7 +221,7 @@ def test_without_inotify_a_save_is_noticed(triangle: Triangle, call: str, sysctl
     assert sysctl in line
     assert "it is looked at every 1.5 s instead" in line
     saves_count(daemon, daemon.config)
-    assert "Traceback" not in daemon.log()
+    checked_log(daemon)
     assert daemon.stop() == 0
 
 

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mcrd import tasks
-from mcrd.tasks import Tasks, clean_up
+from mcrd.errors import NeverError
+from mcrd.tasks import Tasks, clean_up, until_it_can
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 TIMEOUT = 10.0  # seconds
 
@@ -129,3 +132,39 @@ def test_no_step_of_a_clean_up_skips_the_next(
         'at the end, b: RuntimeError("pyroute2\'s own")',
         "at the end, c: Bad file descriptor",
     ]
+
+
+def refused(numbers: list[int], then: list[str]) -> Callable[[], Awaitable[None]]:
+    """What the kernel refuses for these reasons, one after the other, and then grants."""
+
+    async def attempt() -> None:
+        if numbers:
+            number = numbers.pop(0)
+            raise OSError(number, os.strerror(number))
+        then.append("done")
+
+    return attempt
+
+
+def test_what_the_start_needs_is_tried_until_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tasks, "PAUSE_FIRST", 0.001)
+    done: list[str] = []
+    numbers = [errno.ENOBUFS, errno.ENOBUFS, errno.EMFILE, errno.EBUSY]
+    asyncio.run(until_it_can("look", refused(numbers, done)))
+    assert done == ["done"]
+    assert [line.partition(";")[0] for line in caplog.messages] == [
+        "cannot look: No buffer space available (ENOBUFS)",
+        "cannot look: Too many open files (EMFILE)",
+        "cannot look: Device or resource busy (EBUSY)",
+    ]
+    assert all(line.endswith("; trying again until it can be") for line in caplog.messages)
+
+
+def test_what_can_never_be_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    numbers = [errno.EAFNOSUPPORT, errno.EIO]
+    with pytest.raises(NeverError, match=r"^cannot look: .* \(EAFNOSUPPORT\); look at Restrict"):
+        asyncio.run(until_it_can("look", refused(numbers, [])))
+    assert numbers == [errno.EIO]
+    assert caplog.messages == []
