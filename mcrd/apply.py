@@ -30,12 +30,14 @@ from mcrd.names import real
 from mcrd.plan import Actual, Add, Close, Failure, Open, Relay, RelayKey, Remove, Replace, Step
 from mcrd.resources import (
     Egress,
+    GroupProtocol,
     Ingress,
     Link,
     Lookup,
     Members,
     Membership,
     Nowhere,
+    Rejoin,
     Resource,
     Sending,
     Way,
@@ -99,6 +101,7 @@ class Estate:
         self.admit = self._holdings.admit
         self.ring_full = self._holdings.ring_full
         self.take_errors = self._holdings.take_errors
+        self.rejoin = self._holdings.rejoin
         self.ring_inodes = self._holdings.ring_inodes
         self.output_inodes = self._holdings.output_inodes
 
@@ -273,6 +276,7 @@ class Estate:
         if not self._inherited:
             self._holdings.close_all()
             return
+        self._holdings.end_protocols()  # this may be a stop, at which nobody else would undo them
         self._unkept = True
         for _ in range(KEEP_TRIES):
             if await self.keep():
@@ -308,6 +312,8 @@ class Estate:
         try:
             self._holdings.open(resource, links)
         except OSError as error:
+            if isinstance(resource, Rejoin | GroupProtocol) and resource not in self._failures:
+                log.warning("%s: %s", resource, words(error))  # no rule fails by that
             self._fail(resource, explain(error, resource))
         else:
             self._failures.pop(resource, None)

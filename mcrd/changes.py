@@ -45,7 +45,7 @@ class Changes:
             *(f"~ daemon.{what}{_daemon_cost(what)}" for what in self.daemon),
             *(f"~ metrics.{what}" for what in self.metrics),
             *(
-                f"~ interfaces.{name}: {'; '.join(what)} ({_cost(what)})"
+                f"~ interfaces.{name}: {'; '.join(what)}{_cost(what)}"
                 for name, what in self.interfaces.items()
             ),
             f"= {self.unchanged} unchanged",
@@ -80,9 +80,10 @@ def _daemon_cost(what: str) -> str:
 
 def _cost(what: tuple[str, ...]) -> str:
     """What it takes to change the workers of an interface."""
-    if all(setting.startswith("cpus ") for setting in what):
-        return f"its {_IN_THE_RING}"
-    return "its workers are replaced: packets that arrive meanwhile are lost"
+    names = {setting.partition(" ")[0] for setting in what}
+    if names & {"workers", "ring_size"}:
+        return " (its workers are replaced: packets that arrive meanwhile are lost)"
+    return f" (its {_IN_THE_RING})" if "cpus" in names else ""
 
 
 def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
@@ -91,12 +92,16 @@ def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
     used &= {rule.input.interface for rule in new.rules.values() if rule.enabled}
     default = Interface()
     found = {
-        name: tuple(
-            _fields("", old.interfaces.get(name, default), new.interfaces.get(name, default))
-        )
+        name: tuple(_settings(old.interfaces.get(name, default), new.interfaces.get(name, default)))
         for name in sorted(used)
     }
     return {name: what for name, what in found.items() if what}
+
+
+def _settings(old: Interface, new: Interface) -> Iterator[str]:
+    yield from _fields("", dataclasses.replace(old, rejoin=new.rejoin), new)
+    if old.rejoin != new.rejoin:
+        yield f"rejoin {_seconds(old.rejoin)} -> {_seconds(new.rejoin)}"
 
 
 def _rule(old: Rule, new: Rule) -> Iterator[str]:

@@ -139,6 +139,8 @@ FAMILIES = (
         "Datagrams that went to no rule, by reason; estimated for those that no worker took."),
     Family("mcrd_interface_dropped_frames", Counter, INTERFACE, "dropped_frames", "reason",
         "Frames that no worker took, each of one datagram or more, by reason; exact."),
+    Family("mcrd_interface_reports", Counter, INTERFACE, "reports", "result",
+        "Reports of memberships that were sent unasked (rejoin), or failed."),
     Family("mcrd_interface_peak_packets", Gauge, INTERFACE, "rate.peak.minute", None,
         "The most datagrams in 10 ms, within the last minute."),
     Family("mcrd_worker_received_packets", Counter, WORKER, "received.packets", None,

@@ -34,7 +34,16 @@ from mcrd.model import (
     PortRange,
     Rule,
 )
-from mcrd.resources import Egress, Hold, Ingress, Membership, Reception, Ring, Worker
+from mcrd.resources import (
+    Egress,
+    GroupProtocol,
+    Hold,
+    Ingress,
+    Membership,
+    Reception,
+    Ring,
+    Worker,
+)
 from mcrd.sockets import Geometry, IngressSocket
 from mcrd.stats import InterfaceCount, OutputCount, RuleCount, Segment, Traffic
 from mcrd.store import Identity, Store, identity
@@ -48,7 +57,8 @@ one: with more, it would be busy for seconds. The others are opened anew, with t
 
 ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 VALUES: tuple[type[Any], ...] = (
-    *(Egress, Geometry, Hold, Ingress, Membership, PortRange, Reception, Ring, Worker),
+    *(Egress, Geometry, GroupProtocol, Hold, Ingress, Membership, PortRange, Reception, Ring),
+    Worker,
     *(InterfaceCount, OutputCount, RuleCount, Traffic),
     *(Config, Daemon, Input, Interface, Metrics, Output, Place, Rule),
 )
@@ -82,6 +92,7 @@ class Index(msgspec.Struct):
     receptions: list[tuple[Any, Identity]] = []
     holds: list[tuple[Any, Identity | None]] = []
     joined: list[tuple[Identity, list[Any]]] = []
+    protocols: list[tuple[Any, int]] = []  # with what was there before
     ports: Any = None
     counts: Any = None  # what Ledger.kept has
     restarts: Any = None
@@ -144,6 +155,7 @@ class Keeper:
             index.holds.append((packed(hold), among(held) if held is not None else None))
         for egress, sock in itertools.islice(holdings.egress.items(), OUTPUTS):
             index.egress.append((packed(egress), among(sock)))
+        index.protocols = [(pack(one), was) for one, was in holdings.protocols.written().items()]
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
         index.restarts = pack(restarts)
@@ -242,6 +254,8 @@ class _Heir:
             joined = [one for one, _ in self._each(((p, None) for p in packed), Membership)]
             if joined and (sock := self._socket(what)) is not None:
                 self._try("groups", partial(holdings.memberships.take_over, sock, joined))
+        for protocol, was in self._each(index.protocols, GroupProtocol):
+            holdings.protocols.take_over(protocol, was)
         self._try(
             "ports",
             lambda: holdings.opener.ports.update({unpack(key): port for key, port in index.ports}),

@@ -16,8 +16,11 @@ from mcrd.lost import Lost
 from mcrd.members import MemberSockets, own_source
 from mcrd.memory import guard_memory
 from mcrd.model import Network
+from mcrd.protocols import GroupProtocols
+from mcrd.rejoin import Rejoins, Spoken
 from mcrd.resources import (
     Egress,
+    GroupProtocol,
     Hold,
     Ingress,
     Link,
@@ -25,6 +28,7 @@ from mcrd.resources import (
     Membership,
     Nowhere,
     Reception,
+    Rejoin,
     Resource,
     Ring,
     Worker,
@@ -57,6 +61,8 @@ class Holdings:
         self.holds: dict[Hold, socket.socket | None] = {}
         self.receptions: dict[Reception, socket.socket] = {}
         self.memberships = Memberships()
+        self.protocols = GroupProtocols()
+        self.rejoins = Rejoins()
         self.opener = EgressSockets()
         self._receivers = Receivers()
         self.look_anew = self._receivers.look_anew
@@ -75,6 +81,8 @@ class Holdings:
             *self.holds,
             *self.receptions,
             *self.memberships,
+            *self.protocols,
+            *self.rejoins,
         )
 
     def has(self, resource: Resource) -> bool:
@@ -92,6 +100,10 @@ class Holdings:
                 return resource in self.receptions
             case Membership():
                 return resource in self.memberships
+            case GroupProtocol():
+                return resource in self.protocols
+            case Rejoin():
+                return resource in self.rejoins
             case Worker():
                 return False
 
@@ -110,6 +122,10 @@ class Holdings:
                 self.holds[resource] = _open_hold(resource, self._receivers)
             case Membership():
                 self.memberships.join(resource)
+            case GroupProtocol():
+                self.protocols.set(resource)
+            case Rejoin():
+                self.rejoins.begin(resource)
 
     def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
         """All of its rings, or none; those that they replace count until then."""
@@ -172,6 +188,10 @@ class Holdings:
                 self.receptions.pop(resource).close()
             case Membership():
                 self.memberships.leave(resource)
+            case GroupProtocol():
+                self.protocols.end(resource)
+            case Rejoin():
+                self.rejoins.end(resource)
 
     def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
         self._ingresses.discard(ingress)
@@ -196,11 +216,21 @@ class Holdings:
                 self.ledger.lose(*loss)
             retired.close()
 
+    def end_protocols(self) -> None:
+        """Sets the versions of IGMP and MLD as they were."""
+        for each in tuple(self.protocols):
+            self.protocols.end(each)
+
     def close_all(self) -> None:
         """Closes everything, and leaves every group."""
         for resource in self.all():
             self.close(resource)
         self.end_retired()
+
+    def rejoin(self, links: Mapping[str, Link], spoken: Spoken) -> None:
+        """Sends reports of memberships that are due, and counts them."""
+        for interface, said in self.rejoins.look(links, self.memberships, spoken):
+            self.ledger.report(interface, *said)
 
     def own(self) -> set[messages.Endpoint]:
         """Where this host sends from."""

@@ -112,12 +112,16 @@ class Rule:
 class Interface:
     """How an input interface is read. Worker i runs on CPU `cpus[i % len(cpus)]`, if any is given.
 
-    `ring_size` is in bytes, for each worker.
+    `ring_size` is in bytes, for each worker. `rejoin` is in seconds: so often are memberships
+    reported unasked; None: never. Versions None: those that the kernel chooses.
     """
 
     workers: int = 1
     cpus: tuple[int, ...] = ()
     ring_size: int = DEFAULT_RING_SIZE
+    rejoin: float | None = None
+    igmp_version: int | None = None
+    mld_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,12 @@ def settings(config: Config, link: Link) -> Interface:
     return Interface() if name is None else config.interfaces[name]
 
 
+def rejoin(config: Config, rule: Rule, links: Links) -> float | None:
+    """How often the memberships of a rule are reported unasked, in seconds; None: never."""
+    link = links.get(rule.input.interface)
+    return None if link is None else settings(config, link).rejoin
+
+
 def rule_here(rule: Rule, links: Links) -> Rule:
     """The rule with the interfaces' own names; the same object where it has no others."""
     if all(real(name, links) == name for name in names_of(rule)):

@@ -19,6 +19,7 @@ from mcrd.doubts import doubt
 from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
 from mcrd.resources import (
     Egress,
+    GroupProtocol,
     Hold,
     Ingress,
     Link,
@@ -27,6 +28,7 @@ from mcrd.resources import (
     Membership,
     Nowhere,
     Reception,
+    Rejoin,
     Resource,
     Sending,
     Target,
@@ -154,7 +156,9 @@ _ORDER: tuple[type[Resource], ...] = (
     Nowhere,
     Hold,
     Reception,
+    GroupProtocol,
     Membership,
+    Rejoin,
 )
 
 
@@ -322,6 +326,7 @@ def wish(
             rule.input, sockets, limits, (ingress, key.worker, *reception), by_source
         )
     needs = (ingress, *workers, *reception)
+    optional += _unasked(rule.input, link, settings, reception)
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(
         "" if waits else _doubt(output, links, _way(rule, output, ways))
@@ -446,6 +451,22 @@ def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Re
         hosts = [source.network_address for source in given.sources]
         return tuple(Membership(*where, group, host) for group in groups for host in hosts), ()
     return tuple(Membership(*where, group) for group in groups), ()
+
+
+def _unasked(
+    given: Input, link: Link, settings: Interface, reception: Sequence[Resource]
+) -> tuple[Resource, ...]:
+    """How its groups are reported, where the rule file says more of that than the kernel does."""
+    if not any(isinstance(each, Membership) for each in reception):
+        return ()
+    where, version = (link.name, link.index), given.address.version
+    spoken = settings.igmp_version if version == 4 else settings.mld_version
+    found: list[Resource] = []
+    if spoken is not None:
+        found.append(GroupProtocol(*where, version, spoken))
+    if settings.rejoin is not None:
+        found.append(Rejoin(*where, settings.rejoin, settings.mld_version))
+    return tuple(found)
 
 
 def _heard(rule: Rule, links: Mapping[str, Link], waiting: Sequence[str]) -> Iterator[Membership]:

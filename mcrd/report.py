@@ -95,15 +95,17 @@ def steps(given: Sequence[Step]) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 
-def rule(entry: Rule, now: RuleState, links: Mapping[str, Link]) -> dict[str, Any]:
-    """A rule with its settings and state."""
+def rule(
+    entry: Rule, now: RuleState, links: Mapping[str, Link], rejoin: float | None
+) -> dict[str, Any]:
+    """A rule with its settings and state; `rejoin` is that of its input interface, in seconds."""
     return {
         "state": now.state,
         "reason": now.reason,
         "retry_in_s": now.retry_in,
         "description": entry.description,
         "place": str(entry.place) if entry.place else None,
-        "input": _plain(entry.input, links),
+        "input": {**_plain(entry.input, links), "rejoin_s": rejoin},
         "outputs": [
             {
                 **_plain(output, links),
@@ -204,7 +206,9 @@ def other_stats(estate: Estate, only: Collection[str] | None = None) -> dict[str
 
 def _of_ring(found: tuple[InterfaceCount, Rate]) -> dict[str, Any]:
     count, much = found
-    return {**asdict(count), "rate": rate(much)}
+    plain = {**asdict(count), "rate": rate(much)}
+    del plain["reports"]  # a worker sends none
+    return plain
 
 
 def lacking(estate: Estate) -> dict[str, str]:

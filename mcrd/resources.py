@@ -165,6 +165,36 @@ class Reception:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejoin:
+    """Reports of all memberships on an interface that are sent every so many seconds, unasked.
+
+    `mld` is the version of MLD that the rule file has for it.
+    """
+
+    interface: str
+    index: int
+    every: float
+    mld: int | None = None
+
+    def __str__(self) -> str:
+        return f"rejoin on {self.interface}"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupProtocol:
+    """A version of IGMP (`version` 4) or MLD (6) that the kernel is to speak on an interface."""
+
+    interface: str
+    index: int
+    version: int
+    spoken: int
+
+    def __str__(self) -> str:
+        name = "IGMP" if self.version == 4 else "MLD"
+        return f"{name}v{self.spoken} on {self.interface}"
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """A unicast input, held so that the kernel does not answer "port unreachable" for it."""
 
@@ -320,7 +350,7 @@ class Nowhere:
 Sending = Egress | Members | Nowhere
 """What an output of a rule is in one worker."""
 
-Resource = Ingress | Worker | Membership | Reception | Hold | Sending
+Resource = Ingress | Worker | Membership | Reception | Hold | Sending | Rejoin | GroupProtocol
 
 
 def first_address(address: Address | Network) -> Address:

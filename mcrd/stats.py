@@ -33,6 +33,9 @@ DROP_REASONS: tuple[str, ...] = tuple(
 OF_RINGS = ("ring_full", "discarded")
 """Of frames that no worker took: the kernel had no room, or the rings were closed before."""
 
+OF_REPORTS = ("repeated", "failed")
+"""Reports of memberships that were sent unasked (`rejoin`), and that could not be sent."""
+
 OF_RULES: tuple[str, ...] = tuple(
     name for name, _ in ffi.typeof("struct rule_counters").fields if name in DROP_REASONS
 )
@@ -120,7 +123,7 @@ class InterfaceCount:
     """Packets taken from an interface's rings, and why some went no further.
 
     Of those that no worker took, `dropped_frames` is what the kernel has counted, and `dropped` how
-    many packets that was, see lost.py.
+    many packets that was, see lost.py. `reports` are those of memberships that nobody asked for.
     """
 
     received: Traffic = field(default_factory=Traffic)
@@ -128,6 +131,7 @@ class InterfaceCount:
         default_factory=lambda: dict.fromkeys((*OF_RINGS, *DROP_REASONS), 0)
     )
     dropped_frames: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RINGS, 0))
+    reports: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_REPORTS, 0))
 
     def add(self, other: InterfaceCount) -> None:
         """Adds the other's counts to these."""
@@ -135,6 +139,7 @@ class InterfaceCount:
         for ours, theirs in (
             (self.dropped, other.dropped),
             (self.dropped_frames, other.dropped_frames),
+            (self.reports, other.reports),
         ):
             for name, number in theirs.items():  # another version may know other reasons
                 ours[name] = ours.get(name, 0) + number
@@ -439,6 +444,12 @@ class Ledger:
             self._numbered.setdefault((ring.interface, ring.number), InterfaceCount()),
         ):
             kept.lose(reason, lost)
+
+    def report(self, interface: str, sent: int, failed: int) -> None:
+        """Counts reports of memberships that were sent unasked, or could not be."""
+        kept = self._interfaces.setdefault(interface, InterfaceCount())
+        for name, number in zip(OF_REPORTS, (sent, failed), strict=True):
+            kept.reports[name] += number
 
     def end_rule(self, ring: Ring, rule: str) -> None:
         """Keeps what a rule counted on a worker that has it no more."""

@@ -226,6 +226,7 @@ class Supervisor:
             ("counters", self._look_at_counters),
             ("who else relays", self._look_beside),
             ("what is heard", self._listen),
+            ("memberships", self._rejoin),
             ("rule files", self._watch.look),
             ("the log", journal.look),
             ("the service manager", self._tell_manager),
@@ -240,6 +241,9 @@ class Supervisor:
 
     def _listen(self) -> None:
         self._listener.listen(self._links.now)
+
+    def _rejoin(self) -> None:
+        self._estate.rejoin(self._links.now, self._listener.mld)
 
     async def _listen_often(self) -> None:
         """While somebody wants to know: of a host that refuses all, hundreds of errors may come."""
@@ -606,7 +610,10 @@ class Supervisor:
         rules = self._named(name)
         now = self._now(rules)
         links = self._links.now
-        found = {key: report.rule(rule, now[key], links) for key, rule in rules.items()}
+        found = {
+            key: report.rule(rule, now[key], links, names.rejoin(self._config, rule, links))
+            for key, rule in rules.items()
+        }
         if name is None:
             return {"rules": found}
         warnings = [line for line in self._config.warnings if is_about(line, str(name))]

@@ -164,3 +164,7 @@ def stats(answer: dict[str, Any]) -> Iterator[str]:
 def _of_interface(name: str, count: dict[str, Any]) -> Iterator[str]:
     yield f"{name}: received {_traffic(count['received'])}; dropped: {drops(count)}"
     yield from _rate(count["rate"], "    " + " " * (len(name) - len(name.lstrip())))
+    reports = count.get("reports", {})
+    if any(reports.values()):
+        failed = f", {reports['failed']} could not be sent" if reports["failed"] else ""
+        yield f"    {reports['repeated']} membership reports sent unasked (rejoin){failed}"

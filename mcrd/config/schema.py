@@ -52,6 +52,9 @@ Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file na
 Duration = Annotated[
     str, Meta(extra={"read": values.duration, "expected": 'a duration, as in "2s"'})
 ]
+Rejoin = Annotated[str, Meta(extra={"read": values.rejoin, "expected": 'a duration, as in "30s"'})]
+IgmpVersion = Annotated[int, Meta(ge=2, le=3)]  # the first has no leave
+MldVersion = Annotated[int, Meta(ge=1, le=2)]
 Share = Annotated[str, Meta(extra={"read": values.share, "expected": 'a percentage, as in "0.1%"'})]
 Listen = Annotated[
     str,
@@ -81,6 +84,9 @@ class Interface(Struct):
     workers: Workers = 1
     cpus: Cpus = field(default_factory=list)
     ring_size: Size = DEFAULT_RING_SIZE
+    rejoin: Rejoin | UnsetType = UNSET
+    igmp_version: IgmpVersion | UnsetType = UNSET
+    mld_version: MldVersion | UnsetType = UNSET
 
 
 class Limit(Struct):

@@ -32,6 +32,7 @@ _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMG]i?B|B)")
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|min|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
 _SHORTEST, _LONGEST = 1.0, 86400.0
+_REJOIN: Final = (5.0, 3600.0)
 _SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _UNITS: Final = {
@@ -205,13 +206,19 @@ def ring_size(value: object) -> int:
 
 def duration(text: str) -> float:
     """Seconds."""
+    return _duration(text, _SHORTEST, _LONGEST, '1 second to 1 day, in ms, s, min or h, as in "2s"')
+
+
+def rejoin(text: str) -> float:
+    """Seconds between two reports; oftener, they would be a load on every switch."""
+    return _duration(text, *_REJOIN, '5 seconds to 1 hour, in s, min or h, as in "30s"')
+
+
+def _duration(text: str, shortest: float, longest: float, expected: str) -> float:
     found = _DURATION.fullmatch(text)
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-    if not _SHORTEST <= seconds <= _LONGEST:
-        raise ValueError(
-            "expected 1 second to 1 day, in ms, s, min or h, as in"
-            f' "2s" or "5 min", got {quoted(text)}'
-        )
+    if not shortest <= seconds <= longest:
+        raise ValueError(f'expected {expected} or "5 min", got {quoted(text)}')
     return seconds
 
 

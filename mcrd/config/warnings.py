@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mcrd.config.rules import Document, FoundOutput, FoundRule
+    from mcrd.config.walk import Fields
     from mcrd.model import Address
 
 _LINK_LOCAL_GROUPS = IPv4Network("224.0.0.0/24")
@@ -72,12 +73,29 @@ def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> N
                     "no rule has its input here: no effect, unless this is another name of an "
                     "interface",
                 )
-            elif len(fields["cpus"]) > fields["workers"]:
+                continue
+            _warn_unasked(document, name, fields, rules)
+            if len(fields["cpus"]) > fields["workers"]:
                 document.report.value(
                     (*path, "cpus"),
                     f"more than there are workers, so that the last "
                     f"{len(fields['cpus']) - fields['workers']} will not be used",
                 )
+
+
+def _warn_unasked(document: Document, name: str, fields: Fields, rules: list[FoundRule]) -> None:
+    """Settings of memberships where there are none."""
+    inputs = [rule.input_fields for rule in rules if rule.input and rule.input.interface == name]
+    joined = {
+        given["address"].version
+        for given in inputs
+        if given["address"].is_multicast and given["vlan"] is None
+    }
+    for key, versions in (("rejoin", {4, 6}), ("igmp_version", {4}), ("mld_version", {6})):
+        if fields[key] is not None and not joined & versions:
+            document.report.key(
+                ("interfaces", name, key), "no group is joined on this interface: no effect"
+            )
 
 
 def _warn_vlan(rule: FoundRule) -> None:

@@ -101,7 +101,7 @@ def of_both(host: Host, running: Running, rules: Config, here: Mapping[str, Link
         *sysctls.memberships(host, needs),
         *buffers.filter_memory(host, filters.networks(rules, {})),
         *buffers.send_buffer(host),
-        *sysctls.igmp_version(host, needs),
+        *sysctls.igmp_version(host, needs, running),
         *sysctls.ipv6(host, needs),
         *sysctls.low_ports(host, running, needs),
         *sysctls.neighbours(host, needs),

@@ -49,6 +49,12 @@ class Needs:
         size = self.ring_size(interface)
         return WORKER_MEMORY + size + max(LARGE_LEAST, size // LARGE_SHARE)
 
+    def spoken(self, interface: str, version: int) -> int | None:
+        """The version of IGMP or MLD that the rule file has for it, where it joins such groups."""
+        table = self._settings(interface)
+        spoken = table.igmp_version if version == 4 else table.mld_version
+        return spoken if interface in self.joining(version) else None
+
     def _settings(self, interface: str) -> Interface:
         return self.config.interfaces.get(interface, Interface())
 

@@ -10,6 +10,8 @@ from mcrd.doctor.devices import Device
 from mcrd.doctor.finding import Finding, Verdict, in_unit, setting, unreadable
 from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
+from mcrd.protocols import NAMES, SYSCTL
+from mcrd.reports import LATEST
 
 PORTS_SHOWN = 8
 MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
@@ -34,9 +36,13 @@ def memberships(host: Host, needs: Needs) -> list[Finding]:
     return [Finding("memberships", "trouble", shown, why, setting(name, 20))]
 
 
-def igmp_version(host: Host, needs: Needs) -> list[Finding]:
-    """An older version knows no sources, and its first not even a leave."""
+def igmp_version(host: Host, needs: Needs, running: Running) -> list[Finding]:
+    """An older version knows no sources, and its first not even a leave.
+
+    What the rule file asks for, the daemon sets where it may, and that is not here to be seen.
+    """
     found = []
+    wanted = False
     all_of_mld = host.sysctl("net/ipv6/conf/all/force_mld_version")
     for version, family, name, newest in (
         (4, "ipv4", "force_igmp_version", 3),
@@ -45,6 +51,10 @@ def igmp_version(host: Host, needs: Needs) -> list[Finding]:
         by_source = {interface for interface, _ in needs.single_sources(version)}
         for interface in ("all", *needs.inputs()):
             value = host.sysctl(f"net/{family}/conf/{interface}/{name}")
+            spoken = needs.spoken(interface, version)
+            if spoken is not None:
+                wanted = True
+                found += _asked_for(interface, version, value, spoken, running)
             if not value or value >= newest:
                 continue
             if version == 6 and interface != "all" and all_of_mld:
@@ -58,10 +68,27 @@ def igmp_version(host: Host, needs: Needs) -> list[Finding]:
                 else "IGMPv1 has no leave: the network sends on for minutes"
             )
             path = f"net/{family}/conf/{interface}/{name}"
-            found.append(
-                Finding("group protocol", "trouble", f"{path} = {value}", why, setting(path, 0))
-            )
-    return found or [Finding("group protocol", "ok", "no older version is forced")]
+            remedy = setting(path, 0)
+            if spoken == value:
+                remedy = f"no {NAMES[version]} under [interfaces.{interface}], or no sources"
+            found.append(Finding("group protocol", "trouble", f"{path} = {value}", why, remedy))
+    fine = "as the rule file asks" if wanted else "no older version is forced"
+    return found or [Finding("group protocol", "ok", fine)]
+
+
+def _asked_for(
+    interface: str, version: int, value: int | None, spoken: int, running: Running
+) -> list[Finding]:
+    """What is not as the rule file has it; the newest is spoken where none is forced."""
+    if value == spoken or (value == 0 and spoken == LATEST[version]):
+        return []
+    path = SYSCTL[version].format(interface)
+    shown = f"{path} = {'not there' if value is None else value}"
+    why = f"{NAMES[version]} = {spoken} under [interfaces.{interface}] needs it"
+    verdict: Verdict = "trouble"
+    if running.status is None:
+        verdict, why = "unknown", f"{why}; mcrd sets it where it may"
+    return [Finding("group protocol", verdict, shown, why, setting(path, spoken))]
 
 
 def neighbours(host: Host, needs: Needs) -> list[Finding]:

@@ -132,6 +132,13 @@ class Evidence:
     look_error: str = NO_DAEMON
     warnings: Sequence[str] = ()
 
+    @property
+    def rejoin(self) -> float | None:
+        """How often the group is reported unasked, in seconds; None: never, or it is not known."""
+        state = self.daemon.state if self.daemon is not None else None
+        found: float | None = (state or {}).get("input", {}).get("rejoin_s")
+        return found
+
     @cached_property
     def seen(self) -> Sorted:
         """What was seen, by what it lacks; nothing when nobody looked."""

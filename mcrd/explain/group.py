@@ -10,7 +10,7 @@ from typing import Any
 from mcrd.explain.evidence import Answer, Evidence, Finding, ago_of, heard_on, is_active
 from mcrd.explain.kinds import queries
 from mcrd.explain.receivers import is_asked_for
-from mcrd.model import Address
+from mcrd.model import Address, Input
 from mcrd.plan import JOINED_AT_MOST
 from mcrd.resources import covers, first_address
 
@@ -104,6 +104,8 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
         if bridge.heard or bridge.own:
             who = bridge.heard or "itself"
             return Finding("group", "querier", "yes", f"{bridge.name} snoops, its querier is {who}")
+        if evidence.rejoin is not None:
+            return _reported(evidence, f"{bridge.name} snoops and has heard no {protocol} query")
         text = (
             f"{bridge.name} snoops and has heard no {protocol} query for minutes: there is no"
             " querier, so switches forget who wants the group"
@@ -115,20 +117,50 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
         text = f"{who} sends {protocol} queries, the last one {ago} ago"
         if not heard["query"]["gone"]:
             return Finding("group", "querier", "yes", text)
+        if evidence.rejoin is not None:
+            return _reported(evidence, f"the querier, {who}, has been silent for {ago}")
         text = f"the querier, {who}, has been silent for {ago}: switches forget who wants the group"
-        return Finding("group", "querier", missed, text, QUERIER)
+        return Finding("group", "querier", missed, text, _querier_or_rejoin(given))
     if host.fallback:
         text = f"an {host.fallback} query was heard in the last minutes"
         return Finding("group", "querier", "yes", text)
     if heard is not None and heard["listened_s"] > QUERIER_AGE:
         since = ago_of({"ago_s": heard["listened_s"]})
         text = f"no {protocol} query was heard for {since}: there seems to be no querier"
+        if evidence.rejoin is not None:
+            return _reported(evidence, text)
     elif evidence.look is None:
         text = f"nobody listened to {protocol} queries: {evidence.look_error}"
         return Finding("group", "querier", "unknown", text)
     else:
         text = f"no {protocol} query was heard so far; they come every two minutes"
-    return Finding("group", "querier", "note" if frames else "unknown", text, QUERIER)
+    if evidence.rejoin is not None:
+        return _reported(evidence, text)
+    remedy = _querier_or_rejoin(given)
+    return Finding("group", "querier", "note" if frames else "unknown", text, remedy)
+
+
+def forgotten(evidence: Evidence) -> str:
+    """What to do where a stream stopped and nobody asks who wants it; "" where somebody does."""
+    given = evidence.rule.input
+    address = first_address(given.address)
+    if not address.is_multicast or given.vlan is not None or not is_asked_for(address):
+        return ""
+    heard = heard_on(evidence, given.interface, address.version)
+    if heard is None or evidence.rejoin is not None or evidence.host.fallback:
+        return ""
+    unasked = heard["query"] is None and heard["listened_s"] > QUERIER_AGE
+    return _querier_or_rejoin(given) if unasked else ""
+
+
+def _reported(evidence: Evidence, text: str) -> Finding:
+    """Where nobody asks, and it is said all the same."""
+    text = f"{text}; the group is reported unasked, every {evidence.rejoin:g} s (rejoin)"
+    return Finding("group", "querier", "note", text)
+
+
+def _querier_or_rejoin(given: Input) -> str:
+    return f'{QUERIER}; or `rejoin = "60s"` under [interfaces.{given.interface}] of the rule file'
 
 
 def _drops_queries(evidence: Evidence, heard: Mapping[str, Any] | None) -> bool:

@@ -24,6 +24,8 @@ from mcrd.model import Address, Network, Output, Rule
 from mcrd.names import aliases, by_name, names_of, rule_here
 from mcrd.netlink import os_errors
 from mcrd.plan import JOINED_AT_MOST, source_of
+from mcrd.protocols import forced, igmp_spoken
+from mcrd.reports import LATEST
 from mcrd.resources import Link, first_address
 
 # linux/rtnetlink.h, linux/neighbour.h
@@ -205,13 +207,14 @@ def _joined(version: int) -> frozenset[tuple[str, Address]] | None:
 
 
 def _fallback(interface: str) -> str | None:
-    """The version of IGMP that is spoken there, when an older querier was heard."""
-    with contextlib.suppress(OSError, IndexError):
-        for line in Path("/proc/self/net/igmp").read_text().splitlines()[1:]:
-            words = line.split()
-            if not line.startswith("\t") and words[1].rstrip(":") == interface:
-                return f"IGMP{words[-1].lower()}" if words[-1] in ("V1", "V2") else None
-    return None
+    """The version of IGMP that is spoken there, when an older querier was heard.
+
+    That an administrator or the rule file has chosen one says nothing of queriers.
+    """
+    spoken = igmp_spoken(interface)
+    if spoken in (None, LATEST[4]) or forced(interface, 4):
+        return None
+    return f"IGMPv{spoken}"
 
 
 def _bridge(name: str, messages: Mapping[str, Any], version: int) -> Bridge | None:

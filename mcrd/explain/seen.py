@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
+from mcrd.explain.group import forgotten
 from mcrd.explain.kinds import Kind
 from mcrd.explain.taken import grown, is_here, is_slow, minute, received
 from mcrd.model import Input
@@ -99,6 +100,9 @@ def _nothing(
         text += f"; in the last minute it was {_figure(rate)} in a second: it has just ended"
     elif before:
         text += f"; the rule received {before} packets before, and none in the last minute"
+        if remedy_first := forgotten(evidence):
+            text += ". Nobody queries: a switch that snoops may have forgotten who wants it"
+            remedy = f"{remedy_first}; and {remedy}"
     else:
         text += "; the rule never received any"
     # Among what there was no room for, it may have been.

@@ -98,6 +98,16 @@ class Heard:
             return
         remember(segment.routers, source.packed, now, ROUTERS)
 
+    def version(self, index: int, protocol: Protocol, now: float) -> int | None:
+        """The version that is queried in on an interface; None when nobody does, or not any more.
+
+        Of an older one, as long as hosts go by it (RFC 3376, 8.12; RFC 3810, 9.12).
+        """
+        segment = self._segments.get((index, protocol))
+        if segment is None or segment.query is None or _gone(segment.query, now):
+            return None
+        return segment.query[1].version
+
     def plain(
         self,
         index: int,
@@ -135,7 +145,7 @@ def _plain(segment: _Segment, now: float, about: Callable[[Address], bool]) -> d
             "version": asked.version,
             "ago_s": round(now - at, 1),
             "answered": now - at > asked.response + MARGIN,
-            "gone": now - at > 2 * asked.interval + asked.response / 2,  # RFC 3376, 8.5
+            "gone": _gone(segment.query, now),
         }
     members = segment.members.items()
     return {
@@ -154,6 +164,12 @@ def _plain(segment: _Segment, now: float, about: Callable[[Address], bool]) -> d
         ],
         "routers": [_text(host) for host, at in segment.routers.items() if now - at < ROUTER_AGE],
     }
+
+
+def _gone(query: tuple[Address, Query, float], now: float) -> bool:
+    """RFC 3376, 8.5: whether who queried does so no more."""
+    _, asked, at = query
+    return now - at > 2 * asked.interval + asked.response / 2
 
 
 def _text(packed: bytes) -> str:

@@ -53,6 +53,10 @@ class Listener:
             found.append("mld")
         return found
 
+    def mld(self, index: int) -> int | None:
+        """The version of MLD that is queried in on an interface; None: nobody queries there."""
+        return self._heard.version(index, "mld", time.monotonic())
+
     def tell(self, rule: Rule) -> dict[str, Any]:
         """As JSON: what was heard on the interfaces of a rule, and came back to its outputs."""
         now = time.monotonic()

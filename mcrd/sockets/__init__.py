@@ -9,6 +9,7 @@ from mcrd.sockets.egress import EgressSockets, source_port
 from mcrd.sockets.hearing import Ears
 from mcrd.sockets.ingress import Geometry, IngressSocket, open_ingress, open_reception
 from mcrd.sockets.membership import Memberships, Receivers, open_hold
+from mcrd.sockets.rejoin import Repeater, Said
 
 __all__ = [
     "Ears",
@@ -17,6 +18,8 @@ __all__ = [
     "IngressSocket",
     "Memberships",
     "Receivers",
+    "Repeater",
+    "Said",
     "open_hold",
     "open_ingress",
     "open_reception",

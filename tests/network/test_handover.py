@@ -24,6 +24,7 @@ from mcrd.holdings import Holdings
 from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Rule
 from mcrd.resources import (
     Egress,
+    GroupProtocol,
     Hold,
     Ingress,
     Link,
@@ -62,6 +63,9 @@ CONFIG = Config(
 )
 
 
+FORCED = "net/ipv4/conf/r0/force_igmp_version"
+
+
 class Before:
     """A supervisor's holdings on the relay, and what it has left with a manager."""
 
@@ -98,6 +102,7 @@ class Before:
                 *joined,
                 Hold("r0", indexes["r0"], ip_address("10.1.0.2"), 5001),
                 Reception("r0", indexes["r0"], ip_address("239.9.9.9")),
+                GroupProtocol("r0", indexes["r0"], 4, 2),
             ]
             self.holdings = Holdings()
             for resource in self.resources:
@@ -172,8 +177,10 @@ def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatc
     groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
     assert "239.1.1.1" in groups
     assert "ff15::2" in groups
+    assert before.relay.sysctl(FORCED) == "2"
     with before.relay.inside():
         holdings.close_all()
+    assert before.relay.sysctl(FORCED) == "0"  # as the one before had found it
     for descriptors_of in before.manager.kept.values():
         for descriptor in descriptors_of:
             os.close(descriptor)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcrd.changes import Changes, changes
-from mcrd.model import Config, Daemon, Input, Metrics, Output, Place, Rule
+from mcrd.model import Config, Daemon, Input, Interface, Metrics, Output, Place, Rule
 from tests.unit.test_plan import configs
 
 if TYPE_CHECKING:
@@ -220,3 +220,19 @@ def test_what_is_added_one_way_is_removed_the_other(old: Config, new: Config) ->
     assert set(there.removed) == set(back.added)
     assert there.changed.keys() == back.changed.keys()
     assert there.unchanged == back.unchanged
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        (Interface(rejoin=30.0), "rejoin none -> 30 s"),
+        (Interface(igmp_version=2, rejoin=90.0), "igmp_version none -> 2; rejoin none -> 90 s"),
+        (Interface(rejoin=30.0, workers=2), "workers 1 -> 2; rejoin none -> 30 s (its workers"),
+        (Interface(rejoin=30.0, cpus=(1,)), "cpus [] -> [1]; rejoin none -> 30 s (its workers"),
+    ],
+)
+def test_what_is_reported_costs_no_packet(new: Interface, words: str) -> None:
+    old = Config(rules={"y": RULE})
+    line, _ = changes(old, replace(old, interfaces={"eth0": new})).lines()
+    assert line.startswith(f"~ interfaces.eth0: {words}")
+    assert line.endswith((words, ")"))

@@ -1153,6 +1153,17 @@ def test_ring_sizes(size: str, expected: int) -> None:
                 ("64.0", "the floating-point number 64.0"),
             ]
         ),
+        *(
+            (f"rejoin = {given}", f"rejoin: expected {expected}, got {given}")
+            for given, expected in [
+                ('"4.9s"', '5 seconds to 1 hour, in s, min or h, as in "30s" or "5 min"'),
+                ('"2 h"', '5 seconds to 1 hour, in s, min or h, as in "30s" or "5 min"'),
+                ('"often"', '5 seconds to 1 hour, in s, min or h, as in "30s" or "5 min"'),
+                ("30", 'a duration, as in "30s"'),
+            ]
+        ),
+        ("igmp_version = 1", "igmp_version: expected an integer from 2 to 3, got 1"),
+        ("mld_version = 3", "mld_version: expected an integer from 1 to 2, got 3"),
     ],
 )
 def test_wrong_interface_keys(keys: str, message: str) -> None:
@@ -1179,6 +1190,20 @@ def test_more_cpus_than_workers() -> None:
         "so that the last 1 will not be used",
     )
     assert warnings(with_interface("workers = 2\ncpus = [1]")) == ()
+
+
+def test_how_memberships_are_reported() -> None:
+    text = with_interface('rejoin = "2 min"\nigmp_version = 2\nmld_version = 1')
+    found = parse(text, "f").interfaces["eth0"]
+    assert (found.rejoin, found.igmp_version, found.mld_version) == (120.0, 2, 1)
+    why = "no group is joined on this interface: no effect"
+    assert warnings(text) == (f"f:10:1: interfaces.eth0.mld_version: {why}",)
+    tagged = text.replace("port = 5000", "port = 5000, vlan = 7", 1)
+    assert [line for line in warnings(tagged) if line.endswith(why)] == [
+        f"f:8:1: interfaces.eth0.rejoin: {why}",
+        f"f:9:1: interfaces.eth0.igmp_version: {why}",
+        f"f:10:1: interfaces.eth0.mld_version: {why}",
+    ]
 
 
 # Includes

@@ -342,23 +342,49 @@ def test_the_version_of_igmp_that_is_forced(
     host: MakeHost, settings: dict[str, str], remedy: str
 ) -> None:
     ssm = needs(rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT))
-    (found,) = sysctls.igmp_version(host(settings), ssm)
+    (found,) = sysctls.igmp_version(host(settings), ssm, running())
     assert (found.verdict == "trouble", remedy in found.remedy) == (bool(remedy), True)
     # Without sources, only the version without a leave is one.
     any_source = needs(rule("a", TAKEN, SENT))
-    assert verdicts(sysctls.igmp_version(host(settings), any_source)) == ["ok"]
+    assert verdicts(sysctls.igmp_version(host(settings), any_source, running())) == ["ok"]
 
 
 def test_of_mld_the_version_of_all_goes_before(host: MakeHost) -> None:
     ssm = needs(rule("a", 'r0 ff3e::1 5000 sources=["fd01::1"]', "r1 ff3e::2 6000"))
     name = "net.ipv6.conf.{}.force_mld_version"
-    assert verdicts(sysctls.igmp_version(host({name.format("r0"): "1"}), ssm)) == ["trouble"]
-    assert verdicts(sysctls.igmp_version(host({name.format("all"): "2"}), ssm)) == ["ok"]
+    for interface, value, verdict in (("r0", "1", "trouble"), ("all", "2", "ok")):
+        made = host({name.format(interface): value})
+        assert verdicts(sysctls.igmp_version(made, ssm, running())) == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "without"),
+    [("0", "trouble", "unknown"), ("3", "trouble", "unknown"), ("2", "ok", "ok")],
+)
+def test_the_version_of_igmp_that_the_rule_file_asks_for(
+    host: MakeHost, value: str, verdict: str, without: str
+) -> None:
+    table = "[interfaces.r0]\nigmp_version = 2\nmld_version = 1"  # of MLD nothing is joined
+    asked, name = needs(rule("a", TAKEN, SENT), table), "net/ipv4/conf/r0/force_igmp_version"
+    made = host({name.replace("/", "."): value})
+    (found,) = sysctls.igmp_version(made, asked, running())
+    assert (found.verdict, f"sysctl -w {name}=2" in found.remedy) == (verdict, verdict != "ok")
+    # Where none runs, it may be going to set that itself.
+    assert verdicts(sysctls.igmp_version(made, asked, Running())) == [without]
+
+
+def test_what_the_rule_file_asks_for_may_be_what_is_wrong(host: MakeHost) -> None:
+    ssm = rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT)
+    asked = needs(ssm, "[interfaces.r0]\nigmp_version = 2")
+    made = host({"net.ipv4.conf.r0.force_igmp_version": "2"})
+    (found,) = sysctls.igmp_version(made, asked, running())
+    assert (found.verdict, "no igmp_version" in found.remedy) == ("trouble", True)
 
 
 def test_igmp_version_1(host: MakeHost) -> None:
     made = host({"net.ipv4.conf.r0.force_igmp_version": "1"})
-    assert verdicts(sysctls.igmp_version(made, needs(rule("a", TAKEN, SENT)))) == ["trouble"]
+    found = sysctls.igmp_version(made, needs(rule("a", TAKEN, SENT)), Running())
+    assert verdicts(found) == ["trouble"]
 
 
 def test_neighbours_count_when_they_are_many(host: MakeHost) -> None:
@@ -460,7 +486,8 @@ def test_odd_names_in_what_is_to_be_typed(host: MakeHost, name: str) -> None:
     assert shlex.split(line)[3:7] == ["link", name, "name", f"{name}.9"]
 
     forced = host({f"proc/sys/net/ipv4/conf/{name}/force_igmp_version": "1"})
-    line = sysctls.igmp_version(forced, needs(rule("a", f"{name} 239.1.1.1 5000", SENT)))[0].remedy
+    asked = needs(rule("a", f"{name} 239.1.1.1 5000", SENT))
+    line = sysctls.igmp_version(forced, asked, Running())[0].remedy
     assert shlex.split(line) == ["sysctl", "-w", f"net/ipv4/conf/{name}/force_igmp_version=0"]
 
     little = host({"proc/meminfo": "MemAvailable: 1 kB\n"})

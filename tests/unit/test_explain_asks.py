@@ -34,7 +34,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "network_namespace": network_namespace(),
     },
     "diff": {"added": [], "removed": [], "changed": {}, "refused": []},
-    "rules": {"rules": {"a": report.rule(RULE, STATE, {})}, "warnings": []},
+    "rules": {"rules": {"a": report.rule(RULE, STATE, {}, None)}, "warnings": []},
     "stats": {"rules": {"a": {}}, "interfaces": {}, "workers": [], "kernel": {}},
     "look": {"kinds": [], "heard": {}},
 }

@@ -675,3 +675,64 @@ def test_kinds_are_marked_with_the_other_rule_that_has_them() -> None:
     mark({"kinds": kinds, "heard": heard(*members)}, RULE, rules)
     assert [each["rule"] for each in members] == ["b", None]
     assert [each["rule"] for each in kinds] == [None, "b", None, None, "c", "d", None]
+
+
+UNASKED = {**heard(query=None)["eth1"]["igmp"], "listened_s": 900.0}
+
+
+@pytest.mark.parametrize(
+    ("told", "flows", "expected"),
+    [
+        (UNASKED, False, "unknown"),
+        (UNASKED, True, "note"),
+        ({**UNASKED, "query": {**QUERY, "gone": True}}, False, "no"),
+        ({**UNASKED, "listened_s": 60.0}, False, "unknown"),
+    ],
+)
+def test_where_nobody_asks_rejoin_is_named_and_where_it_is_set_it_is_told(
+    told: dict[str, Any], flows: bool, expected: str
+) -> None:
+    seen = {**look(*[kind()] * flows), "heard": {"eth0": {"igmp": told}}}
+    which = replace(HEALTHY if flows else SILENT, look=seen)
+    found = finding(which, "querier")
+    assert found.answer == expected
+    assert REJOIN in found.remedy
+    again = finding(reported(which), "querier")
+    assert (again.answer, again.remedy) == ("note", "")
+    assert "every 30 s" in again.text
+
+
+REJOIN = 'rejoin = "60s"` under [interfaces.eth0]'
+
+
+def reported(evidence: Evidence) -> Evidence:
+    """With rejoin in the rule file."""
+    daemon = evidence.daemon
+    assert daemon is not None
+    assert daemon.state is not None
+    state = {**daemon.state, "input": {"rejoin_s": 30.0}}
+    return replace(evidence, daemon=replace(daemon, state=state))
+
+
+@pytest.mark.parametrize(
+    ("told", "came", "named"),
+    [
+        (UNASKED, 10, True),
+        (UNASKED, 0, False),  # it never came: that is something else
+        ({**UNASKED, "listened_s": 60.0}, 10, False),
+        ({**UNASKED, "query": QUERY}, 10, False),
+    ],
+)
+def test_a_stream_that_stopped_where_nobody_asks(
+    told: dict[str, Any], came: int, named: bool
+) -> None:
+    """The answer itself says what to do."""
+    seen = {**look(), "heard": {"eth0": {"igmp": told}}}
+    counted = stats(came, came)
+    daemon = replace(WELL, before=counted, after=counted)
+    evidence = replace(SILENT, look=seen, daemon=daemon)
+    first = answer(explain(evidence))
+    assert first is not None
+    assert first.topic == "nothing"
+    assert ("forgotten" in first.text, REJOIN in first.remedy) == (named, named)
+    assert REJOIN not in finding(reported(evidence), "nothing").remedy

@@ -32,6 +32,7 @@ from mcrd.plan import (
 )
 from mcrd.resources import (
     Egress,
+    GroupProtocol,
     Hold,
     Ingress,
     Link,
@@ -40,6 +41,7 @@ from mcrd.resources import (
     Membership,
     Nowhere,
     Reception,
+    Rejoin,
     Resource,
     Ring,
     Sending,
@@ -133,6 +135,9 @@ SETTINGS = st.dictionaries(
         workers=st.integers(1, 3),
         cpus=st.sampled_from([(), (0,), (0, 1)]),
         ring_size=st.sampled_from([2**20, 2**25]),
+        rejoin=st.sampled_from([None, 30.0]),
+        igmp_version=st.sampled_from([None, 2]),
+        mld_version=st.sampled_from([None, 1]),
     ),
 )
 
@@ -470,7 +475,7 @@ def test_by_whatever_name_there_are_the_same_rings_and_groups(
 ) -> None:
     config, links = world
     assume(names.doubles(config, links) == names.NONE)
-    kinds = Ingress | Worker | Membership | Reception | Hold
+    kinds = Ingress | Worker | Membership | Reception | Hold | Rejoin | GroupProtocol
     by_other, by_own = reach(config, links), reach(names.config_here(config, links), links)
     assert {r for r in by_other.open if isinstance(r, kinds)} == {
         r for r in by_own.open if isinstance(r, kinds)
@@ -928,6 +933,56 @@ def read_by(workers: int, cpus: tuple[int, ...] = (), ring_size: int = 2**25) ->
     """The rule, with its interface read in another way."""
     settings = Interface(workers, cpus, ring_size)
     return Config(rules={"camera": CAMERA}, interfaces={"eth0": settings})
+
+
+def reporting(rejoin: float | None = None, igmp_version: int | None = None) -> Config:
+    """The rule, with an interface that says how its groups are reported."""
+    settings = Interface(rejoin=rejoin, igmp_version=igmp_version, mld_version=1)
+    return Config(rules={"camera": CAMERA}, interfaces={"eth0": settings})
+
+
+def test_a_version_is_forced_before_the_first_join_and_until_the_last_leave() -> None:
+    config = reporting(rejoin=30.0, igmp_version=2)
+    forced, again = GroupProtocol("eth0", 2, 4, 2), Rejoin("eth0", 2, 30.0, 1)
+    opened = [step.resource for step in plan(config, Actual(LINKS)) if isinstance(step, Open)]
+    assert opened.index(forced) < opened.index(JOINED) < opened.index(again)
+    assert not [each for each in opened if isinstance(each, GroupProtocol) and each != forced]
+    steps = plan(Config(), reach(config, LINKS))
+    closed = [step.resource for step in steps if isinstance(step, Close)]
+    assert closed.index(again) < closed.index(JOINED) < closed.index(forced)
+
+
+@pytest.mark.parametrize(
+    ("after", "steps"),
+    [
+        (
+            reporting(rejoin=60.0),
+            (Open(Rejoin("eth0", 2, 60.0, 1)), Close(Rejoin("eth0", 2, 30.0, 1))),
+        ),
+        (reporting(), (Close(Rejoin("eth0", 2, 30.0, 1)),)),
+    ],
+)
+def test_how_groups_are_reported_is_of_no_concern_to_rules(
+    after: Config, steps: tuple[Step, ...]
+) -> None:
+    now = reach(reporting(rejoin=30.0), LINKS)
+    assert plan(after, now) == steps
+    failed = Actual(
+        LINKS,
+        open=now.open - {Rejoin("eth0", 2, 30.0, 1)},
+        relays=now.relays,
+        failures={Rejoin("eth0", 2, 30.0, 1): Failure("no", 99.0)},
+    )
+    assert plan(reporting(rejoin=30.0), failed) == ()
+    assert states(reporting(rejoin=30.0), failed)["camera"].state == "active"
+
+
+def test_where_nothing_is_joined_nothing_is_reported() -> None:
+    tagged = replace(CAMERA, input=replace(INPUT, vlan=7))
+    settings = Interface(rejoin=30.0, igmp_version=2)
+    config = Config(rules={"camera": tagged}, interfaces={"eth0": settings})
+    opened = resources_of(plan(config, Actual(LINKS)))
+    assert not [each for each in opened if isinstance(each, GroupProtocol | Rejoin)]
 
 
 def test_each_worker_has_the_rule_and_sockets_of_its_own() -> None:

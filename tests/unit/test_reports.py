@@ -1,0 +1,266 @@
+"""Reports of memberships, byte by byte, and when they are sent."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import itertools
+import random
+import struct
+import time
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mcrd import rejoin
+from mcrd.hearing.messages import Record, igmp, mld
+from mcrd.rejoin import Rejoins, wanted
+from mcrd.reports import Report, Wanted, is_reported, reports
+from mcrd.resources import Link, Membership, Rejoin
+from mcrd.sockets import rejoin as sending
+from mcrd.sockets.rejoin import AT_ONCE, SOON, Repeater, source_for
+
+if TYPE_CHECKING:
+    from mcrd.model import Address
+
+V4, V6 = ip_address("10.1.0.2"), ip_address("fe80::2")
+MTU = 1500
+LO = Link("lo", 1, True, True, MTU, 772, (ip_interface("10.1.0.2/24"), ip_interface("fe80::2/64")))
+
+
+def groups(first: str, count: int) -> Wanted:
+    return {ip_address(first) + number: None for number in range(count)}
+
+
+def body(report: Report) -> bytes:
+    """What an IP stack hands on, once it has checked all that it checks."""
+    packet = report.packet
+    if packet[0] >> 4 == 4:
+        assert len(packet) == struct.unpack_from("!H", packet, 2)[0]
+        header, rest = packet[:24], packet[24:]
+        assert (header[0], header[8], header[9]) == (0x46, 1, 2)
+        assert IPv4Address(header[16:20]) == report.destination
+        assert header[20:] == bytes((0x94, 4, 0, 0))
+        assert checksum(header) == checksum(rest) == 0
+        return rest
+    length, following, hops = struct.unpack_from("!HBB", packet, 4)
+    assert (length, following, hops) == (len(packet) - 40, 0, 1)
+    assert IPv6Address(packet[24:40]) == report.destination
+    assert packet[40:48] == bytes((58, 0, 5, 2, 0, 0, 1, 0))
+    rest = packet[48:]
+    assert checksum(packet[8:40] + struct.pack("!II", len(rest), 58) + rest) == 0
+    return rest
+
+
+def checksum(data: bytes) -> int:
+    return int.from_bytes(data, "big") % 0xFFFF
+
+
+def told(found: list[Report]) -> list[Record]:
+    records: list[Record] = []
+    for report in found:
+        part = (igmp if report.destination.version == 4 else mld)(body(report))
+        assert isinstance(part, tuple)
+        records += part
+    return records
+
+
+@pytest.mark.parametrize(
+    ("source", "first", "latest", "routers"),
+    [(V4, "239.1.0.1", 3, "224.0.0.22"), (V6, "ff15::1", 2, "ff02::16")],
+)
+def test_many_groups_go_into_packets_of_the_mtu(
+    source: Address, first: str, latest: int, routers: str
+) -> None:
+    found = list(reports(groups(first, 1000), source, latest, MTU))
+    assert {str(report.destination) for report in found} == {routers}
+    assert max(len(report.packet) for report in found) <= MTU
+    assert len(found) == (6 if source.version == 4 else 14)
+    assert told(found) == [Record(ip_address(first) + number) for number in range(1000)]
+
+
+@pytest.mark.parametrize(("source", "group", "latest"), [(V4, "232.1.1.1", 3), (V6, "ff3e::1", 2)])
+def test_sources_are_named_in_several_records_if_need_be(
+    source: Address, group: str, latest: int
+) -> None:
+    hosts = frozenset(source + number for number in range(700))
+    found = list(reports({ip_address(group): hosts}, source, latest, MTU))
+    assert max(len(report.packet) for report in found) <= MTU
+    named = set()
+    for report in found:
+        data = body(report)
+        size, at = len(source.packed), 8
+        for _ in range(struct.unpack_from("!H", data, 6)[0]):
+            kind, auxiliary, count = struct.unpack_from("!BBH", data, at)
+            assert (kind, auxiliary, data[at + 4 : at + 4 + size]) == (
+                1,
+                0,
+                ip_address(group).packed,
+            )
+            at += 4 + size
+            named |= {data[at + size * n : at + size * (n + 1)] for n in range(count)}
+            at += size * count
+        assert at == len(data)
+    assert named == {host.packed for host in hosts}
+
+
+@pytest.mark.parametrize(
+    ("source", "group", "spoken", "kind"),
+    [
+        (V4, "239.1.1.1", 1, 0x12),
+        (V4, "239.1.1.1", 2, 0x16),
+        (V6, "ff15::1", 1, 131),
+    ],
+)
+def test_older_versions_have_a_packet_for_each_group(
+    source: Address, group: str, spoken: int, kind: int
+) -> None:
+    given = {ip_address(group): frozenset({source}), ip_address(group) + 1: None}
+    found = list(reports(given, source, spoken, MTU))
+    assert [report.destination for report in found] == list(given)
+    assert {body(report)[0] for report in found} == {kind}
+    assert told(found) == [Record(group) for group in given]
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("224.0.0.1", False),
+        ("224.0.0.251", True),
+        ("239.1.1.1", True),
+        ("ff02::1", False),
+        ("ff01::5", False),
+        ("ff10::5", False),
+        ("ff02::fb", True),
+        ("ff15::1", True),
+    ],
+)
+def test_groups_that_nobody_reports(group: str, expected: bool) -> None:
+    assert is_reported(ip_address(group)) is expected
+    version = ip_address(group).version
+    found = list(reports({ip_address(group): None}, V4 if version == 4 else V6, 2, MTU))
+    assert len(found) == expected
+
+
+def joined(group: str, source: str | None = None) -> Membership:
+    return Membership("lo", 1, ip_address(group), ip_address(source) if source else None)
+
+
+def test_what_several_rules_want_of_a_group_is_told_together() -> None:
+    """One of any source, and that of another family, take nothing from the others."""
+    given = [
+        joined("232.1.1.1", "10.1.0.7"),
+        joined("232.1.1.1", "10.1.0.8"),
+        joined("239.1.1.1", "10.1.0.7"),
+        joined("239.1.1.1"),
+        joined("239.1.1.1", "10.1.0.8"),
+        joined("ff15::1"),
+    ]
+    assert wanted(given, 4) == {
+        ip_address("232.1.1.1"): {ip_address("10.1.0.7"), ip_address("10.1.0.8")},
+        ip_address("239.1.1.1"): None,
+    }
+    assert wanted(given, 6) == {ip_address("ff15::1"): None}
+
+
+def test_of_whom_reports_are() -> None:
+    bare = Link("r0", 3, True, True, MTU, 1, (ip_interface("fd01::2/64"),))
+    assert source_for(bare, 4) == ip_address("0.0.0.0")
+    assert source_for(bare, 6) == ip_address("::")
+    assert source_for(LO, 4) == V4
+    assert source_for(LO, 6) == V6
+
+
+class Clock:
+    now = 1e6
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: found.now)
+    random.seed(7)
+    return found
+
+
+class Sent:
+    """Stands in for the socket: packets, or the error of an interface that has gone down."""
+
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+        self.down = False
+
+    def sendto(self, packet: bytes, _: tuple[object, ...]) -> None:
+        if self.down:
+            raise OSError(100, "Network is down")
+        self.packets.append(packet)
+
+
+def sender_of(rejoins: Rejoins, every: Rejoin, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(self: Repeater, given: Rejoin, now: float) -> None:
+        self._rejoin, self._left, self._socket = given, [], sent  # type: ignore[assignment]
+        self._next = now + random.uniform(0, SOON)
+
+    monkeypatch.setattr(Repeater, "__init__", begin)
+    rejoins.begin(every)
+
+
+def test_rounds_come_in_time_and_a_long_one_is_spread(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rejoins, sent = Rejoins(), Sent()
+    sender_of(rejoins, Rejoin("lo", 1, 10.0), sent, monkeypatch)
+    monkeypatch.setattr(rejoin, "igmp_spoken", lambda _: 2)
+    many = [joined(str(group)) for group in groups("239.1.0.1", 3 * AT_ONCE)]
+    elsewhere = Membership("r9", 9, ip_address("239.9.9.9"))
+    links = {"lo": LO}
+    rounds, each = [], []
+    for _ in range(200):  # looks, twice a second
+        before = len(sent.packets)
+        said = dict(rejoins.look(links, [*many, elsewhere], lambda _: None))
+        each.append(len(sent.packets) - before)
+        assert said == ({"lo": (each[-1], 0)} if each[-1] else {})
+        if each[-1] and (len(each) < 2 or not each[-2]):
+            rounds.append(clock.now)
+        clock.now += 0.5
+    assert max(each) == AT_ONCE
+    gaps = {after - before for before, after in itertools.pairwise(rounds)}
+    assert 10 <= len(rounds) <= 13
+    assert 8.0 <= min(gaps) < max(gaps) <= 10.5  # not always the same
+    assert rounds[0] <= 1e6 + SOON + 0.5
+    assert not any(b"\xef\x09\x09\x09" in packet for packet in sent.packets)
+
+
+def test_an_interface_without_carrier_waits_and_what_fails_is_counted(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rejoins, sent = Rejoins(), Sent()
+    sender_of(rejoins, Rejoin("lo", 1, 10.0), sent, monkeypatch)
+
+    def look(link: Link | None) -> dict[str, tuple[int, int]]:
+        clock.now += 11
+        links = {"lo": link} if link else {}
+        return dict(rejoins.look(links, [joined("239.1.1.1"), joined("ff15::1")], lambda _: 1))
+
+    for away in (None, Link("lo", 1, True, False, MTU, 772), Link("lo", 5, True, True, MTU, 772)):
+        assert look(away) == {}
+    assert look(LO) == {"lo": (2, 0)}
+    assert told([Report(ip_address("ff15::1"), sent.packets[-1])])  # as it is queried there, MLDv1
+    sent.down = True
+    assert look(LO) == {"lo": (0, 2)}
+    assert look(LO) == {"lo": (0, 2)}
+
+
+def test_hardware_addresses_of_groups() -> None:
+    """RFC 1112, 6.4, and RFC 2464, 7; tunnels have none."""
+    r0 = Link("r0", 3, True, True, MTU, 1)
+    for group, hardware in (
+        ("224.0.0.22", "01005e000016"),
+        ("239.129.1.1", "01005e010101"),
+        ("ff02::16", "333300000016"),
+    ):
+        address = sending._address(Report(ip_address(group), b""), r0)  # noqa: SLF001
+        assert address[-1] == bytes.fromhex(hardware)
+    tunnel = Link("tun0", 3, True, True, MTU, 65534)
+    assert sending._address(Report(V4, b""), tunnel)[-1] == b""  # noqa: SLF001
