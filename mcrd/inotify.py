@@ -22,7 +22,7 @@ CAME_OR_WENT = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
 EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 ROOM = 64 * 1024  # bytes of events that are read at a time
 
-SYSCTLS = Path("/proc/sys/fs/inotify")
+SYSCTLS = Path("/proc/sys")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -115,9 +115,9 @@ def _events(data: bytes) -> Iterator[tuple[int, int, str]]:
 def _refusal(number: int) -> OSError:
     """What inotify_init1(2) or inotify_add_watch(2) said, with what to do about it."""
     if number == errno.EMFILE and _has_descriptors():
-        text = f"no inotify instance is left for this user; raise {_sysctl('max_user_instances')}"
+        text = f"no inotify instance is left for this user; raise {_sysctl('instances')}"
     elif number == errno.ENOSPC:
-        text = f"no inotify watch is left for this user; raise {_sysctl('max_user_watches')}"
+        text = f"no inotify watch is left for this user; raise {_sysctl('watches')}"
     else:
         text = os.strerror(number)
     return OSError(number, text)
@@ -131,8 +131,11 @@ def _has_descriptors() -> bool:
     return False
 
 
-def _sysctl(name: str) -> str:
-    now = ""
-    with contextlib.suppress(OSError):
-        now = f" ({(SYSCTLS / name).read_text(encoding='ascii').strip()} now)"
-    return f"fs.inotify.{name}{now}"
+def _sysctl(what: str) -> str:
+    """The lower one of the host's and that of the user namespace, of a container for one."""
+    found: list[tuple[int, str]] = []
+    for name in (f"fs.inotify.max_user_{what}", f"user.max_inotify_{what}"):
+        with contextlib.suppress(OSError, ValueError):
+            limit = int((SYSCTLS / name.replace(".", "/")).read_text(encoding="ascii"))
+            found.append((limit, f"{name} ({limit} now)"))
+    return min(found)[1] if found else f"fs.inotify.max_user_{what}"

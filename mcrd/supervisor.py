@@ -593,6 +593,7 @@ class Supervisor:
             "uptime_s": self._uptime(),
             "config": str(self._path),
             "config_errors": self._errors,
+            "watch_trouble": self._watch.trouble,
             "pending": self._pending,
             "summary": self._summary(),
             "rules": dict(Counter(state.state for state in self._states.values())),

@@ -102,18 +102,26 @@ class Watch:
         before, self._troubles = self._troubles, troubles
         if troubles == before:
             return
-        polls = f"it is looked at every {self._every:g} s instead"
-        if "poll" in troubles:
-            polls = "reload with `mcrctl reload`"
-        if "inotify" in troubles:
-            text = "cannot hear of a saved rule file: %s; %s"
-            tell(log, logging.WARNING, "watch-refused", text, troubles["inotify"], polls)
-        elif "poll" in troubles:
-            text = "cannot look at the rule files now and then: %s; without, nothing is noticed of"
-            text += " those on another host"
-            tell(log, logging.WARNING, "watch-refused", text, troubles["poll"])
+        if self.trouble:
+            tell(log, logging.WARNING, "watch-refused", "%s", self.trouble)
         else:
             log.info("the rule files are watched as they should be")
+
+    @property
+    def trouble(self) -> str:
+        """Why a save is noticed later than it could be, or not at all; empty when all is well."""
+        inotify, poll = self._troubles.get("inotify"), self._troubles.get("poll")
+        if inotify is not None:
+            then = f"it is looked at every {self._every:g} s instead"
+            if poll is not None:
+                then = "reload with `mcrctl reload`"
+            return f"cannot hear of a saved rule file: {inotify}; {then}"
+        if poll is not None:
+            return (
+                f"cannot look at the rule files now and then: {poll};"
+                " without, nothing is noticed of those on another host"
+            )
+        return ""
 
     def _watch_directories(self, troubles: dict[str, str]) -> bool:
         """Watches those that are there now; whether any is new."""

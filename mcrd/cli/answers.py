@@ -32,6 +32,8 @@ def status(answer: dict[str, Any]) -> Iterator[str]:
     if answer["config_errors"]:
         yield "the rule file has problems; the rules that ran before still do:"
         yield from (f"  {problem}" for problem in answer["config_errors"])
+    if trouble := answer.get("watch_trouble"):  # a daemon of an older version does not say it
+        yield trouble
     for worker in answer["workers"]:
         yield (
             f"worker {worker['number']} of {worker['interface']}: {worker['state']},"

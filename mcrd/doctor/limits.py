@@ -48,21 +48,35 @@ def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
 
 def inotify(host: Host, running: Running) -> Finding:
     """Each user has so many instances, and containers share those of root."""
-    check, name = "inotify", "fs.inotify.max_user_instances"
-    limit, watches = host.sysctl(name), host.sysctl("fs.inotify.max_user_watches")
-    if limit is None:
-        return unreadable(check, f"/proc/sys/{name.replace('.', '/')}", "not there")
+    check = "inotify"
+    instances = _lowest(host, "fs.inotify.max_user_instances", "user.max_inotify_instances")
+    watches = _lowest(host, "fs.inotify.max_user_watches", "user.max_inotify_watches")
+    if instances is None or watches is None:
+        return unreadable(check, "/proc/sys/fs/inotify", "not there")
+    limit, name = instances
     uid = os.geteuid() if running.uid is None else running.uid
     held = host.inotify(uid)
     used = sum(held.values())
     value = f"the user {uid} has {used} of {limit} instances, as far as can be seen"
     why = "a saved rule file is noticed some seconds later"
-    if watches == 0:
-        remedy = setting("fs.inotify.max_user_watches", WATCHES)
-        return Finding(check, "trouble", f"{value}, and may watch nothing", why, remedy)
-    if used < limit or (running.pid is not None and running.pid in held):
+    remedy = setting(name, max(INSTANCES, 2 * limit))
+    if watches[0] == 0:
+        value, remedy = f"{value}, and may watch nothing", setting(watches[1], WATCHES)
+    elif trouble := running.status and running.status.get("watch_trouble"):
+        value = f"{value}; the daemon {trouble}"
+        if "inotify watch" in trouble:
+            remedy = setting(watches[1], max(WATCHES, 2 * watches[0]))
+        elif "inotify instance" not in trouble:
+            remedy = ""
+    elif used < limit or running.status is not None:
         return Finding(check, "ok", value)
-    return Finding(check, "trouble", value, why, setting(name, max(INSTANCES, 2 * limit)))
+    return Finding(check, "trouble", value, why, remedy)
+
+
+def _lowest(host: Host, *names: str) -> tuple[int, str] | None:
+    """The sysctl that limits; in a user namespace, it is that of the namespace or the host's."""
+    found = [(value, name) for name in names if (value := host.sysctl(name)) is not None]
+    return min(found) if found else None
 
 
 def memory(host: Host, running: Running, needs: Needs) -> Finding:

@@ -220,6 +220,8 @@ def test_without_inotify_a_save_is_noticed(triangle: Triangle, call: str, sysctl
     assert "cannot hear of a saved rule file: " in line
     assert sysctl in line
     assert "it is looked at every 1.5 s instead" in line
+    assert daemon.status()["watch_trouble"] in line
+    assert line.partition(": ")[2] in daemon.ctl("doctor", check=False).stdout
     saves_count(daemon, daemon.config)
     checked_log(daemon)
     assert daemon.stop() == 0

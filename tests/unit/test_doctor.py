@@ -130,37 +130,49 @@ def test_an_io_uring_is_tried_and_nothing_stays_open() -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
+NO_INSTANCE = (
+    "cannot hear of a saved rule file: no inotify instance is left for this user; and so on"
+)
+NO_THREAD = "cannot look at the rule files now and then: no thread"
+
+
 @pytest.mark.parametrize(
-    ("limit", "watches", "held", "verdict", "remedy"),
+    ("limits_", "said", "verdict", "remedy"),
     [
-        (4, 100, 0, "ok", ""),  # the daemon is without, but there are some left
-        (3, 100, 0, "trouble", "sysctl -w fs.inotify.max_user_instances=1024"),
-        (4, 100, 1, "ok", ""),  # used up, and it has one
-        (9, 0, 1, "trouble", "sysctl -w fs.inotify.max_user_watches=65536"),
+        ((9, 9, 100), "", "ok", ""),
+        ((3, 9, 100), "", "ok", ""),  # used up, and it has one of them
+        ((3, 9, 100), None, "trouble", "sysctl -w fs.inotify.max_user_instances=1024"),
+        ((9, 0, 100), NO_INSTANCE, "trouble", "sysctl -w user.max_inotify_instances=1024"),
+        ((9, 9, 0), "", "trouble", "sysctl -w fs.inotify.max_user_watches=65536"),
+        ((9, 9, 100), NO_THREAD, "trouble", ""),
     ],
 )
 def test_instances_of_inotify(
-    host: MakeHost, limit: int, watches: int, held: int, verdict: str, remedy: str
+    host: MakeHost, limits_: tuple[int, int, int], said: str | None, verdict: str, remedy: str
 ) -> None:
-    files = {
-        "fs.inotify.max_user_instances": f"{limit}\n",
-        "fs.inotify.max_user_watches": f"{watches}\n",
-        "proc/4242/status": "Uid:\t990\t990\t990\t990\n",
-        "proc/50/status": "Uid:\t990\t990\t990\t990\n",
-        "proc/51/status": "Uid:\t0\t0\t0\t0\n",
-    }
-    made = host(files)
-    for pid, kind, count in (
-        *((4242, "inotify", held), (4242, "[eventpoll]", 1)),
-        *((50, "inotify", 3), (51, "inotify", 5)),
-    ):
+    """`said` is what the daemon does; None: there is none."""
+    uid = 990 if said is not None else os.geteuid()
+    own, other = f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n", "Uid:\t77\t77\t77\t77\n"
+    made = host(
+        {
+            "fs.inotify.max_user_instances": f"{limits_[0]}\n",
+            "user.max_inotify_instances": f"{limits_[1]}\n",
+            "fs.inotify.max_user_watches": f"{limits_[2]}\n",
+            "proc/4242/status": own,
+            "proc/50/status": own,
+            "proc/51/status": other,
+        }
+    )
+    for pid, kind, count in ((4242, "inotify", 1), (50, "inotify", 2), (51, "inotify", 5)):
         directory = made.root / "proc" / str(pid) / "fd"
-        directory.mkdir(exist_ok=True)
-        for _ in range(count):
-            (directory / str(len(list(directory.iterdir())))).symlink_to(f"anon_inode:{kind}")
-    found = limits.inotify(made, running(privileges={"uid": 990, "capabilities": []}))
+        directory.mkdir()
+        for number in range(count):
+            (directory / str(number)).symlink_to(f"anon_inode:{kind}")
+        (directory / "9").symlink_to("anon_inode:[eventpoll]")
+    status = running(privileges={"uid": 990, "capabilities": []}, watch_trouble=said)
+    found = limits.inotify(made, Running() if said is None else status)
     assert (found.verdict, found.remedy) == (verdict, remedy)
-    assert found.value.startswith(f"the user 990 has {3 + held} of {limit} instances")
+    assert found.value.startswith(f"the user {uid} has 3 of {min(limits_[:2])} instances")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -251,10 +252,12 @@ def test_a_file_that_is_written_without_end_is_read_meanwhile(file: Path) -> Non
         watch = Watch(calls, every=NEVER)
         watch.start([str(file)])
         ended = threading.Event()
+        written = [time.monotonic()]
 
         def write() -> None:
             while not ended.wait(SETTLE / 3):
                 in_place(file)
+                written.append(time.monotonic())
 
         writing = asyncio.ensure_future(asyncio.to_thread(write))
         try:
@@ -266,8 +269,9 @@ def test_a_file_that_is_written_without_end_is_read_meanwhile(file: Path) -> Non
             ended.set()
             await writing
             watch.stop()
-        # It is read, but not for every event.
-        assert took > 1.5 * LONGEST
+        # It is read, but not for every event. A busy machine may make pauses, which end a flock.
+        pauses = sum(later - sooner > SETTLE / 2 for sooner, later in pairwise(written))
+        assert pauses or (took > 1.5 * LONGEST and len(written) > 10)
         assert calls.count == 2
 
     asyncio.run(scenario())
