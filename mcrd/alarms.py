@@ -74,7 +74,7 @@ class _Heard:
 
 @dataclass
 class Alarms:
-    """Looks at counters, once in a while, and knows what goes on."""
+    """The events under way, from a look at the counters once in a while."""
 
     _news: bool = True
     _ongoing: dict[tuple[str, Subject], _Ongoing] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Alarms:
     silent: set[str] = field(default_factory=set)
 
     def keep(self, rules: Mapping[str, Rule]) -> None:
-        """Forgets what was seen of all outputs but those of these rules."""
+        """Forget what was seen of all outputs but those of these rules."""
         known = {_output(rule, output) for rule in rules.values() for output in rule.outputs}
         known |= set(map(_rule, rules.values()))
         for key in [key for key in self._ongoing if key[1].rule and key[1] not in known]:
@@ -103,7 +103,7 @@ class Alarms:
     def begin(
         self, config: Config, ledger: Ledger, interfaces: Mapping[str, InterfaceCount]
     ) -> None:
-        """Takes what was counted so far for known."""
+        """Treat what was counted so far as known."""
         self._news = False
         self.look(config, {}, ledger, interfaces)
         self._news = True
@@ -115,7 +115,7 @@ class Alarms:
         ledger: Ledger,
         interfaces: Mapping[str, InterfaceCount],
     ) -> None:
-        """Says what has begun since the last look, and what is over."""
+        """Say what has begun since the last look, and what is over."""
         now = time.monotonic()
         self._looks += 1
         self._look_at_silence(config, states, ledger, now)
@@ -211,7 +211,7 @@ class Alarms:
     def _outputs(
         self, config: Config, ledger: Ledger
     ) -> Iterator[tuple[Subject, OutputCount, Callable[[], int]]]:
-        """Those that have not sent something since the last look: mostly none, of thousands."""
+        """Outputs that failed to send something since the last look: mostly none, of thousands."""
         if config is not self._config:
             self._config = config
             outputs = (output for rule in config.rules.values() for output in rule.outputs)
@@ -241,7 +241,7 @@ class Alarms:
     def _count(
         self, subject: Subject, event: str, what: str, number: int, now: float, how: str = ""
     ) -> None:
-        """A counter that should stand still; `how` exact it is."""
+        """Report a counter that should stand still; `how` exact it is."""
         seen = self._seen.setdefault((event, subject), _Counted())
         more, seen.lost = number - seen.lost, number
         if more > 0:
@@ -257,7 +257,7 @@ class Alarms:
         second: int | None = None,
         how: str = "",
     ) -> None:
-        """What was lost since the last look, of how many.
+        """Report what was lost since the last look, of how many.
 
         An output is looked at only when some have failed: then `second`, what it sent in the last
         one, stands for what it has sent since the last look.

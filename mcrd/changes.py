@@ -37,7 +37,7 @@ class Changes:
         return ", ".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines)
 
     def lines(self) -> list[str]:
-        """As `mcrctl reload` prints them."""
+        """The lines that `mcrctl reload` prints."""
         return [
             *(f"+ rules.{name}" for name in self.added),
             *(f"~ rules.{name}: {'; '.join(what)}" for name, what in self.changed.items()),
@@ -120,7 +120,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _outputs(old: tuple[Output, ...], new: tuple[Output, ...]) -> Iterator[str]:
-    """Pairs outputs by destination first, then by their place in the list."""
+    """Pair outputs by destination first, then by their place in the list."""
     before = {target(output): output for output in old}
     gone = {i: o for i, o in enumerate(old) if target(o) not in {target(n) for n in new}}
     for index, output in enumerate(new):

@@ -1,4 +1,4 @@
-"""The other end of the control socket: what mcrctl asks with. Few imports, so that it is quick."""
+"""mcrctl's end of the control socket. Few imports, so that it is quick."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -34,11 +34,11 @@ class ControlError(Exception):
 
 
 class NoAnswerError(ControlError):
-    """Nobody answered: this says nothing about what was asked for."""
+    """Nobody answered, so nothing is known about what was asked for."""
 
 
 def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
-    """Sends a request and returns its result; `timeout` in seconds.
+    """Send a request and return its result; `timeout` in seconds.
 
     Raises ControlError when the daemon refuses, and NoAnswerError when it does not answer.
     """
@@ -67,7 +67,7 @@ def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
 
 
 def peer(control: Path) -> int | None:
-    """Whose socket it is, as it is seen from here: 0 of another pid namespace (unix(7))."""
+    """The process id of the socket's owner as seen from here: 0 in another namespace (unix(7))."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
         sock.settimeout(CONNECT_TIMEOUT)
         sock.connect(str(control))

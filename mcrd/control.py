@@ -75,7 +75,7 @@ class Server:
         self._made_directory = False
 
     async def start(self) -> None:
-        """Binds the socket; raises ControlError when that cannot be, or another daemon has it."""
+        """Bind the socket; raise ControlError when that cannot be, or another daemon has it."""
         try:
             if not self._path.parent.exists():
                 self._path.parent.mkdir(mode=0o755)
@@ -90,7 +90,7 @@ class Server:
         )
 
     async def stop(self) -> None:
-        """Closes the socket and drops its clients."""
+        """Close the socket and drop its clients."""
         if self._server is None:
             return
         self._server.close()
@@ -173,7 +173,7 @@ class Server:
             return _encode(Reply(errors=[f"internal error: {error!r}"]))
 
     async def _while_asked(self, request: Request, writer: asyncio.StreamWriter) -> Any:
-        """Ends what was asked for, by _GoneError, when nobody is there to read the answer."""
+        """End the request, by _GoneError, when nobody is there to read the answer."""
         task = asyncio.ensure_future(self._handler(request))
         try:
             while not (await asyncio.wait({task}, timeout=LOOK_AFTER))[0]:
@@ -190,14 +190,14 @@ class _GoneError(ConnectionError):
 
 
 def _has_hung_up(peer: socket.socket) -> bool:
-    """Both directions are closed: one that will send no more may still wait for the answer."""
+    """Whether both directions are closed: one that sends no more may still wait for the answer."""
     poll = select.poll()
     poll.register(peer.fileno(), 0)  # POLLHUP and POLLERR come unasked
     return bool(poll.poll(0))
 
 
 def _is_trusted(peer: socket.socket) -> bool:
-    """Whoever connected is root, the daemon's user, or in its group (SO_PEERCRED, unix(7))."""
+    """Whether the client is root, the daemon's user, or in its group (SO_PEERCRED, unix(7))."""
     _, uid, gid = struct.unpack("iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
         groups = peer.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)

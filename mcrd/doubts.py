@@ -1,4 +1,4 @@
-"""Outputs that send, and whose packets may yet go nowhere: what can be seen of it. Pure."""
+"""Signs that the packets of an output that sends may go nowhere. Pure."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -18,7 +18,7 @@ class Doubt(NamedTuple):
 
 
 def doubt(output: Output, link: Link, source: Address | None) -> Doubt | None:
-    """Of an output to `link` that sends from `source`; None: from addresses that are kept.
+    """The doubt about an output to `link` that sends from `source`; None: from kept addresses.
 
     A tunnel such as WireGuard has no flag IFF_MULTICAST (netdevice(7)): what it does with a group
     is its own affair. Routers pass on nothing with a source of the link's scope (RFC 4291, 2.5.6;

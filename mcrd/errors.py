@@ -35,7 +35,7 @@ class NeverError(Exception):
 
 
 def words(error: OSError) -> str:
-    """Its reason: that of whoever raised it, or the system's. Never empty, never a bare number.
+    """The reason that whoever raised it gave, or the system's. Never empty or a bare number.
 
     Python raises some without a number (if_nametoindex(), a timeout), and then has no `strerror`.
     """
@@ -43,7 +43,7 @@ def words(error: OSError) -> str:
 
 
 def named(error: OSError) -> str:
-    """As words(), with the name of errno(3) behind it where there is one."""
+    """The words(), followed by the name of errno(3) where there is one."""
     name = errno.errorcode.get(error.errno or 0)
     return f"{words(error)} ({name})" if name is not None else words(error)
 

@@ -1,4 +1,4 @@
-"""The families of metrics, as a table: to add one is to add a row."""
+"""The families of metrics, as a table: add a row to add a family."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

@@ -1,4 +1,4 @@
-"""Names of files, and reading those that somebody else names."""
+"""Names of files, and the reading of files that somebody else names."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def absolute(name: str | os.PathLike[str]) -> Path:
-    """The name from the root on, from any directory; OSError when the working directory has gone.
+    """The absolute name; raises OSError when the working directory has gone.
 
     Links stay, and so does "..", which is the parent of what a link leads to: os.path.abspath()
     would name another file.
@@ -20,7 +20,7 @@ def absolute(name: str | os.PathLike[str]) -> Path:
 
 
 def read_file(name: str) -> bytes:
-    """The content of a regular file; OSError for what is none, and could hold us up for ever."""
+    """The content of a regular file; raises OSError for others, which could block for ever."""
     # O_NONBLOCK: opening a FIFO would wait for a writer.
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:

@@ -139,7 +139,7 @@ def _network(address: Address | Network) -> Network:
 
 
 def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[Instruction]:
-    """Lets in what is sent to these addresses, fragments, and what has a tag in the frame.
+    """Let in what is sent to these addresses, fragments, and what has a tag in the frame.
 
     At least that: addresses between two of the networks come too where there are more than
     `spans`, and of IPv6 the last 32 bits decide. None: all IP. Never what this host sends.

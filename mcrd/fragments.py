@@ -1,4 +1,4 @@
-"""What the kernel counts of fragments: of the whole network namespace, whoever they were for."""
+"""The kernel's counts of fragments, of the whole network namespace and for all receivers."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

@@ -101,7 +101,7 @@ class Index(msgspec.Struct):
 
 
 class Keeper:
-    """Leaves in the store what a supervisor holds."""
+    """What keeps the store as the supervisor is."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -110,16 +110,16 @@ class Keeper:
         self._gone = False  # a port that went may still be in the store
 
     async def keep(self, holdings: Holdings, restarts: Restarts, config: Config) -> bool:
-        """All that is open now; False when it has to be tried again. Raises OSError.
+        """Leave all that is open in the store; False: try again. Raises OSError.
 
-        Members go without their sockets: they come and go at the will of whoever sends.
+        Members go without their sockets: senders decide when they come and go.
         """
         before, self._packed = self._packed, {}
         loose: dict[Identity, int] = {}
         units: list[dict[Identity, int]] = []
 
         def packed(value: object) -> Any:
-            """To pack takes long, and of thousands of outputs almost all are as they were."""
+            """The packed value, remembered: packing is slow, and most outputs stay."""
             found = before.get(value) or self._packed.get(value) or pack(value)
             self._packed[value] = found
             return found
@@ -184,7 +184,7 @@ def _descriptors(ingress: IngressSocket, segment: Segment) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """What else there is to know of a supervisor that left something.
+    """What a supervisor left besides what is open.
 
     `config` are the rules that it ran by. `to_drop`: the store has things that were not taken over.
     """
@@ -194,7 +194,7 @@ class Left:
 
 
 def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
-    """Makes what the supervisor before left what this one holds; says in the log what it was."""
+    """Take over what the supervisor before left; say in the log what it was."""
     content, descriptors = store.inherit()
     if not descriptors and not content:
         return Left()
@@ -221,7 +221,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
 
 
 class _Heir:
-    """Takes things over one by one: what does not fit is left out, and counted."""
+    """The taking over of things, one by one: what does not fit is left out, and counted."""
 
     def __init__(
         self, holdings: Holdings, restarts: Restarts, descriptors: Mapping[Identity, int]
@@ -233,7 +233,7 @@ class _Heir:
         self.config: Config | None = None
 
     def take(self, index: Index) -> None:
-        """All that fits."""
+        """Take all that fits."""
         holdings = self._holdings
         by_ingress: dict[Ingress, list[tuple[Ring, KeptRing]]] = {}
         for ring, kept in self._each(((kept.ring, kept) for kept in index.rings), Ring):
@@ -271,13 +271,13 @@ class _Heir:
         self.config = dataclasses.replace(config, rules={rule.name: rule for rule in rules})
 
     def close_the_rest(self) -> int:
-        """Closes what is in no index, or did not fit; returns how many these were."""
+        """Close what is in no index, or did not fit; return how many these were."""
         for descriptor in self._unused.values():
             os.close(descriptor)
         return len(self._unused)
 
     def summary(self) -> str:
-        """What there is now."""
+        """A summary of what there is now."""
         holdings = self._holdings
         groups = sum(len(joined) for joined in holdings.memberships.sockets().values())
         return (
@@ -317,7 +317,7 @@ class _Heir:
         return sock
 
     def _add_egress(self, egress: Egress, sock: socket.socket) -> None:
-        """Unless it was disconnected, as those are that went after the index was made."""
+        """Add a socket, unless it was disconnected after the index was made."""
         try:
             sock.getpeername()
         except OSError:
@@ -362,7 +362,7 @@ class _Heir:
         return made
 
     def _segment(self, kept: KeptRing) -> tuple[Segment, bool]:
-        """The segment, and whether it has what was counted; of another version, it has not."""
+        """The segment, and whether it has the counters; one of another version has not."""
         what = kept.descriptors[3]
         number = self._unused[what]
         rules, outputs = unpack(kept.rules), {unpack(key): slot for key, slot in kept.outputs}
@@ -385,7 +385,7 @@ class _Heir:
 
 
 def pack(value: object) -> Any:
-    """As msgpack has it: what it does not know becomes a list of a name and what it is made of.
+    """The value for msgpack: what that does not know becomes a list of a name and its parts.
 
     Fields go by name, so that a later version may have more of them.
     """
@@ -403,7 +403,7 @@ def pack(value: object) -> Any:
 
 
 def unpack(packed: Any) -> Any:
-    """What was packed; raises ValueError, TypeError or KeyError for what is nothing known."""
+    """The packed value; raises ValueError, TypeError or KeyError for anything unknown."""
     if not isinstance(packed, list):
         return packed
     name, content = packed

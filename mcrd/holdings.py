@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class Holdings:
-    """Opens and closes single things; whoever has a `Holdings` may look, and change nothing."""
+    """What is open, opened and closed one by one; others may look, and change nothing."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -108,7 +108,7 @@ class Holdings:
                 return False
 
     def open(self, resource: Resource, links: Mapping[str, Link]) -> None:
-        """Opens it; raises OSError."""
+        """Open it; raise OSError."""
         match resource:
             case Ingress():
                 self._open_ingress(resource, links[resource.interface].mtu)
@@ -128,7 +128,7 @@ class Holdings:
                 self.rejoins.begin(resource)
 
     def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
-        """All of its rings, or none; those that they replace count until then."""
+        """Open all of its rings, or none; those that they replace count until then."""
         retired = self._retired.get((ingress.interface, ingress.index))
         segments: list[Segment] = []
         try:
@@ -151,7 +151,7 @@ class Holdings:
                 self.ledger.lose(*loss)
 
     def add_ingress(self, ingress: Ingress, rings: list[tuple[IngressSocket, Segment]]) -> None:
-        """The rings of an ingress, all of them, with their counters."""
+        """Add the rings of an ingress, all of them, with their counters."""
         for number, (ring, segment) in enumerate(rings):
             key = Ring(ingress, number)
             self.rings[key] = (ring, segment)
@@ -160,14 +160,14 @@ class Holdings:
         self._ingresses.add(ingress)
 
     def add_egress(self, egress: Egress, sock: socket.socket) -> None:
-        """A socket of an output."""
+        """Add a socket of an output."""
         self.egress[egress] = sock
         self._own[egress] = own_source(egress, sock)
 
     def close(
         self, resource: Resource, worker: WorkerProcess | None = None, *, anew: bool = False
     ) -> None:
-        """Closes it; `worker` is the one that has an egress socket of its own.
+        """Close it; `worker` is the one that has an egress socket of its own.
 
         `anew`: another is to take its place. Until it does, the rings of an ingress are not closed,
         but count what comes.
@@ -209,7 +209,7 @@ class Holdings:
             retired.close()
 
     def end_retired(self, wanted: Container[tuple[str, int]] = ()) -> None:
-        """Closes old rings, but for those of interfaces, by name and index, that wait for new."""
+        """Close old rings, except those of interfaces (name and index) that wait for new ones."""
         for which in [which for which in self._retired if which not in wanted]:
             retired = self._retired.pop(which)
             for loss in retired.losses():
@@ -217,18 +217,18 @@ class Holdings:
             retired.close()
 
     def end_protocols(self) -> None:
-        """Sets the versions of IGMP and MLD as they were."""
+        """Set the versions of IGMP and MLD as they were."""
         for each in tuple(self.protocols):
             self.protocols.end(each)
 
     def close_all(self) -> None:
-        """Closes everything, and leaves every group."""
+        """Close everything, and leave every group."""
         for resource in self.all():
             self.close(resource)
         self.end_retired()
 
     def rejoin(self, links: Mapping[str, Link], spoken: Spoken) -> None:
-        """Sends reports of memberships that are due, and counts them."""
+        """Send reports of memberships that are due, and count them."""
         for interface, said in self.rejoins.look(links, self.memberships, spoken):
             self.ledger.report(interface, *said)
 
@@ -237,35 +237,35 @@ class Holdings:
         return set(self._own.values()).union(*(m.own() for m in self.members.values()))
 
     def ring_inodes(self) -> frozenset[int]:
-        """Of the packet sockets with the rings, old ones too."""
+        """The inodes of the packet sockets with the rings, old ones too."""
         rings = [ring for ring, _ in self.rings.values()]
         rings += [ring for retired in self._retired.values() for ring in retired.rings()]
         sockets = (sock for ring in rings for sock in (ring.socket, ring.large))
         return frozenset(os.fstat(sock.fileno()).st_ino for sock in sockets)
 
     def output_inodes(self) -> frozenset[int]:
-        """Of all that is sent through, members included."""
+        """The inodes of all sockets that send, members included."""
         members = (sock for each in self.members.values() for sock in each.sockets())
         return frozenset(
             os.fstat(sock.fileno()).st_ino for sock in (*self.egress.values(), *members)
         )
 
     def ring_full(self) -> dict[Ring, Lost]:
-        """What each live ring had no room for; what old ones lost becomes known to the ledger."""
+        """The losses of each live ring; what old ones lost goes to the ledger."""
         for retired in self._retired.values():
             for loss in retired.losses():
                 self.ledger.lose(*loss)
         return {key: ring.ring_full(seg.taken) for key, (ring, seg) in self.rings.items()}
 
     def take_errors(self) -> None:
-        """Clears the packet sockets of links that went down, so that their workers do not spin."""
+        """Clear the packet sockets of links that went down, so that their workers do not spin."""
         for ring, _ in self.rings.values():
             ring.take_error()
 
     def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> None:
-        """Says what the workers of each interface are to see; the rest does not reach a ring.
+        """Set what the workers of each interface see; the rest does not reach a ring.
 
-        Wide before rules are added, narrow after others are removed: no frame is missed between.
+        Widen before rules are added, narrow after others are removed: no frame is missed.
         """
         names = {ring.interface for ring in self.rings} | {name for name, _ in self._retired}
         if not also_old:

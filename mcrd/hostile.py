@@ -1,4 +1,4 @@
-"""What a worker says, as of somebody who may have taken it over."""
+"""What a worker says, read as if an attacker said it."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ProtocolError(Exception):
-    """A worker said what no worker says: it is not what it was."""
+    """A worker broke the protocol: it is not what it was."""
 
 
 def understand(data: bytes, flags: int) -> messages.Answer:
@@ -46,7 +46,7 @@ def understand(data: bytes, flags: int) -> messages.Answer:
 
 
 class Demand:
-    """How many members a worker asks for; each costs sockets, and an answer that has to wait."""
+    """The members that a worker asks for: each costs sockets, and an answer that has to wait."""
 
     def __init__(self) -> None:
         self._answers: set[int] = set()
@@ -55,7 +55,7 @@ class Demand:
         self._since = time.monotonic()
 
     def ask(self, members: int) -> None:
-        """Notes a request; raises ProtocolError when they are too many."""
+        """Note a request; raise ProtocolError when they are too many."""
         now = time.monotonic()
         self._room += (now - self._since) * MEMBERS_A_SECOND
         self._room = min(self._room, MEMBERS_IN_A_BURST) - members
@@ -76,10 +76,10 @@ class Demand:
 
 
 class Words:
-    """What a worker writes to its stderr, as lines of the log: their form and number are ours.
+    """What a worker writes to its stderr, as lines of the log, of our form and number.
 
     The traceback of an interpreter, the last words of the C library, or what the sandbox forbade.
-    Beyond so many lines or bytes a minute nobody reads on: the pipe is full then, and what the
+    Beyond so many lines or bytes a minute nobody reads: the pipe is full then, and what the
     worker writes is lost.
     """
 
@@ -94,12 +94,12 @@ class Words:
         self._loop.add_reader(self._reader, self._read)
 
     def started(self, pid: int) -> None:
-        """Whoever writes has the other end by now."""
+        """Note that the writer has the other end by now."""
         self._who = f"{self._who} (pid {pid})"
         self._close_writer()
 
     def end(self) -> None:
-        """Reads what is left, as far as it may."""
+        """Read what is left, as far as it may."""
         self._close_writer()
         while self._reader >= 0 and self._bytes < BYTES and self._read():
             pass

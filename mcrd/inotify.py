@@ -49,7 +49,7 @@ class Inotify:
         return {name for names in self._names.values() for name in names}
 
     def start(self) -> None:
-        """Raises OSError, which names the sysctl where that is in the way."""
+        """Raise OSError, which names the sysctl where that is in the way."""
         if self._descriptor >= 0:
             return
         descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -63,7 +63,7 @@ class Inotify:
         self._descriptor = descriptor
 
     def add(self, directory: str) -> None:
-        """Raises OSError, likewise."""
+        """Raise OSError, likewise."""
         mask = CAME_OR_WENT | IN_CLOSE_WRITE | IN_ONLYDIR
         watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(directory), mask)
         if watch < 0:
@@ -71,7 +71,7 @@ class Inotify:
         self._names.setdefault(watch, set()).add(directory)
 
     def remove(self, directory: str) -> None:
-        """Watches it no more."""
+        """Watch it no more."""
         for watch, names in list(self._names.items()):
             if directory in names:
                 names.discard(directory)
@@ -80,7 +80,7 @@ class Inotify:
                     _libc.inotify_rm_watch(self._descriptor, watch)  # or it has gone by itself
 
     def stop(self) -> None:
-        """Ends it."""
+        """End it."""
         if self._descriptor >= 0:
             asyncio.get_running_loop().remove_reader(self._descriptor)
             os.close(self._descriptor)

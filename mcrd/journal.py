@@ -37,7 +37,7 @@ class Lines:
     """Lines on stderr: after the time, or for journald after <priority>, every line of them."""
 
     def __init__(self, descriptor: int | None, *, priorities: bool) -> None:
-        """Without a descriptor they go nowhere."""
+        """Write to the descriptor; without one, nowhere."""
         self._descriptor = descriptor
         # Nobody has to read what is in a file before there is room for more.
         self._is_file = descriptor is None or stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -47,7 +47,7 @@ class Lines:
         ).format
 
     def encode(self, record: logging.LogRecord) -> bytes:
-        """As write() takes it."""
+        """The record as write() takes it."""
         text = self._format(record)
         if self._priorities:
             prefix = f"<{_priority(record)}>"
@@ -55,13 +55,13 @@ class Lines:
         return text.encode(errors="backslashreplace") + b"\n"
 
     def write_now(self, data: bytes) -> bool:
-        """Writes it all if no reader has to be waited for: has it?"""
+        """Write it all if no reader has to be waited for; return whether it did."""
         if self._is_file:
             self.write(data)
         return self._is_file
 
     def write(self, data: bytes) -> None:
-        """Writes it all, however long that takes; nobody can be told that it failed."""
+        """Write it all, however long that takes; nobody can be told that it failed."""
         if self._descriptor is None:
             return
         rest = memoryview(data)
@@ -78,7 +78,7 @@ class Lines:
 class Journal:
     """Records with their fields, as datagrams (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-    What journald does not take, for it is too long or journald is not there, goes to `other`.
+    What journald does not take, because it is too long or journald is missing, goes to `other`.
     """
 
     def __init__(self, other: Lines, path: str = SOCKET) -> None:
@@ -88,7 +88,7 @@ class Journal:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def encode(self, record: logging.LogRecord) -> tuple[bytes, bytes]:
-        """As write() takes it: for journald, and for `other`."""
+        """The record as write() takes it: for journald, and for `other`."""
         fields = {
             "MESSAGE": self._format(record),
             "PRIORITY": str(_priority(record)),
@@ -99,7 +99,7 @@ class Journal:
         return data, self._other.encode(record)
 
     def write_now(self, record: tuple[bytes, bytes]) -> bool:
-        """Sends it if journald has room for it at once: has it?"""
+        """Send it if journald has room for it at once; return whether it did."""
         data, lines = record
         try:
             self._socket.sendto(data, socket.MSG_DONTWAIT, self._path)
@@ -110,7 +110,7 @@ class Journal:
         return True
 
     def write(self, record: tuple[bytes, bytes]) -> None:
-        """Sends it, when journald has room for it."""
+        """Send it, when journald has room for it."""
         data, lines = record
         try:
             self._socket.sendto(data, self._path)
@@ -118,12 +118,12 @@ class Journal:
             self._other.write(lines)
 
     def close(self) -> None:
-        """Ends the socket."""
+        """End the socket."""
         self._socket.close()
 
 
 class Handler(logging.Handler):
-    """What cannot be written at once, a thread writes: nothing that logs waits for a reader."""
+    """A handler that never waits for a reader: a thread writes what cannot be written at once."""
 
     def __init__(self, sink: Lines | Journal) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Handler(logging.Handler):
         self.writer: Writer[Any] = Writer(sink.write, sink.write_now, self._lost)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Has it written, or counts it as lost."""
+        """Have it written, or count it as lost."""
         encoded = self._sink.encode(record)
         size = len(encoded) if isinstance(encoded, bytes) else sum(map(len, encoded))
         self.writer.put(encoded, size)
@@ -193,7 +193,7 @@ class Limiter(logging.Filter):
         return False
 
     def due(self) -> list[logging.LogRecord]:
-        """What is to be told now of events that were left out; forgets what is long ago."""
+        """The lines that are due for events that were left out; old ones are forgotten."""
         now, found = time.monotonic(), []
         for key in [key for key, said in self._said.items() if now - said.since >= AT_ONCE_IN]:
             said = self._said.pop(key)
@@ -223,7 +223,7 @@ _threadless = False  # that should have one
 
 
 def set_up() -> None:
-    """Starts the log; what it lets through is for set_level() to say."""
+    """Start the log; what it lets through is for set_level() to say."""
     to_journald = "JOURNAL_STREAM" in os.environ
     # What is closed at the start is another file by now.
     lines = Lines(2 if sys.stderr is not None else None, priorities=to_journald)
@@ -238,7 +238,7 @@ def set_up() -> None:
 
 
 def go_on_in_a_thread() -> None:
-    """From now on, nothing that logs waits for who reads the log.
+    """Let a thread write from now on: nothing that logs waits for a reader.
 
     Where there is no thread to be had, what cannot be written at once waits until look() finds one.
     """
@@ -262,13 +262,13 @@ def look() -> None:
 
 
 def flush() -> None:
-    """At the end: waits until all is written, if somebody reads it."""
+    """Wait until all is written, if somebody reads it; for the end."""
     for handler in _handlers:
         handler.writer.flush(FLUSH)
 
 
 def lost() -> int:
-    """How many records nobody has read, and there was no room for."""
+    """The number of records that were lost because nobody read them."""
     return sum(handler.writer.lost for handler in _handlers)
 
 
@@ -279,7 +279,7 @@ def _stderr_is_journald() -> bool:
 
 
 def set_level(level: str) -> None:
-    """Lets through what is at least this grave: one of LEVELS."""
+    """Log what is at least this grave: one of LEVELS."""
     logging.getLogger("mcrd").setLevel(level.upper())
 
 
@@ -291,6 +291,6 @@ def counted(number: int, noun: str) -> str:
 def tell(
     log: logging.Logger, level: int, event: str, message: str, *arguments: Any, **fields: object
 ) -> None:
-    """Logs an event. `fields` are rule, interface, output, worker, task, if not None."""
+    """Log an event. `fields` are rule, interface, output, worker, task, if not None."""
     given = {name.upper(): str(value) for name, value in fields.items() if value is not None}
     log.log(level, message, *arguments, extra={"fields": {"EVENT": event, **given}})

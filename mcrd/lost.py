@@ -1,4 +1,4 @@
-"""How many datagrams frames were that no worker took: the kernel counts frames alone. Pure.
+"""An estimate of the datagrams in frames that no worker took: the kernel counts frames only. Pure.
 
 A super-frame is one frame for it, of up to 128 datagrams, and what it has thrown away it does not
 describe. Those that it threw away came among others, which a worker took: their mean stands for
@@ -36,7 +36,7 @@ class Taken(NamedTuple):
 
 
 class Estimate:
-    """Of one ring, with room for so many frames.
+    """The estimate for one ring, with room for so many frames.
 
     A frame is lost when the ring is full: so the frames that stand in it then came just before.
     They tell, when they are taken; until then a lost frame is one datagram, and no figure ever
@@ -70,7 +70,7 @@ class Estimate:
         return 0
 
     def end(self, taken: Taken) -> int:
-        """As more(), when nothing will be known later."""
+        """The last more(), when nothing will be known later."""
         found = round(self._pending * (self.mean(taken) - 1))
         self._pending = 0
         self._mark(taken)

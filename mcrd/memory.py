@@ -39,7 +39,7 @@ def _of(name: str) -> Iterator[None]:
 
 
 def is_sealed(descriptor: int, size: int) -> bool:
-    """Is this memory of that size, which nobody can shrink? Raises OSError."""
+    """Whether this is memory of that size, which nobody can shrink. Raises OSError."""
     return (
         os.fstat(descriptor).st_size == size
         and fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEALS == _SEALS
@@ -47,7 +47,7 @@ def is_sealed(descriptor: int, size: int) -> bool:
 
 
 def guard_memory() -> int:
-    """A descriptor of what all workers know of the contents that they relayed; raises OSError.
+    """A descriptor of the memory of relayed contents that all workers share; raises OSError.
 
     It begins with the seed of the hash: nobody outside can choose contents that hash alike.
     """

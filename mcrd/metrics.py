@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """The server; listens nowhere until told."""
+    """The server, which listens nowhere until told."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -47,7 +47,7 @@ class Metrics:
         self.error: str | None = None
 
     async def listen(self, where: str | None) -> None:
-        """Listens there, and no longer where it did; what cannot be is tried again."""
+        """Listen there only; what cannot be is tried again."""
         if where != self._where:
             await self.stop()
             self._where = where
@@ -55,7 +55,7 @@ class Metrics:
                 self._retry = asyncio.create_task(self._try_again(where))
 
     async def stop(self) -> None:
-        """Listens no more, and drops whoever is being served."""
+        """Listen no more, and drop whoever is being served."""
         retry, self._retry = self._retry, None
         self.error = self._where = None
         if retry is not None:
@@ -85,7 +85,7 @@ class Metrics:
         return True
 
     async def _answer(self, request: Request) -> Answer:
-        """One answer at a time is made; those who want the same and wait share it."""
+        """Make one answer at a time; clients that wait for the same share it."""
         accepts = (request.headers.get(name, "") for name in ("accept", "accept-encoding"))
         key = (request.method, request.path, request.query, *accepts)
         task = self._waiting.get(key)
@@ -108,7 +108,7 @@ class Metrics:
                 self._collector.given = None
 
     def _call(self, method: str, path: str, query: str, accept: str, encoding: str) -> Answer:
-        """Asks prometheus-client, which knows the formats; in a thread."""
+        """Ask prometheus-client, which knows the formats; in a thread."""
         told: list[Any] = []
         environ = {
             "REQUEST_METHOD": method,
@@ -128,7 +128,7 @@ class _Collector(Collector):
         self.given: dict[str, Any] | None = None
 
     def describe(self) -> list[Metric]:
-        """Nothing, or there would be a scrape at the registration."""
+        """Describe nothing, or registration would scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""Interfaces by any of their names: what a rule file means by one, and says twice. Pure.
+"""Interfaces by any of their names, and what a rule file says twice by two of them. Pure.
 
 A rule file is checked without knowing the host, so that two names of one interface are known to be
 one only here.
@@ -90,7 +90,7 @@ def config_here(config: Config, links: Links) -> Config:
 
 @dataclass(frozen=True, slots=True)
 class Doubles:
-    """Rules that say by another name what is said already, and why these wait. Later ones lose.
+    """Rules that repeat others by another name, and why they wait. Later ones lose.
 
     `inputs` by rule; `outputs` by rule and place; `tables` are of [interfaces.NAME], by NAME.
     """
@@ -100,7 +100,7 @@ class Doubles:
     tables: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, rule: Rule) -> tuple[str, ...]:
-        """Of the input, then of each output; "" for none."""
+        """The reasons of the input, then of each output; "" for none."""
         if not self.inputs and not self.outputs:
             return ()
         outputs = (self.outputs.get((rule.name, at), "") for at in range(len(rule.outputs)))
@@ -112,7 +112,7 @@ NONE = Doubles()
 
 
 def doubles(config: Config, links: Links) -> Doubles:
-    """What the check of the rule file could not know. Of rules, those that are enabled."""
+    """The doubles that the check of the rule file could not know, among enabled rules."""
     rules = [rule for rule in config.rules.values() if rule.enabled]
     by_index: dict[int, list[str]] = {}
     for name in _used(config, rules):
@@ -134,7 +134,7 @@ Several = Mapping[str, int]
 
 
 def _used(config: Config, rules: Collection[Rule]) -> set[str]:
-    """Of thousands of rules: a set for each of them would take several times as long."""
+    """The names in use. A set for each of thousands of rules would take several times as long."""
     ends = (output.interface for rule in rules for output in rule.outputs)
     found = {name for name in ends if name is not None}
     return found.union(config.interfaces, (rule.input.interface for rule in rules))

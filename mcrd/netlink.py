@@ -1,4 +1,4 @@
-"""Errors of netlink as what they are: pyroute2's are no OSError."""
+"""Errors of netlink as OSError, which pyroute2's are not."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -14,7 +14,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
-    """What the kernel, or pyroute2 in its place, refuses within is raised as OSError."""
+    """Raise as OSError what the kernel, or pyroute2 in its place, refuses."""
     try:
         yield
     except NetlinkError as error:

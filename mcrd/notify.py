@@ -1,6 +1,6 @@
-"""What the service manager is told (sd_notify(3)). Without one, nothing.
+"""Messages to the service manager (sd_notify(3)), if there is one.
 
-Nothing waits for the manager: it may be busy, or be hung, while streams have to flow.
+Nothing waits for the manager: it may be busy or hung, and streams have to flow.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -36,7 +36,7 @@ class Manager:
         self._socket: socket.socket | None = None
 
     def connect(self) -> None:
-        """Raises OSError when nobody listens."""
+        """Raise OSError when nobody listens."""
         if self.there:
             self._opened().connect(self._address)
 
@@ -47,7 +47,7 @@ class Manager:
         return self._socket
 
     def send(self, text: str, descriptors: Iterable[int] = ()) -> None:
-        """Raises BlockingIOError when it has no room for more, and OSError."""
+        """Raise BlockingIOError when it has no room for more, and OSError."""
         if not self.there:
             return
         sock = self._opened()
@@ -61,7 +61,7 @@ class Manager:
             _send(sock, text, descriptors)
 
     async def barrier(self) -> bool:
-        """Until it has done what it was told; False when it has not (BARRIER=1)."""
+        """Wait until it has done what it was told; False when it has not (BARRIER=1)."""
         loop = asyncio.get_running_loop()
         try:
             ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -91,7 +91,7 @@ class Manager:
                 await asyncio.sleep(BUSY)
 
     def close(self) -> None:
-        """Ends the conversation."""
+        """End the conversation."""
         self.there = False
         if self._socket is not None:
             self._socket.close()
@@ -121,11 +121,11 @@ class Notify:
         self._alive = 0.0
 
     def ready(self) -> None:
-        """The daemon relays what the rule file says, or a reload has ended."""
+        """Report that the daemon relays what the rule file says, or that a reload has ended."""
         self._state("READY=1")
 
     def reloading(self) -> None:
-        """A reload has begun; READY ends it."""
+        """Report that a reload has begun; READY ends it."""
         reloads = [at for at, text in enumerate(self._waiting) if text.startswith("RELOADING=1")]
         if reloads:  # of one that has ended meanwhile, it need not hear
             self.lost += len(self._waiting) - reloads[0]
@@ -133,11 +133,11 @@ class Notify:
         self._state(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The daemon is about to end."""
+        """Report that the daemon is about to end."""
         self._state("STOPPING=1")
 
     def alive(self) -> None:
-        """All is well; call it often. Without it for WatchdogSec=, the manager starts us anew."""
+        """Report that all is well; after WatchdogSec= without it, the manager restarts us."""
         now = time.monotonic()
         if self._watchdog is None or now - self._alive < self._watchdog / 3:
             return
@@ -149,7 +149,7 @@ class Notify:
             self.lost += 1
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """Report one line for `systemctl status`."""
         if text == self._status:
             return
         if self._status != self._said:
@@ -158,7 +158,7 @@ class Notify:
         self.flush()
 
     def flush(self) -> bool:
-        """Says what waits; call it now and then. True when nothing waits any more."""
+        """Send what waits; call it now and then. True when nothing waits any more."""
         while self._waiting:
             if not self._try(self._waiting[0]):
                 return False
@@ -170,7 +170,7 @@ class Notify:
         return True
 
     def close(self) -> None:
-        """Says no more."""
+        """Say no more."""
         self._manager.close()
 
     def _state(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Looks at files now and then, for what no event tells of: NFS, FUSE, a host without inotify."""
+"""A look at files now and then, for what raises no event: NFS, FUSE, a host without inotify."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -50,13 +50,13 @@ class Poll:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Raises OSError when there is no thread to be had."""
+        """Raise OSError when there is no thread to be had."""
         if not self.runs:
             self._ended = ended = threading.Event()
             self._thread = threads.start("rule files", lambda: self._run(ended))
 
     def watch(self, files: Iterable[str], patterns: Iterable[str]) -> None:
-        """From now on these, and those that match."""
+        """Watch these from now on, and those that match."""
         with self._lock:
             self._files, self._patterns = tuple(files), tuple(patterns)
             before = self._known
@@ -68,7 +68,7 @@ class Poll:
             self.round += 1
 
     def forget(self) -> None:
-        """Whatever they are now is about to be read: only what comes later is a change.
+        """Forget changes so far, because the files are about to be read.
 
         What `changed` was told of before has an earlier `round`.
         """
@@ -78,7 +78,7 @@ class Poll:
             self.round += 1
 
     def stop(self, seconds: float) -> None:
-        """Ends it; waits for so long at most."""
+        """End it; wait for so long at most."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join(seconds)

@@ -1,4 +1,4 @@
-"""The supervisor keeps the rights that its work takes, and gives up all others for good."""
+"""Privileges: the supervisor keeps those that its work needs, and gives up all others for good."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -28,7 +28,7 @@ AS_ROOT = {
 
 
 def limit() -> None:
-    """Call it before any thread exists; what is executed later, workers too, has no more."""
+    """Give up all but these, before any thread exists; for programs that it executes, too."""
     kept = {**WORK, **(AS_ROOT if os.geteuid() == 0 else {})}
     mask = sum(1 << number for number in kept.values())
     # Without CAP_SETPCAP it stays as it is; no_new_privs makes it worthless all the same.

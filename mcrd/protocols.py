@@ -72,7 +72,7 @@ class GroupProtocols:
         self._before[wanted] = before
 
     def set(self, wanted: GroupProtocol) -> None:
-        """Sets it, or says in the log how; raises OSError when the interface has gone."""
+        """Set it, or say in the log how; raise OSError when the interface has gone."""
         check_index(wanted.interface, wanted.index)
         path = _path(wanted.interface, wanted)
         try:
@@ -92,7 +92,7 @@ class GroupProtocols:
         self._before[wanted] = before
 
     def end(self, wanted: GroupProtocol) -> None:
-        """Sets it as it was, unless another version is asked for, or somebody else has set it."""
+        """Set it as it was, unless another version is asked for, or somebody else has set it."""
         before = self._before.pop(wanted)
         if before is None or any(_place(other) == _place(wanted) for other in self._before):
             return

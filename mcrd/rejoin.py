@@ -33,17 +33,17 @@ class Rejoins:
         return iter(self._repeaters)
 
     def begin(self, rejoin: Rejoin) -> None:
-        """Reports from now on; raises OSError."""
+        """Report from now on; raise OSError."""
         self._repeaters[rejoin] = Repeater(rejoin, time.monotonic())
 
     def end(self, rejoin: Rejoin) -> None:
-        """Reports no more."""
+        """Report no more."""
         self._repeaters.pop(rejoin).close()
 
     def look(
         self, links: Mapping[str, Link], memberships: Iterable[Membership], spoken: Spoken
     ) -> Iterator[tuple[str, Said]]:
-        """Sends what is due; how many that were, by interface. One without carrier waits."""
+        """Send what is due; how many that were, by interface. One without carrier waits."""
         now = time.monotonic()
         for rejoin, repeater in self._repeaters.items():
             link = links.get(rejoin.interface)

@@ -1,4 +1,4 @@
-"""What the daemon tells about itself: the JSON of mcrctl, whose names are stable, and log lines."""
+"""The JSON of mcrctl, whose names are stable, and log lines."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -28,7 +28,7 @@ def state(what: RuleState | OutputState) -> str:
 
 
 def summary(states: Mapping[str, RuleState]) -> str:
-    """One line: how many rules there are, and what is the matter with some."""
+    """One line: the number of rules, and the trouble with some."""
     counts: Counter[str] = Counter(entry.state for entry in states.values())
     text = f"{len(states)} rule{'s' if len(states) != 1 else ''}"
     for kind in STATES[1:]:
@@ -61,7 +61,7 @@ class Flow(NamedTuple):
 
 
 def flow(before: Flow, now: Flow) -> str:
-    """How much flows, in words. Counters of a ring that was closed are none of it."""
+    """How much flows, in words, without the counters of closed rings."""
     took = max(now.at - before.at, 0.001)
     into = max(0, now.received - before.received) / took
     out = max(0, now.sent - before.sent) / took
@@ -85,7 +85,7 @@ def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:
 
 
 def steps(given: Sequence[Step]) -> str:
-    """How many of each kind there are."""
+    """The number of steps of each kind."""
     kinds = Counter(
         f"{type(step).__name__.lower()} {type(step.resource).__name__.lower()}"
         if isinstance(step, Open | Close)
@@ -120,7 +120,7 @@ def rule(
 
 
 def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
-    """The settings of an input or output, as the rule file has them; and its interface's own name.
+    """The settings of an input or output in the rule file, and its interface's own name.
 
     That is null while there is no such interface.
     """

@@ -98,7 +98,7 @@ def _filled(records: Sequence[bytes], room: int) -> Iterator[Sequence[bytes]]:
 
 
 def _packet(source: Address, destination: Address, body: bytes) -> bytes:
-    """Adds the checksum, a TTL of 1 and Router Alert."""
+    """Add the checksum, a TTL of 1 and Router Alert."""
     ends = source.packed + destination.packed
     if source.version == 4:
         body = _with_checksum(body, b"")

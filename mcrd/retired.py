@@ -1,4 +1,4 @@
-"""Rings that nobody reads any more: they count what comes until others take their place.
+"""Rings that nobody reads any more: they count what arrives until others take their place.
 
 Both at once would relay every packet twice; but rings without a reader relay nothing, and what
 they have no room for the kernel counts as well. So what a change of rings costs, or a worker that
@@ -43,16 +43,16 @@ class Retired:
         self._rings[key] = _Old(ring, taken, {"ring_full": full, "discarded": waiting})
 
     def rings(self) -> Iterator[IngressSocket]:
-        """All of them."""
+        """All the rings."""
         return (old.ring for old in self._rings.values())
 
     def admit(self, networks: frozenset[Network]) -> None:
-        """As IngressSocket.admit(): what the rules would want now. Raises OSError."""
+        """Admit what the rules would want now, as IngressSocket.admit(). Raises OSError."""
         for old in self._rings.values():
             old.ring.admit(networks)
 
     def losses(self) -> Iterator[Loss]:
-        """What has come since the last time."""
+        """What has arrived since the last time."""
         for key, old in self._rings.items():
             full, waiting = old.ring.end(old.taken)
             for reason, now in (("ring_full", full), ("discarded", waiting)):
@@ -60,7 +60,7 @@ class Retired:
                 old.told[reason] = now
 
     def give_way(self, new: Iterable[IngressSocket]) -> Iterator[Loss]:
-        """As losses(), for the last time: of what the new rings have already, nothing is lost.
+        """The last losses(): what the new rings have already is not lost.
 
         Exact but for what comes within some microseconds.
         """
@@ -77,12 +77,12 @@ class Retired:
         self.close()
 
     def free_memory(self) -> None:
-        """Gives back what the rings take: others may need it. They go on counting."""
+        """Give back the memory of the rings, which others may need. They go on counting."""
         for old in self._rings.values():
             old.ring.shrink()
 
     def close(self) -> None:
-        """Closes the rings."""
+        """Close the rings."""
         for old in self._rings.values():
             old.ring.close()
         self._rings.clear()

@@ -1,4 +1,4 @@
-"""How rules and outputs fare: a pure view of a configuration and of what there is."""
+"""States of rules and outputs: a pure view of a configuration and of what is open."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -78,7 +78,7 @@ def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleSta
 
 
 def _is_done(entry: Wish, outputs: int, actual: Actual) -> bool:
-    """Everything that the rule asks for is there."""
+    """Whether everything that the rule needs is there."""
     return (
         not entry.waits
         and bool(entry.whole)

@@ -50,7 +50,7 @@ class Traffic:
     bytes: int = 0
 
     def add(self, other: Traffic) -> None:
-        """Adds the other's counts to these."""
+        """Add the other's counts to these."""
         self.packets += other.packets
         self.bytes += other.bytes
 
@@ -67,7 +67,7 @@ class Rate:
     peak: dict[str, int] = field(default_factory=lambda: {"second": 0, "minute": 0})
 
     def add(self, other: Rate) -> None:
-        """Adds what another worker has; the peaks of both need not have been at one time."""
+        """Add what another worker has; the peaks of both need not have been at one time."""
         self.second.add(other.second)
         for name, number in other.minute.items():
             self.minute[name] += number
@@ -83,7 +83,7 @@ class RuleCount:
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RULES, 0))
 
     def add(self, other: RuleCount) -> None:
-        """Adds the other's counts to these."""
+        """Add the other's counts to these."""
         self.received.add(other.received)
         for name, number in other.dropped.items():  # another version may know other reasons
             self.dropped[name] = self.dropped.get(name, 0) + number
@@ -107,7 +107,7 @@ class OutputCount:
     unanswered: int = 0
 
     def add(self, other: OutputCount) -> None:
-        """Adds the other's counts to these."""
+        """Add the other's counts to these."""
         self.sent.add(other.sent)
         self.refused += other.refused
         self.rate_limited += other.rate_limited
@@ -134,7 +134,7 @@ class InterfaceCount:
     reports: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_REPORTS, 0))
 
     def add(self, other: InterfaceCount) -> None:
-        """Adds the other's counts to these."""
+        """Add the other's counts to these."""
         self.received.add(other.received)
         for ours, theirs in (
             (self.dropped, other.dropped),
@@ -145,7 +145,7 @@ class InterfaceCount:
                 ours[name] = ours.get(name, 0) + number
 
     def lose(self, reason: str, lost: Lost) -> None:
-        """Counts what no worker took."""
+        """Count what no worker took."""
         self.dropped[reason] += lost.packets
         self.dropped_frames[reason] = self.dropped_frames.get(reason, 0) + lost.frames
 
@@ -179,7 +179,7 @@ class Slots:
         return slot, True
 
     def take_over(self, taken: dict[Any, int]) -> None:
-        """Whose slots were taken before; raises ValueError for what cannot be."""
+        """Take over slots that were taken before; raises ValueError for impossible ones."""
         used = set(taken.values())
         if len(used) < len(taken) or not used <= set(range(self._room)):
             raise ValueError(f"slots of {self._what} are not what they should be")
@@ -189,15 +189,15 @@ class Slots:
 
     @property
     def end(self) -> int:
-        """One more than the last slot that was ever taken."""
+        """The number after the last slot that was ever taken."""
         return len(self.taken) + len(self._free)
 
     def key_of(self, slot: int) -> Any:
-        """Whose slot it is; None when nobody's."""
+        """The key of a slot; None when it is free."""
         return self._keys.get(slot)
 
     def give_back(self, key: Any) -> None:
-        """Frees the key's slot."""
+        """Free the key's slot."""
         slot = self.taken.pop(key)
         del self._keys[slot]
         self._free.append(slot)
@@ -223,7 +223,7 @@ class Segment:
         self._unsent = array("Q")  # of each output, at the last look
 
     def continue_from(self, other: int) -> None:
-        """Workers go on where they stood in a segment of another version, whose descriptor it is.
+        """Let workers go on where they stood in a segment of another version, by its descriptor.
 
         It has the positions in the same place, as all versions have.
         """
@@ -233,7 +233,7 @@ class Segment:
 
     @property
     def taken(self) -> tuple[Taken, ...]:
-        """What the workers gave back to the kernel, of each ring."""
+        """The frames of each ring that the workers gave back to the kernel."""
         return tuple(map(Taken, self._view.frames, self._view.datagrams))
 
     @property
@@ -256,7 +256,7 @@ class Segment:
         return int(self._view.traffic.packets)
 
     def close(self) -> None:
-        """Unmaps and closes it."""
+        """Unmap and close it."""
         self._view = None
         os.close(self.descriptor)
 
@@ -339,7 +339,7 @@ class Segment:
         )
 
     def failing(self) -> list[tuple[str, Target]]:
-        """The outputs that have not sent something since the last call, for whatever reason."""
+        """The outputs that failed to send something since the last call, for any reason."""
         end = self.outputs.end
         self._unsent.extend(itertools.repeat(0, max(0, end - len(self._unsent))))
         slots = ffi.new("uint32_t[]", end)
@@ -358,7 +358,7 @@ class Segment:
 
 
 def _fits(descriptor: int) -> bool:
-    """Is this the memory of a segment of this version, which nobody can shrink?"""
+    """Whether this is the memory of a segment of this version, which nobody can shrink."""
     try:
         return (
             is_sealed(descriptor, _SEGMENT)
@@ -410,15 +410,15 @@ class Ledger:
         return self._rules, self._outputs, self._interfaces, self._numbered
 
     def take_over(self, kept: Iterable[dict[Any, Any]]) -> None:
-        """What another ledger has kept; raises ValueError when it kept other things."""
+        """Take over what another ledger has kept; raises ValueError when it kept other things."""
         self._rules, self._outputs, self._interfaces, self._numbered = kept
 
     def attach(self, ring: Ring, segment: Segment) -> None:
-        """Counts what this segment holds from now on."""
+        """Count what this segment holds from now on."""
         self._live[ring] = segment
 
     def detach(self, ring: Ring, ring_full: Lost, discarded: Lost = NOTHING) -> None:
-        """Keeps what the segment counted, and closes it.
+        """Keep what the segment counted, and close it.
 
         `ring_full` is what there was no room for, `discarded` what waits and is not taken any more.
         """
@@ -438,7 +438,7 @@ class Ledger:
         segment.close()
 
     def lose(self, ring: Ring, reason: str, lost: Lost) -> None:
-        """Counts what came to a ring that was detached."""
+        """Count what came to a ring that was detached."""
         for kept in (
             self._interfaces.setdefault(ring.interface, InterfaceCount()),
             self._numbered.setdefault((ring.interface, ring.number), InterfaceCount()),
@@ -446,13 +446,13 @@ class Ledger:
             kept.lose(reason, lost)
 
     def report(self, interface: str, sent: int, failed: int) -> None:
-        """Counts reports of memberships that were sent unasked, or could not be."""
+        """Count reports of memberships that were sent unasked, or could not be."""
         kept = self._interfaces.setdefault(interface, InterfaceCount())
         for name, number in zip(OF_REPORTS, (sent, failed), strict=True):
             kept.reports[name] += number
 
     def end_rule(self, ring: Ring, rule: str) -> None:
-        """Keeps what a rule counted on a worker that has it no more."""
+        """Keep what a rule counted on a worker that has it no more."""
         segment = self._live[ring]
         slot = segment.rules.taken.get(rule)
         if slot is not None:
@@ -460,7 +460,7 @@ class Ledger:
             segment.rules.give_back(rule)
 
     def end_output(self, ring: Ring, rule: str, target: Target) -> None:
-        """Keeps what an output counted on a worker that has it no more."""
+        """Keep what an output counted on a worker that has it no more."""
         segment = self._live[ring]
         slot = segment.outputs.taken.get((rule, target))
         if slot is not None:
@@ -469,7 +469,7 @@ class Ledger:
             segment.outputs.give_back((rule, target))
 
     def sent_to_nobody(self, rule: str, target: Target, packets: int) -> None:
-        """So many of the datagrams that an output sent have come to no host."""
+        """Note that so many of the datagrams that an output sent reached no host."""
         kept = self._outputs.setdefault((rule, target), OutputCount())
         kept.unreachable += packets
         kept.unanswered += packets
@@ -480,7 +480,7 @@ class Ledger:
         outputs: Iterable[tuple[str, Target]],
         interfaces: Iterable[str] = (),
     ) -> None:
-        """Forgets ended counts of all rules and outputs but these.
+        """Forget ended counts of all rules and outputs but these.
 
         Of interfaces that no rule names any more, those that ended last are remembered.
         """
@@ -500,14 +500,14 @@ class Ledger:
                 segment.outputs.give_back(output)
 
     def _of_rule(self, rule: str) -> Iterator[tuple[Segment, int]]:
-        """Where the workers that there are count for a rule."""
+        """The places where live workers count for a rule."""
         for segment in self._live.values():
             slot = segment.rules.taken.get(rule)
             if slot is not None:
                 yield segment, slot
 
     def _of_output(self, rule: str, target: Target) -> Iterator[tuple[Segment, int]]:
-        """Where the workers that there are count for an output."""
+        """The places where live workers count for an output."""
         for segment in self._live.values():
             slot = segment.outputs.taken.get((rule, target))
             if slot is not None:
@@ -530,28 +530,28 @@ class Ledger:
         return total
 
     def looped(self) -> set[str]:
-        """Rules to which a worker that there is has seen something come back."""
+        """The rules to which a live worker has seen something come back."""
         return {rule for segment in self._live.values() for rule in segment.looped()}
 
     def returner(self, rule: str) -> str | None:
-        """Who brings back what a rule relayed, as far as a worker that there is knows."""
+        """Who brings back what a rule relayed, as far as a live worker knows."""
         found = (segment.returner(slot) for segment, slot in self._of_rule(rule))
         return next((text for text in found if text is not None), None)
 
     def received(self, rule: str) -> int:
-        """Packets that a rule has received on the workers that there are."""
+        """Packets that a rule has received on live workers."""
         return sum(segment.received_by(slot) for segment, slot in self._of_rule(rule))
 
     def sent(self) -> int:
-        """Datagrams that all outputs sent, on the workers that there are."""
+        """Datagrams that all outputs sent, on live workers."""
         return sum(segment.sent for segment in self._live.values())
 
     def failed(self) -> int:
-        """Grows when datagrams are not sent, and is another number when workers come or go."""
+        """A number that grows when datagrams are not sent, and changes when workers come or go."""
         return sum(segment.failed for segment in self._live.values())
 
     def failing(self) -> dict[str, set[Target]]:
-        """Outputs that have not sent something since the last call, by rule.
+        """Outputs that failed to send something since the last call, by rule.
 
         One whose counters began anew may be among them.
         """
@@ -576,7 +576,7 @@ class Ledger:
         return total
 
     def interface_rates(self, only: Collection[str] | None = None) -> dict[str, Rate]:
-        """How much comes from each interface, or from these."""
+        """The rate of each interface, or of these."""
         totals: dict[str, Rate] = {
             name: Rate() for name in self._interfaces if only is None or name in only
         }
@@ -587,7 +587,7 @@ class Ledger:
         return totals
 
     def ring(self, ring: Ring, ring_full: Lost) -> tuple[InterfaceCount, Rate]:
-        """What came from one ring, whose workers come and go, and how much comes."""
+        """What one ring received, whose workers come and go, and its rate."""
         segment, total = self._live[ring], InterfaceCount()
         total.add(self._numbered.get((ring.interface, ring.number), InterfaceCount()))
         total.add(segment.interface(ring_full))
@@ -596,7 +596,7 @@ class Ledger:
     def interfaces(
         self, ring_full: dict[Ring, Lost], only: Collection[str] | None = None
     ) -> dict[str, InterfaceCount]:
-        """What came from each interface, or from these.
+        """What each interface received, or these.
 
         `ring_full` is what each live ring had no room for.
         """

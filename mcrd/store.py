@@ -1,4 +1,4 @@
-"""systemd's file descriptor store: what a service leaves there, its next start is handed.
+"""systemd's file descriptor store, which hands what a service leaves to its next start.
 
 See sd_notify(3), FDSTORE=1, and sd_listen_fds(3). Names are of batches: one is stored by one
 message and removed as a whole, so a thing that goes takes the others of its batch along for a
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def identity(descriptor: int) -> Identity:
-    """What the descriptor is of."""
+    """The identity of what the descriptor is of."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
 
@@ -63,11 +63,11 @@ class Store:
 
     @property
     def there(self) -> bool:
-        """Whether there is one to leave things in."""
+        """Whether there is a store."""
         return self._manager.there
 
     def close(self) -> None:
-        """Ends the conversation; the manager keeps what it has."""
+        """End the conversation; the manager keeps what it has."""
         self._manager.close()
 
     def inherit(self) -> tuple[bytes, dict[Identity, int]]:
@@ -96,7 +96,7 @@ class Store:
     def keep(
         self, index: bytes, units: Iterable[Mapping[Identity, int]], loose: Mapping[Identity, int]
     ) -> bool:
-        """Makes the store hold just that; False when the manager is too busy: try again later.
+        """Make the store hold just that; False when the manager is too busy: try again later.
 
         The descriptors of a unit come and go together. What there is no room for, of the `loose`
         ones from the last on, is not kept. Raises OSError.
@@ -122,7 +122,7 @@ class Store:
         return True
 
     def _remove_all_but(self, wanted: set[Identity]) -> set[Identity]:
-        """Removes batches with anything else in them; returns what is still there."""
+        """Remove batches with anything else in them; return what is still there."""
         known: set[Identity] = set()
         for name, batch in list(self._batches.items()):
             if name.startswith(INDEX) or batch <= wanted:
@@ -145,7 +145,7 @@ class Store:
         return next(n for i in itertools.count(1) if (n := f"{prefix}{i}") not in self._batches)
 
     def _replace_index(self, index: bytes) -> None:
-        """The new one is stored before the old one goes; whoever finds both takes the later one."""
+        """Store the new index before the old one goes; whoever finds both takes the later one."""
         descriptor = os.memfd_create("mcrd-index", os.MFD_CLOEXEC)
         try:
             with open(descriptor, "wb", closefd=False) as file:
@@ -176,7 +176,7 @@ def _listed() -> list[str]:
 
 
 def _content(descriptor: int) -> tuple[int, bytes]:
-    """An index's number, and what it says: nothing when too many starts have found it so."""
+    """The number and content of an index; no content if too many starts have found it so."""
     data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     if len(data) < HEADER.size:
         return 0, b""

@@ -1,4 +1,4 @@
-"""The tasks of the loop: none of them ends without a word."""
+"""The tasks of the loop: none ends without a line in the log."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """Starts tasks, and says in the log how each of them ended that should not have."""
+    """The running tasks; the log says how one ended that should not have."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def endless(self, name: str, make: Make) -> None:
-        """One that goes on for ever: if it ends all the same, another one takes its place."""
+        """Start a task that runs for ever: if it ends all the same, another one takes its place."""
         self._start(_again_and_again(name, make))
 
     def passing(self, name: str, make: Make) -> asyncio.Task[None]:
-        """One that ends by itself; when it fails, a line comes of it and nothing else."""
+        """Start a task that ends by itself; if it fails, only a line in the log follows."""
 
         async def until_it_ends() -> None:
             try:
@@ -48,7 +48,7 @@ class Tasks:
         return self._start(until_it_ends())
 
     async def stop(self) -> None:
-        """Ends all of them, and waits until they have."""
+        """End all of them, and wait until they have."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -99,7 +99,7 @@ async def until_it_can(what: str, attempt: Callable[[], Awaitable[None]]) -> Non
 
 
 async def clean_up(steps: Iterable[tuple[str, Step]]) -> None:
-    """Takes all steps in their order, whatever becomes of the others, and none for too long."""
+    """Take all steps in their order, whatever becomes of the others, and none for too long."""
     for name, step in steps:
         try:
             waiting = step()
@@ -112,7 +112,7 @@ async def clean_up(steps: Iterable[tuple[str, Step]]) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """In words if it is an error of the system; anything else is a bug: with its traceback."""
+    """The error in words, if it is of the system; anything else is a bug, and has its traceback."""
     if isinstance(error, OSError):
         return words(error)
     return f"{error!r}\n{''.join(traceback.format_exception(error))}".rstrip()

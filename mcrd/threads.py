@@ -1,4 +1,4 @@
-"""Threads, where there may be none to be had: of a service, TasksMax= says how many there are."""
+"""Threads, which may be refused: TasksMax= limits those of a service."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -17,7 +17,7 @@ NO_MORE = "there is no room for another thread (raise TasksMax= of the service, 
 
 
 def start(name: str, run: Callable[[], None]) -> threading.Thread:
-    """Starts a thread that no end of the process waits for; raises OSError when none can be had."""
+    """Start a thread that no end of the process waits for; raise OSError when none can be had."""
     thread = threading.Thread(target=run, name=name, daemon=True)
     try:
         thread.start()
@@ -27,7 +27,7 @@ def start(name: str, run: Callable[[], None]) -> threading.Thread:
 
 
 async def apart(work: Callable[[], T]) -> T:
-    """What it returns or raises, from a thread of its own; without one, the loop has to wait."""
+    """Call it in a thread of its own and return its result; without a thread, the loop waits."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -53,7 +53,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class RefusedError(Exception):
-    """No request that is understood; the text is the status."""
+    """The request is not understood; the text is the status."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +65,7 @@ class _Client:
 
 
 class Server:
-    """Listens at one address."""
+    """A server at one address."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -73,7 +73,7 @@ class Server:
         self._clients: dict[asyncio.Task[None], _Client] = {}
 
     async def start(self, host: str, port: int) -> None:
-        """Listens; raises OSError."""
+        """Listen; raise OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -93,7 +93,7 @@ class Server:
         return [client.stage for client in self._clients.values()]
 
     async def stop(self) -> None:
-        """Listens no more, and drops its clients."""
+        """Listen no more, and drop its clients."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -121,7 +121,7 @@ class Server:
             writer.close()
 
     def _has_room(self) -> bool:
-        """For one more: who has not asked yet goes first, then who does not read."""
+        """Make room for one more: drop clients that have not asked, then those that do not read."""
         if len(self._clients) < CLIENTS:
             return True
         return self._drop_one("asks") or self._drop_one("reads")
@@ -156,7 +156,7 @@ class Server:
 
 
 async def _request(reader: asyncio.StreamReader) -> Request:
-    """Raises RefusedError, and EOFError when the client has gone."""
+    """Raise RefusedError, and EOFError when the client has gone."""
     lines: list[str] = []
     size = 0
     while True:

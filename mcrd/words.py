@@ -1,4 +1,4 @@
-"""What the name of a counter means, where it says little to people."""
+"""The meaning of counters whose names say little."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

@@ -129,7 +129,7 @@ class WorkerProcess:
         self._loop.add_reader(self._pidfd, self._reap)
 
     def _abandon(self) -> None:
-        """Leaves nothing behind of a start that failed half way."""
+        """Clean up after a start that failed half way."""
         self._channel.close()
         self._words.end()
         process = getattr(self, "_process", None)
@@ -145,17 +145,17 @@ class WorkerProcess:
 
     @property
     def connected(self) -> bool:
-        """It can be spoken to."""
+        """Whether it can take requests."""
         return self._channel.fileno() >= 0
 
     @property
     def gone(self) -> bool:
-        """It has ended, or is not to be waited for any more."""
+        """Whether it has ended, or nobody waits for it any more."""
         return self._gone.is_set()
 
     @property
     def hangs(self) -> bool:
-        """It should have been ended for that, and was not."""
+        """Whether it hung, should have been ended, and was not."""
         return self._silent > 2 * SILENT
 
     @property
@@ -166,7 +166,7 @@ class WorkerProcess:
     async def initialize(
         self, ring: IngressSocket, segment: Segment, guard: int, hardware: int
     ) -> None:
-        """Hands over ring, counters and the guard's memory, and waits until the worker is Ready.
+        """Hand over ring, counters and the guard's memory, and wait until the worker is Ready.
 
         Raises WorkerError.
         """
@@ -211,7 +211,7 @@ class WorkerProcess:
         *rest: object,
         descriptors: Sequence[int] = (),
     ) -> asyncio.Future[messages.Answer]:
-        """Sends a request at once; the future raises WorkerError when it is refused."""
+        """Send a request at once; the future raises WorkerError when it is refused."""
         request = kind(self._next(), *rest)
         if isinstance(request, messages.AddMember | messages.RemoveMember):
             self._demand.answer(request.sequence)
@@ -234,14 +234,14 @@ class WorkerProcess:
         return place, True
 
     def vacate(self, egress: Egress) -> int | None:
-        """Frees the socket's place."""
+        """Free the socket's place."""
         place = self.places.pop(egress, None)
         if place is not None:
             self._free_places.append(place)
         return place
 
     def add_sockets(self, sockets: Mapping[Egress, socket.socket]) -> None:
-        """Sends sockets, many in a message.
+        """Send sockets, many in a message.
 
         Raises WorkerError when one cannot be sent: then those of its message have not gone.
         """
@@ -261,7 +261,7 @@ class WorkerProcess:
             unheard(future)
 
     def remove_sockets(self, sockets: Iterable[Egress]) -> asyncio.Future[messages.Answer] | None:
-        """Asks for those back that the worker has; None when it has none of them."""
+        """Ask for those back that the worker has; None when it has none of them."""
         found = [place for place in map(self.vacate, sockets) if place is not None]
         if not found:
             return None
@@ -270,7 +270,7 @@ class WorkerProcess:
         return future
 
     async def stop(self) -> None:
-        """Ends the process: closes the channel, and kills it if that is not enough.
+        """End the process: close the channel, and kill it if that is not enough.
 
         One that not even that has ended in time is left behind; a line says so.
         """
@@ -287,7 +287,7 @@ class WorkerProcess:
                 self._gone.set()
 
     def look(self, progress: int) -> None:
-        """Ends it when it has hung: when it neither answers nor makes progress, look after look.
+        """End it if it has hung: if it neither answers nor makes progress, check after check.
 
         `progress` is any number that changes as it works. Looks are counted and not time, or a
         supervisor that was stopped itself would take its workers for hung.
@@ -322,7 +322,7 @@ class WorkerProcess:
         )
 
     def kill(self, reason: str = "") -> None:
-        """Ends the process at once; `ended` is called when it has, with the reason if given.
+        """End the process at once; `ended` is called when it has, with the reason if given.
 
         Without CAP_KILL, what has another uid ends only with the supervisor.
         """
@@ -382,7 +382,7 @@ class WorkerProcess:
             self._loop.remove_writer(self._channel)
 
     def _receive(self) -> bool:
-        """One message, if there is one; whatever is wrong about it ends the worker."""
+        """Receive one message, if there is one; anything wrong about it ends the worker."""
         if self._channel.fileno() < 0:
             return False
         try:
@@ -434,7 +434,7 @@ class WorkerProcess:
             future.set_result(answer)
 
     def _kill_soon(self) -> None:
-        """One that closes its channel is about to end; when it is not, it is not what it was."""
+        """Kill it soon: a worker that closes its channel is about to end, or is not what it was."""
 
         def look() -> None:
             if not self.gone:
@@ -471,18 +471,18 @@ class WorkerProcess:
             self._ended(self, self._reason or describe_end(status))
 
     def _drain(self) -> None:
-        """Reads what a process that has ended said last: why it refused, for one."""
+        """Read what a process that has ended said last: why it refused, for one."""
         self._wanted = _nobody_asks
         while self._receive():
             pass
 
 
 def _nobody_asks(_: WorkerProcess, __: Sequence[messages.MemberKey]) -> None:
-    """The members that a process wanted that has ended."""
+    """Drop the members that an ended process wanted."""
 
 
 def end_sockets(process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
-    """Closes them once the worker has put them away; after that nobody sends by them any more.
+    """Close them once the worker has put them away; after that nobody sends by them any more.
 
     To close the own descriptor alone would leave a worker that was taken over with its copy.
     """
@@ -501,7 +501,7 @@ def end_sockets(process: WorkerProcess | None, sockets: Mapping[Egress, socket.s
 
 
 def unheard(future: asyncio.Future[messages.Answer]) -> None:
-    """What depends on this request fails with it; nobody waits for the answer itself."""
+    """Ignore the answer: what depends on this request fails with it."""
 
     def look(done: asyncio.Future[messages.Answer]) -> None:
         if not done.cancelled() and (error := done.exception()) is not None:

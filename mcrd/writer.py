@@ -1,4 +1,4 @@
-"""What cannot be written at once is written by a thread: whoever hands it over never waits."""
+"""A writer that nobody waits for: a thread writes what cannot be written at once."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -43,7 +43,7 @@ class Writer(Generic[T]):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """From now on, put() never waits; before, it does.
+        """Start the thread: from now on, put() never waits.
 
         Raises OSError when there is no thread to be had: then each call writes what it can at
         once, and whether there is a thread now.
@@ -58,7 +58,7 @@ class Writer(Generic[T]):
                 raise
 
     def put(self, what: T, size: int) -> None:
-        """Has it written; `size` is what it takes of the room, in bytes."""
+        """Have it written; `size` is what it takes of the room, in bytes."""
         if not self._started:
             self._write(what)
             return
@@ -79,7 +79,7 @@ class Writer(Generic[T]):
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Waits until all is written, but not for longer than that; has it been?"""
+        """Wait until all is written, but not for longer than that; return whether it was."""
         with self._changed:
             if self._thread is None:
                 self._write_what_waits()

@@ -63,7 +63,7 @@ def protocol_of(rule: Rule) -> str | None:
 
 
 def listeners(host: Host, rule: Rule, own: int | None) -> Iterator[Listener]:
-    """Those on the port of a rule that relays such a protocol, but for the daemon `own`.
+    """The listeners on the port of a rule that relays such a protocol, except the daemon `own`.
 
     The rule has the interfaces' own names.
     """
@@ -125,7 +125,7 @@ def _avahi(who: str, settings: Mapping[str, str], path: str, rule: Rule) -> List
 
 
 def _user(uid: int) -> str:
-    """Its name; where processes are not to be seen, a socket has its user all the same."""
+    """The user's name; a socket has one even where processes are not visible."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -146,7 +146,7 @@ def _conf_of(words: Sequence[str]) -> str:
 
 
 def _settings(host: Host, path: str) -> dict[str, str]:
-    """Keys of all sections (avahi-daemon.conf(5)): none is in two."""
+    """The keys of all sections (avahi-daemon.conf(5)); none is in two."""
     found = {}
     with contextlib.suppress(OSError):
         for line in host.text(path.lstrip("/")).splitlines():
@@ -161,7 +161,7 @@ def _is_yes(value: str | None) -> bool:
 
 
 def _between(settings: Mapping[str, str], given: set[str], outputs: set[str]) -> bool:
-    """Whether it is on the input interface and on one of an output."""
+    """Whether it is on the input interface and on an output interface."""
 
     def names(key: str) -> set[str] | None:
         return {n.strip() for n in settings[key].split(",")} if settings.get(key) else None

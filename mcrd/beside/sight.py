@@ -1,6 +1,6 @@
-"""What of this host may relay as well: rings of another mcrd, routes of the kernel.
+"""What else on this host may relay: rings of another mcrd, routes of the kernel.
 
-All of it is told to everybody (sock_diag(7), rtnetlink(7), proc(5)); only whose a socket is takes
+Anybody may read it (sock_diag(7), rtnetlink(7), proc(5)); only the owner of a socket takes
 privilege.
 """
 
@@ -72,7 +72,7 @@ class Sender(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is there, but for one's own. `sent` has sockets by what they are connected to.
+    """What is there, except one's own. `sent` has sockets by what they are connected to.
 
     `unseen` says what could not be looked at, and why.
     """
@@ -86,7 +86,7 @@ class Sight:
 def look(
     own_rings: Container[int] = (), own_outputs: Callable[[], Container[int]] = frozenset
 ) -> Sight:
-    """Looks once. The inodes of one's own sockets are left out; outputs are asked for seldom."""
+    """Look once. The inodes of one's own sockets are left out; outputs are asked for seldom."""
     unseen = []
     rings: tuple[Ring, ...] = ()
     routes: tuple[Route, ...] = ()
@@ -106,7 +106,7 @@ def look(
 
 
 def _rings() -> Iterator[Ring]:
-    """Of all packet sockets those that no other program has: of tcpdump or dhclient, none is so."""
+    """The packet sockets that look like mcrd's; those of tcpdump or dhclient do not."""
     show = PACKET_SHOW_INFO | PACKET_SHOW_FANOUT
     body = struct.pack("=BBHIIII", socket.AF_PACKET, 0, 0, 0, show, 0, 0)
     for _, message in netlink.ask(netlink.SOCK_DIAG, SOCK_DIAG_BY_FAMILY, netlink.NLM_F_DUMP, body):
@@ -124,7 +124,7 @@ def _rings() -> Iterator[Ring]:
 
 
 def _routes() -> Iterator[Route]:
-    """Of all tables; those that wait for a program to say where they lead are none."""
+    """The routes of all tables, without those that wait for a program to say where they lead."""
     for family in (RTNL_FAMILY_IPMR, RTNL_FAMILY_IP6MR):
         body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
         try:
@@ -192,7 +192,7 @@ class Bound(NamedTuple):
 
 
 def bound(lines: Iterable[str]) -> Iterator[Bound]:
-    """Those of a table as /proc/net/udp is one, without its head."""
+    """The sockets in a table such as /proc/net/udp, without its head."""
     for line in lines:
         fields = line.split()
         try:
@@ -205,7 +205,7 @@ def bound(lines: Iterable[str]) -> Iterator[Bound]:
 
 
 def address_of(text: str) -> Address:
-    """The kernel writes each word as a number of its own byte order (proc(5))."""
+    """An address, of which the kernel writes each word in its own byte order (proc(5))."""
     words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
     packed = struct.pack(f"={len(words)}I", *words)
     if len(packed) == 4:

@@ -1,4 +1,4 @@
-"""Which rules somebody else carries out as well, so that receivers get each packet twice. Pure."""
+"""Rules that somebody else carries out too, so that receivers get each packet twice. Pure."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -35,7 +35,7 @@ class Twice:
 
 
 def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Iterator[Twice]:
-    """Of rules that are enabled, with the interfaces' own names."""
+    """Doubles among enabled rules, with the interfaces' own names."""
     rings: dict[int, list[int]] = {}
     uids = {ring.index: ring.uid for ring in sight.rings}
     for ring in sight.rings:
@@ -66,7 +66,7 @@ def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Ite
 def _sockets(
     output: Output, links: Mapping[str, Link], own: Container[Address], sight: Sight
 ) -> Iterator[int]:
-    """Of others, connected to where the output sends; by their source it is the same interface.
+    """Others' sockets that are connected to where the output sends; the source tells the interface.
 
     A source that is none of this host is one that is kept. Where the routes lead they lead for all.
     """
@@ -87,7 +87,7 @@ def _senders(output: Output, sight: Sight) -> Iterator[Sender]:
 
 
 def _routed(rule: Rule, links: Mapping[str, Link], routes: Iterable[Route]) -> Iterator[Twice]:
-    """The kernel keeps group and port: where an output has others, it is no second time."""
+    """Routes of the kernel that send the same; it keeps group and port, so outputs must do so."""
     given = rule.input
     if given.vlan is not None:  # these frames do not come from this interface, for the kernel
         return

@@ -46,7 +46,7 @@ class Watcher:
         self._host = host
 
     def soon(self, rule: str) -> None:
-        """A rule has become active."""
+        """Note that a rule has become active."""
         self._fresh.add(rule)
         self._next = 0.0
 
@@ -55,11 +55,11 @@ class Watcher:
         return time.monotonic() >= self._next
 
     def sight(self) -> Sight:
-        """What is there now, but for one's own."""
+        """What is there now, except one's own."""
         return look(self._own_rings(), self._own_outputs)
 
     def look(self, rules: Callable[[], Mapping[str, Rule]], links: Mapping[str, Link]) -> None:
-        """Looks once; `rules` are those that are active, with the interfaces' own names."""
+        """Look once; `rules` are those that are active, with the interfaces' own names."""
         self._next = time.monotonic() + EVERY
         sight = self.sight()
         found: dict[Key, Twice] = {}
@@ -81,7 +81,7 @@ class Watcher:
                 self._look_at_reflectors(active[name])
 
     def _look_at_reflectors(self, rule: Rule) -> None:
-        """Of a rule that has just become active; of most it is known at once that none can be."""
+        """Look for reflectors of a rule that has just become active; most rules can have none."""
         for listener in listeners(self._host, rule, os.getpid()):
             if listener.relays and (rule.name, listener.who) not in self._reflected:
                 self._reflected.add((rule.name, listener.who))

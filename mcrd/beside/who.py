@@ -1,4 +1,4 @@
-"""Whose doing it is that packets come twice, as far as that is seen, and what to do about it."""
+"""Who else sends the packets, as far as that is visible, and what to do about it."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -28,7 +28,7 @@ Holders = Mapping[int, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One that relays some rules as well: who it is, and what to do."""
+    """Somebody who relays some rules too: who it is, and what to do."""
 
     text: str
     remedy: str
@@ -36,12 +36,12 @@ class Party:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """Those that come twice."""
+        """The rules that are relayed twice."""
         return tuple(dict.fromkeys(one.rule for one in self.found))
 
 
 def parties(host: Host, found: Iterable[Twice]) -> list[Party]:
-    """Those that are behind it, each with all that it does."""
+    """The parties, each with all that it does."""
     everything = list(found)
     if not everything:
         return []
@@ -62,7 +62,7 @@ def parties(host: Host, found: Iterable[Twice]) -> list[Party]:
 
 
 def _first(host: Host, pids: Iterable[int]) -> tuple[int, ...]:
-    """Those that were not started by another one of them: workers have their daemon's sockets."""
+    """The processes that no other of them started: workers have their daemon's sockets."""
     known = set(pids)
     return tuple(sorted(pid for pid in known if host.parent(pid) not in known))
 
@@ -92,7 +92,7 @@ def _kernel(host: Host, holders: Holders, version: int, these: Sequence[Twice]) 
 
 
 def router(host: Host, holders: Holders, version: int) -> tuple[str, str]:
-    """What may have set up the kernel's routing, and how it is stopped: who has such a socket."""
+    """What may have set up the kernel's routing, by such a socket, and how to stop it."""
     pids: dict[int, str] = {}
     unknown = False
     for inode, _ in host.raw(*RAW[version]):

@@ -13,7 +13,7 @@ from mcrd.words import unsent_for
 
 
 def changes(answer: dict[str, Any]) -> Iterator[str]:
-    """Of reload and diff."""
+    """The lines of reload and diff."""
     yield from answer["text"]
     for name, entry in answer.get("troubled", {}).items():
         yield f"! rules.{name}: {entry['state']}: {entry['reason']}"
@@ -84,7 +84,7 @@ def _state(entry: dict[str, Any]) -> str:
 
 
 def _settings(end: dict[str, Any], *names: str) -> str:
-    """Those that are set, in words."""
+    """The settings that are given, in words."""
     words = []
     for name in names:
         value = end[name]

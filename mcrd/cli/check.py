@@ -13,7 +13,7 @@ from mcrd import config
 
 
 def run(path: Path, as_json: bool) -> int:
-    """Prints every problem and returns 1, or a summary and returns 0."""
+    """Print every problem and return 1, or a summary and return 0."""
     try:
         found = config.load(path)
     except config.ConfigError as error:

@@ -14,7 +14,7 @@ from mcrd.files import read_file
 
 
 def run(path: Path, as_json: bool) -> int:
-    """Prints a rule file; what is still wrong with it goes to stderr, and makes the status 1."""
+    """Print a rule file; what is still wrong with it goes to stderr, and makes the status 1."""
     try:
         text = read_file(str(path)).decode()
         foreign = from_json5 if text.lstrip().startswith(("{", "[", "//", "/*")) else from_smcroute

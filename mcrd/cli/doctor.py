@@ -23,7 +23,7 @@ INDENT = " " * 9
 
 
 def run(path: Path | None, control: Path, as_json: bool) -> int:
-    """Returns 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
+    """Return 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
     try:
         status = ask(control, "status", TIMEOUT)
         running = Running(status, seen=peer(control), others=_others(control))

@@ -52,7 +52,7 @@ TITLES = {
 
 
 def run(name: str, control: Path, seconds: float, file: Path | None, as_json: bool) -> int:
-    """Prints why nothing flows; returns 1 when some stage says no. Raises ControlError."""
+    """Print why nothing flows; return 1 when some stage says no. Raises ControlError."""
     look = None
     if file is not None:
         rule, warnings = _of_file(name, file)
@@ -146,12 +146,12 @@ def _others(name: str, control: Path, here: Rule) -> dict[str, Any]:
 
 
 def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
-    """Sources, to whom the kernel's own routing would ask for the way back."""
+    """The sources whose way back the kernel's own routing would check."""
     return sorted({kind["source"] for kind in sort(rule.input, look["kinds"]).good})
 
 
 def _differences(name: str, control: Path) -> dict[str, Any]:
-    """As Daemon has it: why the file is refused, or what it says by now about the rule."""
+    """For Daemon: why the file is refused, or what it now says about the rule."""
     found = ask(control, "diff", RELOAD_TIMEOUT, name=name)
     if found.get("refused"):
         return {"refused": tuple(found["refused"])}
@@ -163,7 +163,7 @@ def _differences(name: str, control: Path) -> dict[str, Any]:
 
 
 def _look(control: Path, name: str, seconds: float) -> tuple[dict[str, Any] | None, str]:
-    """What comes to the interface; or None, and why nobody knows."""
+    """What arrives at the interface; or None, and why that is unknown."""
     until = time.monotonic() + PATIENCE
     while True:
         try:

@@ -36,7 +36,7 @@ Argument = Callable[[argparse.ArgumentParser], object]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status."""
+    """Run one command; return the exit status."""
     options = _parser().parse_args(argv)
     command = COMMANDS[options.command]
     try:
@@ -59,7 +59,7 @@ def _is_of_the_service() -> bool:
 
 
 def _live(run: Run, options: argparse.Namespace) -> int:
-    """What prints until nobody wants to read it any more."""
+    """A command that prints until nobody reads any more."""
     try:
         return run(options)
     except BrokenPipeError:  # mcrctl top --count 3 | head
@@ -70,7 +70,7 @@ def _live(run: Run, options: argparse.Namespace) -> int:
 
 
 def _at_once(run: Run, options: argparse.Namespace) -> int:
-    """What prints when it has its answer."""
+    """A command that prints when it has its answer."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -85,7 +85,7 @@ def _ask(
     options: argparse.Namespace,
     timeout: float = TIMEOUT,
 ) -> int:
-    """Prints what the daemon answers to the command of that name."""
+    """Print what the daemon answers to the command of that name."""
     arguments = {"name": options.name} if getattr(options, "name", None) else {}
     answer = ask(options.control, options.command, timeout, **arguments)
     if options.json:

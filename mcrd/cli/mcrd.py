@@ -30,7 +30,7 @@ def _end_early(number: int, _frame: FrameType | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the daemon, or --check; returns the exit status."""
+    """Run the daemon, or --check; return the exit status."""
     # Before the imports, which take a while: a hang-up must never end the daemon.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_early)
@@ -117,7 +117,7 @@ def _run(path: Path, control: Path, log_level: str | None) -> int:
 
 
 def _relay(path: Path, control: Path, log_level: str | None) -> str:
-    """Until it is told to end; returns why it has to."""
+    """Relay until a signal ends it; return why it had to end."""
     import asyncio  # noqa: PLC0415
     import contextlib  # noqa: PLC0415
     import logging  # noqa: PLC0415

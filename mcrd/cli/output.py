@@ -14,7 +14,7 @@ from mcrd.errors import words
 
 
 def write(text: str) -> bool:
-    """Could it be written? A reader that has seen enough (head) is no reason to say no."""
+    """Write it; return whether that worked. A reader that has seen enough (head) is no failure."""
     if sys.stdout is None:  # closed
         return True
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -68,7 +68,7 @@ class View:
 
 
 def run(ask: Ask, interval: float, count: int | None) -> int:
-    """Shows until `q`, or `count` times; returns the exit status.
+    """Show until `q`, or `count` times; return the exit status.
 
     A terminal that cannot move its cursor (TERM=dumb) gets lines, until interrupted.
     """

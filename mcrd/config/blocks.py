@@ -61,7 +61,7 @@ class Blocks:
         return documents
 
     def forget(self) -> None:
-        """Forgets the blocks that have not been in any file since the last time."""
+        """Forget the blocks that have not been in any file since the last time."""
         self._known, self._refused, self._used = self._used, {}, {}
 
     def remember(self) -> None:

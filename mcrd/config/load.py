@@ -36,12 +36,12 @@ class Loader:
         self._blocks = Blocks()
 
     def load(self, path: str | os.PathLike[str]) -> Config:
-        """As the function of this name."""
+        """See the function of this name."""
         file = os.fspath(path)
         return self.parse(read_text(file), file)
 
     def parse(self, text: str | bytes, file: str) -> Config:
-        """As the function of this name."""
+        """See the function of this name."""
         try:
             found = self._parse(text, file)
         except ConfigError:

@@ -122,7 +122,7 @@ class Overlaps(Generic[T]):
         self._sorted: dict[Hashable, list[tuple[int, int]]] = {}
 
     def add(self, claim: Claim, owner: T) -> None:
-        """Gives the owner a claim, less the sources that others have for the same destinations."""
+        """Give the owner a claim, less the sources that others have for the same destinations."""
         place, low, high, first, last = claim.box
         size = high - low
         node = self._nodes.get((place, size, low))

@@ -292,7 +292,7 @@ def _instead(text: str, key: str = "address", port: str | None = "port") -> str:
 
 
 def _ip_address_or_prefix(text: str) -> None:
-    """Raises ValueError where it is neither."""
+    """Raise ValueError where it is neither."""
     ip_network(text, strict=False) if "/" in text else ip_address(text)
 
 

@@ -24,7 +24,7 @@ _OF_AN_INTERFACE = re.compile(r"interfaces\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
 
 
 def fit(draft: Draft) -> list[str]:
-    """Changes a draft into one that is a good rule file; what cannot be had becomes a remark.
+    """Change a draft into one that is a good rule file; what cannot be had becomes a remark.
 
     Returns the problems that are left, of which there should be none.
     """
@@ -99,7 +99,7 @@ def _text(source: Network) -> str:
 
 
 def _leave_out(draft: Draft, problems: list[tuple[str, str]]) -> bool:
-    """Takes what has a problem out of the draft; False when nothing has."""
+    """Take what has a problem out of the draft; False when nothing has."""
     wrong: dict[str, list[str]] = {}
     for key, message in problems:
         if found := _OF_A_RULE.match(key):
@@ -122,7 +122,7 @@ def _leave_out(draft: Draft, problems: list[tuple[str, str]]) -> bool:
 
 
 def _leave_out_outputs(rule: DraftRule, reasons: list[str]) -> bool:
-    """Takes out the outputs that are wrong, when nothing else is, and others are left."""
+    """Take out the outputs that are wrong, when nothing else is, and others are left."""
     wrong: dict[int, list[str]] = {}
     for reason in reasons:
         if (found := re.match(r"outputs\[(\d+)\]\.?", reason)) is None:

@@ -47,7 +47,7 @@ def compiler(*arguments: str) -> str:
 
 
 def liburing() -> list[str]:
-    """How to link it: statically where that can be, so that what is built here runs elsewhere.
+    """The way to link liburing: statically where possible, so that the result runs elsewhere.
 
     Debian has both libraries in one package; some distributions have the shared one alone.
     """

@@ -88,21 +88,21 @@ class Initialize(Request, frozen=True, tag=True):
 
 
 class Begin(Request, frozen=True, tag=True):
-    """The worker has its rules: it may look at the ring now, and not before.
+    """The worker has its rules, and may look at the ring from now on.
 
-    What waits there for a worker that replaces another would else match no rule.
+    Else what waits there for a worker that replaces another would match no rule.
     """
 
 
 class Pause(Request, frozen=True, tag=True):
-    """The worker leaves what comes in its rings until the next Begin.
+    """The worker leaves what arrives in its rings until the next Begin.
 
-    Between the two, rules change that make sense together alone, such as two that swap inputs.
+    Meanwhile rules change that make sense only together, such as two that swap inputs.
     """
 
 
 class Ping(Request, frozen=True, tag=True):
-    """Nothing to do but to answer: a worker that does not has hung."""
+    """A request to answer, and no more: a worker that does not answer has hung."""
 
 
 class SetLevel(Request, frozen=True, tag=True):
@@ -177,7 +177,7 @@ class AddRule(Request, frozen=True, tag=True):
 
 
 class ReplaceRule(Request, frozen=True, tag=True):
-    """The rule of that slot, anew: no frame falls between the old form and the new.
+    """A new form of the rule of that slot: no frame falls between the old form and the new.
 
     `kept`: its members stay. For each output that goes by member, which of the old ones it was,
     counting those alone; None: it is new, and so are its sockets. Empty: no member stays.
@@ -246,7 +246,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, tag=True):
-    """Not an answer but a request of the worker's: packets of these members came."""
+    """A request of the worker, not an answer: packets of these members arrived."""
 
     members: Annotated[list[MemberKey], msgspec.Meta(min_length=1, max_length=MEMBERS_AT_ONCE)]
 

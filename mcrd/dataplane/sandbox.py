@@ -1,6 +1,6 @@
-"""A worker gives up what it has, layer by layer, in an order that holds.
+"""The sandbox: a worker gives up what it has, layer by layer, in an order that holds.
 
-Assume that whoever sends packets runs code in a worker afterwards. docs/security.md says what each
+Assume that an attacker runs code in a worker afterwards. docs/security.md says what each
 layer is for, and which attempts from inside it stops.
 """
 
@@ -60,7 +60,7 @@ class Sandbox:
         self._given = given
 
     def layer(self, name: str, make: Callable[[], None]) -> bool:
-        """Makes a layer: did it hold? One that has to raises SandboxError."""
+        """Make a layer, and return whether it holds. A required layer raises SandboxError."""
         try:
             make()
         except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ class Sandbox:
         return True
 
     def give_up(self, supervisor: int, uid: int | None, gid: int | None) -> None:
-        """All that a process can give up, but for io_uring and system calls.
+        """Give up all that a process can, but for io_uring and system calls.
 
         `uid` and `gid` are those to become, None where the daemon is not root. Raises SandboxError,
         also when the supervisor (its process id) has ended meanwhile.
@@ -114,13 +114,13 @@ class Sandbox:
         self.layer("landlock", lambda: _check(lib.sandbox_landlock()))
 
     def filter(self) -> None:
-        """The last of all: system calls."""
+        """Give up system calls, last of all."""
         program = seccomp.program()
         count = len(program) // ffi.sizeof("uint64_t")
         self.layer("seccomp", lambda: _check(lib.sandbox_filter(program, count)))
 
     def _isolate(self, user: bool) -> None:
-        """Namespaces of its own, with nothing in them; one by one, so that one may be refused.
+        """Make empty namespaces, one by one, so that the host may refuse one.
 
         `user`: only a user namespace gives the right to make the others.
         """
@@ -137,7 +137,7 @@ class Sandbox:
             self.missing["empty root"] = "there is no mount namespace"
 
     def _make_user_namespace(self, pending: dict[str, int]) -> bool:
-        """With another one, taken from those pending: alone, some hosts let it be and useless."""
+        """Make it with another one of those pending: alone, it is useless on some hosts."""
         uid, gid = os.geteuid(), os.getegid()
         for name, flag in pending.items():
             result = lib.sandbox_unshare(flag | _USER)
@@ -159,7 +159,7 @@ def _check(result: int) -> None:
 
 
 def _unshare(flag: int, given: bool) -> None:
-    """`given`: where it is refused, the service's own will do."""
+    """Make the namespace; if that is refused, a `given` one will do."""
     try:
         _check(lib.sandbox_unshare(flag))
     except PermissionError:
@@ -168,7 +168,7 @@ def _unshare(flag: int, given: bool) -> None:
 
 
 def _map(uid: int, gid: int) -> None:
-    """The own ids mean themselves in the user namespace, and there are no others."""
+    """Map the own ids to themselves in the user namespace, and no others."""
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{uid} {uid} 1"),

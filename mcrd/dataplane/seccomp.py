@@ -116,7 +116,7 @@ def program(rules: Iterable[Row] = RULES) -> bytes:
 
 
 def _arguments(where: Sequence[Argument]) -> list[_Instruction]:
-    """Goes on behind its end when all are as given, and one instruction further when not."""
+    """Go on behind the end if all arguments are as given, else one instruction further."""
     made: list[_Instruction] = []
     for argument in reversed(where):
         fails = len(made) + 1  # from behind the last comparison

@@ -125,7 +125,7 @@ def _open_uring(worker: object, sandbox: Sandbox) -> None:
 
 
 def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, Sandbox]:
-    """Everything from Initialize to Ready; none of the descriptors stays open."""
+    """Do everything from Initialize to Ready; none of the descriptors stays open."""
     wanted = 4 if request.large is None else 5
     if len(descriptors) != wanted:
         number = {4: "four", 5: "five"}[wanted]
@@ -169,13 +169,13 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
 
 
 def _close_packet_sockets(sockets: Sequence[int]) -> None:
-    """What it does not hold it cannot rebind, reconfigure or inject with; the mapping stays."""
+    """Close them, so that a worker cannot rebind, reconfigure or inject; the mapping stays."""
     for sock in sockets:
         os.close(sock)
 
 
 def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) -> None:
-    """Carries out a request; what it keeps of the descriptors is no longer in the list."""
+    """Carry out a request; what it keeps of the descriptors is no longer in the list."""
     match request:
         case messages.Begin():
             lib.worker_begin(worker)
@@ -226,7 +226,7 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
 
 
 def _check_places(worker: object, places: Sequence[int]) -> None:
-    """All of them, before any is changed: what is refused changes nothing."""
+    """Check all places before any is changed, so that a refusal changes nothing."""
     for place in places:
         if not 0 <= place < lib.worker_places(worker):
             raise RefusedError(f"place {place} is not in the table")
@@ -247,7 +247,7 @@ def _answer(answer: messages.Answer) -> None:
 
 
 def _serve(worker: object) -> None:
-    """Relays until the supervisor closes the channel."""
+    """Relay until the supervisor closes the channel."""
     received = ffi.new("int[]", messages.DESCRIPTORS)
     debug = False
     while (length := lib.worker_run(worker)) > 0:
@@ -297,7 +297,7 @@ def _first() -> tuple[bytes, list[int]]:
 
 
 def main() -> int:
-    """Runs a worker to its end; returns the exit status, for os._exit().
+    """Run a worker to its end; return the exit status, for os._exit().
 
     An interpreter that cleans up asks for more than the sandbox allows.
     """

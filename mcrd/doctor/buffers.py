@@ -1,4 +1,4 @@
-"""Room that the kernel has for frames, fragments, filters, and what waits to be sent."""
+"""The kernel's room for frames, fragments, filters and send buffers."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -25,7 +25,7 @@ BACKLOG_DEFAULT = 1000
 
 
 def filter_memory(host: Host, networks: Mapping[str, frozenset[Network]]) -> list[Finding]:
-    """Tries the filters on a socket that gets nothing. Said only where one has no room."""
+    """Try the filters on a socket that gets nothing. A finding only where one has no room."""
     small = [interface for interface, taken in networks.items() if not _fits(taken)]
     if not small:
         return []
@@ -42,7 +42,7 @@ def filter_memory(host: Host, networks: Mapping[str, frozenset[Network]]) -> lis
 
 
 def _fits(taken: frozenset[Network] | None) -> bool:
-    """At a reload, the old filter and the new one are there together."""
+    """Whether both fit: at a reload, the old filter and the new one exist together."""
     program = filters.ingress(taken)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
@@ -54,7 +54,7 @@ def _fits(taken: frozenset[Network] | None) -> bool:
 
 
 def fragments(host: Host) -> list[Finding]:
-    """Sets that failed without a timeout had no room, or were wrong. Said only if there are."""
+    """Check lost fragments: sets without a timeout had no room, or were wrong. Silent if none."""
     lines = [line.split() for line in host.lines(f"{NET}/snmp") if line.startswith("Ip:")]
     if len(lines) != 2:
         return [unreadable("fragments", f"/{NET}/snmp", "no counters")]
@@ -76,7 +76,7 @@ def fragments(host: Host) -> list[Finding]:
 
 
 def send_buffer(host: Host) -> list[Finding]:
-    """Of outputs; what comes in has rings instead, whatever rmem_default and rmem_max are."""
+    """Check the buffer of outputs; inputs have rings, whatever rmem_default and rmem_max are."""
     check, size = "send buffer", host.sysctl(SEND)
     if size is None:
         return []  # of a container; the machine has it
@@ -91,7 +91,7 @@ def send_buffer(host: Host) -> list[Finding]:
 
 
 def backlog(host: Host) -> list[Finding]:
-    """Frames of veth, tunnels and RPS wait for a CPU. Said only if some were lost.
+    """Check where frames of veth, tunnels and RPS wait for a CPU. Silent if none was lost.
 
     They are the second number of each CPU's line, and the whole machine's.
     """

@@ -39,15 +39,15 @@ class Device:
     features: Mapping[str, Feature] = field(default_factory=dict)
 
     def has(self, feature: str) -> bool:
-        """Is it on?"""
+        """Whether it is on."""
         return feature in self.features and self.features[feature].on
 
     def could(self, feature: str) -> bool:
-        """Is it off, and would it be on if somebody asked for it?"""
+        """Whether it is off, and can be turned on."""
         return feature in self.features and self.features[feature] == Feature(False, True)
 
     def withheld(self, feature: str) -> bool:
-        """Is it off although somebody asked for it?"""
+        """Whether it is off although somebody asked for it."""
         return feature in self.features and self.features[feature] == Feature(False, True, True)
 
 
@@ -63,7 +63,7 @@ def links() -> dict[str, Link]:
 
 
 def devices(names: Iterable[str]) -> dict[str, Device]:
-    """Those that there are of the named interfaces. Raises OSError."""
+    """The named interfaces that exist. Raises OSError."""
     from pyroute2 import IPRoute  # noqa: PLC0415  slow, and nothing else needs it
 
     from mcrd.netlink import os_errors  # noqa: PLC0415
@@ -93,7 +93,7 @@ def devices(names: Iterable[str]) -> dict[str, Device]:
 
 
 def _features(name: str) -> dict[str, Feature]:
-    """By their names as of `ethtool -k`; empty where the driver tells none."""
+    """The features by their names in `ethtool -k`; empty where the driver tells none."""
     from pyroute2.ethtool.ioctl import IoctlEthtool  # noqa: PLC0415
 
     with contextlib.closing(IoctlEthtool(name)) as tool:

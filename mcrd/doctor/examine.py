@@ -1,4 +1,4 @@
-"""All checks, in the order in which they are told."""
+"""All checks, in the order of the output."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -28,7 +28,7 @@ SERVICE = "mcrd"  # the user of packaging and of `make install`
 
 
 def examine(host: Host, path: Path, running: Running) -> list[Finding]:
-    """Looks at everything; what needs the rules only where they can be had."""
+    """Run all checks; those that need the rules only where these can be read."""
     rules, found = rule_file(path)
     elsewhere = network(host, running)
     here = all(finding.verdict != "trouble" for finding in elsewhere)
@@ -56,7 +56,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
 
 
 def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Link]]:
-    """The rules with the interfaces' own names, what is to be said of alternative ones, and these.
+    """The rules with the interfaces' own names, findings about others, and the interfaces.
 
     By each of their names, as Links.
     """
@@ -84,18 +84,18 @@ def _few(told: Sequence[str]) -> str:
 
 
 def of_network(host: Host) -> list[Finding]:
-    """What depends on the network namespace."""
+    """Checks that depend on the network namespace."""
     return [*buffers.backlog(host), *buffers.fragments(host), others.routers(host)]
 
 
 def of_rules(host: Host, running: Running, rules: Config) -> list[Finding]:
-    """What depends on the rule file."""
+    """Checks that depend on the rule file."""
     needs = Needs(rules)
     return [limits.descriptors(host, running, needs), limits.memory(host, running, needs)]
 
 
 def of_both(host: Host, running: Running, rules: Config, here: Mapping[str, Link]) -> list[Finding]:
-    """What depends on the rule file and the network namespace."""
+    """Checks that depend on the rule file and the network namespace."""
     needs = Needs(rules)
     return [
         *sysctls.memberships(host, needs),
@@ -112,7 +112,7 @@ def of_both(host: Host, running: Running, rules: Config, here: Mapping[str, Link
 
 
 def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
-    """What depends on the interfaces of the rules."""
+    """Checks that depend on the interfaces of the rules."""
     try:
         found = devices([*needs.inputs(), *needs.outputs()])
     except OSError as error:
@@ -124,7 +124,7 @@ def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
 
 
 def rule_file(path: Path) -> tuple[Config | None, Finding]:
-    """The rules, and what is to be said of their file."""
+    """The rules, and findings about their file."""
     check, why = "rule file", "checks that depend on the rules were skipped"
     try:
         read_file(str(path))
@@ -147,7 +147,7 @@ def rule_file(path: Path) -> tuple[Config | None, Finding]:
 
 
 def for_service(path: Path, running: Running) -> list[Finding]:
-    """Said only where the service would not start, as its user may not read the file.
+    """A finding only where the service would not start, because its user may not read the file.
 
     A daemon that runs says it itself; with access control lists, the mode is not all.
     """
@@ -170,7 +170,7 @@ def for_service(path: Path, running: Running) -> list[Finding]:
 
 
 def may_read(about: os.stat_result, uid: int, groups: Sequence[int]) -> bool:
-    """By owner, group and mode: the first that fits decides."""
+    """Whether the user may read it: of owner, group and mode, the first that fits decides."""
     if about.st_uid == uid:
         return bool(about.st_mode & stat.S_IRUSR)
     if about.st_gid in groups:
@@ -179,7 +179,7 @@ def may_read(about: os.stat_result, uid: int, groups: Sequence[int]) -> bool:
 
 
 def daemon(running: Running) -> Finding:
-    """Whether there is one to ask."""
+    """A finding that says whether a daemon answers."""
     if running.status is None:
         return Finding(
             "daemon", "unknown", running.silence, "its limits and sandbox are not visible"
@@ -199,7 +199,7 @@ def _first(problems: Sequence[object]) -> str:
 
 
 def network(host: Host, running: Running) -> list[Finding]:
-    """Said only where the daemon has another network than this process, or may have."""
+    """A finding only where the daemon has another network than this process, or may have."""
     check = "network namespace"
     why = "if it is not that of this mcrctl, the results for the network do not hold for the daemon"
     if running.status is None:

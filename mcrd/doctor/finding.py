@@ -27,7 +27,7 @@ class Finding:
 
 
 def in_unit(line: str) -> str:
-    """What sets something of the service."""
+    """The remedy that sets something of the service."""
     return f"systemctl edit mcrd, under [Service]: {line}; then systemctl restart mcrd"
 
 

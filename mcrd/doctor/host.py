@@ -26,7 +26,7 @@ class Host:
         return (self.root / path).read_text(encoding="utf-8", errors="replace")
 
     def lines(self, path: str) -> list[str]:
-        """Its lines; none where it cannot be read."""
+        """The lines of a file; none where it cannot be read."""
         with contextlib.suppress(OSError):
             return self.text(path).splitlines()
         return []
@@ -39,11 +39,11 @@ class Host:
         return None
 
     def network_namespace(self) -> str:
-        """That of this process, as net:[INODE]; raises OSError."""
+        """The namespace of this process, as net:[INODE]; raises OSError."""
         return os.readlink(self.root / "proc/self/ns/net")
 
     def exists(self, path: str) -> bool:
-        """Is it there, as far as one may look?"""
+        """Whether it exists, as far as one may look."""
         try:
             return (self.root / path).exists()
         except OSError:
@@ -78,14 +78,14 @@ class Host:
         return found
 
     def _owner(self, pid: int) -> int | None:
-        """Its real user."""
+        """The process's real user."""
         for line in self.lines(f"proc/{pid}/status"):
             if line.startswith("Uid:"):
                 return int(line.split()[1])
         return None
 
     def sockets(self) -> dict[int, int]:
-        """One process id of each, as holders()."""
+        """One process id for each socket, as holders()."""
         return {inode: pids[-1] for inode, pids in self.holders().items()}
 
     def net(self, table: str) -> list[str]:
@@ -93,7 +93,7 @@ class Host:
         return self.lines(f"{NET}/{table}")[1:]
 
     def named(self, program: str, uid: int) -> list[int]:
-        """Processes of this name and user: where it is not to be seen whose a socket is."""
+        """Processes of this name and user, for where the owner of a socket is not visible."""
         found = []
         for pid in self._processes():
             with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ class Host:
         return sorted(pid for pid in self._processes() if self.program(pid) in programs)
 
     def words(self, pid: int) -> list[str]:
-        """The command line of a process; empty where there is none to be seen."""
+        """The command line of a process; empty where it is not visible."""
         with contextlib.suppress(OSError):
             return self.text(f"proc/{pid}/cmdline").rstrip("\0").split("\0")
         return []
@@ -123,14 +123,14 @@ class Host:
         return found
 
     def command(self, pid: int) -> str:
-        """The command line of a process, or its name where there is none to be seen."""
+        """The command line of a process, or its name where that is not visible."""
         words = self.words(pid)
         if words and "python" in words[0].rpartition("/")[2] and len(words) > 1:
             words = words[1:]
         return shlex.join(words) if any(words) else self.program(pid)
 
     def parent(self, pid: int) -> int | None:
-        """Who started a process; None where it is not to be seen."""
+        """The parent of a process; None where it is not visible."""
         for line in self.lines(f"proc/{pid}/status"):
             if line.startswith("PPid:"):
                 return int(line.split()[1])
@@ -151,7 +151,7 @@ class Host:
         return lines[0] if lines else "?"
 
     def groups(self, pid: int) -> frozenset[int]:
-        """Its effective group, and the supplementary ones; none where it is not to be seen."""
+        """The effective group, and the supplementary ones; none where they are not visible."""
         fields = dict(line.split(":", 1) for line in self.lines(f"proc/{pid}/status"))
         try:
             own = int(fields["Gid"].split()[1])
@@ -188,19 +188,19 @@ class Running:
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None where none can be looked at."""
+        """The daemon's process id; None where it is not visible."""
         if self.status is None or self.seen == 0:
             return None
         return int(self.status["pid"]) if self.seen is None else self.seen
 
     @property
     def uid(self) -> int | None:
-        """Its user."""
+        """The daemon's user."""
         return int(self.status["privileges"]["uid"]) if self.status else None
 
     @property
     def worker(self) -> int | None:
-        """The process id of one of its workers; None where none can be looked at."""
+        """The process id of one of its workers; None where none is visible."""
         if self.status is None or self.pid != self.status["pid"]:
             return None
         workers = self.status["workers"]

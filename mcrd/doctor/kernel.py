@@ -49,7 +49,7 @@ def release(host: Host) -> tuple[int, int] | None:
 
 
 def version(host: Host) -> Finding:
-    """What the kernel is too old for."""
+    """Check what the kernel is too old for."""
     has = release(host)
     if has is None:
         return unreadable("kernel", "kernel.osrelease", "no version")
@@ -77,7 +77,7 @@ class Uring:
 
 
 def try_io_uring() -> Uring:
-    """Makes an io_uring as a worker does, and closes it."""
+    """Make an io_uring as a worker does, and close it."""
     for flags in (R_DISABLED | SINGLE_ISSUER | DEFER_TASKRUN, R_DISABLED):
         error = _setup(flags)
         if error != errno.EINVAL:
@@ -97,7 +97,7 @@ def _setup(flags: int) -> int:
 
 
 def io_uring(host: Host, running: Running, tried: Uring) -> Finding:
-    """Workers are of no other user than the daemon's, or of nobody: they have no capability."""
+    """Check io_uring as a worker would have it: the daemon's user or nobody, no capability."""
     check, why = "io_uring", URING_WHY
     disabled = host.sysctl("kernel.io_uring_disabled")  # since Linux 6.6
     allow = setting("kernel.io_uring_disabled", 0)
@@ -113,7 +113,7 @@ def io_uring(host: Host, running: Running, tried: Uring) -> Finding:
 
 
 def _io_uring_of_group(host: Host, running: Running, allow: str) -> Finding:
-    """Those that run keep theirs, whoever they are of; the next worker may get none."""
+    """Check the group: running workers keep their io_uring, but the next one may get none."""
     group, check = host.sysctl("kernel.io_uring_group"), "io_uring"
     value = f"kernel.io_uring_disabled = 1, kernel.io_uring_group = {group}"
     if group is None or group < 0:
@@ -126,7 +126,7 @@ def _io_uring_of_group(host: Host, running: Running, allow: str) -> Finding:
 
 
 def packet_sockets(running: Running, error: int) -> list[Finding]:
-    """Said only where there can be none. `error` is that of one for root, who may have them."""
+    """A finding only where there can be none. `error` is that of root's attempt."""
     if error == 0 or running.workers:
         return []
     value = f"socket: {errno.errorcode.get(error, str(error))}"
@@ -140,7 +140,7 @@ def packet_sockets(running: Running, error: int) -> list[Finding]:
 
 
 def try_packet_socket() -> int:
-    """Makes one that no packet comes to, and closes it; an errno. Not root: 0, as others may."""
+    """Make one that no packet comes to, and close it; an errno. Not root: 0, as others may."""
     if os.geteuid() != 0:
         return 0
     try:
@@ -151,7 +151,7 @@ def try_packet_socket() -> int:
 
 
 def clock(host: Host) -> Finding:
-    """The kernel reads it for every frame in a ring."""
+    """Check the clock, which the kernel reads for every frame in a ring."""
     lines = host.lines(f"{CLOCKS}/current_clocksource")
     if not lines:
         return unreadable("clock", f"/{CLOCKS}/current_clocksource", "not there")
@@ -173,7 +173,7 @@ def clock(host: Host) -> Finding:
 
 
 def namespaces(host: Host, running: Running) -> Finding:
-    """Whether workers get the namespaces of their sandbox; those of the daemon say it for sure."""
+    """Check whether workers get the namespaces of their sandbox; a daemon knows for sure."""
     check = "namespaces"
     if running.workers and not [layer for layer in running.missing if "namespace" in layer]:
         return Finding(check, "ok", "the workers have theirs")

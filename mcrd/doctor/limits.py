@@ -18,7 +18,7 @@ SMALL_RING = 8 << 20
 
 
 def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
-    """The hard limit counts: the daemon raises its own to that."""
+    """Check the limit on open files: the hard one, to which the daemon raises its own."""
     check = "descriptors"
     if running.status is not None and running.pid is None:
         return unreadable(check, "the daemon's limits", "it is in another pid namespace")
@@ -47,7 +47,7 @@ def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
 
 
 def inotify(host: Host, running: Running) -> Finding:
-    """Each user has so many instances, and containers share those of root."""
+    """Check instances of inotify: each user has so many, and containers share those of root."""
     check = "inotify"
     instances = _lowest(host, "fs.inotify.max_user_instances", "user.max_inotify_instances")
     watches = _lowest(host, "fs.inotify.max_user_watches", "user.max_inotify_watches")
@@ -80,7 +80,7 @@ def _lowest(host: Host, *names: str) -> tuple[int, str] | None:
 
 
 def memory(host: Host, running: Running, needs: Needs) -> Finding:
-    """Rings are the kernel's memory, and never swapped. What runs has its own already."""
+    """Check memory: rings are never swapped. Running workers have theirs already."""
     check, why = "memory", "an interface without memory for its rings is not read"
     sizes = dict(line.split(":", 1) for line in host.lines("proc/meminfo") if ":" in line)
     try:
@@ -109,7 +109,7 @@ def memory(host: Host, running: Running, needs: Needs) -> Finding:
 
 
 def _key(name: str) -> str:
-    """As TOML wants it."""
+    """The name as TOML wants it."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
@@ -118,5 +118,5 @@ def _mib(size: int) -> str:
 
 
 def _round(number: int) -> int:
-    """The next power of two, and not less than the unit that mcrd has."""
+    """The next power of two, at least what mcrd's unit says."""
     return max(131072, 1 << (number - 1).bit_length())

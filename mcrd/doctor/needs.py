@@ -19,12 +19,12 @@ MEMBERS_AT_MOST = 8192  # of a worker
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Of the rules that are enabled."""
+    """The needs of the enabled rules."""
 
     config: Config
 
     def rules(self) -> Iterator[Rule]:
-        """Those that run."""
+        """The rules that are enabled."""
         return (rule for rule in self.config.rules.values() if rule.enabled)
 
     def inputs(self) -> list[str]:
@@ -37,11 +37,11 @@ class Needs:
         return list(dict.fromkeys(o.interface for o in outputs if o.interface is not None))
 
     def workers(self, interface: str) -> int:
-        """How many read it."""
+        """The number of workers of an interface."""
         return self._settings(interface).workers
 
     def ring_size(self, interface: str) -> int:
-        """Bytes, of each of its workers."""
+        """The ring size in bytes, of each worker of an interface."""
         return self._settings(interface).ring_size
 
     def memory(self, interface: str) -> int:
@@ -76,7 +76,7 @@ class Needs:
         }
 
     def ipv6_interfaces(self) -> list[str]:
-        """Those that take it for joins, for neighbours that ask, and for all that is sent."""
+        """Interfaces that need IPv6: for joins, for neighbours that ask, and for what is sent."""
         found: dict[str, None] = {}
         for rule in self.rules():
             given = rule.input
@@ -97,7 +97,7 @@ class Needs:
         ]
 
     def descriptors(self, groups_by_socket: int) -> int:
-        """About what the daemon needs, without the members of ranges and of kept sources."""
+        """About the descriptors of the daemon, without members of ranges and kept sources."""
         total = KEPT
         for interface in self.inputs():
             total += self.workers(interface) * WORKER_DESCRIPTORS
@@ -123,7 +123,7 @@ class Needs:
         )
 
     def low_ports(self, first: int) -> list[int]:
-        """Those below the first that everybody may bind: of outputs, and held for hosts."""
+        """Ports below the first that everybody may bind: source ports, and ports held for hosts."""
         found = set()
         for rule in self.rules():
             found |= {o.source_port for o in rule.outputs if o.source_port is not None}

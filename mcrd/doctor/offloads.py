@@ -28,7 +28,7 @@ LOST = "before Linux 6.2 the kernel drops UDP super-frames before the ring: one 
 def offloads(
     needs: Needs, devices: Mapping[str, Device], release: tuple[int, int] | None
 ) -> list[Finding]:
-    """Of every interface of the rules, or that it is not there."""
+    """Check every interface of the rules, or say that it is missing."""
     found = []
     old = release is not None and release < SUPER_FRAMES
     for name in dict.fromkeys([*needs.inputs(), *needs.outputs()]):
@@ -61,7 +61,7 @@ def _input(device: Device, check: str, old: bool) -> Iterator[Finding]:
 
 
 def _tagged(device: Device, check: str, needs: Needs) -> Iterator[Finding]:
-    """A card that filters lets in the VLANs only that have an interface."""
+    """Check tags: a card that filters lets in only VLANs that have an interface."""
     wanted = {
         rule.input.vlan
         for rule in needs.rules()
@@ -82,7 +82,7 @@ def _tagged(device: Device, check: str, needs: Needs) -> Iterator[Finding]:
 
 
 def _vlan_interface(device: Device, vlan: int) -> str:
-    """The card knows its VLAN as soon as it is there, also down."""
+    """The remedy: an interface makes the card know its VLAN, even when it is down."""
     name = f"{device.name}.{vlan}"
     if len(name.encode()) > LONGEST_INTERFACE_NAME:
         name = f"vlan{vlan}"

@@ -18,7 +18,7 @@ MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
 
 
 def memberships(host: Host, needs: Needs) -> list[Finding]:
-    """The daemon joins over as many sockets as it takes, so only 0 is too small.
+    """Check the limit of memberships: the daemon joins over many sockets, so only 0 is too small.
 
     The sysctls igmp_max_msf and mld_max_msf, for sources, never are: the first of a socket always
     goes (tried: 0 and two sources).
@@ -37,7 +37,7 @@ def memberships(host: Host, needs: Needs) -> list[Finding]:
 
 
 def igmp_version(host: Host, needs: Needs, running: Running) -> list[Finding]:
-    """An older version knows no sources, and its first not even a leave.
+    """Check forced versions: older ones know no sources, and the first not even a leave.
 
     What the rule file asks for, the daemon sets where it may, and that is not here to be seen.
     """
@@ -92,7 +92,7 @@ def _asked_for(
 
 
 def neighbours(host: Host, needs: Needs) -> list[Finding]:
-    """Said only with many outputs to hosts; the tables are the whole machine's."""
+    """Check the neighbour tables, if many outputs go to hosts; they are the whole machine's."""
     found = []
     for version, family in ((4, "ipv4"), (6, "ipv6")):
         hosts = needs.hosts(version)
@@ -116,7 +116,7 @@ def neighbours(host: Host, needs: Needs) -> list[Finding]:
 
 
 def reverse_path(host: Host, needs: Needs, devices: Mapping[str, Device]) -> list[Finding]:
-    """It takes no stream from the relay, but may take the queries of IGMP from the kernel.
+    """Check rp_filter: it takes no stream from the relay, but may drop queries of IGMP.
 
     These pass when the way back to who asks leads over their interface; with 2, over any. Without
     an address there, only the first counts (fib_validate_source(); queries of 0.0.0.0 pass).
@@ -156,13 +156,13 @@ def reverse_path(host: Host, needs: Needs, devices: Mapping[str, Device]) -> lis
 
 
 def _no_reverse_path(name: str, every: int) -> str:
-    """The greater of both counts."""
+    """The setting of an interface and of all: the greater counts."""
     line = setting(f"net/ipv4/conf/{name}/rp_filter", 0)
     return f"{line} net/ipv4/conf/all/rp_filter=0" if every else line
 
 
 def low_ports(host: Host, running: Running, needs: Needs) -> list[Finding]:
-    """Said only where the daemon may not bind what the rules say."""
+    """Check low ports; silent if the daemon may bind them."""
     check, name = "low ports", "net.ipv4.ip_unprivileged_port_start"
     first = host.sysctl(name)
     if first is None:
@@ -183,7 +183,7 @@ def low_ports(host: Host, running: Running, needs: Needs) -> list[Finding]:
 
 
 def ipv6(host: Host, needs: Needs) -> list[Finding]:
-    """Said only where it is needed and off."""
+    """Check IPv6; silent unless it is needed and off."""
     names, check = needs.ipv6_interfaces(), "IPv6"
     if not names:
         return []

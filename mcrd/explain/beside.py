@@ -13,7 +13,7 @@ STAGE, TWICE = "beside", "twice"
 
 
 def beside(evidence: Evidence) -> Iterator[Finding]:
-    """Nothing is said of what nobody was asked for, or what does not run."""
+    """The findings; none without a daemon, or if the rule does not run."""
     host, rule = evidence.host, evidence.rule
     for party in host.parties or ():
         at = sorted({at for one in party.found for at in one.outputs if at < len(rule.outputs)})

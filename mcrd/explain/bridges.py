@@ -67,7 +67,7 @@ def _querier(index: int, version: int) -> str | None:
 
 
 def _all_groups() -> Iterator[tuple[int, bytes]]:
-    """None where the kernel refuses to tell them."""
+    """All groups, or None where the kernel refuses to tell them."""
     with contextlib.suppress(OSError):
         yield from ask(ROUTE, RTM_GETMDB, NLM_F_DUMP, struct.pack("=B3xI", AF_BRIDGE, 0))
 

@@ -120,7 +120,7 @@ class Daemon:
 
 @dataclass(frozen=True)  # without slots, for what is derived once
 class Evidence:
-    """All of it. `look` is None when nobody looked, and `look_error` says why.
+    """All evidence. `look` is None when nobody looked, and `look_error` says why.
 
     `warnings` are those about the rule in its file.
     """
@@ -141,7 +141,7 @@ class Evidence:
 
     @cached_property
     def seen(self) -> Sorted:
-        """What was seen, by what it lacks; nothing when nobody looked."""
+        """The kinds that were seen, by what they lack; empty when nobody looked."""
         return sort(self.rule.input, self.look["kinds"] if self.look is not None else ())
 
 

@@ -211,7 +211,7 @@ def _name(address: bytes) -> str:
 
 
 class Summary:
-    """What came, by kind: the memory that it takes does not depend on what comes.
+    """What arrived, by kind, in memory that does not depend on what arrives.
 
     Kinds that are `wanted` have room of their own, which all the others cannot fill.
     """
@@ -234,7 +234,7 @@ class Summary:
         other_host: bool = False,
         outgoing: bool = False,
     ) -> None:
-        """One more frame, as parse()."""
+        """Add one more frame, as parse() returns it."""
         self.frames += 1
         try:
             frame = parse(packet, protocol, vlan, verify)

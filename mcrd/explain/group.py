@@ -20,7 +20,7 @@ QUERIER = "switches that snoop need a querier: docs/recipes.md"
 
 
 def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
-    """Whether the network knows that the group is wanted; `frames`: some come."""
+    """Whether the network knows that the group is wanted; `frames`: some arrive."""
     given = evidence.rule.input
     address = first_address(given.address)
     if not address.is_multicast:
@@ -37,7 +37,7 @@ def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
 
 
 def _host(evidence: Evidence, frames: bool) -> Finding:
-    """A unicast input: does anybody answer ARP or neighbour discovery for it?"""
+    """Whether anybody answers ARP or neighbour discovery for a unicast input."""
     wanted = evidence.rule.input.address
     for link in evidence.host.links.values():
         for own in link.addresses:
@@ -53,7 +53,7 @@ def _host(evidence: Evidence, frames: bool) -> Finding:
 
 
 def _missed(evidence: Evidence, frames: bool) -> Answer:
-    """The answer when something is missing: a no where nothing comes, and it was looked."""
+    """The answer when something is missing: no, if the look saw that nothing arrives."""
     return "no" if not frames and evidence.look is not None and is_active(evidence) else "note"
 
 

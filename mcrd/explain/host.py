@@ -49,7 +49,7 @@ Joined = Mapping[int, frozenset[tuple[str, Address]] | None]
 
 
 def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
-    """All that the stages want to know about this host; `sources` are those that were seen.
+    """Gather what the stages need to know about this host; `sources` are those that were seen.
 
     Raises OSError.
     """
@@ -106,7 +106,7 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
 
 
 def _way(ask: IPRoute, output: Output, links: Mapping[str, Link]) -> Way:
-    """As the kernel would go: from a socket that is bound to the interface, if there is one."""
+    """The kernel's way: from a socket that is bound to the interface, if there is one."""
     address, link = first_address(output.address), links.get(output.interface or "")
     wanted: dict[str, object] = {"dst": str(address)}
     flags = 0
@@ -143,7 +143,7 @@ def _no_way(
     link: Link | None,
     links: Mapping[str, Link],
 ) -> Way:
-    """Of an interface without a route, IPv4 says EHOSTUNREACH, as of a route `unreachable`."""
+    """Why there is no way: with no route, IPv4 says EHOSTUNREACH, as for a route `unreachable`."""
     if link is not None:
         try:
             (found,) = ask.route("get", dst=str(address))
@@ -166,7 +166,7 @@ def _neighbour(ask: IPRoute, address: Address, link: Link) -> str | None:
 
 
 def _back(ask: IPRoute, source: str, links: Mapping[str, Link]) -> str | None:
-    """Over which interface the way to a source leads; None: there is none."""
+    """The interface over which the way to a source leads; None: there is none."""
     try:
         (found,) = ask.route("get", dst=source)
     except (NetlinkError, ValueError):
@@ -175,7 +175,7 @@ def _back(ask: IPRoute, source: str, links: Mapping[str, Link]) -> str | None:
 
 
 def _not_joined(interface: str, wanted: Address | Network, joined: Joined) -> Groups | None:
-    """Which of the groups this host has not joined on the interface; None: it cannot be said."""
+    """The groups that this host has not joined on the interface; None: unknown."""
     found = joined[wanted.version]
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Which of the kinds of frames that were seen are for the rule, and what the others lack. Pure."""
+"""The kinds of frames that are for the rule, and what the others lack. Pure."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -32,7 +32,7 @@ class Sorted:
 
 
 def sort(given: Input, kinds: Sequence[Kind]) -> Sorted:
-    """What was seen, by what it lacks."""
+    """Sort what was seen by what it lacks."""
     version = first_address(given.address).version
     good: list[Kind] = []
     near: dict[str, list[Kind]] = {}
@@ -55,7 +55,7 @@ def sort(given: Input, kinds: Sequence[Kind]) -> Sorted:
 
 
 def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
-    """Adds to kinds, and to members that were heard, as `rule`, another one that has them.
+    """Add to kinds, and to members that were heard, as `rule`, another one that has them.
 
     It takes or sends these kinds, or sends to that group; None: none does.
     """
@@ -97,7 +97,7 @@ def _is_back(rule: Rule, other: Rule) -> bool:
 
 
 class _Index(Generic[Thing]):
-    """Things by address and port: there may be thousands."""
+    """An index by address and port of things that may be thousands."""
 
     def __init__(self) -> None:
         self._single: dict[tuple[Address, int], list[Thing]] = {}
@@ -128,7 +128,7 @@ def takes(given: Input, kind: Kind) -> bool:
 
 
 def _lacks(given: Input, kind: Kind) -> list[str]:
-    """In the order in which a person would look."""
+    """What a kind lacks, in the order in which a person would look."""
     lacks = []
     if not covers(given.address, ip_address(kind["destination"])):
         lacks.append("group")
@@ -167,7 +167,7 @@ def _allows(given: Input, source: str) -> bool:
 
 
 def queries(kinds: Sequence[Kind], version: int) -> tuple[str, str] | None:
-    """Who queries, of the frames that were seen, and in which version."""
+    """The queriers among the frames that were seen, and their versions."""
     wanted = "igmp" if version == 4 else "mld"
     for kind in kinds:
         if kind["protocol"] == wanted and kind["detail"].startswith("query"):

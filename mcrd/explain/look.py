@@ -1,4 +1,4 @@
-"""A look at what comes to an interface: by a packet socket of its own, bounded in every respect.
+"""A look at what arrives at an interface, by a packet socket of its own, bounded in every respect.
 
 It touches neither the rings of the interface nor what it lets in, and takes at most half of the
 supervisor's time. What the socket had no room for meanwhile is counted.
@@ -63,7 +63,7 @@ class Looks:
         self.under_way: set[str] = set()  # by interface
 
     async def look(self, given: Input, seconds: float, frames: int = FRAMES) -> dict[str, Any]:
-        """What comes to the input's interface that concerns it. Raises BusyError, and OSError."""
+        """Look at what arrives for the input at its interface. Raises BusyError, and OSError."""
         if given.interface in self.under_way:
             raise BusyError(f"another look at {given.interface} is under way; try again after it")
         if len(self.under_way) >= AT_ONCE:
@@ -133,7 +133,7 @@ async def _watch(sock: socket.socket, sight: _Sight, until: float, frames: int) 
 
 
 def _read(sock: socket.socket, summary: Summary, until: float, frames: int) -> bool:
-    """What waits in the socket, for a while; False when the interface has gone or is down."""
+    """Read what waits in the socket, for a while; False when the interface is gone or down."""
     while summary.frames < frames and time.monotonic() < until:
         try:
             packet, ancillary, _, name = sock.recvmsg(LARGEST, 64)

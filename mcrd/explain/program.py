@@ -67,7 +67,7 @@ def about(given: Input) -> Sequence[Instruction]:
 
 
 def _outgoing(given: Input) -> Sequence[Instruction]:
-    """Passes what this host sends to the addresses of the input, and drops all else that it sends.
+    """Pass what this host sends to the addresses of the input, and drop all else that it sends.
 
     There may be much of it that has the port.
     """
@@ -118,7 +118,7 @@ def _ipv6(given: Input) -> Sequence[Instruction]:
 
 
 def _any_of(numbers: Sequence[int]) -> Sequence[Instruction]:
-    """Passes what A is among, and goes on with all else."""
+    """Pass what A is among, and go on with all else."""
     return tuple(step for number in numbers for step in ((IF_EQUAL, 0, 1, number), PASS))
 
 
@@ -127,7 +127,7 @@ def _esp(given: Input) -> Sequence[int]:
 
 
 def _destination(given: Input, version: int, at: int) -> Sequence[Instruction]:
-    """Passes the addresses of the input, by their last 32 bits, and goes on with all else."""
+    """Pass the addresses of the input, by their last 32 bits, and go on with all else."""
     first = first_address(given.address)
     if first.version != version:
         return ()
@@ -144,6 +144,6 @@ def _destination(given: Input, version: int, at: int) -> Sequence[Instruction]:
 
 
 def _port(given: Input) -> Sequence[Instruction]:
-    """Passes what is sent to the ports of the input, of which A has one, and drops all else."""
+    """Pass what is sent to the ports of the input, of which A has one, and drop all else."""
     first, last = first_port(given.port), last_port(given.port)
     return (IF_AT_LEAST, 0, 1, first), (IF_GREATER, 0, 1, last), DROP, PASS

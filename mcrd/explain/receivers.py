@@ -31,7 +31,7 @@ Entries = Sequence[Mapping[str, Any]]
 
 
 def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
-    """Who has asked for the group."""
+    """Findings about who has asked for the group."""
     if not output.address.is_multicast or not is_asked_for(first_address(output.address)):
         return
     if output.loop and index in evidence.host.joined_here:
@@ -105,7 +105,7 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
 
 
 def _sources(evidence: Evidence, output: Output) -> set[str]:
-    """Whom the packets come from for a receiver; empty when that cannot be said."""
+    """The sources that a receiver sees; empty when they are unknown."""
     if output.source == "keep":
         return {kind["source"] for kind in evidence.seen.good}
     source = source_of(output, evidence.host.links[output.interface or ""])

@@ -44,7 +44,7 @@ Say = Callable[..., Finding]
 def returned(
     evidence: Evidence, say: Say, output: Output, refused: int, before: int
 ) -> Iterator[Finding]:
-    """As it was heard, or else as the kernel told the worker: `refused` times, and `before`."""
+    """What came back: as heard, or else as the kernel told the worker (`refused`, and `before`)."""
     look: Mapping[str, Any] = evidence.look or {}
     about = _about(look, evidence.host, output, evidence.rule.input.protocol)
     heard = [error for error in about if error["ago_s"] <= look["seconds"] + RECENT]

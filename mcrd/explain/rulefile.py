@@ -34,7 +34,7 @@ def file(evidence: Evidence) -> Iterator[Finding]:
 
 
 def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
-    """Whether the file is what runs. What is wrong with other rules only is a note."""
+    """Whether the file is what runs. Errors in other rules are only a note."""
     path = shlex.quote(daemon.config)
     if daemon.refused:
         own = [line for line in daemon.refused if is_about(line, name)]

@@ -1,4 +1,4 @@
-"""The frames: whether what the rule takes comes, and if not, what comes in its place. Pure."""
+"""The frames: whether the rule's packets arrive, and if not, what arrives instead. Pure."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -31,8 +31,8 @@ TOPICS = (
 def frames(evidence: Evidence) -> Iterator[Finding]:
     """What was seen, and what it lacks.
 
-    Nothing is a no that comes while the rule is not active, as it asks for nothing then; and none
-    is when the rule received something all the same.
+    Never answers no while the rule is inactive: it has asked for nothing. Nor does it when the
+    rule received something all the same.
     """
     look, given = evidence.look, evidence.rule.input
     if look is None or (look["ended"] == "interface" and not look["frames"]):
@@ -114,7 +114,7 @@ def _figure(rate: float) -> str:
 
 
 def _limits(look: Mapping[str, Any]) -> Iterator[Finding]:
-    """What the look did not see, and what made no sense to it."""
+    """What the look did not see, and malformed frames."""
     missed = []
     if look["lost"]:
         missed.append(f"there was no room for {look['lost']}")
@@ -132,7 +132,7 @@ def _limits(look: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
-    """What comes instead, and what to do."""
+    """What arrives instead, and what to do."""
     told, first = _told(kinds), kinds[0]
     match topic:
         case "own":

@@ -18,7 +18,7 @@ from mcrd.resources import first_address
 
 
 def explain(evidence: Evidence) -> list[Finding]:
-    """What is known of each stage, from the file to the outputs."""
+    """The findings of each stage, from the file to the outputs."""
     came = bool(evidence.seen.good) or grown(evidence) > 0 or is_slow(evidence)
     first = list(file(evidence))
     rest = [
@@ -36,12 +36,12 @@ def explain(evidence: Evidence) -> list[Finding]:
 
 
 def answer(findings: Sequence[Finding]) -> Finding | None:
-    """The first no, which is where the packet ends."""
+    """The first finding that says no, which is where the packet ends."""
     return next((finding for finding in findings if finding.answer == "no"), None)
 
 
 def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
-    """The state of the rule: a no of its own only where no stage says more about it."""
+    """The state of the rule: no, unless another stage says more about it."""
     if daemon.state is None:
         return
     state, reason = daemon.state["state"], daemon.state["reason"]
@@ -56,7 +56,7 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
 
 
 def _kernel(evidence: Evidence) -> Iterator[Finding]:
-    """What the kernel's own multicast routing would have done: for comparison."""
+    """What the kernel's own multicast routing would have done, for comparison."""
     host, name = evidence.host, evidence.rule.input.interface
     if not first_address(evidence.rule.input.address).is_multicast:
         return

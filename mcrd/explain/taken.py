@@ -1,4 +1,4 @@
-"""What the worker did with what came: counters before and after the look. Pure."""
+"""What the worker did with the packets: counters before and after the look. Pure."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -72,7 +72,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _looped(evidence: Evidence) -> Iterator[Finding]:
-    """What came back, meanwhile or before: a loop that was ended makes no more of it."""
+    """What came back, meanwhile or before: an ended loop brings no more."""
     daemon, name = evidence.daemon, evidence.rule.name
     if daemon is None:
         return
@@ -127,14 +127,14 @@ def received(evidence: Evidence) -> int:
 
 
 def minute(evidence: Evidence) -> float:
-    """Packets that it received in a second, over the last minute."""
+    """Packets per second that it received over the last minute."""
     daemon = evidence.daemon
     found = _at(daemon.after, evidence.rule.name, ("rate", "minute", "packets")) if daemon else 0
     return float(found)
 
 
 def is_slow(evidence: Evidence) -> bool:
-    """Whether it received something in the last minute, but too little to be seen in the look."""
+    """Whether it received something in the last minute, but too little for the look to see."""
     seconds = evidence.look["seconds"] if evidence.look is not None else 0.0
     return 0 < minute(evidence) * seconds < ENOUGH
 

@@ -51,7 +51,7 @@ class Heard:
         self._own: frozenset[Address] = frozenset()
 
     def keep(self, interfaces: Mapping[int, frozenset[Address]], now: float) -> None:
-        """Forgets all interfaces but these, by index; what is new is listened to from now on.
+        """Forget all interfaces but these, by index; what is new is listened to from now on.
 
         With the addresses of this host on each: the kernel lets a host hear its own reports.
         """
@@ -65,7 +65,7 @@ class Heard:
     def take(
         self, index: int, protocol: Protocol, source: Address, body: bytes, now: float
     ) -> None:
-        """One message that came on an interface."""
+        """Take one message that arrived on an interface."""
         segment = self._segments.get((index, protocol))
         if segment is None:
             return
@@ -92,7 +92,7 @@ class Heard:
                 segment.forgot = now
 
     def take_pim(self, index: int, source: Address, body: bytes, now: float) -> None:
-        """One message of PIM that came on an interface (RFC 7761, 4.9)."""
+        """Take one message of PIM that arrived on an interface (RFC 7761, 4.9)."""
         segment = self._segments.get((index, "igmp" if source.version == 4 else "mld"))
         if segment is None or body[:1] != bytes([PIM_HELLO]):
             return
@@ -127,7 +127,7 @@ class Heard:
 
 
 def _sources(record: Record, before: Sources) -> Sources:
-    """What a member wants by now; nothing when it has left."""
+    """The sources that a member wants by now; empty when it has left."""
     if record.change == "now" or record.sources is None:
         return record.sources
     if before is None:  # it wants any already; or some that it names no longer, which is rare

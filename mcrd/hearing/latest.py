@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 
 def remember(entries: dict[Key, Value], key: Key, value: Value, most: int) -> bool:
-    """Puts it last; was what had been there longest forgotten for it?"""
+    """Put it last; return whether the oldest was forgotten for it."""
     entries.pop(key, None)
     entries[key] = value
     if len(entries) <= most:

@@ -28,7 +28,7 @@ class Listener:
         self._links: Mapping[str, Link] = {}
 
     def listen(self, links: Mapping[str, Link]) -> None:
-        """Takes what has come since the last time."""
+        """Take what has arrived since the last time."""
         now = time.monotonic()
         if links is not self._links:
             self._links = links
@@ -58,7 +58,7 @@ class Listener:
         return self._heard.version(index, "mld", time.monotonic())
 
     def tell(self, rule: Rule) -> dict[str, Any]:
-        """As JSON: what was heard on the interfaces of a rule, and came back to its outputs."""
+        """The JSON of what was heard on the interfaces of a rule, and came back to its outputs."""
         now = time.monotonic()
         outputs = (o.interface for o in rule.outputs if o.interface is not None)
         names = (rule.input.interface, *outputs)
@@ -82,5 +82,5 @@ class Listener:
         }
 
     def close(self) -> None:
-        """Hears no more."""
+        """Hear no more."""
         self._ears.close()

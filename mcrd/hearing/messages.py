@@ -139,7 +139,7 @@ def _exponential(code: int, bits: int) -> int:
 
 
 def _records(body: bytes, size: int) -> Iterator[Record]:
-    """Of a report of IGMPv3 or MLDv2 (RFC 3376, 4.2.12; RFC 3810, 5.2.12): addresses of `size`."""
+    """The records of a report (RFC 3376, 4.2.12; RFC 3810, 5.2.12); addresses have `size` bytes."""
     try:
         (count,) = struct.unpack_from("!6xH", body)
         at = 8

@@ -32,7 +32,7 @@ class Returned:
         self._errors: dict[tuple[bytes | int | str, ...], _Heard] = {}
 
     def take(self, host: Address, body: bytes, now: float) -> None:
-        """One message of ICMP that `host` sent; `now` in seconds, monotonic."""
+        """Take one message of ICMP that `host` sent; `now` in seconds, monotonic."""
         try:
             error = icmp(body, host.version)
         except MalformedError:

@@ -30,7 +30,7 @@ DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
 
 
 def keep_some(sock: socket.socket) -> None:
-    """Raises EMFILE when the last descriptors of the process are reached.
+    """Raise EMFILE when only the last descriptors of the process are left.
 
     They are for what it cannot do without: workers, the control socket, the rule file.
     """
@@ -40,7 +40,7 @@ def keep_some(sock: socket.socket) -> None:
 
 
 def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
-    """Puts a classic BPF program on the socket."""
+    """Put a classic BPF program on the socket."""
     value, _alive = program_of(program)
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, value)
 
@@ -56,7 +56,7 @@ _DROP_ALL = program_of(DROP_ALL)
 
 
 def packet_statistics(sock: socket.socket) -> tuple[int, int]:
-    """Frames that passed the filter, and those of them that there was no room for (packet(7)).
+    """Frames that passed the filter, and those of them that found no room (packet(7)).
 
     Since the last call: the kernel forgets what it has told.
     """
@@ -65,7 +65,7 @@ def packet_statistics(sock: socket.socket) -> tuple[int, int]:
 
 
 def check_index(interface: str, index: int) -> None:
-    """The name may have gone to another interface since the plan was made."""
+    """Raise OSError if the name has gone to another interface since the plan was made."""
     try:
         now = socket.if_nametoindex(interface)
     except OSError:  # without a number

@@ -1,4 +1,4 @@
-"""Connected sockets that outputs are sent through."""
+"""Connected sockets by which outputs send."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -30,7 +30,7 @@ SOURCES = 8  # addresses of an output's own interface whose ports are remembered
 
 
 class EgressSockets:
-    """Opens egress sockets; an output keeps the source port that was chosen for it first."""
+    """Egress sockets: an output keeps the source port that was chosen for it first."""
 
     def __init__(self) -> None:
         self.ports: dict[tuple[str, Target, Address], int] = {}
@@ -38,7 +38,7 @@ class EgressSockets:
         self._sources: dict[tuple[str, Target], list[Address]] = {}  # as they were chosen
 
     def open(self, egress: Egress) -> socket.socket:
-        """A non-blocking UDP socket, bound to its source and port, and connected.
+        """Open a non-blocking UDP socket, bound to its source and port, and connected.
 
         One that follows the routes is not bound to its interface: when they move, the kernel sends
         over the new way, or refuses, from that packet on.
@@ -62,7 +62,7 @@ class EgressSockets:
         return sock
 
     def forget(self, outputs: Collection[tuple[str, Target]]) -> None:
-        """Forgets the ports of all outputs but these, by rule."""
+        """Forget the ports of all outputs but these, by rule."""
         self.ports, before = {}, self.ports
         self._sources = {}
         for key, port in before.items():
@@ -70,7 +70,7 @@ class EgressSockets:
                 self._choose(key, port)
 
     def _choose(self, key: tuple[str, Target, Address], port: int) -> None:
-        """Of an interface whose addresses come and go, the last ones are remembered."""
+        """Choose a port; if an interface's addresses change, the last ports are remembered."""
         self.ports[key] = port
         sources = self._sources.setdefault(key[:2], [])
         if key[2] not in sources:
@@ -106,7 +106,7 @@ class EgressSockets:
 
 
 def _check_route(egress: Egress) -> None:
-    """Raises ENETUNREACH without an IPv4 route over the interface.
+    """Raise ENETUNREACH if there is no IPv4 route over the interface.
 
     connect() would not: on a socket that is bound to an interface, the kernel takes a destination
     without a route for a neighbour, and ARP for it is in vain (ip_route_output_key_hash_rcu()).

@@ -95,7 +95,7 @@ class Ears:
                         yield message
 
     def close(self) -> None:
-        """Hears no more."""
+        """Hear no more."""
         self._missing.clear()
         for sock, _ in self._sockets:
             sock.close()

@@ -128,7 +128,7 @@ class IngressSocket:
 
     @classmethod
     def open(cls, ingress: Ingress, mtu: int) -> IngressSocket:
-        """Bound, and not in a group yet: nothing comes."""
+        """Open the sockets, bound, and not in a group yet: nothing arrives."""
         geometry = geometry_for(mtu, ingress.ring_size)
         large_geometry = geometry_for(
             LARGEST_PACKET, max(LARGE_LEAST, ingress.ring_size // LARGE_SHARE)
@@ -144,7 +144,7 @@ class IngressSocket:
         return made
 
     def forget_seen(self) -> None:
-        """Begins to count what passed the filter: whoever counted what was taken begins too."""
+        """Begin to count what passed the filter: whoever counted what was taken begins too."""
         self._read()
         counts = self._counts
         counts[_SEEN] = counts[_FULL]
@@ -156,7 +156,7 @@ class IngressSocket:
         return self.socket, self.large
 
     def join(self, group: int | None) -> int:
-        """Shares the frames with the others of a group; None begins one. Returns it."""
+        """Join a fanout group, which shares the frames; None begins one. Returns it."""
         # One group of its own even for a single worker: only so the kernel tells large frames
         # from small ones, and puts fragments together.
         kind = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_DEFRAG | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
@@ -169,12 +169,12 @@ class IngressSocket:
         return group
 
     def share(self, workers: int) -> None:
-        """Says which member of the group takes a frame; one has to say it for all."""
+        """Set which socket of the group takes a frame; one sets it for all."""
         value, _alive = program_of(filters.share(workers, self.geometry.largest))
         self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, value)
 
     def admit(self, networks: frozenset[Network] | None) -> None:
-        """Lets in what is sent to these addresses, and what that cannot be said of; None: all."""
+        """Let in what is sent to these addresses, and what the filter cannot judge; None: all."""
         for sock in self._sockets:
             for spans in (filters.SPANS, 200, 0):
                 try:
@@ -204,7 +204,7 @@ class IngressSocket:
         return Lost(counts[_FULL], counts[_FULL] + counts[_MORE])
 
     def end(self, taken: Sequence[Taken]) -> tuple[Lost, Lost]:
-        """What they had no room for, as ring_full(), and what waits in them: nobody takes it."""
+        """The last ring_full(), and what waits in the rings, which nobody takes."""
         self.ring_full(taken)
         counts, frames, packets = self._counts, 0, 0
         for which, estimate in enumerate(self._estimates):
@@ -234,12 +234,12 @@ class IngressSocket:
             counts[_EACH_FULL + which] += full
 
     def deafen(self) -> None:
-        """Lets nothing in any more."""
+        """Let nothing in any more."""
         for sock in self._sockets:
             attach_filter(sock, DROP_ALL)
 
     def shrink(self) -> None:
-        """Gives the memory of the rings back; nobody may have mapped them. Counts go on.
+        """Give the memory of the rings back; nobody may have mapped them. Counts go on.
 
         While the kernel does it, for some milliseconds, nothing is counted. Raises OSError.
         """
@@ -248,13 +248,13 @@ class IngressSocket:
             sock.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", 0, 0, 0, 0))
 
     def take_error(self) -> None:
-        """Reads the error that a downed link leaves: until then every poll returns at once."""
+        """Read the error of a link that went down: until then every poll returns at once."""
         for sock in self._sockets:
             with contextlib.suppress(OSError):  # it is read the next time
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
-        """Closes all descriptors."""
+        """Close all descriptors."""
         self.epoll.close()
         os.close(self.tally)
         for sock in self._sockets:
@@ -283,7 +283,7 @@ def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:
 def open_ingress(
     ingress: Ingress, mtu: int, networks: frozenset[Network] | None = None
 ) -> list[IngressSocket]:
-    """The packet sockets of each worker; a flow comes to one worker, and in order.
+    """Open the packet sockets of each worker; a flow goes to one worker, in order.
 
     What is let in is sent to one of the networks; None: all.
     """
@@ -305,7 +305,7 @@ def open_ingress(
 
 
 def open_reception(reception: Reception) -> socket.socket:
-    """Lets a group's frames through the filter of the interface, as long as the socket is open."""
+    """Let a group's frames through the interface's filter as long as the socket is open."""
     check_index(reception.interface, reception.index)
     group = reception.group
     if group is None:

@@ -1,4 +1,4 @@
-"""What makes the network send an input's packets here: groups joined, hosts' ports held."""
+"""What makes the network send an input's packets here: memberships and held ports."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -37,11 +37,11 @@ class Receivers:
         self._ports: dict[str, frozenset[int]] = {}
 
     def look_anew(self) -> None:
-        """What was read is forgotten."""
+        """Forget what was read."""
         self._ports = {}
 
     def have(self, address: Address, port: int) -> bool:
-        """Does a program receive what comes to this port of the address?"""
+        """Whether a program receives what is sent to this port of the address."""
         names = ("udp", "udp6") if address.version == 4 else ("udp6",)
         return any(port in self._of(name) for name in names)
 
@@ -65,7 +65,7 @@ def _at_any_address(name: str) -> Iterator[int]:
 
 
 def open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:
-    """Takes the port of a unicast input, so that the kernel does not answer "port unreachable".
+    """Take the port of a unicast input, so that the kernel does not answer "port unreachable".
 
     None when that is not needed: the address is not this host's, or another program has the port.
     """
@@ -97,7 +97,7 @@ class Memberships:
         self._kept: set[socket.socket] = set()
 
     def join(self, membership: Membership) -> None:
-        """Joins the group on the interface; nothing is ever received on the socket."""
+        """Join the group on the interface; nothing is ever received on the socket."""
         check_index(membership.interface, membership.index)
         roomy = self._roomy[membership.group.version]
         while True:
@@ -126,14 +126,14 @@ class Memberships:
         return iter(self._joined)
 
     def sockets(self) -> dict[socket.socket, list[Membership]]:
-        """Which socket has joined what."""
+        """The groups that each socket has joined."""
         found: dict[socket.socket, list[Membership]] = {}
         for membership, sock in self._joined.items():
             found.setdefault(sock, []).append(membership)
         return found
 
     def take_over(self, sock: socket.socket, joined: Sequence[Membership]) -> None:
-        """A socket that has joined these already; those that it cannot have are left out."""
+        """Take over a socket that has joined these; those that it cannot have are left out."""
         has = []
         for membership in joined:
             try:
@@ -150,12 +150,12 @@ class Memberships:
         self._kept.add(sock)
 
     def hand_on(self) -> None:
-        """Somebody else keeps from now on what there is, and knows of it."""
+        """Note that somebody else keeps what there is, and knows of it."""
         self._roomy = {4: [], 6: []}
         self._kept = set(self._groups)
 
     def leave(self, membership: Membership) -> None:
-        """Leaves the group; an interface that has gone has left it already."""
+        """Leave the group; an interface that has gone has left it already."""
         sock = self._joined.pop(membership)
         try:
             _membership_option(sock, False, membership)
@@ -185,7 +185,7 @@ def _membership_socket(group: Address) -> socket.socket:
 
 
 def _membership_option(sock: socket.socket, join: bool, membership: Membership) -> None:
-    """Joins or leaves by a struct group_req or group_source_req (RFC 3678, 5.1 and 5.2)."""
+    """Join or leave by a struct group_req or group_source_req (RFC 3678, 5.1 and 5.2)."""
     level = socket.IPPROTO_IP if membership.group.version == 4 else socket.IPPROTO_IPV6
     request = struct.pack("I4x", membership.index) + _storage(membership.group, membership.index)
     if membership.source is None:

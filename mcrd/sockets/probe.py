@@ -17,7 +17,7 @@ ECHO_REQUEST, ECHO_REQUEST_6 = 8, 128  # RFC 792, RFC 4443
 
 
 def probe(interface: str, index: int, hop: Address) -> None:
-    """Sends an empty echo request to the neighbour; its answer is not looked at. Raises OSError."""
+    """Send an empty echo request to the neighbour; its answer is not looked at. Raises OSError."""
     family = socket.AF_INET if hop.version == 4 else socket.AF_INET6
     protocol = socket.IPPROTO_ICMP if hop.version == 4 else socket.IPPROTO_ICMPV6
     flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC

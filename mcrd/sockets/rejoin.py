@@ -39,7 +39,7 @@ class Repeater:
     """
 
     def __init__(self, rejoin: Rejoin, now: float) -> None:
-        """Raises OSError; `now` in seconds, monotonic."""
+        """Raise OSError; `now` in seconds, monotonic."""
         check_index(rejoin.interface, rejoin.index)
         self._rejoin = rejoin
         self._next = now + random.uniform(0, min(SOON, rejoin.every))
@@ -58,7 +58,7 @@ class Repeater:
         return not self._left and now >= self._next
 
     def begin(self, wanted: Iterable[tuple[Wanted, int]], link: Link, now: float) -> None:
-        """Begins a round, of what is wanted in each family and the version that is spoken there."""
+        """Begin a round, of what is wanted in each family and the version that is spoken there."""
         self._next = now + self._rejoin.every * random.uniform(1 - EARLIER, 1)
         for groups, spoken in wanted:
             if groups:
@@ -67,7 +67,7 @@ class Repeater:
         self._left.reverse()
 
     def send(self, link: Link) -> Said:
-        """Sends some of what is left of the round."""
+        """Send some of what is left of the round."""
         some, self._left = self._left[-AT_ONCE:], self._left[:-AT_ONCE]
         sent = 0
         for report in reversed(some):
@@ -79,7 +79,7 @@ class Repeater:
         return Said(sent, len(some) - sent)
 
     def close(self) -> None:
-        """Sends no more."""
+        """Send no more."""
         self._socket.close()
 
 

@@ -85,7 +85,7 @@ class RouteQueries:
         self._sequence = 0
 
     def close(self) -> None:
-        """Asks no more."""
+        """Ask no more."""
         self._socket.close()
 
     def routes(self, questions: Sequence[Question]) -> Iterator[Route]:
@@ -142,7 +142,7 @@ class RouteChanges:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hears no more."""
+        """Hear no more."""
         self._socket.close()
 
     def read(self, seconds: float) -> Iterator[Change | None]:

@@ -35,7 +35,7 @@ class Target:
     flows: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a range that runs out of addresses or of one kind of address."""
+        """Raise ValueError for a range that runs out of addresses or of one kind of address."""
         if not 1 <= self.flows <= MAX_FLOWS:
             raise ValueError(f"flows: expected 1 to {MAX_FLOWS}, got {self.flows}")
         try:
@@ -122,7 +122,7 @@ def open_socket(target: Target) -> socket.socket:
 
 
 def allow_descriptors(sockets: int) -> None:
-    """Raises the soft limit of open files, so that these fit in beside what Python needs."""
+    """Raise the soft limit of open files, so that these fit in beside what Python needs."""
     needed = sockets + 64
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

@@ -80,7 +80,7 @@ def receive(
     ready: Callable[[int], None],
     stopped: Callable[[], bool],
 ) -> Received:
-    """Receives until `ending` or `stopped`. Raises TrafficError.
+    """Receive until `ending` or `stopped`. Raises TrafficError.
 
     Calls `ready` with the bytes of the receive buffer once every group is joined. With a source,
     groups are joined for that source alone, and nothing else counts.
@@ -125,7 +125,7 @@ def _open(target: Target, address: Address, source: Address | None, index: int) 
 
 
 def _join(sock: socket.socket, group: Address, source: Address | None, index: int) -> None:
-    """Joins with IGMP or MLD: any source, or one (RFC 4607); options of RFC 3678, section 5.1."""
+    """Join with IGMP or MLD: any source, or one (RFC 4607); options of RFC 3678, section 5.1."""
     if group.version == 4:
         level = socket.IPPROTO_IP
         sock.setsockopt(level, IP_MULTICAST_ALL, 0)

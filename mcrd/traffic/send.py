@@ -60,7 +60,7 @@ class Sent:
 
 
 def send(target: Target, pattern: Pattern, stopped: Callable[[], bool]) -> Sent:
-    """Sends until the count is reached or `stopped`. Raises TrafficError."""
+    """Send until the count is reached or `stopped`. Raises TrafficError."""
     index = target.interface_index()
     allow_descriptors(target.flows)
     try:
