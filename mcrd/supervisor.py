@@ -170,7 +170,7 @@ class Supervisor:
             # What was counted before is no news.
             ledger = self._estate.ledger
             self._alarms.begin(start, ledger, ledger.interfaces(self._estate.ring_full()))
-            self._tasks.endless("looking around", self._look_around)
+            self._tasks.endless("periodic checks", self._look_around)
             self._digest = _digest(self._files(start))
             await self._adopt(start)
         self._notify.ready()
@@ -199,7 +199,7 @@ class Supervisor:
         return not self._lock.locked() or time.monotonic() - self._estate.advanced < STALLED
 
     async def _look_around(self) -> None:
-        """Beside planning, which may have to wait for a worker: streams are watched meanwhile."""
+        """Run the periodic checks beside planning, which may have to wait for a worker."""
         while True:
             await asyncio.sleep(TICK)
             self._look()
@@ -234,7 +234,7 @@ class Supervisor:
             try:
                 look()
             except Exception as error:  # noqa: BLE001  # the others have to look all the same
-                text = "looking at %s failed: %s"
+                text = "periodic check failed: %s: %s"
                 journal.tell(
                     log, logging.ERROR, "look-failed", text, what, describe(error), task=what
                 )
@@ -348,7 +348,8 @@ class Supervisor:
             level = logging.DEBUG if undone == len(steps) else logging.INFO
             journal.tell(log, level, "plan-applied", text, report.steps(steps), took)
         else:
-            log.warning("the plan does not come to an end; looking again in %g s", UNSETTLED)
+            text = "planning did not converge after %d rounds; retrying in %g s"
+            log.warning(text, ROUNDS, UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self._wake)
         self._estate.admit(self._networks, also_old=False)
         self._estate.end_retired()

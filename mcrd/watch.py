@@ -70,7 +70,7 @@ class Watch:
         if not self._troubles and self._poll.runs:
             return
         if "poll" not in self._troubles and not self._poll.runs:
-            text = "the watch of the rule files has ended; it begins anew"
+            text = "the watch of the rule files has ended; restarting it"
             tell(log, logging.ERROR, "task-ended", text, task="watch")
         self._begin()
         self._noticed()  # who knows what came meanwhile

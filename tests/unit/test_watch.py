@@ -467,7 +467,7 @@ def test_a_thread_that_has_ended_begins_anew(file: Path, caplog: pytest.LogCaptu
         try:
             assert caplog.messages == []
             watch.look()
-            assert caplog.messages == ["the watch of the rule files has ended; it begins anew"]
+            assert caplog.messages == ["the watch of the rule files has ended; restarting it"]
             await calls.one()  # for what came meanwhile
             await asyncio.to_thread(in_place, file)
             await calls.one()
