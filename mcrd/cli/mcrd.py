@@ -94,6 +94,7 @@ def _parser() -> ArgumentParser:
 
 
 def _run(path: Path, control: Path, log_level: str | None) -> int:
+    import logging  # noqa: PLC0415
     import resource  # noqa: PLC0415
 
     from mcrd import journal, privileges  # noqa: PLC0415
@@ -103,8 +104,13 @@ def _run(path: Path, control: Path, log_level: str | None) -> int:
         text = f"mcrd: {descriptors} open files are allowed, and it takes {DESCRIPTORS} at least;"
         print(text, "raise LimitNOFILE= of the service, or ulimit -Hn", file=sys.stderr)
         return 1
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))  # each output has one
     journal.set_up()
+    try:  # each output has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+    except (OSError, ValueError):  # ValueError is EPERM
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        text = "the limit on open files stays at %d: no right to raise it to %d"
+        logging.getLogger(__name__).warning(text, soft, descriptors)
     privileges.limit()  # before the file is read: what can be read now can be read at a reload
     journal.go_on_in_a_thread()
     try:

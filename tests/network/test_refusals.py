@@ -186,7 +186,7 @@ SWEEP = {
 }
 
 
-@pytest.mark.long  # some five minutes
+@pytest.mark.long  # some four minutes
 @pytest.mark.parametrize("when", ["1+", "3", "12+"])
 @pytest.mark.parametrize("error", SWEEP)
 def test_no_refusal_is_a_traceback(triangle: Triangle, error: str, when: str) -> None:
