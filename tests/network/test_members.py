@@ -382,43 +382,6 @@ def test_discovery_both_ways(lab: Lab) -> None:
     assert [rules[name]["received"]["packets"] for name in ("east", "west")] == [100, 100]
 
 
-@pytest.mark.alone
-def test_two_relays_in_parallel_are_bounded_by_a_limit(lab: Lab) -> None:
-    """Each relays what the other sent: only a limit ends that, and the log says that it does.
-
-    left l0 -- switch -- r1 one r2 -- switch -- k0 right, and the same through two
-    """
-    west, east, left, right = lab.hosts("west", "east", "left", "right")
-    one, two = lab.hosts("one", "two")
-    lab.link(left, "l0", ["10.1.0.1/24"], west, "p0", [])
-    lab.link(right, "k0", ["10.2.0.1/24"], east, "p0", [])
-    for number, relay in enumerate((one, two), 1):
-        lab.link(relay, "r1", [f"10.1.0.{10 + number}/24"], west, f"p{number}", [])
-        lab.link(relay, "r2", [f"10.2.0.{10 + number}/24"], east, f"p{number}", [])
-    for switch in (west, east):
-        lab.bridge(switch, "br0", ["p0", "p1", "p2"])
-    limit = "limit={packets_per_second=200}"
-    rules = rule("east", f"r1 239.1.1.1 5000 {limit}", "r2 239.1.1.1 5000") + rule(
-        "west", f"r2 239.1.1.1 5000 {limit}", "r1 239.1.1.1 5000"
-    )
-    daemons = [lab.mcrd(relay, rules) for relay in (one, two)]
-    with sender(left, "l0") as sock:
-        for _ in range(50):
-            sock.sendto(b"x", ("239.1.1.1", 5000))
-
-    def total() -> int:
-        return sum(
-            int(entry["received"]["packets"])
-            for daemon in daemons
-            for entry in daemon.stats()["rules"].values()
-        )
-
-    before, at = total(), time.monotonic()
-    wait_for(lambda: all("(rate_limited)" in d.log() for d in daemons), "the log to say so")
-    rate = (total() - before) / (time.monotonic() - at)
-    assert rate < 4 * 200 * 1.2
-
-
 def test_included_files_are_read_and_watched(triangle: Triangle) -> None:
     directory = triangle.lab.file("rules.d")
     directory.mkdir()
