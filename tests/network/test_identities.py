@@ -14,6 +14,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -189,14 +190,25 @@ def one_round(triangle: Triangle, number: int) -> None:
 
 
 def quiet(daemon: Mcrd) -> dict[str, Any]:
-    """The counters, when they stand still and a worker runs."""
+    """The counters, when they stand still and each worker waits for packets."""
 
     def still() -> dict[str, Any] | None:
         before, after = daemon.stats(), daemon.stats()
         same = before["interfaces"] == after["interfaces"] and _counted(before) == _counted(after)
-        return after if same and after["workers"] else None
+        workers = after["workers"]
+        # One that has no CPU just now counts nothing either, in the middle of a harvest.
+        return after if same and workers and all(_waits(w["pid"]) for w in workers) else None
 
     return wait_for(still, "the counters to stand still")
+
+
+def _waits(pid: int) -> bool:
+    """Whether the process sleeps, and has not merely lost its CPU (proc_pid_stat(5))."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "S"
 
 
 def _counted(stats: dict[str, Any]) -> list[Any]:
