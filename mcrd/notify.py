@@ -13,9 +13,10 @@ import errno
 import logging
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterable
+
+import sdnotify
 
 from mcrd.errors import words
 
@@ -29,36 +30,43 @@ class Manager:
     """Its socket, $NOTIFY_SOCKET."""
 
     def __init__(self) -> None:
-        path = os.environ.get("NOTIFY_SOCKET", "")
-        self.path = path
-        self._address = path.replace("@", "\0", 1) if path[:1] == "@" else path
-        self.there = path[:1] in ("/", "@")  # one to speak to
-        self._socket: socket.socket | None = None
+        self.path = os.environ.get("NOTIFY_SOCKET", "")
+        self.there = self.path[:1] in ("/", "@")  # one to speak to
+        self._notifier: sdnotify.SystemdNotifier | None = None
 
     def connect(self) -> None:
         """Raise OSError when nobody listens."""
         if self.there:
-            self._opened().connect(self._address)
+            self._connected()
 
-    def _opened(self) -> socket.socket:
-        if self._socket is None:
-            flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | flags)
-        return self._socket
+    def _connected(self) -> sdnotify.SystemdNotifier:
+        if self._notifier is None:
+            # The library leaves its socket open where nobody listens.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                probe.connect(self.path.replace("@", "\0", 1) if self.path[0] == "@" else self.path)
+            notifier = sdnotify.SystemdNotifier(debug=True)  # it raises what it could not send
+            notifier.socket.setblocking(False)
+            self._notifier = notifier
+        return self._notifier
 
     def send(self, text: str, descriptors: Iterable[int] = ()) -> None:
         """Raise BlockingIOError when it has no room for more, and OSError."""
         if not self.there:
             return
-        sock = self._opened()
+        sent = text.encode(errors="replace").decode()
         try:
-            _send(sock, text, descriptors)
+            _send(self._connected(), sent, descriptors)
         except OSError as error:
             # Not yet, or no more: it may listen anew.
             if error.errno not in (errno.ENOTCONN, errno.ECONNREFUSED, errno.EDESTADDRREQ):
                 raise
-            sock.connect(self._address)
-            _send(sock, text, descriptors)
+            self._disconnect()
+            _send(self._connected(), sent, descriptors)
+
+    def _disconnect(self) -> None:
+        if self._notifier is not None:
+            self._notifier.socket.close()
+            self._notifier = None
 
     async def barrier(self) -> bool:
         """Wait until it has done what it was told; False when it has not (BARRIER=1)."""
@@ -93,15 +101,15 @@ class Manager:
     def close(self) -> None:
         """End the conversation."""
         self.there = False
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._disconnect()
 
 
-def _send(sock: socket.socket, text: str, descriptors: Iterable[int]) -> None:
+def _send(notifier: sdnotify.SystemdNotifier, text: str, descriptors: Iterable[int]) -> None:
     numbers = list(descriptors)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(numbers)}i", *numbers))]
-    sock.sendmsg([text.encode(errors="replace")], rights if numbers else [])
+    if numbers:  # the library sends text alone
+        socket.send_fds(notifier.socket, [text.encode()], numbers)
+    else:
+        notifier.notify(text)
 
 
 class Notify:
