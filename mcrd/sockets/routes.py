@@ -136,6 +136,7 @@ class RouteChanges:
         except OSError:
             self._socket.close()
             raise
+        self._overrun = False
 
     def fileno(self) -> int:
         """To be watched: readable when something has changed."""
@@ -152,11 +153,19 @@ class RouteChanges:
             try:
                 data = self._socket.recv(8192)
             except BlockingIOError:
+                if self._overrun:
+                    self._overrun = False
+                    yield None
                 return
             except OSError:  # ENOBUFS: some were lost
-                yield None
+                self._overrun = True
                 continue
-            yield _change(data)
+            # Until all is read, the kernel drops what is new, and does not say so again
+            # (netlink_overrun()): so what stands here tells less than what is lost.
+            if not self._overrun:
+                yield _change(data)
+        if self._overrun:
+            yield None
 
 
 _HEADER = struct.Struct("=IHHII")
