@@ -235,6 +235,8 @@ def set_up() -> None:
     # They tell their own stories at these levels.
     for name in ("pyroute2", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What it calls an error is an event that came while a watch was ended.
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
 
 
 def go_on_in_a_thread() -> None:

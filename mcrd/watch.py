@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mcrd.errors import words
-from mcrd.inotify import Inotify
 from mcrd.journal import tell
 from mcrd.polling import EVERY, Poll
+from mcrd.saves import Saves
 
 SETTLE = 0.1  # seconds; an editor makes several events of one save
 LONGEST = 1.0  # seconds that a flock may last: what is written again and again is read meanwhile
@@ -42,9 +42,9 @@ class Watch:
     def __init__(self, changed: Callable[[], None], every: float = EVERY) -> None:
         self._changed = changed
         self._every = every
-        self._inotify = Inotify(self._happened, self._lost)
-        self._poll = Poll(self._polled, every)
         self._about = _About()
+        self._saves = Saves(self._concerns, self._happened, self._lost)
+        self._poll = Poll(self._polled, every)
         self._loop: asyncio.AbstractEventLoop | None = None  # while it watches
         self._settling: asyncio.TimerHandle | None = None
         self._latest = 0.0  # in the loop's time
@@ -67,11 +67,14 @@ class Watch:
         """Tries again what could not be had, and whether the thread lives; call it now and then."""
         if self._loop is None or time.monotonic() < self._retry:
             return
-        if not self._troubles and self._poll.runs:
+        ended = self._saves.failed or ("poll" not in self._troubles and not self._poll.runs)
+        if not self._troubles and not ended:
             return
-        if "poll" not in self._troubles and not self._poll.runs:
+        if ended:
             text = "the watch of the rule files has ended; restarting it"
             tell(log, logging.ERROR, "task-ended", text, task="watch")
+        if self._saves.failed:
+            self._saves.stop()
         self._begin()
         self._noticed()  # who knows what came meanwhile
 
@@ -81,7 +84,7 @@ class Watch:
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
-        self._inotify.stop()
+        self._saves.stop()
         self._poll.stop(STOP)
         self._troubles.clear()
         self._retry = 0.0
@@ -94,7 +97,7 @@ class Watch:
         except OSError as error:
             troubles["poll"] = words(error)
         try:
-            self._inotify.start()
+            self._saves.start()
         except OSError as error:
             troubles["inotify"] = words(error)
         else:
@@ -126,15 +129,15 @@ class Watch:
     def _watch_directories(self, troubles: dict[str, str]) -> bool:
         """Watches those that are there now; whether any is new."""
         wanted, found, tried = self._about.directories(), False, set[str]()
-        for gone in self._inotify.watched - wanted:
-            self._inotify.remove(gone)
+        for gone in self._saves.watched - wanted:
+            self._saves.remove(gone)
         # What is made in a directory between the look and its watch makes no event.
-        while new := wanted - self._inotify.watched - tried:
+        while new := wanted - self._saves.watched - tried:
             found = True
             tried |= new
             for directory in new:
                 try:
-                    self._inotify.add(directory)
+                    self._saves.add(directory)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # it has just gone
                 except OSError as error:
@@ -151,17 +154,24 @@ class Watch:
         if found or lost:
             self._noticed()
 
+    def _concerns(self, name: str) -> bool:
+        """Runs in a thread of watchdog's."""
+        about = self._about
+        return about.has(name) or about.leads(name)
+
     def _happened(self, name: str, came_or_went: bool) -> None:
         if came_or_went and self._about.leads(name):
-            beneath = [w for w in self._inotify.watched if w == name or w.startswith(f"{name}/")]
+            beneath = [w for w in self._saves.watched if w == name or w.startswith(f"{name}/")]
             for directory in beneath:  # what has such a name now is another
-                self._inotify.remove(directory)
+                self._saves.remove(directory)
             self._watch_anew(bool(beneath))
         if self._about.has(name):
             self._noticed()
 
-    def _lost(self, _directory: str | None) -> None:
+    def _lost(self) -> None:
         if self._loop is not None:
+            for directory in self._saves.watched:  # that they went may be what was lost
+                self._saves.remove(directory)
             self._watch_anew(lost=True)
 
     def _polled(self, number: int) -> None:

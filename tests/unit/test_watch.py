@@ -9,7 +9,10 @@ import contextlib
 import os
 import resource
 import shutil
+import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from itertools import pairwise
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.watch import LONGEST, SETTLE, Watch
+from tests.lab import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -496,12 +500,13 @@ def test_stop_leaves_no_thread_and_no_descriptor(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def no_descriptors() -> Iterator[None]:
-    """None can be opened within."""
+def no_descriptors(left: int = 0) -> Iterator[None]:
+    """None can be opened within, or so many."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    free = [os.dup(0) for _ in range(left + 1)]
+    for descriptor in free:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], limits[1]))
     try:
         yield
     finally:
@@ -622,22 +627,213 @@ def test_inotify_that_comes_later_is_used(file: Path, caplog: pytest.LogCaptureF
     ]
 
 
-def test_events_that_were_lost_are_a_call(file: Path) -> None:
-    """More than the kernel keeps, while nobody reads."""
-    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+def inotify_descriptors() -> list[int]:
+    """Those of this process that are instances of inotify."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").endswith("inotify"):
+                found.append(int(name))
+    return found
+
+
+def test_one_instance_is_enough_for_all_directories(file: Path) -> None:
+    others = [file.parent / str(number) / file.name for number in range(3)]
+    for other in others:
+        other.parent.mkdir()
 
     async def scenario() -> None:
         calls = Calls()
+        before = len(inotify_descriptors())
         watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
+        watch.start(map(str, [file, *others]))
         try:
-            for number in range(room // 3 + 1):  # made, closed, deleted
-                name = file.parent / str(number % 2)
-                os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
-                name.unlink()
-            await calls.one()
+            assert len(inotify_descriptors()) == before + 1
+            for number, other in enumerate(others, start=1):
+                in_place(other)
+                await calls.one()
+                assert calls.count == number
         finally:
             watch.stop()
-        assert calls.count == 1
+        assert len(inotify_descriptors()) == before
 
     asyncio.run(scenario())
+
+
+def test_an_instance_that_cannot_be_read_is_replaced(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        calls = Calls()
+        before = set(inotify_descriptors()), len(os.listdir("/proc/self/fd"))
+        watch = Watch(calls, every=NEVER)
+        watch.start([str(file)])
+        threads = threading.active_count()
+        (descriptor,) = set(inotify_descriptors()) - before[0]
+        directory = os.open(file.parent, os.O_RDONLY)
+        os.dup2(directory, descriptor)  # read(2) says EISDIR
+        os.close(directory)
+        try:
+            in_place(file)  # who waits for the instance wakes
+            wait_for(lambda: threading.active_count() < threads, "the end of the thread")
+            watch._retry = 0.0  # noqa: SLF001
+            watch.look()
+            assert caplog.messages == ["the watch of the rule files has ended; restarting it"]
+            await calls.one()  # for what came meanwhile
+            assert threading.active_count() == threads
+            in_place(file)
+            await calls.one()
+            assert calls.count == 2
+        finally:
+            watch.stop()
+        assert len(os.listdir("/proc/self/fd")) == before[1]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_with_too_few_descriptors_none_is_held(file: Path, left: int) -> None:
+    """An instance takes three; what is short is not said to be another thing."""
+
+    async def scenario() -> None:
+        watch = Watch(lambda: None, every=NEVER)
+        before = len(os.listdir("/proc/self/fd"))
+        with no_descriptors(left):
+            watch.start([str(file)])
+            for _ in range(3):
+                watch._retry = 0.0  # noqa: SLF001
+                watch.look()
+            assert "rule file: Too many open files;" in watch.trouble
+        assert len(os.listdir("/proc/self/fd")) == before
+        watch.stop()
+
+    asyncio.run(scenario())
+
+
+@contextlib.contextmanager
+def no_threads() -> Iterator[None]:
+    """None can be started within: there is no room for a stack of that size."""
+    size = threading.stack_size(1 << 47)
+    try:
+        yield
+    finally:
+        threading.stack_size(size)
+
+
+def test_without_a_thread_nothing_is_left_open(file: Path) -> None:
+    """Each try, also one that comes half way, gives back what it took."""
+    other = file.parent / "more" / file.name
+    other.parent.mkdir()
+
+    async def scenario() -> None:
+        calls = Calls()
+        before = len(os.listdir("/proc/self/fd"))
+        watch = Watch(calls, every=NEVER)
+        with no_threads():
+            watch.start([str(file)])
+            for _ in range(3):
+                watch._retry = 0.0  # noqa: SLF001
+                watch.look()
+            assert "there is no room for another thread" in watch.trouble
+            assert len(os.listdir("/proc/self/fd")) == before
+        try:
+            watch._retry = 0.0  # noqa: SLF001
+            watch.look()
+            assert watch.trouble == ""
+            with no_threads():
+                watch.start([str(file), str(other)])
+            assert "there is no room for another thread" in watch.trouble
+            assert len(os.listdir("/proc/self/fd")) == before
+            watch._retry = 0.0  # noqa: SLF001
+            watch.look()
+            assert watch.trouble == ""
+            await calls.one()
+            in_place(other)
+            await calls.one()
+            assert calls.count == 2
+        finally:
+            watch.stop()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_that_may_not_be_read_is_named() -> None:
+    """It can be passed, so that the file is there, but inotify(7) wants more."""
+    user = os.geteuid()
+
+    async def scenario(directory: Path) -> str:
+        watch = Watch(lambda: None, every=NEVER)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            watch.start([str(directory / "mcr.toml")])
+            return watch.trouble
+        finally:
+            watch.stop()
+            os.seteuid(user)
+
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        in_place(directory / "mcr.toml")
+        directory.chmod(0o311)
+        trouble = asyncio.run(scenario(directory))
+        directory.chmod(0o700)
+    assert f"{directory}: Permission denied" in trouble
+
+
+def test_a_directory_by_a_symlink_is_watched(file: Path) -> None:
+    link = file.parent.parent / f"{file.parent.name}-link"
+    link.symlink_to(file.parent)
+    assert calls_of(link / file.name, in_place) == 1
+
+
+WATCHES = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from tests.unit.test_watch import NEVER, Calls, in_place
+from mcrd.watch import Watch
+
+async def main():
+    file, mounted = Path(sys.argv[1]), sys.argv[2] == "mounted"
+    if mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "none", file.parent], check=True)
+    calls = Calls()
+    watch = Watch(calls, every=NEVER)
+    watch.start([str(file)])
+    if mounted:
+        subprocess.run(["umount", file.parent], check=True)
+    else:
+        print("ready", flush=True)
+    await calls.one()
+    in_place(file)
+    await calls.one()
+    watch.stop()
+    print(calls.count)
+
+asyncio.run(main())
+"""
+
+
+def test_events_that_were_lost_are_a_call(file: Path) -> None:
+    """More than the kernel keeps, while nobody reads: the process is stopped."""
+    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+    command = [sys.executable, "-c", WATCHES, str(file), ""]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watches:
+        assert watches.stdout is not None
+        assert watches.stdout.readline() == "ready\n"
+        watches.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, watches.pid, os.WSTOPPED)
+        for number in range(room // 3 + 1):  # made, closed, deleted
+            name = file.parent / str(number % 2)
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
+            name.unlink()
+        watches.send_signal(signal.SIGCONT)
+        assert watches.stdout.read() == "2\n"
+
+
+@pytest.mark.root
+def test_a_directory_whose_file_system_goes_is_watched_anew(file: Path) -> None:
+    command = ["unshare", "--mount", sys.executable, "-c", WATCHES, str(file), "mounted"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "2\n"
