@@ -189,7 +189,7 @@ class _Known(NamedTuple):
     rule: Rule
     settings: tuple[Interface | None, str, tuple[str, ...]]
     lookups: tuple[Lookup, ...]
-    seen: tuple[Link | Way | None, ...]
+    seen: tuple[Link | Way | bool | None, ...]
     wish: Wish
 
 
@@ -207,6 +207,7 @@ class Wishes:
         self._interfaces: Mapping[str, Interface] = {}
         self._rules: Mapping[str, Rule] = {}
         self._doubles = names.NONE
+        self._own: frozenset[Address] = frozenset()
         self._look = 0  # another number whenever links, ways or settings are other ones
 
     def of(self, rule: Rule, config: Config, actual: Actual) -> Wish:
@@ -219,6 +220,7 @@ class Wishes:
         ):
             self._links, self._interfaces, self._rules = links, config.interfaces, config.rules
             self._doubles = names.doubles(config, links)
+            self._own = _own(links)
             self._look += 1
         if ways is not self._ways:
             self._ways = ways
@@ -240,6 +242,7 @@ class Wishes:
             *(links.get(o.interface or "") for o in rule.outputs),
             *there,
             *(links.get(way.interface) for way in there if way is not None),
+            *(o.source in self._own for o in rule.outputs if o.interface is None and o.source),
         )
         # Of tuples, what is the same object is compared no further.
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
@@ -548,8 +551,17 @@ def _source_by(way: Way, output: Output) -> Address | None:
     return None if output.source == "keep" else output.source or way.source
 
 
+def _own(links: Mapping[str, Link]) -> frozenset[Address]:
+    """The addresses of this host."""
+    return frozenset(address.ip for link in links.values() for address in link.addresses)
+
+
 def _nowhere(output: Output, way: Way | None, links: Mapping[str, Link]) -> str:
     """Why no way leads to the host of an output; "" when one does."""
+    source = output.source if output.interface is None else None
+    if isinstance(source, Address) and source not in _own(links):
+        # The kernel finds no route from such a source, whatever the routes are.
+        return f"this host does not have the address {source}"
     if way is not None and way.trouble:
         return way.trouble
     if output.interface is not None:
@@ -561,9 +573,6 @@ def _nowhere(output: Output, way: Way | None, links: Mapping[str, Link]) -> str:
         return f"{way.interface} is missing"
     if down := _down(way.interface, links):
         return down
-    if isinstance(output.source, Address):
-        own = any(a.ip == output.source for each in links.values() for a in each.addresses)
-        return "" if own else f"this host does not have the address {output.source}"
     if output.source is None and way.source is None:
         return f"{link.name} has no IPv{output.address.version} address"
     return ""

@@ -744,6 +744,26 @@ def test_what_no_way_leads_to_is_counted_and_said(way: Way | None, why: str) -> 
     assert states(both, now)["camera"].state == "active"
 
 
+@pytest.mark.parametrize("trouble", ["", "there is no route to 192.0.2.7"])
+def test_a_source_that_this_host_does_not_have_is_said_whatever_the_routes_say(
+    trouble: str,
+) -> None:
+    source = ip_address("198.51.100.9")
+    given = replace(CAMERA, outputs=(Output(None, HOST, 6000, ttl=64, source=source),))
+    ways = {Lookup(None, HOST, source=source, port=6000): replace(OVER_ETH1, trouble=trouble)}
+    actual = Actual(LINKS, ways=ways)
+    now = carry_out(plan(config_of(given), actual), actual)
+    state = states(config_of(given), now)["camera"]
+    assert state.reason == "this host does not have the address 198.51.100.9"
+    wishes = Wishes()
+    wishes.of(given, config_of(given), actual)
+    third = Link("eth7", 7, True, True, 1500, 1, (ip_interface(f"{source}/24"),))
+    later = replace(actual, links={**LINKS, "eth7": third})
+    assert wishes.of(given, config_of(given), later) == wish(
+        given, config_of(given), later.links, ways
+    )
+
+
 def test_an_output_with_an_interface_is_counted_where_the_routes_do_not_lead_over_it() -> None:
     config = config_of(replace(CAMERA, outputs=(Output("eth1", HOST, 6000, ttl=64),)))
     asked = Lookup("eth1", HOST, port=6000)
