@@ -182,7 +182,7 @@ class Estate:
     def end_retired(self) -> None:
         """Closes old rings in whose place no others are to be opened any more."""
         tried = [what for what in self._failures if isinstance(what, Ingress)]
-        self._holdings.end_retired({(ingress.interface, ingress.index) for ingress in tried})
+        self._holdings.end_retired({ingress.index for ingress in tried})
 
     def next_retry(self) -> float | None:
         """Seconds until something that failed is to be tried again.

@@ -70,7 +70,7 @@ class Holdings:
         self._patterns: set[Members | Nowhere] = set()
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
-        self._retired: dict[tuple[str, int], Retired] = {}  # by interface and index
+        self._retired: dict[int, Retired] = {}  # by the index of the interface, which stays
 
     def all(self) -> tuple[Resource, ...]:
         """What is open."""
@@ -129,7 +129,9 @@ class Holdings:
 
     def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
         """Open all of its rings, or none; those that they replace count until then."""
-        retired = self._retired.get((ingress.interface, ingress.index))
+        retired = self._retired.get(ingress.index)
+        if retired is not None:
+            retired.interface = ingress.interface  # it may have been renamed
         segments: list[Segment] = []
         try:
             segments.extend(Segment() for _ in range(ingress.workers))
@@ -146,7 +148,7 @@ class Holdings:
             raise
         self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
         if retired is not None:
-            del self._retired[retired.ingress]
+            del self._retired[ingress.index]
             for loss in retired.give_way(rings):
                 self.ledger.lose(*loss)
 
@@ -195,7 +197,7 @@ class Holdings:
 
     def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
         self._ingresses.discard(ingress)
-        retired = Retired((ingress.interface, ingress.index))
+        retired = Retired(ingress.interface)
         for key in [key for key in self.rings if key.ingress == ingress]:
             self.members.pop(key).end(None)
             ring, segment = self.rings.pop(key)
@@ -204,12 +206,12 @@ class Holdings:
             self.ledger.detach(key, *lost)
             retired.add(key, ring, taken, *lost)
         if anew:
-            self._retired[retired.ingress] = retired
+            self._retired[ingress.index] = retired
         else:
             retired.close()
 
-    def end_retired(self, wanted: Container[tuple[str, int]] = ()) -> None:
-        """Close old rings, except those of interfaces (name and index) that wait for new ones."""
+    def end_retired(self, wanted: Container[int] = ()) -> None:
+        """Close old rings, except those of interfaces (by index) that wait for new ones."""
         for which in [which for which in self._retired if which not in wanted]:
             retired = self._retired.pop(which)
             for loss in retired.losses():
@@ -267,7 +269,8 @@ class Holdings:
 
         Widen before rules are added, narrow after others are removed: no frame is missed.
         """
-        names = {ring.interface for ring in self.rings} | {name for name, _ in self._retired}
+        names = {ring.interface for ring in self.rings}
+        names |= {retired.interface for retired in self._retired.values()}
         if not also_old:
             self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
         for name in names | networks.keys():
@@ -279,7 +282,7 @@ class Holdings:
                 continue
             self._admitted[name] = wanted
             admitting: list[Retired | IngressSocket] = [
-                *(retired for (other, _), retired in self._retired.items() if other == name),
+                *(retired for retired in self._retired.values() if retired.interface == name),
                 *(ring for key, (ring, _) in self.rings.items() if key.interface == name),
             ]
             for rings in admitting:

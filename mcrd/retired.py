@@ -9,13 +9,17 @@ crashed, is `discarded` or `ring_full`, however long it is until the new rings a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mcrd.errors import words
 from mcrd.lost import NOTHING, Lost, Taken
 from mcrd.model import Network
 from mcrd.resources import Ring
 from mcrd.sockets import IngressSocket
+
+log = logging.getLogger(__name__)
 
 Loss = tuple[Ring, str, Lost]
 """Of which ring, by which reason, and how much since the last time."""
@@ -31,9 +35,9 @@ class _Old:
 class Retired:
     """The rings of one ingress, whose counts up to now are known."""
 
-    def __init__(self, ingress: tuple[str, int]) -> None:
-        self.ingress = ingress
-        """Its interface and index."""
+    def __init__(self, interface: str) -> None:
+        self.interface = interface
+        """Its name, which may change."""
         self._rings: dict[Ring, _Old] = {}
 
     def add(
@@ -67,7 +71,11 @@ class Retired:
         new = tuple(new)
         before = sum(ring.seen for ring in new)
         for old in self._rings.values():
-            old.ring.deafen()
+            try:
+                old.ring.deafen()
+            except OSError as error:  # the new ones are there all the same
+                text = "%s: what comes while new rings take over may be counted as lost: %s"
+                log.warning(text, self.interface, words(error))
         both = (before + sum(ring.seen for ring in new)) // 2
         for key, reason, lost in sorted(self.losses(), key=lambda loss: loss[1]):  # discarded first
             less = min(both, lost.frames)

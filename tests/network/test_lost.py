@@ -20,13 +20,13 @@ import pytest
 
 from mcrd.holdings import Holdings
 from mcrd.resources import Ingress, Link
+from mcrd.sockets import IngressSocket
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
 from tests.sandbox.harness import hush
 
 if TYPE_CHECKING:
-    from mcrd.sockets import IngressSocket
     from tests.lab import Mcrd, Triangle
 
 UDP_SEGMENT = 103  # linux/udp.h
@@ -213,7 +213,7 @@ def test_old_rings_count_until_there_are_others(
                 with pytest.raises(OSError, match="Errno 12"):
                     holdings.open(other, links)
             send(20, 100)
-            holdings.end_retired({("r0", index)})  # they are waited for
+            holdings.end_retired({index})  # they are waited for
             send(10, 110)
             holdings.open(other, links)
             send(7, 110)  # these wait in the new ones
@@ -225,3 +225,40 @@ def test_old_rings_count_until_there_are_others(
     count = holdings.ledger.interfaces({})["r0"]
     assert sum(count.dropped.values()) == 117
     assert count.dropped["discarded"] >= 80 + 7  # the rest found no ring any more
+
+
+def test_old_rings_of_an_interface_that_was_renamed_give_way(
+    triangle: Triangle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even when the kernel has no memory for a filter that ends them: none is left behind."""
+    hush(triangle)
+    holdings = Holdings()
+    admitted = frozenset({ip_network("239.1.1.1/32")})
+
+    def refuse(_: IngressSocket) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with triangle.relay.inside(), sender(triangle.source, "s0") as sock:
+        index = socket.if_nametoindex("r0")
+        old, new = Ingress("r0", index), Ingress("r9", index)
+        links = {name: Link(name, index, True, True, 1500, 1) for name in ("r0", "r9")}
+        holdings.admit({"r0": admitted, "r9": admitted}, also_old=False)
+        holdings.open(old, links)
+        before = descriptors()
+        holdings.close(old, anew=True)
+        triangle.relay.run("ip", "link", "set", "r0", "down")
+        triangle.relay.run("ip", "link", "set", "r0", "name", "r9", "up")
+        monkeypatch.setattr(IngressSocket, "deafen", refuse)
+        holdings.open(new, links)
+        assert descriptors() == before
+        assert "while new rings take over" in caplog.text
+        for _ in range(20):
+            merged(sock, 1)
+        ((ring, _segment),) = holdings.rings.values()
+        wait_for(lambda: ring.seen == 20, "the new ring to have them")
+        lost = holdings.ledger.interfaces(holdings.ring_full())
+        assert sum(sum(count.dropped.values()) for count in lost.values()) == 0
+    holdings.close_all()
