@@ -195,9 +195,17 @@ class Estate:
     def retry_now(self, interfaces: Iterable[str] | None = None) -> None:
         """Ends the wait of what failed on these interfaces, or of all."""
         names = None if interfaces is None else set(interfaces)
+        self._retry_now(lambda what: names is None or _interface(what) in names)
+
+    def retry_outputs_now(self, interfaces: Iterable[str]) -> None:
+        """Ends the wait of outputs that failed on these interfaces, and of nothing else."""
+        names = set(interfaces)
+        self._retry_now(lambda what: isinstance(what, Egress | Members) and what.interface in names)
+
+    def _retry_now(self, concerns: Callable[[Resource | RelayKey], bool]) -> None:
         now = time.monotonic()
         for what, failure in self._failures.items():
-            if failure.retry_at > now and (names is None or _interface(what) in names):
+            if failure.retry_at > now and concerns(what):
                 self._failures[what] = replace(failure, retry_at=now)
 
     def look_at_workers(self) -> None:

@@ -297,12 +297,12 @@ class Supervisor:
 
     def _ways_changed(self, interfaces: frozenset[str]) -> None:
         self._wake()
-        self._estate.retry_now(interfaces)
+        self._estate.retry_outputs_now(interfaces)
 
     def _links_changed(self, changed: frozenset[str]) -> None:
-        self._routes.links_changed()
-        self._wake()
+        self._wake()  # first: planning looks at what is there, whatever fails here
         self._estate.retry_now(changed)
+        self._routes.links_changed()
         self._estate.take_errors()
 
     def _look_at_names(self, used: frozenset[str] | None = None) -> None:

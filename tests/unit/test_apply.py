@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mcrd.apply import handed_on
+from mcrd.apply import Estate, handed_on
 from mcrd.model import Input, PortRange
-from mcrd.plan import Add, Relay, RelayKey, Remove, Replace
-from mcrd.resources import Ingress, Worker
+from mcrd.plan import Add, Failure, Relay, RelayKey, Remove, Replace
+from mcrd.resources import Egress, Ingress, Resource, Worker
 
 WORKERS = [Worker(Ingress(name, index)) for index, name in enumerate(("eth0", "eth1"), 2)]
 
@@ -51,3 +53,22 @@ def test_what_hands_an_input_on_is_carried_out_together(
     steps: list[Add | Replace | Remove], together: str
 ) -> None:
     assert {each.rule for each in handed_on(steps, HAS)} == set(together)
+
+
+def test_a_way_that_moved_ends_the_wait_of_outputs_and_of_nothing_else() -> None:
+    """A worker that crashes in a row waits on: where the routes lead is nothing to it."""
+    estate = Estate(lambda: None)
+    worker, host = WORKERS[1], ip_address("192.0.2.7")
+    source = ip_address("10.0.0.1")
+    egress = Egress(worker, "a", "eth1", 3, host, 5000, 64, 0, source, None, loop=False)
+    other = replace(egress, interface="eth0")
+    later = time.monotonic() + 20.0
+    failed: list[Resource | RelayKey] = [worker, worker.ingress, key("a", 1), egress, other]
+    for what in failed:
+        estate._failures[what] = Failure("no", later, 3)  # noqa: SLF001
+    estate.retry_outputs_now({"eth1"})
+    failures = estate.actual({}).failures
+    assert {what for what, failure in failures.items() if failure.retry_at < later} == {egress}
+    estate.retry_now({"eth1"})
+    failures = estate.actual({}).failures
+    assert {what for what, failure in failures.items() if failure.retry_at == later} == {other}

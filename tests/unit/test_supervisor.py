@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import TYPE_CHECKING
+
+import pytest
 
 from mcrd.model import Config
 from mcrd.supervisor import STALLED, Supervisor
@@ -14,7 +17,25 @@ from mcrd.supervisor import STALLED, Supervisor
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
+
+def test_a_fault_at_a_change_of_interfaces_does_not_lose_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        made = Supervisor(tmp_path / "mcr.toml", tmp_path / "control", Config(), None)
+
+        def refuse() -> None:
+            raise OSError(errno.ENOBUFS, "no")
+
+        monkeypatch.setattr(made._routes, "links_changed", refuse)  # noqa: SLF001
+        with pytest.raises(OSError, match="no"):
+            made._links_changed(frozenset({"eth0"}))  # noqa: SLF001
+        assert made._woken.is_set()  # noqa: SLF001
+        await made._estate.close()  # noqa: SLF001
+        made._listener.close()  # noqa: SLF001
+        made._notify.close()  # noqa: SLF001
+
+    asyncio.run(scenario())
 
 
 def test_the_watchdog_hears_nothing_of_a_plan_that_comes_no_further(
