@@ -24,8 +24,11 @@ def probe(interface: str, index: int, hop: Address) -> None:
     with socket.socket(family, flags, protocol) as sock:
         attach_filter(sock, DROP_ALL)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        how = 0
         if hop.version == 4:
+            # A neighbour, whatever the main table says: a rule of ip-rule(8) may have led to it.
+            how = socket.MSG_DONTROUTE
             request = struct.pack(">BBHHH", ECHO_REQUEST, 0, 0xFFFF - (ECHO_REQUEST << 8), 0, 0)
         else:  # the kernel sums it up (RFC 3542, 3.1)
             request = struct.pack(">BBHHH", ECHO_REQUEST_6, 0, 0, 0, 0)
-        sock.sendto(request, socket_name(hop, 0, index))
+        sock.sendto(request, how, socket_name(hop, 0, index))
