@@ -18,32 +18,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mcrd.errors import words
-from mcrd.model import Address
+from mcrd.neighbours import PATIENCE, Hop, Neighbours
 from mcrd.plan import source_of
 from mcrd.resources import Link, Lookup, Way
-from mcrd.sockets.probe import probe
-from mcrd.sockets.routes import (
-    NUD_FAILED,
-    NUD_INCOMPLETE,
-    Change,
-    Question,
-    Route,
-    RouteChanges,
-    RouteQueries,
-)
+from mcrd.sockets.routes import Change, Question, Route, RouteChanges, RouteQueries
 from mcrd.tasks import until_it_can
 
 SLICE = 0.005  # seconds of reading what changed, at once
 SHARE = 9  # times as long as a look took is the pause after it,
 LONGEST_PAUSE = 0.25  # seconds; but no longer than this
-PATIENCE = 0.5  # seconds in which a neighbour has to answer
-ASK_AGAIN = 1.0  # seconds between two questions to one that does not,
-SELDOM_AFTER, SELDOM = 60.0, 5.0  # and after so many, between two
-PROBES_AT_ONCE = 64
 RETRY = 0.5  # seconds, when the kernel did not answer
-
-Hop = tuple[int, Address]
-"""A neighbour: the index of the interface, and its address there."""
 
 REFUSING = {errno.EINVAL: "blackhole", errno.EACCES: "prohibit", errno.EHOSTUNREACH: "unreachable"}
 
@@ -139,10 +123,12 @@ class Routes:
                 if address is not None:
                     self._of.setdefault((address.version, int(address)), set()).add(one)
         self._hosts = {version: sorted(found) for version, found in hosts.items()}
+        used = {(way.index, way.hop) for way in self.now.values() if way.hop is not None}
+        self._neighbours.keep(used)
 
     def _is_doubted(self, way: Way) -> bool:
-        """Whether its neighbour has been asked for, and has neither answered nor failed to."""
-        return way.hop is not None and (way.index, way.hop) in self._neighbours.pending
+        """Whether its neighbour has neither answered yet nor failed to."""
+        return way.hop is not None and self._neighbours.is_doubted((way.index, way.hop))
 
     def _heard(self) -> None:
         """Something has changed. Events come in flocks: the rest waits until after the pause."""
@@ -229,95 +215,36 @@ class Routes:
                 found[one] = Way(way.interface, way.index, way.source, way.hop, trouble)
         if pending:
             self._later(PATIENCE, self._look_at_pending)
-        if self._neighbours.silent:
-            self._later(ASK_AGAIN, self._ask_again)
+        self._ask_later()
         return found
 
     def _look_at_pending(self) -> None:
-        for way_of, way in self.now.items():
-            if way.hop is not None and (way.index, way.hop) in self._neighbours.pending:
-                self._due.add(way_of)
+        self._look_at_hops(self._neighbours.pending)
+
+    def _look_at_hops(self, hops: Iterable[Hop]) -> None:
+        for _, hop in hops:
+            self._due |= self._of.get((hop.version, int(hop)), set())
         self._look_at_due()
 
-    def _ask_again(self) -> None:
-        used = {(way.index, way.hop) for way in self.now.values() if way.hop is not None}
-        self._neighbours.keep(used)
+    def _ask_later(self) -> None:
+        if wait := self._neighbours.wait():
+            self._later(wait, self._ask)
+
+    def _ask(self) -> None:
+        if self._queries is None:
+            return
         names = {link.index: link.name for link in self._links().values()}
-        self._neighbours.ask_again(names)
-        if self._neighbours.silent:
-            self._later(ASK_AGAIN, self._ask_again)
-
-
-class Neighbours:
-    """Which neighbours are known not to answer, of those that outputs send to.
-
-    The kernel makes no event of the first question to a neighbour, and holds what is sent until an
-    answer comes or, after three seconds, does not. So one that is not known is asked for at once,
-    and one that does not answer is asked for again and again: nothing else would be sent there.
-    """
-
-    def __init__(self) -> None:
-        self.pending: dict[Hop, float] = {}  # asked for since then
-        self.silent: dict[Hop, tuple[float, float]] = {}  # since when, and asked for at last
-        self._known: set[Hop] = set()
-
-    def take(self, states: Mapping[Hop, int | None], names: Mapping[int, str]) -> bool:
-        """The states as they are now; whether some are to be looked at again soon."""
-        now = time.monotonic()
-        for hop, state in states.items():
-            if state is None:
-                if hop not in self._known and hop not in self.silent:
-                    self._known.add(hop)
-                    self.pending[hop] = now
-                    _probe(hop, names)
-                else:
-                    self.pending.pop(hop, None)
-            elif state & NUD_FAILED:
-                self._is_silent(hop, now)
-            elif state & NUD_INCOMPLETE:
-                since = self.pending.setdefault(hop, now)
-                if hop not in self.silent and now - since >= PATIENCE:
-                    self._is_silent(hop, now)
-            else:
-                self.pending.pop(hop, None)
-                self.silent.pop(hop, None)
-            if state is not None:
-                self._known.add(hop)
-        return any(hop in self.pending for hop in states)
-
-    def _is_silent(self, hop: Hop, now: float) -> None:
-        self.pending.pop(hop, None)
-        self.silent.setdefault(hop, (now, now))
-
-    def is_silent(self, hop: Hop) -> bool:
-        """Whether it did not answer when it was asked for."""
-        return hop in self.silent
-
-    def keep(self, used: Collection[Hop]) -> None:
-        """Forgets all but these."""
-        self.pending = {hop: since for hop, since in self.pending.items() if hop in used}
-        self.silent = {hop: times for hop, times in self.silent.items() if hop in used}
-        self._known &= set(used)
-
-    def ask_again(self, names: Mapping[int, str]) -> None:
-        """Asks for those whose time has come, and not for too many at once."""
-        now = time.monotonic()
-        due = [
-            hop
-            for hop, (since, last) in self.silent.items()
-            if now - last >= (SELDOM if now - since > SELDOM_AFTER else 0.9 * ASK_AGAIN)
-        ]
-        for hop in sorted(due, key=lambda hop: self.silent[hop][1])[:PROBES_AT_ONCE]:
-            self.silent[hop] = (self.silent[hop][0], now)
-            _probe(hop, names)
-
-
-def _probe(hop: Hop, names: Mapping[int, str]) -> None:
-    index, address = hop
-    try:
-        probe(names.get(index, ""), index, address)
-    except OSError as error:
-        log.debug("cannot ask for %s: %s", address, words(error))
+        try:
+            changed = self._neighbours.ask(names, self._queries.neighbours)
+        except OSError as error:
+            log.warning("netlink: cannot ask for neighbours: %s", words(error))
+            self._due.update(self.now)
+            self._later(RETRY, self._look_at_due)
+        else:
+            self._look_at_hops(changed)
+        if self._neighbours.pending:
+            self._later(PATIENCE, self._look_at_pending)
+        self._ask_later()
 
 
 def _question(one: Lookup, links: Mapping[str, Link], *, anywhere: bool = False) -> Question:

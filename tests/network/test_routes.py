@@ -237,6 +237,47 @@ def test_a_neighbour_that_does_not_answer_is_counted_and_said(ways: Ways) -> Non
     assert f"WARNING: rules.a: waiting: {why}" in daemon.log()
 
 
+def test_a_neighbour_of_another_table_is_found_again(ways: Ways) -> None:
+    """It is asked for itself; by the main table, the question would go to another router."""
+    hop = "10.9.9.9"
+    ways.route("add", "default", "via", FIRST[0], "dev", "r1")
+    ways.route("add", "default", "via", hop, "dev", "r1", "onlink", "table", "100")
+    ways.relay.run("ip", "rule", "add", "to", HOST, "lookup", "100")
+    daemon = ways.lab.mcrd(ways.relay, ROUTED)
+    why = f"{hop} does not answer ARP on r1"
+    wait_for(lambda: entry(daemon)["reason"] == why, "the rule to say so")
+    ways.sink.run("ip", "address", "add", f"{hop}/32", "dev", "br0")
+    wait_for(partial(leads, daemon, "r1"), "the output to be active")
+    received = ways.sink.receive("br0", HOST, 6000, expect=100)
+    ways.source.send("s0", "239.1.1.1", 5000, count=100, rate=1000)
+    assert received.result()["unique"] == 100
+
+
+def test_a_firewall_that_drops_icmp_keeps_no_neighbour_silent(ways: Ways) -> None:
+    if not (nft := shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin")):
+        pytest.skip("no nft")
+    ways.lead(FIRST)
+    table = "table ip t { chain c { type filter hook output priority 0; ip protocol icmp drop; }; }"
+    made = ways.relay.call(nft, table)
+    if made.returncode != 0:
+        pytest.skip(f"no nftables in this kernel: {made.stderr.strip()}")
+    ways.sink.run("ip", "address", "del", "10.2.0.2/24", "dev", "br0")
+    daemon = ways.lab.mcrd(ways.relay, ROUTED)
+    stream = ways.source.start_send("s0", "239.1.1.1", 5000, rate=1000, size=100)
+    said = "cannot ask for 10.2.0.2 on r1: "
+    wait_for(lambda: said in daemon.log(), "the log to say so")
+    wait_for(lambda: output(daemon)["errors"], "the neighbour to fail")
+    received = ways.sink.receive("br0", HOST, 6000)
+    ways.sink.run("ip", "address", "add", "10.2.0.2/24", "dev", "br0")
+    wait_for(lambda: "10.2.0.2 dev r1 lladdr" in ways.relay.run("ip", "neighbour"), "it")
+    before = output(daemon)["sent"]["packets"]
+    wait_for(partial(has_sent, daemon, before + 100), "packets to be sent again")
+    stream.process.send_signal(signal.SIGINT)
+    stream.result()
+    assert received.stop()["unique"] >= 100
+    assert daemon.log().count(said) == 1
+
+
 @pytest.mark.long
 def test_a_hundred_moves_at_5000_packets_a_second(ways: Ways) -> None:
     """Moved, and every fifth time taken away before: what did not arrive was counted by name."""

@@ -5,47 +5,91 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from mcrd.routes import PATIENCE, Hop, Neighbours
+from mcrd.model import Address
+from mcrd.neighbours import ASK_AGAIN, PATIENCE, PROBES_AT_ONCE, SELDOM_AFTER, Hop, Neighbours
 from mcrd.sockets import routes
 
 HOP: Hop = (7, ip_address("10.0.0.9"))
 REACHABLE, STALE = 0x02, 0x04
-NOBODY: dict[int, str] = {}
+NAMES = {7: "r1"}
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, in seconds; what is asked for goes nowhere, since there is no such interface."""
+    """The time, in seconds."""
     now = [0.0]
-    monkeypatch.setattr("mcrd.routes.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mcrd.neighbours.time.monotonic", lambda: now[0])
     return now
+
+
+class Asked:
+    """Who was asked for, instead of asking; `error` is raised, if there is one."""
+
+    def __init__(self) -> None:
+        self.hops: list[Hop] = []
+        self.error: OSError | None = None
+
+    def __call__(self, interface: str, index: int, hop: Address) -> None:
+        assert interface == NAMES[index]
+        self.hops.append((index, hop))
+        if self.error is not None:
+            raise self.error
+
+    def after(self) -> int:
+        """How many since the last call."""
+        count = len(self.hops)
+        self.hops.clear()
+        return count
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Instead of ICMP."""
+    found = Asked()
+    monkeypatch.setattr("mcrd.neighbours.probe", found)
+    return found
+
+
+def hops(count: int) -> list[Hop]:
+    """So many neighbours."""
+    return [(7, IPv4Address("10.0.0.0") + number) for number in range(count)]
+
+
+def failed(hops: list[Hop]) -> list[int]:
+    """What the kernel says of those that do not answer."""
+    return [routes.NUD_FAILED] * len(hops)
+
+
+def forgotten(hops: list[Hop]) -> list[None]:
+    """What the kernel says when it does not know them."""
+    return [None] * len(hops)
 
 
 def test_a_neighbour_has_some_time_to_answer(clock: list[float]) -> None:
     known = Neighbours()
-    assert known.take({HOP: None}, NOBODY)  # to be looked at again
+    assert known.take({HOP: None}, NAMES)  # to be looked at again
     clock[0] = PATIENCE / 2
-    assert known.take({HOP: routes.NUD_INCOMPLETE}, NOBODY)
+    assert known.take({HOP: routes.NUD_INCOMPLETE}, NAMES)
     assert not known.is_silent(HOP)
     clock[0] = PATIENCE
-    assert not known.take({HOP: routes.NUD_INCOMPLETE}, NOBODY)
+    assert not known.take({HOP: routes.NUD_INCOMPLETE}, NAMES)
     assert known.is_silent(HOP)
     # It is asked for again, which makes it INCOMPLETE, and at last forgotten.
     for state in (routes.NUD_FAILED, routes.NUD_INCOMPLETE, None):
-        known.take({HOP: state}, NOBODY)
+        known.take({HOP: state}, NAMES)
         assert known.is_silent(HOP)
-    known.take({HOP: REACHABLE}, NOBODY)
+    known.take({HOP: REACHABLE}, NAMES)
     assert not known.is_silent(HOP)
 
 
 def test_a_neighbour_that_fails_is_silent_at_once(clock: list[float]) -> None:
     known = Neighbours()
-    assert not known.take({HOP: STALE}, NOBODY)
-    known.take({HOP: routes.NUD_FAILED}, NOBODY)
+    assert not known.take({HOP: STALE}, NAMES)
+    known.take({HOP: routes.NUD_FAILED}, NAMES)
     assert known.is_silent(HOP)
     known.keep(set())
     assert not known.silent
@@ -54,10 +98,98 @@ def test_a_neighbour_that_fails_is_silent_at_once(clock: list[float]) -> None:
 
 def test_one_that_the_kernel_forgot_is_not_asked_for_again(clock: list[float]) -> None:
     known = Neighbours()
-    known.take({HOP: STALE}, NOBODY)
-    assert not known.take({HOP: None}, NOBODY)
+    known.take({HOP: STALE}, NAMES)
+    assert not known.take({HOP: None}, NAMES)
     assert not known.pending
     assert clock == [0.0]
+
+
+def test_first_questions_are_asked_in_portions(clock: list[float], asked: Asked) -> None:
+    """With 10,000 hosts on a link, as many ARP requests at once would be a storm."""
+    known, many = Neighbours(), hops(1000)
+    assert known.take(dict.fromkeys(many), NAMES)
+    assert asked.after() == PROBES_AT_ONCE
+    states = {hop: routes.NUD_INCOMPLETE if hop in known.pending else None for hop in many}
+    assert known.take(states, NAMES)  # another look asks for no more
+    assert asked.after() == 0
+    assert known.is_doubted(many[-1])
+    assert not known.is_silent(many[-1])
+    portions = 1
+    while (wait := known.wait()) is not None:
+        clock[0] += wait
+        known.ask(NAMES, failed)
+        assert asked.after() <= PROBES_AT_ONCE
+        portions += 1
+    assert portions == -(-1000 // PROBES_AT_ONCE)
+    assert len(known.pending) == 1000
+
+
+def test_silent_ones_wait_for_no_queue(clock: list[float], asked: Asked) -> None:
+    known, many = Neighbours(), hops(1000)
+    known.take({HOP: routes.NUD_FAILED}, NAMES)
+    known.take(dict.fromkeys(hop for hop in many if hop != HOP), NAMES)
+    clock[0] = ASK_AGAIN
+    asked.after()
+    known.ask(NAMES, failed)
+    assert HOP in asked.hops
+    assert asked.after() == PROBES_AT_ONCE
+
+
+def test_one_that_cannot_be_asked_for_is_not_silent(
+    clock: list[float], asked: Asked, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A firewall drops ICMP: only packets of rules could find out that it is back."""
+    known = Neighbours()
+    asked.error = PermissionError(1, "Operation not permitted")
+    for state in (routes.NUD_FAILED, routes.NUD_INCOMPLETE, routes.NUD_FAILED):
+        known.take({HOP: state}, NAMES)
+    assert known.is_silent(HOP)
+    for _ in range(2):
+        clock[0] += ASK_AGAIN
+        changed = known.ask(NAMES, failed)
+        assert changed == ([HOP] if clock[0] == ASK_AGAIN else [])
+        known.take({HOP: routes.NUD_FAILED}, NAMES)
+        assert not known.is_silent(HOP)
+    (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "10.0.0.9 on r1: Operation not permitted" in said.getMessage()
+    asked.error = None
+    clock[0] += ASK_AGAIN
+    assert known.ask(NAMES, failed) == [HOP]
+    assert known.is_silent(HOP)
+
+
+def test_one_that_a_question_does_not_reach_is_not_silent(clock: list[float]) -> None:
+    """After it, the kernel has no entry: the echo went to somebody else."""
+    known = Neighbours()
+    known.take({HOP: routes.NUD_FAILED}, NAMES)
+    clock[0] = ASK_AGAIN
+    assert known.ask(NAMES, forgotten) == [HOP]
+    known.take({HOP: None}, NAMES)
+    assert not known.is_silent(HOP)
+
+
+def test_a_few_are_asked_for_each_second(clock: list[float], asked: Asked) -> None:
+    """However long they are away; of many, those that are away for long not as often."""
+    for count, least, most in ((3, 30, 30), (PROBES_AT_ONCE + 1, 65, 3 * 65)):
+        known = Neighbours()
+        known.take(dict.fromkeys(hops(count), routes.NUD_FAILED), NAMES)
+        clock[0] += SELDOM_AFTER + 1
+        known.ask(NAMES, failed)
+        asked.after()
+        for _ in range(10):
+            clock[0] += ASK_AGAIN
+            known.ask(NAMES, failed)
+        assert least <= asked.after() <= most
+
+
+def test_what_is_not_used_is_forgotten(clock: list[float]) -> None:
+    """Else a router that comes back after an hour would be silent before it could answer."""
+    known = Neighbours()
+    assert known.take({HOP: routes.NUD_INCOMPLETE}, NAMES)
+    known.keep(set())
+    clock[0] = 3600
+    known.take({HOP: routes.NUD_INCOMPLETE}, NAMES)
+    assert not known.is_silent(HOP)
 
 
 @pytest.mark.parametrize("length", range(0, 120, 4))
