@@ -2,7 +2,8 @@
 
 An event only says whose ways may have changed: these are looked up anew. What this costs is
 bounded, whatever a routing daemon does: between two looks there is a pause, longer after a longer
-look.
+look. A look at many is in portions, between which other work is done. Of a neighbour, only its
+state is asked for, unless it begins or ceases to answer.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -16,6 +17,7 @@ import socket
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
 
 from mcrd.errors import words
 from mcrd.neighbours import PATIENCE, Hop, Neighbours
@@ -25,6 +27,7 @@ from mcrd.sockets.routes import Change, Question, Route, RouteChanges, RouteQuer
 from mcrd.tasks import until_it_can
 
 SLICE = 0.005  # seconds of reading what changed, at once
+PORTION = 500  # ways that are looked up at once
 SHARE = 9  # times as long as a look took is the pause after it,
 LONGEST_PAUSE = 0.25  # seconds; but no longer than this
 RETRY = 0.5  # seconds, when the kernel did not answer
@@ -58,6 +61,10 @@ class Routes:
         self._hosts: dict[int, list[int]] = {}  # sorted, by version
         self._of: dict[tuple[int, int], set[Lookup]] = {}  # by version and host or hop
         self._due: set[Lookup] = set()
+        self._looking: set[Lookup] = set()  # those of this look that are left
+        self._took = 0.0  # seconds of a CPU, this look so far
+        self._next_look = 0.0  # not before this time
+        self._moved: set[str] = set()  # interfaces, to be told when this look is over
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
 
     async def start(self) -> None:
@@ -92,10 +99,12 @@ class Routes:
         wanted = dict.fromkeys(lookups)
         self.now = {one: way for one, way in self.now.items() if one in wanted}
         self._due &= wanted.keys()
+        self._looking &= wanted.keys()
         new = [one for one in wanted if one not in self.now]
         self._index(wanted)
         if new:
             self._look(new)
+            self._tell()
 
     def links_changed(self) -> None:
         """An interface or address came or went, of which routes make no event."""
@@ -141,7 +150,9 @@ class Routes:
             if None in changes:
                 self._due.update(self.now)
             else:
-                self._due |= self._concerned(change for change in changes if change is not None)
+                heard = [change for change in changes if change is not None]
+                self._due |= self._concerned(change for change in heard if not change.over)
+                self._look_at_states(change for change in heard if change.over)
             self._look_at_due()
         finally:
             pause = min(SHARE * (time.thread_time() - began), LONGEST_PAUSE)
@@ -152,7 +163,7 @@ class Routes:
             asyncio.get_running_loop().add_reader(self._changes.fileno(), self._heard)
 
     def _concerned(self, changes: Iterable[Change]) -> set[Lookup]:
-        """Those whose host, or next neighbour, is among the addresses."""
+        """Those whose host is among the addresses that routes lead to, or one that is a hop."""
         found: set[Lookup] = set()
         seen = (0, 0)  # version and address: up to here, all that are sorted before were looked at
         for change in sorted(changes):
@@ -170,10 +181,63 @@ class Routes:
             seen = max(seen, (change.version, end))
         return found
 
+    def _look_at_states(self, changes: Iterable[Change]) -> None:
+        """Of neighbours that outputs send to; their ways, if one begins or ceases to answer."""
+        used = {hop: users for hop in map(_hop, changes) if (users := self._users(hop))}
+        if not used or self._queries is None:
+            return
+        try:
+            states = dict(zip(used, self._queries.neighbours(list(used)), strict=True))
+        except OSError as error:
+            self._could_not_ask("neighbours", error, set().union(*used.values()))
+            return
+        known = self._neighbours
+        before = {hop: (hop in known.silent, known.is_doubted(hop)) for hop in used}
+        self._take(states, self._names())
+        doubted: set[Lookup] = set()
+        certain: set[Lookup] = set()
+        for hop, users in used.items():
+            if (hop in known.silent) != before[hop][0]:
+                self._due |= users
+                doubted |= users
+            elif known.is_doubted(hop) != before[hop][1]:
+                (doubted if known.is_doubted(hop) else certain).update(users)
+        self._looked_at(doubted, {one for one in certain if not self.now[one].trouble})
+
+    def _users(self, hop: Hop) -> set[Lookup]:
+        """Those that send to this neighbour."""
+        index, address = hop
+        there = self._of.get((address.version, int(address)), set())
+        ways = ((one, self.now.get(one)) for one in there)
+        return {one for one, way in ways if way and (way.index, way.hop) == (index, address)}
+
     def _look_at_due(self) -> None:
-        if self._due:
-            due, self._due = self._due, set()
-            self._look(list(due))
+        """At a portion of them; what becomes due meanwhile waits until after the pause."""
+        if not self._looking:
+            wait = self._next_look - time.monotonic()
+            if not self._due or wait > 0:
+                self._look_later(wait)
+                return
+            self._looking, self._due, self._took = self._due, set(), 0.0
+        began = time.thread_time()
+        self._look([self._looking.pop() for _ in range(min(PORTION, len(self._looking)))])
+        if not self._looking:
+            self._tell()
+        self._took += time.thread_time() - began
+        if not self._looking:
+            self._next_look = time.monotonic() + min(SHARE * self._took, LONGEST_PAUSE)
+        self._look_later(0.0 if self._looking else self._next_look - time.monotonic())
+
+    def _look_later(self, seconds: float) -> None:
+        if self._looking or self._due:
+            self._later(seconds, self._look_at_due)
+
+    def _tell(self) -> None:
+        """That a look has found other ways."""
+        if self._moved:
+            moved, self._moved = frozenset(self._moved), set()
+            self._index(self.now)
+            self._changed(moved)
 
     def _look(self, lookups: Sequence[Lookup]) -> None:
         """Asks for these ways. When the kernel does not answer, they stay what they were."""
@@ -182,9 +246,7 @@ class Routes:
         try:
             found = self._ways(lookups, self._queries)
         except OSError as error:
-            log.warning("netlink: cannot ask for routes: %s", words(error))
-            self._due.update(lookups)
-            self._later(RETRY, self._look_at_due)
+            self._could_not_ask("routes", error, lookups)
             return
         new = {one: way for one, way in found.items() if way != self.now.get(one)}
         doubted = {one for one, way in new.items() if way.trouble or self._is_doubted(way)}
@@ -193,12 +255,19 @@ class Routes:
         self._looked_at(doubted, certain)
         if new:
             self.now = {**self.now, **new}
-            self._index(self.now)
-            self._changed(frozenset(way.interface for way in new.values()))
+            self._moved.update(way.interface for way in new.values())
+
+    def _could_not_ask(self, what: str, error: OSError, lookups: Iterable[Lookup]) -> None:
+        log.warning("netlink: cannot ask for %s: %s", what, words(error))
+        self._due.update(lookups)
+        self._later(RETRY, self._look_at_due)
+
+    def _names(self) -> dict[int, str]:
+        return {link.index: link.name for link in self._links().values()}
 
     def _ways(self, lookups: Sequence[Lookup], queries: RouteQueries) -> dict[Lookup, Way]:
         links = self._links()
-        names = {link.index: link.name for link in links.values()}
+        names = self._names()
         there = [one for one in lookups if one.interface is None or one.interface in links]
         routes = queries.routes([_question(one, links) for one in there])
         found = {one: _way(one, route, names) for one, route in zip(there, routes, strict=True)}
@@ -207,23 +276,25 @@ class Routes:
             found[one] = _instead(one, route, names)
         hops = {(way.index, way.hop) for way in found.values() if way.hop is not None}
         states = dict(zip(hops, queries.neighbours(list(hops)), strict=True))
-        pending = self._neighbours.take(states, names)
+        self._take(states, names)
         for one, way in found.items():
             if way.hop is not None and self._neighbours.is_silent((way.index, way.hop)):
                 how = "ARP" if way.hop.version == 4 else "neighbour discovery"
                 trouble = f"{way.hop} does not answer {how} on {way.interface}"
                 found[one] = Way(way.interface, way.index, way.source, way.hop, trouble)
-        if pending:
+        return found
+
+    def _take(self, states: Mapping[Hop, int | None], names: Mapping[int, str]) -> None:
+        if self._neighbours.take(states, names):
             self._later(PATIENCE, self._look_at_pending)
         self._ask_later()
-        return found
 
     def _look_at_pending(self) -> None:
         self._look_at_hops(self._neighbours.pending)
 
     def _look_at_hops(self, hops: Iterable[Hop]) -> None:
-        for _, hop in hops:
-            self._due |= self._of.get((hop.version, int(hop)), set())
+        for hop in hops:
+            self._due |= self._users(hop)
         self._look_at_due()
 
     def _ask_later(self) -> None:
@@ -233,18 +304,20 @@ class Routes:
     def _ask(self) -> None:
         if self._queries is None:
             return
-        names = {link.index: link.name for link in self._links().values()}
         try:
-            changed = self._neighbours.ask(names, self._queries.neighbours)
+            changed = self._neighbours.ask(self._names(), self._queries.neighbours)
         except OSError as error:
-            log.warning("netlink: cannot ask for neighbours: %s", words(error))
-            self._due.update(self.now)
-            self._later(RETRY, self._look_at_due)
+            self._could_not_ask("neighbours", error, self.now)
         else:
             self._look_at_hops(changed)
         if self._neighbours.pending:
             self._later(PATIENCE, self._look_at_pending)
         self._ask_later()
+
+
+def _hop(change: Change) -> Hop:
+    address = IPv4Address(change.first) if change.version == 4 else IPv6Address(change.first)
+    return change.over, address
 
 
 def _question(one: Lookup, links: Mapping[str, Link], *, anywhere: bool = False) -> Question:

@@ -69,11 +69,15 @@ class Route(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What changed: routes to `size` addresses from `first` on, or the neighbour of one."""
+    """What changed: routes to `size` addresses from `first` on, or a neighbour.
+
+    `over` is the index of the interface of the neighbour `first`; 0: it is about routes.
+    """
 
     version: int
     first: int
     size: int
+    over: int = 0
 
 
 class RouteQueries:
@@ -254,9 +258,9 @@ def _change(data: bytes) -> Change | None:
     """What the first event of a message is about; there is one in each."""
     _, kind, _, _, _ = _HEADER.unpack_from(data)
     if kind in (RTM_NEWROUTE, RTM_DELROUTE):
-        bits, of = data[17], RTA_DST
+        bits, of, index = data[17], RTA_DST, 0
     elif kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
-        bits, of = 128, NDA_DST
+        bits, of, index = 128, NDA_DST, _NDMSG.unpack_from(data, 16)[1]
     else:
         return None
     if data[16] not in _FAMILIES:
@@ -267,5 +271,5 @@ def _change(data: bytes) -> Change | None:
     for attribute, value in attributes(data[start:]):
         if attribute == of:
             first = int.from_bytes(value, "big")
-            return Change(version, first, 1 << size - min(bits, size))
+            return Change(version, first, 1 << size - min(bits, size), index)
     return Change(version, 0, 1 << size)

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, ip_address
+from typing import NamedTuple, cast
 
 import pytest
 
 from mcrd.model import Address
 from mcrd.neighbours import ASK_AGAIN, PATIENCE, PROBES_AT_ONCE, SELDOM_AFTER, Hop, Neighbours
+from mcrd.resources import Link, Lookup
+from mcrd.routes import PORTION, Routes
 from mcrd.sockets import routes
 
 HOP: Hop = (7, ip_address("10.0.0.9"))
@@ -190,6 +195,109 @@ def test_what_is_not_used_is_forgotten(clock: list[float]) -> None:
     clock[0] = 3600
     known.take({HOP: routes.NUD_INCOMPLETE}, NAMES)
     assert not known.is_silent(HOP)
+
+
+class Kernel:
+    """Answers what RouteQueries asks, and counts: each host is reached by one router."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []  # how many routes, each time
+        self.state: int | None = REACHABLE
+
+    def routes(self, questions: Sequence[routes.Question]) -> list[routes.Route]:
+        """All by the router."""
+        self.asked.append(len(questions))
+        return [routes.Route(0, *HOP) for _ in questions]
+
+    def neighbours(self, hops: Sequence[Hop]) -> list[int | None]:
+        """The state of the router."""
+        return [self.state for _ in hops]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Followed(NamedTuple):
+    """Ways of 2,000 outputs behind one router."""
+
+    routes: Routes
+    kernel: Kernel
+    told: list[frozenset[str]]
+    doubted: set[Lookup]
+
+    async def is_over(self) -> None:
+        """The look that is due is."""
+        self.routes._look_at_due()  # noqa: SLF001
+        for _ in range(10_000):
+            if not self.routes._looking and not self.routes._due:  # noqa: SLF001
+                return
+            await asyncio.sleep(0.001)
+        pytest.fail("the look is not over")
+
+
+def followed() -> Followed:
+    """In a running loop."""
+    told: list[frozenset[str]] = []
+    doubted: set[Lookup] = set()
+
+    def looked_at(found: Collection[Lookup], certain: Collection[Lookup]) -> None:
+        doubted.update(found)
+        doubted.difference_update(certain)
+
+    links = {"r1": Link("r1", 7, True, True, 1500, 1)}
+    found = Routes(lambda: links, told.append, looked_at)
+    kernel = Kernel()
+    found._queries = cast("routes.RouteQueries", kernel)  # noqa: SLF001
+    found.watch(Lookup(None, IPv4Address("10.1.0.0") + number) for number in range(2000))
+    assert len(found.now) == 2000
+    told.clear()
+    kernel.asked.clear()
+    return Followed(found, kernel, told, doubted)
+
+
+def test_a_look_at_many_is_in_portions() -> None:
+    """An event of links concerns all; many of them are one look more, after the pause."""
+
+    async def look() -> None:
+        ways = followed()
+        for _ in range(20):
+            ways.routes.links_changed()
+            assert max(ways.kernel.asked) == PORTION
+            await asyncio.sleep(0)
+        await ways.is_over()
+        assert sum(ways.kernel.asked) in (2 * 2000, 3 * 2000)
+        assert not ways.told
+        ways.routes.stop()
+
+    asyncio.run(look())
+
+
+def test_of_a_neighbour_only_the_state_is_asked_for() -> None:
+    """Of the outputs behind a router, unless it begins or ceases to answer."""
+
+    async def look() -> None:
+        ways = followed()
+        event = routes.Change(4, int(HOP[1]), 1, HOP[0])
+        ways.routes._look_at_states([event])  # noqa: SLF001
+        ways.routes._look_at_states([event._replace(over=8)])  # noqa: SLF001
+        await ways.is_over()
+        assert not ways.kernel.asked
+        ways.kernel.state = routes.NUD_INCOMPLETE
+        ways.routes._look_at_states([event])  # noqa: SLF001
+        assert len(ways.doubted) == 2000
+        ways.kernel.state = routes.NUD_FAILED
+        ways.routes._look_at_states([event])  # noqa: SLF001
+        await ways.is_over()
+        assert all(way.trouble for way in ways.routes.now.values())
+        assert ways.told == [frozenset({"r1"})]
+        ways.kernel.state = REACHABLE
+        ways.routes._look_at_states([event])  # noqa: SLF001
+        await ways.is_over()
+        assert not any(way.trouble for way in ways.routes.now.values())
+        assert not ways.doubted
+        ways.routes.stop()
+
+    asyncio.run(look())
 
 
 @pytest.mark.parametrize("length", range(0, 120, 4))
