@@ -42,6 +42,8 @@ class Neighbours:
         self._unasked: dict[Hop, None] = {}  # to be asked for the first time, in this order
         self._unaskable: set[Hop] = set()
         self._known: set[Hop] = set()
+        self._seen: set[Hop] = set()  # the kernel has had an entry
+        self._forgotten: set[Hop] = set()  # and has none since: the next packet makes it ask
         self._asked = (-PATIENCE, 0)  # since when, and how many
         # Errors that were said; of an interface that is away, others say so.
         self._told: set[int | None] = {errno.ENODEV, errno.ENETDOWN}
@@ -53,11 +55,17 @@ class Neighbours:
             if state is None:
                 if hop not in self._known and hop not in self.silent:
                     self._unasked[hop] = None
+                elif hop in self._seen and hop not in self.silent:
+                    self._seen.discard(hop)
+                    self._forgotten.add(hop)
+                    self.pending[hop] = now
                 else:
                     self.pending.pop(hop, None)
             elif state & NUD_FAILED:
                 self._is_silent(hop, now)
             elif state & NUD_INCOMPLETE:
+                if hop in self._forgotten:  # asked for since it was looked at
+                    self.pending[hop] = now
                 since = self.pending.setdefault(hop, now)
                 if hop not in self.silent and now - since >= PATIENCE:
                     self._is_silent(hop, now)
@@ -66,6 +74,8 @@ class Neighbours:
                 self.silent.pop(hop, None)
             if state is not None:
                 self._unasked.pop(hop, None)
+                self._forgotten.discard(hop)
+                self._seen.add(hop)
             if hop not in self._unasked:
                 self._known.add(hop)
         self._ask_first(now, names)
@@ -81,7 +91,7 @@ class Neighbours:
 
     def is_doubted(self, hop: Hop) -> bool:
         """Whether it is not known yet if it answers."""
-        return hop in self.pending or hop in self._unasked
+        return hop in self.pending or hop in self._unasked or hop in self._forgotten
 
     def keep(self, used: Collection[Hop]) -> None:
         """Forgets all but these."""
@@ -90,6 +100,8 @@ class Neighbours:
         self._unasked = {hop: None for hop in self._unasked if hop in used}
         self._unaskable.intersection_update(used)
         self._known.intersection_update(used)
+        self._seen.intersection_update(used)
+        self._forgotten.intersection_update(used)
 
     def wait(self) -> float | None:
         """In how many seconds to ask again; None: there is nobody to ask for."""

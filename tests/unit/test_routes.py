@@ -101,12 +101,24 @@ def test_a_neighbour_that_fails_is_silent_at_once(clock: list[float]) -> None:
     assert clock == [0.0]
 
 
-def test_one_that_the_kernel_forgot_is_not_asked_for_again(clock: list[float]) -> None:
+def test_one_that_the_kernel_forgot_is_not_asked_for_again(
+    clock: list[float], asked: Asked
+) -> None:
     known = Neighbours()
     known.take({HOP: STALE}, NAMES)
+    assert known.take({HOP: None}, NAMES)
     assert not known.take({HOP: None}, NAMES)
-    assert not known.pending
-    assert clock == [0.0]
+    assert asked.after() == 0
+    # What is sent next makes the kernel ask: of that, it is not known whether it arrives.
+    assert known.is_doubted(HOP)
+    clock[0] = 60
+    assert known.take({HOP: routes.NUD_INCOMPLETE}, NAMES)
+    assert not known.is_silent(HOP)
+    clock[0] += PATIENCE
+    known.take({HOP: routes.NUD_INCOMPLETE}, NAMES)
+    assert known.is_silent(HOP)
+    known.take({HOP: REACHABLE}, NAMES)
+    assert not known.is_doubted(HOP)
 
 
 def test_first_questions_are_asked_in_portions(clock: list[float], asked: Asked) -> None:
