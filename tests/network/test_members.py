@@ -214,7 +214,8 @@ def test_the_number_of_workers_changes_live(triangle: Triangle) -> None:
     stream.result()
     result = received.result()
     assert (result["duplicated"], result["reordered"], result["corrupt"]) == (0, 0, 0)
-    assert result["unique"] > 15_000
+    # A tenth of a second without rings, and on a busy machine ten times that.
+    assert result["unique"] > 20_000 - 10 * 1_000
     # Counters did not begin anew.
     assert daemon.stats()["rules"]["a"]["received"]["packets"] >= result["unique"]
 
