@@ -117,11 +117,15 @@ void ring_continue(struct ring *ring, uint64_t position)
 uint32_t ring_look(struct ring *ring)
 {
 	uint32_t more = ring->frames - ring->seen - ring->taken, i;
+	const struct tpacket2_hdr *header;
 
 	for (i = 0; i < LOOK && i < more && is_filled(&ring->unseen); i++) {
 		/* Of the frame itself: its headers, and the payload of a small one. */
 		__builtin_prefetch(ring->unseen.slot + CACHE_LINE);
 		__builtin_prefetch(ring->unseen.slot + 2 * CACHE_LINE);
+		/* And its end, which tells it from others too (guard.c). To prefetch a wrong address does no harm. */
+		header = header_of(&ring->unseen);
+		__builtin_prefetch((const void *)((uintptr_t)ring->unseen.slot + header->tp_mac + header->tp_snaplen - 1));
 		step(ring, &ring->unseen);
 	}
 	ring->seen += i;
