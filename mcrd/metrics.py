@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from mcrd import journal, web
+from mcrd import journal, threads, web
 from mcrd.errors import words
 from mcrd.families import families
 from mcrd.web import Answer, Request
@@ -98,12 +98,11 @@ class Metrics:
             del self._waiting[key]  # who comes now wants what is newer
             self._collector.given = await self._snapshot()
             try:
-                made = asyncio.get_running_loop().run_in_executor(None, partial(self._call, *key))
-            except RuntimeError as error:  # no thread can be started
-                journal.tell(log, logging.WARNING, "metrics-failed", "metrics: %s", error)
+                # An executor would keep what it has no thread for, and do it later.
+                return await threads.apart(partial(self._call, *key), or_here=False)
+            except OSError as error:  # no thread can be started
+                journal.tell(log, logging.WARNING, "metrics-failed", "metrics: %s", words(error))
                 return Answer("503 Service Unavailable", (("Retry-After", "1"),))
-            try:
-                return await made
             finally:
                 self._collector.given = None
 

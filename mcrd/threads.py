@@ -26,8 +26,11 @@ def start(name: str, run: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-async def apart(work: Callable[[], T]) -> T:
-    """Call it in a thread of its own and return its result; without a thread, the loop waits."""
+async def apart(work: Callable[[], T], *, or_here: bool = True) -> T:
+    """Call it in a thread of its own and return its result.
+
+    Without a thread the loop waits for it; or, unless `or_here`, it is not called: raises OSError.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -51,5 +54,7 @@ async def apart(work: Callable[[], T]) -> T:
     try:
         start("apart", run)
     except OSError:
+        if not or_here:
+            raise
         return work()
     return await future

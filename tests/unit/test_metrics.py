@@ -199,6 +199,15 @@ def test_a_thread_that_cannot_start_is_said_and_the_next_scrape_has_one(
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    called: list[tuple[str, ...]] = []
+    call = Metrics._call  # noqa: SLF001
+
+    def counted(metrics: Metrics, *key: str) -> web.Answer:
+        called.append(key)
+        return call(metrics, *key)
+
+    monkeypatch.setattr(Metrics, "_call", counted)
+
     async def scenario() -> None:
         async with serving() as daemon:
             with monkeypatch.context() as patch:
@@ -206,7 +215,9 @@ def test_a_thread_that_cannot_start_is_said_and_the_next_scrape_has_one(
                 for _ in range(2 * web.CLIENTS):
                     head, _ = await daemon.ask("GET /metrics HTTP/1.1\n\n")
                     assert head.startswith("HTTP/1.1 503 ")
+                    assert daemon.metrics._collector.given is None  # noqa: SLF001
             assert "mcrd_build_info" in await daemon.scrape()
+            assert len(called) == 1  # what was refused is not done later
 
     run(scenario())
 

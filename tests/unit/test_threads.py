@@ -40,6 +40,8 @@ def test_without_a_thread_work_is_done_here() -> None:
     assert asyncio.run(threads.apart(own_thread)) == threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         asyncio.run(threads.apart(lambda: 1 // 0))
+    with pytest.raises(OSError, match="TasksMax="):
+        asyncio.run(threads.apart(own_thread, or_here=False))
 
 
 def test_a_writer_without_a_thread_waits_for_nobody(no_threads: pytest.MonkeyPatch) -> None:
