@@ -674,7 +674,7 @@ class Supervisor:
             if look and not found:
                 break
             await asyncio.sleep(look * LOOK_AGAIN)
-            sight, links = self._watcher.sight(), self._links.now
+            sight, links = await self._watcher.sight(), self._links.now
             seen = twice(self._active(rules).values(), links, sight)
             before = {(one.rule, one.by) for one in found}
             found = [one for one in seen if not look or (one.rule, one.by) in before]
@@ -690,7 +690,10 @@ class Supervisor:
 
     def _look_beside(self) -> None:
         if self._watcher.is_due():
-            self._watcher.look(lambda: self._active(self._config.rules), self._links.now)
+            self._tasks.passing("who else relays", self._who_else_relays)
+
+    async def _who_else_relays(self) -> None:
+        await self._watcher.look(lambda: self._active(self._config.rules), lambda: self._links.now)
 
     async def _snapshot(self) -> dict[str, Any]:
         """What the metrics show."""

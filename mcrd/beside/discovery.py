@@ -7,12 +7,13 @@ from __future__ import annotations
 import contextlib
 import pwd
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from mcrd.beside.sight import bound
+from mcrd.beside.who import Holders
 from mcrd.model import Address, Rule
 from mcrd.resources import covers, has_port
 
@@ -62,10 +63,12 @@ def protocol_of(rule: Rule) -> str | None:
     return None
 
 
-def listeners(host: Host, rule: Rule, own: int | None) -> Iterator[Listener]:
+def listeners(
+    host: Host, rule: Rule, own: int | None, holders: Callable[[], Holders] | None = None
+) -> Iterator[Listener]:
     """The listeners on the port of a rule that relays such a protocol, except the daemon `own`.
 
-    The rule has the interfaces' own names.
+    The rule has the interfaces' own names. `holders` gives Host.holders(), where it is known.
     """
     protocol = protocol_of(rule)
     if protocol is None:
@@ -79,10 +82,10 @@ def listeners(host: Host, rule: Rule, own: int | None) -> Iterator[Listener]:
     ]
     if not sockets:
         return
-    holders = host.holders()
+    pids_of = (holders or host.holders)()
     shown: dict[int | str, Listener] = {}
     for entry in sockets:
-        pids = holders.get(entry.inode) or host.named(AVAHI, entry.uid)
+        pids = pids_of.get(entry.inode) or host.named(AVAHI, entry.uid)
         if own is not None and own in pids:
             continue
         if not pids and protocol == "mDNS" and _user(entry.uid) == AVAHI_USER:

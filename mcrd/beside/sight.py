@@ -13,7 +13,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -87,11 +87,18 @@ def look(
     own_rings: Container[int] = (), own_outputs: Callable[[], Container[int]] = frozenset
 ) -> Sight:
     """Look once. The inodes of one's own sockets are left out; outputs are asked for seldom."""
+    seen = rings_and_routes()
+    rings = tuple(ring for ring in seen.rings if ring.inode not in own_rings)
+    return replace(seen, rings=rings, sent=connected(own_outputs()) if rings else {})
+
+
+def rings_and_routes() -> Sight:
+    """All of them, one's own too, without what is sent."""
     unseen = []
     rings: tuple[Ring, ...] = ()
     routes: tuple[Route, ...] = ()
     try:
-        rings = tuple(ring for ring in _rings() if ring.inode not in own_rings)
+        rings = tuple(_rings())
     except OSError as error:
         why = (
             "the kernel has no module packet_diag" if error.errno == errno.ENOENT else words(error)
@@ -101,8 +108,7 @@ def look(
         routes = tuple(_routes())
     except OSError as error:
         unseen.append(f"multicast routes: {words(error)}")
-    sent = _connected(own_outputs()) if rings else {}
-    return Sight(rings, routes, sent, tuple(unseen))
+    return Sight(rings, routes, unseen=tuple(unseen))
 
 
 def _rings() -> Iterator[Ring]:
@@ -165,7 +171,7 @@ def _route(message: bytes) -> Route | None:
     )
 
 
-def _connected(own: Container[int]) -> dict[tuple[Address, int], tuple[Sender, ...]]:
+def connected(own: Container[int]) -> dict[tuple[Address, int], tuple[Sender, ...]]:
     """Sockets of UDP and of raw IP, as an output is one, by where they send to; port 0: raw."""
     found: dict[tuple[Address, int], list[Sender]] = {}
     for name in ("udp", "udp6", "raw", "raw6"):

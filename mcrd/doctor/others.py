@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from mcrd.beside import discovery
 from mcrd.beside.sight import Bound, bound, look
@@ -113,8 +114,9 @@ def _some(party: Party) -> str:
 def _reflectors(host: Host, running: Running, needs: Needs) -> list[tuple[str, discovery.Listener]]:
     """Each once, with the first rule that it does the work of."""
     found: dict[str, tuple[str, discovery.Listener]] = {}
+    holders = cache(host.holders)
     for rule in needs.rules():
-        for listener in discovery.listeners(host, rule, running.pid):
+        for listener in discovery.listeners(host, rule, running.pid, holders):
             if listener.relays:
                 found.setdefault(listener.who, (rule.name, listener))
     return list(found.values())

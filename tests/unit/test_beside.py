@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import pwd
 import shutil
 import socket
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
@@ -134,17 +137,59 @@ def test_the_log_says_it_once_when_it_is_sure_and_again_when_it_comes_again(
 ) -> None:
     nothing, seen = Sight(), sent("239.1.1.1", 5000, "10.2.0.1")
     world = [nothing, seen, seen, seen, nothing, seen, nothing, seen, seen]
-    monkeypatch.setattr("mcrd.beside.watch.look", lambda *_: world.pop(0))
     watcher = Watcher(frozenset, frozenset)
+
+    async def now() -> Sight:
+        return world.pop(0)
+
+    monkeypatch.setattr(watcher, "sight", now)
     said = []
     while world:
         caplog.clear()
-        watcher.look(lambda: {"a": parse(SAME)}, LINKS)
+        asyncio.run(watcher.look(lambda: {"a": parse(SAME)}, lambda: LINKS))
         said.append(len(caplog.records))
     assert said == [0, 0, 1, 0, 0, 0, 0, 0, 1]
     assert not watcher.is_due()
     watcher.soon("a")
+    assert not watcher.is_due()  # however often a rule comes and goes
+    monkeypatch.setattr("mcrd.beside.watch.AGAIN", 0.0)
+    watcher.soon("a")
     assert watcher.is_due()
+
+
+def test_a_look_waits_in_a_thread_and_no_other_begins_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What of one's own comes or goes meanwhile is nobody else's."""
+    begun, go = threading.Event(), threading.Event()
+    own = {1}
+
+    def slow() -> Sight:
+        begun.set()
+        assert go.wait(10.0)
+        return Sight(rings=tuple(Ring(1, inode, 0) for inode in (1, 2, 3)))
+
+    monkeypatch.setattr("mcrd.beside.watch.rings_and_routes", slow)
+    monkeypatch.setattr("mcrd.beside.watch.AGAIN", 0.0)
+    watcher = Watcher(lambda: frozenset(own), frozenset)
+
+    async def scenario() -> None:
+        assert watcher.is_due()
+        looking = asyncio.create_task(watcher.look(dict, dict))
+        while not begun.is_set():  # noqa: ASYNC110  the thread makes no event of the loop
+            await asyncio.sleep(0.01)
+        watcher.soon("a")
+        assert not watcher.is_due()
+        go.set()
+        await looking
+        assert watcher.is_due()
+        seeing = asyncio.create_task(watcher.sight())
+        await asyncio.sleep(0)
+        own.clear()
+        own.add(2)
+        assert [ring.inode for ring in (await seeing).rings] == [3]
+
+    asyncio.run(scenario())
 
 
 def test_what_cannot_be_looked_at_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,14 +269,25 @@ def test_avahi_in_a_container_reads_a_file_of_its_own(host: MakeHost, tmp_path: 
 def test_the_log_says_once_that_a_reflector_does_the_work_of_a_rule(
     host: MakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mcrd.beside.watch.look", lambda *_: Sight())
+    monkeypatch.setattr("mcrd.beside.watch.rings_and_routes", Sight)
+    scans: list[Host] = []
+    scan = Host.holders
+
+    def counted(host: Host) -> dict[int, list[int]]:
+        scans.append(host)
+        return scan(host)
+
+    monkeypatch.setattr(Host, "holders", counted)
     watcher = Watcher(frozenset, frozenset, host("avahi-daemon", conf=REFLECTOR))
-    rules = {"mdns": parse(MDNS), "a": parse(SAME)}
+    other = replace(parse(MDNS), name="other")
+    rules = {"mdns": parse(MDNS), "a": parse(SAME), "other": other}
     for _ in range(2):
         watcher.soon("mdns")
         watcher.soon("a")
-        watcher.look(lambda: rules, LINKS)
-    (line,) = (record.getMessage() for record in caplog.records)
+        watcher.soon("other")
+        asyncio.run(watcher.look(lambda: rules, lambda: LINKS))
+    assert len(scans) == 2  # one in each look, for all rules
+    line, _ = (record.getMessage() for record in caplog.records)
     assert line.startswith("rules.mdns: mDNS is relayed twice: avahi-daemon (4711) reflects, by ")
 
 
