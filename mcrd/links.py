@@ -168,6 +168,7 @@ def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) ->
         addresses=tuple(addresses),
         alternatives=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
         multicast=bool(flags & IFF_MULTICAST),
+        master=message.get("master") or 0,
     )
 
 

@@ -71,6 +71,7 @@ class Link:
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     alternatives: tuple[str, ...] = ()
     multicast: bool = True  # IFF_MULTICAST
+    master: int = 0  # the index of the VRF device or bridge that it belongs to; 0: to none
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,11 +268,12 @@ class Routes:
     def _ways(self, lookups: Sequence[Lookup], queries: RouteQueries) -> dict[Lookup, Way]:
         links = self._links()
         names = self._names()
+        enslaved = _by_master(links.values())
         there = [one for one in lookups if one.interface is None or one.interface in links]
-        routes = queries.routes([_question(one, links) for one in there])
+        routes = queries.routes([_question(one, links, enslaved) for one in there])
         found = {one: _way(one, route, names) for one, route in zip(there, routes, strict=True)}
         for one in [one for one in there if found[one].trouble and one.interface is not None]:
-            (route,) = queries.routes([_question(one, links, anywhere=True)])
+            (route,) = queries.routes([_question(one, links, enslaved, anywhere=True)])
             found[one] = _instead(one, route, names)
         hops = {(way.index, way.hop) for way in found.values() if way.hop is not None}
         states = dict(zip(hops, queries.neighbours(list(hops)), strict=True))
@@ -320,7 +321,13 @@ def _hop(change: Change) -> Hop:
     return change.over, address
 
 
-def _question(one: Lookup, links: Mapping[str, Link], *, anywhere: bool = False) -> Question:
+def _question(
+    one: Lookup,
+    links: Mapping[str, Link],
+    enslaved: Mapping[int, frozenset[int]],
+    *,
+    anywhere: bool = False,
+) -> Question:
     link = links.get(one.interface or "")
     if link is None:
         source = None if one.source == "keep" else one.source
@@ -335,7 +342,16 @@ def _question(one: Lookup, links: Mapping[str, Link], *, anywhere: bool = False)
         protocol=socket.IPPROTO_UDP if one.protocol == "udp" else socket.IPPROTO_ESP,
         port=one.port,
         source_port=one.source_port,
+        enslaved=frozenset() if link is None else enslaved.get(link.index, frozenset()),
     )
+
+
+def _by_master(links: Iterable[Link]) -> dict[int, frozenset[int]]:
+    found: dict[int, set[int]] = {}
+    for link in links:
+        if link.master:
+            found.setdefault(link.master, set()).add(link.index)
+    return {master: frozenset(indexes) for master, indexes in found.items()}
 
 
 def _way(one: Lookup, route: Route, names: Mapping[int, str]) -> Way:

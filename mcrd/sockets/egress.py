@@ -13,6 +13,7 @@ from collections.abc import Collection
 from mcrd.model import Address
 from mcrd.resources import Egress, Target
 from mcrd.sockets.common import check_index, quiet_socket, socket_name
+from mcrd.sockets.netlink import master_of
 from mcrd.sockets.routes import Question, RouteQueries
 
 # linux/in.h, linux/in6.h
@@ -119,6 +120,8 @@ def _check_route(egress: Egress) -> None:
     finally:
         queries.close()
     if found.error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        if found.over and master_of(found.over) == egress.index:
+            return  # a VRF device: the kernel names the interface in it
         raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
 

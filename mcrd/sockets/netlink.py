@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 
 # linux/netlink.h
@@ -14,6 +15,7 @@ ROUTE, SOCK_DIAG = 0, 4
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_TYPE_MASK = 0x3FFF
+RTM_GETLINK, IFLA_MASTER = 18, 10  # linux/rtnetlink.h, linux/if_link.h
 TIMEOUT = 1.0  # seconds
 
 
@@ -38,6 +40,14 @@ def ask(protocol: int, kind: int, flags: int, body: bytes) -> Iterator[tuple[int
                 at += (length + 3) & ~3
             if not flags & NLM_F_DUMP:
                 return
+
+
+def master_of(index: int) -> int:
+    """The index of the VRF device or bridge that an interface belongs to, or 0. Raises OSError."""
+    for _, body in ask(ROUTE, RTM_GETLINK, 0, struct.pack("=BxHiII", 0, 0, index, 0, 0)):
+        found = dict(attributes(body[16:])).get(IFLA_MASTER)
+        return int.from_bytes(found, sys.byteorder) if found else 0
+    return 0
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

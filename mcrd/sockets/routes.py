@@ -44,7 +44,8 @@ class Question(NamedTuple):
     """What the kernel is asked for: the way of a datagram that is sent from here.
 
     `over` is the index of an interface; None: over any. `source` None: the kernel chooses. Ports
-    are None where they are not known; rules of `ip rule` may go by them.
+    are None where they are not known; rules of `ip rule` may go by them. `enslaved` are the
+    interfaces of `over`, if that is a VRF device: routes of the VRF lead over them.
     """
 
     address: Address
@@ -54,10 +55,13 @@ class Question(NamedTuple):
     protocol: int = socket.IPPROTO_UDP
     port: int | None = None
     source_port: int | None = None
+    enslaved: frozenset[int] = frozenset()
 
 
 class Route(NamedTuple):
     """The answer. `error` is an errno, 0 for none; `over` the index of an interface.
+
+    With ENETUNREACH, `over` is the one that the route leads over instead; 0: there is no route.
 
     `hop` is the neighbour that comes next: a router, or the host; None where there is none.
     """
@@ -222,12 +226,16 @@ def read_route(question: Question, kind: int, body: bytes) -> Route:
     index, gateway = _hop(found)
     for some in _hops(found.get(RTA_MULTIPATH, b"")):
         index, gateway = some
-        if index == question.over:
+        if _is_over(question, index):
             break
-    if question.over is not None and index != question.over and of != RTN_LOCAL:
-        return Route(error=errno.ENETUNREACH)
+    if question.over is not None and not _is_over(question, index) and of != RTN_LOCAL:
+        return Route(error=errno.ENETUNREACH, over=index)
     hop = (gateway or question.address) if of == RTN_UNICAST else None
     return Route(0, index, hop, _address(found.get(RTA_PREFSRC)))
+
+
+def _is_over(question: Question, index: int) -> bool:
+    return index == question.over or index in question.enslaved
 
 
 def _hops(multipath: bytes) -> Iterator[tuple[int, Address | None]]:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mcrd.sockets.netlink import master_of
 from tests.lab import Host, Lab, Mcrd, datagrams, wait_for
 from tests.lab.rules import rule
 
@@ -324,6 +325,14 @@ def test_rules_of_ip_rule_are_followed(ways: Ways) -> None:
     ways.source.send("s0", "239.1.1.2", 5000, count=100, rate=1000)
     assert received.result()["unique"] == 100
     assert seen.stop()
+
+
+def test_who_belongs_to_whom(ways: Ways) -> None:
+    """As of a VRF: of a bridge, of which every kernel knows."""
+    with ways.sink.inside():
+        bridge, port, lo = (socket.if_nametoindex(name) for name in ("br0", "k0", "lo"))
+        assert master_of(port) == bridge
+        assert master_of(lo) == 0
 
 
 def test_a_way_that_leads_into_a_vrf_is_followed(ways: Ways) -> None:

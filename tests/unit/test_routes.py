@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import struct
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, ip_address
@@ -310,6 +311,16 @@ def test_of_a_neighbour_only_the_state_is_asked_for() -> None:
         ways.routes.stop()
 
     asyncio.run(look())
+
+
+def test_a_route_of_a_vrf_leads_over_its_interface() -> None:
+    """The kernel is asked for a way over the VRF device, and names the interface in it."""
+    body = struct.pack("=BBBBBBBBI", 2, 24, 0, 0, 77, 3, 253, 1, 0)
+    body += struct.pack("=HHi", 8, routes.RTA_OIF, 7)
+    question = routes.Question(ip_address("10.1.0.5"), over=20)
+    assert routes.read_route(question, 24, body).error == errno.ENETUNREACH
+    found = routes.read_route(question._replace(enslaved=frozenset({6, 7})), 24, body)
+    assert (found.error, found.over, str(found.hop)) == (0, 7, "10.1.0.5")
 
 
 @pytest.mark.parametrize("length", range(0, 120, 4))
