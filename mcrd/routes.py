@@ -272,6 +272,15 @@ class Routes:
         there = [one for one in lookups if one.interface is None or one.interface in links]
         routes = queries.routes([_question(one, links, enslaved) for one in there])
         found = {one: _way(one, route, names) for one, route in zip(there, routes, strict=True)}
+        # Of routes of equal cost, and for rules of ip-rule(8), the source counts that was chosen.
+        chosen = [one for one in there if _chooses(one) and found[one].source is not None]
+        questions = [
+            _question(one, links, enslaved)._replace(source=found[one].source) for one in chosen
+        ]
+        for one, route in zip(chosen, queries.routes(questions), strict=True):
+            if not route.error:
+                name = names.get(route.over, "")
+                found[one] = Way(name, route.over, found[one].source, route.hop)
         for one in [one for one in there if found[one].trouble and one.interface is not None]:
             (route,) = queries.routes([_question(one, links, enslaved, anywhere=True)])
             found[one] = _instead(one, route, names)
@@ -344,6 +353,11 @@ def _question(
         source_port=one.source_port,
         enslaved=frozenset() if link is None else enslaved.get(link.index, frozenset()),
     )
+
+
+def _chooses(one: Lookup) -> bool:
+    """Whether the kernel chooses the source."""
+    return one.interface is None and one.source is None
 
 
 def _by_master(links: Iterable[Link]) -> dict[int, frozenset[int]]:

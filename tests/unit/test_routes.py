@@ -15,7 +15,7 @@ import pytest
 
 from mcrd.model import Address
 from mcrd.neighbours import ASK_AGAIN, PATIENCE, PROBES_AT_ONCE, SELDOM_AFTER, Hop, Neighbours
-from mcrd.resources import Link, Lookup
+from mcrd.resources import Link, Lookup, Way
 from mcrd.routes import PORTION, Routes
 from mcrd.sockets import routes
 
@@ -309,6 +309,28 @@ def test_of_a_neighbour_only_the_state_is_asked_for() -> None:
         assert not any(way.trouble for way in ways.routes.now.values())
         assert not ways.doubted
         ways.routes.stop()
+
+    asyncio.run(look())
+
+
+def test_the_way_is_that_of_the_source_that_was_chosen() -> None:
+    """Of two routes of equal cost, the kernel takes one by a hash of the addresses."""
+    source, other = ip_address("10.0.0.1"), ip_address("10.0.1.9")
+
+    class Hashing(Kernel):
+        def routes(self, questions: Sequence[routes.Question]) -> list[routes.Route]:
+            """By another router, from that source."""
+            first = routes.Route(0, *HOP, source)
+            return [routes.Route(0, 8, other) if one.source else first for one in questions]
+
+    async def look() -> None:
+        links = {f"r{index - 6}": Link("r", index, True, True, 1500, 1) for index in (7, 8)}
+        found = Routes(lambda: links, lambda _: None, lambda *_: None)
+        found._queries = cast("routes.RouteQueries", Hashing())  # noqa: SLF001
+        one = Lookup(None, ip_address("10.1.0.5"))
+        found.watch([one])
+        assert found.now[one] == Way("r", 8, source, other)
+        found.stop()
 
     asyncio.run(look())
 
