@@ -116,6 +116,7 @@ class Supervisor:
         self._errors: list[str] = []  # why the rule file, as it is now, is not what runs
         self._refused: tuple[tuple[Problem, ...], float] = ((), 0.0)  # told last, and when
         self._digest = b""
+        self._saved = self._comparing = False
         self._pending = True
         self._started = time.monotonic()
         self._tasks = Tasks()
@@ -171,7 +172,7 @@ class Supervisor:
             ledger = self._estate.ledger
             self._alarms.begin(start, ledger, ledger.interfaces(self._estate.ring_full()))
             self._tasks.endless("periodic checks", self._look_around)
-            self._digest = _digest(self._files(start))
+            _, self._digest = await self._files_now(start)
             await self._adopt(start)
         self._notify.ready()
         text = "mcrd %s: %s"
@@ -443,12 +444,12 @@ class Supervisor:
 
     async def _load(self) -> Config:
         """Reads the rule file; when it is not what it should be, all stays as it was."""
-        files = self._files(self._config)
-        self._digest = _digest(files)
+        files, self._digest = await self._files_now(self._config)
         try:
             new = await self._read()
-            if (now := self._files(new)) != files:  # else what was saved meanwhile is news
-                self._digest = _digest(now)
+            now, digest = await self._files_now(new)
+            if now != files:  # else what was saved meanwhile is news
+                self._digest = digest
         except ConfigError as error:
             self._errors = [str(problem) for problem in error.problems]
             self._notify.status(self._summary())
@@ -509,15 +510,36 @@ class Supervisor:
         matching = (name for pattern in of.include_patterns for name in glob.glob(pattern))
         return {str(self._path), *of.files, *matching}
 
+    async def _files_now(self, of: Config) -> tuple[set[str], bytes]:
+        """The rule files, and their digest. A thread reads: a file server may not answer."""
+
+        def read() -> tuple[set[str], bytes]:
+            files = self._files(of)
+            return files, _digest(files)
+
+        return await threads.apart(read)
+
     def _file_changed(self) -> None:
-        digest = _digest(self._files(self._config))
-        if digest == self._digest:
-            return  # a touch, or what a reload has read already
-        if not self._path.exists():
-            log.warning("%s has gone; the rules that run stay as they are", self._path)
-            self._digest = digest
-            return
-        self._reload_soon("file saved")
+        self._saved = True
+        if not self._comparing:
+            self._comparing = True
+            self._tasks.passing("the look at a saved rule file", self._compare)
+
+    async def _compare(self) -> None:
+        """One at a time; what is saved meanwhile is looked at afterwards."""
+        try:
+            while self._saved:
+                self._saved = False
+                _, digest = await self._files_now(self._config)
+                if digest == self._digest:
+                    continue  # a touch, or what a reload has read already
+                if await threads.apart(self._path.exists):
+                    self._reload_soon("file saved")
+                else:
+                    log.warning("%s has gone; the rules that run stay as they are", self._path)
+                    self._digest = digest
+        finally:
+            self._comparing = False
 
     async def _answer(self, request: Request) -> Any:
         try:
@@ -560,8 +582,8 @@ class Supervisor:
         """What the files say; they are only parsed when they have changed. Raises ConfigError."""
         running, known = self._config, self._digest
         if not self._errors:
-            files = self._files(running)
-            if await threads.apart(lambda: _digest(files)) == known:
+            _, digest = await self._files_now(running)
+            if digest == known:
                 return running
         return await self._read()
 

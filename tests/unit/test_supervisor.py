@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,44 @@ def test_a_fault_at_a_change_of_interfaces_does_not_lose_the_plan(
         with pytest.raises(OSError, match="no"):
             made._links_changed(frozenset({"eth0"}))  # noqa: SLF001
         assert made._woken.is_set()  # noqa: SLF001
+        await made._estate.close()  # noqa: SLF001
+        made._listener.close()  # noqa: SLF001
+        made._notify.close()  # noqa: SLF001
+
+    asyncio.run(scenario())
+
+
+def test_the_loop_does_not_wait_for_a_file_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no thread is added for each event while one waits for it."""
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+    looks: list[int] = []
+
+    def hang(_: object) -> bytes:
+        looks.append(threading.get_ident())
+        begun.set()
+        assert go.wait(10.0)
+        if len(looks) == 2:
+            ended.set()
+        return b""
+
+    monkeypatch.setattr("mcrd.supervisor._digest", hang)
+
+    async def scenario() -> None:
+        made = Supervisor(tmp_path / "mcr.toml", tmp_path / "control", Config(), None)
+        made._file_changed()  # noqa: SLF001
+        async with asyncio.timeout(10.0):
+            while not begun.is_set():  # noqa: ASYNC110  the thread makes no event of the loop
+                await asyncio.sleep(0.01)
+            for _ in range(5):
+                made._file_changed()  # noqa: SLF001
+            go.set()
+            while not ended.is_set() or made._comparing:  # noqa: ASYNC110, SLF001
+                await asyncio.sleep(0.01)
+        assert len(looks) == 2
+        assert threading.get_ident() not in looks
+        await made._tasks.stop()  # noqa: SLF001
         await made._estate.close()  # noqa: SLF001
         made._listener.close()  # noqa: SLF001
         made._notify.close()  # noqa: SLF001
