@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from mcrd import threads
 from mcrd.errors import words
 from mcrd.journal import tell
 from mcrd.polling import EVERY, Poll
@@ -47,6 +48,7 @@ class Watch:
         self._poll = Poll(self._polled, every)
         self._loop: asyncio.AbstractEventLoop | None = None  # while it watches
         self._settling: asyncio.TimerHandle | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._latest = 0.0  # in the loop's time
         self._troubles: dict[str, str] = {}  # why there is no inotify, or no poll
         self._retry = 0.0
@@ -84,6 +86,9 @@ class Watch:
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
         self._saves.stop()
         self._poll.stop(STOP)
         self._troubles.clear()
@@ -197,7 +202,20 @@ class Watch:
 
     def _settled(self) -> None:
         self._settling = None
-        self._poll.forget()
+        if self._loop is None:
+            return
+        if self._telling is None:
+            self._telling = self._loop.create_task(self._tell())
+        else:
+            self._noticed()  # the files are looked at still: later
+
+    async def _tell(self) -> None:
+        """In a thread: a file server may not answer."""
+        try:
+            await threads.apart(self._poll.forget)
+        finally:
+            if self._telling is asyncio.current_task():  # else it was stopped
+                self._telling = None
         self._changed()
 
 

@@ -837,3 +837,32 @@ def test_a_directory_whose_file_system_goes_is_watched_anew(file: Path) -> None:
     command = ["unshare", "--mount", sys.executable, "-c", WATCHES, str(file), "mounted"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "2\n"
+
+
+def test_the_loop_does_not_wait_for_a_look_at_what_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        begun.set()
+        assert go.wait(10.0)
+
+    monkeypatch.setattr("mcrd.polling.Poll.forget", hang)
+    file = tmp_path / "mcr.toml"
+    file.write_text("a")
+
+    async def scenario() -> None:
+        told = asyncio.Event()
+        watch = Watch(told.set)
+        watch.start([str(file)])
+        async with asyncio.timeout(20.0):
+            file.write_text("b")
+            while not begun.is_set():  # noqa: ASYNC110  the thread makes no event of the loop
+                await asyncio.sleep(0.01)
+            assert not told.is_set()
+            go.set()
+            await told.wait()
+        watch.stop()
+
+    asyncio.run(scenario())
