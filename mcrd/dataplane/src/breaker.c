@@ -13,17 +13,24 @@ int breaker_is_cut(const struct breaker *breaker, uint32_t now)
 
 uint32_t breaker_note(struct breaker *breaker, int known, uint32_t now)
 {
-	uint32_t all, found;
+	uint32_t all, found, gap;
 
 	breaker->all++;
-	breaker->known += known != 0;
+	if (known) {
+		breaker->known++;
+		gap = now - breaker->last;
+		breaker->last = now;
+		if (gap > breaker->gap)
+			breaker->gap = gap;
+	}
 	if (now - breaker->window < BREAKER_WINDOW)
 		return 0;
 	/* What is over longer ago than this says nothing of a rate. */
 	all = now - breaker->window < 2 * BREAKER_WINDOW ? breaker->all : 0;
 	found = breaker->known;
+	gap = breaker->gap;
 	breaker->window = now;
-	breaker->all = breaker->known = 0;
+	breaker->all = breaker->known = breaker->gap = 0;
 	if (now - breaker->busy > BREAKER_LONGEST)
 		breaker->trusted = breaker->silent = 0;
 	if (breaker->lasts && now - breaker->cut > breaker->lasts + BREAKER_FORGET)
@@ -31,7 +38,7 @@ uint32_t breaker_note(struct breaker *breaker, int known, uint32_t now)
 	if (all == 0 || found < BREAKER_FROM || found < all / 2)
 		return 0;
 	breaker->busy = now;
-	if (found <= 4 * (uint64_t)breaker->trusted || (int32_t)(now - breaker->next) < 0)
+	if (gap > BREAKER_GAP || found <= 4 * (uint64_t)breaker->trusted || (int32_t)(now - breaker->next) < 0)
 		return 0;
 	return found;
 }

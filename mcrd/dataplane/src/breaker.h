@@ -13,6 +13,7 @@
 enum {
 	BREAKER_WINDOW = 50,      /* ms */
 	BREAKER_FROM = 50,        /* known contents in a window: 1000 in a second */
+	BREAKER_GAP = 5,          /* ms between known contents: who pauses for longer may do so in a test */
 	BREAKER_TESTS = 3,        /* silent ones in a row; a relay before this one may have held up a stream for its own */
 	BREAKER_SHORTEST = 5000,  /* ms without known contents; it doubles each time, up to */
 	BREAKER_LONGEST = 60000,
@@ -27,6 +28,8 @@ struct breaker {
 	uint32_t window;  /* when it began, in ms */
 	uint32_t all;     /* datagrams in it, */
 	uint32_t known;   /* and of those, what was said before */
+	uint32_t last;    /* when the last of those came, in ms, */
+	uint32_t gap;     /* and the longest time between two */
 	uint32_t trusted; /* known contents in a window that a test has found to be no loop */
 	uint32_t busy;    /* when there were enough for a test last, in ms */
 	uint32_t silent;  /* tests in a row */

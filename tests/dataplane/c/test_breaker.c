@@ -88,6 +88,20 @@ static void test_loop_beside_a_sender(void)
 	CHECK(breaker_is_cut(&breaker, 2800));
 }
 
+/* A sender that has no CPU most of the time looks silent between its bursts: it is not put to the test. */
+static void test_bursts(void)
+{
+	struct breaker breaker = { 0 };
+	uint32_t now, i, tests = 0;
+
+	check_about("bursts");
+	for (now = 1000; now < 61 * SECOND; now += 29)
+		for (i = 0; i < 100; i++)
+			tests += breaker_note(&breaker, 1, now) != 0;
+	CHECK_EQUAL(tests, 0);
+	CHECK(!breaker_is_cut(&breaker, now));
+}
+
 static void test_any_times(void)
 {
 	struct breaker breaker = { 0 };
@@ -115,6 +129,7 @@ int main(void)
 	test_senders();
 	test_loop();
 	test_loop_beside_a_sender();
+	test_bursts();
 	test_any_times();
 	return check_result();
 }
