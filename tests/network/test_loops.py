@@ -223,7 +223,7 @@ def test_what_repeats_and_does_not_loop_loses_nothing(triangle: Triangle) -> Non
         inject(triangle.source, "s0", *frames)
         expected.update(each[42:] for each in frames)
 
-    # As fast as it goes, far more than 10,000 a second: the breaker looks, and believes it.
+    # As fast as it goes, far more than 10,000 a second.
     for _ in range(50):
         say(*([of(1, b"constant value")] * 1000))
         time.sleep(0.01)
