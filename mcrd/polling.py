@@ -42,6 +42,7 @@ class Poll:
         self._patterns: tuple[str, ...] = ()
         self._known: Seen = {}
         self._remote: dict[int, bool] = {}  # by devices
+        self._forgetting = False
         self.round = 0
 
     @property
@@ -65,16 +66,24 @@ class Poll:
             # One that was known is not taken for read: it may have changed since.
             self._known = {name: before.get(name, state) for name, state in now.items()}
             self._known |= {name: before[name] for name in self._files if name in before}
+            self._forgetting = False
             self.round += 1
 
-    def forget(self) -> None:
-        """Forget changes so far, because the files are about to be read.
+    def about_to_read(self) -> None:
+        """Tell of no change from now until forget(), which is to follow.
 
         What `changed` was told of before has an earlier `round`.
         """
+        with self._lock:
+            self._forgetting = True
+            self.round += 1
+
+    def forget(self) -> None:
+        """Forget changes so far; the files are read after that. It may wait for a file server."""
         seen = self._look()
         with self._lock:
             self._known = seen
+            self._forgetting = False
             self.round += 1
 
     def stop(self, seconds: float) -> None:
@@ -94,7 +103,9 @@ class Poll:
             began += took
             pause = max(self._every, SHARE * took)
             with self._lock:
-                if ended.is_set() or number != self.round or seen == self._known:
+                if ended.is_set() or self._forgetting:
+                    continue
+                if number != self.round or seen == self._known:
                     continue
                 self._known = seen
             self._changed(number)

@@ -205,6 +205,7 @@ class Watch:
         if self._loop is None:
             return
         if self._telling is None:
+            self._poll.about_to_read()
             self._telling = self._loop.create_task(self._tell())
         else:
             self._noticed()  # the files are looked at still: later

@@ -17,7 +17,7 @@ import pytest
 from mcrd import journal, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -146,6 +146,17 @@ def flood(log: logging.Logger) -> None:
     assert time.monotonic() - began < FLOOD_TAKES
 
 
+def read_again(log: logging.Logger, handler: journal.Handler, read: Callable[[], str]) -> list[str]:
+    """All that was logged; some may be missing in several places, where the thread was slow."""
+    texts: list[str] = []
+    while sum(LOST not in text for text in texts) + handler.writer.lost < FLOOD:
+        texts.append(read())
+    log.info("%d it reads again", FLOOD)
+    while "again" not in texts[-1]:
+        texts.append(read())
+    return texts
+
+
 def all_is_accounted_for(handler: journal.Handler, texts: list[str]) -> None:
     """What was read is in order, and where some is missing, a line says how many."""
     assert handler.writer.flush(10.0)
@@ -168,13 +179,9 @@ def test_a_journald_that_reads_nothing_holds_nobody_up(
     handler.writer.start()
     flood(log)
     assert not handler.writer.flush(0.01)
-    texts: list[str] = []
-    while sum(LOST not in text for text in texts) + handler.writer.lost < FLOOD:
-        texts.append(parsed(daemon.recv(4096))["MESSAGE"])
-    log.info("%d it reads again", FLOOD)
-    while not texts or "again" not in texts[-1]:
-        texts.append(parsed(daemon.recv(4096))["MESSAGE"])
-    all_is_accounted_for(handler, texts)
+    all_is_accounted_for(
+        handler, read_again(log, handler, lambda: parsed(daemon.recv(4096))["MESSAGE"])
+    )
 
 
 def test_a_stderr_that_nobody_reads_holds_nobody_up(stderr: tuple[int, int]) -> None:
@@ -185,12 +192,8 @@ def test_a_stderr_that_nobody_reads_holds_nobody_up(stderr: tuple[int, int]) -> 
     flood(log)
     assert not handler.writer.flush(0.01)
     with os.fdopen(os.dup(stderr[0])) as lines:
-        texts = [next(lines)]
-        while LOST not in texts[-1]:
-            texts.append(next(lines))
-        log.info("%d it reads again", FLOOD)
-        texts.append(next(lines))
-    all_is_accounted_for(handler, [text[3:] for text in texts])
+        texts = read_again(log, handler, lambda: next(lines)[3:])
+    all_is_accounted_for(handler, texts)
 
 
 def test_an_event_that_comes_again_and_again_is_left_out_and_counted(
