@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from mcrd import journal
+from mcrd.events import counted, tell
 from mcrd.model import Config, Output, Rule
 from mcrd.resources import Target, target, where
 from mcrd.states import RuleState
@@ -198,13 +198,13 @@ class Alarms:
                 self.silent.add(name)
                 text = "rules.%s: silent: no packet for %g s"
                 where = {"rule": name, "interface": rule.input.interface}
-                journal.tell(log, logging.WARNING, "silence", text, name, rule.silence, **where)
+                tell(log, logging.WARNING, "silence", text, name, rule.silence, **where)
 
     def _not_silent(self, name: str, why: str, *, forget: bool = True) -> None:
         if name in self.silent:
             self.silent.discard(name)
             where = {"rule": name, "interface": self._heard[name].rule.input.interface}
-            journal.tell(log, logging.INFO, "silence-end", "rules.%s: %s", name, why, **where)
+            tell(log, logging.INFO, "silence-end", "rules.%s: %s", name, why, **where)
         if forget:
             del self._heard[name]
 
@@ -295,7 +295,7 @@ class Alarms:
         lasted = going.last - going.began
         about = ABOUT if going.about else ""
         took = f" after {lasted:.1f} s" if lasted >= 0.05 else ""  # else it was one look's
-        text = f"{event} is over{took}: {about}{journal.counted(going.total, 'packet')}"
+        text = f"{event} is over{took}: {about}{counted(going.total, 'packet')}"
         _tell(logging.INFO, f"{event}-end", subject, text)
 
 
@@ -317,7 +317,7 @@ def _last_second(ledger: Ledger, rule: str, called: Target) -> int:
 
 
 def _tell(level: int, event: str, subject: Subject, text: str) -> None:
-    journal.tell(
+    tell(
         log,
         level,
         event.replace("_", "-"),

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from mcrd.dataplane import messages
 from mcrd.errors import named, words
+from mcrd.events import tell
 from mcrd.handover import Keeper, take_over
 from mcrd.holdings import Holdings
 from mcrd.hostile import ProtocolError
-from mcrd.journal import tell
 from mcrd.members import is_fit, may_have, members_of
 from mcrd.model import Address, Config, Input, Network
 from mcrd.names import real

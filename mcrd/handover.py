@@ -21,8 +21,8 @@ import msgspec
 from mcrd import __version__
 from mcrd.dataplane.messages import MemberKey
 from mcrd.errors import words
+from mcrd.events import counted, tell
 from mcrd.holdings import Holdings
-from mcrd.journal import counted, tell
 from mcrd.model import (
     Config,
     Daemon,

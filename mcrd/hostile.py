@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from mcrd.dataplane import messages
-from mcrd.journal import tell
+from mcrd.events import tell
 
 OUTSTANDING = 1000  # members asked for and not answered; of a worker that is well they are 64
 MEMBERS_A_SECOND = 2000  # one that is well asks for 1000

@@ -283,16 +283,3 @@ def _stderr_is_journald() -> bool:
 def set_level(level: str) -> None:
     """Log what is at least this grave: one of LEVELS."""
     logging.getLogger("mcrd").setLevel(level.upper())
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things: `1 ring`, `2 rings`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def tell(
-    log: logging.Logger, level: int, event: str, message: str, *arguments: Any, **fields: object
-) -> None:
-    """Log an event. `fields` are rule, interface, output, worker, task, if not None."""
-    given = {name.upper(): str(value) for name, value in fields.items() if value is not None}
-    log.log(level, message, *arguments, extra={"fields": {"EVENT": event, **given}})

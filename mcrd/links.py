@@ -17,7 +17,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
 
-from mcrd.journal import tell
+from mcrd.events import tell
 from mcrd.names import by_name
 from mcrd.netlink import os_errors
 from mcrd.resources import Link

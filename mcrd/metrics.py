@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from mcrd import journal, threads, web
+from mcrd import threads, web
 from mcrd.errors import words
+from mcrd.events import tell
 from mcrd.families import families
 from mcrd.web import Answer, Request
 
@@ -77,11 +78,11 @@ class Metrics:
             why = words(error)
             if self.error is None:
                 text = "metrics: cannot listen at %s: %s; trying again"
-                journal.tell(log, logging.ERROR, "metrics-failed", text, where, why)
+                tell(log, logging.ERROR, "metrics-failed", text, where, why)
             self.error = why
             return False
         self.error = None
-        journal.tell(log, logging.INFO, "metrics-started", "metrics: at http://%s/metrics", where)
+        tell(log, logging.INFO, "metrics-started", "metrics: at http://%s/metrics", where)
         return True
 
     async def _answer(self, request: Request) -> Answer:
@@ -101,7 +102,7 @@ class Metrics:
                 # An executor would keep what it has no thread for, and do it later.
                 return await threads.apart(partial(self._call, *key), or_here=False)
             except OSError as error:  # no thread can be started
-                journal.tell(log, logging.WARNING, "metrics-failed", "metrics: %s", words(error))
+                tell(log, logging.WARNING, "metrics-failed", "metrics: %s", words(error))
                 return Answer("503 Service Unavailable", (("Retry-After", "1"),))
             finally:
                 self._collector.given = None

@@ -30,6 +30,7 @@ from mcrd.config import ConfigError
 from mcrd.config.problems import Problem, is_about
 from mcrd.control import Request, Server
 from mcrd.errors import words
+from mcrd.events import tell
 from mcrd.explain.kinds import mark
 from mcrd.explain.look import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.files import read_file
@@ -160,7 +161,7 @@ class Supervisor:
                     ("the service manager", self._notify.close),
                 )
             )
-            journal.tell(log, logging.INFO, "ended", "ended")
+            tell(log, logging.INFO, "ended", "ended")
 
     async def _main(self) -> None:
         async with self._planning():
@@ -176,7 +177,7 @@ class Supervisor:
             await self._adopt(start)
         self._notify.ready()
         text = "mcrd %s: %s"
-        journal.tell(log, logging.INFO, "started", text, __version__, self._summary())
+        tell(log, logging.INFO, "started", text, __version__, self._summary())
         while not self._stop.is_set():  # Python 3.11's wait_for() may swallow a cancellation
             retry = self._estate.next_retry()
             pause = TICK if retry is None else min(TICK, retry)
@@ -212,7 +213,7 @@ class Supervisor:
         if left is None:
             raise self._start
         text = "the rule file is refused; the rules of the daemon before go on"
-        journal.tell(log, logging.ERROR, "reload-refused", text)
+        tell(log, logging.ERROR, "reload-refused", text)
         self._errors = [str(problem) for problem in self._start.problems]
         for problem in self._errors:
             log.error("%s", problem)
@@ -236,9 +237,7 @@ class Supervisor:
                 look()
             except Exception as error:  # noqa: BLE001  # the others have to look all the same
                 text = "periodic check failed: %s: %s"
-                journal.tell(
-                    log, logging.ERROR, "look-failed", text, what, describe(error), task=what
-                )
+                tell(log, logging.ERROR, "look-failed", text, what, describe(error), task=what)
 
     def _listen(self) -> None:
         self._listener.listen(self._links.now)
@@ -319,7 +318,7 @@ class Supervisor:
             if self._aliases.get(name) != interface:
                 text = "%s is an alternative name of %s"
                 where = {"interface": interface}
-                journal.tell(log, logging.INFO, "interface-name", text, name, interface, **where)
+                tell(log, logging.INFO, "interface-name", text, name, interface, **where)
         for name, why in tables.items():
             if self._idle_tables.get(name) != why:
                 log.warning("interfaces.%s: %s", name, why)
@@ -347,7 +346,7 @@ class Supervisor:
                 text += f"; of {len(steps)}, {undone} could not be done: `mcrctl rules` says why"
             # One that comes to nothing at all was tried before, and the rules say why.
             level = logging.DEBUG if undone == len(steps) else logging.INFO
-            journal.tell(log, level, "plan-applied", text, report.steps(steps), took)
+            tell(log, level, "plan-applied", text, report.steps(steps), took)
         else:
             text = "planning did not converge after %d rounds; retrying in %g s"
             log.warning(text, ROUNDS, UNSETTLED)
@@ -368,7 +367,7 @@ class Supervisor:
                 if state.state == "active":
                     self._watcher.soon(name)
                 grave = logging.WARNING if state.state in ("waiting", "failed") else logging.INFO
-                journal.tell(
+                tell(
                     log,
                     grave,
                     "rule-state",
@@ -391,7 +390,7 @@ class Supervisor:
 
     def _tell_output(self, level: int, name: str, index: int, state: OutputState) -> None:
         output = self._config.rules[name].outputs[index]
-        journal.tell(
+        tell(
             log,
             level,
             "output-state",
@@ -455,7 +454,7 @@ class Supervisor:
             self._notify.status(self._summary())
             raise
         if self._errors:
-            journal.tell(log, logging.INFO, "config-good", "the rule file is good again")
+            tell(log, logging.INFO, "config-good", "the rule file is good again")
         self._errors = []
         self._refused = ((), 0.0)
         return new
@@ -476,7 +475,7 @@ class Supervisor:
             finally:
                 self._notify.ready()
             text = "reload (%s): %s"
-            journal.tell(log, logging.INFO, "reload", text, why, changed.summary())
+            tell(log, logging.INFO, "reload", text, why, changed.summary())
             return changed
 
     def _tell_refusal(self, why: str, error: ConfigError) -> None:
@@ -486,10 +485,10 @@ class Supervisor:
         again = before == error.problems and now < at + REFUSED_AGAIN
         text = "reload (%s) refused; the rules that run stay as they are"
         if again:
-            journal.tell(log, logging.DEBUG, "reload-refused", text, why)
+            tell(log, logging.DEBUG, "reload-refused", text, why)
             return
         self._refused = (error.problems, now)
-        journal.tell(log, logging.ERROR, "reload-refused", text, why)
+        tell(log, logging.ERROR, "reload-refused", text, why)
         for problem in error.problems:
             log.error("%s", problem)
 
@@ -756,4 +755,4 @@ def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     error, message = context.get("exception"), str(context.get("message"))
     text = f"{message}: {error!r}" if error is not None else message
     about = f"{type(error).__name__}: {message[:40]}"
-    journal.tell(log, logging.ERROR, "unexpected", "%s", text, task=about)
+    tell(log, logging.ERROR, "unexpected", "%s", text, task=about)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from mcrd.errors import NEVER, NeverError, with_remedy, words
-from mcrd.journal import tell
+from mcrd.events import tell
 
 PAUSE_FIRST = 0.1  # seconds until a task that has ended begins anew
 PAUSE_LONGEST = 5.0

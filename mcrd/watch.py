@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mcrd import threads
 from mcrd.errors import words
-from mcrd.journal import tell
+from mcrd.events import tell
 from mcrd.polling import EVERY, Poll
 from mcrd.saves import Saves
 

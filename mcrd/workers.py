@@ -24,8 +24,8 @@ from mcrd import hostile
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
 from mcrd.errors import named, words
+from mcrd.events import tell
 from mcrd.hostile import Demand, ProtocolError, Words, understand
-from mcrd.journal import tell
 from mcrd.resources import Egress, Worker
 from mcrd.sockets import IngressSocket
 from mcrd.stats import Segment

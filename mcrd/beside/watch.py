@@ -12,12 +12,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import cache
 
-from mcrd import journal, threads
+from mcrd import threads
 from mcrd.beside.discovery import Listener, listeners
 from mcrd.beside.sight import Sight, connected, rings_and_routes
 from mcrd.beside.twice import Twice, twice
 from mcrd.beside.who import Party, parties
 from mcrd.doctor.host import Host
+from mcrd.events import tell
 from mcrd.model import Rule
 from mcrd.resources import Link
 
@@ -136,7 +137,7 @@ class Watcher:
         self._reflected.add((rule.name, listener.who))
         text = "rules.%s: %s is relayed twice: %s %s; %s"
         told = (rule.name, listener.protocol, listener.who, listener.relays, listener.remedy)
-        journal.tell(log, logging.WARNING, "relayed-twice", text, *told, rule=rule.name)
+        tell(log, logging.WARNING, "relayed-twice", text, *told, rule=rule.name)
 
 
 def _tell(party: Party) -> None:
@@ -145,6 +146,4 @@ def _tell(party: Party) -> None:
     text = "%s: receivers get each packet twice: %s, does the same; %s"
     which = ", ".join(names[:NAMED]) + more
     where = {"rule": party.rules[0]} if len(party.rules) == 1 else {}
-    journal.tell(
-        log, logging.WARNING, "relayed-twice", text, which, party.text, party.remedy, **where
-    )
+    tell(log, logging.WARNING, "relayed-twice", text, which, party.text, party.remedy, **where)

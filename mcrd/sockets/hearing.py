@@ -14,8 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from mcrd.errors import NEVER, words
+from mcrd.events import tell
 from mcrd.hearing.messages import ICMP_ERRORS, MLD
-from mcrd.journal import tell
 from mcrd.model import Address
 
 # linux/in.h, linux/icmp.h, linux/icmpv6.h

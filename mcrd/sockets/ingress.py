@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from mcrd import filters
 from mcrd.errors import words
-from mcrd.journal import tell
+from mcrd.events import tell
 from mcrd.lost import Estimate, Lost, Taken
 from mcrd.model import Network
 from mcrd.resources import Ingress, Reception

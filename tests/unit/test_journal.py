@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd import journal, writer
+from mcrd.events import counted, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,9 +72,7 @@ def log(handler: journal.Handler) -> logging.Logger:
 
 
 def test_an_event_has_its_fields(daemon: socket.socket, log: logging.Logger) -> None:
-    journal.tell(
-        log, logging.WARNING, "silence", "rules.%s: %d", "a", 3, rule="a", interface="eth0"
-    )
+    tell(log, logging.WARNING, "silence", "rules.%s: %d", "a", 3, rule="a", interface="eth0")
     assert parsed(daemon.recv(4096)) == {
         "MESSAGE": "rules.a: 3",
         "PRIORITY": "4",
@@ -215,7 +214,7 @@ def test_an_event_that_comes_again_and_again_is_left_out_and_counted(
 
     def flap(times: int, rule: str = "a") -> None:
         for _ in range(times):
-            journal.tell(log, logging.INFO, "rule-state", "rules.%s: again", rule, rule=rule)
+            tell(log, logging.INFO, "rule-state", "rules.%s: again", rule, rule=rule)
 
     flap(7)
     assert heard() == ["rules.a: again"] * 7
@@ -236,4 +235,4 @@ def test_an_event_that_comes_again_and_again_is_left_out_and_counted(
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 rings"), (1, "1 ring"), (2, "2 rings")])
 def test_numbers_of_things(number: int, text: str) -> None:
-    assert journal.counted(number, "ring") == text
+    assert counted(number, "ring") == text
