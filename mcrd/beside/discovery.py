@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from mcrd.beside.sight import bound
 from mcrd.beside.who import Holders
 from mcrd.model import Address, Rule
-from mcrd.resources import covers, has_port
+from mcrd.planning.resources import covers, has_port
 
 if TYPE_CHECKING:
-    from mcrd.doctor.host import Host
+    from mcrd.host.procfs import Host
 
 # Ports and groups: RFC 6762, 3; UPnP Device Architecture, 1; RFC 4795, 2; WS-Discovery, 2.4;
 # RFC 2608, 4.1.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mcrd.beside.sight import Route, Sender, Sight
 from mcrd.model import Address, Input, Output, Rule
-from mcrd.resources import Link, covers, has_port
+from mcrd.planning.resources import Link, covers, has_port
 
 By = Literal["mcrd", "kernel"]
 

@@ -17,10 +17,10 @@ from mcrd.beside.discovery import Listener, listeners
 from mcrd.beside.sight import Sight, connected, rings_and_routes
 from mcrd.beside.twice import Twice, twice
 from mcrd.beside.who import Party, parties
-from mcrd.doctor.host import Host
 from mcrd.events import tell
+from mcrd.host.procfs import Host
 from mcrd.model import Rule
-from mcrd.resources import Link
+from mcrd.planning.resources import Link
 
 EVERY = 60.0  # seconds between two looks while no rule becomes active: others come later, too
 # Seconds between two looks at least. A second one has to confirm the first: sockets may be about

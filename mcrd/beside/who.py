@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mcrd.beside.twice import Twice
 
 if TYPE_CHECKING:
-    from mcrd.doctor.host import Host
+    from mcrd.host.procfs import Host
 
 RAW = {4: ("raw", 2), 6: ("raw6", 58)}  # tables, with IGMP and ICMPv6, of multicast routers
 # Raw sockets of ICMPv6 have many programs that route nothing.

@@ -20,17 +20,17 @@ from mcrd.beside.twice import Twice
 from mcrd.beside.who import parties
 from mcrd.client import ControlError, NoAnswerError, ask, network_namespace, peer
 from mcrd.config.problems import is_about
-from mcrd.doctor.host import Host as ThisHost
 from mcrd.errors import words
 from mcrd.explain.beside import TWICE
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
-from mcrd.explain.frames import Kind
 from mcrd.explain.host import gather
-from mcrd.explain.kinds import sort
 from mcrd.explain.rulefile import disk
 from mcrd.explain.stages import answer, explain
+from mcrd.host.procfs import Host as ThisHost
 from mcrd.model import Rule
-from mcrd.names import rule_here
+from mcrd.observe.frames import Kind
+from mcrd.observe.kinds import sort
+from mcrd.planning.names import rule_here
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0

@@ -68,7 +68,7 @@ def _parser() -> ArgumentParser:
     from pathlib import Path  # noqa: PLC0415
 
     from mcrd import __version__  # noqa: PLC0415
-    from mcrd.journal import LEVELS  # noqa: PLC0415
+    from mcrd.systemd.journal import LEVELS  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="mcrd", description="Relays UDP streams between interfaces, by a rule file."
@@ -97,7 +97,8 @@ def _run(path: Path, control: Path, log_level: str | None) -> int:
     import logging  # noqa: PLC0415
     import resource  # noqa: PLC0415
 
-    from mcrd import journal, privileges  # noqa: PLC0415
+    from mcrd.daemon import privileges  # noqa: PLC0415
+    from mcrd.systemd import journal  # noqa: PLC0415
 
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if descriptors != resource.RLIM_INFINITY and descriptors < DESCRIPTORS:
@@ -130,10 +131,10 @@ def _relay(path: Path, control: Path, log_level: str | None) -> str:
 
     from mcrd import config  # noqa: PLC0415
     from mcrd.client import ControlError  # noqa: PLC0415
+    from mcrd.daemon.supervisor import Supervisor  # noqa: PLC0415
     from mcrd.errors import NeverError, with_remedy  # noqa: PLC0415
     from mcrd.model import Config  # noqa: PLC0415
-    from mcrd.notify import Notify  # noqa: PLC0415
-    from mcrd.supervisor import Supervisor  # noqa: PLC0415
+    from mcrd.systemd.notify import Notify  # noqa: PLC0415
     from mcrd.tasks import describe  # noqa: PLC0415
 
     def refused(error: config.ConfigError) -> str:

@@ -4,6 +4,6 @@
 
 from mcrd.doctor.examine import examine
 from mcrd.doctor.finding import Finding, Verdict
-from mcrd.doctor.host import Host, Running
+from mcrd.host.procfs import Host, Running
 
 __all__ = ["Finding", "Host", "Running", "Verdict", "examine"]

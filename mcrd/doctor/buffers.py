@@ -8,10 +8,10 @@ import errno
 import socket
 from collections.abc import Mapping
 
-from mcrd import filters
 from mcrd.doctor.finding import Finding, setting, unreadable
-from mcrd.doctor.host import NET, Host
+from mcrd.host.procfs import NET, Host
 from mcrd.model import Network
+from mcrd.sockets import filters
 from mcrd.sockets.common import attach_filter
 
 OPTMEM = "net.core.optmem_max"

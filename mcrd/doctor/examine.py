@@ -11,17 +11,19 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mcrd import config, filters, names
+from mcrd import config
 from mcrd.config import ConfigError
 from mcrd.doctor import buffers, kernel, limits, offloads, others, sysctls
-from mcrd.doctor.devices import devices, links
 from mcrd.doctor.finding import Finding, unreadable
-from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
 from mcrd.errors import words
 from mcrd.files import read_file
+from mcrd.host.devices import devices, links
+from mcrd.host.procfs import Host, Running
 from mcrd.model import Config
-from mcrd.resources import Link
+from mcrd.planning import names
+from mcrd.planning.resources import Link
+from mcrd.sockets import filters
 
 SHOWN = 8  # names, or rules, in one line
 SERVICE = "mcrd"  # the user of packaging and of `make install`

@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 
 from mcrd.doctor.finding import Finding, setting, unreadable
-from mcrd.doctor.host import Host, Running
+from mcrd.host.procfs import Host, Running
 
 NEEDED = (5, 19)
 SUPER_FRAMES = (6, 2)

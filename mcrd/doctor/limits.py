@@ -9,8 +9,8 @@ import os
 import re
 
 from mcrd.doctor.finding import Finding, in_unit, setting, unreadable
-from mcrd.doctor.host import Host, Running
 from mcrd.doctor.needs import Needs
+from mcrd.host.procfs import Host, Running
 
 UNLIMITED = 1 << 63
 INSTANCES, WATCHES = 1024, 65536  # of inotify, for a user

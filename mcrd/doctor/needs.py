@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mcrd.model import Address, Config, Input, Interface, Network, PortRange, Rule
-from mcrd.plan import HELD_AT_MOST, JOINED_AT_MOST
+from mcrd.planning.plan import HELD_AT_MOST, JOINED_AT_MOST
 from mcrd.sockets.common import KEPT
 from mcrd.sockets.ingress import LARGE_LEAST, LARGE_SHARE
 

@@ -12,10 +12,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from mcrd.config.values import LONGEST_INTERFACE_NAME
-from mcrd.doctor.devices import Device
 from mcrd.doctor.finding import Finding
 from mcrd.doctor.kernel import SUPER_FRAMES
 from mcrd.doctor.needs import Needs
+from mcrd.host.devices import Device
 
 SEGMENT = "tx-udp-segmentation"
 CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")

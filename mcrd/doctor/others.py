@@ -12,10 +12,10 @@ from mcrd.beside.sight import Bound, bound, look
 from mcrd.beside.twice import Twice, twice
 from mcrd.beside.who import RAW, Party, parties, router
 from mcrd.doctor.finding import Finding, unreadable
-from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
+from mcrd.host.procfs import NET, Host, Running
 from mcrd.model import Input
-from mcrd.resources import Link, covers, endpoint, has_port
+from mcrd.planning.resources import Link, covers, endpoint, has_port
 
 SHOWN = 8  # programs in one line
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mcrd.doctor.devices import Device
 from mcrd.doctor.finding import Finding, Verdict, in_unit, setting, unreadable
-from mcrd.doctor.host import NET, Host, Running
 from mcrd.doctor.needs import Needs
-from mcrd.protocols import NAMES, SYSCTL
-from mcrd.reports import LATEST
+from mcrd.host.devices import Device
+from mcrd.host.procfs import NET, Host, Running
+from mcrd.host.protocols import NAMES, SYSCTL
+from mcrd.sockets.reports import LATEST
 
 PORTS_SHOWN = 8
 MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcrd.explain.evidence import Evidence, Finding, is_active
-from mcrd.resources import where
+from mcrd.planning.resources import where
 
 STAGE, TWICE = "beside", "twice"
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from mcrd.beside.discovery import Listener
 from mcrd.beside.who import Party
-from mcrd.explain.kinds import Sorted, sort
+from mcrd.host.bridges import Bridge
 from mcrd.model import Address, Input, Network, Output, Place, PortRange, Rule
-from mcrd.resources import Link
+from mcrd.observe.kinds import Sorted, sort
+from mcrd.planning.resources import Link
 
 NO_DAEMON = "no daemon was asked"
 TOLD = 3  # things of one kind that are named
@@ -34,21 +35,6 @@ class Finding:
     text: str
     remedy: str = ""
     output: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Bridge:
-    """The bridge that an interface is, or belongs to; `own` and `heard`: queriers, if any.
-
-    `groups` are those that somebody behind a port wants; `routers`: a router is behind one.
-    """
-
-    name: str
-    snooping: bool
-    own: bool
-    heard: str | None
-    groups: frozenset[str] = frozenset()
-    routers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

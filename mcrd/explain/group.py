@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mcrd.explain.evidence import Answer, Evidence, Finding, ago_of, heard_on, is_active
-from mcrd.explain.kinds import queries
 from mcrd.explain.receivers import is_asked_for
 from mcrd.model import Address, Input
-from mcrd.plan import JOINED_AT_MOST
-from mcrd.resources import covers, first_address
+from mcrd.observe.kinds import queries
+from mcrd.planning.plan import JOINED_AT_MOST
+from mcrd.planning.resources import covers, first_address
 
 QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 MARGIN = 2.0  # seconds

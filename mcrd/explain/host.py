@@ -17,16 +17,16 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from mcrd.explain.bridges import bridge_of
-from mcrd.explain.evidence import Bridge, Host, Way
-from mcrd.links import address_of, link_of
+from mcrd.explain.evidence import Host, Way
+from mcrd.host.bridges import Bridge, bridge_of
+from mcrd.host.links import address_of, link_of
+from mcrd.host.netlink import os_errors
+from mcrd.host.protocols import forced, igmp_spoken
 from mcrd.model import Address, Network, Output, Rule
-from mcrd.names import aliases, by_name, names_of, rule_here
-from mcrd.netlink import os_errors
-from mcrd.plan import JOINED_AT_MOST, source_of
-from mcrd.protocols import forced, igmp_spoken
-from mcrd.reports import LATEST
-from mcrd.resources import Link, first_address
+from mcrd.planning.names import aliases, by_name, names_of, rule_here
+from mcrd.planning.plan import JOINED_AT_MOST, source_of
+from mcrd.planning.resources import Link, first_address
+from mcrd.sockets.reports import LATEST
 
 # linux/rtnetlink.h, linux/neighbour.h
 RTM_F_FIB_MATCH = 0x2000

@@ -9,15 +9,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from mcrd.doubts import doubt
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
 from mcrd.model import Address, Output
-from mcrd.plan import is_of_link, source_of
-from mcrd.resources import Link, first_address, target
+from mcrd.planning.doubts import doubt
+from mcrd.planning.plan import is_of_link, source_of
+from mcrd.planning.resources import Link, first_address, target
 from mcrd.words import unsent_for
 
 HEADERS = {4: 20, 6: 40}  # of IP

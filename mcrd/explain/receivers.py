@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from mcrd.explain.evidence import TOLD, Bridge, Evidence, Finding, ago_of, heard_on, some
+from mcrd.explain.evidence import TOLD, Evidence, Finding, ago_of, heard_on, some
+from mcrd.host.bridges import Bridge
 from mcrd.model import Address, Network, Output
-from mcrd.plan import source_of
-from mcrd.resources import covers, first_address
+from mcrd.planning.plan import source_of
+from mcrd.planning.resources import covers, first_address
 
 # What every segment is sent, asked for or not (RFC 4541, 2.1.2 and 3); what almost all have joined.
 NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::1/128"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, ago_of
 from mcrd.model import Output
-from mcrd.resources import endpoint, is_to
+from mcrd.planning.resources import endpoint, is_to
 
 RECENT = 4.0  # seconds: routers send one such error in a second, or fewer
 _NO_WAY = "check the routes there: it has no route, or the host does not answer it"

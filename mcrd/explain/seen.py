@@ -10,10 +10,10 @@ from typing import Any
 
 from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
 from mcrd.explain.group import forgotten
-from mcrd.explain.kinds import Kind
 from mcrd.explain.taken import grown, is_here, is_slow, minute, received
 from mcrd.model import Input
-from mcrd.resources import endpoint, first_address
+from mcrd.observe.kinds import Kind
+from mcrd.planning.resources import endpoint, first_address
 
 TOPICS = (
     "own",

@@ -14,7 +14,7 @@ from mcrd.explain.outputs import outputs
 from mcrd.explain.rulefile import file
 from mcrd.explain.seen import frames
 from mcrd.explain.taken import grown, is_slow, taken
-from mcrd.resources import first_address
+from mcrd.planning.resources import first_address
 
 
 def explain(evidence: Evidence) -> list[Finding]:

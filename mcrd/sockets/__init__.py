@@ -6,13 +6,11 @@ All functions raise OSError as the kernel gives it.
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from mcrd.sockets.egress import EgressSockets, source_port
-from mcrd.sockets.hearing import Ears
 from mcrd.sockets.ingress import Geometry, IngressSocket, open_ingress, open_reception
 from mcrd.sockets.membership import Memberships, Receivers, open_hold
 from mcrd.sockets.rejoin import Repeater, Said
 
 __all__ = [
-    "Ears",
     "EgressSockets",
     "Geometry",
     "IngressSocket",

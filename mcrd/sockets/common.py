@@ -12,9 +12,9 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from mcrd.filters import Instruction
 from mcrd.model import Address
-from mcrd.resources import Protocol
+from mcrd.planning.resources import Protocol
+from mcrd.sockets.filters import Instruction
 
 # asm-generic/socket.h, linux/in.h, linux/in6.h, linux/udp.h
 SO_ATTACH_FILTER = 26

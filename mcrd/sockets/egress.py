@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection
 
 from mcrd.model import Address
-from mcrd.resources import Egress, Target
+from mcrd.planning.resources import Egress, Target
 from mcrd.sockets.common import check_index, quiet_socket, socket_name
 from mcrd.sockets.netlink import master_of
 from mcrd.sockets.routes import Question, RouteQueries

@@ -15,12 +15,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcrd import filters
 from mcrd.errors import words
 from mcrd.events import tell
-from mcrd.lost import Estimate, Lost, Taken
 from mcrd.model import Network
-from mcrd.resources import Ingress, Reception
+from mcrd.planning.resources import Ingress, Reception
+from mcrd.sockets import filters
 from mcrd.sockets.common import (
     DROP_ALL,
     ETH_P_ALL,
@@ -30,6 +29,7 @@ from mcrd.sockets.common import (
     packet_statistics,
     program_of,
 )
+from mcrd.sockets.lost import Estimate, Lost, Taken
 
 # linux/if_packet.h
 PACKET_ADD_MEMBERSHIP = 1

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from mcrd.errors import words
 from mcrd.model import Address
-from mcrd.resources import Hold, Membership
+from mcrd.planning.resources import Hold, Membership
 from mcrd.sockets.common import check_index, quiet_socket, socket_name
 
 # linux/in.h, linux/in6.h

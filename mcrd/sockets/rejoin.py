@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcrd.reports import Report, Wanted, reports
-from mcrd.resources import Link, Rejoin
+from mcrd.planning.resources import Link, Rejoin
 from mcrd.sockets.common import check_index, keep_some
+from mcrd.sockets.reports import Report, Wanted, reports
 
 AT_ONCE = 50  # reports of an interface in one look, and there are two in a second
 SOON = 5.0  # seconds until the first: who knows how long ago a daemon before this one sent its last

@@ -97,7 +97,7 @@ def _index_of_altname(name: str) -> int | None:
     """The interface that has this alternative name; if_nametoindex(3) takes 15 bytes of one."""
     from pyroute2 import IPRoute  # noqa: PLC0415  slow, and seldom needed
 
-    from mcrd.netlink import os_errors  # noqa: PLC0415
+    from mcrd.host.netlink import os_errors  # noqa: PLC0415
 
     with suppress(OSError), os_errors(), IPRoute() as netlink:
         for link in netlink.get_links():

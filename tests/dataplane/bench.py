@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mcrd.dataplane import messages
-from mcrd.memory import guard_memory
-from mcrd.resources import Egress, Ingress, Target, Worker
+from mcrd.lanes.counts import InterfaceCount, OutputCount, Segment, Traffic
+from mcrd.lanes.memory import guard_memory
+from mcrd.lanes.process import WorkerProcess
+from mcrd.planning.resources import Egress, Ingress, Target, Worker
 from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
-from mcrd.stats import InterfaceCount, OutputCount, Segment, Traffic
-from mcrd.workers import WorkerProcess
 from tests.lab import Host, wait_for
 
 T = TypeVar("T")

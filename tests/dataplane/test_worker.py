@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.resources import Egress, Ingress, Worker
+from mcrd.lanes.process import WorkerError, end_sockets
+from mcrd.planning.resources import Egress, Ingress, Worker
 from mcrd.sockets import EgressSockets
-from mcrd.workers import WorkerError, end_sockets
 from tests.dataplane.bench import (
     Bench,
     Seen,
@@ -39,7 +39,7 @@ from tests.dataplane.bench import (
 from tests.lab import wait_for
 
 if TYPE_CHECKING:
-    from mcrd.resources import Protocol
+    from mcrd.planning.resources import Protocol
     from tests.lab import Host, Lab, Triangle
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mcrd.cli import mcrd
-from mcrd.supervisor import Supervisor
+from mcrd.daemon.supervisor import Supervisor
 
 
 def sizes(*roots: object) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mcrd.doctor.devices import devices
+from mcrd.host.devices import devices
 from tests.lab import Host, Triangle, wait_for
 from tests.lab.daemon import Mcrd, console_script
 from tests.lab.rules import rule

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mcrd import handover
+from mcrd.daemon import handover
+from mcrd.daemon.handover import Keeper, Restarts, pack, unpack
 from mcrd.dataplane.messages import Endpoint, MemberKey
-from mcrd.handover import Keeper, Restarts, pack, unpack
-from mcrd.holdings import Holdings
+from mcrd.lanes.holdings import Holdings
 from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Rule
-from mcrd.resources import (
+from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
     Hold,
@@ -34,7 +34,7 @@ from mcrd.resources import (
     Ring,
     Worker,
 )
-from mcrd.store import HEADER
+from mcrd.systemd.store import HEADER
 from tests.unit.test_store import Manager, hand_over
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd.stats import OF_RULES
+from mcrd.lanes.counts import OF_RULES
 from tests.dataplane.frames import frame, inject
 from tests.lab import wait_for
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd.holdings import Holdings
-from mcrd.resources import Ingress, Link
+from mcrd.lanes.holdings import Holdings
+from mcrd.planning.resources import Ingress, Link
 from mcrd.sockets import IngressSocket
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
@@ -213,7 +213,7 @@ def test_old_rings_count_until_there_are_others(
             assert lost() == 50
             send(30, 80)
             with monkeypatch.context() as patch:
-                patch.setattr("mcrd.holdings.open_ingress", without_memory)
+                patch.setattr("mcrd.lanes.holdings.open_ingress", without_memory)
                 with pytest.raises(OSError, match="Errno 12"):
                     holdings.open(other, links)
             send(20, 100)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd.hearing.messages import Record, igmp, mld
-from mcrd.protocols import GroupProtocols
-from mcrd.resources import GroupProtocol
+from mcrd.host.protocols import GroupProtocols
+from mcrd.observe.messages import Record, igmp, mld
+from mcrd.planning.resources import GroupProtocol
 from tests.lab import wait_for
 from tests.lab.datagrams import udp
 from tests.lab.rules import rule

@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcrd import workers
 from mcrd.dataplane import messages
-from mcrd.resources import Ingress, Worker
+from mcrd.lanes import process
+from mcrd.lanes.counts import Segment
+from mcrd.lanes.process import WorkerError
+from mcrd.planning.resources import Ingress, Worker
 from mcrd.sockets import open_ingress
-from mcrd.stats import Segment
-from mcrd.workers import WorkerError
 from tests.dataplane.bench import Bench, until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ async def attempt(spec: dict[str, Any], names: Sequence[str], log: Path) -> None
     (ring,) = open_ingress(ingress, 1500)
     segment = Segment()
     inner = json.dumps({**spec, "attempts": names})
-    workers.PROGRAM = ("-c", PROGRAM + "inside.run(sys.argv[1])", inner)
+    process.PROGRAM = ("-c", PROGRAM + "inside.run(sys.argv[1])", inner)
     bench = Bench("r0", Worker(ingress), ring, segment)
     pid = bench.process.pid
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mcrd.dataplane._dataplane import lib
 
-from mcrd.privileges import AS_ROOT, WORK
+from mcrd.daemon.privileges import AS_ROOT, WORK
 from tests.dataplane.bench import Seen
 from tests.lab import wait_for
 from tests.lab.daemon import console_script

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd.alarms import OVER, Alarms
-from mcrd.lost import Lost
+from mcrd.daemon.alarms import OVER, Alarms
+from mcrd.lanes.counts import InterfaceCount, Ledger, OutputCount, Segment, Traffic
 from mcrd.model import Config, Input, Output, Rule
-from mcrd.resources import Ingress, Ring, target
-from mcrd.stats import InterfaceCount, Ledger, OutputCount, Segment, Traffic
+from mcrd.planning.resources import Ingress, Ring, target
+from mcrd.sockets.lost import Lost
 from tests.unit.test_stats import Pen
 
 if TYPE_CHECKING:
-    from mcrd.resources import Target
+    from mcrd.planning.resources import Target
 
 
 def test_only_what_comes_after_the_beginning_is_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -40,7 +40,7 @@ def test_what_is_not_known_to_the_packet_is_not_said_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("mcrd.alarms.OVER", 0.0)
+    monkeypatch.setattr("mcrd.daemon.alarms.OVER", 0.0)
     count = InterfaceCount(Traffic(1000, 0))
     alarms = Alarms()
     alarms.begin(Config(), Ledger(), {"r0": count})
@@ -125,8 +125,8 @@ def test_outputs_that_all_fail_are_read_in_turn_and_none_is_over_meanwhile(
     reads: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, at_once = 0.0, 16
-    monkeypatch.setattr("mcrd.alarms.AT_ONCE", at_once)
-    monkeypatch.setattr("mcrd.alarms.time.monotonic", lambda: now)
+    monkeypatch.setattr("mcrd.daemon.alarms.AT_ONCE", at_once)
+    monkeypatch.setattr("mcrd.daemon.alarms.time.monotonic", lambda: now)
     config, ledger, made, slots = many(4 * at_once)
     pen, alarms = Pen(made), Alarms()
     alarms.begin(config, ledger, {})

@@ -10,10 +10,10 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mcrd.apply import Estate, handed_on
+from mcrd.daemon.executor import Estate, handed_on
 from mcrd.model import Input, PortRange
-from mcrd.plan import Add, Failure, Relay, RelayKey, Remove, Replace
-from mcrd.resources import Egress, Ingress, Resource, Worker
+from mcrd.planning.plan import Add, Failure, Relay, RelayKey, Remove, Replace
+from mcrd.planning.resources import Egress, Ingress, Resource, Worker
 
 WORKERS = [Worker(Ingress(name, index)) for index, name in enumerate(("eth0", "eth1"), 2)]
 

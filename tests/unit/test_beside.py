@@ -25,9 +25,9 @@ from mcrd.beside.sight import Ring, Route, Sender, Sight
 from mcrd.beside.twice import Twice, twice
 from mcrd.beside.watch import Watcher
 from mcrd.beside.who import parties
-from mcrd.doctor.host import Host
+from mcrd.host.procfs import Host
 from mcrd.model import Rule
-from mcrd.resources import Link
+from mcrd.planning.resources import Link
 from mcrd.sockets import netlink
 from tests.lab.rules import rule
 

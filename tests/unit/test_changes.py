@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcrd.changes import Changes, changes
 from mcrd.model import Config, Daemon, Input, Interface, Metrics, Output, Place, Rule
+from mcrd.planning.changes import Changes, changes
 from tests.unit.test_plan import configs
 
 if TYPE_CHECKING:

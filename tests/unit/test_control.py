@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from mcrd import control
 from mcrd.client import ControlError, ask
-from mcrd.control import REQUEST_LARGEST, Request, Server
+from mcrd.daemon import control
+from mcrd.daemon.control import REQUEST_LARGEST, Request, Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

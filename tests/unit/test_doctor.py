@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from mcrd import config, filters
+from mcrd import config
 from mcrd.cli import mcrctl
 from mcrd.doctor import Finding, Host, Running, buffers, kernel, limits, offloads, others, sysctls
-from mcrd.doctor.devices import Device, Feature
 from mcrd.doctor.examine import daemon, examine, for_service, may_read, network, rule_file, sandbox
 from mcrd.doctor.needs import Needs
+from mcrd.host.devices import Device, Feature
+from mcrd.sockets import filters
 from tests.lab.rules import rule
 
 NET = "proc/thread-self/net"

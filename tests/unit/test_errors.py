@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import mcrd
-from mcrd.apply import Estate
+from mcrd.daemon.executor import Estate
 from mcrd.errors import named, words
-from mcrd.plan import Open
-from mcrd.resources import Egress, Ingress, Membership, Reception, Resource, Worker
+from mcrd.planning.plan import Open
+from mcrd.planning.resources import Egress, Ingress, Membership, Reception, Resource, Worker
 
 GROUP = ip_address("239.1.1.1")
 GONE = "gone0"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd import report
 from mcrd.cli import explain
 from mcrd.client import ControlError, NoAnswerError, network_namespace
-from mcrd.control import Request, Server
+from mcrd.daemon import report
+from mcrd.daemon.control import Request, Server
 from mcrd.model import Input, Output, Rule
-from mcrd.states import OutputState, RuleState
+from mcrd.planning.states import OutputState, RuleState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

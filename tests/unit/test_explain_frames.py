@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcrd.explain.frames import KINDS, Kind, Summary, parse
-from mcrd.explain.kinds import takes
-from mcrd.explain.look import AUXDATA, _auxiliary
-from mcrd.hearing.messages import MalformedError
 from mcrd.model import Input
+from mcrd.observe.capture import AUXDATA, _auxiliary
+from mcrd.observe.frames import KINDS, Kind, Summary, parse
+from mcrd.observe.kinds import takes
+from mcrd.observe.messages import MalformedError
 from tests.dataplane.frames import frame
 
 IP, IPV6, TAG = 0x0800, 0x86DD, 0x8100

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from mcrd.cli.explain import text
-from mcrd.explain.evidence import Bridge, Daemon, Evidence, Finding, Host, Way
-from mcrd.explain.kinds import mark
+from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, Way
 from mcrd.explain.stages import answer, explain
+from mcrd.host.bridges import Bridge
 from mcrd.model import Input, Output, Place, PortRange, Rule
-from mcrd.resources import Link
+from mcrd.observe.kinds import mark
+from mcrd.planning.resources import Link
 
 RULE = Rule(
     "a",

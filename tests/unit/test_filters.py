@@ -11,9 +11,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from mcrd import filters
-from mcrd.explain import program as program_of_a_look
 from mcrd.model import Input, PortRange
+from mcrd.observe import program as program_of_a_look
+from mcrd.sockets import filters
 
 LINK = 14
 PACKET_MULTICAST, PACKET_OUTGOING = 2, 4  # linux/if_packet.h

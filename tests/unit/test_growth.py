@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd import members, stats
-from mcrd.alarms import Alarms
-from mcrd.apply import STALE, Estate
 from mcrd.config import ConfigError, Loader
-from mcrd.holdings import Holdings
-from mcrd.journal import AT_ONCE_IN, Limiter
-from mcrd.lost import Lost
-from mcrd.members import MemberSockets
+from mcrd.daemon.alarms import Alarms
+from mcrd.daemon.executor import STALE, Estate
+from mcrd.lanes import counts, members
+from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes.holdings import Holdings
+from mcrd.lanes.members import MemberSockets
 from mcrd.model import Config, Input, Output, Rule
-from mcrd.resources import Egress, Ingress, Ring, Worker, target
+from mcrd.planning.resources import Egress, Ingress, Ring, Worker, target
 from mcrd.sockets import EgressSockets
-from mcrd.stats import Ledger, Segment
+from mcrd.sockets.lost import Lost
+from mcrd.systemd.journal import AT_ONCE_IN, Limiter
 from tests.lab.sizes import sizes
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def test_counters_of_interfaces_that_come_and_go() -> None:
     finally:
         logging.disable(logging.NOTSET)
     kept = ledger.interfaces({})
-    assert list(kept) == [f"v{number}" for number in range(MANY - stats.OTHERS - 1, MANY)]
+    assert list(kept) == [f"v{number}" for number in range(MANY - counts.OTHERS - 1, MANY)]
 
 
 def test_workers_that_end_early_on_interfaces_that_come_and_go(clock: Clock) -> None:

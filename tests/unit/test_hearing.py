@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from mcrd.hearing.heard import MEMBER_AGE, MEMBERS, OTHERS, ROUTER_AGE, ROUTERS, Heard
-from mcrd.hearing.messages import Error, MalformedError, Message, Query, Record, icmp, igmp, mld
-from mcrd.hearing.returned import AGE, Returned
-from mcrd.hearing.returned import KINDS as RETURNED
+from mcrd.observe.heard import MEMBER_AGE, MEMBERS, OTHERS, ROUTER_AGE, ROUTERS, Heard
+from mcrd.observe.messages import Error, MalformedError, Message, Query, Record, icmp, igmp, mld
+from mcrd.observe.returned import AGE, Returned
+from mcrd.observe.returned import KINDS as RETURNED
 
 if TYPE_CHECKING:
     from mcrd.model import Address

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mcrd.resources import Hold
+from mcrd.planning.resources import Hold
 from mcrd.sockets import Receivers, open_hold
 
 HOST = ip_address("127.0.0.1")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mcrd import workers
 from mcrd.dataplane import messages
-from mcrd.lost import Lost
-from mcrd.members import is_fit, may_have
+from mcrd.lanes import process as workers
+from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes.members import is_fit, may_have
+from mcrd.lanes.process import WorkerError, WorkerProcess
 from mcrd.model import Input, PortRange
-from mcrd.plan import Relay
-from mcrd.resources import Ingress, Ring, Worker
-from mcrd.stats import Ledger, Segment
-from mcrd.workers import WorkerError, WorkerProcess
+from mcrd.planning.plan import Relay
+from mcrd.planning.resources import Ingress, Ring, Worker
+from mcrd.sockets.lost import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

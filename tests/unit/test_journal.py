@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd import journal, writer
 from mcrd.events import counted, tell
+from mcrd.systemd import journal, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

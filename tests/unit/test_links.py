@@ -11,8 +11,8 @@ import pytest
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
-from mcrd.links import Links
-from mcrd.netlink import os_errors
+from mcrd.host.links import Links
+from mcrd.host.netlink import os_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from mcrd.cli.output import drops
-from mcrd.lost import MOST, Estimate, Taken
+from mcrd.sockets.lost import MOST, Estimate, Taken
 
 ROOM = 100
 

@@ -17,7 +17,7 @@ import pytest
 from mcrd.cli import mcrctl, mcrd, mcrgen
 from mcrd.config import schema
 from mcrd.explain.taken import REMEDIES
-from mcrd.stats import DROP_REASONS, OF_RINGS, OF_RULES
+from mcrd.lanes.counts import DROP_REASONS, OF_RINGS, OF_RULES
 
 TOP = Path(__file__).parents[2]
 MANUALS = TOP / "man"

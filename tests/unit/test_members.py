@@ -16,15 +16,15 @@ import msgspec
 import pytest
 from mcrd.dataplane._dataplane import ffi
 
-from mcrd import workers
 from mcrd.dataplane import messages
-from mcrd.members import ENDS_AFTER, LOOKED_AT, MemberSockets
+from mcrd.lanes import process as workers
+from mcrd.lanes.counts import Segment
+from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets
+from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input
-from mcrd.plan import Relay
-from mcrd.resources import Ingress, Members, Worker
+from mcrd.planning.plan import Relay
+from mcrd.planning.resources import Ingress, Members, Worker
 from mcrd.sockets import EgressSockets
-from mcrd.stats import Segment
-from mcrd.workers import WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd import web
-from mcrd.metrics import Metrics
+from mcrd.daemon import web
+from mcrd.daemon.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

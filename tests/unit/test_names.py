@@ -9,12 +9,13 @@ from ipaddress import ip_interface
 
 import pytest
 
-from mcrd import config, names
-from mcrd.filters import networks
+from mcrd import config
 from mcrd.model import Config, Interface
-from mcrd.plan import Actual, Close, Open, Wishes, plan, wish
-from mcrd.resources import Ingress, Link
-from mcrd.states import states
+from mcrd.planning import names
+from mcrd.planning.plan import Actual, Close, Open, Wishes, plan, wish
+from mcrd.planning.resources import Ingress, Link
+from mcrd.planning.states import states
+from mcrd.sockets.filters import networks
 from tests.lab.rules import rule
 
 LONG = "v" * 60

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from mcrd import notify
-from mcrd.notify import Manager, Notify
+from mcrd.systemd import notify
+from mcrd.systemd.notify import Manager, Notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mcrd import names
 from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
-from mcrd.plan import (
+from mcrd.planning import names
+from mcrd.planning.plan import (
     Actual,
     Add,
     Close,
@@ -30,7 +30,7 @@ from mcrd.plan import (
     plan,
     wish,
 )
-from mcrd.resources import (
+from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
     Hold,
@@ -52,7 +52,7 @@ from mcrd.resources import (
     first_port,
     last_port,
 )
-from mcrd.states import states
+from mcrd.planning.states import states
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -440,7 +440,7 @@ def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPat
         asked.append(rule.name)
         return wish(rule, config, links, ways)
 
-    monkeypatch.setattr("mcrd.plan.wish", noted)
+    monkeypatch.setattr("mcrd.planning.plan.wish", noted)
     wishes = Wishes()
     other = replace(CAMERA, name="other", input=replace(CAMERA.input, port=5001))
     config, actual = Config(rules={"camera": CAMERA, "other": other}), Actual(links=LINKS)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd import rejoin
-from mcrd.hearing.messages import Record, igmp, mld
-from mcrd.rejoin import Rejoins, wanted
-from mcrd.reports import Report, Wanted, is_reported, reports
-from mcrd.resources import Link, Membership, Rejoin
+from mcrd.lanes import rejoin
+from mcrd.lanes.rejoin import Rejoins, wanted
+from mcrd.observe.messages import Record, igmp, mld
+from mcrd.planning.resources import Link, Membership, Rejoin
 from mcrd.sockets import rejoin as sending
 from mcrd.sockets.rejoin import AT_ONCE, SOON, Repeater, source_for
+from mcrd.sockets.reports import Report, Wanted, is_reported, reports
 
 if TYPE_CHECKING:
     from mcrd.model import Address

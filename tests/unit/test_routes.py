@@ -13,10 +13,10 @@ from typing import NamedTuple, cast
 
 import pytest
 
+from mcrd.host.neighbours import ASK_AGAIN, PATIENCE, PROBES_AT_ONCE, SELDOM_AFTER, Hop, Neighbours
+from mcrd.host.routes import PORTION, Routes
 from mcrd.model import Address
-from mcrd.neighbours import ASK_AGAIN, PATIENCE, PROBES_AT_ONCE, SELDOM_AFTER, Hop, Neighbours
-from mcrd.resources import Link, Lookup, Way
-from mcrd.routes import PORTION, Routes
+from mcrd.planning.resources import Link, Lookup, Way
 from mcrd.sockets import routes
 
 HOP: Hop = (7, ip_address("10.0.0.9"))
@@ -28,7 +28,7 @@ NAMES = {7: "r1"}
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, in seconds."""
     now = [0.0]
-    monkeypatch.setattr("mcrd.neighbours.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mcrd.host.neighbours.time.monotonic", lambda: now[0])
     return now
 
 
@@ -56,7 +56,7 @@ class Asked:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """Instead of ICMP."""
     found = Asked()
-    monkeypatch.setattr("mcrd.neighbours.probe", found)
+    monkeypatch.setattr("mcrd.host.neighbours.probe", found)
     return found
 
 

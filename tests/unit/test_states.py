@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 
 from mcrd.model import Config, Input, Output, Rule
-from mcrd.plan import Actual, Failure, RelayKey, plan, wish
-from mcrd.resources import Egress, Link, Members, Nowhere
-from mcrd.states import OutputState, RuleState, State, states
+from mcrd.planning.plan import Actual, Failure, RelayKey, plan, wish
+from mcrd.planning.resources import Egress, Link, Members, Nowhere
+from mcrd.planning.states import OutputState, RuleState, State, states
 from tests.unit.test_plan import carry_out, configs, hosts, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mcrd.resources import Resource
+    from mcrd.planning.resources import Resource
 
 LINKS = {
     name: Link(name, index, True, True, 1500, 1, (ip_interface(address),))

@@ -26,10 +26,8 @@ from hypothesis.stateful import (
 )
 from mcrd.dataplane._dataplane import ffi, lib
 
-from mcrd import report
-from mcrd.lost import Lost
-from mcrd.resources import Ingress, Ring
-from mcrd.stats import (
+from mcrd.daemon import report
+from mcrd.lanes.counts import (
     DROP_REASONS,
     OF_RINGS,
     OF_RULES,
@@ -42,11 +40,13 @@ from mcrd.stats import (
     Slots,
     Traffic,
 )
+from mcrd.planning.resources import Ingress, Ring
+from mcrd.sockets.lost import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mcrd.resources import Target
+    from mcrd.planning.resources import Target
 
 ETH0 = Ring(Ingress("eth0", 2))
 WALL: Target = ("eth1", ip_address("239.2.2.2"), 6000)

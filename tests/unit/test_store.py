@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd import store
 from mcrd.dataplane.messages import DESCRIPTORS
-from mcrd.store import BATCH, HEADER, TRIES, Store, identity
+from mcrd.systemd import store
+from mcrd.systemd.store import BATCH, HEADER, TRIES, Store, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

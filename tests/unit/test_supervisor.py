@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mcrd.daemon.supervisor import STALLED, Supervisor
 from mcrd.model import Config
-from mcrd.supervisor import STALLED, Supervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def test_the_loop_does_not_wait_for_a_file_server(
             ended.set()
         return b""
 
-    monkeypatch.setattr("mcrd.supervisor._digest", hang)
+    monkeypatch.setattr("mcrd.daemon.supervisor._digest", hang)
 
     async def scenario() -> None:
         made = Supervisor(tmp_path / "mcr.toml", tmp_path / "control", Config(), None)

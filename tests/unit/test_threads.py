@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from mcrd import threads
-from mcrd.writer import Writer
+from mcrd.systemd.writer import Writer
 
 
 @pytest.fixture

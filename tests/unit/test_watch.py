@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd.watch import LONGEST, SETTLE, Watch
+from mcrd.daemon.watch import LONGEST, SETTLE, Watch
 from tests.lab import wait_for
 
 if TYPE_CHECKING:
@@ -848,7 +848,7 @@ def test_the_loop_does_not_wait_for_a_look_at_what_was_saved(
         begun.set()
         assert go.wait(10.0)
 
-    monkeypatch.setattr("mcrd.polling.Poll.forget", hang)
+    monkeypatch.setattr("mcrd.daemon.polling.Poll.forget", hang)
     file = tmp_path / "mcr.toml"
     file.write_text("a")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from mcrd.dataplane._dataplane import lib
 
-from mcrd import workers
-from mcrd.resources import Ingress, Worker
-from mcrd.workers import WorkerProcess, describe_end, link_layer
+from mcrd.lanes import process as workers
+from mcrd.lanes.process import WorkerProcess, describe_end, link_layer
+from mcrd.planning.resources import Ingress, Worker
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,3 @@
+"""The supervisor, and what it alone needs."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later

@@ -1,0 +1,178 @@
+"""The families of metrics, as a table: add a row to add a family."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, reduce
+from operator import getitem
+from typing import Any, NamedTuple
+
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import InfoMetricFamily as Info
+from prometheus_client.core import Metric
+
+from mcrd.planning.states import STATES
+
+Entry = Mapping[str, Any]
+
+
+class Subject(NamedTuple):
+    """Something that has metrics: its labels; and of a snapshot their values, with the entry."""
+
+    labels: tuple[str, ...]
+    entries: Callable[[Entry], Iterable[tuple[tuple[object, ...], Entry]]]
+
+
+class Family(NamedTuple):
+    """One family of metrics."""
+
+    name: str
+    kind: type[Any]
+    subject: Subject
+    value: str | Callable[[Entry], Any]
+    """Of an entry: keys with dots between, or a function. A value of None is not shown."""
+    label: str | None
+    """One more label. Then the value is a dictionary: of each value of this label, the number."""
+    about: str
+
+
+DAEMON = Subject((), lambda given: [((), given)])
+RULE = Subject(
+    ("rule", "interface"),
+    lambda given: (((name, rule["interface"]), rule) for name, rule in given["rules"].items()),
+)
+OUTPUT = Subject(
+    ("rule", "output"),
+    lambda given: (
+        ((name, output["where"]), output)
+        for name, rule in given["rules"].items()
+        for output in rule["outputs"]
+    ),
+)
+INTERFACE = Subject(
+    ("interface",), lambda given: (((name,), each) for name, each in given["interfaces"].items())
+)
+WORKER = Subject(
+    ("interface", "worker"),
+    lambda given: (((each["interface"], each["number"]), each) for each in given["workers"]),
+)
+
+
+def _build(daemon: Entry) -> dict[str, str]:
+    return {"version": daemon["version"]}
+
+
+def _is_good(daemon: Entry) -> bool:
+    return not daemon["config_errors"]
+
+
+def _states(daemon: Entry) -> dict[str, int]:
+    states = [rule["state"] for rule in daemon["rules"].values()]
+    return {state: states.count(state) for state in STATES}
+
+
+def _fragments(daemon: Entry) -> dict[str, int]:
+    return {name.partition("_")[0]: count for name, count in daemon["kernel"].items()}
+
+
+def _is_active(rule_or_output: Entry) -> bool:
+    return bool(rule_or_output["state"] == "active")
+
+
+def _unsent(output: Entry) -> dict[str, int]:
+    return {why: output[why] for why in ("rate_limited", "new_member", "unreachable")}
+
+
+def _routed(output: Entry) -> dict[str, int]:
+    by = output["interface_now"]
+    return {by: 1} if by and output["interface"] is None else {}
+
+
+def _missing(worker: Entry) -> int:
+    return len(worker["missing"])
+
+
+# fmt: off
+FAMILIES = (
+    Family("mcrd_build", Info, DAEMON, _build, None,
+        "The version of mcrd that runs."),
+    Family("mcrd_config_last_reload_successful", Gauge, DAEMON, _is_good, None,
+        "1 when the rule file that was read last runs; 0 when it has problems."),
+    Family("mcrd_config_last_reload_success_timestamp_seconds", Gauge, DAEMON, "config_time", None,
+        "When a rule file was last taken over."),
+    Family("mcrd_rules", Gauge, DAEMON, _states, "state",
+        "Rules in each state."),
+    Family("mcrd_rule_received_packets", Counter, RULE, "received.packets", None,
+        "Datagrams that a rule took."),
+    Family("mcrd_rule_received_bytes", Counter, RULE, "received.bytes", None,
+        "Their payload, in bytes."),
+    Family("mcrd_rule_dropped_packets", Counter, RULE, "dropped", "reason",
+        "Datagrams for a rule that went no further."),
+    Family("mcrd_rule_active", Gauge, RULE, _is_active, None,
+        "1 when a rule is active, 0 when it waits, has failed or is disabled."),
+    Family("mcrd_rule_silent", Gauge, RULE, "silent", None,
+        "1 when a rule has received nothing for longer than its silence."),
+    Family("mcrd_rule_peak_packets", Gauge, RULE, "rate.peak.minute", None,
+        "The most datagrams for a rule in 10 ms, within the last minute."),
+    Family("mcrd_output_sent_packets", Counter, OUTPUT, "sent.packets", None,
+        "Datagrams that an output sent."),
+    Family("mcrd_output_sent_bytes", Counter, OUTPUT, "sent.bytes", None,
+        "Their payload, in bytes."),
+    Family("mcrd_output_errors", Counter, OUTPUT, "errors", "error",
+        "Datagrams that an output could not send, by the name of the error."),
+    Family("mcrd_output_dropped_packets", Counter, OUTPUT, _unsent, "reason",
+        "Datagrams that an output dropped: over its limit, or without a socket or a way."),
+    Family("mcrd_output_refusals", Counter, OUTPUT, "refused", None,
+        "Reports of a host that nobody listens there; no datagram is lost by them."),
+    Family("mcrd_output_active", Gauge, OUTPUT, _is_active, None,
+        "1 when an output is active."),
+    Family("mcrd_output_routed", Gauge, OUTPUT, _routed, "interface",
+        "1 for the interface by which an output that follows the routes sends now."),
+    Family("mcrd_interface_received_packets", Counter, INTERFACE, "received.packets", None,
+        "Datagrams that were taken from the rings of an interface."),
+    Family("mcrd_interface_received_bytes", Counter, INTERFACE, "received.bytes", None,
+        "Their frames, in bytes."),
+    Family("mcrd_interface_dropped_packets", Counter, INTERFACE, "dropped", "reason",
+        "Datagrams that went to no rule, by reason; estimated for those that no worker took."),
+    Family("mcrd_interface_dropped_frames", Counter, INTERFACE, "dropped_frames", "reason",
+        "Frames that no worker took, each of one datagram or more, by reason; exact."),
+    Family("mcrd_interface_reports", Counter, INTERFACE, "reports", "result",
+        "Reports of memberships that were sent unasked (rejoin), or failed."),
+    Family("mcrd_interface_peak_packets", Gauge, INTERFACE, "rate.peak.minute", None,
+        "The most datagrams in 10 ms, within the last minute."),
+    Family("mcrd_worker_received_packets", Counter, WORKER, "received.packets", None,
+        "Datagrams that the workers on a ring have taken from it."),
+    Family("mcrd_worker_ring_full_packets", Counter, WORKER, "dropped.ring_full", None,
+        "Datagrams that found no room in the rings of a worker, estimated."),
+    Family("mcrd_worker_ring_full_frames", Counter, WORKER, "dropped_frames.ring_full", None,
+        "Frames that found no room in the rings of a worker, each of one datagram or more; exact."),
+    Family("mcrd_worker_restarts", Counter, WORKER, "restarts", None,
+        "Workers on a ring that ended when they should not have."),
+    Family("mcrd_worker_sandbox_missing_layers", Gauge, WORKER, _missing, None,
+        "Layers of the sandbox that the worker is without."),
+    Family("mcrd_kernel_fragment_sets_lost", Counter, DAEMON, _fragments, "family",
+        "Sets of fragments that never became a packet, of this host's whole network."),
+)
+# fmt: on
+
+
+def families(given: Entry) -> Iterator[Metric]:
+    """The metrics of a snapshot: what `mcrctl stats --json` says, and `status`, of one moment."""
+    entries = {
+        subject: [(list(map(str, labels)), entry) for labels, entry in subject.entries(given)]
+        for subject in {family.subject for family in FAMILIES}
+    }
+    for name, kind, subject, value, label, about in FAMILIES:
+        metric = kind(name, about, labels=(*subject.labels, label) if label else subject.labels)
+        read = value if callable(value) else partial(reduce, getitem, value.split("."))
+        for labels, entry in entries[subject]:
+            found = read(entry)
+            if label is not None:
+                for one, number in found.items():
+                    metric.add_metric([*labels, one], number)
+            elif found is not None:
+                metric.add_metric(labels, found)
+        yield metric

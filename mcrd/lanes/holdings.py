@@ -1,0 +1,300 @@
+"""What is open apart from workers: sockets, rings with their counters, memberships."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Container, Mapping
+
+from mcrd.dataplane import messages
+from mcrd.errors import words
+from mcrd.host.protocols import GroupProtocols
+from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes.members import MemberSockets, own_source
+from mcrd.lanes.memory import guard_memory
+from mcrd.lanes.process import WorkerProcess, end_sockets
+from mcrd.lanes.rejoin import Rejoins, Spoken
+from mcrd.lanes.retired import Retired
+from mcrd.model import Network
+from mcrd.planning.resources import (
+    Egress,
+    GroupProtocol,
+    Hold,
+    Ingress,
+    Link,
+    Members,
+    Membership,
+    Nowhere,
+    Reception,
+    Rejoin,
+    Resource,
+    Ring,
+    Worker,
+)
+from mcrd.sockets import (
+    EgressSockets,
+    IngressSocket,
+    Memberships,
+    Receivers,
+    open_hold,
+    open_ingress,
+    open_reception,
+)
+from mcrd.sockets.lost import Lost
+
+log = logging.getLogger(__name__)
+
+
+class Holdings:
+    """What is open, opened and closed one by one; others may look, and change nothing."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.guard = guard_memory()
+        self.rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
+        self.members: dict[Ring, MemberSockets] = {}
+        self.egress: dict[Egress, socket.socket] = {}
+        self.holds: dict[Hold, socket.socket | None] = {}
+        self.receptions: dict[Reception, socket.socket] = {}
+        self.memberships = Memberships()
+        self.protocols = GroupProtocols()
+        self.rejoins = Rejoins()
+        self.opener = EgressSockets()
+        self._receivers = Receivers()
+        self.look_anew = self._receivers.look_anew
+        self._ingresses: set[Ingress] = set()
+        self._patterns: set[Members | Nowhere] = set()
+        self._own: dict[Egress, messages.Endpoint] = {}
+        self._admitted: dict[str, frozenset[Network]] = {}
+        self._retired: dict[int, Retired] = {}  # by the index of the interface, which stays
+
+    def all(self) -> tuple[Resource, ...]:
+        """What is open."""
+        return (
+            *self._ingresses,
+            *self.egress,
+            *self._patterns,
+            *self.holds,
+            *self.receptions,
+            *self.memberships,
+            *self.protocols,
+            *self.rejoins,
+        )
+
+    def has(self, resource: Resource) -> bool:
+        """Whether it is open."""
+        match resource:
+            case Ingress():
+                return resource in self._ingresses
+            case Egress():
+                return resource in self.egress
+            case Members() | Nowhere():
+                return resource in self._patterns
+            case Hold():
+                return resource in self.holds
+            case Reception():
+                return resource in self.receptions
+            case Membership():
+                return resource in self.memberships
+            case GroupProtocol():
+                return resource in self.protocols
+            case Rejoin():
+                return resource in self.rejoins
+            case Worker():
+                return False
+
+    def open(self, resource: Resource, links: Mapping[str, Link]) -> None:
+        """Open it; raise OSError."""
+        match resource:
+            case Ingress():
+                self._open_ingress(resource, links[resource.interface].mtu)
+            case Members() | Nowhere():
+                self._patterns.add(resource)
+            case Reception():
+                self.receptions[resource] = open_reception(resource)
+            case Egress():
+                self.add_egress(resource, self.opener.open(resource))
+            case Hold():
+                self.holds[resource] = _open_hold(resource, self._receivers)
+            case Membership():
+                self.memberships.join(resource)
+            case GroupProtocol():
+                self.protocols.set(resource)
+            case Rejoin():
+                self.rejoins.begin(resource)
+
+    def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
+        """Open all of its rings, or none; those that they replace count until then."""
+        retired = self._retired.get(ingress.index)
+        if retired is not None:
+            retired.interface = ingress.interface  # it may have been renamed
+        segments: list[Segment] = []
+        try:
+            segments.extend(Segment() for _ in range(ingress.workers))
+            try:
+                rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
+            except OSError as error:
+                if error.errno != errno.ENOMEM or retired is None:
+                    raise
+                retired.free_memory()
+                rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
+        except OSError:
+            for segment in segments:
+                segment.close()
+            raise
+        self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
+        if retired is not None:
+            del self._retired[ingress.index]
+            for loss in retired.give_way(rings):
+                self.ledger.lose(*loss)
+
+    def add_ingress(self, ingress: Ingress, rings: list[tuple[IngressSocket, Segment]]) -> None:
+        """Add the rings of an ingress, all of them, with their counters."""
+        for number, (ring, segment) in enumerate(rings):
+            key = Ring(ingress, number)
+            self.rings[key] = (ring, segment)
+            self.members[key] = MemberSockets(segment, self.opener)
+            self.ledger.attach(key, segment)
+        self._ingresses.add(ingress)
+
+    def add_egress(self, egress: Egress, sock: socket.socket) -> None:
+        """Add a socket of an output."""
+        self.egress[egress] = sock
+        self._own[egress] = own_source(egress, sock)
+
+    def close(
+        self, resource: Resource, worker: WorkerProcess | None = None, *, anew: bool = False
+    ) -> None:
+        """Close it; `worker` is the one that has an egress socket of its own.
+
+        `anew`: another is to take its place. Until it does, the rings of an ingress are not closed,
+        but count what comes.
+        """
+        match resource:
+            case Ingress():
+                self._close_ingress(resource, anew)
+            case Egress():
+                self._own.pop(resource, None)
+                end_sockets(worker, {resource: self.egress.pop(resource)})
+            case Members() | Nowhere():
+                self._patterns.discard(resource)
+            case Hold():
+                sock = self.holds.pop(resource)
+                if sock is not None:
+                    sock.close()
+            case Reception():
+                self.receptions.pop(resource).close()
+            case Membership():
+                self.memberships.leave(resource)
+            case GroupProtocol():
+                self.protocols.end(resource)
+            case Rejoin():
+                self.rejoins.end(resource)
+
+    def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
+        self._ingresses.discard(ingress)
+        retired = Retired(ingress.interface)
+        for key in [key for key in self.rings if key.ingress == ingress]:
+            self.members.pop(key).end(None)
+            ring, segment = self.rings.pop(key)
+            taken = segment.taken
+            lost = ring.end(taken)
+            self.ledger.detach(key, *lost)
+            retired.add(key, ring, taken, *lost)
+        if anew:
+            self._retired[ingress.index] = retired
+        else:
+            retired.close()
+
+    def end_retired(self, wanted: Container[int] = ()) -> None:
+        """Close old rings, except those of interfaces (by index) that wait for new ones."""
+        for which in [which for which in self._retired if which not in wanted]:
+            retired = self._retired.pop(which)
+            for loss in retired.losses():
+                self.ledger.lose(*loss)
+            retired.close()
+
+    def end_protocols(self) -> None:
+        """Set the versions of IGMP and MLD as they were."""
+        for each in tuple(self.protocols):
+            self.protocols.end(each)
+
+    def close_all(self) -> None:
+        """Close everything, and leave every group."""
+        for resource in self.all():
+            self.close(resource)
+        self.end_retired()
+
+    def rejoin(self, links: Mapping[str, Link], spoken: Spoken) -> None:
+        """Send reports of memberships that are due, and count them."""
+        for interface, said in self.rejoins.look(links, self.memberships, spoken):
+            self.ledger.report(interface, *said)
+
+    def own(self) -> set[messages.Endpoint]:
+        """Where this host sends from."""
+        return set(self._own.values()).union(*(m.own() for m in self.members.values()))
+
+    def ring_inodes(self) -> frozenset[int]:
+        """The inodes of the packet sockets with the rings, old ones too."""
+        rings = [ring for ring, _ in self.rings.values()]
+        rings += [ring for retired in self._retired.values() for ring in retired.rings()]
+        sockets = (sock for ring in rings for sock in (ring.socket, ring.large))
+        return frozenset(os.fstat(sock.fileno()).st_ino for sock in sockets)
+
+    def output_inodes(self) -> frozenset[int]:
+        """The inodes of all sockets that send, members included."""
+        members = (sock for each in self.members.values() for sock in each.sockets())
+        return frozenset(
+            os.fstat(sock.fileno()).st_ino for sock in (*self.egress.values(), *members)
+        )
+
+    def ring_full(self) -> dict[Ring, Lost]:
+        """The losses of each live ring; what old ones lost goes to the ledger."""
+        for retired in self._retired.values():
+            for loss in retired.losses():
+                self.ledger.lose(*loss)
+        return {key: ring.ring_full(seg.taken) for key, (ring, seg) in self.rings.items()}
+
+    def take_errors(self) -> None:
+        """Clear the packet sockets of links that went down, so that their workers do not spin."""
+        for ring, _ in self.rings.values():
+            ring.take_error()
+
+    def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> None:
+        """Set what the workers of each interface see; the rest does not reach a ring.
+
+        Widen before rules are added, narrow after others are removed: no frame is missed.
+        """
+        names = {ring.interface for ring in self.rings}
+        names |= {retired.interface for retired in self._retired.values()}
+        if not also_old:
+            self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
+        for name in names | networks.keys():
+            wanted = networks.get(name, frozenset())
+            before = self._admitted.get(name)
+            if also_old and before is not None:
+                wanted |= before
+            if wanted == before:
+                continue
+            self._admitted[name] = wanted
+            admitting: list[Retired | IngressSocket] = [
+                *(retired for retired in self._retired.values() if retired.interface == name),
+                *(ring for key, (ring, _) in self.rings.items() if key.interface == name),
+            ]
+            for rings in admitting:
+                try:
+                    rings.admit(wanted)
+                except OSError as error:
+                    log.error("%s: filter: %s", name, words(error))
+
+
+def _open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:
+    try:
+        return open_hold(hold, receivers)
+    except PermissionError as error:
+        log.warning("%s: %s; senders may be told that the port is closed", hold, words(error))
+        return None

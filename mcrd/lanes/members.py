@@ -1,0 +1,335 @@
+"""Members of ranges, and sources that are kept: sockets made when a worker first sees them.
+
+A rule has as many members as the network cares to send; what they may cost is bounded. Beyond the
+bound, the one that was idle longest makes room, if it was idle at all. One that is idle for very
+long ends in any case.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import heapq
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from mcrd.dataplane import messages
+from mcrd.errors import words
+from mcrd.lanes.counts import NoRoomError, Segment
+from mcrd.lanes.process import WorkerError, WorkerProcess, end_sockets, unheard
+from mcrd.model import Network
+from mcrd.planning.plan import Relay
+from mcrd.planning.resources import Egress, Members, first_port, last_port
+from mcrd.sockets import EgressSockets, source_port
+
+MEMBERS_AT_MOST = 8192  # of one worker
+IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
+ROOM_AT_ONCE = 64  # members that make room together
+COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
+# Seconds without a packet after which a member ends. Longer than those who announce themselves
+# are silent: SAP up to 400 s (RFC 2974, 3.1), UPnP up to 900 s (Device Architecture 2.0, 1.2.2).
+ENDS_AFTER = 1200.0
+LOOKED_AT = 64  # members in one look
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Member:
+    rule: str
+    slot: int
+    sockets: dict[Egress, socket.socket]
+    used: int = 0  # what Segment.last_used() said,
+    since: float = 0.0  # and since when it says so: seconds, monotonic
+
+
+class MemberSockets:
+    """The members of one ring: they outlive the worker that asked for them.
+
+    `changed` says that there are others than before.
+    """
+
+    def __init__(self, segment: Segment, opener: EgressSockets) -> None:
+        self._segment = segment
+        self._opener = opener
+        self._members: dict[messages.MemberKey, _Member] = {}
+        self._complained: dict[str, float] = {}
+        self._own: Counter[messages.Endpoint] = Counter()
+        self._look_again = 0  # nanoseconds
+        self._next: list[messages.MemberKey] = []  # those that are looked at next, the last first
+        self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
+        self.changed = False
+
+    def all(self) -> Iterator[tuple[messages.MemberKey, str, int]]:
+        """Each with its rule and its slot."""
+        for key, member in self._members.items():
+            yield key, member.rule, member.slot
+
+    def sockets(self) -> Iterator[socket.socket]:
+        """Those of all of them."""
+        for member in self._members.values():
+            yield from member.sockets.values()
+
+    def add(self, key: messages.MemberKey, rule: str, slot: int) -> None:
+        """A member that there was before; it gets sockets when a worker has its rule."""
+        self._members[key] = _Member(rule, slot, {}, since=time.monotonic())
+        self._resting.setdefault(rule, set()).add(key)
+
+    def rest(self) -> None:
+        """The worker has ended; the next one gets them with their rules."""
+        self._resting = {}
+        for key, member in self._members.items():
+            self._resting.setdefault(member.rule, set()).add(key)
+
+    def rests(self, rule: str) -> bool:
+        """Whether the rule has members that no worker has."""
+        return rule in self._resting
+
+    def end_resting(self, process: WorkerProcess) -> None:
+        """The worker has all its rules: members that are still nobody's have none any more."""
+        for keys in self._resting.values():
+            for key in keys & self._members.keys():
+                self._close(process, key)
+        self._resting.clear()
+
+    def open(
+        self, process: WorkerProcess, key: messages.MemberKey, relay: Relay, rule: str
+    ) -> None:
+        """Opens a member's sockets and tells the worker; or tells it that there are none."""
+        wanted = [_egress(output, key) for output in members_of(relay)]
+        if (known := self._members.get(key)) is not None:  # the worker had no memory for it
+            self._tell(process, key, known, wanted)
+            return
+        if len(self._members) >= MEMBERS_AT_MOST and not self._has_made_room(process):
+            self._complain(rule, f"has more than {MEMBERS_AT_MOST} members at once")
+            unheard(process.request(messages.RemoveMember, key))
+            return
+        sockets: dict[Egress, socket.socket] = {}
+        for egress in wanted:
+            try:
+                sockets[egress] = self._opener.open(egress)
+            except OSError as error:
+                self._complain(rule, f"{egress}: {words(error)}")
+        try:
+            slot = self._segment.member_slot(key)
+        except NoRoomError as error:
+            self._complain(rule, str(error))
+            slot = None
+        if slot is None or not sockets:
+            for sock in sockets.values():
+                sock.close()
+            unheard(process.request(messages.RemoveMember, key))
+            return
+        self._members[key] = member = _Member(rule, slot, sockets, since=time.monotonic())
+        self.changed = True
+        self._own.update(_own(sockets))
+        self._add_sockets(process, sockets)
+        self._tell(process, key, member, wanted)
+
+    def keep(
+        self, process: WorkerProcess, rule: str, relay: Relay, announce: Callable[[], None]
+    ) -> None:
+        """The worker has kept a rule's members: they get what they lack in its new form.
+
+        What is in both forms stays as it is; a new worker hears of all that rest. `announce` is
+        called when own() has grown, before anything is sent from there.
+        """
+        outputs = members_of(relay)
+        resting = self._resting.pop(rule, set())
+        if resting:
+            keys = list(resting & self._members.keys())
+        else:
+            keys = [key for key, member in self._members.items() if member.rule == rule]
+        slot = self._segment.rules.taken.get(rule)
+        changed: dict[messages.MemberKey, list[Egress]] = {}
+        new: dict[Egress, socket.socket] = {}
+        gone: dict[Egress, socket.socket] = {}
+        for key in keys:
+            member = self._members[key]
+            # What rested may be of a rule that was another one, or had another place.
+            if resting and (key.slot != slot or not may_have(relay, key)):
+                self._close(process, key)
+                continue
+            wanted = [_egress(output, key) for output in outputs]
+            before, member.sockets = member.sockets, {}
+            for egress in wanted:
+                if egress in before:
+                    member.sockets[egress] = before.pop(egress)
+                    continue
+                changed[key] = wanted
+                try:
+                    new[egress] = member.sockets[egress] = self._opener.open(egress)
+                except OSError as error:
+                    self._complain(rule, f"{egress}: {words(error)}")
+            if resting or not member.sockets:
+                changed[key] = wanted
+            gone |= before
+        self._own.update(_own(new))
+        if new:
+            announce()
+        self.changed = self.changed or bool(changed)
+        self._add_sockets(
+            process, {e: s for k in changed for e, s in self._members[k].sockets.items()}
+        )
+        for key, wanted in changed.items():
+            self._tell(process, key, self._members[key], wanted)
+        self._end(process, gone)
+
+    def _add_sockets(self, process: WorkerProcess, sockets: Mapping[Egress, socket.socket]) -> None:
+        try:
+            process.add_sockets({e: s for e, s in sockets.items() if e not in process.places})
+        except WorkerError as error:
+            rule = next(iter(sockets)).rule
+            self._complain(rule, str(error))
+
+    def _tell(
+        self,
+        process: WorkerProcess,
+        key: messages.MemberKey,
+        member: _Member,
+        outputs: Sequence[Egress],
+    ) -> None:
+        """Says which sockets a member has; one without any ends, and is asked for again."""
+        lost = {e: s for e, s in member.sockets.items() if e not in process.places}
+        for egress in lost:
+            del member.sockets[egress]
+        self._end(process, lost)
+        if not member.sockets:
+            unheard(process.request(messages.RemoveMember, key))
+            self._close(process, key)
+            return
+        has = [process.places.get(egress) for egress in outputs]
+        unheard(process.request(messages.AddMember, key, member.slot, has))
+
+    def own(self) -> set[messages.Endpoint]:
+        """Addresses and ports of this host that members send from."""
+        return set(self._own)
+
+    def end(self, process: WorkerProcess | None, rule: str | None = None) -> None:
+        """Closes the members of a rule, or all. The worker has forgotten them with the rule."""
+        for key in [k for k, m in self._members.items() if rule in (None, m.rule)]:
+            self._close(process, key)
+
+    def end_idle(self, process: WorkerProcess) -> bool:
+        """Looks at some members, and ends those of them that are idle for long. Were there any?
+
+        The times in the segment are of the real-time clock, which may be set, and the worker writes
+        them: so it counts since when the time of a member is the same.
+        """
+        if self._resting:
+            return False  # no worker has them, so nothing can be said
+        if not self._next:
+            self._next = list(self._members)
+        now = time.monotonic()
+        some, self._next = self._next[-LOOKED_AT:], self._next[:-LOOKED_AT]
+        idle = [key for key in some if key in self._members and self._is_idle(key, now)]
+        for key in idle:
+            unheard(process.request(messages.RemoveMember, key))
+            self._close(process, key)
+        return bool(idle)
+
+    def _is_idle(self, key: messages.MemberKey, now: float) -> bool:
+        member = self._members[key]
+        used = self._segment.last_used(member.slot)
+        if used != member.used:
+            member.used, member.since = used, now
+        return now - member.since >= ENDS_AFTER
+
+    def _has_made_room(self, process: WorkerProcess) -> bool:
+        """Closes some that were idle longest; looks for them no more often than pays."""
+        now = time.time_ns()
+        if now < self._look_again:
+            return False
+        last = {key: self._segment.last_used(m.slot) for key, m in self._members.items()}
+        oldest = heapq.nsmallest(ROOM_AT_ONCE, last, key=last.__getitem__)
+        idle = [key for key in oldest if now - last[key] >= IDLE]
+        for key in idle:
+            unheard(process.request(messages.RemoveMember, key))
+            self._close(process, key)
+        if not idle:
+            self._look_again = now + IDLE
+        return bool(idle)
+
+    def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
+        member = self._members.pop(key)
+        self.changed = True
+        self._segment.members.give_back(key)
+        self._end(process, member.sockets)
+
+    def _end(self, process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
+        self._own -= Counter(_own(sockets))
+        end_sockets(process, sockets)
+
+    def _complain(self, rule: str, what: str) -> None:
+        now = time.monotonic()
+        if now - self._complained.get(rule, -COMPLAIN_EVERY) >= COMPLAIN_EVERY:
+            told = self._complained.items()
+            self._complained = {r: at for r, at in told if now - at < COMPLAIN_EVERY}
+            self._complained[rule] = now
+            log.warning("rules.%s: %s", rule, what)
+
+
+def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:
+    """The address and port that the socket sends from."""
+    return messages.Endpoint(egress.source.packed, source_port(egress, sock))
+
+
+def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
+    """Those of this host: a source that is kept is somebody else's."""
+    return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]
+
+
+def is_fit(key: messages.MemberKey) -> bool:
+    """Whether its source is a host: anybody may send packets that say otherwise."""
+    if key.source is None:
+        return True
+    source = ip_address(key.source.address)
+    return not (source.is_multicast or source.is_loopback or source.is_unspecified)
+
+
+def may_have(relay: Relay, key: messages.MemberKey) -> bool:
+    """Whether it is a member of the relay's range, from a source that the relay takes.
+
+    A worker asks for no others.
+    """
+    given = relay.input
+    ports = range(first_port(given.port), last_port(given.port) + 1)
+    if (key.source is not None) != relay.by_source:
+        return False
+    try:
+        destination = ip_address(key.destination.address)
+        source = ip_address(key.source.address) if key.source is not None else None
+    except ValueError:
+        return False
+    first = given.address
+    within = destination in first if isinstance(first, Network) else destination == first
+    if not within or key.destination.port not in ports:
+        return False
+    if key.source is None or source is None:
+        return True
+    return (
+        source.version == destination.version
+        and 0 <= key.source.port < 65536
+        and (not given.sources or any(source in network for network in given.sources))
+        and not any(source in network for network in given.exclude)
+    )
+
+
+def members_of(relay: Relay) -> Sequence[Members]:
+    """The outputs of a relay that go by member."""
+    return [output for output in relay.outputs if isinstance(output, Members)]
+
+
+def _egress(output: Members, key: messages.MemberKey) -> Egress:
+    source = key.source
+    return output.member(
+        ip_address(key.destination.address),
+        key.destination.port,
+        ip_address(source.address) if source is not None else None,
+        source.port if source is not None else None,
+    )

@@ -1,0 +1,166 @@
+"""A look at what arrives at an interface, by a packet socket of its own, bounded in every respect.
+
+It touches neither the rings of the interface nor what it lets in, and takes at most half of the
+supervisor's time. What the socket had no room for meanwhile is counted.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from mcrd.model import Input
+from mcrd.observe.frames import Summary
+from mcrd.observe.kinds import takes
+from mcrd.observe.program import PACKET_OUTGOING, about
+from mcrd.sockets.common import (
+    DROP_ALL,
+    ETH_P_ALL,
+    SOL_PACKET,
+    attach_filter,
+    keep_some,
+    packet_statistics,
+)
+
+# linux/if_packet.h
+PACKET_AUXDATA = 8
+PACKET_OTHERHOST = 3
+TP_STATUS_CSUMNOTREADY = 1 << 3
+TP_STATUS_VLAN_VALID = 1 << 4
+TP_STATUS_CSUM_VALID = 1 << 7
+AUXDATA = struct.Struct("IIIHHHH")
+
+FRAMES = 50_000
+SHORTEST, LONGEST = 0.1, 60.0  # seconds
+SLICE = 0.004  # seconds, before others have their turn for as long
+LARGEST = 1 << 17  # bytes of a packet, or they are cut
+BUFFER = 2 << 20
+AT_ONCE = 4  # interfaces
+
+
+class BusyError(Exception):
+    """Another look is under way."""
+
+
+@dataclass(slots=True)
+class _Sight:
+    summary: Summary
+    lost: int = 0
+    ended: str = "time"
+
+
+class Looks:
+    """The looks that are under way: one at a time for an interface, and a few in all."""
+
+    def __init__(self) -> None:
+        self.under_way: set[str] = set()  # by interface
+
+    async def look(self, given: Input, seconds: float, frames: int = FRAMES) -> dict[str, Any]:
+        """Look at what arrives for the input at its interface. Raises BusyError, and OSError."""
+        if given.interface in self.under_way:
+            raise BusyError(f"another look at {given.interface} is under way; try again after it")
+        if len(self.under_way) >= AT_ONCE:
+            raise BusyError(f"{AT_ONCE} looks are under way; try again after them")
+        self.under_way.add(given.interface)
+        try:
+            with _open(given) as sock:
+                began = time.monotonic()
+                summary = Summary(lambda kind: takes(given, kind._asdict()))
+                sight = await _watch(sock, _Sight(summary), began + seconds, frames)
+                took = time.monotonic() - began
+        finally:
+            self.under_way.discard(given.interface)
+        return {
+            "interface": given.interface,
+            "seconds": round(took, 3),
+            "ended": sight.ended,
+            "lost": sight.lost,
+            **sight.summary.plain(),
+        }
+
+
+def _open(given: Input) -> socket.socket:
+    flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    sock = socket.socket(socket.AF_PACKET, flags, 0)
+    try:
+        keep_some(sock)
+        attach_filter(sock, DROP_ALL)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        try:
+            sock.bind((given.interface, ETH_P_ALL))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise OSError(errno.ENODEV, f"there is no interface {given.interface}") from None
+            raise
+        attach_filter(sock, about(given))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _watch(sock: socket.socket, sight: _Sight, until: float, frames: int) -> _Sight:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        while (now := time.monotonic()) < until:
+            try:
+                await asyncio.wait_for(readable.wait(), until - now)
+            except TimeoutError:
+                break
+            readable.clear()
+            began = time.monotonic()
+            if not _read(sock, sight.summary, min(began + SLICE, until), frames):
+                sight.ended = "interface"
+                break
+            if sight.summary.frames >= frames:
+                sight.ended = "frames"
+                break
+            await asyncio.sleep(time.monotonic() - began)  # others have as long
+    finally:
+        loop.remove_reader(sock)
+    _, sight.lost = packet_statistics(sock)
+    return sight
+
+
+def _read(sock: socket.socket, summary: Summary, until: float, frames: int) -> bool:
+    """Read what waits in the socket, for a while; False when the interface is gone or down."""
+    while summary.frames < frames and time.monotonic() < until:
+        try:
+            packet, ancillary, _, name = sock.recvmsg(LARGEST, 64)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENETDOWN, errno.ENODEV, errno.ENXIO):
+                return False
+            raise
+        vlan, verify = _auxiliary(ancillary)
+        summary.add(
+            packet,
+            name[1],
+            vlan,
+            verify,
+            other_host=name[2] == PACKET_OTHERHOST,
+            outgoing=name[2] == PACKET_OUTGOING,
+        )
+    return True
+
+
+def _auxiliary(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, bool]:
+    """The VLAN, and whether the checksum is one that can be wrong (packet(7), PACKET_AUXDATA)."""
+    for level, kind, data in ancillary:
+        if level == SOL_PACKET and kind == PACKET_AUXDATA and len(data) >= AUXDATA.size:
+            status, _, _, _, _, tag, _ = AUXDATA.unpack_from(data)
+            vlan = tag & 0xFFF if status & TP_STATUS_VLAN_VALID else None
+            verify = not status & (TP_STATUS_CSUMNOTREADY | TP_STATUS_CSUM_VALID)
+            return vlan, verify
+    return None, False

@@ -1,0 +1,149 @@
+"""Which frames a look takes: the program that the kernel runs on each, from the rule's input.
+
+It drops only what has nothing to do with the rule: other addresses and other ports, and of what
+this host sends, all but the rule's addresses. Fragments,
+frames with a second VLAN tag and IPv6 packets with extension headers pass, for it cannot judge
+them; and so do IGMP, MLD and the errors of ICMP.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcrd.model import Input
+from mcrd.planning.resources import first_address, first_port, last_port
+from mcrd.sockets.filters import (
+    AND,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    GO,
+    IF_AT_LEAST,
+    IF_EQUAL,
+    IF_GREATER,
+    LOAD_BYTE,
+    LOAD_HALF,
+    LOAD_HEADER_LENGTH,
+    LOAD_WORD,
+    NETWORK,
+    PACKET_TYPE,
+    PROTOCOL,
+    RETURN,
+    Instruction,
+)
+
+LOAD_HALF_AT = 0x48  # at k + X
+PASS: Instruction = (RETURN, 0, 0, 0x40000)
+DROP: Instruction = (RETURN, 0, 0, 0)
+PACKET_OUTGOING = 4  # linux/if_packet.h
+ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
+OFFSET = 0x1FFF  # of the IPv4 header's fragment field
+ICMP, IGMP, UDP, ESP, ICMPV6 = 1, 2, 17, 50, 58
+EXTENSIONS = (0, 43, 44, 51, 60)
+NEIGHBOUR_DISCOVERY = (133, 137)  # types of ICMPv6 that say nothing about a stream
+
+
+def about(given: Input) -> Sequence[Instruction]:
+    """The program for one input."""
+    ipv4, ipv6 = _ipv4(given), _ipv6(given)
+    own = _outgoing(given)
+    return (
+        (LOAD_BYTE, 0, 0, PACKET_TYPE),
+        (IF_EQUAL, 0, len(own), PACKET_OUTGOING),
+        *own,
+        (LOAD_HALF, 0, 0, PROTOCOL),
+        (IF_EQUAL, 5, 0, ETH_P_IP),
+        (IF_EQUAL, 5, 0, ETH_P_IPV6),
+        (IF_EQUAL, 1, 0, ETH_P_8021Q),
+        (IF_EQUAL, 0, 1, ETH_P_8021AD),
+        PASS,
+        DROP,
+        (GO, 0, 0, 1),
+        (GO, 0, 0, len(ipv4)),
+        *ipv4,
+        *ipv6,
+    )
+
+
+def _outgoing(given: Input) -> Sequence[Instruction]:
+    """Pass what this host sends to the addresses of the input, and drop all else that it sends.
+
+    There may be much of it that has the port.
+    """
+    version = first_address(given.address).version
+    protocol, at = (ETH_P_IP, 16) if version == 4 else (ETH_P_IPV6, 36)
+    return (
+        (LOAD_HALF, 0, 0, PROTOCOL),
+        (IF_EQUAL, 1, 0, protocol),
+        DROP,
+        *_destination(given, version, NETWORK + at),
+        DROP,
+    )
+
+
+def _ipv4(given: Input) -> Sequence[Instruction]:
+    return (
+        (LOAD_HALF, 0, 0, NETWORK + 6),
+        (AND, 0, 0, OFFSET),
+        (IF_EQUAL, 1, 0, 0),
+        PASS,
+        *_destination(given, 4, NETWORK + 16),
+        (LOAD_BYTE, 0, 0, NETWORK + 9),
+        *_any_of((ICMP, IGMP, *_esp(given))),
+        (IF_EQUAL, 1, 0, UDP),
+        DROP,
+        (LOAD_HEADER_LENGTH, 0, 0, NETWORK),
+        (LOAD_HALF_AT, 0, 0, NETWORK + 2),
+        *_port(given),
+    )
+
+
+def _ipv6(given: Input) -> Sequence[Instruction]:
+    return (
+        *_destination(given, 6, NETWORK + 36),
+        (LOAD_BYTE, 0, 0, NETWORK + 6),
+        *_any_of((*EXTENSIONS, *_esp(given))),
+        (IF_EQUAL, 0, 4, ICMPV6),
+        (LOAD_BYTE, 0, 0, NETWORK + 40),
+        (IF_AT_LEAST, 0, 1, NEIGHBOUR_DISCOVERY[0]),
+        (IF_GREATER, 0, 1, NEIGHBOUR_DISCOVERY[1]),
+        PASS,
+        (LOAD_BYTE, 0, 0, NETWORK + 6),
+        (IF_EQUAL, 1, 0, UDP),
+        DROP,
+        (LOAD_HALF, 0, 0, NETWORK + 42),
+        *_port(given),
+    )
+
+
+def _any_of(numbers: Sequence[int]) -> Sequence[Instruction]:
+    """Pass what A is among, and go on with all else."""
+    return tuple(step for number in numbers for step in ((IF_EQUAL, 0, 1, number), PASS))
+
+
+def _esp(given: Input) -> Sequence[int]:
+    return (ESP,) if given.protocol == "esp" else ()
+
+
+def _destination(given: Input, version: int, at: int) -> Sequence[Instruction]:
+    """Pass the addresses of the input, by their last 32 bits, and go on with all else."""
+    first = first_address(given.address)
+    if first.version != version:
+        return ()
+    host_bits = getattr(given.address, "max_prefixlen", 0) - getattr(
+        given.address, "prefixlen", getattr(given.address, "max_prefixlen", 0)
+    )
+    mask = 0xFFFFFFFF << min(host_bits, 32) & 0xFFFFFFFF
+    return (
+        (LOAD_WORD, 0, 0, at),
+        (AND, 0, 0, mask),
+        (IF_EQUAL, 0, 1, int(first) & mask),
+        PASS,
+    )
+
+
+def _port(given: Input) -> Sequence[Instruction]:
+    """Pass what is sent to the ports of the input, of which A has one, and drop all else."""
+    first, last = first_port(given.port), last_port(given.port)
+    return (IF_AT_LEAST, 0, 1, first), (IF_GREATER, 0, 1, last), DROP, PASS

@@ -1,0 +1,158 @@
+"""What differs between two rule files, in words. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mcrd.model import Config, Interface, Output, Rule
+from mcrd.planning.resources import target, where
+
+IN_A_LINE = 20  # changes that the log names
+LONGEST = 200  # characters of each
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Names of rules; for those that changed, what about them. `daemon`: settings of the daemon."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: dict[str, tuple[str, ...]]
+    unchanged: int
+    daemon: tuple[str, ...] = ()
+    interfaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One line of bounded length, for the log."""
+        lines = self.lines()
+        if len(lines) > IN_A_LINE:
+            more = f"... {len(lines) - IN_A_LINE} more"
+            lines = [*lines[: IN_A_LINE - 1], more, lines[-1]]
+        return ", ".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines)
+
+    def lines(self) -> list[str]:
+        """The lines that `mcrctl reload` prints."""
+        return [
+            *(f"+ rules.{name}" for name in self.added),
+            *(f"~ rules.{name}: {'; '.join(what)}" for name, what in self.changed.items()),
+            *(f"- rules.{name}" for name in self.removed),
+            *(f"~ daemon.{what}{_daemon_cost(what)}" for what in self.daemon),
+            *(f"~ metrics.{what}" for what in self.metrics),
+            *(
+                f"~ interfaces.{name}: {'; '.join(what)}{_cost(what)}"
+                for name, what in self.interfaces.items()
+            ),
+            f"= {self.unchanged} unchanged",
+        ]
+
+
+def changes(old: Config, new: Config) -> Changes:
+    """What it takes to get from `old` to `new`."""
+    common = [name for name in new.rules if name in old.rules]
+    changed = {
+        name: tuple(_rule(old.rules[name], new.rules[name]))
+        for name in common
+        if old.rules[name] != new.rules[name]
+    }
+    return Changes(
+        added=tuple(name for name in new.rules if name not in old.rules),
+        removed=tuple(name for name in old.rules if name not in new.rules),
+        changed=changed,
+        unchanged=len(common) - len(changed),
+        daemon=tuple(_fields("", old.daemon, new.daemon)),
+        interfaces=_interfaces(old, new),
+        metrics=tuple(_fields("", old.metrics, new.metrics)),
+    )
+
+
+_IN_THE_RING = "workers are replaced; packets wait in the ring"
+
+
+def _daemon_cost(what: str) -> str:
+    return f" (all {_IN_THE_RING})" if what.startswith("sandbox ") else ""
+
+
+def _cost(what: tuple[str, ...]) -> str:
+    """What it takes to change the workers of an interface."""
+    names = {setting.partition(" ")[0] for setting in what}
+    if names & {"workers", "ring_size"}:
+        return " (its workers are replaced: packets that arrive meanwhile are lost)"
+    return f" (its {_IN_THE_RING})" if "cpus" in names else ""
+
+
+def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
+    """Those that rules use before and after: the others cost nothing."""
+    used = {rule.input.interface for rule in old.rules.values() if rule.enabled}
+    used &= {rule.input.interface for rule in new.rules.values() if rule.enabled}
+    default = Interface()
+    found = {
+        name: tuple(_settings(old.interfaces.get(name, default), new.interfaces.get(name, default)))
+        for name in sorted(used)
+    }
+    return {name: what for name, what in found.items() if what}
+
+
+def _settings(old: Interface, new: Interface) -> Iterator[str]:
+    yield from _fields("", dataclasses.replace(old, rejoin=new.rejoin), new)
+    if old.rejoin != new.rejoin:
+        yield f"rejoin {_seconds(old.rejoin)} -> {_seconds(new.rejoin)}"
+
+
+def _rule(old: Rule, new: Rule) -> Iterator[str]:
+    yield from _fields("input.", old.input, new.input)
+    yield from _outputs(old.outputs, new.outputs)
+    for name in ("enabled", "description"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            yield f"{name} {_text(before)} -> {_text(after)}"
+    if old.silence != new.silence:
+        yield f"silence {_seconds(old.silence)} -> {_seconds(new.silence)}"
+
+
+def _seconds(value: float | None) -> str:
+    return "none" if value is None else f"{value:g} s"
+
+
+def _outputs(old: tuple[Output, ...], new: tuple[Output, ...]) -> Iterator[str]:
+    """Pair outputs by destination first, then by their place in the list."""
+    before = {target(output): output for output in old}
+    gone = {i: o for i, o in enumerate(old) if target(o) not in {target(n) for n in new}}
+    for index, output in enumerate(new):
+        at = f"outputs[{index}]"
+        if target(output) in before:
+            yield from _fields(f"{at}.", before[target(output)], output)
+        elif index in gone:
+            yield from _fields(f"{at}.", gone.pop(index), output)
+        else:
+            yield f"{at} added ({where(output)})"
+    for index, output in gone.items():
+        yield f"outputs[{index}] removed ({where(output)})"
+    if not gone and len(old) == len(new) and old != new and set(old) == set(new):
+        yield "outputs in another order"
+
+
+def _fields(prefix: str, old: object, new: object) -> Iterator[str]:
+    for entry in dataclasses.fields(new):  # type: ignore[arg-type]
+        before, after = getattr(old, entry.name), getattr(new, entry.name)
+        if before != after:
+            yield f"{prefix}{entry.name} {_text(before)} -> {_text(after)}"
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(_text(item) for item in value)}]"
+        case str() if not value or not value.isprintable() or " " in value or '"' in value:
+            return json.dumps(value, ensure_ascii=False)
+        case _:
+            return str(value)

@@ -1,0 +1,50 @@
+"""Signs that the packets of an output that sends may go nowhere. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mcrd.model import Address, Output
+from mcrd.planning.resources import Link, first_address
+
+
+class Doubt(NamedTuple):
+    """Why packets may go nowhere, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+def doubt(output: Output, link: Link, source: Address | None) -> Doubt | None:
+    """The doubt about an output to `link` that sends from `source`; None: from kept addresses.
+
+    A tunnel such as WireGuard has no flag IFF_MULTICAST (netdevice(7)): what it does with a group
+    is its own affair. Routers pass on nothing with a source of the link's scope (RFC 4291, 2.5.6;
+    RFC 3927, 7).
+    """
+    address = first_address(output.address)
+    if address.is_multicast and not link.multicast:
+        return Doubt(
+            f"{link.name} has no flag MULTICAST: it may carry no group, and WireGuard hands"
+            f" {address} only to a peer whose AllowedIPs have it",
+            f"a host as the output, or AllowedIPs; `ip link set {link.name} multicast on` says"
+            " that it does carry groups",
+        )
+    if source is not None and source.is_link_local and output.ttl > 1 and not _on_link(address):
+        return Doubt(
+            f"no router passes on what is sent from {source}, which is of the link alone",
+            f"an address of a larger scope on {link.name}, or `ttl = 1` if no router is to be"
+            " crossed",
+        )
+    return None
+
+
+def _on_link(address: Address) -> bool:
+    """Whether no router passes on what is sent there (RFC 4291, 2.7; RFC 5771, 4)."""
+    if not address.is_multicast:
+        return address.is_link_local
+    if address.version == 4:
+        return address.packed[:3] == b"\xe0\0\0"
+    return address.packed[1] & 0x0F <= 2
