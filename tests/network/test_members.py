@@ -431,7 +431,7 @@ def test_a_flood_of_members_does_not_disturb_another_rule(triangle: Triangle) ->
     assert daemon.status()["rules"] == {"active": 2}
 
 
-QUICKLY = "import mcrd.members\nmcrd.members.ENDS_AFTER = 1.0\n"
+QUICKLY = "import mcrd.lanes.members\nmcrd.lanes.members.ENDS_AFTER = 1.0\n"
 
 
 def test_members_that_are_idle_for_long_are_given_back(triangle: Triangle) -> None:

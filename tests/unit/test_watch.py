@@ -792,7 +792,7 @@ WATCHES = """
 import asyncio, subprocess, sys
 from pathlib import Path
 from tests.unit.test_watch import NEVER, Calls, in_place
-from mcrd.watch import Watch
+from mcrd.daemon.watch import Watch
 
 async def main():
     file, mounted = Path(sys.argv[1]), sys.argv[2] == "mounted"
