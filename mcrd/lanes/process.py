@@ -387,7 +387,7 @@ class WorkerProcess:
             return False
         try:
             # Descriptors that come with it are closed by the kernel, which says so: MSG_CTRUNC.
-            data, _, flags, _ = self._channel.recvmsg(messages.LARGEST)
+            data, flags = self._read()
             if not data:
                 self._close_channel()
                 self._kill_soon()
@@ -401,6 +401,15 @@ class WorkerProcess:
         except ProtocolError as error:
             self._distrust(f"it {error}")
         return True
+
+    def _read(self) -> tuple[bytes, int]:
+        """Receive a message with its flags; none at the end. Raise OSError."""
+        try:
+            data, _, flags, _ = self._channel.recvmsg(messages.LARGEST)
+        except ConnectionResetError:
+            # It ended before it had read all that it was sent. What it said comes after that.
+            data, _, flags, _ = self._channel.recvmsg(messages.LARGEST)
+        return data, flags
 
     def _distrust(self, why: str) -> None:
         self.suspect = True
