@@ -58,7 +58,9 @@ def wait_for(
 def mortal(command: Sequence[str], namespace: int | None = None) -> list[str]:
     """The command line of a process that dies with its parent, in the namespace of a process."""
     enter = [] if namespace is None else ["nsenter", f"--net=/proc/{namespace}/ns/net"]
-    return ["setpriv", "--pdeathsig", "KILL", *enter, *command]
+    # Of a parent that was gone before, there is no signal.
+    unless_gone = ["sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
+    return ["setpriv", "--pdeathsig", "KILL", *unless_gone, *enter, *command]
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
