@@ -111,6 +111,16 @@ async def clean_up(steps: Iterable[tuple[str, Step]]) -> None:
             log.error("at the end, %s: %s", name, describe(error))
 
 
+def take_all(checks: Iterable[tuple[str, Callable[[], object]]]) -> None:
+    """Take all periodic checks, and log what fails: it ends neither the daemon nor the others."""
+    for name, check in checks:
+        try:
+            check()
+        except Exception as error:  # noqa: BLE001  # the others have to look all the same
+            text = "periodic check failed: %s: %s"
+            tell(log, logging.ERROR, "look-failed", text, name, describe(error), task=name)
+
+
 def describe(error: BaseException) -> str:
     """The error in words, if it is of the system; anything else is a bug, and has its traceback."""
     if isinstance(error, OSError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 from mcrd.daemon.executor import Estate
 from mcrd.host import fragments
@@ -27,8 +27,8 @@ def state(what: RuleState | OutputState) -> str:
     return text
 
 
-def summary(states: Mapping[str, RuleState]) -> str:
-    """One line: the number of rules, and the trouble with some."""
+def summary(states: Mapping[str, RuleState], errors: Sequence[str] = ()) -> str:
+    """One line: the number of rules, the trouble with some, and with the rule file."""
     counts: Counter[str] = Counter(entry.state for entry in states.values())
     text = f"{len(states)} rule{'s' if len(states) != 1 else ''}"
     for kind in STATES[1:]:
@@ -47,32 +47,7 @@ def summary(states: Mapping[str, RuleState]) -> str:
     if trouble:
         number = f"{len(trouble)} output{'s' if len(trouble) != 1 else ''}"
         text += f"; {number} of active rules waiting or failed: {trouble[0].reason}"
-    return text
-
-
-class Flow(NamedTuple):
-    """Packets so far, at a time in seconds."""
-
-    at: float
-    received: int = 0
-    sent: int = 0
-    lost: int = 0
-    interfaces: int = 0
-
-
-def flow(before: Flow, now: Flow) -> str:
-    """How much flows, in words, without the counters of closed rings."""
-    took = max(now.at - before.at, 0.001)
-    into = max(0, now.received - before.received) / took
-    out = max(0, now.sent - before.sent) / took
-    number = f"{now.interfaces} interface{'s' if now.interfaces != 1 else ''}"
-    return f"{number}, {_rate(into)} in, {_rate(out)} out, {now.lost} lost"
-
-
-def _rate(packets: float) -> str:
-    if packets >= 10_000:
-        return f"{packets / 1000:.0f} kpps"
-    return f"{packets:.0f} pps" if packets >= 10 else f"{packets:.2g} pps"  # a slow one is not 0
+    return f"{text}; rule file refused: {errors[0]}" if errors else text
 
 
 def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:

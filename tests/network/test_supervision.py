@@ -107,7 +107,7 @@ def test_errors_of_netlink_make_nobody_deaf(triangle: Triangle) -> None:
 def test_when_planning_fails_the_daemon_ends_and_says_so(triangle: Triangle) -> None:
     """Its manager starts it anew; nothing is left that would be in the way."""
     fault = """
-import mcrd.daemon.supervisor as at
+import mcrd.daemon.planner as at
 real = at.plan
 def plan(config, actual, wishes):
     if "b" in config.rules:

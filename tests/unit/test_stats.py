@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from mcrd.dataplane._dataplane import ffi, lib
 
-from mcrd.daemon import report
+from mcrd.daemon import health, report
 from mcrd.lanes.counts import (
     DROP_REASONS,
     OF_RINGS,
@@ -489,8 +489,8 @@ def test_one_packet_in_a_minute_has_a_rate_and_two_workers_have_its_sum() -> Non
 
 
 def test_the_line_of_the_status_shows_slow_streams() -> None:
-    before, now = report.Flow(0.0), report.Flow(30.0, received=1, sent=360, interfaces=1)
-    assert report.flow(before, now) == "1 interface, 0.033 pps in, 12 pps out, 0 lost"
+    before, now = health.Flow(0.0), health.Flow(30.0, received=1, sent=360, interfaces=1)
+    assert health.flow(before, now) == "1 interface, 0.033 pps in, 12 pps out, 0 lost"
 
 
 def test_what_the_rule_file_has_no_more_is_forgotten(segment: Segment, pen: Pen) -> None:

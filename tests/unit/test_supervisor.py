@@ -12,29 +12,30 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd.daemon.supervisor import STALLED, Supervisor
-from mcrd.model import Config
+from mcrd.daemon.health import Health
+from mcrd.daemon.planner import STALLED, Planner
+from mcrd.daemon.rulefile import RuleFile
+from mcrd.systemd.notify import Notify
+from mcrd.tasks import Tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_a_fault_at_a_change_of_interfaces_does_not_lose_the_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        made = Supervisor(tmp_path / "mcr.toml", tmp_path / "control", Config(), None)
+        planner = Planner()
 
         def refuse() -> None:
             raise OSError(errno.ENOBUFS, "no")
 
-        monkeypatch.setattr(made._routes, "links_changed", refuse)  # noqa: SLF001
+        monkeypatch.setattr(planner.routes, "links_changed", refuse)
         with pytest.raises(OSError, match="no"):
-            made._links_changed(frozenset({"eth0"}))  # noqa: SLF001
-        assert made._woken.is_set()  # noqa: SLF001
-        await made._estate.close()  # noqa: SLF001
-        made._listener.close()  # noqa: SLF001
-        made._notify.close()  # noqa: SLF001
+            planner.links_changed(frozenset({"eth0"}))
+        assert planner.woken.is_set()
+        await planner.estate.close()
 
     asyncio.run(scenario())
 
@@ -54,25 +55,24 @@ def test_the_loop_does_not_wait_for_a_file_server(
             ended.set()
         return b""
 
-    monkeypatch.setattr("mcrd.daemon.supervisor._digest", hang)
+    monkeypatch.setattr("mcrd.daemon.rulefile.digest_of", hang)
 
     async def scenario() -> None:
-        made = Supervisor(tmp_path / "mcr.toml", tmp_path / "control", Config(), None)
-        made._file_changed()  # noqa: SLF001
+        tasks, told = Tasks(), list[str]()
+        made = RuleFile(tmp_path / "mcr.toml", tasks, lambda: told.append("saved"))
+        made.changed()
         async with asyncio.timeout(10.0):
             while not begun.is_set():  # noqa: ASYNC110  the thread makes no event of the loop
                 await asyncio.sleep(0.01)
             for _ in range(5):
-                made._file_changed()  # noqa: SLF001
+                made.changed()
             go.set()
             while not ended.is_set() or made._comparing:  # noqa: ASYNC110, SLF001
                 await asyncio.sleep(0.01)
         assert len(looks) == 2
         assert threading.get_ident() not in looks
-        await made._tasks.stop()  # noqa: SLF001
-        await made._estate.close()  # noqa: SLF001
-        made._listener.close()  # noqa: SLF001
-        made._notify.close()  # noqa: SLF001
+        assert told == []
+        await tasks.stop()
 
     asyncio.run(scenario())
 
@@ -85,20 +85,22 @@ def test_the_watchdog_hears_nothing_of_a_plan_that_comes_no_further(
     monkeypatch.setenv("WATCHDOG_USEC", "1")
 
     async def scenario(manager: socket.socket) -> None:
-        made = Supervisor(tmp_path / "mcr.toml", tmp_path / "control", Config(), None)
+        planner, notify = Planner(), Notify()
+        file = RuleFile(tmp_path / "mcr.toml", Tasks(), lambda: None)
+        health = Health(planner, file, notify)
 
         def is_alive() -> bool:
-            made._tell_manager()  # noqa: SLF001
+            health.tell()
             try:
                 return manager.recv(4096) == b"WATCHDOG=1"
             except BlockingIOError:
                 return False
 
-        estate = made._estate  # noqa: SLF001
+        estate = planner.estate
         assert is_alive()
         estate.advanced -= 2 * STALLED
         assert is_alive()  # nothing is planned
-        async with made._planning():  # noqa: SLF001
+        async with planner.turn():
             assert is_alive()
             estate.advanced -= 2 * STALLED
             assert not is_alive()
@@ -107,8 +109,7 @@ def test_the_watchdog_hears_nothing_of_a_plan_that_comes_no_further(
             estate.advance()
             assert is_alive()
         await estate.close()
-        made._listener.close()  # noqa: SLF001
-        made._notify.close()  # noqa: SLF001
+        notify.close()
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as manager:
         manager.bind(str(tmp_path / "notify"))

@@ -1,0 +1,246 @@
+"""What the daemon answers to each command of the control socket."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+from mcrd import __version__
+from mcrd.beside.twice import Twice, twice
+from mcrd.beside.watch import Watcher
+from mcrd.client import ControlError, network_namespace
+from mcrd.config import ConfigError
+from mcrd.config.problems import is_about
+from mcrd.daemon import privileges, report
+from mcrd.daemon.alarms import Alarms
+from mcrd.daemon.control import Request
+from mcrd.daemon.metrics import Metrics
+from mcrd.daemon.planner import Planner
+from mcrd.daemon.rulefile import RuleFile
+from mcrd.errors import words
+from mcrd.model import Config, Rule
+from mcrd.observe.capture import LONGEST, SHORTEST, BusyError, Looks
+from mcrd.observe.kinds import mark
+from mcrd.observe.listener import Listener
+from mcrd.planning import names
+from mcrd.planning.changes import Changes, changes
+from mcrd.systemd import journal
+from mcrd.systemd.notify import Notify
+from mcrd.tasks import Tasks
+
+AT_ONCE = 64  # rules whose counters are read before others have their turn
+LOOKS, LOOK_AGAIN = 2, 0.5  # at who else relays; seconds between the two
+LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
+
+
+@dataclass(slots=True)
+class Commands:
+    """The parts of the daemon that answers are about; `reload` reads the rule file again."""
+
+    planner: Planner
+    file: RuleFile
+    notify: Notify
+    alarms: Alarms
+    watcher: Watcher
+    listener: Listener
+    tasks: Tasks
+    reload: Callable[[str], Awaitable[Changes]]
+    adopted: float = 0.0
+    """When the rules that run were taken over, in seconds since the epoch."""
+    metrics: Metrics = field(init=False)
+    _started: float = field(default_factory=time.monotonic)
+    _looks: Looks = field(default_factory=Looks)
+    _listening: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.snapshot)
+
+    async def answer(self, request: Request) -> Any:
+        """Carry a command out; raises ControlError."""
+        command = COMMANDS.get(request.command)
+        if command is None:
+            raise ControlError(f"unknown command: {request.command}")
+        try:
+            return await command.run(self, request.arguments)
+        except ConfigError as error:
+            refusal = ControlError(*(str(problem) for problem in error.problems))
+            refusal.logged = command.is_logged
+            raise refusal from None
+
+    async def reloaded(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the rule file again, and say what changed."""
+        changed = await self.reload("mcrctl")
+        return {**_changes(changed), "troubled": report.troubled(self.planner.states)}
+
+    async def diff(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What a reload would change. Of one rule: with the reasons why the file is refused."""
+        name, old = arguments.get("name"), self.planner.config
+        if name is None:
+            return _changes(changes(old, await self.file.now()))
+        try:
+            new = await self.file.now()
+        except ConfigError as error:
+            return {"refused": [str(problem) for problem in error.problems]}
+        changed = changes(_only(old, str(name)), _only(new, str(name)))
+        return {**_changes(changed), "refused": []}
+
+    async def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """The daemon, its workers, and the rules in numbers."""
+        planner = self.planner
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "network_namespace": network_namespace(),
+            "uptime_s": self._uptime(),
+            "config": str(self.file.path),
+            "config_errors": self.file.errors,
+            "watch_trouble": self.file.watch.trouble,
+            "pending": planner.pending,
+            "summary": report.summary(planner.states, self.file.errors),
+            "rules": dict(Counter(state.state for state in planner.states.values())),
+            "sandbox": {
+                "mode": planner.config.daemon.sandbox,
+                "missing": report.lacking(planner.estate),
+            },
+            "privileges": privileges.now(),
+            "lost": {"log": journal.lost(), "service_manager": self.notify.lost},
+            "metrics": {"listen": planner.config.metrics.listen, "error": self.metrics.error},
+            "workers": report.workers(planner.estate),
+        }
+
+    async def rules(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The rules with their states; of one: with the warnings about it."""
+        name, config, links = arguments.get("name"), self.planner.config, self.planner.links.now
+        rules = self._named(name)
+        now = self.planner.now(rules)
+        found = {
+            key: report.rule(rule, now[key], links, names.rejoin(config, rule, links))
+            for key, rule in rules.items()
+        }
+        if name is None:
+            return {"rules": found}
+        warnings = [line for line in config.warnings if is_about(line, str(name))]
+        return {"rules": found, "warnings": warnings}
+
+    async def stats(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """All counters, or those of a rule and of its input interface.
+
+        Others have their turn meanwhile: there may be thousands of rules.
+        """
+        name, planner = arguments.get("name"), self.planner
+        given = self._named(name)
+        states, ledger, silent = planner.now(given), planner.estate.ledger, self.alarms.silent
+        rules: dict[str, Any] = {}
+        for number, (key, rule) in enumerate(given.items(), 1):
+            rules[key] = report.rule_stats(rule, states[key], ledger, silent, planner.links.now)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        here = (names.real(r.input.interface, planner.links.now) for r in given.values())
+        only = None if name is None else frozenset(here)
+        others = report.other_stats(planner.estate, only)
+        return {"uptime_s": self._uptime(), "rules": rules, **others}
+
+    async def snapshot(self) -> dict[str, Any]:
+        """What the metrics show."""
+        return {
+            "version": __version__,
+            "config_errors": self.file.errors,
+            "config_time": self.adopted,
+            **await self.stats({}),
+        }
+
+    async def look(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What comes to the input interface of a rule, for mcrctl explain."""
+        (rule,) = self._named(str(arguments.get("name"))).values()
+        seconds = arguments.get("seconds", 3.0)
+        if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
+            raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
+        if self._listening is None or self._listening.done():
+            self._listening = self.tasks.passing("listening", self._listen_often)
+        try:
+            here = names.rule_here(rule, self.planner.links.now)
+            seen = await self._looks.look(here.input, seconds)
+        except BusyError as error:
+            raise ControlError(f"busy: {error}") from None
+        except OSError as error:
+            raise ControlError(f"cannot look at {rule.input.interface}: {words(error)}") from None
+        links = self.planner.links.now
+        self.listener.listen(links)
+        found = {**seen, **self.listener.tell(here)}
+        mark(found, here, names.config_here(self.planner.config, links).rules.values())
+        return found
+
+    async def others(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Who else relays what these rules do; what is about to go is gone at the second look."""
+        rules = self._named(arguments.get("name"))
+        found: list[Twice] = []
+        for look in range(LOOKS):
+            if look and not found:
+                break
+            await asyncio.sleep(look * LOOK_AGAIN)
+            sight, links = await self.watcher.sight(), self.planner.links.now
+            seen = twice(self.planner.active(rules).values(), links, sight)
+            before = {(one.rule, one.by) for one in found}
+            found = [one for one in seen if not look or (one.rule, one.by) in before]
+        return {"twice": [one.plain() for one in found], "unseen": list(sight.unseen)}
+
+    async def _listen_often(self) -> None:
+        """While somebody wants to know: of a host that refuses all, hundreds of errors may come."""
+        while self._looks.under_way:
+            self.listener.listen(self.planner.links.now)
+            await asyncio.sleep(LISTEN_EVERY)
+
+    def _named(self, name: object) -> Mapping[str, Rule]:
+        """The rule of this name, or all rules for None; raises ControlError."""
+        rules = self.planner.config.rules
+        if name is None:
+            return rules
+        if not isinstance(name, str) or name not in rules:
+            raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
+        return {name: rules[name]}
+
+    def _uptime(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+
+class Command(NamedTuple):
+    """A command: what carries it out; whether the log has its refusals, too.
+
+    `is_guarded`: for root, the daemon's user and its group alone. `lasts`: it ends when its
+    client goes away.
+    """
+
+    run: Callable[[Commands, Mapping[str, Any]], Awaitable[Any]]
+    is_guarded: bool = False
+    lasts: bool = False
+    is_logged: bool = False
+
+
+COMMANDS = {
+    "reload": Command(Commands.reloaded, is_guarded=True, is_logged=True),
+    "diff": Command(Commands.diff),
+    "status": Command(Commands.status),
+    "rules": Command(Commands.rules),
+    "stats": Command(Commands.stats),
+    "others": Command(Commands.others),
+    "look": Command(Commands.look, is_guarded=True, lasts=True),
+}
+GUARDED = frozenset(name for name, command in COMMANDS.items() if command.is_guarded)
+LASTING = frozenset(name for name, command in COMMANDS.items() if command.lasts)
+
+
+def _changes(changed: Changes) -> dict[str, Any]:
+    return {**asdict(changed), "text": changed.lines()}
+
+
+def _only(config: Config, name: str) -> Config:
+    """With this rule alone, if it has that."""
+    rules = {name: config.rules[name]} if name in config.rules else {}
+    return replace(config, rules=rules)

@@ -1,0 +1,55 @@
+"""Log lines about rules and outputs whose state has changed."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from mcrd.daemon import report
+from mcrd.events import tell
+from mcrd.model import Rule
+from mcrd.planning.resources import where
+from mcrd.planning.states import OutputState, RuleState
+
+GOOD = OutputState("active")
+
+log = logging.getLogger(__name__)
+
+
+def tell_changes(
+    before: Mapping[str, RuleState], now: Mapping[str, RuleState], rules: Mapping[str, Rule]
+) -> list[str]:
+    """Say what has changed; return the rules that have become active."""
+    begun = []
+    for name, state in now.items():
+        was, rule = before.get(name), rules[name]
+        if was is None or (was.state, was.reason) != (state.state, state.reason):
+            if state.state == "active":
+                begun.append(name)
+            grave = logging.WARNING if state.state in ("waiting", "failed") else logging.INFO
+            text, of = "rules.%s: %s", {"rule": name, "interface": rule.input.interface}
+            tell(log, grave, "rule-state", text, name, report.state(state), **of)
+        for at, output in enumerate(state.outputs):
+            if _is_news(at, output, state, was):
+                _tell_output(rule, at, output)
+    return begun
+
+
+def _is_news(at: int, output: OutputState, rule: RuleState, before: RuleState | None) -> bool:
+    """Whether to say it: of an active rule alone, and not that all is well when it becomes so."""
+    was = before.outputs[at] if before and at < len(before.outputs) else None
+    return (
+        rule.state == "active"
+        and (output != GOOD or bool(before and before.state == "active"))
+        and (was is None or (was.state, was.reason) != (output.state, output.reason))
+    )
+
+
+def _tell_output(rule: Rule, at: int, state: OutputState) -> None:
+    level = logging.INFO if state == GOOD else logging.WARNING
+    output = rule.outputs[at]
+    of = {"rule": rule.name, "interface": output.interface, "output": where(output)}
+    text = "rules.%s: outputs[%d]: %s"
+    tell(log, level, "output-state", text, rule.name, at, report.state(state), **of)

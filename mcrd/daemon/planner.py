@@ -1,0 +1,141 @@
+"""Look, plan, apply: the rounds that bring what is open to what the rules need."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from mcrd.daemon import report
+from mcrd.daemon.executor import Estate
+from mcrd.daemon.interface_names import InterfaceNames
+from mcrd.daemon.unanswered import Unanswered
+from mcrd.events import tell
+from mcrd.host.links import Links
+from mcrd.host.routes import Routes
+from mcrd.model import Config, Rule
+from mcrd.planning import names
+from mcrd.planning.plan import Wishes, plan
+from mcrd.planning.resources import target
+from mcrd.planning.states import RuleState, states
+
+ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
+UNSETTLED = 0.25  # seconds until the next look when it was not
+# Seconds without progress after which planning hangs: a worker that does not start takes 13.
+STALLED = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Planner:
+    """What runs by `config`, and what of the host it runs on.
+
+    `woken` is set when there is something to plan. `states` are those after the last round, and
+    `pending` says that one is under way.
+    """
+
+    def __init__(self) -> None:
+        self.config = Config()
+        self.states: dict[str, RuleState] = {}
+        self.pending = True
+        self.woken = asyncio.Event()
+        self.estate = Estate(self.woken.set)
+        self.links = Links(self.links_changed)
+        self._unanswered = Unanswered(self.estate.ledger)
+        self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
+        self._names = InterfaceNames()
+        self._wishes = Wishes()
+        self._turn = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One at a time; the watchdog hears when it comes no further."""
+        async with self._turn:
+            self.estate.advance()
+            yield
+
+    def goes_on(self) -> bool:
+        """Whether planning does not hang."""
+        return not self._turn.locked() or time.monotonic() - self.estate.advanced < STALLED
+
+    def run_by(self, new: Config) -> None:
+        """Want what these rules need; settle() makes it so."""
+        self.config = new
+        self.estate.run_by(new)
+        self._names.look(new, self.links.now, anew=True)
+        self.routes.watch(self._unanswered.watch(new))
+        self._wishes.keep(new.rules)
+        self.estate.forget(new, self.links.now)
+        self.estate.retry_now()
+
+    async def settle(self) -> None:
+        """Look, plan and apply until there is nothing left to do."""
+        self.pending = True
+        estate, config = self.estate, self.config
+        for _ in range(ROUNDS):
+            self._names.look(config, self.links.now)
+            await estate.renew_suspects()
+            estate.admit(self._names.networks, also_old=True)
+            actual = estate.actual(self.links.now, self.routes.now, to_plan=True)
+            steps = plan(config, actual, self._wishes)
+            if not steps:
+                break
+            for step in steps:
+                log.debug("%s", step)
+            began = time.monotonic()
+            await estate.apply(steps, self.links.now)
+            took = 1000 * (time.monotonic() - began)
+            undone = estate.undone(steps)
+            text = "plan applied: %s (%.0f ms)"
+            if undone:
+                text += f"; of {len(steps)}, {undone} could not be done: `mcrctl rules` says why"
+            # One that comes to nothing at all was tried before, and the rules say why.
+            level = logging.DEBUG if undone == len(steps) else logging.INFO
+            tell(log, level, "plan-applied", text, report.steps(steps), took)
+        else:
+            text = "planning did not converge after %d rounds; retrying in %g s"
+            log.warning(text, ROUNDS, UNSETTLED)
+            asyncio.get_running_loop().call_later(UNSETTLED, self.woken.set)
+        estate.admit(self._names.networks, also_old=False)
+        estate.end_retired()
+        await estate.keep()
+        self._unanswered.count(self.routes.now)
+        self.pending = False
+        self.states = self.now()
+
+    def forget(self) -> None:
+        """Forget what was counted of rules, outputs and interfaces that are in no rule any more."""
+        rules = self.config.rules.values()
+        self.estate.ledger.forget(
+            self.config.rules,
+            ((rule.name, target(output)) for rule in rules for output in rule.outputs),
+            (names.real(rule.input.interface, self.links.now) for rule in rules),
+        )
+
+    def now(self, rules: Mapping[str, Rule] | None = None) -> dict[str, RuleState]:
+        """How these rules fare, or all."""
+        actual = self.estate.actual(self.links.now, self.routes.now)
+        return states(self.config, actual, self._wishes, rules)
+
+    def active(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+        """Those of the rules that are active, with the interfaces' own names."""
+        return {
+            name: names.rule_here(rule, self.links.now)
+            for name, rule in rules.items()
+            if name in self.states and self.states[name].state == "active"
+        }
+
+    def links_changed(self, changed: frozenset[str]) -> None:
+        """Plan anew, and try again what failed on these interfaces."""
+        self.woken.set()  # first: planning looks at what is there, whatever fails here
+        self.estate.retry_now(changed)
+        self.routes.links_changed()
+        self.estate.take_errors()
+
+    def _ways_changed(self, interfaces: frozenset[str]) -> None:
+        self.woken.set()
+        self.estate.retry_outputs_now(interfaces)
