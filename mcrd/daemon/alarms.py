@@ -269,7 +269,9 @@ class Alarms:
         seen.lost, seen.total, seen.look = lost, total, self._looks
         # What a worker counts may go back, when it is not what it was.
         if 0 < more <= of and more >= threshold * of:
-            text = f"{how}{more} of {of} packets lost ({100 * more / of:.2g} %)"
+            percent = 100 * more / of
+            told = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"  # .2g of 100 is 1e+02
+            text = f"{how}{more} of {of} packets lost ({told} %)"
             self._begin_or_go_on(subject, "loss", text, more, now, how)
 
     def _begin_or_go_on(

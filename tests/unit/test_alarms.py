@@ -48,7 +48,7 @@ def test_what_is_not_known_to_the_packet_is_not_said_so(
     count.lose("discarded", Lost(2, 5))
     alarms.look(Config(), {}, Ledger(), {"r0": count})
     assert "r0: about 70 packets found no room" in caplog.text
-    assert "r0: about 70 of 70 packets lost" in caplog.text
+    assert "r0: about 70 of 70 packets lost (100 %)" in caplog.text
     assert "r0: about 5 packets were thrown away with their rings" in caplog.text
     assert "ring_full is over: about 70 packets" in caplog.text
 
