@@ -13,6 +13,36 @@ from typing import Final, Literal
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+LIMITED_BROADCAST: Final = IPv4Address("255.255.255.255")
+
+
+class Broadcast(IPv4Address):
+    """What a rule file calls "broadcast": whatever is a broadcast address of the interface now.
+
+    As an input these are 255.255.255.255 and those of its networks; an output sends to that of the
+    network of its source. It equals no address but itself, and counts as 255.255.255.255.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, _text: str = "broadcast") -> None:
+        super().__init__(int(LIMITED_BROADCAST))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Broadcast)
+
+    def __hash__(self) -> int:
+        return hash("broadcast")
+
+    def __str__(self) -> str:
+        return "broadcast"
+
+    def __reduce__(self) -> tuple[type[Broadcast], tuple[()]]:
+        return Broadcast, ()
+
+
+BROADCAST: Final = Broadcast()
+
 DEFAULT_RING_SIZE: Final = 32 * 2**20
 
 
@@ -52,7 +82,8 @@ class Input:
     `address` is a Network only where it has more than one address, `port` a PortRange only where
     it has more than one port; for ESP, which has none, it is 0. Frames of VLAN `vlan` count,
     None: untagged ones. Allowed are the `sources` (none given: any) less those in `exclude`.
-    `limit` is in packets per second.
+    `limit` is in packets per second. `also` are more destination addresses, those of the networks
+    of the interface where `address` is BROADCAST; no rule file says them.
     """
 
     interface: str
@@ -63,6 +94,7 @@ class Input:
     exclude: tuple[Network, ...] = ()
     vlan: int | None = None
     limit: int | None = None
+    also: tuple[IPv4Address, ...] = ()
 
     @property
     def is_range(self) -> bool:

@@ -11,7 +11,7 @@ from mcrd.config.problems import key_text
 from mcrd.config.rules import destination
 from mcrd.config.values import PORTS
 from mcrd.config.walk import WRONG
-from mcrd.model import Network, PortRange
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Network, PortRange
 
 if TYPE_CHECKING:
     from mcrd.config.rules import Endpoint, FoundOutput, FoundRule
@@ -91,6 +91,8 @@ def _check_interface(rule: FoundRule, output: FoundOutput) -> None:
     if address is not None:
         if address.is_multicast:
             message += f": the routes do not say where a group is, and {address} is one"
+        elif address in (BROADCAST, LIMITED_BROADCAST):
+            message += ": the routes do not say where a broadcast goes"
         elif isinstance(address, Network):
             message += f": the routes may lead to the hosts of {address} over several"
         elif address.version == 6 and address.is_link_local:
@@ -105,7 +107,9 @@ def _check_loop_back(rule: FoundRule, output: FoundOutput) -> None:
         return
     if not output.endpoint.interface:
         box = rule.input.box._replace(place=output.endpoint.box.place)
-        if output.endpoint.box.overlaps(box) and not output.endpoint.address.is_multicast:
+        address = output.endpoint.address
+        of_a_link = address.is_multicast or address in (BROADCAST, LIMITED_BROADCAST)
+        if output.endpoint.box.overlaps(box) and not of_a_link:
             both = shared(output.endpoint, rule.input)
             rule.report.value(output.path, f"would come back to the input of this rule: {both}")
         return
@@ -189,6 +193,8 @@ def _check_loop(rule: FoundRule, output: FoundOutput) -> None:
     address = output.address
     if output.fields.get("loop") and address and not address.is_multicast:
         hosts = f"{address} has hosts" if isinstance(address, Network) else f"{address} is a host"
+        if address in (BROADCAST, LIMITED_BROADCAST):
+            hosts = "programs on this host hear every broadcast"
         rule.report.value((*output.path, "loop"), f"applies to groups only; {hosts}")
 
 

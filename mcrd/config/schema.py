@@ -20,7 +20,8 @@ InterfaceName = Annotated[
     str, Meta(extra={"read": values.interface_name, "expected": "an interface name"})
 ]
 Destination = Annotated[
-    str, Meta(extra={"read": values.destination, "expected": "an IPv4 or IPv6 address"})
+    str,
+    Meta(extra={"read": values.destination, "expected": 'an IPv4 or IPv6 address, or "broadcast"'}),
 ]
 Source = Annotated[
     str, Meta(extra={"read": values.source, "expected": 'the address of a host, or "keep"'})

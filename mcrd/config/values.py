@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_netw
 from typing import TYPE_CHECKING, Final, Literal
 
 from mcrd.config.problems import described, quoted
-from mcrd.model import PortRange
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, PortRange
 
 if TYPE_CHECKING:
     from mcrd.model import Address, Network
@@ -46,7 +46,6 @@ _UNITS: Final = {
 }
 _SMALLEST_RING: Final = 2**20
 _LARGEST_RING: Final = 4 * 2**30
-_BROADCAST: Final = IPv4Address("255.255.255.255")
 _GROUPS: Final[dict[int, Network]] = {4: IPv4Network("224.0.0.0/4"), 6: IPv6Network("ff00::/8")}
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _END: Final = re.compile(
@@ -99,7 +98,7 @@ def address(text: str) -> Address:
     if found.is_unspecified:
         raise ValueError(f"expected the address of a group or a host, got {quoted(text)}")
     if isinstance(found, IPv4Address):
-        if found == _BROADCAST:
+        if found == LIMITED_BROADCAST:
             raise ValueError(
                 f"expected the address of a group or a host, got the broadcast address {found}"
             )
@@ -112,17 +111,21 @@ def address(text: str) -> Address:
 
 def destination(text: str) -> Address | Network:
     """An address, or a prefix with more than one address, all of groups or all of hosts."""
+    if text == str(BROADCAST):
+        return BROADCAST
+    if text == str(LIMITED_BROADCAST):
+        return LIMITED_BROADCAST
     if "/" not in text:
         return address(text)
     found = _prefix(text)
     if found.num_addresses == 1:
-        return address(str(found.network_address))
+        return destination(str(found.network_address))
     if not found.is_multicast and found.overlaps(_GROUPS[found.version]):
         raise ValueError(
             f"expected a prefix of groups or one of hosts, got {quoted(text)}, which has both"
         )
     for unfit in (found.network_address, found.broadcast_address):
-        if unfit.is_unspecified or unfit == _BROADCAST:
+        if unfit.is_unspecified or unfit == LIMITED_BROADCAST:
             raise ValueError(
                 f"expected a prefix of groups or of hosts, got {quoted(text)}, "
                 f"which has {unfit} in it"

@@ -55,6 +55,7 @@ from mcrd.planning.resources import (
     Sending,
     Way,
     Worker,
+    destinations,
     first_address,
     first_port,
     last_port,
@@ -665,19 +666,25 @@ def handed_on(
 
 
 def _place(given: Input) -> tuple[object, ...]:
-    return given.address, given.port, given.protocol, given.vlan
+    return given.address, given.also, given.port, given.protocol, given.vlan
 
 
 def _overlap(one: Input, other: Input) -> bool:
     """Whether a packet may be for both, whoever sends it."""
-    first, second = ip_network(one.address), ip_network(other.address)
     return (
         (one.protocol, one.vlan) == (other.protocol, other.vlan)
-        and first.version == second.version
-        and first.overlaps(second)
+        and any(
+            first.version == second.version and first.overlaps(second)
+            for first in _destinations(one)
+            for second in _destinations(other)
+        )
         and first_port(one.port) <= last_port(other.port)
         and first_port(other.port) <= last_port(one.port)
     )
+
+
+def _destinations(given: Input) -> list[Network]:
+    return [ip_network((first_address(each).packed, _bits(each))) for each in destinations(given)]
 
 
 def _kind(step: Step) -> type[Step]:
@@ -724,6 +731,7 @@ def _match(relay: Relay) -> messages.Match:
         by_source=relay.by_source,
         sources=_networks(given.sources),
         exclude=_networks(given.exclude),
+        also=[address.packed for address in given.also],
     )
 
 

@@ -25,6 +25,7 @@ from mcrd.events import counted, tell
 from mcrd.lanes.counts import InterfaceCount, OutputCount, RuleCount, Segment, Traffic
 from mcrd.lanes.holdings import Holdings
 from mcrd.model import (
+    Broadcast,
     Config,
     Daemon,
     Input,
@@ -55,7 +56,7 @@ OUTPUTS = 1024
 """Sockets of outputs that are left. Systemd compares what it stores with all that it has, one by
 one: with more, it would be busy for seconds. The others are opened anew, with the same ports."""
 
-ADDRESSES = (IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+ADDRESSES = (Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 VALUES: tuple[type[Any], ...] = (
     *(Egress, Geometry, GroupProtocol, Hold, Ingress, Membership, PortRange, Reception, Ring),
     Worker,

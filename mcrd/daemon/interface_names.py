@@ -25,6 +25,7 @@ class InterfaceNames:
     def __init__(self) -> None:
         self.networks: Mapping[str, frozenset[Network]] = {}
         self._used: frozenset[str] = frozenset()
+        self._links: Mapping[str, Link] = {}
         self._aliases: Mapping[str, str] = {}  # those that are alternative ones, and of which
         self._idle_tables: Mapping[str, str] = {}
 
@@ -32,9 +33,10 @@ class InterfaceNames:
         """Look at the interfaces; `anew`: the rules are new."""
         if anew:
             self._used = names.used(config)
-        aliases = names.aliases(self._used, links)
-        if not anew and aliases == self._aliases:
+        elif links is self._links:
             return
+        self._links = links
+        aliases = names.aliases(self._used, links)
         self.networks = networks(config, links)
         tables = names.doubles(config, links).tables
         for name, interface in aliases.items():

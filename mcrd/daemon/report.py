@@ -14,6 +14,7 @@ from mcrd.host import fragments
 from mcrd.lanes.counts import InterfaceCount, Ledger, OutputCount, Rate
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Output, PortRange, Rule
+from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.plan import Close, Open, Step
 from mcrd.planning.resources import Link, Ring, Worker, target, where
 from mcrd.planning.states import STATES, OutputState, RuleState
@@ -99,7 +100,14 @@ def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
 
     That is null while there is no such interface.
     """
-    return {**asdict(end), "port": _port(end.port), "interface_now": _own(end.interface, links)}
+    link = links.get(end.interface or "")
+    plain = {**asdict(end), "port": _port(end.port), "interface_now": link and link.name}
+    if isinstance(end, Output):
+        plain["limit"] = limit(end, link)
+    else:
+        del plain["also"]
+        plain["broadcasts"] = list(map(str, input_here(end, link).also))
+    return plain
 
 
 def _own(name: str | None, links: Mapping[str, Link]) -> str | None:

@@ -122,7 +122,8 @@ class Match(msgspec.Struct, frozen=True):
     """What a rule takes: destinations from `first` on, `bits` of prefix, up to `last_port`.
 
     `protocol` is 17 (UDP) or 50 (ESP), `vlan` 0 for untagged frames, `limit` in packets per second
-    or 0 for none. No sources: any. `by_source`: its members differ by source too.
+    or 0 for none. No sources: any. `by_source`: its members differ by source too. `also` are
+    further destinations; they count as the first one.
     """
 
     first: Endpoint
@@ -134,6 +135,7 @@ class Match(msgspec.Struct, frozen=True):
     by_source: bool = False
     sources: list[Network] = []
     exclude: list[Network] = []
+    also: list[Packed] = []
 
 
 NOWHERE = -1

@@ -66,9 +66,12 @@ def _match(match: messages.Match) -> tuple[object, object]:
     made.packets_per_second = match.limit
     made.source_count = len(match.sources)
     made.exclude_count = len(match.exclude)
+    made.also_count = len(match.also)
     size = len(match.first.address)
-    networks = ffi.new("struct network[]", len(match.sources) + len(match.exclude))
-    for at, network in enumerate((*match.sources, *match.exclude)):
+    further = [messages.Network(address, 8 * size) for address in match.also]
+    listed = (*match.sources, *match.exclude, *further)
+    networks = ffi.new("struct network[]", len(listed))
+    for at, network in enumerate(listed):
         if len(network.address) != size or not 0 <= network.bits <= 8 * size:
             raise RefusedError(f"not a network of the rule's family: {network}")
         networks[at].address[0:size] = network.address

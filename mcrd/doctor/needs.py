@@ -7,7 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mcrd.model import Address, Config, Input, Interface, Network, PortRange, Rule
+from mcrd.model import (
+    BROADCAST,
+    LIMITED_BROADCAST,
+    Address,
+    Config,
+    Input,
+    Interface,
+    Network,
+    PortRange,
+    Rule,
+)
 from mcrd.planning.plan import HELD_AT_MOST, JOINED_AT_MOST
 from mcrd.sockets.common import KEPT
 from mcrd.sockets.ingress import LARGE_LEAST, LARGE_SHARE
@@ -128,7 +138,7 @@ class Needs:
         for rule in self.rules():
             found |= {o.source_port for o in rule.outputs if o.source_port is not None}
             given = rule.input
-            if not given.address.is_multicast and given.protocol == "udp":
+            if is_held(given) and given.protocol == "udp":
                 found.add(given.port if isinstance(given.port, int) else given.port.first)
         return sorted(port for port in found if port < first)
 
@@ -138,7 +148,9 @@ class Needs:
             (output.interface, output.address)
             for rule in self.rules()
             for output in rule.outputs
-            if output.address.version == version and not output.address.is_multicast
+            if output.address.version == version
+            and not output.address.is_multicast
+            and output.address not in (BROADCAST, LIMITED_BROADCAST)
         }
         return sum(min(MEMBERS_AT_MOST, _addresses(address)) for _, address in found)
 
@@ -152,6 +164,12 @@ def is_joined(given: Input) -> bool:
     )
 
 
+def is_held(given: Input) -> bool:
+    """Whether its ports are held, as the kernel would answer for them."""
+    everywhere = given.address in (BROADCAST, LIMITED_BROADCAST)
+    return not (given.address.is_multicast or everywhere)
+
+
 def _addresses(address: Address | Network) -> int:
     return 1 if isinstance(address, Address) else address.num_addresses
 
@@ -161,6 +179,8 @@ def _receptions(given: Input) -> int:
     if is_joined(given):
         return 0
     count = _addresses(given.address)
+    if not given.address.is_multicast and not is_held(given):
+        return 0
     if given.address.is_multicast:
         return count if count <= JOINED_AT_MOST else 1
     return _ports(given) if _ports(given) <= HELD_AT_MOST else 0

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mcrd.beside.discovery import Listener
 from mcrd.beside.who import Party
 from mcrd.host.bridges import Bridge
-from mcrd.model import Address, Input, Network, Output, Place, PortRange, Rule
+from mcrd.model import BROADCAST, Address, Input, Network, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import Sorted, sort
 from mcrd.planning.resources import Link
 
@@ -196,6 +196,8 @@ def _output(entry: Mapping[str, Any]) -> Output:
 
 
 def _address(text: str) -> Address | Network:
+    if text == str(BROADCAST):
+        return BROADCAST
     return ip_network(text) if "/" in text else ip_address(text)
 
 

@@ -11,8 +11,9 @@ from mcrd.explain.evidence import Answer, Evidence, Finding, ago_of, heard_on, i
 from mcrd.explain.receivers import is_asked_for
 from mcrd.model import Address, Input
 from mcrd.observe.kinds import queries
+from mcrd.planning.broadcast import is_broadcast
 from mcrd.planning.plan import JOINED_AT_MOST
-from mcrd.planning.resources import covers, first_address
+from mcrd.planning.resources import covers, destinations, first_address
 
 QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 MARGIN = 2.0  # seconds
@@ -38,7 +39,12 @@ def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
 
 def _host(evidence: Evidence, frames: bool) -> Finding:
     """Whether anybody answers ARP or neighbour discovery for a unicast input."""
-    wanted = evidence.rule.input.address
+    given = evidence.rule.input
+    wanted, there = given.address, evidence.host.links.get(given.interface)
+    if is_broadcast(wanted, there):
+        told = " and ".join(map(str, destinations(given)))
+        text = f"{told}: a broadcast needs no join, and nobody answers that the port is closed"
+        return Finding("group", "broadcast", "yes", text)
     for link in evidence.host.links.values():
         for own in link.addresses:
             if covers(wanted, own.ip):

@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from mcrd.explain.evidence import Host, Way
 from mcrd.host.bridges import Bridge, bridge_of
-from mcrd.host.links import address_of, link_of
+from mcrd.host.links import links_of
 from mcrd.host.netlink import os_errors
 from mcrd.host.protocols import forced, igmp_spoken
-from mcrd.model import Address, Network, Output, Rule
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Network, Output, Rule
 from mcrd.planning.names import aliases, by_name, names_of, rule_here
 from mcrd.planning.plan import JOINED_AT_MOST, source_of
 from mcrd.planning.resources import Link, first_address
@@ -54,15 +54,8 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
     Raises OSError.
     """
     with os_errors(), IPRoute() as ask:
-        addresses: dict[int, list[IPv4Interface | IPv6Interface]] = {}
-        for message in ask.get_addr():
-            address = address_of(message)
-            if address is not None:
-                addresses.setdefault(message["index"], []).append(address)
         messages = {message.get("ifname"): message for message in ask.get_links()}
-        links = by_name(
-            link_of(message, addresses.get(message["index"], ())) for message in messages.values()
-        )
+        links = by_name(links_of(messages.values(), ask.get_addr()))
         called = {own: name for name, own in aliases(names_of(rule), links).items()}
         rule = rule_here(rule, links)
         given = rule.input
@@ -71,6 +64,7 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
             for index, output in enumerate(rule.outputs)
             if (output.interface is None or output.interface in links)
             and not output.address.is_multicast
+            and output.address not in (BROADCAST, LIMITED_BROADCAST)
         }
         back = {source: _back(ask, source, links) for source in list(sources)[:SOURCES]}
     group = first_address(given.address)

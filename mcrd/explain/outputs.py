@@ -15,6 +15,7 @@ from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
 from mcrd.model import Address, Output
+from mcrd.planning.broadcast import destination, is_broadcast
 from mcrd.planning.doubts import doubt
 from mcrd.planning.plan import is_of_link, source_of
 from mcrd.planning.resources import Link, first_address, target
@@ -84,6 +85,10 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     if doubted := doubt(output, found, source):
         yield say("carries", "unknown", doubted.reason, doubted.remedy)
     stages = list(_way(evidence, say, index, output))
+    if is_broadcast(output.address, found):
+        to = destination(output, found, source if isinstance(source, Address) else None)
+        text = f"{to} is all hosts of the network on {output.interface}"
+        stages = [say("route", "yes", text)]
     yield from stages
     if not any(finding.answer == "no" for finding in stages):
         yield from _ttl(evidence, say, index, output)

@@ -11,7 +11,7 @@ from typing import Any
 from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
 from mcrd.explain.group import forgotten
 from mcrd.explain.taken import grown, is_here, is_slow, minute, received
-from mcrd.model import Input
+from mcrd.model import BROADCAST, Input
 from mcrd.observe.kinds import Kind
 from mcrd.planning.resources import endpoint, first_address
 
@@ -81,8 +81,9 @@ def _nothing(
     text = f"nothing to {endpoint(given.address, given.port)} arrived {when}"
     if others:
         text += f"; there is {_told(others)}"
+    host = "broadcast" if given.address == BROADCAST else f"host {first_address(given.address)}"
     remedy = (
-        f"`tcpdump -eni {given.interface} host {first_address(given.address)}`; if that is empty:"
+        f"`tcpdump -eni {given.interface} {host}`; if that is empty:"
         " is the source on, its TTL more than 1, this the right interface; does the switch or"
         " router send it here?"
     )

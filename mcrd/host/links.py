@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
@@ -19,16 +19,20 @@ from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP
 
 from mcrd.events import tell
 from mcrd.host.netlink import os_errors
+from mcrd.model import LIMITED_BROADCAST
 from mcrd.planning.names import by_name
 from mcrd.planning.resources import Link
 from mcrd.tasks import Tasks, describe, until_it_can
 
 # linux/if.h, linux/if_addr.h
 IFF_UP = 0x1
+IFF_BROADCAST = 0x2
 IFF_MULTICAST = 0x1000
 IFF_LOWER_UP = 0x10000
 IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
+
+LONGEST_WITH_BROADCAST = 30  # bits of a prefix (RFC 3021, 2.2)
 
 SETTLE = 0.005  # seconds; events come in flocks
 RETRY = 0.1  # seconds until the next try when the kernel did not answer
@@ -132,17 +136,8 @@ class Links:
 
     @staticmethod
     async def _ask(queries: AsyncIPRoute) -> dict[str, Link]:
-        addresses: dict[int, list[IPv4Interface | IPv6Interface]] = {}
-        async for message in await queries.get_addr():
-            address = address_of(message)
-            if address is not None:
-                addresses.setdefault(message["index"], []).append(address)
-        return by_name(
-            [
-                link_of(message, addresses.get(message["index"], ()))
-                async for message in await queries.get_links()
-            ]
-        )
+        addresses = [message async for message in await queries.get_addr()]
+        return by_name(links_of([each async for each in await queries.get_links()], addresses))
 
 
 def _shut(sock: AsyncIPRoute | None) -> None:
@@ -154,7 +149,26 @@ def _shut(sock: AsyncIPRoute | None) -> None:
             log.debug("netlink: %s", describe(error))
 
 
-def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) -> Link:
+def links_of(links: Iterable[Any], addresses: Iterable[Any]) -> list[Link]:
+    """The interfaces that some RTM_NEWLINK and RTM_NEWADDR are about."""
+    own: dict[int, list[IPv4Interface | IPv6Interface]] = {}
+    broadcasts: dict[int, list[IPv4Address]] = {}
+    for message in addresses:
+        address = address_of(message)
+        if address is not None:
+            own.setdefault(message["index"], []).append(address)
+            broadcasts.setdefault(message["index"], []).extend(broadcasts_of(message))
+    return [
+        link_of(each, own.get(each["index"], ()), broadcasts.get(each["index"], ()))
+        for each in links
+    ]
+
+
+def link_of(
+    message: Any,
+    addresses: Iterable[IPv4Interface | IPv6Interface],
+    broadcasts: Iterable[IPv4Address] = (),
+) -> Link:
     """The interface that an RTM_NEWLINK is about."""
     flags = message["flags"]
     properties = message.get("prop_list")
@@ -168,6 +182,8 @@ def link_of(message: Any, addresses: Iterable[IPv4Interface | IPv6Interface]) ->
         addresses=tuple(addresses),
         alternatives=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
         multicast=bool(flags & IFF_MULTICAST),
+        broadcast=bool(flags & IFF_BROADCAST),
+        broadcasts=tuple(dict.fromkeys(broadcasts)),
         master=message.get("master") or 0,
     )
 
@@ -180,3 +196,16 @@ def address_of(message: Any) -> IPv4Interface | IPv6Interface | None:
     # On a point-to-point interface "address" is the peer's.
     text = message.get("local") or message.get("address")
     return ip_interface(f"{text}/{message['prefixlen']}") if text else None
+
+
+def broadcasts_of(message: Any) -> Iterator[IPv4Address]:
+    """The broadcast addresses that the kernel has by an RTM_NEWADDR (fib_add_ifaddr()).
+
+    The one that was given to the address, and the last one of its network, if that has more than
+    two addresses.
+    """
+    given, peer = message.get("broadcast"), message.get("address")
+    if given and given not in ("0.0.0.0", str(LIMITED_BROADCAST)):
+        yield IPv4Address(given)
+    if peer and ":" not in peer and message["prefixlen"] <= LONGEST_WITH_BROADCAST:
+        yield IPv4Interface(f"{peer}/{message['prefixlen']}").network.broadcast_address

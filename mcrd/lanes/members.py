@@ -22,9 +22,8 @@ from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.lanes.counts import NoRoomError, Segment
 from mcrd.lanes.process import WorkerError, WorkerProcess, end_sockets, unheard
-from mcrd.model import Network
 from mcrd.planning.plan import Relay
-from mcrd.planning.resources import Egress, Members, first_port, last_port
+from mcrd.planning.resources import Egress, Members, covers, first_port, last_port
 from mcrd.sockets import EgressSockets, source_port
 
 MEMBERS_AT_MOST = 8192  # of one worker
@@ -306,9 +305,7 @@ def may_have(relay: Relay, key: messages.MemberKey) -> bool:
         source = ip_address(key.source.address) if key.source is not None else None
     except ValueError:
         return False
-    first = given.address
-    within = destination in first if isinstance(first, Network) else destination == first
-    if not within or key.destination.port not in ports:
+    if not covers(given.address, destination) or key.destination.port not in ports:
         return False
     if key.source is None or source is None:
         return True

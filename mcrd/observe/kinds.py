@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
 from mcrd.model import Address, Input, Network, PortRange, Rule
-from mcrd.planning.resources import covers, first_address, has_port
+from mcrd.planning.resources import covers, destinations, first_address, has_port
 
 Kind = Mapping[str, Any]
 """As Summary.plain() has them, with what mark() adds."""
@@ -66,7 +66,8 @@ def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
         if other.name == rule.name or not other.enabled:
             continue
         if other.input.interface == interface:
-            inputs.add(other.input.address, other.input.port, other)
+            for each in destinations(other.input):
+                inputs.add(each, other.input.port, other)
         for output in other.outputs:
             if output.interface in outputs:
                 outputs[output.interface].add(output.address, output.port, other)
@@ -76,7 +77,7 @@ def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
             found = list(outputs[interface].at(address, port))
         else:
             # Two rules may share a group, each with its sources.
-            here = covers(rule.input.address, address) and has_port(rule.input.port, port)
+            here = _is_to(rule.input, address) and has_port(rule.input.port, port)
             come = inputs.at(address, port)
             found = [other for other in come if not here or takes(other.input, kind)]
         first = found[0] if found else None
@@ -127,10 +128,14 @@ def takes(given: Input, kind: Kind) -> bool:
     return not _lacks(given, kind)
 
 
+def _is_to(given: Input, address: Address) -> bool:
+    return any(covers(each, address) for each in destinations(given))
+
+
 def _lacks(given: Input, kind: Kind) -> list[str]:
     """What a kind lacks, in the order in which a person would look."""
     lacks = []
-    if not covers(given.address, ip_address(kind["destination"])):
+    if not _is_to(given, ip_address(kind["destination"])):
         lacks.append("group")
     if kind["vlan"] != given.vlan or kind["inner_vlan"]:
         lacks.append("vlan")

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mcrd.model import Address, Output
+from mcrd.model import LIMITED_BROADCAST, Address, Output
+from mcrd.planning.broadcast import destination, is_broadcast
 from mcrd.planning.resources import Link, first_address
 
 
@@ -24,13 +25,19 @@ def doubt(output: Output, link: Link, source: Address | None) -> Doubt | None:
     is its own affair. Routers pass on nothing with a source of the link's scope (RFC 4291, 2.5.6;
     RFC 3927, 7).
     """
-    address = first_address(output.address)
+    address = first_address(destination(output, link, source))
     if address.is_multicast and not link.multicast:
         return Doubt(
             f"{link.name} has no flag MULTICAST: it may carry no group, and WireGuard hands"
             f" {address} only to a peer whose AllowedIPs have it",
             f"a host as the output, or AllowedIPs; `ip link set {link.name} multicast on` says"
             " that it does carry groups",
+        )
+    if is_broadcast(address, link) and not link.broadcast:
+        return Doubt(
+            f"{link.name} has no flag BROADCAST: it may carry none, and WireGuard hands {address}"
+            " only to a peer whose AllowedIPs have it",
+            "a host as the output, or AllowedIPs",
         )
     if source is not None and source.is_link_local and output.ttl > 1 and not _on_link(address):
         return Doubt(
@@ -42,7 +49,9 @@ def doubt(output: Output, link: Link, source: Address | None) -> Doubt | None:
 
 
 def _on_link(address: Address) -> bool:
-    """Whether no router passes on what is sent there (RFC 4291, 2.7; RFC 5771, 4)."""
+    """Whether no router passes on what is sent there (RFC 4291, 2.7; RFC 5771, 4; RFC 919, 7)."""
+    if address == LIMITED_BROADCAST:
+        return True
     if not address.is_multicast:
         return address.is_link_local
     if address.version == 4:

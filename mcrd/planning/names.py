@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from mcrd.config.overlap import Claim, box, clashes, everything, spans
-from mcrd.model import Config, Input, Interface, Output, Rule
+from mcrd.model import BROADCAST, Config, Input, Interface, Output, Rule
+from mcrd.planning.broadcast import input_here
 from mcrd.planning.resources import Link
 
 Links = Mapping[str, Link]
@@ -64,7 +65,9 @@ def rejoin(config: Config, rule: Rule, links: Links) -> float | None:
 
 
 def rule_here(rule: Rule, links: Links) -> Rule:
-    """The rule with the interfaces' own names; the same object where it has no others."""
+    """The rule with the interfaces' own names and broadcasts; the same object where none differ."""
+    if rule.input.address == BROADCAST:
+        rule = replace(rule, input=input_here(rule.input, links.get(rule.input.interface)))
     if all(real(name, links) == name for name in names_of(rule)):
         return rule
     given = replace(rule.input, interface=real(rule.input.interface, links))

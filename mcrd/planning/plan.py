@@ -14,8 +14,20 @@ from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
+from mcrd.model import (
+    BROADCAST,
+    LIMITED_BROADCAST,
+    Address,
+    Config,
+    Input,
+    Interface,
+    Network,
+    Output,
+    PortRange,
+    Rule,
+)
 from mcrd.planning import names
+from mcrd.planning.broadcast import destination, input_here, limit
 from mcrd.planning.doubts import doubt
 from mcrd.planning.resources import (
     Egress,
@@ -319,14 +331,18 @@ def wish(
     by_source = any(output.source == "keep" for output in rule.outputs)
     for key, outputs in relays.items():
         opened = [
-            (output, rule.outputs[at].limit)
+            (output, limit(rule.outputs[at], links.get(rule.outputs[at].interface or "")))
             for at, output in enumerate(outputs)
             if not isinstance(output, str)
         ]
         sockets, limits = zip(*opened, strict=True)
         # One worker that cannot be had is no reason to stop the others.
         whole[key] = Relay(
-            rule.input, sockets, limits, (ingress, key.worker, *reception), by_source
+            input_here(rule.input, link),
+            sockets,
+            limits,
+            (ingress, key.worker, *reception),
+            by_source,
         )
     needs = (ingress, *workers, *reception)
     optional += _unasked(rule.input, link, settings, reception)
@@ -442,6 +458,8 @@ def _lacks(resource: Resource, actual: Actual) -> bool:
 def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
     """What lets an input's packets reach the ring: needed, and good to have."""
     where = (link.name, link.index)
+    if given.address in (BROADCAST, LIMITED_BROADCAST):
+        return (), ()  # nobody answers a broadcast with "port unreachable" (RFC 1122, 3.2.2)
     if not given.address.is_multicast:
         return (), _holds(given, link)
     groups = _members(given.address)
@@ -596,11 +614,12 @@ def _output(
     else:
         link = links[output.interface]
         source = source_of(output, link)
-    of = target(output) if output.interface != link.name else None
+    address = destination(output, link, source)
+    of = target(output) if (output.interface, output.address) != (link.name, address) else None
     if (
         rule.input.is_range
         or source is None
-        or not isinstance(output.address, Address)
+        or not isinstance(address, Address)
         or isinstance(output.port, PortRange)
     ):
         return Members(
@@ -608,7 +627,7 @@ def _output(
             rule=rule.name,
             interface=link.name,
             index=link.index,
-            address=output.address,
+            address=address,
             port=output.port,
             ttl=output.ttl,
             dscp=output.dscp,
@@ -626,7 +645,7 @@ def _output(
         rule=rule.name,
         interface=link.name,
         index=link.index,
-        address=output.address,
+        address=address,
         port=output.port,
         ttl=output.ttl,
         dscp=output.dscp,

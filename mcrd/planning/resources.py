@@ -9,10 +9,19 @@ They are looked up by the thousand: their hashes are of few fields, which tell a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Literal
 
-from mcrd.model import DEFAULT_RING_SIZE, Address, Network, Output, PortRange
+from mcrd.model import (
+    BROADCAST,
+    DEFAULT_RING_SIZE,
+    LIMITED_BROADCAST,
+    Address,
+    Input,
+    Network,
+    Output,
+    PortRange,
+)
 
 Protocol = Literal["udp", "esp"]
 Target = tuple[str, Address | Network, int | PortRange]
@@ -71,6 +80,8 @@ class Link:
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     alternatives: tuple[str, ...] = ()
     multicast: bool = True  # IFF_MULTICAST
+    broadcast: bool = True  # IFF_BROADCAST
+    broadcasts: tuple[IPv4Address, ...] = ()  # of its networks, in the order of the addresses
     master: int = 0  # the index of the VRF device or bridge that it belongs to; 0: to none
 
 
@@ -361,7 +372,15 @@ def first_address(address: Address | Network) -> Address:
 
 def covers(address: Address | Network, host: Address) -> bool:
     """Whether it is that address, or in that network."""
+    if address == BROADCAST:
+        return host == LIMITED_BROADCAST
     return host == address if isinstance(address, Address) else host in address
+
+
+def destinations(given: Input) -> tuple[Address | Network, ...]:
+    """All that an input takes, of broadcasts those of its interface too."""
+    first = LIMITED_BROADCAST if given.address == BROADCAST else given.address
+    return (first, *given.also)
 
 
 def has_port(ports: int | PortRange, port: int) -> bool:
@@ -392,9 +411,10 @@ def target(output: Output) -> Target:
 
 
 def lookup(output: Output, protocol: Protocol) -> Lookup | None:
-    """What is asked of the routes for an output; None for groups, and for ranges of hosts."""
+    """What is asked of the routes for an output; None unless it is to one host."""
     address, port = output.address, output.port
-    if not isinstance(address, Address) or address.is_multicast:
+    everywhere = address in (BROADCAST, LIMITED_BROADCAST)
+    if not isinstance(address, Address) or address.is_multicast or everywhere:
         return None
     return Lookup(
         interface=output.interface,

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Collection
 
-from mcrd.model import Address
+from mcrd.model import LIMITED_BROADCAST, Address
 from mcrd.planning.resources import Egress, Target
 from mcrd.sockets.common import check_index, quiet_socket, socket_name
 from mcrd.sockets.netlink import master_of
@@ -52,7 +52,8 @@ class EgressSockets:
                 _set_ipv4(sock, egress)
             else:
                 _set_ipv6(sock, egress)
-            if egress.address.version == 4 and not (egress.address.is_multicast or egress.routed):
+            everywhere = egress.address.is_multicast or egress.address == LIMITED_BROADCAST
+            if egress.address.version == 4 and not (everywhere or egress.routed):
                 _check_route(egress)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             self._bind(sock, egress)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mcrd.model import Address, Config, Network
+from mcrd.planning.broadcast import input_here
 from mcrd.planning.names import real
-from mcrd.planning.resources import Link
+from mcrd.planning.resources import Link, destinations
 
 Instruction = tuple[int, int, int, int]
 """struct sock_filter: code, jump if true, jump if false, k."""
@@ -125,7 +126,8 @@ def networks(config: Config, links: Mapping[str, Link]) -> dict[str, frozenset[N
     for rule in config.rules.values():
         if rule.enabled:
             name = real(rule.input.interface, links)
-            found.setdefault(name, set()).add(_network(rule.input.address))
+            here = input_here(rule.input, links.get(name))
+            found.setdefault(name, set()).update(map(_network, destinations(here)))
     return {interface: frozenset(taken) for interface, taken in found.items()}
 
 

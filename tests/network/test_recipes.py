@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from tests.documents import recipes
 from tests.lab import Capture, Host, Lab, Mcrd, Receiver, wait_for
 from tests.lab.datagrams import sender, udp
+from tests.network.test_broadcast import caster
 from tests.network.test_streams import perfect
 
 if TYPE_CHECKING:
@@ -406,3 +407,29 @@ def _up_to_marker(seen: Capture, before: int) -> list[bytes] | None:
 def _forwards(switch: Host, port: str, group: str) -> bool:
     entries = switch.run("bridge", "mdb", "show", "dev", "br0").splitlines()
     return any({port, group} <= set(entry.split()) for entry in entries)
+
+
+# Wake-on-LAN
+
+
+def test_wake_on_lan(lab: Lab) -> None:
+    """laptop ==wg0== relay -- eth0 sleeper, eth1 office; a plain cable stands for the VPN."""
+    laptop, gateway, sleeper, office = lab.hosts("laptop", "relay", "sleeper", "office")
+    lab.link(laptop, "wg0", ["10.100.0.2/24"], gateway, "wg0", ["10.100.0.1/24"])
+    lab.link(sleeper, "eth0", [], gateway, "eth0", ["10.1.0.1/24"])
+    lab.link(office, "eth0", ["10.2.0.5/24"], gateway, "eth1", ["10.2.0.1/24"])
+    relay(gateway, "wake-on-lan")
+    woken = sleeper.capture("eth0", "udp port 9", direction="in")
+    ways = ((laptop, "wg0", "10.100.0.1"), (office, "eth0", "255.255.255.255"))
+    magic = b"\xff" * 6 + bytes.fromhex("020000000005") * 16
+    for number, (host, interface, to) in enumerate(ways, 1):
+        with caster(host, interface) as sock:
+            sock.sendto(magic, (to, 9))
+        wait_for(partial(_has, woken, number), f"the packet of {host}")
+    for frame in woken.stop():
+        assert frame[:6] == b"\xff" * 6
+        assert (udp(frame).destination, udp(frame).payload) == ("10.1.0.255", magic)
+
+
+def _has(capture: Capture, frames: int) -> bool:
+    return len(capture.frames()) == frames

@@ -76,24 +76,35 @@ void rules_free(struct rules *rules)
 	table_free(&rules->members);
 }
 
+static const struct network *also(const struct rule *rule)
+{
+	return rule->networks + rule->match.source_count + rule->match.exclude_count;
+}
+
 struct rule *rule_new(const struct rule_match *match, const struct network *networks, uint32_t output_count)
 {
-	uint32_t count = match->source_count + match->exclude_count;
+	uint32_t count = match->source_count + match->exclude_count + match->also_count, i;
 	struct rule *rule = calloc(1, sizeof(*rule) + output_count * sizeof(rule->outputs[0]));
 
 	if (!rule)
 		return NULL;
 	rule->output_count = output_count;
 	rule->networks = calloc(count ? count : 1, sizeof(*networks));
-	if (!rule->networks || limit_init(&rule->limit, match->packets_per_second) < 0) {
+	rule->places = calloc(1 + (size_t)match->also_count, sizeof(*rule->places));
+	if (!rule->networks || !rule->places || limit_init(&rule->limit, match->packets_per_second) < 0) {
 		rule_free(rule);
 		return NULL;
 	}
 	if (count)
 		memcpy(rule->networks, networks, count * sizeof(*networks));
 	rule->match = *match;
-	rule->entry.key =
-		destination_key(match->first.address, match->first.family, match->protocol, match->first.port);
+	for (i = 0; i <= match->also_count; i++) {
+		const uint8_t *address = i == 0 ? match->first.address : also(rule)[i - 1].address;
+
+		rule->places[i].rule = rule;
+		rule->places[i].entry.key =
+			destination_key(address, match->first.family, match->protocol, match->first.port);
+	}
 	return rule;
 }
 
@@ -105,6 +116,7 @@ void rule_free(struct rule *rule)
 		limit_free(&rule->outputs[i].limit);
 	limit_free(&rule->limit);
 	free(rule->networks);
+	free(rule->places);
 	free(rule);
 }
 
@@ -112,6 +124,23 @@ static int is_range(const struct rule *rule)
 {
 	return rule->match.bits < 8 * address_length(rule->match.first.family) ||
 	       rule->match.last_port != rule->match.first.port;
+}
+
+/* The rule's destinations, unless it is a range. */
+static void put_places(struct rules *rules, struct rule *rule)
+{
+	uint32_t i;
+
+	for (i = 0; i <= rule->match.also_count; i++)
+		table_add(&rules->by_destination, &rule->places[i].entry);
+}
+
+static void remove_places(struct rules *rules, struct rule *rule)
+{
+	uint32_t i;
+
+	for (i = 0; i <= rule->match.also_count; i++)
+		table_remove(&rules->by_destination, &rule->places[i].entry);
 }
 
 static void free_member(struct rules *rules, struct member *member)
@@ -165,7 +194,7 @@ void rules_put(struct rules *rules, struct rule *rule, const uint32_t *kept)
 		rule->next_range = rules->ranges;
 		rules->ranges = rule;
 	} else {
-		table_add(&rules->by_destination, &rule->entry);
+		put_places(rules, rule);
 	}
 }
 
@@ -183,7 +212,7 @@ int rules_remove(struct rules *rules, uint32_t slot)
 			;
 		*at = rule->next_range;
 	} else {
-		table_remove(&rules->by_destination, &rule->entry);
+		remove_places(rules, rule);
 	}
 	rules->by_slot[slot] = NULL;
 	rule_free(rule);
@@ -252,6 +281,19 @@ static int takes(const struct rule *rule, const struct packet *packet, uint16_t 
 	return 1;
 }
 
+static int is_to(const struct rule *rule, const uint8_t *destination)
+{
+	const struct rule_match *match = &rule->match;
+	uint32_t length = address_length(match->first.family), i;
+
+	if (within(destination, match->first.address, match->bits))
+		return 1;
+	for (i = 0; i < match->also_count; i++)
+		if (memcmp(destination, also(rule)[i].address, length) == 0)
+			return 1;
+	return 0;
+}
+
 struct rule *rules_match(const struct rules *rules, const struct packet *packet, uint16_t vlan, enum drop *why)
 {
 	struct key key = destination_key(packet->destination, packet->family, packet->protocol,
@@ -261,7 +303,7 @@ struct rule *rules_match(const struct rules *rules, const struct packet *packet,
 
 	*why = DROP_UNMATCHED;
 	for (entry = table_find(&rules->by_destination, &key); entry; entry = table_find_next(entry)) {
-		rule = (struct rule *)entry;
+		rule = ((struct place *)entry)->rule;
 		if (takes(rule, packet, vlan, why))
 			return rule;
 	}
@@ -270,8 +312,7 @@ struct rule *rules_match(const struct rules *rules, const struct packet *packet,
 
 		if (match->first.family == packet->family && match->protocol == packet->protocol &&
 		    packet->destination_port >= match->first.port && packet->destination_port <= match->last_port &&
-		    within(packet->destination, match->first.address, match->bits) &&
-		    takes(rule, packet, vlan, why))
+		    is_to(rule, packet->destination) && takes(rule, packet, vlan, why))
 			return rule;
 	}
 	return NULL;
@@ -305,7 +346,10 @@ struct member *rules_member(struct rules *rules, struct rule *rule, const struct
 	struct member *member;
 	struct key key;
 
-	memcpy(wanted.destination.address, packet->destination, address_length(packet->family));
+	/* What else it takes has the members of its one address. */
+	memcpy(wanted.destination.address,
+	       rule->match.bits < 8 * address_length(packet->family) ? packet->destination : rule->match.first.address,
+	       address_length(packet->family));
 	if (rule->match.by_source) {
 		wanted.source.family = packet->family;
 		wanted.source.port = packet->source_port;

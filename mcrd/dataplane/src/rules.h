@@ -17,8 +17,14 @@ struct output {
 
 struct member;
 
+/* One destination of a rule, among those of all rules. */
+struct place {
+	struct entry entry;
+	struct rule *rule;
+};
+
 struct rule {
-	struct entry entry; /* the key is the first destination */
+	struct place *places; /* its first destination, then the others */
 	struct rule *next_range;
 	struct rule_match match;
 	struct limit limit;
@@ -29,7 +35,7 @@ struct rule {
 	uint32_t output_count;
 	uint32_t member_outputs; /* how many go by member */
 	struct member *members;
-	struct network *networks; /* sources, then excluded ones */
+	struct network *networks; /* sources, then excluded ones, then further destinations */
 	struct output outputs[];
 };
 

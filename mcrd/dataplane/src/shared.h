@@ -184,7 +184,8 @@ struct network {
 	uint8_t bits;
 };
 
-/* What a rule takes: destinations from `first` on, in a network of `bits`, up to `last_port`. */
+/* What a rule takes: destinations from `first` on, in a network of `bits`, up to `last_port`; and `also_count` more
+ * addresses, as if they were the first. */
 struct rule_match {
 	struct endpoint first;
 	uint8_t bits;
@@ -195,6 +196,7 @@ struct rule_match {
 	uint32_t packets_per_second; /* 0: no limit */
 	uint32_t source_count;       /* 0: any */
 	uint32_t exclude_count;
+	uint32_t also_count;
 };
 
 /* A member of a rule: a destination that it takes, with the source where rules go by that. */

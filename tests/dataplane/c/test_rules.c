@@ -425,6 +425,55 @@ static void test_one_destination(int range)
 	free(rules);
 }
 
+static void test_more_destinations(uint16_t last_port)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	const uint8_t addresses[][16] = { { 255, 255, 255, 255 }, { 10, 1, 0, 255 }, { 10, 2, 255, 255 } };
+	struct rule_match match = match_of(4, addresses[0], 32, 5000, last_port);
+	/* A source, one that is excluded, and two more destinations. */
+	struct network networks[] = {
+		{ .address = { 10 }, .bits = 8 },
+		{ .address = { 10, 3 }, .bits = 16 },
+		{ .address = { 10, 1, 0, 255 }, .bits = 32 },
+		{ .address = { 10, 2, 255, 255 }, .bits = 32 },
+	};
+	struct sample sample = sample_of(4);
+	enum drop why;
+	uint32_t i;
+
+	check_about(last_port == 5000 ? "more destinations" : "more destinations of a range");
+	CHECK_EQUAL(rules_init(rules), 0);
+	match.source_count = match.exclude_count = 1;
+	match.also_count = 2;
+	put(rules, 1, &match, networks);
+	for (i = 0; i < 3; i++) {
+		memcpy(sample.destination, addresses[i], 4);
+		memcpy(sample.source, (uint8_t[]){ 10, 1, 2, 3 }, 4);
+		CHECK_EQUAL(matched(rules, &sample, &why), 1);
+		sample.source[1] = 3;
+		CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+		CHECK_EQUAL(why, DROP_WRONG_SOURCE);
+	}
+	sample.source[1] = 1;
+	memcpy(sample.destination, (uint8_t[]){ 10, 1, 0, 254 }, 4);
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	CHECK_EQUAL(why, DROP_UNMATCHED);
+
+	/* With one less: that one is nobody's any more. */
+	match.also_count = 1;
+	put(rules, 1, &match, networks);
+	memcpy(sample.destination, addresses[1], 4);
+	CHECK_EQUAL(matched(rules, &sample, &why), 1);
+	memcpy(sample.destination, addresses[2], 4);
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	CHECK_EQUAL(rules_remove(rules, 1), 0);
+	CHECK_EQUAL(rules->by_destination.count, 0);
+	memcpy(sample.destination, addresses[1], 4);
+	CHECK_EQUAL(matched(rules, &sample, &why), NO_SLOT);
+	rules_free(rules);
+	free(rules);
+}
+
 static void test_esp(void)
 {
 	struct rules *rules = check_allocate(sizeof(*rules));
@@ -943,6 +992,8 @@ int main(void)
 	test_port_ranges();
 	test_one_destination(0);
 	test_one_destination(1);
+	test_more_destinations(5000);
+	test_more_destinations(5009);
 	test_esp();
 	test_own();
 	test_edges();
