@@ -131,7 +131,8 @@ class Keeper:
             return what
 
         index = Index(FORMAT, __version__, _network())
-        for ring, (ingress, segment) in holdings.rings.items():
+        for ring, lane in holdings.lanes.items():
+            ingress, segment = lane.rings[ring], lane.segment
             unit = {identity(number): number for number in _descriptors(ingress, segment)}
             units.append(unit)
             index.rings.append(
@@ -142,7 +143,7 @@ class Keeper:
                     list(unit),
                     pack(segment.rules.taken),
                     [(packed(key), slot) for key, slot in segment.outputs.taken.items()],
-                    list(holdings.members[ring].all()),
+                    list(lane.members.all()),
                 )
             )
         # In this order: of the last ones, there may be too many for the store, and they can be
@@ -282,7 +283,7 @@ class _Heir:
         holdings = self._holdings
         groups = sum(len(joined) for joined in holdings.memberships.sockets().values())
         return (
-            f"{counted(len(holdings.rings), 'ring')}, {counted(len(holdings.egress), 'output')},"
+            f"{counted(len(holdings.lanes), 'ring')}, {counted(len(holdings.egress), 'output')},"
             f" {counted(groups, 'group')} joined, {counted(len(holdings.holds), 'port')} held"
         )
 
@@ -346,11 +347,10 @@ class _Heir:
             undo.pop_all()
         self._holdings.add_ingress(ingress, rings)
         for number, kept in enumerate(ordered):
-            members = self._holdings.members[Ring(ingress, number)]
-            taken = rings[number][1].members.taken
+            lane = self._holdings.lanes[Ring(ingress, number)]
             for key, rule, slot in kept.members:
-                if taken.get(key) == slot:
-                    members.add(key, rule, slot)
+                if lane.segment.members.taken.get(key) == slot:
+                    lane.members.add(key, rule, slot)
 
     def _ring(self, kept: KeptRing) -> IngressSocket:
         small, large, tally, _ = kept.descriptors

@@ -1,4 +1,4 @@
-"""What is open apart from workers: sockets, rings with their counters, memberships."""
+"""What is open: lanes, sockets of outputs, memberships, ports held."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -8,15 +8,16 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.host.protocols import GroupProtocols
 from mcrd.lanes.counts import Ledger, Segment
-from mcrd.lanes.members import MemberSockets, own_source
+from mcrd.lanes.lane import Lane
+from mcrd.lanes.members import own_source
 from mcrd.lanes.memory import guard_memory
-from mcrd.lanes.process import WorkerProcess, end_sockets
+from mcrd.lanes.process import end_sockets
 from mcrd.lanes.rejoin import Rejoins, Spoken
 from mcrd.lanes.retired import Retired
 from mcrd.model import Network
@@ -55,8 +56,8 @@ class Holdings:
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.guard = guard_memory()
-        self.rings: dict[Ring, tuple[IngressSocket, Segment]] = {}
-        self.members: dict[Ring, MemberSockets] = {}
+        self.lanes: dict[Ring, Lane] = {}
+        """By the first of the rings that each reads."""
         self.egress: dict[Egress, socket.socket] = {}
         self.holds: dict[Hold, socket.socket | None] = {}
         self.receptions: dict[Reception, socket.socket] = {}
@@ -76,6 +77,7 @@ class Holdings:
         """What is open."""
         return (
             *self._ingresses,
+            *self.running(),
             *self.egress,
             *self._patterns,
             *self.holds,
@@ -84,6 +86,18 @@ class Holdings:
             *self.protocols,
             *self.rejoins,
         )
+
+    def running(self) -> dict[Worker, Lane]:
+        """The lanes that have a worker."""
+        return {
+            lane.process.worker: lane for lane in self.lanes.values() if lane.process is not None
+        }
+
+    def lane_of(self, worker: Worker) -> Lane | None:
+        """The lane that has this worker, if it runs."""
+        lane = self.lanes.get(worker.ring)
+        runs = lane is not None and lane.process is not None and lane.process.worker == worker
+        return lane if runs else None
 
     def has(self, resource: Resource) -> bool:
         """Whether it is open."""
@@ -105,7 +119,7 @@ class Holdings:
             case Rejoin():
                 return resource in self.rejoins
             case Worker():
-                return False
+                return self.lane_of(resource) is not None
 
     def open(self, resource: Resource, links: Mapping[str, Link]) -> None:
         """Open it; raise OSError."""
@@ -154,11 +168,9 @@ class Holdings:
 
     def add_ingress(self, ingress: Ingress, rings: list[tuple[IngressSocket, Segment]]) -> None:
         """Add the rings of an ingress, all of them, with their counters."""
-        for number, (ring, segment) in enumerate(rings):
-            key = Ring(ingress, number)
-            self.rings[key] = (ring, segment)
-            self.members[key] = MemberSockets(segment, self.opener)
-            self.ledger.attach(key, segment)
+        for number, (sock, segment) in enumerate(rings):
+            ring = Ring(ingress, number)
+            self.lanes[ring] = Lane({ring: sock}, segment, self.opener, self.ledger, self.announce)
         self._ingresses.add(ingress)
 
     def add_egress(self, egress: Egress, sock: socket.socket) -> None:
@@ -166,10 +178,8 @@ class Holdings:
         self.egress[egress] = sock
         self._own[egress] = own_source(egress, sock)
 
-    def close(
-        self, resource: Resource, worker: WorkerProcess | None = None, *, anew: bool = False
-    ) -> None:
-        """Close it; `worker` is the one that has an egress socket of its own.
+    def close(self, resource: Resource, *, anew: bool = False) -> None:
+        """Close it; a worker ends by stop().
 
         `anew`: another is to take its place. Until it does, the rings of an ingress are not closed,
         but count what comes.
@@ -179,7 +189,9 @@ class Holdings:
                 self._close_ingress(resource, anew)
             case Egress():
                 self._own.pop(resource, None)
-                end_sockets(worker, {resource: self.egress.pop(resource)})
+                lane = self.lane_of(resource.worker)
+                process = lane.process if lane is not None else None
+                end_sockets(process, {resource: self.egress.pop(resource)})
             case Members() | Nowhere():
                 self._patterns.discard(resource)
             case Hold():
@@ -198,13 +210,8 @@ class Holdings:
     def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
         self._ingresses.discard(ingress)
         retired = Retired(ingress.interface)
-        for key in [key for key in self.rings if key.ingress == ingress]:
-            self.members.pop(key).end(None)
-            ring, segment = self.rings.pop(key)
-            taken = segment.taken
-            lost = ring.end(taken)
-            self.ledger.detach(key, *lost)
-            retired.add(key, ring, taken, *lost)
+        for first in [first for first in self.lanes if first.ingress == ingress]:
+            self.lanes.pop(first).retire(retired)
         if anew:
             self._retired[ingress.index] = retired
         else:
@@ -236,32 +243,40 @@ class Holdings:
 
     def own(self) -> set[messages.Endpoint]:
         """Where this host sends from."""
-        return set(self._own.values()).union(*(m.own() for m in self.members.values()))
+        members = (lane.members.own() for lane in self.lanes.values())
+        return set(self._own.values()).union(*members)
+
+    def announce(self) -> None:
+        """Tell every worker where this host sends from."""
+        own = self.own()
+        for lane in self.lanes.values():
+            lane.tell_own(own)
+
+    def rings(self) -> Iterator[tuple[Ring, IngressSocket]]:
+        """The rings of all lanes."""
+        return ((ring, sock) for lane in self.lanes.values() for ring, sock in lane.rings.items())
 
     def ring_inodes(self) -> frozenset[int]:
         """The inodes of the packet sockets with the rings, old ones too."""
-        rings = [ring for ring, _ in self.rings.values()]
+        rings = [ring for _, ring in self.rings()]
         rings += [ring for retired in self._retired.values() for ring in retired.rings()]
-        sockets = (sock for ring in rings for sock in (ring.socket, ring.large))
-        return frozenset(os.fstat(sock.fileno()).st_ino for sock in sockets)
+        return _inodes(sock for ring in rings for sock in (ring.socket, ring.large))
 
     def output_inodes(self) -> frozenset[int]:
         """The inodes of all sockets that send, members included."""
-        members = (sock for each in self.members.values() for sock in each.sockets())
-        return frozenset(
-            os.fstat(sock.fileno()).st_ino for sock in (*self.egress.values(), *members)
-        )
+        members = (sock for lane in self.lanes.values() for sock in lane.members.sockets())
+        return _inodes((*self.egress.values(), *members))
 
     def ring_full(self) -> dict[Ring, Lost]:
         """The losses of each live ring; what old ones lost goes to the ledger."""
         for retired in self._retired.values():
             for loss in retired.losses():
                 self.ledger.lose(*loss)
-        return {key: ring.ring_full(seg.taken) for key, (ring, seg) in self.rings.items()}
+        return {ring: lost for lane in self.lanes.values() for ring, lost in lane.losses()}
 
     def take_errors(self) -> None:
         """Clear the packet sockets of links that went down, so that their workers do not spin."""
-        for ring, _ in self.rings.values():
+        for _, ring in self.rings():
             ring.take_error()
 
     def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> None:
@@ -269,7 +284,7 @@ class Holdings:
 
         Widen before rules are added, narrow after others are removed: no frame is missed.
         """
-        names = {ring.interface for ring in self.rings}
+        names = {ring.interface for ring, _ in self.rings()}
         names |= {retired.interface for retired in self._retired.values()}
         if not also_old:
             self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
@@ -283,7 +298,7 @@ class Holdings:
             self._admitted[name] = wanted
             admitting: list[Retired | IngressSocket] = [
                 *(retired for retired in self._retired.values() if retired.interface == name),
-                *(ring for key, (ring, _) in self.rings.items() if key.interface == name),
+                *(sock for ring, sock in self.rings() if ring.interface == name),
             ]
             for rings in admitting:
                 try:
@@ -298,3 +313,7 @@ def _open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:
     except PermissionError as error:
         log.warning("%s: %s; senders may be told that the port is closed", hold, words(error))
         return None
+
+
+def _inodes(sockets: Iterable[socket.socket]) -> frozenset[int]:
+    return frozenset(os.fstat(sock.fileno()).st_ino for sock in sockets)

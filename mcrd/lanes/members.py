@@ -181,7 +181,7 @@ class MemberSockets:
 
     def _add_sockets(self, process: WorkerProcess, sockets: Mapping[Egress, socket.socket]) -> None:
         try:
-            process.add_sockets({e: s for e, s in sockets.items() if e not in process.places})
+            process.add_sockets(sockets)
         except WorkerError as error:
             rule = next(iter(sockets)).rule
             self._complain(rule, str(error))

@@ -91,7 +91,6 @@ class WorkerProcess:
         self.layers: list[str] = []
         self.missing: dict[str, str] = {}  # layers of the sandbox, and why
         self.begun = False
-        self.received_before = 0  # packets that those before it took from the ring
         self.places: dict[Egress, int] = {}
         self._room = 0  # places that its table has
         self.own: set[messages.Endpoint] = set()
@@ -241,11 +240,11 @@ class WorkerProcess:
         return place
 
     def add_sockets(self, sockets: Mapping[Egress, socket.socket]) -> None:
-        """Send sockets, many in a message.
+        """Send the sockets that the worker does not have, many in a message.
 
         Raises WorkerError when one cannot be sent: then those of its message have not gone.
         """
-        egresses = list(sockets)
+        egresses = [egress for egress in sockets if egress not in self.places]
         for at in range(0, len(egresses), messages.DESCRIPTORS):
             part = egresses[at : at + messages.DESCRIPTORS]
             try:

@@ -108,7 +108,7 @@ class Before:
             for resource in self.resources:
                 self.holdings.open(resource, links)
         self.ring = Ring(self.ingress)
-        self.segment = self.holdings.rings[self.ring][1]
+        self.segment = self.holdings.lanes[self.ring].segment
         self.segment.rule_slot("gone")
         self.segment.rule_slot("a")
         self.segment.rules.give_back("gone")
@@ -116,7 +116,7 @@ class Before:
         self.segment.output_slot("a", ("r1", ip_network("239.2.2.0/28"), PortRange(1, 9)))
         key = MemberKey(1, Endpoint(bytes(4), 7), None)
         slot = self.segment.member_slot(key)
-        self.holdings.members[self.ring].add(key, "a", slot)
+        self.holdings.lanes[self.ring].members.add(key, "a", slot)
         self.restarts: Restarts = Counter({("r0", 0): 3})
 
     def leave(self, *, keep: bool = True) -> None:
@@ -126,9 +126,10 @@ class Before:
                 Keeper(self.manager.client()).keep(self.holdings, self.restarts, CONFIG)
             )
         self.manager.look()
-        for ring, segment in self.holdings.rings.values():
+        for _, ring in self.holdings.rings():
             ring.close()
-            segment.close()
+        for lane in self.holdings.lanes.values():
+            lane.segment.close()
         sockets = [*self.holdings.egress.values(), *self.holdings.receptions.values()]
         sockets += [sock for sock in self.holdings.holds.values() if sock is not None]
         sockets += self.holdings.memberships.sockets()
@@ -159,20 +160,20 @@ def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings
 def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = [dict(slots.taken) for slots in (before.segment.rules, before.segment.outputs)]
     ports = dict(before.holdings.opener.ports)
-    members = list(before.holdings.members[before.ring].all())
+    members = list(before.holdings.lanes[before.ring].members.all())
     own, descriptors = before.holdings.own(), _descriptors()
-    geometry = before.holdings.rings[before.ring][0].geometry
+    geometry = before.holdings.lanes[before.ring].rings[before.ring].geometry
     before.leave()
     holdings, restarts = take_over(before, monkeypatch)
     assert set(holdings.all()) == set(before.resources)
-    segment = holdings.rings[before.ring][1]
+    segment = holdings.lanes[before.ring].segment
     assert [dict(slots.taken) for slots in (segment.rules, segment.outputs)] == taken
     assert segment.rule_slot("new") == 0  # the place of the one that has gone
     assert holdings.opener.ports == ports
     assert holdings.own() == own
-    assert holdings.rings[before.ring][0].geometry == geometry
+    assert holdings.lanes[before.ring].rings[before.ring].geometry == geometry
     assert restarts == {("r0", 0): 3}
-    assert list(holdings.members[before.ring].all()) == members
+    assert list(holdings.lanes[before.ring].members.all()) == members
     # The membership is the socket's own: to leave works, and nobody else had to join.
     groups = before.relay.run("ip", "maddress", "show", "dev", "r0")
     assert "239.1.1.1" in groups
@@ -225,10 +226,10 @@ def test_of_counters_that_do_not_fit_the_place_in_the_ring_remains(
     os.pwrite(before.segment.descriptor, (1234).to_bytes(8, "little"), 8)
     before.leave()
     holdings, _ = take_over(before, monkeypatch)
-    segment = holdings.rings[before.ring][1]
+    segment = holdings.lanes[before.ring].segment
     assert int.from_bytes(os.pread(segment.descriptor, 8, 8), "little") == 1234
     assert segment.rules.taken == {}
-    assert list(holdings.members[before.ring].all()) == []
+    assert list(holdings.lanes[before.ring].members.all()) == []
     assert "counters of another version (1)" in caplog.text
     assert before.egress in holdings.egress
     holdings.close_all()

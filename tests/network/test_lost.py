@@ -261,7 +261,7 @@ def test_old_rings_of_an_interface_that_was_renamed_give_way(
         assert "while new rings take over" in caplog.text
         for _ in range(20):
             merged(sock, 1)
-        ((ring, _segment),) = holdings.rings.values()
+        ((_, ring),) = holdings.rings()
         wait_for(lambda: ring.seen == 20, "the new ring to have them")
         lost = holdings.ledger.interfaces(holdings.ring_full())
         assert sum(sum(count.dropped.values()) for count in lost.values()) == 0

@@ -10,7 +10,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mcrd.daemon.executor import Estate, handed_on
+from mcrd.daemon.executor import Estate
+from mcrd.lanes.orders import handed_on
 from mcrd.model import Input, PortRange
 from mcrd.planning.plan import Add, Failure, Relay, RelayKey, Remove, Replace
 from mcrd.planning.resources import Egress, Ingress, Resource, Worker

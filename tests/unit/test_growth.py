@@ -17,11 +17,13 @@ import pytest
 
 from mcrd.config import ConfigError, Loader
 from mcrd.daemon.alarms import Alarms
-from mcrd.daemon.executor import STALE, Estate
+from mcrd.daemon.executor import Estate
 from mcrd.lanes import counts, members
 from mcrd.lanes.counts import Ledger, Segment
 from mcrd.lanes.holdings import Holdings
+from mcrd.lanes.lane import Lane
 from mcrd.lanes.members import MemberSockets
+from mcrd.lanes.recovery import STALE
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.planning.resources import Egress, Ingress, Ring, Worker, target
 from mcrd.sockets import EgressSockets
@@ -99,6 +101,24 @@ def test_counters_of_interfaces_that_come_and_go() -> None:
     assert list(kept) == [f"v{number}" for number in range(MANY - counts.OTHERS - 1, MANY)]
 
 
+def lane(estate: Estate, worker: Worker) -> Lane:
+    """One whose rings and counters nobody looks at."""
+    nothing: Any = SimpleNamespace(received=0, attach=lambda *_: None)
+    made = Lane({worker.ring: nothing}, nothing, nothing, nothing, lambda: None)
+    estate._holdings.lanes[worker.ring] = made  # noqa: SLF001
+    return made
+
+
+def end(made: Lane, estate: Estate, age: float) -> None:
+    """Its worker of that age ends."""
+    (ring,) = made.rings
+    process: Any = SimpleNamespace(
+        worker=Worker(ring.ingress, ring.number), age=age, suspect=False, pid=1
+    )
+    made.process = process
+    made._ended(estate._worker_ended, process, "killed")  # noqa: SLF001
+
+
 def test_workers_that_end_early_on_interfaces_that_come_and_go(clock: Clock) -> None:
     """The index of each is another one; so is its name."""
     logging.disable()
@@ -108,16 +128,8 @@ def test_workers_that_end_early_on_interfaces_that_come_and_go(clock: Clock) -> 
         clock.now += 1
         worker = Worker(Ingress(f"v{number}", number))
         estate.forget(of(f"v{number}"), {})
-        ring = SimpleNamespace(received=0)
-        holdings: Any = estate._holdings  # noqa: SLF001
-        holdings.rings[worker.ring] = (None, ring)
-        holdings.members[worker.ring] = SimpleNamespace(rest=lambda: None)
-        process: Any = SimpleNamespace(
-            worker=worker, age=0.1, received_before=0, suspect=False, pid=1
-        )
-        estate.workers[worker] = process
-        estate._worker_ended(process, "killed")  # noqa: SLF001
-        del holdings.rings[worker.ring], holdings.members[worker.ring]
+        end(lane(estate, worker), estate, 0.1)
+        del estate._holdings.lanes[worker.ring]  # noqa: SLF001
         estate.actual({})
 
     try:
@@ -132,16 +144,10 @@ def test_a_worker_that_ends_again_and_again_waits_longer_and_longer(clock: Clock
     logging.disable()
     estate = Estate(lambda: None)
     worker = Worker(Ingress("v0", 2))
-    holdings: Any = estate._holdings  # noqa: SLF001
-    holdings.rings[worker.ring] = (None, SimpleNamespace(received=0))
-    holdings.members[worker.ring] = SimpleNamespace(rest=lambda: None)
+    made = lane(estate, worker)
     waits = []
     for _ in range(12):
-        process: Any = SimpleNamespace(
-            worker=worker, age=9.0, received_before=0, suspect=False, pid=1
-        )
-        estate.workers[worker] = process
-        estate._worker_ended(process, "killed")  # noqa: SLF001
+        end(made, estate, 9.0)
         wait = estate.actual({}).failures[worker].retry_at - clock.now
         waits.append(wait)
         clock.now += wait + 19.0  # a start that takes its time, and a short life

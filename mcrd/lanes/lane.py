@@ -1,0 +1,272 @@
+"""A lane: the rings that one worker reads, with all that belongs to them while they are open."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from socket import socket
+
+from mcrd.dataplane import messages
+from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes.hostile import ProtocolError
+from mcrd.lanes.members import MemberSockets, is_fit, may_have
+from mcrd.lanes.orders import kept, match_of, place_of
+from mcrd.lanes.process import WorkerError, WorkerProcess, unheard
+from mcrd.lanes.retired import Retired
+from mcrd.planning.plan import Relay, RelayKey
+from mcrd.planning.resources import Egress, Ring, Worker
+from mcrd.sockets import EgressSockets, IngressSocket
+from mcrd.sockets.lost import Lost, Taken
+
+OWN_AT_ONCE = 2000  # endpoints in one message
+PAIR = 2  # the kernel's rings of one Ring: for frames up to the MTU, and for larger ones
+
+Ended = Callable[["Lane", WorkerProcess, str], None]
+"""What to do when a worker ends unasked; the text is what to tell the user."""
+
+
+class Lane:
+    """The rings that one worker reads, their counters and members, the worker, and its rules.
+
+    It lasts as long as its rings are open. The worker comes and goes; the next one finds rings,
+    counters and members as the one before left them. `announce` is called when members have begun
+    or ceased to send from somewhere, before anything is sent from there.
+    """
+
+    def __init__(
+        self,
+        rings: Mapping[Ring, IngressSocket],
+        segment: Segment,
+        opener: EgressSockets,
+        ledger: Ledger,
+        announce: Callable[[], None],
+    ) -> None:
+        self.rings = rings
+        """In the order in which the worker knows them."""
+        self.segment = segment
+        self.members = MemberSockets(segment, opener)
+        self.process: WorkerProcess | None = None
+        """The worker, from its first answer to its end."""
+        self.relays: dict[RelayKey, Relay] = {}
+        """What the worker does."""
+        self._starting: WorkerProcess | None = None
+        self._changing: set[RelayKey] = set()
+        self._received_before = 0  # packets that the workers before this one took
+        self._ledger = ledger
+        self._announce = announce
+        for ring in rings:
+            ledger.attach(ring, segment)
+
+    # The worker's life.
+
+    async def start(self, worker: Worker, guard: int, hardware: int, ended: Ended) -> WorkerProcess:
+        """Start a worker, which has no rules yet; raise OSError or WorkerError."""
+        process = WorkerProcess(worker, partial(self._ended, ended), self._wanted)
+        self._received_before = self.segment.received
+        self._starting = process
+        try:
+            (ring,) = self.rings.values()
+            await process.initialize(ring, self.segment, guard, hardware)
+            if process.gone:  # it answered, and ended before anybody listened
+                raise WorkerError("it ended at once")
+        except WorkerError:
+            await process.stop()
+            self._starting = None
+            raise
+        self._starting, self.process = None, process
+        return process
+
+    def _ended(self, ended: Ended, process: WorkerProcess, how: str) -> None:
+        if self.process is process:  # else it never became ready, and whoever started it knows
+            self.process = None
+            self.relays.clear()
+            self.members.rest()
+            ended(self, process, how)
+
+    async def stop(self) -> None:
+        """End the worker, also one that is starting."""
+        process, self.process = self.process or self._starting, None
+        self.relays.clear()
+        if process is not None:
+            await process.stop()
+
+    @property
+    def connected(self) -> WorkerProcess | None:
+        """The worker, if it can take requests."""
+        process = self.process
+        return process if process is not None and process.connected else None
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether its last worker took any packet."""
+        return self.segment.received > self._received_before
+
+    def look(self) -> None:
+        """End the worker if it hangs."""
+        if self.process is not None:
+            self.process.look(self.segment.received)
+
+    def look_at_members(self) -> bool:
+        """End some members that are idle for long. Were there any?"""
+        process = self.connected
+        return process is not None and process.begun and self.members.end_idle(process)
+
+    # What the worker is told.
+
+    def tell(self, kind: Callable[..., messages.AnyRequest], *rest: object) -> None:
+        """Tell the worker something, if there is one, whose answer matters to nobody."""
+        if self.process is not None:
+            unheard(self.process.request(kind, *rest))
+
+    def tell_own(self, own: set[messages.Endpoint]) -> None:
+        """Tell the worker what this daemon sends from, so that it is never relayed again."""
+        if self.process is None:
+            return
+        before, self.process.own = self.process.own, own
+        for kind, endpoints in (
+            (messages.AddOwn, own - before),
+            (messages.RemoveOwn, before - own),
+        ):
+            ordered = sorted(endpoints, key=lambda e: (e.address, e.port))
+            for at in range(0, len(ordered), OWN_AT_ONCE):
+                self.tell(kind, ordered[at : at + OWN_AT_ONCE])
+
+    def pause(self) -> None:
+        """Let the worker leave its rings alone until begin()."""
+        if self.process is not None:
+            self.process.begun = False
+            self.tell(messages.Pause)
+
+    def begin(self) -> None:
+        """Let the worker look at its rings: it has its rules."""
+        if self.process is not None and not self.process.begun:
+            self.process.begun = True
+            self.members.end_resting(self.process)
+            self.tell(messages.Begin)
+
+    def add_sockets(self, relays: Iterable[Relay], sockets: Mapping[Egress, socket]) -> None:
+        """Send the sockets that are new to the worker, many in a message.
+
+        Those of a message that cannot be sent are sent again one by one, with their rules.
+        """
+        process = self.connected
+        if process is not None:
+            with contextlib.suppress(WorkerError):
+                outputs = (output for relay in relays for output in relay.outputs)
+                egresses = (o for o in outputs if isinstance(o, Egress) and o in sockets)
+                process.add_sockets({egress: sockets[egress] for egress in egresses})
+
+    def put(
+        self, key: RelayKey, relay: Relay, sockets: Mapping[Egress, socket]
+    ) -> asyncio.Future[messages.Answer]:
+        """Give the worker a rule, or the new form of one that it has.
+
+        Raises NoRoomError, and WorkerError when there is no worker or a socket cannot be sent.
+        """
+        process, before = self._reached(), self.relays.get(key)
+        for output in relay.outputs:
+            if isinstance(output, Egress):
+                process.add_sockets({output: sockets[output]})
+        slot = self.segment.rule_slot(key.rule)
+        outputs = [
+            messages.RuleOutput(
+                place_of(output, process.places),
+                self.segment.output_slot(key.rule, output.target),
+                limit or 0,
+            )
+            for output, limit in zip(relay.outputs, relay.limits, strict=True)
+        ]
+        if before is None:
+            future = process.request(messages.AddRule, slot, match_of(relay), outputs)
+            stay = self.members.rests(key.rule)
+        else:
+            same = kept(before, relay)
+            future = process.request(messages.ReplaceRule, slot, match_of(relay), outputs, same)
+            stay = bool(same)
+            self._changing.add(key)
+            if not stay:
+                self.members.end(process, key.rule)
+        if stay and not future.done():  # or it was not even sent
+            self.members.keep(process, key.rule, relay, self._announce)
+        return future
+
+    def remove(self, key: RelayKey) -> asyncio.Future[messages.Answer] | None:
+        """Take a rule from the worker; None if it does not have it."""
+        process = self.connected
+        if process is None or key not in self.relays:
+            return None
+        future = process.request(messages.RemoveRule, self.segment.rule_slot(key.rule))
+        self._changing.add(key)
+        self.members.end(process, key.rule)  # the worker forgets them with the rule
+        return future
+
+    def answered(self, key: RelayKey) -> None:
+        """Note that a change of that rule is over, whether it was carried out or not."""
+        self._changing.discard(key)
+
+    def record(self, key: RelayKey, relay: Relay | None) -> None:
+        """Note that the worker does that for a rule now; None: nothing any more."""
+        ring = key.worker.ring
+        before = self.relays.pop(key, None)
+        gone = {output.target for output in before.outputs} if before else set()
+        if relay is None:
+            self._ledger.end_rule(ring, key.rule)
+        else:
+            self.relays[key] = relay
+            gone -= {output.target for output in relay.outputs}
+        for target in gone:
+            self._ledger.end_output(ring, key.rule, target)
+
+    def _reached(self) -> WorkerProcess:
+        process = self.connected
+        if process is None:
+            raise WorkerError("the worker has ended")
+        return process
+
+    def _wanted(self, process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:
+        """Packets came for which a rule has no sockets yet; raises ProtocolError."""
+        if self.process is not process:
+            return
+        for key in keys:
+            rule = self.segment.rules.key_of(key.slot) or ""
+            where = RelayKey(process.worker, rule)
+            relay = self.relays.get(where)
+            if relay is None or where in self._changing:
+                self.tell(messages.RemoveMember, key)  # to be asked for again
+            elif not may_have(relay, key):
+                raise ProtocolError(f"asked for a member that {rule} does not have")
+            elif not is_fit(key):
+                self.tell(messages.RemoveMember, key)
+            else:
+                self.members.open(process, key, relay, rule)
+        self._announce()
+
+    # The rings.
+
+    @property
+    def frames(self) -> int:
+        """How many frames of the MTU there is room for."""
+        return sum(sock.geometry.frames for sock in self.rings.values())
+
+    def losses(self) -> Iterator[tuple[Ring, Lost]]:
+        """What each ring had no room for so far."""
+        for ring, sock, taken in self._each():
+            yield ring, sock.ring_full(taken)
+
+    def retire(self, into: Retired) -> None:
+        """End all of it but the rings, which count on in `into`. It has no worker any more."""
+        self.members.end(None)
+        for ring, sock, taken in self._each():
+            lost = sock.end(taken)
+            into.add(ring, sock, taken, *lost)
+            self._ledger.detach(ring, *lost)
+
+    def _each(self) -> Iterator[tuple[Ring, IngressSocket, Sequence[Taken]]]:
+        """Each with what workers took from it."""
+        taken = self.segment.taken
+        for at, (ring, sock) in enumerate(self.rings.items()):
+            yield ring, sock, taken[PAIR * at : PAIR * (at + 1)]

@@ -1,0 +1,138 @@
+"""What a worker is told of a rule, and which rules change together. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
+
+from mcrd.dataplane import messages
+from mcrd.lanes.members import members_of
+from mcrd.model import Address, Input, Network
+from mcrd.planning.plan import Add, Relay, RelayKey, Remove, Replace
+from mcrd.planning.resources import (
+    Egress,
+    Members,
+    Nowhere,
+    Sending,
+    Worker,
+    destinations,
+    first_address,
+    first_port,
+    last_port,
+)
+
+Change = Add | Replace | Remove
+"""A step that concerns one rule in one worker."""
+
+
+def match_of(relay: Relay) -> messages.Match:
+    """What the rule takes."""
+    given = relay.input
+    return messages.Match(
+        first=messages.Endpoint(first_address(given.address).packed, first_port(given.port)),
+        bits=_bits(given.address),
+        last_port=last_port(given.port),
+        protocol=socket.IPPROTO_UDP if given.protocol == "udp" else socket.IPPROTO_ESP,
+        vlan=given.vlan or 0,
+        limit=given.limit or 0,
+        by_source=relay.by_source,
+        sources=_networks(given.sources),
+        exclude=_networks(given.exclude),
+        also=[address.packed for address in given.also],
+    )
+
+
+def _bits(address: Address | Network) -> int:
+    return address.max_prefixlen if isinstance(address, Address) else address.prefixlen
+
+
+def _networks(networks: Sequence[Network]) -> list[messages.Network]:
+    return [messages.Network(n.network_address.packed, n.prefixlen) for n in networks]
+
+
+def place_of(output: Sending, places: Mapping[Egress, int]) -> int | None:
+    """Where the worker has the output's socket; None where each member has its own."""
+    match output:
+        case Egress():
+            return places[output]
+        case Members():
+            return None
+        case Nowhere():
+            return messages.NOWHERE
+
+
+def kept(before: Relay, relay: Relay) -> list[int | None]:
+    """Of each output that goes by member, which of those before it was; [] when no member stays.
+
+    One whose way has moved is the same: its sockets send over the new one too, until others come.
+    """
+    old, new = members_of(before), members_of(relay)
+    known = {output: at for at, output in enumerate(old)}
+    moved = {output.target: at for at, output in enumerate(old) if output.routed}
+    found = [
+        known.get(output, moved.get(output.target) if output.routed else None) for output in new
+    ]
+    if before.by_source != relay.by_source or all(at is None for at in found):
+        return []
+    return found
+
+
+def handed_on(
+    steps: Sequence[Change], relays: Mapping[RelayKey, Relay]
+) -> dict[RelayKey, Add | Replace]:
+    """The steps by which an input goes from one rule to another that a worker has meanwhile.
+
+    Where a rule goes after another has its input, as a removal does, no packet is missed.
+    """
+    given_up: dict[tuple[Worker, tuple[object, ...]], RelayKey] = {}
+    ranges: list[tuple[RelayKey, Input]] = []
+    for step in steps:
+        before = relays.get(step.key) if isinstance(step, Replace) else None
+        if before is not None and isinstance(step, Replace) and before.input != step.relay.input:
+            given_up[step.key.worker, _place(before.input)] = step.key
+            if before.input.is_range:
+                ranges.append((step.key, before.input))
+    found: dict[RelayKey, Add | Replace] = {}
+    if not given_up:
+        return found
+    by_key = {step.key: step for step in steps if isinstance(step, Add | Replace)}
+    for key, step in by_key.items():
+        wanted = step.relay.input
+        givers = {given_up.get((key.worker, _place(wanted)))}
+        others = (
+            ((giver, relays[giver].input) for giver in given_up.values())
+            if wanted.is_range
+            else ranges
+        )
+        givers |= {
+            giver for giver, old in others if giver.worker == key.worker and _overlap(old, wanted)
+        }
+        givers -= {None, key}
+        if givers:
+            found |= {one: by_key[one] for one in (key, *givers) if one is not None}
+    return found
+
+
+def _place(given: Input) -> tuple[object, ...]:
+    return given.address, given.also, given.port, given.protocol, given.vlan
+
+
+def _overlap(one: Input, other: Input) -> bool:
+    """Whether a packet may be for both, whoever sends it."""
+    return (
+        (one.protocol, one.vlan) == (other.protocol, other.vlan)
+        and any(
+            first.version == second.version and first.overlaps(second)
+            for first in _destinations(one)
+            for second in _destinations(other)
+        )
+        and first_port(one.port) <= last_port(other.port)
+        and first_port(other.port) <= last_port(one.port)
+    )
+
+
+def _destinations(given: Input) -> list[Network]:
+    return [ip_network((first_address(each).packed, _bits(each))) for each in destinations(given)]
