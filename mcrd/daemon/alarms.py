@@ -12,7 +12,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mcrd.events import counted, tell
-from mcrd.lanes.counts import InterfaceCount, Ledger, OutputCount
+from mcrd.lanes.counts import InterfaceCount, OutputCount
+from mcrd.lanes.ledger import Ledger
 from mcrd.model import Config, Output, Rule
 from mcrd.planning.resources import Target, target, where
 from mcrd.planning.states import RuleState

@@ -17,12 +17,13 @@ from mcrd.daemon.handover import Keeper, take_over
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.events import tell
-from mcrd.lanes.counts import NoRoomError
+from mcrd.lanes.channel import Answer, WorkerError
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.lane import Lane
 from mcrd.lanes.orders import Change, handed_on
-from mcrd.lanes.process import WorkerError, WorkerProcess
+from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.recovery import STEADY, Recovery
+from mcrd.lanes.segment import NoRoomError
 from mcrd.model import Config
 from mcrd.planning.names import real
 from mcrd.planning.plan import (
@@ -56,7 +57,6 @@ KEEP_MEMBERS = 5.0  # seconds
 KEEP_TRIES, KEEP_PAUSE = 40, 0.05  # seconds; at the end, when the service manager is busy
 LAYERS = 64  # names of them that are remembered; there are not half as many
 
-Answer = asyncio.Future[messages.Answer]
 Sent = tuple[Lane, RelayKey, Relay | None, Answer]
 """A change of a rule that a worker was asked for, and what it does for the rule after that."""
 

@@ -22,8 +22,9 @@ from mcrd import __version__
 from mcrd.dataplane.messages import MemberKey
 from mcrd.errors import words
 from mcrd.events import counted, tell
-from mcrd.lanes.counts import InterfaceCount, OutputCount, RuleCount, Segment, Traffic
+from mcrd.lanes.counts import InterfaceCount, OutputCount, RuleCount, Traffic
 from mcrd.lanes.holdings import Holdings
+from mcrd.lanes.segment import Segment
 from mcrd.model import (
     Broadcast,
     Config,

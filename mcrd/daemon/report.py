@@ -11,7 +11,8 @@ from typing import Any
 
 from mcrd.daemon.executor import Estate
 from mcrd.host import fragments
-from mcrd.lanes.counts import InterfaceCount, Ledger, OutputCount, Rate
+from mcrd.lanes.counts import InterfaceCount, OutputCount, Rate
+from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Output, PortRange, Rule
 from mcrd.planning.broadcast import input_here, limit

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from mcrd.lanes.counts import Ledger
+from mcrd.lanes.ledger import Ledger
 from mcrd.model import Config
 from mcrd.planning.plan import outputs_by_lookup
 from mcrd.planning.resources import Lookup, Target, Way

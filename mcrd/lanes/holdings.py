@@ -13,13 +13,14 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.host.protocols import GroupProtocols
-from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes.channel import end_sockets
 from mcrd.lanes.lane import Lane
+from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import own_source
 from mcrd.lanes.memory import guard_memory
-from mcrd.lanes.process import end_sockets
 from mcrd.lanes.rejoin import Rejoins, Spoken
 from mcrd.lanes.retired import Retired
+from mcrd.lanes.segment import Segment
 from mcrd.model import Network
 from mcrd.planning.resources import (
     Egress,

@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from socket import socket
 
 from mcrd.dataplane import messages
-from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes.channel import Answer, WorkerError, unheard
 from mcrd.lanes.hostile import ProtocolError
+from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import MemberSockets, is_fit, may_have
 from mcrd.lanes.orders import kept, match_of, place_of
-from mcrd.lanes.process import WorkerError, WorkerProcess, unheard
+from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
+from mcrd.lanes.segment import Segment
 from mcrd.planning.plan import Relay, RelayKey
 from mcrd.planning.resources import Egress, Ring, Worker
 from mcrd.sockets import EgressSockets, IngressSocket
@@ -160,9 +161,7 @@ class Lane:
                 egresses = (o for o in outputs if isinstance(o, Egress) and o in sockets)
                 process.add_sockets({egress: sockets[egress] for egress in egresses})
 
-    def put(
-        self, key: RelayKey, relay: Relay, sockets: Mapping[Egress, socket]
-    ) -> asyncio.Future[messages.Answer]:
+    def put(self, key: RelayKey, relay: Relay, sockets: Mapping[Egress, socket]) -> Answer:
         """Give the worker a rule, or the new form of one that it has.
 
         Raises NoRoomError, and WorkerError when there is no worker or a socket cannot be sent.
@@ -194,7 +193,7 @@ class Lane:
             self.members.keep(process, key.rule, relay, self._announce)
         return future
 
-    def remove(self, key: RelayKey) -> asyncio.Future[messages.Answer] | None:
+    def remove(self, key: RelayKey) -> Answer | None:
         """Take a rule from the worker; None if it does not have it."""
         process = self.connected
         if process is None or key not in self.relays:

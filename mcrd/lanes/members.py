@@ -20,8 +20,9 @@ from ipaddress import ip_address
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
-from mcrd.lanes.counts import NoRoomError, Segment
-from mcrd.lanes.process import WorkerError, WorkerProcess, end_sockets, unheard
+from mcrd.lanes.channel import WorkerError, end_sockets, unheard
+from mcrd.lanes.process import WorkerProcess
+from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.planning.plan import Relay
 from mcrd.planning.resources import Egress, Members, covers, first_port, last_port
 from mcrd.sockets import EgressSockets, source_port

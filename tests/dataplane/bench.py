@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mcrd.dataplane import messages
-from mcrd.lanes.counts import InterfaceCount, OutputCount, Segment, Traffic
+from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
 from mcrd.lanes.memory import guard_memory
 from mcrd.lanes.process import WorkerProcess
+from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Egress, Ingress, Target, Worker
 from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
 from tests.lab import Host, wait_for

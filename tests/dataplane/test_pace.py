@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.lanes.process import WorkerError
+from mcrd.lanes.channel import WorkerError
 from tests.dataplane.bench import Bench, drive, listening, sending, until
 from tests.dataplane.test_relay import IN, OUT, arriving, settled
 

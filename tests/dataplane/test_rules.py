@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.lanes.process import WorkerError
+from mcrd.lanes.channel import WorkerError
 from tests.dataplane.bench import Bench, by_member, drive, listening, sending, until
 from tests.dataplane.frames import checksum, frame, hardware_address, inject
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.lanes.process import WorkerError, end_sockets
+from mcrd.lanes.channel import WorkerError, end_sockets
 from mcrd.planning.resources import Egress, Ingress, Worker
 from mcrd.sockets import EgressSockets
 from tests.dataplane.bench import (

@@ -22,8 +22,8 @@ from typing import Any
 
 from mcrd.dataplane import messages
 from mcrd.lanes import process
-from mcrd.lanes.counts import Segment
-from mcrd.lanes.process import WorkerError
+from mcrd.lanes.channel import WorkerError
+from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ingress, Worker
 from mcrd.sockets import open_ingress
 from tests.dataplane.bench import Bench, until

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.daemon.alarms import OVER, Alarms
-from mcrd.lanes.counts import InterfaceCount, Ledger, OutputCount, Segment, Traffic
+from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
+from mcrd.lanes.ledger import Ledger
+from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.planning.resources import Ingress, Ring, target
 from mcrd.sockets.lost import Lost

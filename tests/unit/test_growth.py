@@ -18,12 +18,14 @@ import pytest
 from mcrd.config import ConfigError, Loader
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.executor import Estate
-from mcrd.lanes import counts, members
-from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes import ledger as ledgers
+from mcrd.lanes import members
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.lane import Lane
+from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import MemberSockets
 from mcrd.lanes.recovery import STALE
+from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.planning.resources import Egress, Ingress, Ring, Worker, target
 from mcrd.sockets import EgressSockets
@@ -98,7 +100,7 @@ def test_counters_of_interfaces_that_come_and_go() -> None:
     finally:
         logging.disable(logging.NOTSET)
     kept = ledger.interfaces({})
-    assert list(kept) == [f"v{number}" for number in range(MANY - counts.OTHERS - 1, MANY)]
+    assert list(kept) == [f"v{number}" for number in range(MANY - ledgers.OTHERS - 1, MANY)]
 
 
 def lane(estate: Estate, worker: Worker) -> Lane:

@@ -15,9 +15,11 @@ import pytest
 
 from mcrd.dataplane import messages
 from mcrd.lanes import process as workers
-from mcrd.lanes.counts import Ledger, Segment
+from mcrd.lanes.channel import WorkerError, unheard
+from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import is_fit, may_have
-from mcrd.lanes.process import WorkerError, WorkerProcess
+from mcrd.lanes.process import WorkerProcess
+from mcrd.lanes.segment import Segment
 from mcrd.model import Input, PortRange
 from mcrd.planning.plan import Relay
 from mcrd.planning.resources import Ingress, Ring, Worker
@@ -146,13 +148,13 @@ def test_one_that_reads_nothing_holds_no_memory_for_long(monkeypatch: pytest.Mon
         def answer(process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:
             process.look(len(process.places))  # as the supervisor does, twice a second
             for key in keys:
-                workers.unheard(process.request(messages.RemoveMember, key))
+                unheard(process.request(messages.RemoveMember, key))
 
         process = WorkerProcess(
             Worker(Ingress("r0", 1)), lambda _, how: ended.set_result(how), answer
         )
         try:
-            workers.unheard(process.request(messages.Ping))
+            unheard(process.request(messages.Ping))
             return await asyncio.wait_for(ended, TIMEOUT)
         finally:
             await process.stop()
@@ -176,7 +178,7 @@ def test_what_it_writes_into_the_log_is_lines_of_ours(
         )
         try:
             await asyncio.wait_for(process.request(messages.Ping), TIMEOUT)
-            workers.unheard(process.request(messages.Ping))
+            unheard(process.request(messages.Ping))
             return process.pid, await asyncio.wait_for(ended, TIMEOUT)
         finally:
             await process.stop()

@@ -18,9 +18,9 @@ from mcrd.dataplane._dataplane import ffi
 
 from mcrd.dataplane import messages
 from mcrd.lanes import process as workers
-from mcrd.lanes.counts import Segment
 from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets
 from mcrd.lanes.process import WorkerProcess
+from mcrd.lanes.segment import Segment
 from mcrd.model import Input
 from mcrd.planning.plan import Relay
 from mcrd.planning.resources import Ingress, Members, Worker

@@ -32,14 +32,12 @@ from mcrd.lanes.counts import (
     OF_RINGS,
     OF_RULES,
     InterfaceCount,
-    Ledger,
-    NoRoomError,
     OutputCount,
     RuleCount,
-    Segment,
-    Slots,
     Traffic,
 )
+from mcrd.lanes.ledger import Ledger
+from mcrd.lanes.segment import NoRoomError, Segment, Slots
 from mcrd.planning.resources import Ingress, Ring
 from mcrd.sockets.lost import Lost
 

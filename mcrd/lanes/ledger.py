@@ -1,0 +1,238 @@
+"""The ledger: sums over workers, their restarts and what ended.
+
+Nothing that was counted is ever subtracted again while its rule, output or interface is known.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Protocol, Self, TypeVar
+
+from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, Rate, RuleCount
+from mcrd.lanes.segment import Segment
+from mcrd.planning.resources import Ring, Target
+from mcrd.sockets.lost import NOTHING, Lost
+
+OTHERS = 64  # interfaces without a rule whose counts are remembered
+
+
+class Ledger:
+    """Sums what live segments hold and what ended ones held."""
+
+    def __init__(self) -> None:
+        self._live: dict[Ring, Segment] = {}
+        self._rules: dict[str, RuleCount] = {}
+        self._outputs: dict[tuple[str, Target], OutputCount] = {}
+        self._interfaces: dict[str, InterfaceCount] = {}
+        self._numbered: dict[tuple[str, int], InterfaceCount] = {}  # of the interface's workers
+
+    @property
+    def kept(self) -> tuple[dict[Any, Any], ...]:
+        """What was counted before the segments that there are."""
+        return self._rules, self._outputs, self._interfaces, self._numbered
+
+    def take_over(self, kept: Iterable[dict[Any, Any]]) -> None:
+        """Take over what another ledger has kept; raises ValueError when it kept other things."""
+        self._rules, self._outputs, self._interfaces, self._numbered = kept
+
+    def attach(self, ring: Ring, segment: Segment) -> None:
+        """Count what this segment holds from now on."""
+        self._live[ring] = segment
+
+    def detach(self, ring: Ring, ring_full: Lost, discarded: Lost = NOTHING) -> None:
+        """Keep what the segment counted, and close it.
+
+        `ring_full` is what there was no room for, `discarded` what waits and is not taken any more.
+        """
+        segment = self._live[ring]
+        for rule in list(segment.rules.taken):
+            self.end_rule(ring, rule)
+        for rule, target in list(segment.outputs.taken):
+            self.end_output(ring, rule, target)
+        count = segment.interface(ring_full)
+        count.lose("discarded", discarded)
+        known = self._interfaces.pop(ring.interface, InterfaceCount())
+        known.add(count)
+        self._interfaces[ring.interface] = known  # the last one now
+        of_ring = (ring.interface, ring.number)
+        self._numbered.setdefault(of_ring, InterfaceCount()).add(count)
+        del self._live[ring]
+        segment.close()
+
+    def lose(self, ring: Ring, reason: str, lost: Lost) -> None:
+        """Count what came to a ring that was detached."""
+        for kept in (
+            self._interfaces.setdefault(ring.interface, InterfaceCount()),
+            self._numbered.setdefault((ring.interface, ring.number), InterfaceCount()),
+        ):
+            kept.lose(reason, lost)
+
+    def report(self, interface: str, sent: int, failed: int) -> None:
+        """Count reports of memberships that were sent unasked, or could not be."""
+        kept = self._interfaces.setdefault(interface, InterfaceCount())
+        for name, number in zip(OF_REPORTS, (sent, failed), strict=True):
+            kept.reports[name] += number
+
+    def end_rule(self, ring: Ring, rule: str) -> None:
+        """Keep what a rule counted on a worker that has it no more."""
+        segment = self._live[ring]
+        slot = segment.rules.taken.get(rule)
+        if slot is not None:
+            self._rules.setdefault(rule, RuleCount()).add(segment.rule(slot))
+            segment.rules.give_back(rule)
+
+    def end_output(self, ring: Ring, rule: str, target: Target) -> None:
+        """Keep what an output counted on a worker that has it no more."""
+        segment = self._live[ring]
+        slot = segment.outputs.taken.get((rule, target))
+        if slot is not None:
+            kept = self._outputs.setdefault((rule, target), OutputCount())
+            kept.add(segment.output(slot))
+            segment.outputs.give_back((rule, target))
+
+    def sent_to_nobody(self, rule: str, target: Target, packets: int) -> None:
+        """Note that so many of the datagrams that an output sent reached no host."""
+        kept = self._outputs.setdefault((rule, target), OutputCount())
+        kept.unreachable += packets
+        kept.unanswered += packets
+
+    def forget(
+        self,
+        rules: Iterable[str],
+        outputs: Iterable[tuple[str, Target]],
+        interfaces: Iterable[str] = (),
+    ) -> None:
+        """Forget ended counts of all rules and outputs but these.
+
+        Of interfaces that no rule names any more, those that ended last are remembered.
+        """
+        named = {*interfaces, *(ring.interface for ring in self._live)}
+        for name in [name for name in self._interfaces if name not in named][:-OTHERS]:
+            del self._interfaces[name]
+        for key in [key for key in self._numbered if key[0] not in named | self._interfaces.keys()]:
+            del self._numbered[key]
+        known, targets = set(rules), set(outputs)
+        self._rules = {name: kept for name, kept in self._rules.items() if name in known}
+        self._outputs = {key: kept for key, kept in self._outputs.items() if key in targets}
+        # Slots of what ended while its worker did are still taken.
+        for segment in self._live.values():
+            for rule in segment.rules.taken.keys() - known:
+                segment.rules.give_back(rule)
+            for output in segment.outputs.taken.keys() - targets:
+                segment.outputs.give_back(output)
+
+    def rule(self, rule: str) -> RuleCount:
+        """What a rule has received, over all workers."""
+        live = (segment.rule(slot) for segment, slot in self._of_rule(rule))
+        return _sum(RuleCount(), self._rules.get(rule), *live)
+
+    def output(self, rule: str, target: Target) -> OutputCount:
+        """What became of an output's datagrams, over all workers."""
+        live = (segment.output(slot) for segment, slot in self._of_output(rule, target))
+        return _sum(OutputCount(), self._outputs.get((rule, target)), *live)
+
+    def rule_rate(self, rule: str) -> Rate:
+        """How much a rule receives, over all workers."""
+        return _sum(Rate(), *(segment.rule_rate(slot) for segment, slot in self._of_rule(rule)))
+
+    def output_rate(self, rule: str, target: Target) -> Rate:
+        """How much an output sends, over all workers."""
+        live = (segment.output_rate(slot) for segment, slot in self._of_output(rule, target))
+        return _sum(Rate(), *live)
+
+    def looped(self) -> set[str]:
+        """The rules to which a live worker has seen something come back."""
+        return {rule for segment in self._live.values() for rule in segment.looped()}
+
+    def returner(self, rule: str) -> str | None:
+        """Who brings back what a rule relayed, as far as a live worker knows."""
+        found = (segment.returner(slot) for segment, slot in self._of_rule(rule))
+        return next((text for text in found if text is not None), None)
+
+    def received(self, rule: str) -> int:
+        """Packets that a rule has received on live workers."""
+        return sum(segment.received_by(slot) for segment, slot in self._of_rule(rule))
+
+    def sent(self) -> int:
+        """Datagrams that all outputs sent, on live workers."""
+        return sum(segment.sent for segment in self._live.values())
+
+    def failed(self) -> int:
+        """A number that grows when datagrams are not sent, and changes when workers come or go."""
+        return sum(segment.failed for segment in self._live.values())
+
+    def failing(self) -> dict[str, set[Target]]:
+        """Outputs that failed to send something since the last call, by rule.
+
+        One whose counters began anew may be among them.
+        """
+        found: dict[str, set[Target]] = {}
+        for segment in self._live.values():
+            for rule, target in segment.failing():
+                found.setdefault(rule, set()).add(target)
+        return found
+
+    def interface_rates(self, only: Collection[str] | None = None) -> dict[str, Rate]:
+        """The rate of each interface, or of these."""
+        totals = {name: Rate() for name in self._interfaces if only is None or name in only}
+        for ring, segment in self._of_interfaces(only):
+            totals.setdefault(ring.interface, Rate()).add(segment.interface_rate())
+        return totals
+
+    def ring(self, ring: Ring, ring_full: Lost) -> tuple[InterfaceCount, Rate]:
+        """What one ring received, whose workers come and go, and its rate."""
+        segment, before = self._live[ring], self._numbered.get((ring.interface, ring.number))
+        total = _sum(InterfaceCount(), before, segment.interface(ring_full))
+        return total, segment.interface_rate()
+
+    def interfaces(
+        self, ring_full: dict[Ring, Lost], only: Collection[str] | None = None
+    ) -> dict[str, InterfaceCount]:
+        """What each interface received, or these.
+
+        `ring_full` is what each live ring had no room for.
+        """
+        totals: dict[str, InterfaceCount] = {}
+        for name, kept in self._interfaces.items():
+            if only is None or name in only:
+                totals[name] = _sum(InterfaceCount(), kept)
+        for ring, segment in self._of_interfaces(only):
+            total = totals.setdefault(ring.interface, InterfaceCount())
+            total.add(segment.interface(ring_full[ring]))
+        return totals
+
+    def _of_rule(self, rule: str) -> Iterator[tuple[Segment, int]]:
+        """The places where live workers count for a rule."""
+        for segment in self._live.values():
+            slot = segment.rules.taken.get(rule)
+            if slot is not None:
+                yield segment, slot
+
+    def _of_output(self, rule: str, target: Target) -> Iterator[tuple[Segment, int]]:
+        """The places where live workers count for an output."""
+        for segment in self._live.values():
+            slot = segment.outputs.taken.get((rule, target))
+            if slot is not None:
+                yield segment, slot
+
+    def _of_interfaces(self, only: Collection[str] | None) -> Iterator[tuple[Ring, Segment]]:
+        """The rings of all interfaces, or of these."""
+        for ring, segment in self._live.items():
+            if only is None or ring.interface in only:
+                yield ring, segment
+
+
+class _Count(Protocol):
+    def add(self, other: Self, /) -> None: ...
+
+
+_Any = TypeVar("_Any", bound=_Count)
+
+
+def _sum(total: _Any, *parts: _Any | None) -> _Any:
+    for part in parts:
+        if part is not None:
+            total.add(part)
+    return total

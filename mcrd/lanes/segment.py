@@ -1,0 +1,272 @@
+"""A segment: the memory that one worker at a time writes its counters to."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import errno
+import itertools
+import mmap
+import os
+import struct
+import time
+from array import array
+from collections.abc import Hashable, Iterator
+from ipaddress import ip_address
+from typing import Any
+
+from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.lanes.counts import (
+    DROP_REASONS,
+    OF_RINGS,
+    OF_RULES,
+    InterfaceCount,
+    OutputCount,
+    Rate,
+    RuleCount,
+    Traffic,
+)
+from mcrd.lanes.memory import is_sealed, sealed
+from mcrd.planning.resources import Target
+from mcrd.sockets.lost import Lost, Taken
+
+
+class NoRoomError(Exception):
+    """The segment has no slot left."""
+
+
+class Slots:
+    """Numbers the counters of one kind in a segment."""
+
+    def __init__(self, room: int, what: str) -> None:
+        self.taken: dict[Any, int] = {}
+        self._keys: dict[int, Any] = {}
+        self._free: list[int] = []
+        self._room = room
+        self._what = what
+
+    def take(self, key: Any) -> tuple[int, bool]:
+        """The key's slot, and whether it is a new one."""
+        if key in self.taken:
+            return self.taken[key], False
+        if self._free:
+            slot = self._free.pop()
+        elif len(self.taken) < self._room:
+            slot = len(self.taken)
+        else:
+            raise NoRoomError(f"more than {self._room} {self._what} on one worker")
+        self.taken[key] = slot
+        self._keys[slot] = key
+        return slot, True
+
+    def take_over(self, taken: dict[Any, int]) -> None:
+        """Take over slots that were taken before; raises ValueError for impossible ones."""
+        used = set(taken.values())
+        if len(used) < len(taken) or not used <= set(range(self._room)):
+            raise ValueError(f"slots of {self._what} are not what they should be")
+        self.taken = dict(taken)
+        self._keys = {slot: key for key, slot in taken.items()}
+        self._free = [slot for slot in range(max(used, default=-1) + 1) if slot not in used]
+
+    @property
+    def end(self) -> int:
+        """The number after the last slot that was ever taken."""
+        return len(self.taken) + len(self._free)
+
+    def key_of(self, slot: int) -> Any:
+        """The key of a slot; None when it is free."""
+        return self._keys.get(slot)
+
+    def give_back(self, key: Any) -> None:
+        """Free the key's slot."""
+        slot = self.taken.pop(key)
+        del self._keys[slot]
+        self._free.append(slot)
+
+
+class Segment:
+    """The memory that one worker at a time writes its counters and its place in the ring to."""
+
+    def __init__(self, kept: int | None = None) -> None:
+        """`kept` is the descriptor of one that there is; raises ValueError when it does not fit."""
+        if kept is None:
+            self.descriptor = sealed("mcrd-counters", _SEGMENT)
+        elif not _fits(kept):
+            raise ValueError("counters of another version")
+        else:
+            self.descriptor = kept
+        self._memory = mmap.mmap(self.descriptor, _SEGMENT)
+        self._view = ffi.cast("struct segment *", ffi.from_buffer(self._memory))
+        self._view.version = lib.MCRD_SEGMENT_VERSION
+        self.rules = Slots(lib.MCRD_RULE_SLOTS, "rules")
+        self.outputs = Slots(lib.MCRD_OUTPUT_SLOTS, "outputs")
+        self.members = Slots(lib.MCRD_MEMBER_SLOTS, "members")
+        self._unsent = array("Q")  # of each output, at the last look
+
+    def continue_from(self, other: int) -> None:
+        """Let workers go on where they stood in a segment of another version, by its descriptor.
+
+        It has the positions in the same place, as all versions have.
+        """
+        there = slice(_POSITIONS_AT, _POSITIONS_AT + _POSITIONS)
+        known = os.pread(other, _POSITIONS, _POSITIONS_AT)
+        self._memory[there] = known.ljust(_POSITIONS, b"\0")
+
+    @property
+    def taken(self) -> tuple[Taken, ...]:
+        """The frames of each ring that the workers gave back to the kernel."""
+        return tuple(map(Taken, self._view.frames, self._view.datagrams))
+
+    @property
+    def sent(self) -> int:
+        """Datagrams that all outputs of the worker sent."""
+        return int(self._view.sent)
+
+    @property
+    def failed(self) -> int:
+        """Datagrams that some output of the worker did not send."""
+        return int(self._view.failed)
+
+    def received_by(self, slot: int) -> int:
+        """Packets that a rule received."""
+        return int(self._view.rules[slot].traffic.packets)
+
+    @property
+    def received(self) -> int:
+        """Packets that the worker has taken from its rings."""
+        return int(self._view.traffic.packets)
+
+    def close(self) -> None:
+        """Unmap and close it."""
+        self._view = None
+        os.close(self.descriptor)
+
+    def rule_slot(self, rule: str) -> int:
+        """The slot of a rule, counting from zero when it is new; raises NoRoomError."""
+        slot, new = self.rules.take(rule)
+        if new:
+            ffi.memmove(ffi.addressof(self._view.rules, slot), bytes(_RULE), _RULE)
+        return slot
+
+    def output_slot(self, rule: str, target: Target) -> int:
+        """The slot of an output, counting from zero when it is new; raises NoRoomError."""
+        slot, new = self.outputs.take((rule, target))
+        if new:
+            ffi.memmove(ffi.addressof(self._view.outputs, slot), bytes(_OUTPUT), _OUTPUT)
+        return slot
+
+    def last_used(self, slot: int) -> int:
+        """When a member was used last: nanoseconds of the real-time clock, 0 for never."""
+        return int(self._view.members[slot])
+
+    def member_slot(self, member: Hashable) -> int:
+        """The slot of a member, never used when it is new; raises NoRoomError."""
+        slot, new = self.members.take(member)
+        if new:
+            self._view.members[slot] = 0
+        return slot
+
+    def rule(self, slot: int) -> RuleCount:
+        """What a rule received."""
+        counters = self._view.rules[slot]
+        return RuleCount(_traffic(counters), {name: getattr(counters, name) for name in OF_RULES})
+
+    def looped(self) -> Iterator[str]:
+        """The rules to which something came back."""
+        rules = self._view.rules
+        return (
+            rule
+            for rule, slot in self.rules.taken.items()
+            if rules[slot].looped or rules[slot].cut_off
+        )
+
+    def returner(self, slot: int) -> str | None:
+        """Who last brought a rule what it had relayed before: an address, with the hardware's."""
+        found = self._view.rules[slot].returner
+        if found.family not in (4, 6):
+            return None
+        packed = bytes(found.address[0 : 16 if found.family == 6 else 4])
+        hardware = bytes(found.hardware[0:6])
+        text = str(ip_address(packed))
+        return f"{text} ({hardware.hex(':')})" if any(hardware) else text
+
+    def rule_rate(self, slot: int) -> Rate:
+        """How much of it a rule receives."""
+        return _rate(self._view.rules[slot])
+
+    def output_rate(self, slot: int) -> Rate:
+        """How much an output sends."""
+        return _rate(self._view.outputs[slot])
+
+    def interface_rate(self) -> Rate:
+        """How much the worker takes from its rings."""
+        return _rate(self._view)
+
+    def output(self, slot: int) -> OutputCount:
+        """What became of an output's datagrams."""
+        counters = self._view.outputs[slot]
+        errors: dict[str, int] = {}
+        for place in counters.errors:
+            if place.count:
+                name = errno.errorcode.get(place.number, "OTHER")
+                errors[name] = errors.get(name, 0) + place.count
+        return OutputCount(
+            _traffic(counters),
+            errors,
+            counters.refused,
+            counters.rate_limited,
+            counters.new_member,
+            counters.unreachable,
+        )
+
+    def failing(self) -> list[tuple[str, Target]]:
+        """The outputs that failed to send something since the last call, for any reason."""
+        end = self.outputs.end
+        self._unsent.extend(itertools.repeat(0, max(0, end - len(self._unsent))))
+        slots = ffi.new("uint32_t[]", end)
+        known = ffi.from_buffer("uint64_t[]", self._unsent)
+        found = lib.counters_unsent(self._view.outputs, end, known, slots)
+        keys = map(self.outputs.key_of, slots[0:found])
+        return [key for key in keys if key is not None]
+
+    def interface(self, ring_full: Lost) -> InterfaceCount:
+        """What the worker took from the ring, and what that had no room for."""
+        view = self._view
+        dropped = dict(zip(DROP_REASONS, view.dropped, strict=True))
+        count = InterfaceCount(_traffic(view), {**dict.fromkeys(OF_RINGS, 0), **dropped})
+        count.lose("ring_full", ring_full)
+        return count
+
+
+def _fits(descriptor: int) -> bool:
+    """Whether this is the memory of a segment of this version, which nobody can shrink."""
+    try:
+        return (
+            is_sealed(descriptor, _SEGMENT)
+            and struct.unpack("Q", os.pread(descriptor, 8, 0))[0] == lib.MCRD_SEGMENT_VERSION
+        )
+    except (OSError, struct.error):
+        return False
+
+
+def _traffic(counters: Any) -> Traffic:
+    return Traffic(counters.traffic.packets, counters.traffic.bytes)
+
+
+def _rate(counters: Any) -> Rate:
+    found = ffi.new("struct rates *")
+    meter, traffic = ffi.addressof(counters, "meter"), ffi.addressof(counters, "traffic")
+    lib.meter_read(meter, traffic, time.time_ns(), found)
+    seconds = found.minute_seconds
+    return Rate(
+        Traffic(found.second.packets, found.second.bytes),
+        {"packets": found.minute.packets / seconds, "bytes": found.minute.bytes / seconds},
+        {"second": found.second_peak, "minute": found.minute_peak},
+    )
+
+
+_SEGMENT: int = ffi.sizeof("struct segment")
+_POSITIONS_AT: int = ffi.offsetof("struct segment", "positions")
+_POSITIONS = 8 * int(lib.MCRD_RINGS)
+_RULE: int = ffi.sizeof("struct rule_counters")
+_OUTPUT: int = ffi.sizeof("struct output_counters")
