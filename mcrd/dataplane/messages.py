@@ -118,6 +118,18 @@ class Network(msgspec.Struct, frozen=True, array_like=True):
     bits: int
 
 
+class Inspect(msgspec.Struct, frozen=True, array_like=True):
+    """What a rule finds in its payloads: `format` is one of enum inspect_format, shared.h.
+
+    The rest is of INSPECT_SEQUENCE: where the number stands, and of how many bytes it is.
+    """
+
+    format: int
+    offset: int = 0
+    bytes: int = 0
+    little: bool = False
+
+
 class Match(msgspec.Struct, frozen=True):
     """What a rule takes: destinations from `first` on, `bits` of prefix, up to `last_port`.
 
@@ -136,6 +148,7 @@ class Match(msgspec.Struct, frozen=True):
     sources: list[Network] = []
     exclude: list[Network] = []
     also: list[Packed] = []
+    inspect: Inspect | None = None
 
 
 NOWHERE = -1

@@ -67,6 +67,12 @@ def _match(match: messages.Match) -> tuple[object, object]:
     made.source_count = len(match.sources)
     made.exclude_count = len(match.exclude)
     made.also_count = len(match.also)
+    if match.inspect is not None:
+        wanted = match.inspect
+        made.inspect.format = wanted.format
+        made.inspect.offset = wanted.offset
+        made.inspect.bytes = wanted.bytes
+        made.inspect.little = wanted.little
     size = len(match.first.address)
     further = [messages.Network(address, 8 * size) for address in match.also]
     listed = (*match.sources, *match.exclude, *further)

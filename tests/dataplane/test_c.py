@@ -18,20 +18,24 @@ BUILDS = {
     "O2": ("-O2",),
 }
 
+INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
+
 # What each test file is linked with.
 SUBJECTS = {
     "breaker": ("breaker.c",),
     "counters": ("counters.c",),
     "egress": ("egress.c", "counters.c", "meter.c"),
-    "flows": ("flows.c", "limit.c", "rules.c", "table.c"),
+    "flows": ("flows.c", "limit.c", "rules.c", "table.c", *INSPECT),
     "guard": ("guard.c",),
+    "inspect": INSPECT,
     "pace": ("pace.c",),
     "limit": ("limit.c",),
     "meter": ("meter.c",),
     "packet": ("packet.c",),
     "receive": ("../../traffic/src/send.c",),  # and the receiver, which the test includes
     "ring": ("ring.c",),
-    "rules": ("limit.c", "rules.c", "table.c"),
+    "rules": ("limit.c", "rules.c", "table.c", *INSPECT),
+    "sequence": ("sequence.c",),
     "table": ("table.c",),
 }
 
@@ -61,7 +65,8 @@ def test_unit(subject: str, build: str, tmp_path: Path) -> None:
 
 
 def test_every_c_file_is_run() -> None:
-    named = {f"test_{subject}.c" for subject in SUBJECTS} | {"fuzz_packet.c"}
+    others = {"fuzz_packet.c", "replay.c"}  # the second is of test_inspect.py
+    named = {f"test_{subject}.c" for subject in SUBJECTS} | others
     assert {path.name for path in TESTS.glob("*.c")} == named
 
 

@@ -137,7 +137,11 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
 
-		if (returns(worker, rule, &whose, frame, packet, packet->payload + at, length, now)) {
+		int returned = returns(worker, rule, &whose, frame, packet, packet->payload + at, length, now);
+
+		if (rule->inspector && !returned)
+			inspect(rule->inspector, packet, packet->payload + at, length, now);
+		if (returned) {
 			/* counted */
 		} else if (!limit_pass(&rule->limit, now)) {
 			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);

@@ -115,6 +115,7 @@ void rule_free(struct rule *rule)
 	for (i = 0; i < rule->output_count; i++)
 		limit_free(&rule->outputs[i].limit);
 	limit_free(&rule->limit);
+	inspector_free(rule->inspector);
 	free(rule->networks);
 	free(rule->places);
 	free(rule);

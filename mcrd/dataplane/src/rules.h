@@ -5,6 +5,7 @@
 #define MCRD_RULES_H
 
 #include "breaker.h"
+#include "inspect.h"
 #include "limit.h"
 #include "packet.h"
 #include "table.h"
@@ -30,6 +31,7 @@ struct rule {
 	struct limit limit;
 	struct breaker breaker;
 	struct rule_counters *counters;
+	struct inspector *inspector; /* NULL: nobody asked for it */
 	uint64_t window; /* of its meter */
 	uint32_t slot;
 	uint32_t output_count;

@@ -16,8 +16,9 @@
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 6
+#define MCRD_SEGMENT_VERSION 7
 #define MCRD_VIOLATION 113
+#define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
 #define MCRD_GUARD_CONTENTS 16384
 #define MCRD_GUARD_WAYS 2
@@ -106,6 +107,70 @@ struct output_counters {
 	struct meter meter;
 };
 
+/* What a rule finds in its payloads, see inspect.h. */
+enum inspect_format {
+	INSPECT_NOTHING,
+	INSPECT_RTP,
+	INSPECT_MPEG_TS,
+	INSPECT_MOLDUDP64,
+	INSPECT_SEQUENCE,
+	INSPECT_AUTO
+};
+
+/* `offset` to `little` are of INSPECT_SEQUENCE: where the number stands, in bytes, and its byte order. */
+struct inspect_settings {
+	uint32_t offset;
+	uint8_t format; /* enum inspect_format */
+	uint8_t bytes;  /* 1 to 8 */
+	uint8_t little;
+	uint8_t unused;
+};
+
+struct inspect_event {
+	uint64_t count; /* within the second that the last one was in */
+	uint64_t at;    /* when the last one was: the time of a frame, in ns; 0: never */
+};
+
+/* Continuity errors of a PID. `pid` is one more than it; 0: nobody's place. */
+struct pid_counter {
+	uint64_t pid;
+	uint64_t errors;
+};
+
+/* What a stream shows of the network before this host. Times are in nanoseconds. Datagrams, unless said otherwise. */
+struct inspect_counters {
+	uint64_t inspected;      /* all that were looked at */
+	uint64_t not_inspected;  /* of flows for which there was no room */
+	uint64_t other;          /* not of the format */
+	uint64_t lost;           /* given up; of MoldUDP64, messages */
+	uint64_t missing;        /* not here yet, and not given up: it may go down */
+	uint64_t gaps;           /* how often something was missing */
+	uint64_t reordered;
+	uint64_t repeated;       /* came before, or after it was given up */
+	uint64_t stray;          /* with a number far from all others */
+	uint64_t resets;         /* the numbers began anew */
+	uint64_t changes;        /* of the SSRC or session */
+	uint64_t longest_gap;    /* the most that were missing in a row */
+	uint64_t longest_silence;
+	uint64_t jitter;         /* RFC 3550, section 6.4.1; of the flow where it is worst */
+	uint64_t jitter_most;
+	uint64_t messages;       /* of MoldUDP64 */
+	uint64_t ts_packets;     /* of MPEG-TS, as all that follow */
+	uint64_t continuity;     /* errors of the continuity counter */
+	uint64_t duplicates;     /* packets that are allowed to come twice, and did */
+	uint64_t sync;           /* packets without the sync byte */
+	uint64_t transport;      /* packets with the transport error indicator */
+	uint64_t pcr_interval;   /* the longest between two PCRs, by what they say */
+	uint64_t pcr_jitter;     /* how far they come from the times that they say, as the other jitter */
+	uint64_t pcr_jitter_most;
+	uint64_t pcr_jumps;      /* backwards or by over a second, without a discontinuity indicator */
+	uint64_t flows;          /* that are kept apart now */
+	uint64_t formats;        /* bits of enum inspect_format that were found */
+	struct inspect_event last_lost;
+	struct inspect_event last_continuity;
+	struct pid_counter pids[MCRD_PID_PLACES]; /* the last place is for all that found none */
+};
+
 struct segment {
 	uint64_t version;
 	uint64_t positions[MCRD_RINGS]; /* they stay here in every version: an upgrade reads them */
@@ -119,6 +184,7 @@ struct segment {
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
+	struct inspect_counters inspections[MCRD_RULE_SLOTS];
 };
 
 /* Something that was said; see guard.h. Most is said once: the rest is made of this when it is said again. */
@@ -197,6 +263,7 @@ struct rule_match {
 	uint32_t source_count;       /* 0: any */
 	uint32_t exclude_count;
 	uint32_t also_count;
+	struct inspect_settings inspect;
 };
 
 /* A member of a rule: a destination that it takes, with the source where rules go by that. */

@@ -203,6 +203,24 @@ int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 	return 0;
 }
 
+/* The rule looks at its payloads as the one before did, which then does no more, or begins to. */
+static int inspect_for(struct worker *worker, struct rule *rule)
+{
+	const struct inspect_settings *settings = &rule->match.inspect;
+	struct rule *old = worker->rules.by_slot[rule->slot];
+
+	if (settings->format == INSPECT_NOTHING)
+		return 0;
+	if (old && old->inspector && inspector_is_like(old->inspector, settings)) {
+		rule->inspector = old->inspector;
+		old->inspector = NULL;
+		return 0;
+	}
+	rule->inspector = inspector_new(settings, &worker->segment->inspections[rule->slot], &worker->flows.seed,
+					&worker->inspected);
+	return rule->inspector ? 0 : -ENOMEM;
+}
+
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
 		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count,
 		    const uint32_t *kept, uint32_t kept_count)
@@ -210,7 +228,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	struct rule *rule;
 	uint32_t i;
 
-	if (slot >= MCRD_RULE_SLOTS)
+	if (slot >= MCRD_RULE_SLOTS || !inspect_is_possible(&match->inspect))
 		return -EINVAL;
 	for (i = 0; i < output_count; i++)
 		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS ||
@@ -233,6 +251,10 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	if (kept_count != 0 && kept_count != rule->member_outputs) {
 		rule_free(rule);
 		return -EINVAL;
+	}
+	if (inspect_for(worker, rule) < 0) {
+		rule_free(rule);
+		return -ENOMEM;
 	}
 	rules_put(&worker->rules, rule, kept_count ? kept : NULL);
 	return 0;

@@ -28,6 +28,7 @@ struct worker {
 	struct ring rings[MCRD_RINGS];
 	struct rules rules;
 	struct flows flows;
+	uint32_t inspected; /* flows of all rules that are looked at */
 	struct segment *segment;
 	struct guard_memory *shared;
 	struct guard guard;
