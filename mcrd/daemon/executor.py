@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from mcrd.daemon.failures import Failures, explain
-from mcrd.daemon.handover import Keeper, take_over
+from mcrd.daemon.handover import Handover
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.events import tell
@@ -49,12 +49,9 @@ from mcrd.planning.resources import (
     Worker,
     target,
 )
-from mcrd.systemd.store import Store
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
-KEEP_MEMBERS = 5.0  # seconds
-KEEP_TRIES, KEEP_PAUSE = 40, 0.05  # seconds; at the end, when the service manager is busy
 LAYERS = 64  # names of them that are remembered; there are not half as many
 
 Sent = tuple[Lane, RelayKey, Relay | None, Answer]
@@ -72,15 +69,13 @@ class Estate:
         self._holdings = Holdings()
         self._recovery = Recovery()
         self._failures = Failures()
-        self._store = Store()
-        self._keeper = Keeper(self._store)
-        self._config = Config()
-        self._inherited = False  # there is a store, and what it had was taken over
-        self._unkept = True  # the store has not what there is
-        self._kept_at = 0.0
+        self._handover = Handover(self._holdings, self._recovery.restarts)
         self._level = "info"
         self._suspects: set[Ingress] = set()
         self._lacking: set[str] = set()  # layers of the sandbox that the log has named
+        self.take_over = self._handover.take_over
+        self.run_by = self._handover.run_by
+        self.keep = self._handover.keep
         self.restarts = self._recovery.restarts
         self.ledger = self._holdings.ledger
         self.next_retry = self._failures.next_retry
@@ -98,50 +93,6 @@ class Estate:
         """The workers that run."""
         lanes = self._holdings.lanes.values()
         return {lane.process.worker: lane.process for lane in lanes if lane.process is not None}
-
-    async def take_over(self) -> Config | None:
-        """Goes on with what the supervisor before this one left with the service manager.
-
-        It is as if all workers had just ended. Returns the rules that it ran by, if there was one.
-        """
-        if not self._store.there:
-            return None
-        left = take_over(self._store, self._holdings, self.restarts)
-        self._inherited = True
-        if left.config is not None:
-            self._config = left.config
-        if left.to_drop:  # before anything is opened that the store still has
-            await self.keep()
-            await self._store.wait()
-        return left.config
-
-    def run_by(self, config: Config) -> None:
-        """The rules that are wanted from now on; the next start has them too."""
-        self._config = config
-        self._unkept = True
-
-    async def keep(self, *, at_once: bool = True) -> bool:
-        """Leaves what is open with the service manager, when that has changed.
-
-        Members that came or went wait until some time has passed, unless `at_once`. False when it
-        has to be tried again.
-        """
-        members = [lane.members for lane in self._holdings.lanes.values()]
-        now = time.monotonic()
-        late = at_once or now >= self._kept_at + KEEP_MEMBERS
-        if not self._inherited or not (self._unkept or (late and any(m.changed for m in members))):
-            return True
-        try:
-            kept = await self._keeper.keep(self._holdings, self.restarts, self._config)
-            self._unkept = not kept
-        except OSError as error:
-            if not self._unkept:
-                log.warning("what is open cannot be left for a restart: %s", words(error))
-            self._unkept = True
-        self._kept_at = now
-        for one in members:
-            one.changed = False
-        return not self._unkept
 
     def actual(
         self,
@@ -232,21 +183,16 @@ class Estate:
                     [s for s in group if isinstance(s, Add | Replace | Remove)]
                 )
         self._holdings.announce()
-        self._unkept = self._unkept or bool(steps)
+        self._handover.is_due |= bool(steps)
 
     async def close(self) -> None:
         """Closes everything, or leaves it in the store: who knows whether this is a restart."""
         await asyncio.gather(*(lane.stop() for lane in self._holdings.lanes.values()))
-        if not self._inherited:
+        if self._handover.goes_on:
+            self._holdings.end_protocols()  # it may be a stop, and nobody else would undo them
+            await self._handover.close()
+        else:
             self._holdings.close_all()
-            return
-        self._holdings.end_protocols()  # this may be a stop, at which nobody else would undo them
-        self._unkept = True
-        for _ in range(KEEP_TRIES):
-            if await self.keep():
-                break
-            await asyncio.sleep(KEEP_PAUSE)
-        self._store.close()
 
     async def _open_all(self, resources: Sequence[Resource], links: Mapping[str, Link]) -> None:
         # Rings come before workers, and workers before all else; they start side by side.

@@ -12,14 +12,7 @@ from dataclasses import replace
 from mcrd.errors import named
 from mcrd.lanes.recovery import STALE, backoff
 from mcrd.planning.plan import Failure, RelayKey
-from mcrd.planning.resources import (
-    Egress,
-    Ingress,
-    Members,
-    Membership,
-    Resource,
-    Worker,
-)
+from mcrd.planning.resources import Egress, Ingress, Members, Membership, Resource, Worker
 
 What = Resource | RelayKey
 

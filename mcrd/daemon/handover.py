@@ -1,42 +1,31 @@
-"""What one supervisor leaves to the next: which descriptor is what, and what was counted."""
+"""What one supervisor leaves to the next: what is open, and what was counted."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import itertools
 import logging
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import msgspec
 
 from mcrd import __version__
-from mcrd.dataplane.messages import MemberKey
+from mcrd.daemon.index import FORMAT, Index, KeptRing, pack, unpack
 from mcrd.errors import words
 from mcrd.events import counted, tell
-from mcrd.lanes.counts import InterfaceCount, OutputCount, RuleCount, Traffic
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
-from mcrd.model import (
-    Broadcast,
-    Config,
-    Daemon,
-    Input,
-    Interface,
-    Metrics,
-    Output,
-    Place,
-    PortRange,
-    Rule,
-)
+from mcrd.model import Config
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
@@ -45,61 +34,88 @@ from mcrd.planning.resources import (
     Membership,
     Reception,
     Ring,
-    Worker,
 )
-from mcrd.sockets import Geometry, IngressSocket
+from mcrd.sockets import IngressSocket
 from mcrd.systemd.store import Identity, Store, identity
 
-FORMAT = 1
-"""Of the index. A supervisor that finds another one takes nothing over."""
+KEEP_MEMBERS = 5.0  # seconds
+KEEP_TRIES, KEEP_PAUSE = 40, 0.05  # seconds; at the end, when the service manager is busy
 
 OUTPUTS = 1024
 """Sockets of outputs that are left. Systemd compares what it stores with all that it has, one by
 one: with more, it would be busy for seconds. The others are opened anew, with the same ports."""
-
-ADDRESSES = (Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
-VALUES: tuple[type[Any], ...] = (
-    *(Egress, Geometry, GroupProtocol, Hold, Ingress, Membership, PortRange, Reception, Ring),
-    Worker,
-    *(InterfaceCount, OutputCount, RuleCount, Traffic),
-    *(Config, Daemon, Input, Interface, Metrics, Output, Place, Rule),
-)
-KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
 
 Restarts = Counter[tuple[str, int]]
 
 log = logging.getLogger(__name__)
 
 
-class KeptRing(msgspec.Struct):
-    """A ring, with the descriptors of its two sockets, of its tally and of its segment."""
+class Handover:
+    """What is left with the service manager for a restart, and when."""
 
-    ring: Any
-    geometry: Any
-    large_geometry: Any
-    descriptors: list[Identity]
-    rules: Any  # slots in the segment
-    outputs: Any
-    members: list[tuple[MemberKey, str, int]]  # with rule and slot
+    def __init__(self, holdings: Holdings, restarts: Restarts) -> None:
+        self._store = Store()
+        self._keeper = Keeper(self._store)
+        self._holdings = holdings
+        self._restarts = restarts
+        self._config = Config()
+        self._kept_at = 0.0
+        self.goes_on = False
+        """Whether there is a store, and what it had was taken over."""
+        self.is_due = True
+        """Whether the store has not what there is."""
 
+    async def take_over(self) -> Config | None:
+        """Go on with what the supervisor before this one left with the service manager.
 
-class Index(msgspec.Struct):
-    """All of it. What is Any is packed: it is understood, or not, one by one."""
+        It is as if all workers had just ended. Returns the rules that it ran by, if there was one.
+        """
+        if not self._store.there:
+            return None
+        left = take_over(self._store, self._holdings, self._restarts)
+        self.goes_on = True
+        if left.config is not None:
+            self._config = left.config
+        if left.to_drop:  # before anything is opened that the store still has
+            await self.keep()
+            await self._store.wait()
+        return left.config
 
-    format: int
-    version: str
-    network: int  # the inode of the network namespace
-    rings: list[KeptRing] = []
-    egress: list[tuple[Any, Identity]] = []
-    receptions: list[tuple[Any, Identity]] = []
-    holds: list[tuple[Any, Identity | None]] = []
-    joined: list[tuple[Identity, list[Any]]] = []
-    protocols: list[tuple[Any, int]] = []  # with what was there before
-    ports: Any = None
-    counts: Any = None  # what Ledger.kept has
-    restarts: Any = None
-    config: Any = None  # what ran, but for its rules,
-    rules: list[Any] = []  # which are these
+    def run_by(self, config: Config) -> None:
+        """Leave these rules from now on."""
+        self._config = config
+        self.is_due = True
+
+    async def keep(self, *, at_once: bool = True) -> bool:
+        """Leave what is open with the service manager, when that has changed.
+
+        Members that came or went wait until some time has passed, unless `at_once`. False when it
+        has to be tried again.
+        """
+        members = [lane.members for lane in self._holdings.lanes.values()]
+        now = time.monotonic()
+        late = at_once or now >= self._kept_at + KEEP_MEMBERS
+        if not self.goes_on or not (self.is_due or (late and any(m.changed for m in members))):
+            return True
+        try:
+            self.is_due = not await self._keeper.keep(self._holdings, self._restarts, self._config)
+        except OSError as error:
+            if not self.is_due:
+                log.warning("what is open cannot be left for a restart: %s", words(error))
+            self.is_due = True
+        self._kept_at = now
+        for one in members:
+            one.changed = False
+        return not self.is_due
+
+    async def close(self) -> None:
+        """Leave everything for the last time."""
+        self.is_due = True
+        for _ in range(KEEP_TRIES):
+            if await self.keep():
+                break
+            await asyncio.sleep(KEEP_PAUSE)
+        self._store.close()
 
 
 class Keeper:
@@ -179,10 +195,7 @@ def _network() -> int:
 
 
 def _descriptors(ingress: IngressSocket, segment: Segment) -> tuple[int, ...]:
-    return (
-        *(ingress.socket.fileno(), ingress.large.fileno()),
-        *(ingress.tally, segment.descriptor),
-    )
+    return ingress.socket.fileno(), ingress.large.fileno(), ingress.tally, segment.descriptor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,36 +397,3 @@ class _Heir:
             made.close()
             raise
         return made, True
-
-
-def pack(value: object) -> Any:
-    """The value for msgpack: what that does not know becomes a list of a name and its parts.
-
-    Fields go by name, so that a later version may have more of them.
-    """
-    name = type(value).__name__
-    if isinstance(value, ADDRESSES):
-        return [name, str(value)]
-    if dataclasses.is_dataclass(value):
-        fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return [name, {field: pack(getattr(value, field)) for field in fields}]
-    if isinstance(value, Mapping):
-        return ["dict", [[pack(key), pack(other)] for key, other in value.items()]]
-    if isinstance(value, tuple | list):
-        return ["tuple", [pack(one) for one in value]]
-    return value
-
-
-def unpack(packed: Any) -> Any:
-    """The packed value; raises ValueError, TypeError or KeyError for anything unknown."""
-    if not isinstance(packed, list):
-        return packed
-    name, content = packed
-    if name == "tuple":
-        return tuple(unpack(one) for one in content)
-    if name == "dict":
-        return {unpack(key): unpack(other) for key, other in content}
-    kind = KNOWN[name]
-    if isinstance(content, str):
-        return kind(content)
-    return kind(**{field: unpack(other) for field, other in content.items()})

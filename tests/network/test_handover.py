@@ -18,7 +18,8 @@ import msgspec
 import pytest
 
 from mcrd.daemon import handover
-from mcrd.daemon.handover import Keeper, Restarts, pack, unpack
+from mcrd.daemon.handover import Keeper, Restarts
+from mcrd.daemon.index import pack, unpack
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.lanes.holdings import Holdings
 from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Rule

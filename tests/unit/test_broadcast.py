@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.config import ConfigError, parse
-from mcrd.daemon.handover import pack, unpack
+from mcrd.daemon.index import pack, unpack
 from mcrd.host.links import broadcasts_of
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Config, Output
 from mcrd.planning.broadcast import DEFAULT_LIMIT, destination, input_here, limit

@@ -1,0 +1,115 @@
+"""The index: what one supervisor leaves to the next, in msgpack that other versions can read."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+import msgspec
+
+from mcrd.dataplane.messages import MemberKey
+from mcrd.lanes.counts import InterfaceCount, OutputCount, RuleCount, Traffic
+from mcrd.model import (
+    Broadcast,
+    Config,
+    Daemon,
+    Input,
+    Interface,
+    Metrics,
+    Output,
+    Place,
+    PortRange,
+    Rule,
+)
+from mcrd.planning.resources import (
+    Egress,
+    GroupProtocol,
+    Hold,
+    Ingress,
+    Membership,
+    Reception,
+    Ring,
+    Worker,
+)
+from mcrd.sockets import Geometry
+from mcrd.systemd.store import Identity
+
+FORMAT = 1
+"""Of the index. A supervisor that finds another one takes nothing over."""
+
+ADDRESSES = (Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+VALUES: tuple[type[Any], ...] = (
+    *(Egress, Geometry, GroupProtocol, Hold, Ingress, Membership, PortRange, Reception, Ring),
+    Worker,
+    *(InterfaceCount, OutputCount, RuleCount, Traffic),
+    *(Config, Daemon, Input, Interface, Metrics, Output, Place, Rule),
+)
+KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
+
+
+class KeptRing(msgspec.Struct):
+    """A ring, with the descriptors of its two sockets, of its tally and of its segment."""
+
+    ring: Any
+    geometry: Any
+    large_geometry: Any
+    descriptors: list[Identity]
+    rules: Any  # slots in the segment
+    outputs: Any
+    members: list[tuple[MemberKey, str, int]]  # with rule and slot
+
+
+class Index(msgspec.Struct):
+    """All of it. What is Any is packed: it is understood, or not, one by one."""
+
+    format: int
+    version: str
+    network: int  # the inode of the network namespace
+    rings: list[KeptRing] = []
+    egress: list[tuple[Any, Identity]] = []
+    receptions: list[tuple[Any, Identity]] = []
+    holds: list[tuple[Any, Identity | None]] = []
+    joined: list[tuple[Identity, list[Any]]] = []
+    protocols: list[tuple[Any, int]] = []  # with what was there before
+    ports: Any = None
+    counts: Any = None  # what Ledger.kept has
+    restarts: Any = None
+    config: Any = None  # what ran, but for its rules,
+    rules: list[Any] = []  # which are these
+
+
+def pack(value: object) -> Any:
+    """The value for msgpack: what that does not know becomes a list of a name and its parts.
+
+    Fields go by name, so that a later version may have more of them.
+    """
+    name = type(value).__name__
+    if isinstance(value, ADDRESSES):
+        return [name, str(value)]
+    if dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return [name, {field: pack(getattr(value, field)) for field in fields}]
+    if isinstance(value, Mapping):
+        return ["dict", [[pack(key), pack(other)] for key, other in value.items()]]
+    if isinstance(value, tuple | list):
+        return ["tuple", [pack(one) for one in value]]
+    return value
+
+
+def unpack(packed: Any) -> Any:
+    """The packed value; raises ValueError, TypeError or KeyError for anything unknown."""
+    if not isinstance(packed, list):
+        return packed
+    name, content = packed
+    if name == "tuple":
+        return tuple(unpack(one) for one in content)
+    if name == "dict":
+        return {unpack(key): unpack(other) for key, other in content}
+    kind = KNOWN[name]
+    if isinstance(content, str):
+        return kind(content)
+    return kind(**{field: unpack(other) for field, other in content.items()})
