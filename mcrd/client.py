@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from mcrd import __version__
+from mcrd.answers import PROTOCOL, Answer, Reply
 from mcrd.errors import words
 
 CONNECT_TIMEOUT = 5.0  # seconds
 PEER = struct.Struct("iII")  # struct ucred: process id, user, group
 ANSWER_LARGEST = 64 * 1024 * 1024  # bytes
+
+Kind = TypeVar("Kind", bound=Answer)
 
 
 class ControlError(Exception):
@@ -38,10 +43,36 @@ class NoAnswerError(ControlError):
 
 
 def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
-    """Send a request and return its result; `timeout` in seconds.
+    """Send a request and return its result, as plain JSON; `timeout` in seconds.
 
     Raises ControlError when the daemon refuses, and NoAnswerError when it does not answer.
     """
+    return _ask(path, command, timeout, arguments).result
+
+
+def fetch(path: Path, kind: type[Kind], timeout: float, **arguments: Any) -> Kind:
+    """As ask(), what is answered to the command of this kind.
+
+    Raises ControlError for the answer of a daemon whose version is too different, as well.
+    """
+    return read(_ask(path, kind.command, timeout, arguments), kind)
+
+
+def read(reply: Reply, kind: type[Kind]) -> Kind:
+    """The result as this kind; raises ControlError when the daemon's version is too different."""
+    if reply.protocol <= PROTOCOL:
+        try:
+            return msgspec.convert(reply.result, kind)
+        except msgspec.ValidationError as error:
+            why = f"it does not understand the answer to {kind.command}: {error}"
+    else:
+        why = f"mcrd speaks version {reply.protocol} of the control protocol, and it {PROTOCOL}"
+    text = f"this mcrctl is of another version ({__version__}) than the mcrd that runs: {why}"
+    raise ControlError(text)
+
+
+def _ask(path: Path, command: str, timeout: float, arguments: dict[str, Any]) -> Reply:
+    request = msgspec.json.encode({"command": command, "arguments": arguments})
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONNECT_TIMEOUT)
         try:
@@ -50,20 +81,19 @@ def ask(path: Path, command: str, timeout: float, **arguments: Any) -> Any:
             raise NoAnswerError(f"cannot reach mcrd at {path}: {_why(error)}") from None
         sock.settimeout(timeout)
         try:
-            sock.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
+            sock.sendall(request + b"\n")
             with sock.makefile("rb") as stream:
-                line = stream.readline(ANSWER_LARGEST)
-            reply = json.loads(line)
+                reply = msgspec.json.decode(stream.readline(ANSWER_LARGEST), type=Reply)
         except TimeoutError:
             text = "is it stopped, or very busy? `systemctl status mcrd`, `journalctl -u mcrd`"
             raise NoAnswerError(f"mcrd did not answer within {timeout:g} s: {text}") from None
         except (OSError, ValueError):
             raise NoAnswerError("mcrd ended before it answered; look at its log") from None
-    if reply["errors"]:
-        refusal = ControlError(*reply["errors"])
-        refusal.logged = reply.get("logged", False)
+    if reply.errors:
+        refusal = ControlError(*reply.errors)
+        refusal.logged = reply.logged
         raise refusal
-    return reply["result"]
+    return reply
 
 
 def peer(control: Path) -> int | None:

@@ -5,33 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
+from mcrd.answers import Twice
 from mcrd.beside.sight import Route, Sender, Sight
 from mcrd.model import Address, Input, Output, Rule
 from mcrd.planning.resources import Link, covers, has_port
-
-By = Literal["mcrd", "kernel"]
-
-
-@dataclass(frozen=True, slots=True)
-class Twice:
-    """Some outputs of a rule, by their places, whose packets another one sends too.
-
-    `inodes` are those of its sockets, where it is another mcrd; `group` that of the kernel's route.
-    """
-
-    rule: str
-    by: By
-    outputs: tuple[int, ...]
-    inodes: tuple[int, ...] = ()
-    uid: int | None = None
-    group: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Iterator[Twice]:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from functools import cache
 
 from mcrd import threads
+from mcrd.answers import Twice
 from mcrd.beside.discovery import Listener, listeners
 from mcrd.beside.sight import Sight, connected, rings_and_routes
-from mcrd.beside.twice import Twice, twice
+from mcrd.beside.twice import twice
 from mcrd.beside.who import Party, parties
 from mcrd.events import tell
 from mcrd.host.procfs import Host

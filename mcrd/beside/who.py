@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mcrd.beside.twice import Twice
+from mcrd.answers import Twice
 
 if TYPE_CHECKING:
     from mcrd.host.procfs import Host

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from mcrd.answers import Others, Status
 from mcrd.cli.mcrd import DEFAULT_CONFIG
-from mcrd.client import ControlError, ask, peer
+from mcrd.client import ControlError, fetch, peer
 from mcrd.config.problems import printable
 from mcrd.doctor import Finding, Host, Running, Verdict, examine
 
@@ -25,12 +25,12 @@ INDENT = " " * 9
 def run(path: Path | None, control: Path, as_json: bool) -> int:
     """Return 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
     try:
-        status = ask(control, "status", TIMEOUT)
+        status = fetch(control, Status, TIMEOUT)
         running = Running(status, seen=peer(control), others=_others(control))
     except ControlError as error:
         running = Running(silence=str(error))
     if path is None:
-        path = Path(running.status["config"]) if running.status else Path(DEFAULT_CONFIG)
+        path = Path(running.status.config) if running.status else Path(DEFAULT_CONFIG)
     found = examine(Host(), path, running)
     trouble = any(finding.verdict == "trouble" for finding in found)
     if as_json:
@@ -41,11 +41,10 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
     return int(trouble)
 
 
-def _others(control: Path) -> dict[str, Any] | None:
+def _others(control: Path) -> Others | None:
     """Who else relays what its rules relay; None of a daemon of another version."""
     with contextlib.suppress(ControlError):
-        found: dict[str, Any] = ask(control, "others", TIMEOUT)
-        return found
+        return fetch(control, Others, TIMEOUT)
     return None
 
 

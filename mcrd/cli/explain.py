@@ -9,16 +9,17 @@ import shlex
 import shutil
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from mcrd import config
+from mcrd.answers import Diff, OneRule, Others, Stats, Status
 from mcrd.beside.discovery import listeners
-from mcrd.beside.twice import Twice
 from mcrd.beside.who import parties
-from mcrd.client import ControlError, NoAnswerError, ask, network_namespace, peer
+from mcrd.client import ControlError, NoAnswerError, fetch, network_namespace, peer
 from mcrd.config.problems import is_about
 from mcrd.errors import words
 from mcrd.explain.beside import TWICE
@@ -27,8 +28,8 @@ from mcrd.explain.host import gather
 from mcrd.explain.rulefile import disk
 from mcrd.explain.stages import answer, explain
 from mcrd.host.procfs import Host as ThisHost
+from mcrd.looks import Look
 from mcrd.model import Rule
-from mcrd.observe.frames import Kind
 from mcrd.observe.kinds import sort
 from mcrd.planning.names import rule_here
 
@@ -37,7 +38,6 @@ RELOAD_TIMEOUT = 120.0
 PATIENCE = 15.0  # seconds, for the look of somebody else
 SETTLE = 0.1  # seconds, until what was just seen is counted
 NARROWEST, WIDEST = 40, 100
-KIND = {**Kind._field_defaults, "rule": None, "back": False}
 POINTERS = 2  # things that are not known, and said on top
 TITLES = {
     "file": "the file",
@@ -67,7 +67,7 @@ def run(name: str, control: Path, seconds: float, file: Path | None, as_json: bo
             "answer": cause.text if cause else None,
             "cause": asdict(cause) if cause else None,
             "findings": [asdict(finding) for finding in findings],
-            "look": look,
+            "look": msgspec.to_builtins(look),
         }
         print(json.dumps(shown))
     else:
@@ -87,40 +87,38 @@ def _of_file(name: str, file: Path) -> tuple[Rule, Sequence[str]]:
     return found.rules[name], [line for line in found.warnings if is_about(line, name)]
 
 
-def _of_daemon(
-    name: str, control: Path, seconds: float
-) -> tuple[list[Finding], dict[str, Any] | None]:
-    status = ask(control, "status", TIMEOUT)
-    if status.get("network_namespace") not in (None, network_namespace()):
+def _of_daemon(name: str, control: Path, seconds: float) -> tuple[list[Finding], Look | None]:
+    status = fetch(control, Status, TIMEOUT)
+    if status.network_namespace not in (None, network_namespace()):
         pid = peer(control)
         where = f"nsenter -t {pid} -n" if pid else "in its container:"
         raise ControlError(
             "mcrd runs in another network namespace, whose interfaces are not visible here:"
             f" `{where} mcrctl --control {shlex.quote(str(control))} explain {shlex.quote(name)}`"
         )
-    daemon = Daemon(None, status["config"], status["pending"], **_differences(name, control))
+    daemon = _differences(name, control, Daemon(None, status.config, status.pending))
     try:
-        running = ask(control, "rules", TIMEOUT, name=name)
+        running = fetch(control, OneRule, TIMEOUT, name=name)
     except NoAnswerError:
         raise
     except ControlError:
         if not daemon.refused and not daemon.changed:
             raise
         return list(disk(daemon, name)), None
-    state = running["rules"][name]
+    state = running.rules[name]
     rule = rule_of(name, state)
-    before = ask(control, "stats", TIMEOUT, name=name)
+    before = fetch(control, Stats, TIMEOUT, name=name)
     stopped = _stopped(before)
     look, error = _look(control, name, seconds)
     time.sleep(SETTLE)
-    after = ask(control, "stats", TIMEOUT, name=name)
+    after = fetch(control, Stats, TIMEOUT, name=name)
     daemon = replace(
         daemon, state=state, before=before, after=after, stopped=stopped | _stopped(after)
     )
     host = _of_host(rule, _concerned(rule, look) if look else ())
     here = rule_here(rule, host.links)
-    host = replace(host, **_others(name, control, here))
-    evidence = Evidence(here, host, daemon, look, error, running.get("warnings", ()))
+    host = _beside(name, control, here, host)
+    evidence = Evidence(here, host, daemon, look, error, running.warnings)
     return explain(evidence), look
 
 
@@ -131,65 +129,60 @@ def _of_host(rule: Rule, sources: Iterable[str] = ()) -> Host:
         raise ControlError(f"cannot query this host: {words(error)}") from None
 
 
-def _others(name: str, control: Path, here: Rule) -> dict[str, Any]:
-    """Who else relays the rule, as Host has it; of a daemon of another version, nothing."""
+def _beside(name: str, control: Path, here: Rule, host: Host) -> Host:
+    """With who else relays the rule; of a daemon of another version, nobody was asked."""
     this = ThisHost()
-    found: dict[str, Any] = {"listeners": tuple(listeners(this, here, peer(control)))}
+    host = replace(host, listeners=tuple(listeners(this, here, peer(control))))
     try:
-        said = ask(control, "others", TIMEOUT, name=name)
+        said = fetch(control, Others, TIMEOUT, name=name)
     except NoAnswerError:
         raise
     except ControlError:
-        return found
-    twice = [Twice(**one) for one in said["twice"]]
-    return {**found, "parties": tuple(parties(this, twice)), "unseen": tuple(said["unseen"])}
+        return host
+    return replace(host, parties=tuple(parties(this, said.twice)), unseen=tuple(said.unseen))
 
 
-def _concerned(rule: Rule, look: Mapping[str, Any]) -> list[str]:
+def _concerned(rule: Rule, look: Look) -> list[str]:
     """The sources whose way back the kernel's own routing would check."""
-    return sorted({kind["source"] for kind in sort(rule.input, look["kinds"]).good})
+    return sorted({kind.source for kind in sort(rule.input, look.kinds).good})
 
 
-def _differences(name: str, control: Path) -> dict[str, Any]:
-    """For Daemon: why the file is refused, or what it now says about the rule."""
-    found = ask(control, "diff", RELOAD_TIMEOUT, name=name)
-    if found.get("refused"):
-        return {"refused": tuple(found["refused"])}
-    if name in found["added"]:
-        return {"changed": ("the rule is new",)}
-    if name in found["removed"]:
-        return {"changed": ("the rule is no longer there",), "removed": True}
-    return {"changed": tuple(found["changed"].get(name, ()))}
+def _differences(name: str, control: Path, daemon: Daemon) -> Daemon:
+    """With why the file is refused, or what it now says about the rule."""
+    found = fetch(control, Diff, RELOAD_TIMEOUT, name=name)
+    if found.refused:
+        return replace(daemon, refused=tuple(found.refused))
+    if name in found.added:
+        return replace(daemon, changed=("the rule is new",))
+    if name in found.removed:
+        return replace(daemon, changed=("the rule is no longer there",), removed=True)
+    return replace(daemon, changed=tuple(found.changed.get(name, ())))
 
 
-def _look(control: Path, name: str, seconds: float) -> tuple[dict[str, Any] | None, str]:
+def _look(control: Path, name: str, seconds: float) -> tuple[Look | None, str]:
     """What arrives at the interface; or None, and why that is unknown."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            look = ask(control, "look", seconds + TIMEOUT, name=name, seconds=seconds)
+            return fetch(control, Look, seconds + TIMEOUT, name=name, seconds=seconds), ""
         except NoAnswerError:
             raise
         except ControlError as error:
             if not str(error).startswith("busy: ") or time.monotonic() > until:
                 return None, str(error)
-        else:
-            for kind in look["kinds"]:  # a daemon from before an upgrade says less
-                kind.update({**KIND, **kind})
-            return look, ""
         time.sleep(0.3)
 
 
-def _stopped(stats: Mapping[str, Any]) -> frozenset[int]:
+def _stopped(stats: Stats) -> frozenset[int]:
     """The workers that a signal stopped (proc(5), stat)."""
     found = set()
-    for worker in stats["workers"]:
+    for worker in stats.workers:
         try:
-            text = Path(f"/proc/{worker['pid']}/stat").read_text(encoding="ascii", errors="replace")
+            text = Path(f"/proc/{worker.pid}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:
             continue  # it has ended, or belongs to somebody else
         if text.rpartition(")")[2].split()[0] in ("T", "t"):
-            found.add(worker["pid"])
+            found.add(worker.pid)
     return frozenset(found)
 
 

@@ -15,18 +15,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mcrd import __version__
-from mcrd.cli import answers
+from mcrd.answers import Answer, Diff, Reload, Rules, Stats, Status
+from mcrd.cli import text
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
 from mcrd.cli.output import write
-from mcrd.client import ControlError, ask
+from mcrd.client import ControlError, ask, fetch
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
 LONGEST_LOOK = 60.0
 INTERRUPTED = 128 + signal.SIGINT  # as shells say it
+
+Answered = TypeVar("Answered", bound=Answer)
 
 Run = Callable[[argparse.Namespace], int]
 """Carries a command out; returns the exit status."""
@@ -81,18 +84,19 @@ def _at_once(run: Run, options: argparse.Namespace) -> int:
 
 
 def _ask(
-    text: Callable[[dict[str, Any]], Iterable[str]],
+    kind: type[Answered],
+    text: Callable[[Answered], Iterable[str]],
     options: argparse.Namespace,
     timeout: float = TIMEOUT,
 ) -> int:
-    """Print what the daemon answers to the command of that name."""
+    """Print what the daemon answers; as JSON also what only a newer mcrctl knows."""
     arguments = {"name": options.name} if getattr(options, "name", None) else {}
-    answer = ask(options.control, options.command, timeout, **arguments)
     if options.json:
+        answer = ask(options.control, kind.command, timeout, **arguments)
         answer.pop("text", None)
         print(json.dumps(answer))
     else:
-        for line in text(answer):
+        for line in text(fetch(options.control, kind, timeout, **arguments)):
             print(line)
     return 0
 
@@ -125,19 +129,15 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _top(options: argparse.Namespace) -> int:
-    def look() -> dict[str, Any]:
-        found: dict[str, Any] = ask(options.control, "stats", TIMEOUT)
-        return found
-
     if options.json:
         for number in range(options.count or 1):
             if number:
                 time.sleep(options.interval)
-            print(json.dumps(look()), flush=True)
+            print(json.dumps(ask(options.control, Stats.command, TIMEOUT)), flush=True)
         return 0
     from mcrd.cli import top  # noqa: PLC0415
 
-    return top.run(look, options.interval, options.count)
+    return top.run(lambda: fetch(options.control, Stats, TIMEOUT), options.interval, options.count)
 
 
 def _look_seconds(text: str) -> float:
@@ -177,13 +177,13 @@ class Command(NamedTuple):
 COMMANDS = {
     "reload": Command(
         "read the rule file again, wait until it is applied, and say what changed",
-        partial(_ask, answers.changes, timeout=RELOAD_TIMEOUT)),
+        partial(_ask, Reload, text.reloaded, timeout=RELOAD_TIMEOUT)),
     "diff": Command(
         "say what a reload would change",
-        partial(_ask, answers.changes, timeout=RELOAD_TIMEOUT)),
-    "status": Command("state of the daemon and its workers", partial(_ask, answers.status)),
-    "stats": Command("all counters", partial(_ask, answers.stats)),
-    "rules": Command("rules and their states", partial(_ask, answers.rules), [
+        partial(_ask, Diff, text.changes, timeout=RELOAD_TIMEOUT)),
+    "status": Command("state of the daemon and its workers", partial(_ask, Status, text.status)),
+    "stats": Command("all counters", partial(_ask, Stats, text.stats)),
+    "rules": Command("rules and their states", partial(_ask, Rules, text.rules), [
         _argument("name", "NAME", "only this rule", nargs="?")]),
     "top": Command("rules and interfaces, live", _top, [
         _argument("--interval", "SECONDS", "between two refreshes (default: %(default)g)",

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
 
 from mcrd.errors import words
 
@@ -31,11 +31,10 @@ def write(text: str) -> bool:
     return True
 
 
-def drops(count: Mapping[str, Any]) -> str:
+def drops(dropped: Mapping[str, int], frames: Mapping[str, int] = MappingProxyType({})) -> str:
     """What was dropped and why. Of what no worker took, frames are known, and packets about."""
-    frames = count.get("dropped_frames", {})
     told = []
-    for why, number in count["dropped"].items():
+    for why, number in dropped.items():
         if number and frames.get(why, number) != number:
             told.append(f"about {number} {why} ({frames[why]} frames)")
         elif number:

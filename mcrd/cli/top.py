@@ -15,16 +15,16 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mcrd.answers import InterfaceCounts, OutputCounts, Rate, Stats
 from mcrd.cli.output import drops
 
-Ask = Callable[[], dict[str, Any]]
+Ask = Callable[[], Stats]
 
 PLAIN_WIDTH = 200  # columns, where there is no terminal to have a width
 FASTEST, SLOWEST = 0.2, 60.0  # seconds between two looks
@@ -90,7 +90,7 @@ def _live(ask: Ask, view: View, count: int | None) -> int:
     answer, shown = ask(), 0
     with _keys() as read, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            page = max(3, console.height - 8 - len(answer["interfaces"]))
+            page = max(3, console.height - 8 - len(answer.interfaces))
             live.update(render(answer, view, page), refresh=True)
             shown += 1
             if count is not None and shown >= count:
@@ -98,7 +98,7 @@ def _live(ask: Ask, view: View, count: int | None) -> int:
             pressed = read(view.interval)
             if pressed is None or "q" in pressed or "\x03" in pressed:
                 return 0
-            lines = sum(1 + len(rule["outputs"]) for rule in answer["rules"].values())
+            lines = sum(1 + len(rule.outputs) for rule in answer.rules.values())
             for key in pressed:
                 view = press(view, key, page, lines)
             if not pressed and not view.paused:
@@ -157,32 +157,31 @@ def press(view: View, key: str, page: int, lines: int) -> View:
     return view
 
 
-def rows(answer: dict[str, Any], view: View) -> list[list[Row]]:
+def rows(answer: Stats, view: View) -> list[list[Row]]:
     """The rules, each with its outputs, sorted."""
     found = []
-    for name, rule in answer["rules"].items():
-        outputs = [_of_output(output) for output in rule["outputs"]]
-        lost = sum(row.lost for row in outputs) + sum(rule["dropped"].values())
-        state = "silent" if rule["silent"] else rule["state"]
-        found.append([_row(name, state, rule["rate"], lost), *outputs])
+    for name, rule in answer.rules.items():
+        outputs = [_of_output(output) for output in rule.outputs]
+        lost = sum(row.lost for row in outputs) + sum(rule.dropped.values())
+        state = "silent" if rule.silent else rule.state
+        found.append([_row(name, state, rule.rate, lost), *outputs])
     return sorted(found, key=lambda group: getattr(group[0], view.sort), reverse=view.reverse)
 
 
-def _of_output(output: dict[str, Any]) -> Row:
-    lost = sum(output["errors"].values())
-    lost += output["rate_limited"] + output["new_member"] + output.get("unreachable", 0)
-    routed = output["interface"] is None and output["interface_now"]
-    by = f" by {output['interface_now']}" if routed else ""
-    return _row(f"  to {output['where']}{by}", output["state"], output["rate"], lost, True)
+def _of_output(output: OutputCounts) -> Row:
+    routed = output.interface is None and output.interface_now
+    by = f" by {output.interface_now}" if routed else ""
+    lost = sum(output.unsent.values())
+    return _row(f"  to {output.where}{by}", output.state, output.rate, lost, True)
 
 
-def _row(name: str, state: str, rate: dict[str, Any], lost: int, is_output: bool = False) -> Row:
-    second, minute = rate["second"], rate["minute"]["packets"]
-    bits, peak = 8 * second["bytes"], rate["peak"]["minute"]
-    return Row(name, state, second["packets"], bits, minute, peak, lost, is_output)
+def _row(name: str, state: str, rate: Rate, lost: int, is_output: bool = False) -> Row:
+    second, bits = rate.second.packets, 8 * rate.second.bytes
+    minute, peak = rate.minute.packets, rate.peak.minute
+    return Row(name, state, second, bits, minute, peak, lost, is_output)
 
 
-def render(answer: dict[str, Any], view: View, len_of_page: int) -> RenderableType:
+def render(answer: Stats, view: View, len_of_page: int) -> RenderableType:
     """The screen, as far as it fits a page of so many lines."""
     groups = rows(answer, view)
     table = Table(box=None, pad_edge=False, expand=False)
@@ -195,12 +194,12 @@ def render(answer: dict[str, Any], view: View, len_of_page: int) -> RenderableTy
     total = sum(group[0].packets for group in groups)
     head = (
         f"mcrd: {len(groups)} rule{'s' if len(groups) != 1 else ''}, {total} packets/s,"
-        f" up {answer['uptime_s']:.0f} s"
+        f" up {answer.uptime_s:.0f} s"
         + (", paused" if view.paused else "")
         + (f", from line {view.first + 1}" if view.first else "")
     )
     parts: list[RenderableType] = [Text(head, style="bold"), table, Text("")]
-    parts += [Text(_interface(name, entry)) for name, entry in answer["interfaces"].items()]
+    parts += [Text(_interface(name, entry)) for name, entry in answer.interfaces.items()]
     if view.help:
         parts.append(Text(HELP, style="dim"))
     return Group(*parts)
@@ -232,10 +231,9 @@ def _style(row: Row) -> str:
     return "dim" if row.is_output else ""
 
 
-def _interface(name: str, entry: dict[str, Any]) -> str:
-    rate = entry["rate"]
+def _interface(name: str, entry: InterfaceCounts) -> str:
+    rate = entry.rate
     return (
-        f"{name}: {rate['second']['packets']} packets/s,"
-        f" {8 * rate['second']['bytes'] / 1e6:.2f} Mbit/s,"
-        f" peak {rate['peak']['minute']} in 10 ms; dropped: {drops(entry)}"
+        f"{name}: {rate.second.packets} packets/s, {8 * rate.second.bytes / 1e6:.2f} Mbit/s,"
+        f" peak {rate.peak.minute} in 10 ms; dropped: {drops(entry.dropped, entry.dropped_frames)}"
     )

@@ -9,11 +9,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
-from mcrd import __version__
-from mcrd.beside.twice import Twice, twice
+import msgspec
+
+from mcrd import __version__, answers
+from mcrd.answers import Twice
+from mcrd.beside.twice import twice
 from mcrd.beside.watch import Watcher
 from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
@@ -21,10 +24,12 @@ from mcrd.config.problems import is_about
 from mcrd.daemon import privileges, report
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.control import Request
+from mcrd.daemon.families import Snapshot
 from mcrd.daemon.metrics import Metrics
 from mcrd.daemon.planner import Planner
 from mcrd.daemon.rulefile import RuleFile
 from mcrd.errors import words
+from mcrd.looks import Look
 from mcrd.model import Config, Rule
 from mcrd.observe.capture import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.observe.kinds import mark
@@ -38,6 +43,9 @@ from mcrd.tasks import Tasks
 AT_ONCE = 64  # rules whose counters are read before others have their turn
 LOOKS, LOOK_AGAIN = 2, 0.5  # at who else relays; seconds between the two
 LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
+
+Arguments = Mapping[str, Any]
+Found = TypeVar("Found", bound=answers.Stats)
 
 
 @dataclass(slots=True)
@@ -62,7 +70,7 @@ class Commands:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.snapshot)
 
-    async def answer(self, request: Request) -> Any:
+    async def answer(self, request: Request) -> answers.Answer:
         """Carry a command out; raises ControlError."""
         command = COMMANDS.get(request.command)
         if command is None:
@@ -74,48 +82,46 @@ class Commands:
             refusal.logged = command.is_logged
             raise refusal from None
 
-    async def reloaded(self, _: Mapping[str, Any]) -> dict[str, Any]:
+    async def reloaded(self, _: Arguments) -> answers.Reload:
         """Read the rule file again, and say what changed."""
         changed = await self.reload("mcrctl")
-        return {**_changes(changed), "troubled": report.troubled(self.planner.states)}
+        return answers.Reload(**_plain(changed), troubled=report.troubled(self.planner.states))
 
-    async def diff(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def diff(self, arguments: Arguments) -> answers.Changes:
         """What a reload would change. Of one rule: with the reasons why the file is refused."""
         name, old = arguments.get("name"), self.planner.config
         if name is None:
-            return _changes(changes(old, await self.file.now()))
+            return answers.Changes(**_plain(changes(old, await self.file.now())))
         try:
             new = await self.file.now()
         except ConfigError as error:
-            return {"refused": [str(problem) for problem in error.problems]}
+            return answers.Diff(refused=[str(problem) for problem in error.problems])
         changed = changes(_only(old, str(name)), _only(new, str(name)))
-        return {**_changes(changed), "refused": []}
+        return answers.Diff(**_plain(changed))
 
-    async def status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+    async def status(self, _: Arguments) -> answers.Status:
         """The daemon, its workers, and the rules in numbers."""
         planner = self.planner
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "network_namespace": network_namespace(),
-            "uptime_s": self._uptime(),
-            "config": str(self.file.path),
-            "config_errors": self.file.errors,
-            "watch_trouble": self.file.watch.trouble,
-            "pending": planner.pending,
-            "summary": report.summary(planner.states, self.file.errors),
-            "rules": dict(Counter(state.state for state in planner.states.values())),
-            "sandbox": {
-                "mode": planner.config.daemon.sandbox,
-                "missing": report.lacking(planner.estate),
-            },
-            "privileges": privileges.now(),
-            "lost": {"log": journal.lost(), "service_manager": self.notify.lost},
-            "metrics": {"listen": planner.config.metrics.listen, "error": self.metrics.error},
-            "workers": report.workers(planner.estate),
-        }
+        daemon, metrics = planner.config.daemon, planner.config.metrics
+        return answers.Status(
+            version=__version__,
+            pid=os.getpid(),
+            network_namespace=network_namespace(),
+            uptime_s=self._uptime(),
+            config=str(self.file.path),
+            config_errors=self.file.errors,
+            watch_trouble=self.file.watch.trouble,
+            pending=planner.pending,
+            summary=report.summary(planner.states, self.file.errors),
+            rules=dict(Counter(state.state for state in planner.states.values())),
+            sandbox=answers.Sandbox(daemon.sandbox, report.lacking(planner.estate)),
+            privileges=privileges.now(),
+            lost=answers.Lost(journal.lost(), self.notify.lost),
+            metrics=answers.Metrics(metrics.listen, self.metrics.error),
+            workers=report.workers(planner.estate),
+        )
 
-    async def rules(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def rules(self, arguments: Arguments) -> answers.Rules:
         """The rules with their states; of one: with the warnings about it."""
         name, config, links = arguments.get("name"), self.planner.config, self.planner.links.now
         rules = self._named(name)
@@ -125,38 +131,40 @@ class Commands:
             for key, rule in rules.items()
         }
         if name is None:
-            return {"rules": found}
-        warnings = [line for line in config.warnings if is_about(line, str(name))]
-        return {"rules": found, "warnings": warnings}
+            return answers.Rules(found)
+        return answers.OneRule(
+            found, [line for line in config.warnings if is_about(line, str(name))]
+        )
 
-    async def stats(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def stats(self, arguments: Arguments) -> answers.Stats:
         """All counters, or those of a rule and of its input interface.
 
         Others have their turn meanwhile: there may be thousands of rules.
         """
-        name, planner = arguments.get("name"), self.planner
-        given = self._named(name)
+        return await self._count(answers.Stats(), arguments.get("name"))
+
+    async def snapshot(self) -> Snapshot:
+        """What the metrics show."""
+        found = Snapshot(
+            version=__version__, config_errors=self.file.errors, config_time=self.adopted
+        )
+        return await self._count(found)
+
+    async def _count(self, found: Found, name: object = None) -> Found:
+        planner, given = self.planner, self._named(name)
         states, ledger, silent = planner.now(given), planner.estate.ledger, self.alarms.silent
-        rules: dict[str, Any] = {}
         for number, (key, rule) in enumerate(given.items(), 1):
-            rules[key] = report.rule_stats(rule, states[key], ledger, silent, planner.links.now)
+            found.rules[key] = report.rule_counts(
+                rule, states[key], ledger, silent, planner.links.now
+            )
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
         here = (names.real(r.input.interface, planner.links.now) for r in given.values())
-        only = None if name is None else frozenset(here)
-        others = report.other_stats(planner.estate, only)
-        return {"uptime_s": self._uptime(), "rules": rules, **others}
+        report.add_rings(found, planner.estate, None if name is None else frozenset(here))
+        found.uptime_s = self._uptime()
+        return found
 
-    async def snapshot(self) -> dict[str, Any]:
-        """What the metrics show."""
-        return {
-            "version": __version__,
-            "config_errors": self.file.errors,
-            "config_time": self.adopted,
-            **await self.stats({}),
-        }
-
-    async def look(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def look(self, arguments: Arguments) -> Look:
         """What comes to the input interface of a rule, for mcrctl explain."""
         (rule,) = self._named(str(arguments.get("name"))).values()
         seconds = arguments.get("seconds", 3.0)
@@ -166,18 +174,18 @@ class Commands:
             self._listening = self.tasks.passing("listening", self._listen_often)
         try:
             here = names.rule_here(rule, self.planner.links.now)
-            seen = await self._looks.look(here.input, seconds)
+            found = await self._looks.look(here.input, seconds)
         except BusyError as error:
             raise ControlError(f"busy: {error}") from None
         except OSError as error:
             raise ControlError(f"cannot look at {rule.input.interface}: {words(error)}") from None
         links = self.planner.links.now
         self.listener.listen(links)
-        found = {**seen, **self.listener.tell(here)}
+        found.heard, found.returned = self.listener.tell(here)
         mark(found, here, names.config_here(self.planner.config, links).rules.values())
         return found
 
-    async def others(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def others(self, arguments: Arguments) -> answers.Others:
         """Who else relays what these rules do; what is about to go is gone at the second look."""
         rules = self._named(arguments.get("name"))
         found: list[Twice] = []
@@ -189,7 +197,7 @@ class Commands:
             seen = twice(self.planner.active(rules).values(), links, sight)
             before = {(one.rule, one.by) for one in found}
             found = [one for one in seen if not look or (one.rule, one.by) in before]
-        return {"twice": [one.plain() for one in found], "unseen": list(sight.unseen)}
+        return answers.Others(found, list(sight.unseen))
 
     async def _listen_often(self) -> None:
         """While somebody wants to know: of a host that refuses all, hundreds of errors may come."""
@@ -217,7 +225,7 @@ class Command(NamedTuple):
     client goes away.
     """
 
-    run: Callable[[Commands, Mapping[str, Any]], Awaitable[Any]]
+    run: Callable[[Commands, Arguments], Awaitable[answers.Answer]]
     is_guarded: bool = False
     lasts: bool = False
     is_logged: bool = False
@@ -236,8 +244,8 @@ GUARDED = frozenset(name for name, command in COMMANDS.items() if command.is_gua
 LASTING = frozenset(name for name, command in COMMANDS.items() if command.lasts)
 
 
-def _changes(changed: Changes) -> dict[str, Any]:
-    return {**asdict(changed), "text": changed.lines()}
+def _plain(changed: Changes) -> dict[str, Any]:
+    return {**msgspec.to_builtins(changed), "text": changed.lines()}
 
 
 def _only(config: Config, name: str) -> Config:

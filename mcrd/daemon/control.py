@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from mcrd.answers import PROTOCOL, Reply
 from mcrd.client import CONNECT_TIMEOUT, ControlError
 from mcrd.errors import WANTING, with_remedy, words
 
@@ -39,14 +40,6 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
     command: str
     arguments: dict[str, Any] = {}
-
-
-class Reply(msgspec.Struct):
-    """`errors` is empty when the request was carried out; `logged`: they are in the log, too."""
-
-    result: Any = None
-    errors: list[str] = []
-    logged: bool = False
 
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -217,6 +210,7 @@ def _who_is_trusted() -> str:
 
 
 def _encode(reply: Reply) -> bytes:
+    reply.protocol = PROTOCOL
     return msgspec.json.encode(reply, enc_hook=str)  # addresses
 
 

@@ -4,26 +4,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial, reduce
-from operator import getitem
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any, NamedTuple
 
+from msgspec import field
 from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import InfoMetricFamily as Info
 from prometheus_client.core import Metric
 
+from mcrd.answers import OutputCounts, RuleCounts, Stats, WorkerCounts
 from mcrd.planning.states import STATES
 
-Entry = Mapping[str, Any]
+
+class Snapshot(Stats):
+    """What `mcrctl stats` answers, and a part of `status`, of one moment.
+
+    `config_time` is when the rules that run were taken over, in seconds since the epoch.
+    """
+
+    version: str = ""
+    config_errors: list[str] = field(default_factory=list)
+    config_time: float = 0.0
 
 
 class Subject(NamedTuple):
     """Something that has metrics: its labels; and of a snapshot their values, with the entry."""
 
     labels: tuple[str, ...]
-    entries: Callable[[Entry], Iterable[tuple[tuple[object, ...], Entry]]]
+    entries: Callable[[Snapshot], Iterable[tuple[tuple[object, ...], Any]]]
 
 
 class Family(NamedTuple):
@@ -32,8 +42,8 @@ class Family(NamedTuple):
     name: str
     kind: type[Any]
     subject: Subject
-    value: str | Callable[[Entry], Any]
-    """Of an entry: keys with dots between, or a function. A value of None is not shown."""
+    value: str | Callable[[Any], Any]
+    """Of an entry: attributes with dots between, or a function. A value of None is not shown."""
     label: str | None
     """One more label. Then the value is a dictionary: of each value of this label, the number."""
     about: str
@@ -42,57 +52,61 @@ class Family(NamedTuple):
 DAEMON = Subject((), lambda given: [((), given)])
 RULE = Subject(
     ("rule", "interface"),
-    lambda given: (((name, rule["interface"]), rule) for name, rule in given["rules"].items()),
+    lambda given: (((name, rule.interface), rule) for name, rule in given.rules.items()),
 )
 OUTPUT = Subject(
     ("rule", "output"),
     lambda given: (
-        ((name, output["where"]), output)
-        for name, rule in given["rules"].items()
-        for output in rule["outputs"]
+        ((name, output.where), output)
+        for name, rule in given.rules.items()
+        for output in rule.outputs
     ),
 )
 INTERFACE = Subject(
-    ("interface",), lambda given: (((name,), each) for name, each in given["interfaces"].items())
+    ("interface",), lambda given: (((name,), each) for name, each in given.interfaces.items())
 )
 WORKER = Subject(
     ("interface", "worker"),
-    lambda given: (((each["interface"], each["number"]), each) for each in given["workers"]),
+    lambda given: (((each.interface, each.number), each) for each in given.workers),
 )
 
 
-def _build(daemon: Entry) -> dict[str, str]:
-    return {"version": daemon["version"]}
+def _build(daemon: Snapshot) -> dict[str, str]:
+    return {"version": daemon.version}
 
 
-def _is_good(daemon: Entry) -> bool:
-    return not daemon["config_errors"]
+def _is_good(daemon: Snapshot) -> bool:
+    return not daemon.config_errors
 
 
-def _states(daemon: Entry) -> dict[str, int]:
-    states = [rule["state"] for rule in daemon["rules"].values()]
+def _states(daemon: Snapshot) -> dict[str, int]:
+    states = [rule.state for rule in daemon.rules.values()]
     return {state: states.count(state) for state in STATES}
 
 
-def _fragments(daemon: Entry) -> dict[str, int]:
-    return {name.partition("_")[0]: count for name, count in daemon["kernel"].items()}
+def _fragments(daemon: Snapshot) -> dict[str, int]:
+    return {name.partition("_")[0]: count for name, count in daemon.kernel.items()}
 
 
-def _is_active(rule_or_output: Entry) -> bool:
-    return bool(rule_or_output["state"] == "active")
+def _is_active(rule_or_output: RuleCounts | OutputCounts) -> bool:
+    return rule_or_output.state == "active"
 
 
-def _unsent(output: Entry) -> dict[str, int]:
-    return {why: output[why] for why in ("rate_limited", "new_member", "unreachable")}
+def _routed(output: OutputCounts) -> dict[str, int]:
+    by = output.interface_now
+    return {by: 1} if by and output.interface is None else {}
 
 
-def _routed(output: Entry) -> dict[str, int]:
-    by = output["interface_now"]
-    return {by: 1} if by and output["interface"] is None else {}
+def _ring_full(worker: WorkerCounts) -> int:
+    return worker.dropped["ring_full"]
 
 
-def _missing(worker: Entry) -> int:
-    return len(worker["missing"])
+def _ring_full_frames(worker: WorkerCounts) -> int:
+    return worker.dropped_frames["ring_full"]
+
+
+def _missing(worker: WorkerCounts) -> int:
+    return len(worker.missing)
 
 
 # fmt: off
@@ -123,7 +137,7 @@ FAMILIES = (
         "Their payload, in bytes."),
     Family("mcrd_output_errors", Counter, OUTPUT, "errors", "error",
         "Datagrams that an output could not send, by the name of the error."),
-    Family("mcrd_output_dropped_packets", Counter, OUTPUT, _unsent, "reason",
+    Family("mcrd_output_dropped_packets", Counter, OUTPUT, "dropped", "reason",
         "Datagrams that an output dropped: over its limit, or without a socket or a way."),
     Family("mcrd_output_refusals", Counter, OUTPUT, "refused", None,
         "Reports of a host that nobody listens there; no datagram is lost by them."),
@@ -145,9 +159,9 @@ FAMILIES = (
         "The most datagrams in 10 ms, within the last minute."),
     Family("mcrd_worker_received_packets", Counter, WORKER, "received.packets", None,
         "Datagrams that the workers on a ring have taken from it."),
-    Family("mcrd_worker_ring_full_packets", Counter, WORKER, "dropped.ring_full", None,
+    Family("mcrd_worker_ring_full_packets", Counter, WORKER, _ring_full, None,
         "Datagrams that found no room in the rings of a worker, estimated."),
-    Family("mcrd_worker_ring_full_frames", Counter, WORKER, "dropped_frames.ring_full", None,
+    Family("mcrd_worker_ring_full_frames", Counter, WORKER, _ring_full_frames, None,
         "Frames that found no room in the rings of a worker, each of one datagram or more; exact."),
     Family("mcrd_worker_restarts", Counter, WORKER, "restarts", None,
         "Workers on a ring that ended when they should not have."),
@@ -159,15 +173,15 @@ FAMILIES = (
 # fmt: on
 
 
-def families(given: Entry) -> Iterator[Metric]:
-    """The metrics of a snapshot: what `mcrctl stats --json` says, and `status`, of one moment."""
+def families(given: Snapshot) -> Iterator[Metric]:
+    """The metrics of a snapshot."""
     entries = {
         subject: [(list(map(str, labels)), entry) for labels, entry in subject.entries(given)]
         for subject in {family.subject for family in FAMILIES}
     }
     for name, kind, subject, value, label, about in FAMILIES:
         metric = kind(name, about, labels=(*subject.labels, label) if label else subject.labels)
-        read = value if callable(value) else partial(reduce, getitem, value.split("."))
+        read = value if callable(value) else attrgetter(value)
         for labels, entry in entries[subject]:
             found = read(entry)
             if label is not None:

@@ -20,14 +20,12 @@ from prometheus_client.registry import Collector
 
 from mcrd import threads
 from mcrd.daemon import web
-from mcrd.daemon.families import families
+from mcrd.daemon.families import Snapshot, families
 from mcrd.daemon.web import Answer, Request
 from mcrd.errors import words
 from mcrd.events import tell
 
 RETRY = 5.0  # seconds until the next try to listen
-
-Snapshot = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ log = logging.getLogger(__name__)
 class Metrics:
     """The server, which listens nowhere until told."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Callable[[], Coroutine[Any, Any, Snapshot]]) -> None:
         self._snapshot = snapshot
         self._collector = _Collector()
         registry = CollectorRegistry()
@@ -126,7 +124,7 @@ class _Collector(Collector):
     """What the metrics show, while there is something to be shown."""
 
     def __init__(self) -> None:
-        self.given: dict[str, Any] | None = None
+        self.given: Snapshot | None = None
 
     def describe(self) -> list[Metric]:
         """Describe nothing, or registration would scrape."""

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import prctl
 
+from mcrd.answers import Privileges
 from mcrd.dataplane._dataplane import lib
 
 WORK = {
@@ -39,13 +39,13 @@ def limit() -> None:
     prctl.set_no_new_privs(True)
 
 
-def now() -> dict[str, Any]:
+def now() -> Privileges:
     """What the daemon may do."""
     mask = lib.sandbox_capabilities()
     known = {number: name for name, number in {**WORK, **AS_ROOT}.items()}
-    return {
-        "uid": os.geteuid(),
-        "gid": os.getegid(),
-        "capabilities": [known.get(n, str(n)) for n in range(64) if mask >> n & 1],
-        "no_new_privs": bool(prctl.get_no_new_privs()),
-    }
+    return Privileges(
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        capabilities=[known.get(n, str(n)) for n in range(64) if mask >> n & 1],
+        no_new_privs=bool(prctl.get_no_new_privs()),
+    )

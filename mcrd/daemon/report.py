@@ -1,4 +1,4 @@
-"""The JSON of mcrctl, whose names are stable, and log lines."""
+"""Rules, counters and workers as mcrctl gets them, and states in words."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -6,18 +6,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
+from mcrd import answers
+from mcrd.answers import (
+    InterfaceCounts,
+    OutputCounts,
+    OutputDrops,
+    Peak,
+    PerSecond,
+    RuleCounts,
+    Stats,
+    Trouble,
+    WorkerCounts,
+)
 from mcrd.daemon.executor import Estate
 from mcrd.host import fragments
-from mcrd.lanes.counts import InterfaceCount, OutputCount, Rate
+from mcrd.lanes.counts import Rate, Traffic
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Output, PortRange, Rule
 from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.plan import Close, Open, Step
-from mcrd.planning.resources import Link, Ring, Worker, target, where
+from mcrd.planning.resources import Link, Worker, target, where
 from mcrd.planning.states import STATES, OutputState, RuleState
 
 
@@ -52,10 +65,10 @@ def summary(states: Mapping[str, RuleState], errors: Sequence[str] = ()) -> str:
     return f"{text}; rule file refused: {errors[0]}" if errors else text
 
 
-def troubled(states: Mapping[str, RuleState]) -> dict[str, dict[str, Any]]:
+def troubled(states: Mapping[str, RuleState]) -> dict[str, Trouble]:
     """The rules that wait or have failed, and why."""
     return {
-        name: {"state": entry.state, "reason": entry.reason}
+        name: Trouble(entry.state, entry.reason)
         for name, entry in states.items()
         if entry.state in ("waiting", "failed")
     }
@@ -74,41 +87,39 @@ def steps(given: Sequence[Step]) -> str:
 
 def rule(
     entry: Rule, now: RuleState, links: Mapping[str, Link], rejoin: float | None
-) -> dict[str, Any]:
+) -> answers.Rule:
     """A rule with its settings and state; `rejoin` is that of its input interface, in seconds."""
-    return {
-        "state": now.state,
-        "reason": now.reason,
-        "retry_in_s": now.retry_in,
-        "description": entry.description,
-        "place": str(entry.place) if entry.place else None,
-        "input": {**_plain(entry.input, links), "rejoin_s": rejoin},
-        "outputs": [
-            {
+    given = entry.input
+    return answers.Rule(
+        state=now.state,
+        reason=now.reason,
+        retry_in_s=now.retry_in,
+        description=entry.description,
+        place=str(entry.place) if entry.place else None,
+        input=answers.Input(
+            **_plain(given, links), interface_now=_own(given.interface, links), rejoin_s=rejoin
+        ),
+        outputs=[
+            answers.Output(
                 **_plain(output, links),
-                "interface_now": _now(output, how, links),
-                "state": how.state,
-                "reason": how.reason,
-                "retry_in_s": how.retry_in,
-            }
+                interface_now=_now(output, how, links),
+                state=how.state,
+                reason=how.reason,
+                retry_in_s=how.retry_in,
+            )
             for output, how in zip(entry.outputs, now.outputs, strict=True)
         ],
-    }
+    )
 
 
 def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
-    """The settings of an input or output in the rule file, and its interface's own name.
-
-    That is null while there is no such interface.
-    """
+    """The settings of an input or output in the rule file, and what broadcasts they are now."""
     link = links.get(end.interface or "")
-    plain = {**asdict(end), "port": _port(end.port), "interface_now": link and link.name}
+    plain = {**msgspec.to_builtins(end, enc_hook=str), "port": _port(end.port)}
     if isinstance(end, Output):
-        plain["limit"] = limit(end, link)
-    else:
-        del plain["also"]
-        plain["broadcasts"] = list(map(str, input_here(end, link).also))
-    return plain
+        return {**plain, "limit": limit(end, link)}
+    del plain["also"]
+    return {**plain, "broadcasts": list(map(str, input_here(end, link).also))}
 
 
 def _own(name: str | None, links: Mapping[str, Link]) -> str | None:
@@ -116,7 +127,7 @@ def _own(name: str | None, links: Mapping[str, Link]) -> str | None:
 
 
 def _now(output: Output, how: OutputState, links: Mapping[str, Link]) -> str | None:
-    """The own name of the interface that an output sends by now; null while there is none."""
+    """The own name of the interface that an output sends by now; None while there is none."""
     return how.interface if output.interface is None else _own(output.interface, links)
 
 
@@ -124,75 +135,86 @@ def _port(port: int | PortRange) -> int | str:
     return port if isinstance(port, int) else str(port)
 
 
-def rule_stats(
-    entry: Rule,
-    now: RuleState,
-    ledger: Ledger,
-    silent: set[str],
-    links: Mapping[str, Link],
-) -> dict[str, Any]:
+def rule_counts(
+    entry: Rule, now: RuleState, ledger: Ledger, silent: set[str], links: Mapping[str, Link]
+) -> RuleCounts:
     """The counters of a rule and its outputs."""
-    return {
-        "interface": entry.input.interface,
-        "interface_now": _own(entry.input.interface, links),
-        "state": now.state,
-        "reason": now.reason,
-        "silent": entry.name in silent if entry.silence is not None else None,
-        **asdict(ledger.rule(entry.name)),
-        "returner": ledger.returner(entry.name),
-        "rate": rate(ledger.rule_rate(entry.name)),
-        "outputs": [
-            {
-                "where": where(output),
-                "interface": output.interface,
-                "interface_now": _now(output, how, links),
-                "address": str(output.address),
-                "port": _port(output.port),
-                "state": how.state,
-                "reason": how.reason,
-                **_counts(ledger.output(entry.name, target(output))),
-                "rate": rate(ledger.output_rate(entry.name, target(output))),
-            }
+    count = ledger.rule(entry.name)
+    return RuleCounts(
+        interface=entry.input.interface,
+        interface_now=_own(entry.input.interface, links),
+        state=now.state,
+        reason=now.reason,
+        silent=entry.name in silent if entry.silence is not None else None,
+        received=_traffic(count.received),
+        dropped=count.dropped,
+        returner=ledger.returner(entry.name),
+        rate=rate(ledger.rule_rate(entry.name)),
+        outputs=[
+            _output(entry.name, output, how, ledger, links)
             for output, how in zip(entry.outputs, now.outputs, strict=True)
         ],
-    }
+    )
 
 
-def rate(much: Rate) -> dict[str, Any]:
+def _output(
+    name: str, output: Output, how: OutputState, ledger: Ledger, links: Mapping[str, Link]
+) -> OutputCounts:
+    count = ledger.output(name, target(output))
+    return OutputCounts(
+        where=where(output),
+        interface=output.interface,
+        interface_now=_now(output, how, links),
+        address=str(output.address),
+        port=_port(output.port),
+        state=how.state,
+        reason=how.reason,
+        sent=_traffic(count.sent),
+        errors=count.errors,
+        refused=count.refused,
+        **{reason: getattr(count, reason) for reason in OutputDrops.__struct_fields__},
+        unanswered=count.unanswered,
+        send_buffer_full=count.errors.get("EAGAIN", 0),  # a name that says more
+        rate=rate(ledger.output_rate(name, target(output))),
+    )
+
+
+def _traffic(count: Traffic) -> answers.Traffic:
+    return answers.Traffic(count.packets, count.bytes)
+
+
+def rate(much: Rate) -> answers.Rate:
     """A rate. Here alone it is rounded: one packet in a minute, 0.016 in a second, is not 0."""
     minute = {name: round(number, 3) for name, number in much.minute.items()}
-    return {**asdict(much), "minute": minute}
+    return answers.Rate(_traffic(much.second), PerSecond(**minute), Peak(**much.peak))
 
 
-def _counts(count: OutputCount) -> dict[str, Any]:
-    """The counters of an output; the one whose name says little has a second one."""
-    return {**asdict(count), "send_buffer_full": count.errors.get("EAGAIN", 0)}
-
-
-def other_stats(estate: Estate, only: Collection[str] | None = None) -> dict[str, Any]:
-    """The counters of interfaces, all or only these, and their workers; and the kernel's own."""
-    ledger = estate.ledger
-    full = estate.ring_full()
-    interfaces, rates = ledger.interfaces(full, only), ledger.interface_rates(only)
-    return {
-        "interfaces": {
-            name: {**asdict(count), "rate": rate(rates[name])}
-            for name, count in sorted(interfaces.items())
-        },
-        "workers": [
-            {**about, **_of_ring(ledger.ring(ring, full[ring]))}
-            for about, ring in zip(workers(estate), _rings(estate), strict=True)
-            if only is None or ring.interface in only
-        ],
-        "kernel": fragments.lost(),
-    }
-
-
-def _of_ring(found: tuple[InterfaceCount, Rate]) -> dict[str, Any]:
-    count, much = found
-    plain = {**asdict(count), "rate": rate(much)}
-    del plain["reports"]  # a worker sends none
-    return plain
+def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None) -> None:
+    """Add the counters of interfaces, all or only these, and their workers; and the kernel's."""
+    ledger, full = estate.ledger, estate.ring_full()
+    rates = ledger.interface_rates(only)
+    for name, count in sorted(ledger.interfaces(full, only).items()):
+        found.interfaces[name] = InterfaceCounts(
+            _traffic(count.received),
+            count.dropped,
+            count.dropped_frames,
+            count.reports,
+            rate(rates[name]),
+        )
+    for worker, process in _in_order(estate):
+        if only is None or worker.ingress.interface in only:
+            count, much = ledger.ring(worker.ring, full[worker.ring])
+            about = msgspec.structs.asdict(_worker(worker, process, estate))
+            found.workers.append(
+                WorkerCounts(
+                    **about,
+                    received=_traffic(count.received),
+                    dropped=count.dropped,
+                    dropped_frames=count.dropped_frames,
+                    rate=rate(much),
+                )
+            )
+    found.kernel = fragments.lost()
 
 
 def lacking(estate: Estate) -> dict[str, str]:
@@ -204,25 +226,22 @@ def lacking(estate: Estate) -> dict[str, str]:
     }
 
 
-def workers(estate: Estate) -> list[dict[str, Any]]:
-    """The worker processes; `layers` are those of its sandbox that hold."""
-    return [
-        {
-            "interface": worker.ingress.interface,
-            "number": worker.number,
-            "pid": process.pid,
-            "cpu": process.cpu,
-            "state": "running",
-            "restarts": estate.restarts[worker.ingress.interface, worker.number],
-            "layers": process.layers,
-            "missing": sorted(process.missing),
-        }
-        for worker, process in _in_order(estate)
-    ]
+def workers(estate: Estate) -> list[answers.Worker]:
+    """The worker processes."""
+    return [_worker(worker, process, estate) for worker, process in _in_order(estate)]
 
 
-def _rings(estate: Estate) -> list[Ring]:
-    return [worker.ring for worker, _ in _in_order(estate)]
+def _worker(worker: Worker, process: WorkerProcess, estate: Estate) -> answers.Worker:
+    return answers.Worker(
+        interface=worker.ingress.interface,
+        number=worker.number,
+        pid=process.pid,
+        cpu=process.cpu,
+        state="running",
+        restarts=estate.restarts[worker.ingress.interface, worker.number],
+        layers=process.layers,
+        missing=sorted(process.missing),
+    )
 
 
 def _in_order(estate: Estate) -> list[tuple[Worker, WorkerProcess]]:

@@ -187,8 +187,8 @@ def daemon(running: Running) -> Finding:
             "daemon", "unknown", running.silence, "its limits and sandbox are not visible"
         )
     pid = f"pid {running.pid}" if running.pid is not None else "in another pid namespace"
-    value = f"mcrd {running.status['version']}, {pid}, {running.status['config']}"
-    if errors := running.status["config_errors"]:
+    value = f"mcrd {running.status.version}, {pid}, {running.status.config}"
+    if errors := running.status.config_errors:
         value = f"{value}: the file was refused: {_first(errors)}"
         why = "the rules that ran before still do"
         return Finding("daemon", "trouble", value, why, "mcrctl status")
@@ -206,7 +206,7 @@ def network(host: Host, running: Running) -> list[Finding]:
     why = "if it is not that of this mcrctl, the results for the network do not hold for the daemon"
     if running.status is None:
         return []
-    its = running.status.get("network_namespace")
+    its = running.status.network_namespace
     try:
         own = host.network_namespace()
     except OSError as error:
@@ -235,6 +235,6 @@ def sandbox(running: Running) -> Finding:
         return Finding(check, "trouble", value, why, "see SECURITY in mcrd(8)")
     if not running.workers:
         return Finding(check, "unknown", "no worker runs")
-    layers = running.status["workers"][0]["layers"]
+    layers = running.status.workers[0].layers
     value = f"all {len(layers)} layers hold in every worker: {', '.join(layers)}"
     return Finding(check, "ok", value)

@@ -62,7 +62,7 @@ def inotify(host: Host, running: Running) -> Finding:
     remedy = setting(name, max(INSTANCES, 2 * limit))
     if watches[0] == 0:
         value, remedy = f"{value}, and may watch nothing", setting(watches[1], WATCHES)
-    elif trouble := running.status and running.status.get("watch_trouble"):
+    elif trouble := running.status and running.status.watch_trouble:
         value = f"{value}; the daemon {trouble}"
         if "inotify watch" in trouble:
             remedy = setting(watches[1], max(WATCHES, 2 * watches[0]))

@@ -9,7 +9,7 @@ from functools import cache
 
 from mcrd.beside import discovery
 from mcrd.beside.sight import Bound, bound, look
-from mcrd.beside.twice import Twice, twice
+from mcrd.beside.twice import twice
 from mcrd.beside.who import RAW, Party, parties, router
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.needs import Needs
@@ -82,11 +82,10 @@ def relays(host: Host, running: Running, needs: Needs, links: Mapping[str, Link]
     check, why = "other relays", "receivers get each packet twice"
     found: list[Finding] = []
     if running.others is not None:
-        these = [Twice(**one) for one in running.others["twice"]]
-        unseen = running.others["unseen"]
+        these, unseen = running.others.twice, running.others.unseen
     elif running.status is None:
         seen = look()
-        these, unseen = list(twice(needs.rules(), links, seen)), seen.unseen
+        these, unseen = list(twice(needs.rules(), links, seen)), list(seen.unseen)
     else:
         return [Finding(check, "unknown", "this daemon has another version, and does not say it")]
     for party in parties(host, these):

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_address, ip_network
-from typing import Any, Literal
+from typing import Literal
 
+from mcrd import answers
+from mcrd.answers import InterfaceCounts, RuleCounts, Stats
 from mcrd.beside.discovery import Listener
 from mcrd.beside.who import Party
 from mcrd.host.bridges import Bridge
+from mcrd.looks import Heard, Look
 from mcrd.model import BROADCAST, Address, Input, Network, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import Sorted, sort
 from mcrd.planning.resources import Link
@@ -93,14 +96,14 @@ class Daemon:
     not what runs; `removed`: it says nothing about the rule any more.
     """
 
-    state: Mapping[str, Any] | None
+    state: answers.Rule | None
     config: str
     pending: bool = False
     refused: Sequence[str] = ()
     changed: Sequence[str] = ()
     removed: bool = False
-    before: Mapping[str, Any] = field(default_factory=dict)
-    after: Mapping[str, Any] = field(default_factory=dict)
+    before: Stats | None = None
+    after: Stats | None = None
     stopped: frozenset[int] = frozenset()
 
 
@@ -114,7 +117,7 @@ class Evidence:
     rule: Rule
     host: Host
     daemon: Daemon | None = None
-    look: Mapping[str, Any] | None = None
+    look: Look | None = None
     look_error: str = NO_DAEMON
     warnings: Sequence[str] = ()
 
@@ -122,26 +125,37 @@ class Evidence:
     def rejoin(self) -> float | None:
         """How often the group is reported unasked, in seconds; None: never, or it is not known."""
         state = self.daemon.state if self.daemon is not None else None
-        found: float | None = (state or {}).get("input", {}).get("rejoin_s")
-        return found
+        return state.input.rejoin_s if state is not None else None
+
+    def rings(self, after: bool = True) -> InterfaceCounts:
+        """The counters of the input interface, `after` the look or before it."""
+        found = self._stats(after).interfaces.get(self.rule.input.interface)
+        return found or InterfaceCounts()
+
+    def counts(self, after: bool = True) -> RuleCounts:
+        """The counters of the rule."""
+        return self._stats(after).rules.get(self.rule.name) or RuleCounts()
+
+    def _stats(self, after: bool) -> Stats:
+        daemon = self.daemon or Daemon(None, "")
+        return (daemon.after if after else daemon.before) or Stats()
 
     @cached_property
     def seen(self) -> Sorted:
         """The kinds that were seen, by what they lack; empty when nobody looked."""
-        return sort(self.rule.input, self.look["kinds"] if self.look is not None else ())
+        return sort(self.rule.input, self.look.kinds if self.look is not None else ())
 
 
 def is_active(evidence: Evidence) -> bool:
     """Whether the rule asks for packets now."""
     daemon = evidence.daemon
-    return daemon is not None and daemon.state is not None and daemon.state["state"] == "active"
+    return daemon is not None and daemon.state is not None and daemon.state.state == "active"
 
 
-def heard_on(evidence: Evidence, interface: str, version: int) -> Mapping[str, Any] | None:
-    """What the daemon heard of IGMP or MLD on an interface, as Heard.plain(); None: nobody did."""
-    heard = (evidence.look or {}).get("heard", {}).get(interface, {})
-    found: Mapping[str, Any] | None = heard.get("igmp" if version == 4 else "mld")
-    return found
+def heard_on(evidence: Evidence, interface: str, version: int) -> Heard | None:
+    """What the daemon heard of IGMP or MLD on an interface; None: nobody did."""
+    heard = evidence.look.heard.get(interface, {}) if evidence.look is not None else {}
+    return heard.get("igmp" if version == 4 else "mld")
 
 
 def some(names: Sequence[str], what: str = "") -> str:
@@ -151,47 +165,47 @@ def some(names: Sequence[str], what: str = "") -> str:
     return ", ".join(told[:TOLD]) + more
 
 
-def ago_of(entry: Mapping[str, Any]) -> str:
-    """How long ago something was, for people."""
-    seconds = round(entry["ago_s"])
+def ago(since: float) -> str:
+    """How many seconds ago something was, for people."""
+    seconds = round(since)
     return f"{seconds} s" if seconds < 600 else f"{seconds // 60} min"
 
 
-def rule_of(name: str, entry: Mapping[str, Any]) -> Rule:
+def rule_of(name: str, entry: answers.Rule) -> Rule:
     """The rule that an entry of `mcrctl rules` describes."""
-    given = entry["input"]
+    given = entry.input
     place = None
-    if entry["place"]:
-        file, line, column = entry["place"].rsplit(":", 2)
+    if entry.place:
+        file, line, column = entry.place.rsplit(":", 2)
         place = Place(file, int(line), int(column))
     return Rule(
         name=name,
         input=Input(
-            interface=given["interface"],
-            address=_address(given["address"]),
-            port=_port(given["port"]),
-            protocol=given["protocol"],
-            sources=tuple(map(ip_network, given["sources"])),
-            exclude=tuple(map(ip_network, given["exclude"])),
-            vlan=given["vlan"],
-            limit=given["limit"],
+            interface=given.interface,
+            address=_address(given.address),
+            port=_port(given.port),
+            protocol="esp" if given.protocol == "esp" else "udp",
+            sources=tuple(map(ip_network, given.sources)),
+            exclude=tuple(map(ip_network, given.exclude)),
+            vlan=given.vlan,
+            limit=given.limit,
         ),
-        outputs=tuple(map(_output, entry["outputs"])),
-        enabled=entry["state"] != "disabled",
+        outputs=tuple(map(_output, entry.outputs)),
+        enabled=entry.state != "disabled",
         place=place,
     )
 
 
-def _output(entry: Mapping[str, Any]) -> Output:
-    source = entry["source"]
+def _output(entry: answers.Output) -> Output:
+    source = entry.source
     return Output(
-        interface=entry["interface"],
-        address=_address(entry["address"]),
-        port=_port(entry["port"]),
-        ttl=entry["ttl"],
-        source=source if source in (None, "keep") else ip_address(source),
-        loop=entry["loop"],
-        limit=entry["limit"],
+        interface=entry.interface,
+        address=_address(entry.address),
+        port=_port(entry.port),
+        ttl=entry.ttl,
+        source="keep" if source == "keep" else ip_address(source) if source else None,
+        loop=entry.loop,
+        limit=entry.limit,
     )
 
 

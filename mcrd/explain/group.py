@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from mcrd.explain.evidence import Answer, Evidence, Finding, ago_of, heard_on, is_active
+from mcrd.explain.evidence import Answer, Evidence, Finding, ago, heard_on, is_active
 from mcrd.explain.receivers import is_asked_for
+from mcrd.looks import Heard
 from mcrd.model import Address, Input
 from mcrd.observe.kinds import queries
 from mcrd.planning.broadcast import is_broadcast
@@ -89,7 +89,7 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
     host, given = evidence.host, evidence.rule.input
     protocol = "IGMP" if version == 4 else "MLD"
     missed = _missed(evidence, frames)
-    seen = queries(evidence.look["kinds"], version) if evidence.look else None
+    seen = queries(evidence.look.kinds, version) if evidence.look else None
     heard = heard_on(evidence, given.interface, version)
     if seen is not None and _drops_queries(evidence, heard):
         text = f"{seen[0]} sends {protocol} queries, but the kernel drops them and does not answer"
@@ -118,20 +118,22 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
         )
         remedy = f"`ip link set {bridge.name} type bridge mcast_querier 1`, or one in a router"
         return Finding("group", "querier", missed, text, remedy)
-    if heard is not None and heard["query"] is not None:
-        who, ago = heard["query"]["address"], ago_of(heard["query"])
-        text = f"{who} sends {protocol} queries, the last one {ago} ago"
-        if not heard["query"]["gone"]:
+    if heard is not None and heard.query is not None:
+        who, since = heard.query.address, ago(heard.query.ago_s)
+        text = f"{who} sends {protocol} queries, the last one {since} ago"
+        if not heard.query.gone:
             return Finding("group", "querier", "yes", text)
         if evidence.rejoin is not None:
-            return _reported(evidence, f"the querier, {who}, has been silent for {ago}")
-        text = f"the querier, {who}, has been silent for {ago}: switches forget who wants the group"
+            return _reported(evidence, f"the querier, {who}, has been silent for {since}")
+        text = (
+            f"the querier, {who}, has been silent for {since}: switches forget who wants the group"
+        )
         return Finding("group", "querier", missed, text, _querier_or_rejoin(given))
     if host.fallback:
         text = f"an {host.fallback} query was heard in the last minutes"
         return Finding("group", "querier", "yes", text)
-    if heard is not None and heard["listened_s"] > QUERIER_AGE:
-        since = ago_of({"ago_s": heard["listened_s"]})
+    if heard is not None and heard.listened_s > QUERIER_AGE:
+        since = ago(heard.listened_s)
         text = f"no {protocol} query was heard for {since}: there seems to be no querier"
         if evidence.rejoin is not None:
             return _reported(evidence, text)
@@ -155,7 +157,7 @@ def forgotten(evidence: Evidence) -> str:
     heard = heard_on(evidence, given.interface, address.version)
     if heard is None or evidence.rejoin is not None or evidence.host.fallback:
         return ""
-    unasked = heard["query"] is None and heard["listened_s"] > QUERIER_AGE
+    unasked = heard.query is None and heard.listened_s > QUERIER_AGE
     return _querier_or_rejoin(given) if unasked else ""
 
 
@@ -169,12 +171,12 @@ def _querier_or_rejoin(given: Input) -> str:
     return f'{QUERIER}; or `rejoin = "60s"` under [interfaces.{given.interface}] of the rule file'
 
 
-def _drops_queries(evidence: Evidence, heard: Mapping[str, Any] | None) -> bool:
+def _drops_queries(evidence: Evidence, heard: Heard | None) -> bool:
     """Whether a query that the look saw, at the interface, never came to the daemon's raw socket.
 
     That is behind the reverse-path check and the firewall, as is the kernel's own IGMP.
     """
     if heard is None or evidence.look is None:
         return False
-    query = heard["query"]
-    return query is None or query["ago_s"] > evidence.look["seconds"] + MARGIN
+    query = heard.query
+    return query is None or query.ago_s > evidence.look.seconds + MARGIN

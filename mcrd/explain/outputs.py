@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
+from mcrd.answers import OutputCounts
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
@@ -39,10 +40,10 @@ REMEDIES = {
     "EINVAL": "the route is of a kind that nothing is sent to: `ip route get`",
 }
 REFUSING = {"EINVAL": "blackhole", "EACCES": "prohibit", "EHOSTUNREACH": "unreachable"}
-COUNTERS = {
-    "unreachable": ("had no way to the host", "the route, or the host: see above"),
+DROPS = {
     "rate_limited": ("were over the limit of the output", "`limit` of the output"),
     "new_member": ("had no socket yet, as of each new source or group", "it passes"),
+    "unreachable": ("had no way to the host", "the route, or the host: see above"),
 }
 
 
@@ -196,8 +197,8 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
         return
     kinds = evidence.seen.good
     # What is larger than the MTU that it came over was put together on the way.
-    whole = [k["largest"] for k in kinds if not k["fragment"] and k["largest"] <= came.mtu]
-    parts = [k["largest"] for k in kinds if k["fragment"]]
+    whole = [k.largest for k in kinds if not k.fragment and k.largest <= came.mtu]
+    parts = [k.largest for k in kinds if k.fragment]
     given = first_address(evidence.rule.input.address).version
     more = HEADERS[output.address.version] - HEADERS[given]
     for sizes, answer in ((whole, "no"), (parts, "note")):
@@ -221,32 +222,32 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
 def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]:
     """What the kernel said to the worker meanwhile."""
     daemon = evidence.daemon
-    now, was = _entry(evidence, "after", output), _entry(evidence, "before", output)
+    now, was = _entry(evidence, output), _entry(evidence, output, after=False)
     if daemon is None or now is None:
         yield say("sent", "unknown", "no counters: no daemon was asked, or no rule runs")
         return
-    was = was or {}
-    sent = now["sent"]["packets"] - was.get("sent", {}).get("packets", 0)
-    for why, count in now["errors"].items():
-        grew = count - was.get("errors", {}).get(why, 0)
+    was = was or OutputCounts()
+    sent = now.sent.packets - was.sent.packets
+    for why, count in now.errors.items():
+        grew = count - was.errors.get(why, 0)
         if grew > 0:
             of = f" of {grew + sent}" if sent > 0 else ""
             text = f"{grew}{of} packets were not sent: {unsent_for(why)}"
             yield say(why, "no", text, REMEDIES.get(why, "errno(3) has the reason"))
         elif count and sent <= 0:
             yield say(why, "note", f"{count} packets were not sent before: {unsent_for(why)}")
-    yield from returned(evidence, say, output, now["refused"], was.get("refused", 0))
-    for counter, (text, remedy) in COUNTERS.items():
-        grew = now.get(counter, 0) - was.get(counter, 0)
+    yield from returned(evidence, say, output, now.refused, was.refused)
+    for why, count in now.dropped.items():
+        grew, (text, remedy) = count - was.dropped[why], DROPS[why]
         if grew > 0:
-            yield say(counter, "note", f"{grew} of {grew + sent} packets {text}", remedy)
+            yield say(why, "note", f"{grew} of {grew + sent} packets {text}", remedy)
     if sent > 0:
-        of = f", from {now['interface']}" if now["interface"] else ""
+        of = f", from {now.interface}" if now.interface else ""
         yield say("sent", "yes", f"{sent} packets were sent meanwhile{of}")
-    elif daemon.state is None or daemon.state["state"] != "active":
+    elif daemon.state is None or daemon.state.state != "active":
         yield say("sent", "unknown", "nothing was sent: the rule is not active")
-    elif now["state"] not in ("active", "disabled"):
-        yield say("state", "no", f"the output is {now['state']}: {now['reason']}", "see mcrd(8)")
+    elif now.state not in ("active", "disabled"):
+        yield say("state", "no", f"the output is {now.state}: {now.reason}", "see mcrd(8)")
     elif grown(evidence):
         text = "the rule received packets, and this output sent none"
         yield say("sent", "no", text, "`mcrctl stats` says what became of them")
@@ -254,16 +255,10 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
         yield say("sent", "unknown", "nothing was sent: the rule received nothing meanwhile")
 
 
-def _entry(evidence: Evidence, when: str, output: Output) -> Mapping[str, Any] | None:
-    daemon = evidence.daemon
-    stats: Mapping[str, Any] = getattr(daemon, when) if daemon is not None else {}
-    rule = stats.get("rules", {}).get(evidence.rule.name, {"outputs": []})
+def _entry(evidence: Evidence, output: Output, *, after: bool = True) -> OutputCounts | None:
     wanted = tuple(map(str, target(output)))
-    for entry in rule["outputs"]:
-        interface = entry["interface"] or ""
-        if interface:
-            interface = entry.get("interface_now") or interface
-        if (interface, entry["address"], str(entry["port"])) == wanted:
-            found: Mapping[str, Any] = entry
-            return found
+    for entry in evidence.counts(after).outputs:
+        interface = entry.interface and (entry.interface_now or entry.interface)
+        if (interface or "", entry.address, str(entry.port)) == wanted:
+            return entry
     return None

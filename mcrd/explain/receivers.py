@@ -8,12 +8,12 @@ router takes groups that it did not ask for. And to ask would be to become a que
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any
 
-from mcrd.explain.evidence import TOLD, Evidence, Finding, ago_of, heard_on, some
+from mcrd.explain.evidence import TOLD, Evidence, Finding, ago, heard_on, some
 from mcrd.host.bridges import Bridge
+from mcrd.looks import Heard, Member
 from mcrd.model import Address, Network, Output
 from mcrd.planning.plan import source_of
 from mcrd.planning.resources import covers, first_address
@@ -28,7 +28,7 @@ REPORTED = {4: 3, 6: 2}  # versions from which answers go to a group that this h
 TOPIC = "receiver"
 
 Say = Callable[..., Finding]
-Entries = Sequence[Mapping[str, Any]]
+Entries = Sequence[Member]
 
 
 def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
@@ -56,41 +56,41 @@ def _withholds(bridge: Bridge, output: Output) -> bool:
     return not any(covers(output.address, ip_address(group)) for group in bridge.groups)
 
 
-def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any]) -> Finding:
+def _heard(evidence: Evidence, say: Say, output: Output, heard: Heard) -> Finding:
     wanted, name = output.address, output.interface
-    asked = [entry for entry in heard["members"] if covers(wanted, ip_address(entry["group"]))]
+    asked = [entry for entry in heard.members if covers(wanted, ip_address(entry.group))]
     own = _sources(evidence, output)
-    fitting = [e for e in asked if e["sources"] is None or not own or own & {*e["sources"]}]
+    fitting = [e for e in asked if e.sources is None or not own or own & {*e.sources}]
     if fitting:
-        text = f"{_hosts(fitting)} asked for {wanted}, {ago_of(fitting[0])} ago"
+        text = f"{_hosts(fitting)} asked for {wanted}, {ago(fitting[0].ago_s)} ago"
         return say(TOPIC, "yes", text)
     if asked and output.source == "keep":
-        only = ", ".join(asked[0]["sources"][:TOLD])
+        only = ", ".join((asked[0].sources or ())[:TOLD])
         text = f"{_hosts(asked)} asked for {wanted} from {only} only, from which nothing was seen"
         return say(TOPIC, "unknown", text)
     if asked:
-        only = ", ".join(asked[0]["sources"][:TOLD])
+        only = ", ".join((asked[0].sources or ())[:TOLD])
         text = f"{_hosts(asked)} asked for {wanted} from {only} only, and it is sent from "
         remedy = '`source` of the output (`"keep"`: that of each packet), or in the receiver'
         return say(TOPIC, "no", text + ", ".join(sorted(own)), remedy)
-    if heard.get("forgot"):
+    if heard.forgot:
         text = f"more groups were joined on {name} than are remembered: {wanted} may be one of them"
         return say(TOPIC, "unknown", text)
-    query = heard["query"]
-    version = query["version"] if query is not None else 0
+    query = heard.query
+    version = query.version if query is not None else 0
     nobody = f"nobody on {name} was heard asking for {wanted}"
     others = [
         entry
-        for entry in heard["members"]
-        if not entry.get("rule") and not _among(ip_address(entry["group"]), COMMON)
+        for entry in heard.members
+        if not entry.rule and not _among(ip_address(entry.group), COMMON)
     ]
-    also = f", but {_hosts(others[:1])} did for {others[0]['group']}" if others else ""
+    also = f", but {_hosts(others[:1])} did for {others[0].group}" if others else ""
     remedy = "`address` of the output, or the group of the receiver, if they are to be the same"
-    if heard["routers"]:
-        text = f"{nobody}{also}; router {heard['routers'][0]} may take it all the same"
+    if heard.routers:
+        text = f"{nobody}{also}; router {heard.routers[0]} may take it all the same"
         return say(TOPIC, "unknown", text, remedy if others else "")
-    answers = [] if query is None else [e for e in others if e["ago_s"] <= query["ago_s"]]
-    if answers and query["answered"] and version >= REPORTED[wanted.version]:
+    answers = [] if query is None else [e for e in others if e.ago_s <= query.ago_s]
+    if query is not None and answers and query.answered and version >= REPORTED[wanted.version]:
         text = (
             f"nobody on {name} wants {wanted}: {_hosts(answers)} answered the last query, with"
             f" {_groups(answers)}"
@@ -99,7 +99,7 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
     if query is None:
         why = "nobody queries there, so receivers that joined earlier are silent"
     elif version < REPORTED[wanted.version]:
-        why = f"answers to {query['address']}, which queries in version {version}, are not heard"
+        why = f"answers to {query.address}, which queries in version {version}, are not heard"
     else:
         why = "a switch that snoops shows reports to queriers only"
     return say(TOPIC, "unknown", f"{nobody}{also}; {why}", remedy if others else "")
@@ -108,17 +108,17 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Mapping[str, Any
 def _sources(evidence: Evidence, output: Output) -> set[str]:
     """The sources that a receiver sees; empty when they are unknown."""
     if output.source == "keep":
-        return {kind["source"] for kind in evidence.seen.good}
+        return {kind.source for kind in evidence.seen.good}
     source = source_of(output, evidence.host.links[output.interface or ""])
     return {str(source)} if source is not None else set()
 
 
 def _hosts(entries: Entries) -> str:
-    return some([entry["host"] for entry in entries])
+    return some([entry.host for entry in entries])
 
 
 def _groups(entries: Entries) -> str:
-    return some([entry["group"] for entry in entries])
+    return some([entry.group for entry in entries])
 
 
 def is_asked_for(group: Address) -> bool:

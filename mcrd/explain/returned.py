@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any
 
-from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, ago_of
+from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, ago
+from mcrd.looks import Look, Returned
 from mcrd.model import Output
 from mcrd.planning.resources import endpoint, is_to
 
@@ -45,13 +45,13 @@ def returned(
     evidence: Evidence, say: Say, output: Output, refused: int, before: int
 ) -> Iterator[Finding]:
     """What came back: as heard, or else as the kernel told the worker (`refused`, and `before`)."""
-    look: Mapping[str, Any] = evidence.look or {}
+    look = evidence.look or Look()
     about = _about(look, evidence.host, output, evidence.rule.input.protocol)
-    heard = [error for error in about if error["ago_s"] <= look["seconds"] + RECENT]
+    heard = [error for error in about if error.ago_s <= look.seconds + RECENT]
     for error in heard[:TOLD]:
-        to = endpoint(ip_address(error["destination"]), error["port"])
-        words, remedy = _words(output.address.version, error["type"], error["code"])
-        yield say("refused", "no", f"{error['host']} answers for {to}, by ICMP: {words}", remedy)
+        to = endpoint(ip_address(error.destination), error.port)
+        words, remedy = _words(output.address.version, error.type, error.code)
+        yield say("refused", "no", f"{error.host} answers for {to}, by ICMP: {words}", remedy)
     if refused > before and not heard:
         to = endpoint(output.address, output.port)
         text = f"{to} was refused, by ICMP, {_times(refused - before)}"
@@ -60,17 +60,15 @@ def returned(
     elif refused and not heard:
         if about:
             last = about[0]
-            words, remedy = _words(output.address.version, last["type"], last["code"])
-            text = f"{last['host']} answered, by ICMP, {ago_of(last)} ago: {words}"
+            words, remedy = _words(output.address.version, last.type, last.code)
+            text = f"{last.host} answered, by ICMP, {ago(last.ago_s)} ago: {words}"
             yield say("refused", "note", text, remedy)
         else:
             text = f"it was refused before, by ICMP, {_times(refused)}, and not meanwhile"
             yield say("refused", "note", text)
 
 
-def _about(
-    look: Mapping[str, Any], host: Host, output: Output, protocol: str
-) -> list[Mapping[str, Any]]:
+def _about(look: Look, host: Host, output: Output, protocol: str) -> list[Returned]:
     """Errors about what this output sends, the last one first.
 
     Of packets that this host sent, for anybody can claim to answer. Its own errors say that nobody
@@ -79,11 +77,11 @@ def _about(
     own = {str(address.ip) for link in host.links.values() for address in link.addresses}
     return [
         error
-        for error in look.get("returned", ())
-        if error["host"] not in own
-        and error["protocol"] == protocol
-        and (error["source"] in own or output.source == "keep")
-        and is_to(output, ip_address(error["destination"]), error["port"])
+        for error in look.returned
+        if error.host not in own
+        and error.protocol == protocol
+        and (error.source in own or output.source == "keep")
+        and is_to(output, ip_address(error.destination), error.port)
     ]
 
 

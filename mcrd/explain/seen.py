@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
-from typing import Any
 
 from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
 from mcrd.explain.group import forgotten
 from mcrd.explain.taken import grown, is_here, is_slow, minute, received
+from mcrd.looks import Kind, Look
 from mcrd.model import BROADCAST, Input
-from mcrd.observe.kinds import Kind
 from mcrd.planning.resources import endpoint, first_address
 
 TOPICS = (
@@ -35,13 +34,13 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
     rule received something all the same.
     """
     look, given = evidence.look, evidence.rule.input
-    if look is None or (look["ended"] == "interface" and not look["frames"]):
+    if look is None or (look.ended == "interface" and not look.frames):
         why = evidence.look_error or f"{given.interface} is down"
         text = why if look is None else f"cannot look at the frames: {why}"
         yield Finding("frames", "seen", "unknown", text)
         return
     found = evidence.seen
-    when = f"within {look['seconds']:.1f} s"
+    when = f"within {look.seconds:.1f} s"
     count = grown(evidence)
     if found.good:
         yield Finding("frames", "seen", "yes", _good(given, found.good, when))
@@ -65,17 +64,17 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _good(given: Input, kinds: Sequence[Kind], when: str) -> str:
-    count = sum(kind["count"] for kind in kinds)
-    largest = max(kind["largest"] for kind in kinds)
-    who = some([kind["source"] for kind in kinds], "sources ")
-    ttl = min(kind["ttl_lowest"] for kind in kinds)
+    count = sum(kind.count for kind in kinds)
+    largest = max(kind.largest for kind in kinds)
+    who = some([kind.source for kind in kinds], "sources ")
+    ttl = min(kind.ttl_lowest for kind in kinds)
     enough = ", which is enough: it ends here" if ttl == 1 else ""
     to = endpoint(given.address, given.port)
     return f"{count} frames to {to} {when}, from {who}; up to {largest} bytes, TTL {ttl}{enough}"
 
 
 def _nothing(
-    evidence: Evidence, look: Mapping[str, Any], others: Sequence[Kind], miss: Answer, when: str
+    evidence: Evidence, look: Look, others: Sequence[Kind], miss: Answer, when: str
 ) -> Finding:
     given = evidence.rule.input
     text = f"nothing to {endpoint(given.address, given.port)} arrived {when}"
@@ -107,29 +106,29 @@ def _nothing(
     else:
         text += "; the rule never received any"
     # Among what there was no room for, it may have been.
-    return Finding("frames", "nothing", "unknown" if look["lost"] else miss, text, remedy)
+    return Finding("frames", "nothing", "unknown" if look.lost else miss, text, remedy)
 
 
 def _figure(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _limits(look: Mapping[str, Any]) -> Iterator[Finding]:
+def _limits(look: Look) -> Iterator[Finding]:
     """What the look did not see, and malformed frames."""
     missed = []
-    if look["lost"]:
-        missed.append(f"there was no room for {look['lost']}")
-    if look["of_more_kinds"]:
-        missed.append(f"{look['of_more_kinds']} were of too many kinds to tell apart")
-    if look["ended"] == "frames":
+    if look.lost:
+        missed.append(f"there was no room for {look.lost}")
+    if look.of_more_kinds:
+        missed.append(f"{look.of_more_kinds} were of too many kinds to tell apart")
+    if look.ended == "frames":
         missed.append("more arrived than it can take")
-    if look["ended"] == "interface":
+    if look.ended == "interface":
         missed.append("the interface went down")
     if missed:
-        text = f"the look did not see all: of {look['frames']} frames, {', '.join(missed)}"
+        text = f"the look did not see all: of {look.frames} frames, {', '.join(missed)}"
         yield Finding("frames", "cut", "note", text)
-    if look["malformed"]:
-        yield Finding("frames", "malformed", "note", f"{look['malformed']} frames are malformed")
+    if look.malformed:
+        yield Finding("frames", "malformed", "note", f"{look.malformed} frames are malformed")
 
 
 def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
@@ -137,7 +136,7 @@ def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
     told, first = _told(kinds), kinds[0]
     match topic:
         case "own":
-            by = f" (rule {first['rule']})" if first["rule"] else ""
+            by = f" (rule {first.rule})" if first.rule else ""
             return (
                 f"this host sends it itself{by}, and mcrd does not relay that: {told}",
                 "one rule with all the outputs, or a source on another host",
@@ -148,48 +147,48 @@ def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
                 "repair the sender, or what rewrites packets",
             )
         case "fragment":
-            if ":" in first["destination"]:
+            if ":" in first.destination:
                 remedy = "IPv6 fragments are not relayed: let the source send smaller packets"
                 return f"only fragments arrive: {told}", remedy
             remedy = "a firewall on the way drops fragments; or let the source send smaller packets"
             return f"only a part of the fragments arrives: {told}", remedy
         case "vlan":
             if given.vlan is None:
-                remedy = f"take the VLAN's interface as the input, or vlan = {first['vlan']}"
-                if first["inner_vlan"]:
+                remedy = f"take the VLAN's interface as the input, or vlan = {first.vlan}"
+                if first.inner_vlan:
                     remedy = "take an interface on which the tags are taken off"
                 return f"the frames are tagged, and the rule takes untagged ones: {told}", remedy
             return f"the frames are not of VLAN {given.vlan}: {told}", "another vlan in the rule"
         case "source":
-            host = ip_address(first["source"])
+            host = ip_address(first.source)
             if any(host in network for network in given.exclude):
                 return f"the source is excluded: {told}", f"take {host} out of exclude"
             return f"the source is not one of sources: {told}", f"add {host} to sources"
         case "port":
-            return f"the port is another one: {told}", f"port = {first['port']} in the rule"
+            return f"the port is another one: {told}", f"port = {first.port} in the rule"
         case "protocol":
-            port = f" and port = {first['port']}" if first["port"] is not None else ", without port"
-            remedy = f'protocol = "{first["protocol"]}"{port} in the rule'
-            wrong, right = first["protocol"].upper(), given.protocol.upper()
+            port = f" and port = {first.port}" if first.port is not None else ", without port"
+            remedy = f'protocol = "{first.protocol}"{port} in the rule'
+            wrong, right = first.protocol.upper(), given.protocol.upper()
             return f"it is {wrong}, and the rule takes {right}: {told}", remedy
         case "hardware":
             remedy = "a static ARP or switch entry, or a stream that is not for this host"
             return f"the frames are for another hardware address: {told}", remedy
     return (
         f"the port fits, the address is another one: {told}",
-        f'address = "{first["destination"]}" in the rule',
+        f'address = "{first.destination}" in the rule',
     )
 
 
 def _told(kinds: Sequence[Kind]) -> str:
     shown = []
     for kind in kinds[:TOLD]:
-        port = kind["port"] if kind["port"] is not None else 0
-        tag = f", VLAN {kind['vlan']}" if kind["vlan"] else ""
-        inner = f" with {kind['inner_vlan']} in it" if kind["inner_vlan"] else ""
-        part = f", {kind['fragment']} fragments" if kind["fragment"] else ""
-        rule = f" (rule {kind['rule']})" if kind["rule"] and not kind["outgoing"] else ""
-        to = endpoint(ip_address(kind["destination"]), port)
-        shown.append(f"{kind['count']} from {kind['source']} to {to}{tag}{inner}{part}{rule}")
+        port = kind.port if kind.port is not None else 0
+        tag = f", VLAN {kind.vlan}" if kind.vlan else ""
+        inner = f" with {kind.inner_vlan} in it" if kind.inner_vlan else ""
+        part = f", {kind.fragment} fragments" if kind.fragment else ""
+        rule = f" (rule {kind.rule})" if kind.rule and not kind.outgoing else ""
+        to = endpoint(ip_address(kind.destination), port)
+        shown.append(f"{kind.count} from {kind.source} to {to}{tag}{inner}{part}{rule}")
     more = f" and {len(kinds) - TOLD} kinds more" if len(kinds) > TOLD else ""
     return "; ".join(shown) + more

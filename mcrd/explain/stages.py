@@ -44,7 +44,7 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
     """The state of the rule: no, unless another stage says more about it."""
     if daemon.state is None:
         return
-    state, reason = daemon.state["state"], daemon.state["reason"]
+    state, reason = daemon.state.state, daemon.state.reason
     if state == "active":
         yield Finding("file", "state", "yes", "the rule is active")
     elif state != "disabled":

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from mcrd.explain.evidence import Daemon, Evidence, Finding
+from mcrd.answers import Stats
+from mcrd.explain.evidence import Evidence, Finding
 
 RETURNED = ("looped", "cut_off")  # drops of what comes back
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
@@ -31,21 +31,21 @@ REMEDIES = {
 def taken(evidence: Evidence) -> Iterator[Finding]:
     """Whether the worker runs, and the rule received what was seen."""
     daemon, rule = evidence.daemon, evidence.rule
-    if daemon is None or not daemon.before or not daemon.after:
+    if daemon is None or daemon.before is None or daemon.after is None:
         yield Finding(
             "taken", "received", "unknown", "no counters: no daemon was asked, or no rule"
         )
         return
-    if daemon.state is None or daemon.state["state"] != "active":
+    if daemon.state is None or daemon.state.state != "active":
         yield Finding("taken", "received", "unknown", "the rule is not active: nothing is counted")
         return
-    trouble = list(_workers(daemon, rule.input.interface))
-    yield from trouble
+    yield from _workers(rule.input.interface, daemon.before, daemon.after, daemon.stopped)
     grew = grown(evidence)
-    drops = _drops(daemon, rule.input.interface)
+    before, after = evidence.rings(after=False), evidence.rings()
+    drops = _more(before.dropped, after.dropped)
     full = drops.get("ring_full", 0)
     if full:
-        frames = _drops(daemon, rule.input.interface, "dropped_frames").get("ring_full", full)
+        frames = _more(before.dropped_frames, after.dropped_frames).get("ring_full", full)
         lost = f"{full} packets" if full == frames else f"about {full} packets, in {frames} frames,"
         text = f"{lost} were lost: the ring of {rule.input.interface} was full"
         yield Finding("taken", "ring_full", "no", text, REMEDIES["ring_full"])
@@ -65,7 +65,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
         yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
     yield from _looped(evidence)
-    limited = _grown(evidence, "dropped", "rate_limited")
+    limited = _dropped(evidence, "rate_limited")
     if limited:
         text = f"{limited} packets were over the limit of the input, {rule.input.limit} in a second"
         yield Finding("taken", "limit", "note", text, REMEDIES["rate_limited"])
@@ -73,85 +73,76 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
 
 def _looped(evidence: Evidence) -> Iterator[Finding]:
     """What came back, meanwhile or before: an ended loop brings no more."""
-    daemon, name = evidence.daemon, evidence.rule.name
-    if daemon is None:
-        return
-    looped = sum(int(_at(daemon.after, name, ("dropped", why))) for why in RETURNED)
+    count = evidence.counts()
+    looped = sum(count.dropped.get(why, 0) for why in RETURNED)
     if not looped:
         return
-    lately = sum(_grown(evidence, "dropped", why) for why in RETURNED)
-    who = daemon.after["rules"][name].get("returner") or "somebody"
+    lately = sum(_dropped(evidence, why) for why in RETURNED)
     text = (
         f"a loop: {looped} packets came back that the rule had relayed before, {lately} of them"
-        f" meanwhile; on {evidence.rule.input.interface}, {who} brought the last one"
+        f" meanwhile; on {evidence.rule.input.interface}, {count.returner or 'somebody'} brought"
+        " the last one"
     )
-    if cut := int(_at(daemon.after, name, ("dropped", "cut_off"))):
+    if cut := count.dropped.get("cut_off", 0):
         text += f"; {cut} of them were cut off"
     yield Finding("taken", "looped", "note", text, REMEDIES["looped"])
 
 
-def _workers(daemon: Daemon, interface: str) -> Iterator[Finding]:
-    before = {w["pid"]: w for w in daemon.before["workers"] if w["interface"] == interface}
-    after = {w["pid"]: w for w in daemon.after["workers"] if w["interface"] == interface}
-    if stopped := sorted(daemon.stopped & (before.keys() | after.keys())):
-        text = f"the worker of {interface} is stopped, pid {stopped[0]}: somebody sent SIGSTOP"
-        yield Finding("taken", "worker", "no", text, f"`kill -CONT {stopped[0]}`, or wait a second")
-    elif not after:
+def _workers(
+    interface: str, before: Stats, after: Stats, stopped: frozenset[int]
+) -> Iterator[Finding]:
+    was, now = (
+        {worker.pid for worker in stats.workers if worker.interface == interface}
+        for stats in (before, after)
+    )
+    if halted := sorted(stopped & (was | now)):
+        text = f"the worker of {interface} is stopped, pid {halted[0]}: somebody sent SIGSTOP"
+        yield Finding("taken", "worker", "no", text, f"`kill -CONT {halted[0]}`, or wait a second")
+    elif not now:
         text = f"no worker reads {interface}"
         yield Finding("taken", "worker", "no", text, "the daemon's log says why it ended")
-    elif gone := sorted(before.keys() - after.keys()):
+    elif gone := sorted(was - now):
         text = f"the worker of {interface} was replaced meanwhile, pid {gone[0]}: it ended, or hung"
         yield Finding("taken", "worker", "no", text, "the daemon's log says why; ask again")
     else:
-        pids = ", ".join(map(str, sorted(after)))
+        pids = ", ".join(map(str, sorted(now)))
         yield Finding("taken", "worker", "yes", f"the worker of {interface} runs, pid {pids}")
 
 
-def _drops(daemon: Daemon, interface: str, of: str = "dropped") -> dict[str, int]:
-    """What the interface dropped meanwhile, most first; `unmatched` is no fault."""
-    now = daemon.after["interfaces"].get(interface, {}).get(of, {})
-    was = daemon.before["interfaces"].get(interface, {}).get(of, {})
-    grew = {why: count - was.get(why, 0) for why, count in now.items()}
+def _more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """What was dropped meanwhile, most first."""
+    grew = {why: count - before.get(why, 0) for why, count in after.items()}
     return {why: n for why, n in sorted(grew.items(), key=lambda e: -e[1]) if n > 0}
 
 
 def grown(evidence: Evidence) -> int:
     """Packets that the rule received meanwhile."""
-    return _grown(evidence, "received", "packets")
+    return received(evidence) - evidence.counts(after=False).received.packets
 
 
 def received(evidence: Evidence) -> int:
     """Packets that the rule ever received."""
-    daemon = evidence.daemon
-    return int(_at(daemon.after, evidence.rule.name, ("received", "packets"))) if daemon else 0
+    return evidence.counts().received.packets
 
 
 def minute(evidence: Evidence) -> float:
     """Packets per second that it received over the last minute."""
-    daemon = evidence.daemon
-    found = _at(daemon.after, evidence.rule.name, ("rate", "minute", "packets")) if daemon else 0
-    return float(found)
+    return evidence.counts().rate.minute.packets
 
 
 def is_slow(evidence: Evidence) -> bool:
     """Whether it received something in the last minute, but too little for the look to see."""
-    seconds = evidence.look["seconds"] if evidence.look is not None else 0.0
+    seconds = evidence.look.seconds if evidence.look is not None else 0.0
     return 0 < minute(evidence) * seconds < ENOUGH
 
 
 def is_here(evidence: Evidence) -> bool:
     """Whether there are counters of the rule."""
     daemon = evidence.daemon
-    return daemon is not None and evidence.rule.name in daemon.after.get("rules", {})
+    after = daemon.after if daemon is not None else None
+    return after is not None and evidence.rule.name in after.rules
 
 
-def _grown(evidence: Evidence, *keys: str) -> int:
-    daemon, name = evidence.daemon, evidence.rule.name
-    return int(_at(daemon.after, name, keys) - _at(daemon.before, name, keys)) if daemon else 0
-
-
-def _at(stats: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> float:
-    found: Any = stats.get("rules", {}).get(name)
-    for key in keys:
-        found = found and found.get(key)
-    return found or 0
+def _dropped(evidence: Evidence, why: str) -> int:
+    """Packets that the rule dropped meanwhile."""
+    return evidence.counts().dropped.get(why, 0) - evidence.counts(False).dropped.get(why, 0)

@@ -7,10 +7,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from mcrd.answers import Others, Status
 
 NET = "proc/thread-self/net"
 
@@ -174,43 +176,41 @@ class Running:
     who else relays what it does, None where it does not say that.
     """
 
-    status: dict[str, Any] | None = None
+    status: Status | None = None
     silence: str = "no daemon answers"
     seen: int | None = None
-    others: dict[str, Any] | None = None
-    workers: dict[str, int] = field(init=False)
+    others: Others | None = None
 
-    def __post_init__(self) -> None:
-        counts: dict[str, int] = {}
-        for worker in self.status["workers"] if self.status else ():
-            counts[worker["interface"]] = counts.get(worker["interface"], 0) + 1
-        object.__setattr__(self, "workers", counts)
+    @property
+    def workers(self) -> dict[str, int]:
+        """The number of workers of each interface."""
+        return dict(Counter(w.interface for w in self.status.workers) if self.status else ())
 
     @property
     def pid(self) -> int | None:
         """The daemon's process id; None where it is not visible."""
         if self.status is None or self.seen == 0:
             return None
-        return int(self.status["pid"]) if self.seen is None else self.seen
+        return self.status.pid if self.seen is None else self.seen
 
     @property
     def uid(self) -> int | None:
         """The daemon's user."""
-        return int(self.status["privileges"]["uid"]) if self.status else None
+        return self.status.privileges.uid if self.status else None
 
     @property
     def worker(self) -> int | None:
         """The process id of one of its workers; None where none is visible."""
-        if self.status is None or self.pid != self.status["pid"]:
+        if self.status is None or self.pid != self.status.pid:
             return None
-        workers = self.status["workers"]
-        return int(workers[0]["pid"]) if workers else None
+        workers = self.status.workers
+        return workers[0].pid if workers else None
 
     def may(self, capability: str) -> bool | None:
         """Whether it has a capability; None where no daemon says it."""
-        return capability in self.status["privileges"]["capabilities"] if self.status else None
+        return capability in self.status.privileges.capabilities if self.status else None
 
     @property
     def missing(self) -> dict[str, str]:
         """Layers of the sandbox that some worker is without, and why."""
-        return dict(self.status["sandbox"]["missing"]) if self.status else {}
+        return self.status.sandbox.missing if self.status else {}

@@ -14,8 +14,8 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any
 
+from mcrd.looks import Look
 from mcrd.model import Input
 from mcrd.observe.frames import Summary
 from mcrd.observe.kinds import takes
@@ -62,7 +62,7 @@ class Looks:
     def __init__(self) -> None:
         self.under_way: set[str] = set()  # by interface
 
-    async def look(self, given: Input, seconds: float, frames: int = FRAMES) -> dict[str, Any]:
+    async def look(self, given: Input, seconds: float, frames: int = FRAMES) -> Look:
         """Look at what arrives for the input at its interface. Raises BusyError, and OSError."""
         if given.interface in self.under_way:
             raise BusyError(f"another look at {given.interface} is under way; try again after it")
@@ -72,18 +72,14 @@ class Looks:
         try:
             with _open(given) as sock:
                 began = time.monotonic()
-                summary = Summary(lambda kind: takes(given, kind._asdict()))
+                summary = Summary(lambda kind: takes(given, kind))
                 sight = await _watch(sock, _Sight(summary), began + seconds, frames)
                 took = time.monotonic() - began
         finally:
             self.under_way.discard(given.interface)
-        return {
-            "interface": given.interface,
-            "seconds": round(took, 3),
-            "ended": sight.ended,
-            "lost": sight.lost,
-            **sight.summary.plain(),
-        }
+        found = Look(given.interface, round(took, 3), sight.ended, sight.lost)
+        summary.tell(found)
+        return found
 
 
 def _open(given: Input) -> socket.socket:

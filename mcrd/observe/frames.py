@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from mcrd import looks
 from mcrd.observe.messages import MLD, MalformedError, Query, icmp, igmp, mld
 
 KINDS = 256  # of which more are only counted, but for as many again that the rule takes
@@ -25,7 +25,7 @@ HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION = 0, 43, 44, 51, 60
 
 
 class Kind(NamedTuple):
-    """What frames that are counted together have in common.
+    """What frames that are counted together have in common: the first fields of looks.Kind.
 
     `fragment` is "", "first" or "later": what is behind the first has no ports. `detail` says what
     a message of IGMP, MLD or ICMP is about. `other_host`: it was for another hardware address.
@@ -51,16 +51,6 @@ class Frame(NamedTuple):
     kind: Kind
     ttl: int
     size: int
-
-
-@dataclass(slots=True)
-class Sum:
-    """All frames of a kind."""
-
-    count: int
-    largest: int
-    ttl_lowest: int
-    ttl_highest: int
 
 
 def parse(packet: bytes, protocol: int, vlan: int | None, verify: bool) -> Frame | None:
@@ -218,7 +208,7 @@ class Summary:
 
     def __init__(self, wanted: Callable[[Kind], bool] = lambda _: False) -> None:
         self._wanted = wanted
-        self._kinds: dict[Kind, Sum] = {}
+        self._kinds: dict[Kind, looks.Kind] = {}
         self.frames = 0
         self.malformed = 0
         self.not_ip = 0
@@ -254,17 +244,12 @@ class Summary:
             found.ttl_lowest = min(found.ttl_lowest, ttl)
             found.ttl_highest = max(found.ttl_highest, ttl)
         elif len(self._kinds) < KINDS or (len(self._kinds) < 2 * KINDS and self._wanted(kind)):
-            self._kinds[kind] = Sum(1, size, ttl, ttl)
+            self._kinds[kind] = looks.Kind(*kind, 1, size, ttl, ttl)
         else:
             self.of_more_kinds += 1
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON, the most frequent kind first."""
-        ordered = sorted(self._kinds.items(), key=lambda item: -item[1].count)
-        return {
-            "frames": self.frames,
-            "malformed": self.malformed,
-            "not_ip": self.not_ip,
-            "of_more_kinds": self.of_more_kinds,
-            "kinds": [{**kind._asdict(), **asdict(found)} for kind, found in ordered],
-        }
+    def tell(self, look: looks.Look) -> None:
+        """Add it to a look, the most frequent kind first."""
+        look.frames, look.malformed = self.frames, self.malformed
+        look.not_ip, look.of_more_kinds = self.not_ip, self.of_more_kinds
+        look.kinds = sorted(self._kinds.values(), key=lambda kind: -kind.count)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Literal
 
+from mcrd import looks
 from mcrd.model import Address
 from mcrd.observe.latest import remember
 from mcrd.observe.messages import SOURCES, MalformedError, Query, Record, igmp, mld
@@ -114,8 +115,8 @@ class Heard:
         now: float,
         about: Callable[[Address], bool] = lambda _: True,
         protocols: Iterable[Protocol] = PROTOCOLS,
-    ) -> dict[str, Any]:
-        """As JSON: for IGMP and MLD who queried last, who is a member, who routes.
+    ) -> dict[str, looks.Heard]:
+        """For IGMP and MLD who queried last, who is a member, who routes.
 
         Of groups that `about` says no to, only the members heard last are told.
         """
@@ -136,34 +137,34 @@ def _sources(record: Record, before: Sources) -> Sources:
     return changed if len(changed) <= SOURCES else None
 
 
-def _plain(segment: _Segment, now: float, about: Callable[[Address], bool]) -> dict[str, Any]:
+def _plain(segment: _Segment, now: float, about: Callable[[Address], bool]) -> looks.Heard:
     query = None
     if segment.query is not None:
         source, asked, at = segment.query
-        query = {
-            "address": str(source),
-            "version": asked.version,
-            "ago_s": round(now - at, 1),
-            "answered": now - at > asked.response + MARGIN,
-            "gone": _gone(segment.query, now),
-        }
-    members = segment.members.items()
-    return {
-        "listened_s": round(now - segment.since, 1),
-        "query": query,
-        "forgot": segment.forgot is not None and now - segment.forgot < MEMBER_AGE,
-        "members": [
-            {
-                "group": _text(group),
-                "host": _text(host),
-                "sources": None if sources is None else sorted(map(_text, sources)),
-                "ago_s": round(now - at, 1),
-            }
-            for number, ((group, host), (sources, at)) in enumerate(reversed(members))
+        query = looks.Query(
+            address=str(source),
+            version=asked.version,
+            ago_s=round(now - at, 1),
+            answered=now - at > asked.response + MARGIN,
+            gone=_gone(segment.query, now),
+        )
+    members = enumerate(reversed(segment.members.items()))
+    return looks.Heard(
+        listened_s=round(now - segment.since, 1),
+        query=query,
+        forgot=segment.forgot is not None and now - segment.forgot < MEMBER_AGE,
+        members=[
+            looks.Member(
+                group=_text(group),
+                host=_text(host),
+                sources=None if sources is None else sorted(map(_text, sources)),
+                ago_s=round(now - at, 1),
+            )
+            for number, ((group, host), (sources, at)) in members
             if now - at < MEMBER_AGE and (number < OTHERS or about(ip_address(group)))
         ],
-        "routers": [_text(host) for host, at in segment.routers.items() if now - at < ROUTER_AGE],
-    }
+        routers=[_text(host) for host, at in segment.routers.items() if now - at < ROUTER_AGE],
+    )
 
 
 def _gone(query: tuple[Address, Query, float], now: float) -> bool:

@@ -7,14 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from mcrd.looks import Kind, Look
 from mcrd.model import Address, Input, Network, PortRange, Rule
+from mcrd.observe import frames
 from mcrd.planning.resources import covers, destinations, first_address, has_port
-
-Kind = Mapping[str, Any]
-"""As Summary.plain() has them, with what mark() adds."""
-
 
 Thing = TypeVar("Thing")
 RANGES = 256  # that are looked through for each kind
@@ -37,31 +35,31 @@ def sort(given: Input, kinds: Sequence[Kind]) -> Sorted:
     good: list[Kind] = []
     near: dict[str, list[Kind]] = {}
     for kind in kinds:
-        if kind["protocol"] not in ("udp", "esp") or _version(kind) != version:
+        if kind.protocol not in ("udp", "esp") or _version(kind) != version:
             continue
         lacks = _lacks(given, kind)
         if not lacks:
             good.append(kind)
         elif "group" not in lacks or "port" not in lacks:
-            own = lacks == ["own"] and not kind["back"]
-            alone = own or (len(lacks) == 1 and kind["rule"] is None)
+            own = lacks == ["own"] and not kind.back
+            alone = own or (len(lacks) == 1 and kind.rule is None)
             near.setdefault(lacks[0] if alone else "several", []).append(kind)
-    whole = [kind for kind in good if not kind["fragment"]]
-    parts = {kind["fragment"] for kind in good} - {""}
+    whole = [kind for kind in good if not kind.fragment]
+    parts = {kind.fragment for kind in good} - {""}
     if parts and (version == 6 or parts != {"first", "later"}):
-        near["fragment"] = [kind for kind in good if kind["fragment"]]
+        near["fragment"] = [kind for kind in good if kind.fragment]
         good = whole
     return Sorted(good, near)
 
 
-def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
+def mark(look: Look, rule: Rule, rules: Iterable[Rule]) -> None:
     """Add to kinds, and to members that were heard, as `rule`, another one that has them.
 
     It takes or sends these kinds, or sends to that group; None: none does.
     """
     interface = rule.input.interface
     inputs: _Index[Rule] = _Index()
-    outputs: dict[str, _Index[Rule]] = {name: _Index() for name in (interface, *look["heard"])}
+    outputs: dict[str, _Index[Rule]] = {name: _Index() for name in (interface, *look.heard)}
     for other in rules:
         if other.name == rule.name or not other.enabled:
             continue
@@ -71,9 +69,9 @@ def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
         for output in other.outputs:
             if output.interface in outputs:
                 outputs[output.interface].add(output.address, output.port, other)
-    for kind in look["kinds"]:
-        address, port = ip_address(kind["destination"]), kind["port"] or 0
-        if kind["outgoing"]:
+    for kind in look.kinds:
+        address, port = ip_address(kind.destination), kind.port or 0
+        if kind.outgoing:
             found = list(outputs[interface].at(address, port))
         else:
             # Two rules may share a group, each with its sources.
@@ -81,12 +79,12 @@ def mark(look: Mapping[str, Any], rule: Rule, rules: Iterable[Rule]) -> None:
             come = inputs.at(address, port)
             found = [other for other in come if not here or takes(other.input, kind)]
         first = found[0] if found else None
-        kind["rule"] = first and first.name
-        kind["back"] = bool(kind["outgoing"] and first and _is_back(rule, first))
-    for name, heard in look["heard"].items():
-        for member in (m for protocol in heard.values() for m in protocol["members"]):
-            sender = next(iter(outputs[name].at(ip_address(member["group"]), 0)), None)
-            member["rule"] = sender and sender.name
+        kind.rule = first.name if first else None
+        kind.back = bool(kind.outgoing and first and _is_back(rule, first))
+    for name, heard in look.heard.items():
+        for member in (m for protocol in heard.values() for m in protocol.members):
+            sender = next(iter(outputs[name].at(ip_address(member.group), 0)), None)
+            member.rule = sender.name if sender else None
 
 
 def _is_back(rule: Rule, other: Rule) -> bool:
@@ -123,7 +121,7 @@ class _Index(Generic[Thing]):
                 yield thing
 
 
-def takes(given: Input, kind: Kind) -> bool:
+def takes(given: Input, kind: Kind | frames.Kind) -> bool:
     """Whether frames of this kind are for the rule."""
     return not _lacks(given, kind)
 
@@ -132,36 +130,32 @@ def _is_to(given: Input, address: Address) -> bool:
     return any(covers(each, address) for each in destinations(given))
 
 
-def _lacks(given: Input, kind: Kind) -> list[str]:
+def _lacks(given: Input, kind: Kind | frames.Kind) -> list[str]:
     """What a kind lacks, in the order in which a person would look."""
     lacks = []
-    if not _is_to(given, ip_address(kind["destination"])):
+    if not _is_to(given, ip_address(kind.destination)):
         lacks.append("group")
-    if kind["vlan"] != given.vlan or kind["inner_vlan"]:
+    if kind.vlan != given.vlan or kind.inner_vlan:
         lacks.append("vlan")
-    if not _allows(given, kind["source"]):
+    if not _allows(given, kind.source):
         lacks.append("source")
-    if kind["protocol"] != given.protocol:
+    if kind.protocol != given.protocol:
         lacks.append("protocol")
-    elif (
-        given.protocol == "udp"
-        and kind["port"] is not None
-        and not has_port(given.port, kind["port"])
-    ):
+    elif given.protocol == "udp" and kind.port is not None and not has_port(given.port, kind.port):
         lacks.append("port")
-    if kind["port"] is None and "group" in lacks:
+    if kind.port is None and "group" in lacks:
         lacks.append("port")  # of another group, and nothing says that it is about the rule
-    if kind["wrong_checksum"]:
+    if kind.wrong_checksum:
         lacks.append("checksum")
-    if kind["other_host"]:
+    if kind.other_host:
         lacks.append("hardware")
-    if kind["outgoing"]:
+    if kind.outgoing:
         lacks.append("own")
     return lacks
 
 
 def _version(kind: Kind) -> int:
-    return 6 if ":" in kind["destination"] else 4
+    return 6 if ":" in kind.destination else 4
 
 
 def _allows(given: Input, source: str) -> bool:
@@ -175,6 +169,6 @@ def queries(kinds: Sequence[Kind], version: int) -> tuple[str, str] | None:
     """The queriers among the frames that were seen, and their versions."""
     wanted = "igmp" if version == 4 else "mld"
     for kind in kinds:
-        if kind["protocol"] == wanted and kind["detail"].startswith("query"):
-            return kind["source"], kind["detail"].removeprefix("query ")
+        if kind.protocol == wanted and kind.detail.startswith("query"):
+            return kind.source, kind.detail.removeprefix("query ")
     return None

@@ -7,8 +7,8 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any
 
+from mcrd import looks
 from mcrd.model import Address, Output, Rule
 from mcrd.observe.heard import Heard, Protocol
 from mcrd.observe.raw import IPPROTO_PIM, Ears
@@ -57,8 +57,8 @@ class Listener:
         """The version of MLD that is queried in on an interface; None: nobody queries there."""
         return self._heard.version(index, "mld", time.monotonic())
 
-    def tell(self, rule: Rule) -> dict[str, Any]:
-        """The JSON of what was heard on the interfaces of a rule, and came back to its outputs."""
+    def tell(self, rule: Rule) -> tuple[dict[str, dict[str, looks.Heard]], list[looks.Returned]]:
+        """What was heard on the interfaces of a rule, and what came back to its outputs."""
         now = time.monotonic()
         outputs = (o.interface for o in rule.outputs if o.interface is not None)
         names = (rule.input.interface, *outputs)
@@ -72,14 +72,12 @@ class Listener:
             candidates = (*single.get(destination, ()), *ranges)
             return any(is_to(output, destination, port) for output in candidates)
 
-        return {
-            "heard": {
-                name: self._heard.plain(self._links[name].index, now, concerns, self._protocols)
-                for name in dict.fromkeys(names)
-                if name in self._links
-            },
-            "returned": self._returned.plain(concerns, now),
+        heard = {
+            name: self._heard.plain(self._links[name].index, now, concerns, self._protocols)
+            for name in dict.fromkeys(names)
+            if name in self._links
         }
+        return heard, self._returned.plain(concerns, now)
 
     def close(self) -> None:
         """Hear no more."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from mcrd import looks
 from mcrd.model import Address
 from mcrd.observe.latest import remember
 from mcrd.observe.messages import Error, MalformedError, icmp
@@ -46,20 +46,20 @@ class Returned:
         heard.at = now
         remember(self._errors, key, heard, KINDS)
 
-    def plain(self, about: Callable[[Address, int], bool], now: float) -> list[dict[str, Any]]:
-        """As JSON, the last one first: those about destinations that `about` says yes to."""
+    def plain(self, about: Callable[[Address, int], bool], now: float) -> list[looks.Returned]:
+        """The last one first: those about destinations that `about` says yes to."""
         return [
-            {
-                "host": str(heard.host),
-                "type": heard.error.kind,
-                "code": heard.error.code,
-                "protocol": heard.error.protocol,
-                "source": str(heard.error.source),
-                "destination": str(heard.error.destination),
-                "port": heard.error.port,
-                "count": heard.count,
-                "ago_s": round(now - heard.at, 1),
-            }
+            looks.Returned(
+                host=str(heard.host),
+                type=heard.error.kind,
+                code=heard.error.code,
+                protocol=heard.error.protocol,
+                source=str(heard.error.source),
+                destination=str(heard.error.destination),
+                port=heard.error.port,
+                count=heard.count,
+                ago_s=round(now - heard.at, 1),
+            )
             for heard in reversed(self._errors.values())
             if now - heard.at < AGE and about(heard.error.destination, heard.error.port)
         ]

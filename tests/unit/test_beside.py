@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from mcrd import config
+from mcrd.answers import Twice
 from mcrd.beside import sight
 from mcrd.beside.discovery import listeners, protocol_of
 from mcrd.beside.sight import Ring, Route, Sender, Sight
-from mcrd.beside.twice import Twice, twice
+from mcrd.beside.twice import twice
 from mcrd.beside.watch import Watcher
 from mcrd.beside.who import parties
 from mcrd.host.procfs import Host

@@ -17,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mcrd import config
+from mcrd.answers import Status
 from mcrd.cli import mcrctl
 from mcrd.doctor import Finding, Host, Running, buffers, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.examine import daemon, examine, for_service, may_read, network, rule_file, sandbox
@@ -65,7 +67,7 @@ def running(**more: Any) -> Running:
         "sandbox": {"mode": "default", "missing": {}},
         "privileges": {"uid": 995, "capabilities": ["net_raw"]},
     }
-    return Running({**status, **more})
+    return Running(msgspec.convert({**status, **more}, Status))
 
 
 def verdicts(found: list[Finding]) -> list[str]:
@@ -170,7 +172,7 @@ def test_instances_of_inotify(
         for number in range(count):
             (directory / str(number)).symlink_to(f"anon_inode:{kind}")
         (directory / "9").symlink_to("anon_inode:[eventpoll]")
-    status = running(privileges={"uid": 990, "capabilities": []}, watch_trouble=said)
+    status = running(privileges={"uid": 990, "capabilities": []}, watch_trouble=said or "")
     found = limits.inotify(made, Running() if said is None else status)
     assert (found.verdict, found.remedy) == (verdict, remedy)
     assert found.value.startswith(f"the user {uid} has 3 of {min(limits_[:2])} instances")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcrd.looks import Look
 from mcrd.model import Input
 from mcrd.observe.capture import AUXDATA, _auxiliary
 from mcrd.observe.frames import KINDS, Kind, Summary, parse
@@ -171,17 +172,10 @@ def test_no_bytes_do_harm(data: bytes, protocol: int, vlan: int | None, verify: 
     # With a header that is right, more of it is read.
     summary.add(ipv4(data[0] if data else 17, data), IP, vlan, verify, other_host=False)
     summary.add(ipv6(data[0] if data else 44, data), IPV6, vlan, verify, other_host=True)
-    plain = summary.plain()
-    assert (
-        plain["frames"]
-        == 3
-        == (
-            plain["malformed"]
-            + plain["not_ip"]
-            + plain["of_more_kinds"]
-            + sum(each["count"] for each in plain["kinds"])
-        )
-    )
+    told = Look()
+    summary.tell(told)
+    apart = told.malformed + told.not_ip + told.of_more_kinds
+    assert told.frames == 3 == apart + sum(each.count for each in told.kinds)
 
 
 def test_a_summary_is_bounded() -> None:
@@ -189,20 +183,22 @@ def test_a_summary_is_bounded() -> None:
     for number in range(KINDS + 100):
         summary.add(packet(ports=(1, 1000 + number)), IP, None, verify=True, other_host=False)
     summary.add(packet(ports=(1, 1000)), IP, None, verify=True, other_host=False)
-    plain = summary.plain()
-    assert (len(plain["kinds"]), plain["of_more_kinds"]) == (KINDS, 100)
-    assert (plain["kinds"][0]["count"], plain["kinds"][0]["largest"]) == (2, 32)
+    told = Look()
+    summary.tell(told)
+    assert (len(told.kinds), told.of_more_kinds) == (KINDS, 100)
+    assert (told.kinds[0].count, told.kinds[0].largest) == (2, 32)
 
 
 def test_what_the_rule_takes_is_not_crowded_out() -> None:
     wanted = Input("eth0", ip_address("239.1.1.1"), 5000)
-    summary = Summary(lambda kind: takes(wanted, kind._asdict()))
+    summary = Summary(lambda kind: takes(wanted, kind))
     for number in range(KINDS + 100):
         summary.add(packet(ports=(1, 6000 + number)), IP, None, verify=True, other_host=False)
     summary.add(packet(ports=(1, 5000)), IP, None, verify=True, other_host=False)
-    kinds = summary.plain()["kinds"]
-    assert len(kinds) == KINDS + 1
-    assert kinds[-1]["port"] == 5000
+    told = Look()
+    summary.tell(told)
+    assert len(told.kinds) == KINDS + 1
+    assert told.kinds[-1].port == 5000
 
 
 def test_what_the_kernel_says_of_a_frame() -> None:

@@ -8,12 +8,17 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, ip_address, ip_network
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import structs
 
+from mcrd import answers
+from mcrd.answers import Stats
 from mcrd.cli.explain import text
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, Way
 from mcrd.explain.stages import answer, explain
 from mcrd.host.bridges import Bridge
+from mcrd.looks import Heard, Kind, Look, Query, Returned
 from mcrd.model import Input, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import mark
 from mcrd.planning.resources import Link
@@ -31,7 +36,7 @@ LINKS = {
 HOST = Host(LINKS, not_joined=(), ways={0: Way(neighbour="REACHABLE")}, reverse_filter=0)
 
 
-def kind(**other: Any) -> dict[str, Any]:
+def kind(**other: Any) -> Kind:
     made = {
         "vlan": None,
         "source": "10.1.0.1",
@@ -51,17 +56,15 @@ def kind(**other: Any) -> dict[str, Any]:
         "ttl_lowest": 1,
         "ttl_highest": 1,
     }
-    return {**made, **other}
+    return Kind(**{**made, **other})
 
 
-def look(*kinds: dict[str, Any], **other: Any) -> dict[str, Any]:
+def look(*kinds: Kind, **other: Any) -> Look:
     made = {"seconds": 3.0, "ended": "time", "lost": 0, "frames": 100, "malformed": 0}
-    return {**made, "of_more_kinds": 0, "kinds": list(kinds), **other}
+    return Look(**{**made, "of_more_kinds": 0, "kinds": list(kinds), **other})
 
 
-def stats(
-    received: int, sent: int, errors: dict[str, int] | None = None, **other: Any
-) -> dict[str, Any]:
+def stats(received: int, sent: int, errors: dict[str, int] | None = None, **other: Any) -> Stats:
     output = {
         "interface": "eth1",
         "address": "10.2.0.2",
@@ -75,14 +78,15 @@ def stats(
         "new_member": 0,
     }
     rule = {"received": {"packets": received}, "dropped": {"rate_limited": 0}, "outputs": [output]}
-    return {
+    made = {
         "rules": {"a": rule},
         "interfaces": {"eth0": {"dropped": other.get("dropped", {})}},
         "workers": [{"interface": "eth0", "pid": other.get("pid", 7)}],
     }
+    return msgspec.convert(made, Stats)
 
 
-ACTIVE = Daemon({"state": "active", "reason": None}, "/etc/mcr.toml")
+ACTIVE = Daemon(answers.Rule("active"), "/etc/mcr.toml")
 WELL = replace(ACTIVE, before=stats(10, 10), after=stats(110, 110))
 HEALTHY = Evidence(RULE, HOST, WELL, look(kind()))
 # Nothing that the rule takes came.
@@ -117,10 +121,10 @@ def test_without_a_daemon_all_that_it_would_know_is_unknown() -> None:
     [
         (replace(WELL, refused=("mcr.toml:1:1: nonsense",)), ("file", "refused")),
         (replace(WELL, changed=("outputs[0].ttl 1 -> 8",)), ("file", "not_loaded")),
-        (replace(WELL, state={"state": "failed", "reason": "no memory"}), ("file", "state")),
+        (replace(WELL, state=answers.Rule("failed", "no memory")), ("file", "state")),
         (replace(WELL, stopped=frozenset({7})), ("taken", "worker")),
         (replace(WELL, after=stats(110, 110, pid=8)), ("taken", "worker")),
-        (replace(WELL, after={**stats(110, 110), "workers": []}), ("taken", "worker")),
+        (replace(WELL, after=structs.replace(stats(110, 110), workers=[])), ("taken", "worker")),
         (replace(WELL, after=stats(110, 110, dropped={"ring_full": 3})), ("taken", "ring_full")),
         (replace(WELL, after=stats(10, 10)), ("taken", "received")),
         (replace(WELL, after=stats(110, 10)), ("output", "sent")),
@@ -249,7 +253,7 @@ def test_ways(way: Way, ttl: int, topic: str) -> None:
 
 
 def test_interfaces_come_before_the_state_that_follows_whichthem() -> None:
-    waiting = replace(WELL, state={"state": "waiting", "reason": "eth0 is down"})
+    waiting = replace(WELL, state=answers.Rule("waiting", "eth0 is down"))
     down = {**LINKS, "eth0": replace(LINKS["eth0"], up=False)}
     evidence = replace(HEALTHY, daemon=waiting, host=replace(HOST, links=down))
     assert cause(evidence) == ("interface", "down")
@@ -274,9 +278,9 @@ def test_the_text_is_for_a_terminal() -> None:
         (kind(largest=4028, fragment="later", port=None), 1500, Way(), "note"),
     ],
 )
-def test_sizes(seen: dict[str, Any], mtu: int, way: Way, expected: str) -> None:
+def test_sizes(seen: Kind, mtu: int, way: Way, expected: str) -> None:
     links = {**LINKS, "eth1": replace(LINKS["eth1"], mtu=mtu)}
-    parts = [kind(fragment="first")] if seen["fragment"] else []
+    parts = [kind(fragment="first")] if seen.fragment else []
     host = replace(HOST, links=links, ways={0: way})
     found = finding(replace(HEALTHY, host=host, look=look(seen, *parts)), "mtu")
     assert found.answer == expected
@@ -297,10 +301,10 @@ def member(group: str, ago_s: float = 10.0, sources: list[str] | None = None) ->
 
 def heard(
     *members: dict[str, Any], query: dict[str, Any] | None = QUERY, routers: tuple[str, ...] = ()
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Heard]]:
     """On eth1, of IGMP."""
     entry = {"listened_s": 300.0, "query": query, "members": [*members], "routers": [*routers]}
-    return {"eth1": {"igmp": entry}}
+    return {"eth1": {"igmp": msgspec.convert(entry, Heard)}}
 
 
 MINE, ANOTHER = member("239.2.2.2"), member("239.2.2.3")
@@ -327,8 +331,8 @@ MINE, ANOTHER = member("239.2.2.2"), member("239.2.2.3")
         (heard(member("239.2.2.2", sources=["10.1.0.1"])), "no"),
     ],
 )
-def test_receivers(told: dict[str, Any], expected: str) -> None:
-    seen = {**look(kind()), "heard": told}
+def test_receivers(told: dict[str, dict[str, Heard]], expected: str) -> None:
+    seen = look(kind(), heard=told)
     found = finding(replace(HEALTHY, rule=TO_GROUP, look=seen), "receiver")
     assert (found.stage, found.answer) == ("output", expected)
     assert (expected == "no") <= bool(found.remedy)
@@ -337,22 +341,22 @@ def test_receivers(told: dict[str, Any], expected: str) -> None:
 def test_a_kept_source_is_that_of_the_packets() -> None:
     kept = replace(TO_GROUP, outputs=(replace(TO_GROUP.outputs[0], source="keep"),))
     for source, expected in (("10.1.0.1", "yes"), ("10.2.0.1", "unknown")):
-        seen = {**look(kind()), "heard": heard(member("239.2.2.2", sources=[source]))}
+        seen = look(kind(), heard=heard(member("239.2.2.2", sources=[source])))
         assert finding(replace(HEALTHY, rule=kept, look=seen), "receiver").answer == expected
 
 
 def test_receivers_are_not_looked_for_where_nobody_asks() -> None:
     outputs = (RULE.outputs[0], replace(RULE.outputs[0], address=ip_address("224.0.0.50")))
-    seen = {**look(kind()), "heard": heard(ANOTHER)}
+    seen = look(kind(), heard=heard(ANOTHER))
     found = explain(replace(HEALTHY, rule=replace(RULE, outputs=outputs), look=seen))
     assert not [each for each in found if each.topic == "receiver"]
     assert not [each for each in explain(HEALTHY) if each.topic == "receiver"]
 
 
-def came_back(kind: int, code: int, **other: Any) -> dict[str, Any]:
+def came_back(kind: int, code: int, **other: Any) -> Returned:
     made = {"host": "10.2.0.9", "type": kind, "code": code, "destination": "10.2.0.2"}
     made |= {"source": "10.2.0.1", "protocol": "udp"}
-    return {**made, "port": 6000, "count": 3, "ago_s": 1.0, **other}
+    return Returned(**{**made, "port": 6000, "count": 3, "ago_s": 1.0, **other})
 
 
 @pytest.mark.parametrize(
@@ -372,8 +376,8 @@ def came_back(kind: int, code: int, **other: Any) -> dict[str, Any]:
         (came_back(3, 1, host="10.2.0.1"), None),  # this host: nobody answers ARP
     ],
 )
-def test_what_came_back(error: dict[str, Any], expected: str | None) -> None:
-    evidence = replace(HEALTHY, look={**look(kind()), "returned": [error]})
+def test_what_came_back(error: Returned, expected: str | None) -> None:
+    evidence = replace(HEALTHY, look=look(kind(), returned=[error]))
     found = answer(explain(evidence))
     if expected is None:
         assert found is None
@@ -416,7 +420,7 @@ def test_bridges_that_are_outputs(bridge: Bridge, expected: tuple[str, str] | No
 def test_the_last_query(query: dict[str, Any] | None, seen: bool, expected: str) -> None:
     told = {"eth0": heard(query=query)["eth1"]}
     which = HEALTHY if seen else SILENT
-    evidence = replace(which, look={**look(*[kind()] * seen), "heard": told})
+    evidence = replace(which, look=look(*[kind()] * seen, heard=told))
     found = finding(evidence, "querier")
     assert found.answer == expected
     assert ("10.2.0.9" in found.text) is (query is not None)
@@ -450,9 +454,10 @@ def test_a_loop_is_told_of_although_it_flows() -> None:
 
 def test_a_loop_is_named_even_if_it_is_over() -> None:
     after = stats(110, 110)
-    after["rules"]["a"] |= {"dropped": {"rate_limited": 0, "looped": 5}, "returner": "10.1.0.9"}
+    after.rules["a"].dropped["looped"] = 5
+    after.rules["a"].returner = "10.1.0.9"
     before = stats(10, 10)
-    before["rules"]["a"]["dropped"]["looped"] = 5
+    before.rules["a"].dropped["looped"] = 5
     daemon = replace(WELL, before=before, after=after)
     found = finding(replace(HEALTHY, daemon=daemon), "looped")
     assert found.answer == "note"
@@ -470,7 +475,7 @@ def test_queries_that_the_kernel_drops(heard_query: Any, flows: bool, expected: 
     asked = {**QUERY, "ago_s": heard_query} if isinstance(heard_query, float) else heard_query
     query = kind(protocol="igmp", port=None, detail="query v3", destination="224.0.0.1")
     told = {"eth0": heard(query=asked)["eth1"]}
-    seen = {**look(query, *[kind()] * flows), "heard": told}
+    seen = look(query, *[kind()] * flows, heard=told)
     which = replace(HEALTHY if flows else SILENT, host=replace(HOST, reverse_filter=1), look=seen)
     assert finding(which, "querier").answer == expected
     assert ("rp_filter" in finding(which, "querier").remedy) is (expected != "yes")
@@ -478,7 +483,7 @@ def test_queries_that_the_kernel_drops(heard_query: Any, flows: bool, expected: 
 
 def test_a_slow_stream_is_no_fault_whatever_else_comes() -> None:
     counted = stats(1483, 0)
-    counted["rules"]["a"]["rate"] = {"minute": {"packets": 0.2, "bytes": 0.0}}
+    counted.rules["a"].rate.minute.packets = 0.2
     slow = replace(SILENT, daemon=replace(WELL, before=counted, after=counted))
     bridge = Bridge("br0", True, False, None)
     for other in (kind(destination="239.1.1.9"), kind(port=5001), kind(vlan=7)):
@@ -488,7 +493,7 @@ def test_a_slow_stream_is_no_fault_whatever_else_comes() -> None:
 
 
 def waiting(reason: str = "eth1 is missing") -> Daemon:
-    return replace(SILENT.daemon or WELL, state={"state": "waiting", "reason": reason})
+    return replace(SILENT.daemon or WELL, state=answers.Rule("waiting", reason))
 
 
 def test_what_waits_for_an_output_asks_for_nothing() -> None:
@@ -542,7 +547,7 @@ def test_two_tags() -> None:
 )
 def test_when_it_flowed(received: int, rate: float, expected: str, told: str) -> None:
     counted = stats(received, 0)
-    counted["rules"]["a"]["rate"] = {"minute": {"packets": rate, "bytes": 0.0}}
+    counted.rules["a"].rate.minute.packets = rate
     evidence = replace(SILENT, daemon=replace(WELL, before=counted, after=counted))
     found = finding(evidence, "nothing")
     assert found.answer == expected
@@ -609,7 +614,7 @@ def test_groups_of_one_network_need_no_querier_and_no_ttl() -> None:
 
 
 def test_the_text_fits_the_terminal_and_points_to_what_is_not_known() -> None:
-    seen = {**look(kind()), "heard": heard(ANOTHER, query=None)}
+    seen = look(kind(), heard=heard(ANOTHER, query=None))
     lines = list(text("a", explain(replace(HEALTHY, rule=TO_GROUP, look=seen)), 60))
     assert all(len(line) <= 60 for line in lines)
     assert any(line.startswith("    Not known: nobody on eth1") for line in lines)
@@ -619,17 +624,15 @@ def test_the_text_fits_the_terminal_and_points_to_what_is_not_known() -> None:
 def test_receivers_on_this_host() -> None:
     looped = replace(TO_GROUP, outputs=(replace(TO_GROUP.outputs[0], loop=True),))
     host = replace(HOST, joined_here=frozenset({0}), bridges={0: WITHHOLDS})
-    seen = {**look(kind()), "heard": heard(ANOTHER)}
+    seen = look(kind(), heard=heard(ANOTHER))
     found = finding(replace(HEALTHY, rule=looped, host=host, look=seen), "receiver")
     assert found.answer == "yes"
 
 
 def test_more_members_than_are_remembered_are_no_proof() -> None:
     told = heard(ANOTHER)
-    told["eth1"]["igmp"]["forgot"] = True
-    found = finding(
-        replace(HEALTHY, rule=TO_GROUP, look={**look(kind()), "heard": told}), "receiver"
-    )
+    told["eth1"]["igmp"].forgot = True
+    found = finding(replace(HEALTHY, rule=TO_GROUP, look=look(kind(), heard=told)), "receiver")
     assert found.answer == "unknown"
 
 
@@ -641,8 +644,8 @@ def test_rules_that_share_a_group_by_source_or_relay_both_ways() -> None:
     ]
     shared[2] = replace(shared[2], outputs=(Output("eth0", RULE.input.address, 5000, ttl=1),))
     kinds = [kind(source="10.1.0.2"), kind(source="10.1.0.3"), kind(outgoing=True)]
-    mark({"kinds": kinds, "heard": {}}, RULE, shared)
-    assert [(each["rule"], each["back"]) for each in kinds] == [
+    mark(look(*kinds), RULE, shared)
+    assert [(each.rule, each.back) for each in kinds] == [
         ("b", False),
         (None, False),
         ("back", True),
@@ -672,13 +675,14 @@ def test_kinds_are_marked_with_the_other_rule_that_has_them() -> None:
         kind(destination="239.8.7.6", port=5),
         kind(destination="239.1.1.5"),
     ]
-    members = [member("239.9.9.9"), member("239.9.9.8")]
-    mark({"kinds": kinds, "heard": heard(*members)}, RULE, rules)
-    assert [each["rule"] for each in members] == ["b", None]
-    assert [each["rule"] for each in kinds] == [None, "b", None, None, "c", "d", None]
+    told = heard(member("239.9.9.9"), member("239.9.9.8"))
+    mark(look(*kinds, heard=told), RULE, rules)
+    assert [each.rule for each in told["eth1"]["igmp"].members] == ["b", None]
+    assert [each.rule for each in kinds] == [None, "b", None, None, "c", "d", None]
 
 
-UNASKED = {**heard(query=None)["eth1"]["igmp"], "listened_s": 900.0}
+UNASKED = structs.replace(heard(query=None)["eth1"]["igmp"], listened_s=900.0)
+ASKED = msgspec.convert(QUERY, Query)
 
 
 @pytest.mark.parametrize(
@@ -686,14 +690,14 @@ UNASKED = {**heard(query=None)["eth1"]["igmp"], "listened_s": 900.0}
     [
         (UNASKED, False, "unknown"),
         (UNASKED, True, "note"),
-        ({**UNASKED, "query": {**QUERY, "gone": True}}, False, "no"),
-        ({**UNASKED, "listened_s": 60.0}, False, "unknown"),
+        (structs.replace(UNASKED, query=structs.replace(ASKED, gone=True)), False, "no"),
+        (structs.replace(UNASKED, listened_s=60.0), False, "unknown"),
     ],
 )
 def test_where_nobody_asks_rejoin_is_named_and_where_it_is_set_it_is_told(
-    told: dict[str, Any], flows: bool, expected: str
+    told: Heard, flows: bool, expected: str
 ) -> None:
-    seen = {**look(*[kind()] * flows), "heard": {"eth0": {"igmp": told}}}
+    seen = look(*[kind()] * flows, heard={"eth0": {"igmp": told}})
     which = replace(HEALTHY if flows else SILENT, look=seen)
     found = finding(which, "querier")
     assert found.answer == expected
@@ -711,7 +715,7 @@ def reported(evidence: Evidence) -> Evidence:
     daemon = evidence.daemon
     assert daemon is not None
     assert daemon.state is not None
-    state = {**daemon.state, "input": {"rejoin_s": 30.0}}
+    state = structs.replace(daemon.state, input=answers.Input(rejoin_s=30.0))
     return replace(evidence, daemon=replace(daemon, state=state))
 
 
@@ -720,15 +724,13 @@ def reported(evidence: Evidence) -> Evidence:
     [
         (UNASKED, 10, True),
         (UNASKED, 0, False),  # it never came: that is something else
-        ({**UNASKED, "listened_s": 60.0}, 10, False),
-        ({**UNASKED, "query": QUERY}, 10, False),
+        (structs.replace(UNASKED, listened_s=60.0), 10, False),
+        (structs.replace(UNASKED, query=ASKED), 10, False),
     ],
 )
-def test_a_stream_that_stopped_where_nobody_asks(
-    told: dict[str, Any], came: int, named: bool
-) -> None:
+def test_a_stream_that_stopped_where_nobody_asks(told: Heard, came: int, named: bool) -> None:
     """The answer itself says what to do."""
-    seen = {**look(), "heard": {"eth0": {"igmp": told}}}
+    seen = look(heard={"eth0": {"igmp": told}})
     counted = stats(came, came)
     daemon = replace(WELL, before=counted, after=counted)
     evidence = replace(SILENT, look=seen, daemon=daemon)

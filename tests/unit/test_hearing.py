@@ -10,8 +10,10 @@ import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import pytest
 
+from mcrd import looks
 from mcrd.observe.heard import MEMBER_AGE, MEMBERS, OTHERS, ROUTER_AGE, ROUTERS, Heard
 from mcrd.observe.messages import Error, MalformedError, Message, Query, Record, icmp, igmp, mld
 from mcrd.observe.returned import AGE, Returned
@@ -122,7 +124,7 @@ class Segment:
         self.heard.take(index, protocol, host, body, self.now)
 
     def told(self, protocol: str = "igmp") -> dict[str, Any]:
-        found: dict[str, Any] = self.heard.plain(3, self.now)[protocol]
+        found: dict[str, Any] = msgspec.to_builtins(self.heard.plain(3, self.now)[protocol])
         return found
 
     def wanted(self, group: Address = GROUP) -> Any:
@@ -210,8 +212,8 @@ def test_what_is_remembered_is_bounded() -> None:
     assert segment.told()["forgot"]
     assert members[0]["group"] == str(IPv4Address(int(GROUP) + 3 * MEMBERS - 1))
     oldest = IPv4Address(int(GROUP) + 2 * MEMBERS)
-    told = segment.heard.plain(3, segment.now, lambda group: group == oldest)["igmp"]["members"]
-    assert (len(told), told[-1]["group"]) == (OTHERS + 1, str(oldest))
+    told = segment.heard.plain(3, segment.now, lambda group: group == oldest)["igmp"].members
+    assert (len(told), told[-1].group) == (OTHERS + 1, str(oldest))
     assert len(segment.told()["routers"]) == ROUTERS
     many = tuple(IPv4Address(int(SOURCE) + number) for number in range(60))
     more = tuple(IPv4Address(int(SOURCE) + 100 + number) for number in range(60))
@@ -313,17 +315,17 @@ def test_what_came_back_is_summed_up_and_bounded() -> None:
     returned.take(HOST, b"\x03", 20.0)
     assert len(returned.plain(lambda *_: True, 20.0)) == RETURNED
     (error,) = returned.plain(lambda _, port: port == 6000, 22.0)
-    assert error == {
-        "host": "10.2.0.2",
-        "type": 11,
-        "code": 0,
-        "protocol": "udp",
-        "source": "10.2.0.1",
-        "destination": "10.2.0.2",
-        "port": 6000,
-        "count": 2,
-        "ago_s": 2.0,
-    }
+    assert error == looks.Returned(
+        host="10.2.0.2",
+        type=11,
+        code=0,
+        protocol="udp",
+        source="10.2.0.1",
+        destination="10.2.0.2",
+        port=6000,
+        count=2,
+        ago_s=2.0,
+    )
     assert returned.plain(lambda _, port: port == 6000, 20.0 + AGE) == []
 
 

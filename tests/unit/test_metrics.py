@@ -7,17 +7,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import json
 import resource
 import socket
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
+from msgspec.json import decode as read
 
 from mcrd.daemon import web
+from mcrd.daemon.families import Snapshot
 from mcrd.daemon.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ HERE = Path(__file__).parent
 LARGE = 4000  # rules, whose metrics are some megabytes
 
 
-def snapshot(rules: int) -> dict[str, Any]:
+def snapshot(rules: int) -> Snapshot:
     """As Supervisor has it, of so many rules that do nothing."""
     count = {"packets": 0, "bytes": 0}
     rule: dict[str, Any] = {
@@ -40,7 +42,7 @@ def snapshot(rules: int) -> dict[str, Any]:
         "rate": {"peak": {"second": 0, "minute": 0}},
         "outputs": [],
     }
-    return {
+    made = {
         "version": "1",
         "config_errors": [],
         "config_time": 0.0,
@@ -49,6 +51,7 @@ def snapshot(rules: int) -> dict[str, Any]:
         "workers": [],
         "kernel": {},
     }
+    return msgspec.convert(made, Snapshot)
 
 
 class Daemon:
@@ -62,7 +65,7 @@ class Daemon:
         self.metrics = Metrics(self._snapshot)
         self.port = 0
 
-    async def _snapshot(self) -> dict[str, Any]:
+    async def _snapshot(self) -> Snapshot:
         self.asked += 1
         await self.go.wait()
         self.taken += 1
@@ -230,7 +233,7 @@ def test_the_exposition_stays_as_it_is() -> None:
 
     async def scenario() -> None:
         async with serving() as daemon:
-            daemon.given = json.loads((HERE / "snapshot.json").read_text("utf-8"))
+            daemon.given = read((HERE / "snapshot.json").read_bytes(), type=Snapshot)
             expected = (HERE / "exposition.txt").read_text("utf-8")
             assert (await daemon.scrape()).splitlines() == expected.splitlines()
 
@@ -281,7 +284,7 @@ def test_what_is_no_request_is_answered_so(text: str, status: int) -> None:
 def test_a_fault_in_a_scrape_is_that_of_one(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with serving() as daemon:
-            good, daemon.given = daemon.given, {}
+            good, daemon.given = daemon.given, Snapshot(rules={"a": cast(Any, None)})
             head, _ = await daemon.ask("GET /metrics HTTP/1.1\n\n")
             assert head.startswith("HTTP/1.1 500 ")
             daemon.given = good

@@ -481,9 +481,9 @@ def test_one_packet_in_a_minute_has_a_rate_and_two_workers_have_its_sum() -> Non
         ledger.interface_rates()["eth0"],
     ):
         assert 2 / 64 <= found.minute["packets"] == found.minute["bytes"] <= 2 / 60
-        shown = report.rate(found)["minute"]
-        assert 0.031 <= shown["packets"] == shown["bytes"] <= 0.033
-    assert report.rate(ledger.ring(ring, Lost())[1])["minute"]["packets"] in (0.016, 0.017)
+        shown = report.rate(found).minute
+        assert 0.031 <= shown.packets == shown.bytes <= 0.033
+    assert report.rate(ledger.ring(ring, Lost())[1]).minute.packets in (0.016, 0.017)
 
 
 def test_the_line_of_the_status_shows_slow_streams() -> None:

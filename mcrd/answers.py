@@ -1,0 +1,327 @@
+"""What the daemon answers on the control socket: the JSON of mcrctl(1), as types of both ends.
+
+Each end may be of another version. What a newer one adds, an older one passes over; what an older
+one does not say has its default. PROTOCOL grows when an answer can no longer be read like that.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from msgspec import Struct, field
+
+PROTOCOL = 1
+
+
+class Reply(Struct):
+    """`errors` is empty when the request was carried out; `logged`: they are in the log, too."""
+
+    result: Any = None
+    errors: list[str] = []
+    logged: bool = False
+    protocol: int = 1
+    """1 of daemons that do not say it."""
+
+
+class Answer(Struct):
+    """What is answered to a `command`."""
+
+    command: ClassVar[str] = ""
+
+
+class Trouble(Struct):
+    """Why a rule waits or has failed."""
+
+    state: str = ""
+    reason: str | None = None
+
+
+class Changes(Answer):
+    """What differs between two rule files, and the same in words."""
+
+    added: list[str] = []
+    removed: list[str] = []
+    changed: dict[str, list[str]] = {}
+    unchanged: int = 0
+    daemon: list[str] = []
+    interfaces: dict[str, list[str]] = {}
+    metrics: list[str] = []
+    text: list[str] = []
+
+
+class Reload(Changes):
+    """What a reload changed, and the rules that wait or have failed."""
+
+    command = "reload"
+    troubled: dict[str, Trouble] = {}
+
+
+class Diff(Changes):
+    """What a reload would change, of one rule; `refused`: why the file is refused."""
+
+    command = "diff"
+    refused: list[str] = []
+
+
+class Sandbox(Struct):
+    """The sandbox of the workers; `missing` are layers that some lack, and why."""
+
+    mode: str = ""
+    missing: dict[str, str] = {}
+
+
+class Privileges(Struct):
+    """What the daemon may do."""
+
+    uid: int = 0
+    gid: int = 0
+    capabilities: list[str] = []
+    no_new_privs: bool = False
+
+
+class Lost(Struct):
+    """Lines and notices that nobody took."""
+
+    log: int = 0
+    service_manager: int = 0
+
+
+class Metrics(Struct):
+    """Where the metrics are, and why not."""
+
+    listen: str | None = None
+    error: str | None = None
+
+
+class Worker(Struct):
+    """A worker process; `layers` are those of its sandbox that hold."""
+
+    interface: str = ""
+    number: int = 0
+    pid: int = 0
+    cpu: int | None = None
+    state: str = ""
+    restarts: int = 0
+    layers: list[str] = []
+    missing: list[str] = []
+
+
+class Status(Answer):
+    """The daemon; `rules` are numbers by state."""
+
+    command = "status"
+    version: str = ""
+    pid: int = 0
+    network_namespace: int | None = None
+    uptime_s: float = 0.0
+    config: str = ""
+    config_errors: list[str] = []
+    watch_trouble: str = ""
+    pending: bool = False
+    summary: str = ""
+    rules: dict[str, int] = {}
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    privileges: Privileges = field(default_factory=Privileges)
+    lost: Lost = field(default_factory=Lost)
+    metrics: Metrics = field(default_factory=Metrics)
+    workers: list[Worker] = []
+
+
+class Input(Struct):
+    """The input of a rule; `interface_now` is its interface's own name, None: there is none.
+
+    `broadcasts` are the addresses of networks that it takes as well.
+    """
+
+    interface: str = ""
+    address: str = ""
+    port: int | str = 0
+    protocol: str = "udp"
+    sources: list[str] = []
+    exclude: list[str] = []
+    vlan: int | None = None
+    limit: int | None = None
+    broadcasts: list[str] = []
+    interface_now: str | None = None
+    rejoin_s: float | None = None
+
+
+class Output(Struct):
+    """An output of a rule; `interface_now` is the interface that it sends by."""
+
+    interface: str | None = None
+    address: str = ""
+    port: int | str = 0
+    ttl: int = 1
+    dscp: int = 0
+    source: str | None = None
+    source_port: int | None = None
+    loop: bool = False
+    limit: int | None = None
+    interface_now: str | None = None
+    state: str = ""
+    reason: str | None = None
+    retry_in_s: float | None = None
+
+
+class Rule(Struct):
+    """A rule with its settings and state."""
+
+    state: str = ""
+    reason: str | None = None
+    retry_in_s: float | None = None
+    description: str = ""
+    place: str | None = None
+    input: Input = field(default_factory=Input)
+    outputs: list[Output] = []
+
+
+class Rules(Answer):
+    """Rules by their names."""
+
+    command = "rules"
+    rules: dict[str, Rule] = {}
+
+
+class OneRule(Rules):
+    """A rule, and the warnings about it."""
+
+    warnings: list[str] = []
+
+
+class Traffic(Struct):
+    """Datagrams; bytes are payload, or of interfaces whole frames."""
+
+    packets: int = 0
+    bytes: int = 0
+
+
+class PerSecond(Struct):
+    """Each second of the last minute."""
+
+    packets: float = 0.0
+    bytes: float = 0.0
+
+
+class Peak(Struct):
+    """The most packets in 10 ms of the last second and minute."""
+
+    second: int = 0
+    minute: int = 0
+
+
+class Rate(Struct):
+    """How much flows."""
+
+    second: Traffic = field(default_factory=Traffic)
+    minute: PerSecond = field(default_factory=PerSecond)
+    peak: Peak = field(default_factory=Peak)
+
+
+class OutputDrops(Struct):
+    """Datagrams that an output dropped, by the reasons in `enum output_drop` of shared.h."""
+
+    rate_limited: int = 0
+    new_member: int = 0
+    unreachable: int = 0
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """All of them, by reason."""
+        return {name: getattr(self, name) for name in OutputDrops.__struct_fields__}
+
+
+class OutputCounts(OutputDrops):
+    """What became of the datagrams of an output."""
+
+    where: str = ""
+    interface: str | None = None
+    interface_now: str | None = None
+    address: str = ""
+    port: int | str = 0
+    state: str = ""
+    reason: str | None = None
+    sent: Traffic = field(default_factory=Traffic)
+    errors: dict[str, int] = {}
+    refused: int = 0
+    unanswered: int = 0
+    send_buffer_full: int = 0
+    rate: Rate = field(default_factory=Rate)
+
+    @property
+    def unsent(self) -> dict[str, int]:
+        """Datagrams that were not sent, by the name of the error or drop."""
+        return {**self.errors, **self.dropped}
+
+
+class RuleCounts(Struct):
+    """What a rule took, and what became of it."""
+
+    interface: str = ""
+    interface_now: str | None = None
+    state: str = ""
+    reason: str | None = None
+    silent: bool | None = None
+    received: Traffic = field(default_factory=Traffic)
+    dropped: dict[str, int] = {}
+    returner: str | None = None
+    rate: Rate = field(default_factory=Rate)
+    outputs: list[OutputCounts] = []
+
+
+class InterfaceCounts(Struct):
+    """What was taken from the rings of an interface, and why some of it went no further.
+
+    `reports` are those of memberships, sent unasked.
+    """
+
+    received: Traffic = field(default_factory=Traffic)
+    dropped: dict[str, int] = {}
+    dropped_frames: dict[str, int] = {}
+    reports: dict[str, int] = {}
+    rate: Rate = field(default_factory=Rate)
+
+
+class WorkerCounts(Worker):
+    """A worker, with what was taken from its rings."""
+
+    received: Traffic = field(default_factory=Traffic)
+    dropped: dict[str, int] = {}
+    dropped_frames: dict[str, int] = {}
+    rate: Rate = field(default_factory=Rate)
+
+
+class Stats(Answer):
+    """All counters, or those of a rule and of its input interface."""
+
+    command = "stats"
+    uptime_s: float = 0.0
+    rules: dict[str, RuleCounts] = {}
+    interfaces: dict[str, InterfaceCounts] = {}
+    workers: list[WorkerCounts] = []
+    kernel: dict[str, int] = {}
+
+
+class Twice(Struct, frozen=True):
+    """Some outputs of a rule, by their places, whose packets somebody else sends too.
+
+    `by` is "mcrd" or "kernel". `inodes` are those of its sockets, where it is another mcrd;
+    `group` that of the kernel's route.
+    """
+
+    rule: str
+    by: str
+    outputs: tuple[int, ...]
+    inodes: tuple[int, ...] = ()
+    uid: int | None = None
+    group: str | None = None
+
+
+class Others(Answer):
+    """Who else relays what the rules do; `unseen` is what could not be looked at."""
+
+    command = "others"
+    twice: list[Twice] = []
+    unseen: list[str] = []

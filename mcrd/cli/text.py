@@ -1,0 +1,181 @@
+"""The answers of the daemon as lines of text."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mcrd import __version__
+from mcrd.answers import (
+    Changes,
+    Input,
+    InterfaceCounts,
+    Output,
+    OutputCounts,
+    Rate,
+    Reload,
+    Rule,
+    RuleCounts,
+    Rules,
+    Stats,
+    Status,
+    Traffic,
+    WorkerCounts,
+)
+from mcrd.cli.output import drops
+from mcrd.events import counted
+from mcrd.words import unsent_for
+
+
+def changes(answer: Changes) -> Iterator[str]:
+    """The lines of diff."""
+    yield from answer.text
+
+
+def reloaded(answer: Reload) -> Iterator[str]:
+    """The lines of reload."""
+    yield from answer.text
+    for name, entry in answer.troubled.items():
+        yield f"! rules.{name}: {entry.state}: {entry.reason}"
+
+
+def status(answer: Status) -> Iterator[str]:
+    """The daemon, its workers and their sandbox."""
+    up = f"up {answer.uptime_s:.0f} s"
+    yield f"mcrd {answer.version}, pid {answer.pid}, {up}, {answer.config}"
+    if answer.version != __version__:
+        yield f"this mcrctl is of version {__version__}, and may not show all that it says"
+    yield answer.summary
+    if answer.metrics.error:
+        yield f"metrics: cannot listen at {answer.metrics.listen}: {answer.metrics.error}"
+    if answer.config_errors:
+        yield "the rule file has problems; the rules that ran before still do:"
+        yield from (f"  {problem}" for problem in answer.config_errors)
+    if answer.watch_trouble:
+        yield answer.watch_trouble
+    for worker in answer.workers:
+        yield (
+            f"worker {worker.number} of {worker.interface}: {worker.state}, pid {worker.pid},"
+            f" {counted(worker.restarts, 'restart')}, {len(worker.layers)} layers of sandbox"
+        )
+    if answer.sandbox.missing:
+        yield f"some workers lack layers of the sandbox ({answer.sandbox.mode}):"
+        yield from (f"  {layer} ({reason})" for layer, reason in answer.sandbox.missing.items())
+    elif answer.workers:
+        layers = ", ".join(answer.workers[0].layers)
+        yield f"sandbox ({answer.sandbox.mode}): all layers hold: {layers}"
+    has = answer.privileges
+    yield (
+        f"the daemon: uid {has.uid}, gid {has.gid},"
+        f" capabilities: {', '.join(has.capabilities) or 'none'}"
+        + ("" if has.no_new_privs else "; no_new_privs is not set")
+    )
+
+
+def _interface(entry: Input | Output | OutputCounts) -> str:
+    """A name of the rule file, with the interface's own beside it where that is another one."""
+    name, own = entry.interface or "", entry.interface_now
+    return name if own in (None, name) else f"{name} ({own})"
+
+
+def _endpoint(entry: Input | Output | OutputCounts) -> str:
+    if entry.port == 0:
+        return f"{entry.address} esp"
+    return (
+        f"[{entry.address}]:{entry.port}"
+        if ":" in entry.address
+        else (f"{entry.address}:{entry.port}")
+    )
+
+
+def _to(output: Output | OutputCounts) -> str:
+    """Where an output sends; of one that follows the routes, by which interface now."""
+    if output.interface is not None:
+        return f"{_interface(output)} {_endpoint(output)}"
+    by = output.interface_now
+    return _endpoint(output) + (f" by {by}" if by else "")
+
+
+def _state(entry: Rule | Output | RuleCounts) -> str:
+    return f"{entry.state}: {entry.reason}" if entry.reason else entry.state
+
+
+def _settings(end: Input | Output, *names: str) -> str:
+    """The settings that are given, in words."""
+    words = []
+    for name in names:
+        value = getattr(end, name)
+        if value:
+            shown = ", ".join(value) if isinstance(value, list) else value
+            words.append(name if value is True else f"{name} {shown}")
+    return f" ({'; '.join(words)})" if words else ""
+
+
+def _printable(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def rules(answer: Rules) -> Iterator[str]:
+    """Rules with their states, inputs and outputs."""
+    if not answer.rules:
+        yield "no rules"
+    for name, rule in answer.rules.items():
+        about = f"  ({_printable(rule.description)})" if rule.description else ""
+        yield f"{name}  {_state(rule)}{about}"
+        settings = _settings(rule.input, "sources", "exclude", "vlan", "limit")
+        yield f"    from {_interface(rule.input)} {_endpoint(rule.input)}{settings}"
+        for output in rule.outputs:
+            how = "" if _state(output) == _state(rule) else f"  {_state(output)}"
+            settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
+            yield f"      to {_to(output)}{settings}{how}"
+
+
+def _traffic(count: Traffic) -> str:
+    return f"{count.packets} packets, {count.bytes} bytes"
+
+
+def _rate(rate: Rate, indent: str) -> Iterator[str]:
+    yield (
+        f"{indent}{rate.second.packets}/s, {rate.minute.packets:.10g}/s over a minute;"
+        f" peak in 10 ms {rate.peak.second}, over a minute {rate.peak.minute}"
+    )
+
+
+def stats(answer: Stats) -> Iterator[str]:
+    """Counters and rates of rules, outputs, interfaces and workers."""
+    if not answer.rules:
+        yield "no rules"
+    for name, rule in answer.rules.items():
+        yield f"{name}  {_state(rule)}{', and silent' if rule.silent else ''}"
+        dropped = f"; dropped: {drops(rule.dropped)}" if any(rule.dropped.values()) else ""
+        yield f"    received {_traffic(rule.received)}{dropped}"
+        yield from _rate(rule.rate, "        ")
+        for output in rule.outputs:
+            named = [f"{count} {unsent_for(why)}" for why, count in output.unsent.items() if count]
+            errors = f"; not sent: {', '.join(named)}" if named else ""
+            refused = f"; {output.refused} refusals reported" if output.refused else ""
+            yield f"    sent {_traffic(output.sent)} to {_to(output)}{refused}{errors}"
+    workers = Counter(worker.interface for worker in answer.workers)
+    for name, interface in answer.interfaces.items():
+        yield from _of_rings(name, interface)
+        if any(interface.reports.values()):
+            failed = interface.reports.get("failed", 0)
+            also = f", {failed} could not be sent" if failed else ""
+            sent = interface.reports.get("repeated", 0)
+            yield f"    {sent} membership reports sent unasked (rejoin){also}"
+        if workers[name] > 1:
+            for worker in answer.workers:
+                if worker.interface == name:
+                    yield from _of_rings(f"    worker {worker.number}", worker)
+    lost = {name: count for name, count in answer.kernel.items() if count}
+    if lost:
+        yield f"the kernel, for all of this host's network: {drops(lost)}"
+
+
+def _of_rings(name: str, count: InterfaceCounts | WorkerCounts) -> Iterator[str]:
+    dropped = drops(count.dropped, count.dropped_frames)
+    yield f"{name}: received {_traffic(count.received)}; dropped: {dropped}"
+    yield from _rate(count.rate, "    " + " " * (len(name) - len(name.lstrip())))
