@@ -246,6 +246,7 @@ class OutputCounts(OutputDrops):
     sent: Traffic = field(default_factory=Traffic)
     errors: dict[str, int] = {}
     refused: int = 0
+    waiting: int = 0
     unanswered: int = 0
     send_buffer_full: int = 0
     rate: Rate = field(default_factory=Rate)

@@ -44,6 +44,7 @@ class Broadcast(IPv4Address):
 BROADCAST: Final = Broadcast()
 
 DEFAULT_RING_SIZE: Final = 32 * 2**20
+DEFAULT_MEMBERS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +145,15 @@ class Rule:
 class Interface:
     """How an input interface is read. Worker i runs on CPU `cpus[i % len(cpus)]`, if any is given.
 
-    `ring_size` is in bytes, for each worker. `rejoin` is in seconds: so often are memberships
-    reported unasked; None: never. Versions None: those that the kernel chooses.
+    `ring_size` is in bytes, for each worker. `members` is how many members of ranges and kept
+    sources a worker has sockets for. `rejoin` is in seconds: so often are memberships reported
+    unasked; None: never. Versions None: those that the kernel chooses.
     """
 
     workers: int = 1
     cpus: tuple[int, ...] = ()
     ring_size: int = DEFAULT_RING_SIZE
+    members: int = DEFAULT_MEMBERS
     rejoin: float | None = None
     igmp_version: int | None = None
     mld_version: int | None = None

@@ -157,7 +157,8 @@ def stats(answer: Stats) -> Iterator[str]:
             named = [f"{count} {unsent_for(why)}" for why, count in output.unsent.items() if count]
             errors = f"; not sent: {', '.join(named)}" if named else ""
             refused = f"; {output.refused} refusals reported" if output.refused else ""
-            yield f"    sent {_traffic(output.sent)} to {_to(output)}{refused}{errors}"
+            waits = f"; {output.waiting} waiting for a socket" if output.waiting else ""
+            yield f"    sent {_traffic(output.sent)} to {_to(output)}{refused}{waits}{errors}"
     workers = Counter(worker.interface for worker in answer.workers)
     for name, interface in answer.interfaces.items():
         yield from _of_rings(name, interface)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from mcrd.config import values
-from mcrd.model import DEFAULT_RING_SIZE
+from mcrd.model import DEFAULT_MEMBERS, DEFAULT_RING_SIZE
 
 InterfaceName = Annotated[
     str, Meta(extra={"read": values.interface_name, "expected": "an interface name"})
@@ -45,6 +45,7 @@ Workers = Annotated[int, Meta(ge=1, le=64)]
 Cpus = Annotated[
     list[Annotated[int, Meta(ge=0, le=4095)]], Meta(extra={"expected": "an array of CPU numbers"})
 ]
+MemberCount = Annotated[int, Meta(ge=1, le=65_536)]  # slots in the segment of a worker
 Size = Annotated[int | str, Meta(extra={"read": values.ring_size})]
 Pattern = Annotated[str, Meta(extra={"read": values.pattern})]
 Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file names and patterns"})]
@@ -85,6 +86,7 @@ class Interface(Struct):
     workers: Workers = 1
     cpus: Cpus = field(default_factory=list)
     ring_size: Size = DEFAULT_RING_SIZE
+    members: MemberCount = DEFAULT_MEMBERS
     rejoin: Rejoin | UnsetType = UNSET
     igmp_version: IgmpVersion | UnsetType = UNSET
     mld_version: MldVersion | UnsetType = UNSET

@@ -24,7 +24,7 @@ from mcrd.lanes.orders import Change, handed_on
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.recovery import STEADY, Recovery
 from mcrd.lanes.segment import NoRoomError
-from mcrd.model import Config
+from mcrd.model import DEFAULT_MEMBERS, Config
 from mcrd.planning.names import real
 from mcrd.planning.plan import (
     Actual,
@@ -127,6 +127,11 @@ class Estate:
         """End those that hang; others take their place."""
         for lane in self._holdings.lanes.values():
             lane.look()
+
+    def allow_members(self, allowed: Mapping[str, int]) -> None:
+        """How many members a worker may have, by interface, where that is not the default."""
+        for ring, lane in self._holdings.lanes.items():
+            lane.members.at_most = allowed.get(ring.interface, DEFAULT_MEMBERS)
 
     def look_at_members(self) -> None:
         """End sockets of members that are idle for long, a few in each look."""
@@ -304,6 +309,14 @@ class Estate:
         self, lane: Lane, key: RelayKey, relay: Relay | None, future: Answer
     ) -> bool:
         """Wait for the worker's answer and record it: was the change carried out?"""
+        try:
+            return await self._carried_out(lane, key, relay, future)
+        finally:
+            lane.answered(key)
+
+    async def _carried_out(
+        self, lane: Lane, key: RelayKey, relay: Relay | None, future: Answer
+    ) -> bool:
         process = lane.process
         try:
             if future.done():  # waiting costs more than all else here
@@ -320,8 +333,6 @@ class Estate:
             if lane.connected:
                 self._failures.add(key, str(error))
             return False
-        finally:
-            lane.answered(key)
         if lane.process is None:
             return False  # it has ended since it answered
         lane.record(key, relay)

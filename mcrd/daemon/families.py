@@ -141,6 +141,8 @@ FAMILIES = (
         "Datagrams that an output dropped: over its limit, or without a socket or a way."),
     Family("mcrd_output_refusals", Counter, OUTPUT, "refused", None,
         "Reports of a host that nobody listens there; no datagram is lost by them."),
+    Family("mcrd_output_waiting_packets", Gauge, OUTPUT, "waiting", None,
+        "Datagrams that wait now for the socket of their group or source."),
     Family("mcrd_output_active", Gauge, OUTPUT, _is_active, None,
         "1 when an output is active."),
     Family("mcrd_output_routed", Gauge, OUTPUT, _routed, "interface",

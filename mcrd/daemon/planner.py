@@ -79,6 +79,7 @@ class Planner:
         for _ in range(ROUNDS):
             self._names.look(config, self.links.now)
             await estate.renew_suspects()
+            estate.allow_members(names.members(config, self.links.now))
             estate.admit(self._names.networks, also_old=True)
             actual = estate.actual(self.links.now, self.routes.now, to_plan=True)
             steps = plan(config, actual, self._wishes)

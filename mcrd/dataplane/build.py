@@ -21,8 +21,10 @@ SOURCES = (
     "flows.c",
     "guard.c",
     "inspect.c",
+    "late.c",
     "limit.c",
     "loop.c",
+    "members.c",
     "meter.c",
     "moldudp.c",
     "mpegts.c",
@@ -34,6 +36,7 @@ SOURCES = (
     "sandbox.c",
     "sequence.c",
     "table.c",
+    "waiting.c",
     "worker.c",
 )
 

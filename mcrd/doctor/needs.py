@@ -24,7 +24,6 @@ from mcrd.sockets.ingress import LARGE_LEAST, LARGE_SHARE
 
 WORKER_DESCRIPTORS = 10
 WORKER_MEMORY = 18 << 20
-MEMBERS_AT_MOST = 8192  # of a worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,10 @@ class Needs:
     def ring_size(self, interface: str) -> int:
         """The ring size in bytes, of each worker of an interface."""
         return self._settings(interface).ring_size
+
+    def members_of(self, interface: str) -> int:
+        """How many members each worker of an interface may have."""
+        return self._settings(interface).members
 
     def memory(self, interface: str) -> int:
         """Bytes that one worker of the interface takes, with its two rings."""
@@ -123,12 +126,16 @@ class Needs:
         for rule in self.rules():
             given, kept = rule.input, sum(output.source == "keep" for output in rule.outputs)
             outputs = len(rule.outputs) if given.is_range else kept
-            members = MEMBERS_AT_MOST if kept else _addresses(given.address) * _ports(given)
+            range_of = _addresses(given.address) * _ports(given)
+            members = self.members_of(given.interface) if kept else range_of
             if outputs:
                 found.setdefault(given.interface, []).append((members, outputs))
         return sum(
             self.workers(interface)
-            * min(sum(m * o for m, o in counts), MEMBERS_AT_MOST * max(o for _, o in counts))
+            * min(
+                sum(m * o for m, o in counts),
+                self.members_of(interface) * max(o for _, o in counts),
+            )
             for interface, counts in found.items()
         )
 
@@ -145,14 +152,14 @@ class Needs:
     def hosts(self, version: int) -> int:
         """Neighbours that outputs may send to; ranges with all that a worker has room for."""
         found = {
-            (output.interface, output.address)
+            (output.interface, output.address): self.members_of(rule.input.interface)
             for rule in self.rules()
             for output in rule.outputs
             if output.address.version == version
             and not output.address.is_multicast
             and output.address not in (BROADCAST, LIMITED_BROADCAST)
         }
-        return sum(min(MEMBERS_AT_MOST, _addresses(address)) for _, address in found)
+        return sum(min(most, _addresses(address)) for (_, address), most in found.items())
 
 
 def is_joined(given: Input) -> bool:

@@ -42,7 +42,10 @@ REMEDIES = {
 REFUSING = {"EINVAL": "blackhole", "EACCES": "prohibit", "EHOSTUNREACH": "unreachable"}
 DROPS = {
     "rate_limited": ("were over the limit of the output", "`limit` of the output"),
-    "new_member": ("had no socket yet, as of each new source or group", "it passes"),
+    "new_member": (
+        "waited in vain for a socket of their source or group, or could not wait",
+        "`members` under [interfaces.NAME]; the log says why a socket could not be opened",
+    ),
     "unreachable": ("had no way to the host", "the route, or the host: see above"),
 }
 

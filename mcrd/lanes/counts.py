@@ -77,9 +77,10 @@ class RuleCount:
 class OutputCount:
     """What became of the datagrams of one output; `errors` by the name of the errno.
 
-    `refused` counts reports of refusals, not datagrams; `new_member` datagrams for which there was
-    no socket yet; `unreachable` those that no way to the host was there for. Of these, `unanswered`
-    are among `sent` as well: the kernel took them, and threw them away.
+    `refused` counts reports of refusals, not datagrams; `new_member` datagrams that waited in vain
+    for a socket, or could not wait; `unreachable` those that no way to the host was there for. Of
+    these, `unanswered` are among `sent` as well: the kernel took them, and threw them away.
+    `waiting` is how many wait for a socket now.
     """
 
     sent: Traffic = field(default_factory=Traffic)
@@ -89,6 +90,7 @@ class OutputCount:
     new_member: int = 0
     unreachable: int = 0
     unanswered: int = 0
+    waiting: int = 0
 
     def add(self, other: OutputCount) -> None:
         """Add the other's counts to these."""
@@ -98,6 +100,7 @@ class OutputCount:
         self.new_member += other.new_member
         self.unreachable += other.unreachable
         self.unanswered += other.unanswered
+        self.waiting += other.waiting
         _add(self.errors, other.errors)
 
 

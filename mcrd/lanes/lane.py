@@ -13,7 +13,7 @@ from mcrd.dataplane import messages
 from mcrd.lanes.channel import Answer, WorkerError, unheard
 from mcrd.lanes.hostile import ProtocolError
 from mcrd.lanes.ledger import Ledger
-from mcrd.lanes.members import MemberSockets, is_fit, may_have
+from mcrd.lanes.members import MemberSockets, Wanted, is_fit, may_have
 from mcrd.lanes.orders import kept, match_of, place_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
@@ -56,6 +56,7 @@ class Lane:
         """What the worker does."""
         self._starting: WorkerProcess | None = None
         self._changing: set[RelayKey] = set()
+        self._wanted_meanwhile: dict[RelayKey, list[tuple[WorkerProcess, messages.MemberKey]]] = {}
         self._received_before = 0  # packets that the workers before this one took
         self._ledger = ledger
         self._announce = announce
@@ -179,6 +180,7 @@ class Lane:
             )
             for output, limit in zip(relay.outputs, relay.limits, strict=True)
         ]
+        self._changing.add(key)
         if before is None:
             future = process.request(messages.AddRule, slot, match_of(relay), outputs)
             stay = self.members.rests(key.rule)
@@ -186,7 +188,6 @@ class Lane:
             same = kept(before, relay)
             future = process.request(messages.ReplaceRule, slot, match_of(relay), outputs, same)
             stay = bool(same)
-            self._changing.add(key)
             if not stay:
                 self.members.end(process, key.rule)
         if stay and not future.done():  # or it was not even sent
@@ -206,6 +207,8 @@ class Lane:
     def answered(self, key: RelayKey) -> None:
         """Note that a change of that rule is over, whether it was carried out or not."""
         self._changing.discard(key)
+        for process, member in self._wanted_meanwhile.pop(key, ()):
+            self._wanted(process, [member], late=True)
 
     def record(self, key: RelayKey, relay: Relay | None) -> None:
         """Note that the worker does that for a rule now; None: nothing any more."""
@@ -226,22 +229,30 @@ class Lane:
             raise WorkerError("the worker has ended")
         return process
 
-    def _wanted(self, process: WorkerProcess, keys: Sequence[messages.MemberKey]) -> None:
-        """Packets came for which a rule has no sockets yet; raises ProtocolError."""
+    def _wanted(
+        self, process: WorkerProcess, keys: Sequence[messages.MemberKey], *, late: bool = False
+    ) -> None:
+        """Open members for which packets wait; raises ProtocolError.
+
+        `late`: they were asked for while their rule changed, and may be of its old form.
+        """
         if self.process is not process:
             return
+        wanted = []
         for key in keys:
             rule = self.segment.rules.key_of(key.slot) or ""
             where = RelayKey(process.worker, rule)
+            if where in self._changing:
+                self._wanted_meanwhile.setdefault(where, []).append((process, key))
+                continue
             relay = self.relays.get(where)
-            if relay is None or where in self._changing:
-                self.tell(messages.RemoveMember, key)  # to be asked for again
-            elif not may_have(relay, key):
+            if relay is not None and not may_have(relay, key) and not late:
                 raise ProtocolError(f"asked for a member that {rule} does not have")
-            elif not is_fit(key):
+            if relay is None or not may_have(relay, key) or not is_fit(key):
                 self.tell(messages.RemoveMember, key)
             else:
-                self.members.open(process, key, relay, rule)
+                wanted.append(Wanted(key, relay, rule))
+        self.members.open(process, wanted, self._announce)
         self._announce()
 
     # The rings.

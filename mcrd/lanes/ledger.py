@@ -88,6 +88,7 @@ class Ledger:
         segment = self._live[ring]
         slot = segment.outputs.taken.get((rule, target))
         if slot is not None:
+            segment.end_waiting([slot])
             kept = self._outputs.setdefault((rule, target), OutputCount())
             kept.add(segment.output(slot))
             segment.outputs.give_back((rule, target))

@@ -17,19 +17,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.lanes.channel import WorkerError, end_sockets, unheard
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
+from mcrd.model import DEFAULT_MEMBERS
 from mcrd.planning.plan import Relay
 from mcrd.planning.resources import Egress, Members, covers, first_port, last_port
 from mcrd.sockets import EgressSockets, source_port
 
-MEMBERS_AT_MOST = 8192  # of one worker
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
-ROOM_AT_ONCE = 64  # members that make room together
+ROOM_AT_ONCE = 128  # a part: one in so many makes room together, at the least 64
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
 # Seconds without a packet after which a member ends. Longer than those who announce themselves
 # are silent: SAP up to 400 s (RFC 2974, 3.1), UPnP up to 900 s (Device Architecture 2.0, 1.2.2).
@@ -48,13 +49,22 @@ class _Member:
     since: float = 0.0  # and since when it says so: seconds, monotonic
 
 
+class Wanted(NamedTuple):
+    """A member that a worker asks for, and the rule that it is of."""
+
+    key: messages.MemberKey
+    relay: Relay
+    rule: str
+
+
 class MemberSockets:
     """The members of one ring: they outlive the worker that asked for them.
 
-    `changed` says that there are others than before.
+    `at_most` is how many there may be. `changed` says that there are others than before.
     """
 
     def __init__(self, segment: Segment, opener: EgressSockets) -> None:
+        self.at_most = DEFAULT_MEMBERS
         self._segment = segment
         self._opener = opener
         self._members: dict[messages.MemberKey, _Member] = {}
@@ -82,6 +92,7 @@ class MemberSockets:
 
     def rest(self) -> None:
         """The worker has ended; the next one gets them with their rules."""
+        self._segment.end_waiting()
         self._resting = {}
         for key, member in self._members.items():
             self._resting.setdefault(member.rule, set()).add(key)
@@ -98,38 +109,62 @@ class MemberSockets:
         self._resting.clear()
 
     def open(
-        self, process: WorkerProcess, key: messages.MemberKey, relay: Relay, rule: str
+        self, process: WorkerProcess, wanted: Sequence[Wanted], announce: Callable[[], None]
     ) -> None:
-        """Opens a member's sockets and tells the worker; or tells it that there are none."""
-        wanted = [_egress(output, key) for output in members_of(relay)]
-        if (known := self._members.get(key)) is not None:  # the worker had no memory for it
-            self._tell(process, key, known, wanted)
-            return
-        if len(self._members) >= MEMBERS_AT_MOST and not self._has_made_room(process):
-            self._complain(rule, f"has more than {MEMBERS_AT_MOST} members at once")
-            unheard(process.request(messages.RemoveMember, key))
-            return
+        """Open sockets of members, and tell the worker, or tell it that there are none.
+
+        `announce` is called when own() has grown, before anything is sent from there.
+        """
+        made: dict[messages.MemberKey, list[Egress]] = {}
+        own = len(self._own)
+        for key, relay, rule in wanted:
+            outputs = [_egress(output, key) for output in members_of(relay)]
+            # One that is there already: the worker had no memory for it.
+            if key in self._members or self._open(process, key, outputs, rule):
+                made[key] = outputs
+            else:
+                unheard(process.request(messages.RemoveMember, key))
+        if len(self._own) > own:
+            announce()
+        # None has made room for another, unless the clock was set or the worker is hostile.
+        there = {key: self._members[key] for key in made if key in self._members}
+        self._add_sockets(
+            process, {e: s for member in there.values() for e, s in member.sockets.items()}
+        )
+        for key, member in there.items():
+            self._tell(process, key, member, made[key])
+
+    def _open(
+        self,
+        process: WorkerProcess,
+        key: messages.MemberKey,
+        outputs: Sequence[Egress],
+        rule: str,
+    ) -> bool:
+        """Open a member's sockets, as many as there can be. Are there any?"""
+        if len(self._members) >= self.at_most and not self._has_made_room(process):
+            self._complain(rule, f"has more than {self.at_most} members at once")
+            return False
         sockets: dict[Egress, socket.socket] = {}
-        for egress in wanted:
+        for egress in outputs:
             try:
                 sockets[egress] = self._opener.open(egress)
             except OSError as error:
                 self._complain(rule, f"{egress}: {words(error)}")
+        if not sockets:
+            return False
         try:
-            slot = self._segment.member_slot(key)
+            now = time.time_ns()
+            slot = self._segment.member_slot(key, now)
         except NoRoomError as error:
             self._complain(rule, str(error))
-            slot = None
-        if slot is None or not sockets:
             for sock in sockets.values():
                 sock.close()
-            unheard(process.request(messages.RemoveMember, key))
-            return
-        self._members[key] = member = _Member(rule, slot, sockets, since=time.monotonic())
+            return False
+        self._members[key] = _Member(rule, slot, sockets, now, time.monotonic())
         self.changed = True
         self._own.update(_own(sockets))
-        self._add_sockets(process, sockets)
-        self._tell(process, key, member, wanted)
+        return True
 
     def keep(
         self, process: WorkerProcess, rule: str, relay: Relay, announce: Callable[[], None]
@@ -246,7 +281,8 @@ class MemberSockets:
         if now < self._look_again:
             return False
         last = {key: self._segment.last_used(m.slot) for key, m in self._members.items()}
-        oldest = heapq.nsmallest(ROOM_AT_ONCE, last, key=last.__getitem__)
+        some = max(64, len(last) // ROOM_AT_ONCE)
+        oldest = heapq.nsmallest(some, last, key=last.__getitem__)
         idle = [key for key in oldest if now - last[key] >= IDLE]
         for key in idle:
             unheard(process.request(messages.RemoveMember, key))

@@ -136,6 +136,7 @@ class WorkerProcess(Channel):
 
         Raises WorkerError.
         """
+        segment.end_waiting()  # what the last worker had
         uid, gid = _unprivileged()
         self._first = self._next()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

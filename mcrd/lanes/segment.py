@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -159,11 +159,11 @@ class Segment:
         """When a member was used last: nanoseconds of the real-time clock, 0 for never."""
         return int(self._view.members[slot])
 
-    def member_slot(self, member: Hashable) -> int:
-        """The slot of a member, never used when it is new; raises NoRoomError."""
+    def member_slot(self, member: Hashable, now: int) -> int:
+        """The slot of a member, last used `now` when it is new; raises NoRoomError."""
         slot, new = self.members.take(member)
         if new:
-            self._view.members[slot] = 0
+            self._view.members[slot] = now
         return slot
 
     def rule(self, slot: int) -> RuleCount:
@@ -217,7 +217,16 @@ class Segment:
             counters.rate_limited,
             counters.new_member,
             counters.unreachable,
+            waiting=counters.waiting,
         )
+
+    def end_waiting(self, slots: Iterable[int] | None = None) -> None:
+        """Count what waited in a worker that has ended, at these outputs or all."""
+        for slot in self.outputs.taken.values() if slots is None else slots:
+            counters = self._view.outputs[slot]
+            if counters.waiting:  # whatever a worker wrote there
+                counters.new_member = (counters.new_member + counters.waiting) % 2**64
+                counters.waiting = 0
 
     def failing(self) -> list[tuple[str, Target]]:
         """The outputs that failed to send something since the last call, for any reason."""

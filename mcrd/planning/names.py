@@ -64,6 +64,12 @@ def rejoin(config: Config, rule: Rule, links: Links) -> float | None:
     return None if link is None else settings(config, link).rejoin
 
 
+def members(config: Config, links: Links) -> dict[str, int]:
+    """How many members a worker may have, by the interface's own name, where a table is for it."""
+    found = {link.name: link for name, link in links.items() if name in config.interfaces}
+    return {name: settings(config, link).members for name, link in found.items()}
+
+
 def rule_here(rule: Rule, links: Links) -> Rule:
     """The rule with the interfaces' own names and broadcasts; the same object where none differ."""
     if rule.input.address == BROADCAST:

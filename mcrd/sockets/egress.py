@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Collection
 
 from mcrd.model import LIMITED_BROADCAST, Address
@@ -27,6 +28,7 @@ IPV6_TRANSPARENT = 75
 IPV6_PMTUDISC_DONT = 0
 
 
+ROUTE_KNOWN = 0.02  # seconds
 SOURCES = 8  # addresses of an output's own interface whose ports are remembered
 
 
@@ -37,6 +39,7 @@ class EgressSockets:
         self.ports: dict[tuple[str, Target, Address], int] = {}
         """Chosen so far, by rule, output and source."""
         self._sources: dict[tuple[str, Target], list[Address]] = {}  # as they were chosen
+        self._routed: tuple[Question | None, float] = (None, 0.0)  # the last route, and when
 
     def open(self, egress: Egress) -> socket.socket:
         """Open a non-blocking UDP socket, bound to its source and port, and connected.
@@ -54,7 +57,7 @@ class EgressSockets:
                 _set_ipv6(sock, egress)
             everywhere = egress.address.is_multicast or egress.address == LIMITED_BROADCAST
             if egress.address.version == 4 and not (everywhere or egress.routed):
-                _check_route(egress)
+                self._check_route(egress)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             self._bind(sock, egress)
             sock.connect(socket_name(egress.address, egress.port, egress.index))
@@ -79,6 +82,16 @@ class EgressSockets:
             sources.append(key[2])
         if len(sources) > SOURCES:
             del self.ports[(*key[:2], sources.pop(0))]
+
+    def _check_route(self, egress: Egress) -> None:
+        # Rules of `ip rule` may go by the source; of another host's, the kernel would not answer.
+        source = None if egress.transparent else egress.source
+        question, now = Question(egress.address, egress.index, source), time.monotonic()
+        # New members of an output come in hundreds, and all ask the same.
+        if self._routed[0] != question or now - self._routed[1] >= ROUTE_KNOWN:
+            self._routed = (None, 0.0)
+            _check_route(question)
+            self._routed = (question, now)
 
     def _bind(self, sock: socket.socket, egress: Egress) -> None:
         if egress.protocol == "esp":
@@ -107,21 +120,19 @@ class EgressSockets:
         self._choose(key, sock.getsockname()[1])
 
 
-def _check_route(egress: Egress) -> None:
+def _check_route(question: Question) -> None:
     """Raise ENETUNREACH if there is no IPv4 route over the interface.
 
     connect() would not: on a socket that is bound to an interface, the kernel takes a destination
     without a route for a neighbour, and ARP for it is in vain (ip_route_output_key_hash_rcu()).
     """
-    # Rules of `ip rule` may go by the source; of another host's, the kernel would not answer.
-    source = None if egress.transparent else egress.source
     queries = RouteQueries()
     try:
-        (found,) = queries.routes([Question(egress.address, egress.index, source)])
+        (found,) = queries.routes([question])
     finally:
         queries.close()
     if found.error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        if found.over and master_of(found.over) == egress.index:
+        if found.over and master_of(found.over) == question.over:
             return  # a VRF device: the kernel names the interface in it
         raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 

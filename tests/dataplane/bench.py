@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ class Bench:
                 places.append(None)
             else:
                 places.append(self.process.places[await self.hand_over("member", *output)])
-        slot = self.segment.member_slot(key)
+        slot = self.segment.member_slot(key, time.time_ns())
         await self.ask(messages.AddMember, key, slot, places)
         return slot
 

@@ -19,13 +19,14 @@ BUILDS = {
 }
 
 INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
+RULES = ("limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
 
 # What each test file is linked with.
 SUBJECTS = {
     "breaker": ("breaker.c",),
     "counters": ("counters.c",),
     "egress": ("egress.c", "counters.c", "meter.c"),
-    "flows": ("flows.c", "limit.c", "rules.c", "table.c", *INSPECT),
+    "flows": ("flows.c", *RULES),
     "guard": ("guard.c",),
     "inspect": INSPECT,
     "pace": ("pace.c",),
@@ -34,9 +35,11 @@ SUBJECTS = {
     "packet": ("packet.c",),
     "receive": ("../../traffic/src/send.c",),  # and the receiver, which the test includes
     "ring": ("ring.c",),
-    "rules": ("limit.c", "rules.c", "table.c", *INSPECT),
     "sequence": ("sequence.c",),
+    "members": RULES,
+    "rules": RULES,
     "table": ("table.c",),
+    "waiting": ("waiting.c",),
 }
 
 

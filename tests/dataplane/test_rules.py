@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from tests.dataplane.frames import checksum, frame, hardware_address, inject
 if TYPE_CHECKING:
     from tests.lab import Triangle
 
+UDP_SEGMENT = 103  # linux/udp.h
 IN = ("239.1.1.1", 5000)
 OUT = ("r1", "239.2.2.2", 6000)
 
@@ -122,26 +124,30 @@ def test_members_of_a_range(triangle: Triangle) -> None:
         ):
             for _ in range(5):
                 source.sendto(b"early", ("239.1.7.7", 5003))
-            await until(lambda: bench.sent_to(counted).new_member == 5, "five without a socket")
+            await until(lambda: bench.sent_to(counted).waiting == 5, "five to wait for a socket")
             await until(lambda: bench.wanted, "the member to be wanted")
             source.sendto(b"another", ("239.1.7.7", 5004))
             await until(lambda: len(bench.wanted) == 2, "another member to be wanted")
             first = key_of(bench, "239.1.7.7", 5003)
             assert bench.wanted == [first, key_of(bench, "239.1.7.7", 5004)]
             slot = await bench.add_member(first, OUT)
-            assert bench.segment.last_used(slot) == 0
+            assert [sink.recv(100) for _ in range(5)] == [b"early"] * 5
+            used = bench.segment.last_used(slot)
             source.sendto(b"relayed", ("239.1.7.7", 5003))
             assert sink.recv(100) == b"relayed"
-            assert bench.segment.last_used(slot) > 0
-            await until(lambda: bench.sent_to(counted).sent.packets == 1, "one sent")
-            assert bench.sent_to(counted).new_member == 6
+            assert bench.segment.last_used(slot) > used
+            await until(lambda: bench.sent_to(counted).sent.packets == 6, "six sent")
+            assert (bench.sent_to(counted).waiting, bench.sent_to(counted).new_member) == (1, 0)
+            # What waits for one that cannot be had is given up at once.
+            await bench.ask(messages.RemoveMember, bench.wanted[1])
+            assert (bench.sent_to(counted).waiting, bench.sent_to(counted).new_member) == (0, 1)
             # What is not in the range is not wanted.
             before = bench.dropped("unmatched")
             source.sendto(b"beyond", ("239.2.0.0", 5003))
             source.sendto(b"beyond", ("239.1.7.7", 5010))
             await until(lambda: bench.dropped("unmatched") >= before + 2, "two unmatched")
             assert len(bench.wanted) == 2
-            # One that could not be had is asked for again.
+            # One that has ended is asked for again.
             await bench.ask(messages.RemoveMember, first)
             source.sendto(b"again", ("239.1.7.7", 5003))
             await until(lambda: len(bench.wanted) == 3, "the member to be wanted again")
@@ -187,11 +193,65 @@ def test_members_by_source(triangle: Triangle) -> None:
                 await until(lambda: len(bench.wanted) == count, "another source")  # noqa: B023
                 assert bench.wanted[-1] == key_of(bench, *IN, (f"10.1.0.{last}", port))
             await bench.add_member(bench.wanted[0], OUT)
-            inject(triangle.source, "s0", frame(b"first", source="10.1.0.1", ports=(40000, 5000)))
-            assert sink.recv(100) == b"first"
+            inject(triangle.source, "s0", frame(b"third", source="10.1.0.1", ports=(40000, 5000)))
+            assert [sink.recv(100) for _ in range(3)] == [b"x", b"x", b"third"]
             source.sendto(b"x", IN)
             await until(lambda: len(bench.wanted) == 4, "a source of another port")
-        assert bench.sent_to(by_member("kept")).new_member == 7
+            assert bench.sent_to(by_member("kept")).waiting == 5
+            # A worker that takes the place of this one does not know of them.
+            await bench.restart()
+        counted = bench.sent_to(by_member("kept"))
+        assert (counted.waiting, counted.new_member, counted.sent.packets) == (0, 5, 3)
+
+
+def test_what_waits_goes_to_some_outputs_at_once(triangle: Triangle) -> None:
+    """Super-frames too, which are cut; and the limit of an output counts what is sent."""
+
+    async def scenario(bench: Bench) -> None:
+        other = ("r1", "239.2.2.2", 6001)
+        await bench.relay(*IN, "kept", other, "limited", by_source=True, limits=(0, 0, 1))
+        with (
+            listening(triangle.sink, "k0", *OUT[1:]) as sink,
+            listening(triangle.sink, "k0", *other[1:]) as second,
+            sending(triangle.source, "s0") as source,
+        ):
+            source.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 100)
+            sent = bytes(range(250)) * 4
+            source.sendto(sent, IN)
+            parts = [sent[at : at + 100] for at in range(0, 1000, 100)]
+            assert [second.recv(200) for _ in parts] == parts
+            await until(lambda: bench.sent_to(by_member("kept")).waiting == 10, "ten to wait")
+            await until(lambda: bench.wanted, "the source to be wanted")
+            await bench.add_member(bench.wanted[0], OUT, ("r1", "239.2.2.2", 6002))
+            assert [sink.recv(200) for _ in parts] == parts
+            await until(lambda: bench.sent_to(by_member("kept")).sent.packets == 10, "all")
+        limited = bench.sent_to(by_member("limited"))
+        assert (limited.sent.packets, limited.rate_limited, limited.waiting) == (1, 9, 0)
+        assert bench.sent_to(by_member("kept")).waiting == 0
+
+    drive(triangle.relay, scenario)
+
+
+def test_what_comes_later_does_not_overtake_what_waits(triangle: Triangle) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.relay(*IN, "kept", by_source=True)
+        with (
+            listening(triangle.sink, "k0", *OUT[1:]) as sink,
+            sending(triangle.source, "s0") as source,
+        ):
+            for number in range(200):
+                source.sendto(b"%d" % number, IN)
+            await until(lambda: bench.wanted, "the source to be wanted")
+            adding = asyncio.ensure_future(bench.add_member(bench.wanted[0], OUT))
+            for number in range(200, 1000):
+                source.sendto(b"%d" % number, IN)
+                if number % 50 == 0:
+                    await asyncio.sleep(0)
+            await adding
+            assert [int(sink.recv(100)) for _ in range(1000)] == list(range(1000))
+        assert bench.sent_to(by_member("kept")).new_member == 0
+
+    drive(triangle.relay, scenario)
 
     drive(triangle.relay, scenario)
 

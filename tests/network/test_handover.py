@@ -116,7 +116,7 @@ class Before:
         self.segment.output_slot("a", egress.target)
         self.segment.output_slot("a", ("r1", ip_network("239.2.2.0/28"), PortRange(1, 9)))
         key = MemberKey(1, Endpoint(bytes(4), 7), None)
-        slot = self.segment.member_slot(key)
+        slot = self.segment.member_slot(key, 1)
         self.holdings.lanes[self.ring].members.add(key, "a", slot)
         self.restarts: Restarts = Counter({("r0", 0): 3})
 

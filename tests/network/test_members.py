@@ -52,24 +52,14 @@ def test_a_thousand_members_of_a_prefix_each_to_its_image(triangle: Triangle) ->
     )
     groups = [f"239.1.{n // 250}.{n % 250 + 1}" for n in range(1000)]
     with sender(triangle.source, "s0") as sock:
-        for number, group in enumerate(groups):
-            sock.sendto(b"first", (group, 5000))
-            if number % 100 == 99:  # no more at once than the worker asks for at once
-                wait_for(partial(_all_handled, daemon, number + 1), "the first datagrams")
-        first = output(daemon, "a")
-        assert first["sent"]["packets"] + first["new_member"] == 1000
         seen = triangle.sink.capture("k0", "udp port 6000")
-
-        def settled() -> bool:
-            """Every member has its socket: a round of all goes through."""
-            before = output(daemon, "a")["new_member"]
-            done = handled(daemon, "a")
-            for group in groups:
-                sock.sendto(group.encode(), (group, 5000))
-            wait_for(lambda: handled(daemon, "a") == done + 1000, "a round")
-            return bool(output(daemon, "a")["new_member"] == before)
-
-        wait_for(settled, "all members to have sockets")
+        for group in groups:
+            sock.sendto(group.encode(), (group, 5000))
+        wait_for(partial(_all_handled, daemon, 1000), "the first datagrams")
+        for group in groups:
+            sock.sendto(group.encode(), (group, 5000))
+        wait_for(partial(_all_handled, daemon, 2000), "the second datagrams")
+        assert output(daemon, "a")["sent"]["packets"] == 2000
         sock.sendto(b"never configured", ("239.3.0.1", 5000))
         sock.sendto(b"another port", ("239.1.0.1", 5001))
     wait_for(
@@ -89,20 +79,14 @@ def test_a_range_of_ports_and_an_output_that_keeps_them(triangle: Triangle) -> N
         for port in range(4999, 5011):
             sock.sendto(b"first", ("239.1.1.1", port))
         wait_for(lambda: handled(daemon, "a") == 20, "the first datagrams")
-
-        def through() -> bool:
-            before = len(seen.frames())
-            for port in range(4999, 5011):
-                sock.sendto(b"%d" % port, ("239.1.1.1", port))
-            done = handled(daemon, "a")
-            wait_for(lambda: handled(daemon, "a") >= done, "a round")
-            return len(seen.frames()) >= before + 20
-
-        wait_for(through, "every member to have sockets")
+        for port in range(4999, 5011):
+            sock.sendto(b"%d" % port, ("239.1.1.1", port))
+        wait_for(lambda: handled(daemon, "a") == 40, "the second datagrams")
     got = {(d.destination, d.port, d.payload) for d in map(udp, seen.stop())}
     expected = {("239.2.2.2", p + 1000, b"%d" % p) for p in range(5000, 5010)}
     expected |= {("239.2.2.3", p, b"%d" % p) for p in range(5000, 5010)}
-    assert {entry for entry in got if entry[2] != b"first"} == expected
+    expected |= {(address, port, b"first") for address, port, _ in expected}
+    assert got == expected
     # All members of an output send from one port.
     assert (
         len({d.source_port for d in map(udp, seen.frames()) if d.destination == "239.2.2.2"}) == 1
@@ -357,7 +341,7 @@ def test_the_original_source_is_kept(triangle: Triangle) -> None:
     assert {d.source for d in plain} == {"10.2.0.1"}
     wait_for(lambda: handled(daemon, "a") == 2 * len(plain), "the counters")
     assert output(daemon, "a", 1)["sent"]["packets"] == len(plain)
-    assert output(daemon, "a", 0)["new_member"] > 0
+    assert output(daemon, "a", 0)["sent"]["packets"] == len(plain)
 
 
 def test_discovery_both_ways(lab: Lab) -> None:
@@ -435,7 +419,7 @@ QUICKLY = "import mcrd.lanes.members\nmcrd.lanes.members.ENDS_AFTER = 1.0\n"
 
 
 def test_members_that_are_idle_for_long_are_given_back(triangle: Triangle) -> None:
-    """Those in use stay; one that comes again costs its first packet, as it did the first time."""
+    """Those in use stay; one that comes again is opened again."""
     daemon = triangle.lab.mcrd(
         triangle.relay,
         rule("a", "r0 239.1.1.0/24 5000", "r1 239.2.2.0/24 6000"),
@@ -454,14 +438,10 @@ def test_members_that_are_idle_for_long_are_given_back(triangle: Triangle) -> No
             sock.sendto(b"once", (f"239.1.1.{number}", 5000))
         wait_for(lambda: len(there()) > 2, "the sockets of the others")
         wait_for(lambda: there() == {"239.2.2.1"}, "those that are idle to be closed")
-        before = output(daemon, "a")
         sock.sendto(b"again", ("239.1.1.7", 5000))
-        wait_for(
-            lambda: output(daemon, "a")["new_member"] == before["new_member"] + 1, "it to be new"
-        )
         wait_for(lambda: there() == {"239.2.2.1", "239.2.2.7"}, "its socket")
     sent = stream.stop()["sent"]
     wait_for(lambda: handled(daemon, "a") == sent + 41, "all datagrams")
     result = receiver.stop()
-    assert sent - result["unique"] < 20  # those before it had a socket
-    assert output(daemon, "a")["errors"] == {}
+    assert result["unique"] == sent
+    assert output(daemon, "a")["sent"]["packets"] == sent + 41

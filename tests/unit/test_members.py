@@ -18,7 +18,7 @@ from mcrd.dataplane._dataplane import ffi
 
 from mcrd.dataplane import messages
 from mcrd.lanes import process as workers
-from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets
+from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets, Wanted
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Input
@@ -55,6 +55,7 @@ class Scene:
 
     def __init__(self, segment: Segment, process: WorkerProcess) -> None:
         self.now = 1e6
+        self.announcements: list[int] = []
         self.segment = segment
         self.process = process
         self.found = MemberSockets(segment, EgressSockets())
@@ -75,8 +76,12 @@ class Scene:
             for n in range(1, count + 1)
         ]
         for key in keys:
-            self.found.open(self.process, key, self._relay, "a")
+            self.found.open(self.process, [Wanted(key, self._relay, "a")], self.announced)
         return keys
+
+    def announced(self) -> None:
+        """As the executor does, which tells all workers."""
+        self.announcements.append(len(self.found.own()))
 
     def use(self, key: messages.MemberKey, at: int) -> None:
         """As a worker does, which writes the time of a frame."""

@@ -103,6 +103,10 @@ class Pen:
         """Counts datagrams of members without a socket."""
         self.view.outputs[slot].new_member += count
 
+    def waiting(self, slot: int, count: int) -> None:
+        """Says how many wait now."""
+        self.view.outputs[slot].waiting = count
+
     def used(self, slot: int, now: int) -> None:
         """Notes when a member was used last."""
         self.view.members[slot] = now
@@ -282,28 +286,28 @@ def test_a_slot_knows_whose_it_is() -> None:
     assert slots.key_of(slot) == "b"
 
 
-def test_a_member_s_slot_says_when_it_was_used_and_never_when_it_is_new(
+def test_a_member_s_slot_says_when_it_was_used_and_now_when_it_is_new(
     segment: Segment, pen: Pen
 ) -> None:
-    slot = segment.member_slot("a")
-    assert segment.last_used(slot) == 0
+    slot = segment.member_slot("a", 1)
+    assert segment.last_used(slot) == 1
     pen.used(slot, 2**62)
-    assert segment.member_slot("a") == slot
+    assert segment.member_slot("a", 2) == slot
     assert segment.last_used(slot) == 2**62
-    other = segment.member_slot("b")
-    assert (other != slot, segment.last_used(other)) == (True, 0)
+    other = segment.member_slot("b", 3)
+    assert (other != slot, segment.last_used(other)) == (True, 3)
     segment.members.give_back("a")
-    assert segment.member_slot("c") == slot
-    assert segment.last_used(slot) == 0
+    assert segment.member_slot("c", 4) == slot
+    assert segment.last_used(slot) == 4
 
 
 def test_the_last_member_s_slot_is_within_the_segment(segment: Segment, pen: Pen) -> None:
     for number in range(lib.MCRD_MEMBER_SLOTS):
-        segment.member_slot(number)
+        segment.member_slot(number, 1)
     pen.used(lib.MCRD_MEMBER_SLOTS - 1, 7)
     assert segment.last_used(lib.MCRD_MEMBER_SLOTS - 1) == 7
     with pytest.raises(NoRoomError, match="more than 65536 members on one worker"):
-        segment.member_slot("one more")
+        segment.member_slot("one more", 1)
 
 
 def test_errors_have_the_names_of_their_numbers(segment: Segment, pen: Pen) -> None:
@@ -377,6 +381,20 @@ def test_what_ended_stays_in_the_sum(segment: Segment, pen: Pen) -> None:
     assert ledger.output("camera", WALL) == OutputCount(
         Traffic(14, 1400), {"EPERM": 1}, refused=0, rate_limited=4, new_member=6
     )
+
+
+def test_what_waits_is_lost_with_its_worker(segment: Segment, pen: Pen) -> None:
+    ledger = Ledger()
+    ledger.attach(ETH0, segment)
+    slot = segment.output_slot("camera", WALL)
+    pen.new_member(slot, 2)
+    pen.waiting(slot, 3)
+    assert ledger.output("camera", WALL) == OutputCount(new_member=2, waiting=3)
+    segment.end_waiting()
+    assert ledger.output("camera", WALL) == OutputCount(new_member=5)
+    pen.waiting(slot, 4)
+    ledger.end_output(ETH0, "camera", WALL)
+    assert ledger.output("camera", WALL) == OutputCount(new_member=9)
 
 
 def test_looking_changes_nothing(segment: Segment, pen: Pen) -> None:

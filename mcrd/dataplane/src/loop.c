@@ -3,11 +3,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <time.h>
 
 #include "counters.h"
+#include "late.h"
 #include "meter.h"
 #include "worker.h"
+
+#define SECOND_NS 1000000000ULL
 
 enum {
 	HARVEST = 2048, /* frames that are released together */
@@ -39,6 +41,7 @@ static void on_completion(void *context, const struct io_uring_cqe *cqe)
 	}
 }
 
+/* `member` is one that is open, or NULL. */
 static int relay(struct worker *worker, struct rule *rule, const struct member *member, const uint8_t *payload,
 		 uint32_t length, uint64_t now)
 {
@@ -57,8 +60,10 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 				count(worker->egress.failed, 1);
 				continue;
 			}
-			to = member ? &member->outputs[next++] : NULL;
-			if (!to || to->socket == MCRD_BY_MEMBER) {
+			if (!member)
+				continue; /* it waits: see relay_all() */
+			to = &member->outputs[next++];
+			if (to->socket == MCRD_BY_MEMBER) {
 				count(&output->counters->new_member, 1);
 				continue;
 			}
@@ -72,14 +77,6 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 			return result;
 	}
 	return 0;
-}
-
-static uint64_t real_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now); /* as the times of frames */
-	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
 }
 
 /* It comes back: who brings it is noted, for people. */
@@ -116,7 +113,7 @@ static int returns(struct worker *worker, struct rule *rule, const struct guard_
 		breaker_came(test, time);
 	known = breaker_note(&rule->breaker, answer != GUARD_PASS, whose->now);
 	if (known && !test->began)
-		breaker_begin(test, rule->slot, known, real_now());
+		breaker_begin(test, rule->slot, known, pace_real_now());
 	return 0;
 }
 
@@ -124,15 +121,18 @@ static int returns(struct worker *worker, struct rule *rule, const struct guard_
 static int relay_all(struct worker *worker, struct rule *rule, const struct frame *frame, const struct packet *packet,
 		     uint32_t size, uint64_t now)
 {
-	const struct member *member = NULL;
+	struct member *member = NULL;
 	struct guard_frame whose;
 	uint32_t at = 0;
+	int waits = 0;
 
 	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
 	worker->egress.time = now;
 	guard_look(&worker->guard, frame, packet, worker->settings.interface, rule->slot, now, &whose);
-	if (rule->member_outputs)
-		member = rules_member(&worker->rules, rule, packet, now);
+	if (rule->member_outputs) {
+		member = members_find(&worker->rules, rule, packet, now);
+		waits = !member || member->state != MEMBER_OPEN;
+	}
 	do {
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
@@ -147,10 +147,13 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
 		} else {
-			int result = relay(worker, rule, member, packet->payload + at, length, now);
+			int result = relay(worker, rule, waits ? NULL : member, packet->payload + at, length, now);
 
 			if (result < 0)
 				return result;
+			if (waits)
+				member = members_wait(&worker->rules, rule, member, packet, packet->payload + at,
+						      length, now);
 		}
 		at += size;
 	} while (at < packet->payload_length);
@@ -226,7 +229,7 @@ static int is_held(struct worker *worker)
 
 	if (!test->held)
 		return 0;
-	test->held = real_now() < test->ends && real_now() >= test->began;
+	test->held = pace_real_now() < test->ends && pace_real_now() >= test->began;
 	for (i = 0; i < MCRD_RINGS; i++)
 		if (ring_is_half_full(&worker->rings[i])) {
 			test->came = test->expected; /* it goes on */
@@ -331,7 +334,7 @@ static void take_completions(struct worker *worker)
  * message. */
 static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 {
-	uint64_t now = pace_now(), sleep;
+	uint64_t now = pace_now(), sleep, late;
 	struct __kernel_timespec timeout;
 	struct io_uring_cqe *cqe;
 	int result;
@@ -350,7 +353,10 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 	} else {
 		if (!worker->waiting_ready && worker->begun)
 			wait_for_frames(worker);
-		result = io_uring_submit_and_wait(&worker->uring, 1);
+		late = members_sleep(&worker->rules);
+		timeout = (struct __kernel_timespec){ (long long)(late / SECOND_NS), (long long)(late % SECOND_NS) };
+		result = late ? io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL) :
+				io_uring_submit_and_wait(&worker->uring, 1);
 	}
 	return result < 0 && result != -EINTR && result != -ETIME ? result : 0;
 }
@@ -361,13 +367,21 @@ int worker_run(struct worker *worker)
 {
 	for (;;) {
 		uint64_t began = pace_now();
-		int frames, result;
+		int frames = 0, result;
 
 		if (!worker->waiting_message && !worker->message_done)
 			wait_for_message(worker);
-		frames = is_held(worker) ? 0 : harvest(worker);
-		if (frames < 0)
-			return frames;
+		worker->rules.now = began;
+		members_expire(&worker->rules);
+		if (!is_held(worker)) {
+			result = late_send(worker, on_completion);
+			if (result < 0)
+				return result;
+			frames = harvest(worker);
+			if (frames < 0)
+				return frames;
+		}
+		members_ask(&worker->rules);
 		if (worker->rules.wanted_count > 0)
 			return MCRD_WANTS;
 		if (!worker->message_done) {
@@ -383,29 +397,4 @@ int worker_run(struct worker *worker)
 			return worker->message_length;
 		}
 	}
-}
-
-const uint8_t *worker_message(const struct worker *worker)
-{
-	return worker->message;
-}
-
-/* The descriptors that came with the message; the caller owns them now. Returns how many. */
-int worker_take_descriptors(struct worker *worker, int *descriptors, int room)
-{
-	struct cmsghdr *header;
-	int total = 0;
-
-	for (header = CMSG_FIRSTHDR(&worker->message_header); header;
-	     header = CMSG_NXTHDR(&worker->message_header, header)) {
-		int here = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-
-		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
-			continue;
-		if (here > room - total)
-			here = room - total;
-		memcpy(descriptors + total, CMSG_DATA(header), (size_t)here * sizeof(int));
-		total += here;
-	}
-	return total;
 }

@@ -15,12 +15,22 @@
 #define WINDOW_FAST_NS 200000ULL
 #define WINDOW_LONGEST_NS 400000ULL
 
-uint64_t pace_now(void)
+static uint64_t read_clock(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(clock, &now);
 	return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+uint64_t pace_now(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
+}
+
+uint64_t pace_real_now(void)
+{
+	return read_clock(CLOCK_REALTIME);
 }
 
 int pace_note(struct pace *pace, uint64_t ended, uint32_t frames)

@@ -17,6 +17,7 @@ struct pace {
 enum { PACE_SHORTEST_NS = 5000 };
 
 uint64_t pace_now(void);
+uint64_t pace_real_now(void); /* as the times of frames */
 
 /* A harvest that began and ended then took so many frames. Is the rate high? */
 int pace_note(struct pace *pace, uint64_t ended, uint32_t frames);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "rules.h"
+#include "members.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -31,18 +32,6 @@ static struct key source_key(const uint8_t *address, uint8_t family, uint16_t po
 	return key;
 }
 
-static struct key member_key(const struct member_key *member)
-{
-	struct key key = {
-		.words = { [4] = small(member->destination.family, 0, member->destination.port) | member->slot },
-	};
-
-	memcpy(key.words, member->destination.address, 16);
-	memcpy(key.words + 2, member->source.address, 16);
-	key.words[4] ^= (uint64_t)member->source.port << 16;
-	return key;
-}
-
 static int within(const uint8_t *address, const uint8_t *network, uint8_t bits)
 {
 	uint8_t whole = bits / 8, rest = bits % 8;
@@ -57,9 +46,11 @@ int rules_init(struct rules *rules)
 	int result;
 
 	memset(rules, 0, sizeof(*rules));
+	queue_init(&rules->asking);
+	queue_init(&rules->ready);
 	if ((result = limit_init(&rules->wanting, WANTED_A_SECOND)) < 0 ||
 	    (result = table_init(&rules->by_destination)) < 0 || (result = table_init(&rules->own)) < 0 ||
-	    (result = table_init(&rules->members)) < 0)
+	    (result = table_init(&rules->members)) < 0 || (result = waiting_init(&rules->waiting)) < 0)
 		rules_free(rules);
 	return result;
 }
@@ -74,6 +65,7 @@ void rules_free(struct rules *rules)
 	table_free(&rules->by_destination);
 	table_free(&rules->own);
 	table_free(&rules->members);
+	waiting_free(&rules->waiting);
 }
 
 static const struct network *also(const struct rule *rule)
@@ -89,6 +81,7 @@ struct rule *rule_new(const struct rule_match *match, const struct network *netw
 	if (!rule)
 		return NULL;
 	rule->output_count = output_count;
+	queue_init(&rule->unasked);
 	rule->networks = calloc(count ? count : 1, sizeof(*networks));
 	rule->places = calloc(1 + (size_t)match->also_count, sizeof(*rule->places));
 	if (!rule->networks || !rule->places || limit_init(&rule->limit, match->packets_per_second) < 0) {
@@ -144,50 +137,13 @@ static void remove_places(struct rules *rules, struct rule *rule)
 		table_remove(&rules->by_destination, &rule->places[i].entry);
 }
 
-static void free_member(struct rules *rules, struct member *member)
-{
-	rules->unanswered -= !member->open;
-	*member->link = member->next;
-	if (member->next)
-		member->next->link = member->link;
-	table_remove(&rules->members, &member->entry);
-	free(member);
-}
-
-static struct member *new_member(struct rules *rules, struct rule *rule, const struct key *key);
-
-/* The members of the old rule that have sockets become the new one's, with those sockets that it still has. One for
- * which there is no memory is asked for again. */
-static void keep_members(struct rules *rules, const struct rule *old, struct rule *rule, const uint32_t *kept)
-{
-	const struct member *member;
-	uint32_t i, next;
-
-	for (member = old->members; member; member = member->next) {
-		struct member *again = member->open ? new_member(rules, rule, &member->entry.key) : NULL;
-
-		if (!again)
-			continue;
-		rules->unanswered--;
-		again->open = 1;
-		again->last_used = member->last_used;
-		for (i = next = 0; i < rule->output_count; i++) {
-			if (rule->outputs[i].socket != MCRD_BY_MEMBER)
-				continue;
-			again->outputs[next].socket =
-				kept[next] < old->member_outputs ? member->outputs[kept[next]].socket : MCRD_BY_MEMBER;
-			again->outputs[next++].counters = rule->outputs[i].counters;
-		}
-	}
-}
-
 void rules_put(struct rules *rules, struct rule *rule, const uint32_t *kept)
 {
 	const struct rule *old = rules->by_slot[rule->slot];
 
 	/* For a moment both have members of one key; those of the old one go with it. */
 	if (old && kept)
-		keep_members(rules, old, rule, kept);
+		members_keep(rules, old, rule, kept);
 	rules_remove(rules, rule->slot);
 	rules->version++;
 	rules->by_slot[rule->slot] = rule;
@@ -206,8 +162,7 @@ int rules_remove(struct rules *rules, uint32_t slot)
 	if (!rule)
 		return -ENOENT;
 	rules->version++;
-	while (rule->members)
-		free_member(rules, rule->members);
+	members_free(rules, rule);
 	if (is_range(rule)) {
 		for (at = &rules->ranges; *at != rule; at = &(*at)->next_range)
 			;
@@ -317,95 +272,4 @@ struct rule *rules_match(const struct rules *rules, const struct packet *packet,
 			return rule;
 	}
 	return NULL;
-}
-
-static struct member *new_member(struct rules *rules, struct rule *rule, const struct key *key)
-{
-	struct member *member =
-		calloc(1, sizeof(*member) + rule->member_outputs * sizeof(member->outputs[0]));
-
-	if (!member)
-		return NULL;
-	member->entry.key = *key;
-	member->rule = rule;
-	member->next = rule->members;
-	member->link = &rule->members;
-	if (member->next)
-		member->next->link = &member->next;
-	rule->members = member;
-	rules->unanswered++;
-	table_add(&rules->members, &member->entry);
-	return member;
-}
-
-struct member *rules_member(struct rules *rules, struct rule *rule, const struct packet *packet, uint64_t now)
-{
-	struct member_key wanted = {
-		.slot = rule->slot,
-		.destination = { .port = packet->destination_port, .family = packet->family },
-	};
-	struct member *member;
-	struct key key;
-
-	/* What else it takes has the members of its one address. */
-	memcpy(wanted.destination.address,
-	       rule->match.bits < 8 * address_length(packet->family) ? packet->destination : rule->match.first.address,
-	       address_length(packet->family));
-	if (rule->match.by_source) {
-		wanted.source.family = packet->family;
-		wanted.source.port = packet->source_port;
-		memcpy(wanted.source.address, packet->source, address_length(packet->family));
-	}
-	key = member_key(&wanted);
-	member = (struct member *)table_find(&rules->members, &key);
-	if (member) {
-		if (!member->open)
-			return NULL;
-		__atomic_store_n(member->last_used, now, __ATOMIC_RELAXED);
-		return member;
-	}
-	/* One allocation for a member's first packet, none for those that follow. */
-	if (rules->unanswered < WANTED_AT_ONCE && rules->wanted_count < WANTED_AT_ONCE && rules->members.count < MEMBERS_MAX &&
-	    limit_pass(&rules->wanting, now) && new_member(rules, rule, &key))
-		rules->wanted[rules->wanted_count++] = wanted;
-	return NULL;
-}
-
-int rules_put_member(struct rules *rules, const struct member_key *wanted, uint64_t *last_used, const uint32_t *sockets,
-		     uint32_t socket_count)
-{
-	struct rule *rule = wanted->slot < MCRD_RULE_SLOTS ? rules->by_slot[wanted->slot] : NULL;
-	struct key key = member_key(wanted);
-	struct member *member;
-	uint32_t i, next = 0;
-
-	if (!rule)
-		return -ENOENT;
-	if (socket_count != rule->member_outputs)
-		return -EINVAL;
-	member = (struct member *)table_find(&rules->members, &key);
-	if (!member)
-		member = new_member(rules, rule, &key);
-	if (!member)
-		return -ENOMEM;
-	rules->unanswered -= !member->open;
-	member->last_used = last_used;
-	for (i = 0; i < rule->output_count; i++)
-		if (rule->outputs[i].socket == MCRD_BY_MEMBER) {
-			member->outputs[next].socket = sockets[next];
-			member->outputs[next++].counters = rule->outputs[i].counters;
-		}
-	member->open = 1;
-	return 0;
-}
-
-int rules_remove_member(struct rules *rules, const struct member_key *wanted)
-{
-	struct key key = member_key(wanted);
-	struct member *member = (struct member *)table_find(&rules->members, &key);
-
-	if (!member || wanted->slot >= MCRD_RULE_SLOTS) /* a larger one looks like a source port */
-		return -ENOENT;
-	free_member(rules, member);
-	return 0;
 }

@@ -1,5 +1,5 @@
-/* The rules of a worker, their members, and the daemon's own egress endpoints. The first and the last change
- * between harvests only; a harvest adds members that are wanted.
+/* The rules of a worker, and the daemon's own egress endpoints. Both change between harvests only; of members
+ * (members.h) a harvest adds those that are new.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_RULES_H
 #define MCRD_RULES_H
@@ -8,10 +8,12 @@
 #include "inspect.h"
 #include "limit.h"
 #include "packet.h"
+#include "queue.h"
 #include "table.h"
+#include "waiting.h"
 
 struct output {
-	uint32_t socket; /* place in the file table, or MCRD_BY_MEMBER */
+	uint32_t socket; /* place in the file table, MCRD_BY_MEMBER or MCRD_NOWHERE */
 	struct limit limit;
 	struct output_counters *counters;
 };
@@ -37,22 +39,15 @@ struct rule {
 	uint32_t output_count;
 	uint32_t member_outputs; /* how many go by member */
 	struct member *members;
+	struct queued unasked; /* those of them that are new */
+	struct queued turn;    /* among the rules that have such */
 	struct network *networks; /* sources, then excluded ones, then further destinations */
 	struct output outputs[];
 };
 
-struct member {
-	struct entry entry; /* the key is rule, destination and perhaps source */
-	struct rule *rule;
-	struct member *next, **link; /* among those of the rule */
-	uint64_t *last_used;
-	int open; /* its sockets are here; before that it is only wanted */
-	struct output outputs[]; /* those of the rule that go by member; MCRD_BY_MEMBER: no socket could be had */
-};
-
 /* So few may wait for an answer that asking for them never fills the channel: a worker that had to wait there would
  * hold up every flow. */
-enum { WANTED_AT_ONCE = 64, MEMBERS_MAX = 16384, WANTED_A_SECOND = 1000 };
+enum { WANTED_AT_ONCE = 64, WANTED_A_SECOND = 1000 };
 
 struct rules {
 	uint64_t version; /* changes with the rules, and with the daemon's own endpoints */
@@ -61,9 +56,13 @@ struct rules {
 	struct table members;
 	struct table own; /* plain entries; the key is a source */
 	struct rule *by_slot[MCRD_RULE_SLOTS];
+	uint64_t now; /* CLOCK_MONOTONIC, in ns, when the loop last looked */
+	struct waiting waiting;
+	struct queued asking; /* rules, that have members to ask for */
+	struct queued ready;  /* members, whose packets wait no more */
 	struct limit wanting;
-	uint32_t unanswered; /* members that are wanted, and not open yet */
-	uint32_t wanted_count; /* of those, the ones that have not been asked for */
+	uint32_t unanswered; /* members that were asked for, and are not open yet */
+	uint32_t wanted_count, wanted_taken; /* of those that the supervisor is to hear of */
 	struct member_key wanted[WANTED_AT_ONCE];
 };
 
@@ -82,11 +81,5 @@ int rules_own(struct rules *rules, const struct endpoint *source, int add);
 /* The rule that takes the packet; or NULL, and in `why` what comes nearest. */
 struct rule *rules_match(const struct rules *rules, const struct packet *packet, uint16_t vlan, enum drop *why);
 int rules_is_own(const struct rules *rules, const struct packet *packet);
-
-/* The member that the packet belongs to, when its sockets are open; NULL when not, and then it is wanted. */
-struct member *rules_member(struct rules *rules, struct rule *rule, const struct packet *packet, uint64_t now);
-int rules_put_member(struct rules *rules, const struct member_key *key, uint64_t *last_used, const uint32_t *sockets,
-		     uint32_t socket_count);
-int rules_remove_member(struct rules *rules, const struct member_key *key);
 
 #endif

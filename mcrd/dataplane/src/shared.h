@@ -16,7 +16,7 @@
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 7
+#define MCRD_SEGMENT_VERSION 8
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -102,6 +102,7 @@ struct output_counters {
 	uint64_t refused;
 	uint64_t rate_limited;
 	uint64_t new_member;
+	uint64_t waiting; /* now, for the sockets of their members */
 	uint64_t unreachable;
 	struct error_counter errors[MCRD_ERROR_PLACES];
 	struct meter meter;

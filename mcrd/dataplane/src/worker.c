@@ -43,13 +43,13 @@ void worker_free(struct worker *worker)
 	if (worker->uring_open)
 		io_uring_queue_exit(&worker->uring);
 	egress_free(&worker->egress);
+	rules_free(&worker->rules); /* it counts what waits */
 	for (i = 0; i < MCRD_RINGS; i++)
 		ring_unmap(&worker->rings[i]);
 	if (worker->segment)
 		munmap(worker->segment, sizeof(*worker->segment));
 	if (worker->shared)
 		munmap(worker->shared, sizeof(*worker->shared));
-	rules_free(&worker->rules);
 	free(worker);
 }
 
@@ -275,24 +275,46 @@ int worker_put_member(struct worker *worker, const struct member_key *key, uint3
 	for (i = 0; i < socket_count; i++)
 		if (sockets[i] >= worker->settings.sockets && sockets[i] != MCRD_BY_MEMBER)
 			return -EINVAL;
-	return rules_put_member(&worker->rules, key, &worker->segment->members[last_used], sockets, socket_count);
+	return members_put(&worker->rules, key, &worker->segment->members[last_used], sockets, socket_count);
 }
 
 int worker_remove_member(struct worker *worker, const struct member_key *key)
 {
-	return rules_remove_member(&worker->rules, key);
+	return members_remove(&worker->rules, key);
 }
 
 /* Takes a member off the list of those that are wanted; 0 when there is none. */
 int worker_next_wanted(struct worker *worker, struct member_key *key)
 {
-	if (worker->rules.wanted_count == 0)
-		return 0;
-	*key = worker->rules.wanted[--worker->rules.wanted_count];
-	return 1;
+	return members_next_wanted(&worker->rules, key);
 }
 
 int worker_own(struct worker *worker, const struct endpoint *source, int add)
 {
 	return rules_own(&worker->rules, source, add);
+}
+
+const uint8_t *worker_message(const struct worker *worker)
+{
+	return worker->message;
+}
+
+/* The descriptors that came with the message; the caller owns them now. Returns how many. */
+int worker_take_descriptors(struct worker *worker, int *descriptors, int room)
+{
+	struct cmsghdr *header;
+	int total = 0;
+
+	for (header = CMSG_FIRSTHDR(&worker->message_header); header;
+	     header = CMSG_NXTHDR(&worker->message_header, header)) {
+		int here = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		if (here > room - total)
+			here = room - total;
+		memcpy(descriptors + total, CMSG_DATA(header), (size_t)here * sizeof(int));
+		total += here;
+	}
+	return total;
 }

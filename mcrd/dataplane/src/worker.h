@@ -10,6 +10,7 @@
 #include "egress.h"
 #include "flows.h"
 #include "guard.h"
+#include "members.h"
 #include "pace.h"
 #include "ring.h"
 #include "rules.h"

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "members.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "counters.h"
+
+#define RETRY_NS 5000000ULL /* after as many were asked for as may be in a second */
+
+static struct key key_of(const struct member_key *member)
+{
+	struct key key = {
+		.words = { [4] = (uint64_t)member->destination.family << 56 |
+				 (uint64_t)member->destination.port << 32 | member->slot },
+	};
+
+	memcpy(key.words, member->destination.address, 16);
+	memcpy(key.words + 2, member->source.address, 16);
+	key.words[4] ^= (uint64_t)member->source.port << 16;
+	return key;
+}
+
+static struct member_key wanted_by(const struct rule *rule, const struct packet *packet)
+{
+	struct member_key key = {
+		.slot = rule->slot,
+		.destination = { .port = packet->destination_port, .family = packet->family },
+	};
+	size_t size = packet->family == 6 ? 16 : 4;
+
+	/* What else it takes has the members of its one address. */
+	memcpy(key.destination.address,
+	       rule->match.bits < 8 * size ? packet->destination : rule->match.first.address, size);
+	if (rule->match.by_source) {
+		key.source.family = packet->family;
+		key.source.port = packet->source_port;
+		memcpy(key.source.address, packet->source, size);
+	}
+	return key;
+}
+
+static struct member *new_member(struct rules *rules, struct rule *rule, const struct member_key *wanted)
+{
+	struct member *member = calloc(1, sizeof(*member) + rule->member_outputs * sizeof(member->outputs[0]));
+
+	if (!member)
+		return NULL;
+	member->entry.key = key_of(wanted);
+	member->wanted = *wanted;
+	member->rule = rule;
+	member->next = rule->members;
+	member->link = &rule->members;
+	if (member->next)
+		member->next->link = &member->next;
+	rule->members = member;
+	table_add(&rules->members, &member->entry);
+	return member;
+}
+
+static void join_queue(struct rules *rules, struct member *member)
+{
+	struct rule *rule = member->rule;
+
+	if (queue_is_empty(&rule->unasked))
+		queue_append(&rules->asking, &rule->turn);
+	queue_append(&rule->unasked, &member->place);
+}
+
+static void leave_queue(struct member *member)
+{
+	struct rule *rule = member->rule;
+
+	if (!queue_holds(&member->place))
+		return;
+	queue_leave(&member->place);
+	if (member->state == MEMBER_NEW && queue_is_empty(&rule->unasked))
+		queue_leave(&rule->turn);
+}
+
+/* The outputs by member of a packet for which they have no sockets. */
+static void count_new(const struct rule *rule, int waited)
+{
+	uint32_t i;
+
+	for (i = 0; i < rule->output_count; i++)
+		if (rule->outputs[i].socket == MCRD_BY_MEMBER) {
+			count(&rule->outputs[i].counters->new_member, 1);
+			if (waited)
+				count(&rule->outputs[i].counters->waiting, (uint64_t)-1);
+		}
+}
+
+static void give_up_first(struct rules *rules, struct member *member)
+{
+	count_new(member->rule, 1);
+	waiting_end(&rules->waiting, &member->waiting);
+}
+
+static void free_member(struct rules *rules, struct member *member)
+{
+	while (member->waiting.first)
+		give_up_first(rules, member);
+	leave_queue(member);
+	rules->unanswered -= member->state == MEMBER_ASKED;
+	*member->link = member->next;
+	if (member->next)
+		member->next->link = member->link;
+	table_remove(&rules->members, &member->entry);
+	free(member);
+}
+
+struct member *members_find(const struct rules *rules, const struct rule *rule, const struct packet *packet, uint64_t now)
+{
+	struct member_key wanted = wanted_by(rule, packet);
+	struct key key = key_of(&wanted);
+	struct member *member = (struct member *)table_find(&rules->members, &key);
+
+	if (!member)
+		return NULL;
+	if (member->state == MEMBER_OPEN)
+		__atomic_store_n(member->last_used, now, __ATOMIC_RELAXED);
+	else
+		member->came = now;
+	return member;
+}
+
+struct member *members_wait(struct rules *rules, struct rule *rule, struct member *member, const struct packet *packet,
+			    const uint8_t *payload, uint32_t length, uint64_t now)
+{
+	uint32_t i;
+
+	if (waiting_has_room(&rules->waiting, rule->slot, length) && !member) {
+		struct member_key wanted = wanted_by(rule, packet);
+
+		/* One allocation for a member's first packet, none for those that follow. */
+		member = new_member(rules, rule, &wanted);
+		if (member) {
+			member->came = now;
+			join_queue(rules, member);
+		}
+	}
+	if (!member || !waiting_has_room(&rules->waiting, rule->slot, length)) {
+		count_new(rule, 0);
+		return member;
+	}
+	waiting_add(&rules->waiting, &member->waiting, rule->slot, payload, length, rules->now);
+	for (i = 0; i < rule->output_count; i++)
+		if (rule->outputs[i].socket == MCRD_BY_MEMBER)
+			count(&rule->outputs[i].counters->waiting, 1);
+	return member;
+}
+
+void members_ask(struct rules *rules)
+{
+	while (!queue_is_empty(&rules->asking) && rules->unanswered < WANTED_AT_ONCE &&
+	       rules->wanted_count < WANTED_AT_ONCE && limit_pass(&rules->wanting, rules->now)) {
+		struct rule *rule = QUEUE_OWNER(rules->asking.next, struct rule, turn);
+		struct member *member = QUEUE_OWNER(rule->unasked.next, struct member, place);
+
+		leave_queue(member);
+		member->state = MEMBER_ASKED;
+		rules->unanswered++;
+		rules->wanted[rules->wanted_count++] = member->wanted;
+		if (queue_holds(&rule->turn)) {
+			queue_leave(&rule->turn);
+			queue_append(&rules->asking, &rule->turn);
+		}
+	}
+}
+
+int members_next_wanted(struct rules *rules, struct member_key *key)
+{
+	if (rules->wanted_taken == rules->wanted_count) {
+		rules->wanted_taken = rules->wanted_count = 0;
+		return 0;
+	}
+	*key = rules->wanted[rules->wanted_taken++];
+	return 1;
+}
+
+void members_expire(struct rules *rules)
+{
+	const struct waiting_packet *packet;
+
+	while ((packet = waiting_oldest(&rules->waiting)) && rules->now - packet->since >= WAITING_NS) {
+		struct member *member = QUEUE_OWNER(packet->queue, struct member, waiting);
+
+		give_up_first(rules, member);
+		if (member->state == MEMBER_NEW && !member->waiting.first)
+			free_member(rules, member);
+	}
+}
+
+uint64_t members_sleep(const struct rules *rules)
+{
+	const struct waiting_packet *packet = waiting_oldest(&rules->waiting);
+	uint64_t waited;
+
+	if (!packet)
+		return 0;
+	if (!queue_is_empty(&rules->asking) && rules->unanswered < WANTED_AT_ONCE)
+		return RETRY_NS;
+	waited = rules->now - packet->since;
+	return waited < WAITING_NS ? WAITING_NS - waited : 1;
+}
+
+struct member *members_ready(const struct rules *rules)
+{
+	return queue_is_empty(&rules->ready) ? NULL : QUEUE_OWNER(rules->ready.next, struct member, place);
+}
+
+void members_end_waiting(struct rules *rules, struct member *member)
+{
+	while (member->waiting.first)
+		waiting_end(&rules->waiting, &member->waiting);
+	leave_queue(member);
+}
+
+int members_put(struct rules *rules, const struct member_key *wanted, uint64_t *last_used, const uint32_t *sockets,
+		uint32_t socket_count)
+{
+	struct rule *rule = wanted->slot < MCRD_RULE_SLOTS ? rules->by_slot[wanted->slot] : NULL;
+	struct key key = key_of(wanted);
+	struct member *member;
+	uint32_t i, next = 0;
+
+	if (!rule)
+		return -ENOENT;
+	if (socket_count != rule->member_outputs)
+		return -EINVAL;
+	member = (struct member *)table_find(&rules->members, &key);
+	if (!member)
+		member = new_member(rules, rule, wanted);
+	if (!member)
+		return -ENOMEM;
+	if (member->state != MEMBER_OPEN) {
+		leave_queue(member);
+		rules->unanswered -= member->state == MEMBER_ASKED;
+		member->state = MEMBER_OPEN;
+		if (member->waiting.first)
+			queue_append(&rules->ready, &member->place);
+		/* It is in use: else it would be the first to make room for others. */
+		if (member->came)
+			__atomic_store_n(last_used, member->came, __ATOMIC_RELAXED);
+	}
+	member->last_used = last_used;
+	for (i = 0; i < rule->output_count; i++)
+		if (rule->outputs[i].socket == MCRD_BY_MEMBER) {
+			member->outputs[next].socket = sockets[next];
+			member->outputs[next++].counters = rule->outputs[i].counters;
+		}
+	return 0;
+}
+
+int members_remove(struct rules *rules, const struct member_key *wanted)
+{
+	struct key key = key_of(wanted);
+	struct member *member = (struct member *)table_find(&rules->members, &key);
+
+	if (!member || wanted->slot >= MCRD_RULE_SLOTS) /* a larger one looks like a source port */
+		return -ENOENT;
+	free_member(rules, member);
+	return 0;
+}
+
+/* One for which there is no memory is asked for again. */
+void members_keep(struct rules *rules, const struct rule *old, struct rule *rule, const uint32_t *kept)
+{
+	const struct member *member;
+	uint32_t i, next;
+
+	for (member = old->members; member; member = member->next) {
+		struct member *again =
+			member->state == MEMBER_OPEN ? new_member(rules, rule, &member->wanted) : NULL;
+
+		if (!again)
+			continue;
+		again->state = MEMBER_OPEN;
+		again->last_used = member->last_used;
+		for (i = next = 0; i < rule->output_count; i++) {
+			if (rule->outputs[i].socket != MCRD_BY_MEMBER)
+				continue;
+			again->outputs[next].socket =
+				kept[next] < old->member_outputs ? member->outputs[kept[next]].socket : MCRD_BY_MEMBER;
+			again->outputs[next++].counters = rule->outputs[i].counters;
+		}
+	}
+}
+
+void members_free(struct rules *rules, struct rule *rule)
+{
+	while (rule->members)
+		free_member(rules, rule->members);
+}
