@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
 from typing import Final, Literal
@@ -103,25 +103,37 @@ class Input:
         return isinstance(self.address, Network) or isinstance(self.port, PortRange)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How an output sends, wherever it sends: its sockets get this as the rule file has it.
+
+    `ttl` is the TTL or hop limit. `dscp` is the code point (0 to 63), not the TOS byte.
+    `source_port` None: one chosen once. `loop`: programs on this host hear the output too (groups
+    only). A new key needs a default here: a supervisor before did not hand it over.
+    """
+
+    ttl: int
+    dscp: int = 0
+    source_port: int | None = None
+    loop: bool = False
+
+
+MANNER = tuple(each.name for each in fields(Manner))
+
+
 @dataclass(frozen=True, slots=True)
-class Output:
+class Output(Manner):
     """Where a rule sends, on one interface; to a host, None: where the routes of this host lead.
 
     `address` and `port` are a Network and a PortRange where those of the rule's input are, and of
-    the same size: member goes to member. `ttl` is the TTL or hop limit. `dscp` is the code point
-    (0 to 63), not the TOS byte. `source` None means an address of the interface, "keep" the
-    source address and port of each packet; `source_port` None, one chosen once. `loop`: programs
-    on this host hear the output too (groups only). `limit` is in packets per second.
+    the same size: member goes to member. `source` None means an address of the interface, "keep"
+    the source address and port of each packet. `limit` is in packets per second.
     """
 
     interface: str | None
     address: Address | Network
     port: int | PortRange
-    ttl: int
-    dscp: int = 0
     source: Address | Literal["keep"] | None = None
-    source_port: int | None = None
-    loop: bool = False
     limit: int | None = None
 
 

@@ -80,10 +80,10 @@ def explain(error: OSError, resource: Resource) -> str:
         case (Ingress(), errno.EPERM):
             hint = "packet sockets need CAP_NET_RAW"
         case (Egress(), errno.ENETUNREACH | errno.EHOSTUNREACH):
-            over = "" if resource.routed else f" over {resource.interface}"
+            over = "" if resource.sending.routed else f" over {resource.interface}"
             hint = f"there is no route to {resource.address}{over}"
         case (Egress(), errno.EADDRINUSE):
-            hint = f"another program has port {resource.source_port} of {resource.source}"
+            hint = f"another program has port {resource.sending.source_port} of {resource.source}"
         case (Egress(), errno.EACCES):
             hint = "a source_port below 1024 needs CAP_NET_BIND_SERVICE"
         case (Egress(), errno.EADDRNOTAVAIL):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -33,6 +33,7 @@ from mcrd.planning.resources import (
     Membership,
     Reception,
     Ring,
+    Sending,
     Worker,
 )
 from mcrd.sockets import Geometry
@@ -48,6 +49,7 @@ VALUES: tuple[type[Any], ...] = (
     *(InterfaceCount, OutputCount, RuleCount, Traffic),
     *(Config, Daemon, Input, Interface, Metrics, Output, Place, Rule),
 )
+SENDING = [field.name for field in dataclasses.fields(Sending)]
 KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
 
 
@@ -85,19 +87,28 @@ class Index(msgspec.Struct):
 def pack(value: object) -> Any:
     """The value for msgpack: what that does not know becomes a list of a name and its parts.
 
-    Fields go by name, so that a later version may have more of them.
+    Fields go by name, so that a later version may have more of them. Those of a Sending stand
+    among those of its egress, as versions without one have them.
     """
     name = type(value).__name__
     if isinstance(value, ADDRESSES):
         return [name, str(value)]
     if dataclasses.is_dataclass(value):
-        fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return [name, {field: pack(getattr(value, field)) for field in fields}]
+        return [name, {field: pack(part) for field, part in _parts(value)}]
     if isinstance(value, Mapping):
         return ["dict", [[pack(key), pack(other)] for key, other in value.items()]]
     if isinstance(value, tuple | list):
         return ["tuple", [pack(one) for one in value]]
     return value
+
+
+def _parts(value: Any) -> Iterator[tuple[str, object]]:
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name) if field.init else None
+        if isinstance(part, Sending):
+            yield from _parts(part)
+        elif field.init:
+            yield field.name, part
 
 
 def unpack(packed: Any) -> Any:
@@ -112,4 +123,8 @@ def unpack(packed: Any) -> Any:
     kind = KNOWN[name]
     if isinstance(content, str):
         return kind(content)
-    return kind(**{field: unpack(other) for field, other in content.items()})
+    parts = {field: unpack(other) for field, other in content.items()}
+    if kind is Egress:
+        of_all = {field: parts.pop(field) for field in SENDING if field in parts}
+        parts["sending"] = Sending(**of_all)
+    return kind(**parts)

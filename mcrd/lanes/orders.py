@@ -16,7 +16,7 @@ from mcrd.planning.resources import (
     Egress,
     Members,
     Nowhere,
-    Sending,
+    Outlet,
     Worker,
     destinations,
     first_address,
@@ -53,7 +53,7 @@ def _networks(networks: Sequence[Network]) -> list[messages.Network]:
     return [messages.Network(n.network_address.packed, n.prefixlen) for n in networks]
 
 
-def place_of(output: Sending, places: Mapping[Egress, int]) -> int | None:
+def place_of(output: Outlet, places: Mapping[Egress, int]) -> int | None:
     """Where the worker has the output's socket; None where each member has its own."""
     match output:
         case Egress():
@@ -71,9 +71,10 @@ def kept(before: Relay, relay: Relay) -> list[int | None]:
     """
     old, new = members_of(before), members_of(relay)
     known = {output: at for at, output in enumerate(old)}
-    moved = {output.target: at for at, output in enumerate(old) if output.routed}
+    moved = {output.target: at for at, output in enumerate(old) if output.sending.routed}
     found = [
-        known.get(output, moved.get(output.target) if output.routed else None) for output in new
+        known.get(output, moved.get(output.target) if output.sending.routed else None)
+        for output in new
     ]
     if before.by_source != relay.by_source or all(at is None for at in found):
         return []

@@ -138,7 +138,8 @@ def _outputs(old: tuple[Output, ...], new: tuple[Output, ...]) -> Iterator[str]:
 
 
 def _fields(prefix: str, old: object, new: object) -> Iterator[str]:
-    for entry in dataclasses.fields(new):  # type: ignore[arg-type]
+    fields = dataclasses.fields(new)  # type: ignore[arg-type]
+    for entry in sorted(fields, key=lambda each: bool(each.kw_only)):  # what is inherited, last
         before, after = getattr(old, entry.name), getattr(new, entry.name)
         if before != after:
             yield f"{prefix}{entry.name} {_text(before)} -> {_text(after)}"

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from operator import attrgetter
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcrd.model import (
     BROADCAST,
     LIMITED_BROADCAST,
+    MANNER,
     Address,
     Config,
     Input,
@@ -39,6 +42,7 @@ from mcrd.planning.resources import (
     Members,
     Membership,
     Nowhere,
+    Outlet,
     Reception,
     Rejoin,
     Resource,
@@ -83,7 +87,7 @@ class Relay:
     """
 
     input: Input
-    outputs: tuple[Sending, ...]
+    outputs: tuple[Outlet, ...]
     limits: tuple[int | None, ...]
     needs: tuple[Resource, ...] = field(default=(), compare=False)
     by_source: bool = False
@@ -187,7 +191,7 @@ class Wish:
     waits: str
     needs: tuple[Resource, ...] = ()
     optional: tuple[Resource, ...] = ()
-    relays: Mapping[RelayKey, tuple[Sending | str, ...]] = field(default_factory=dict)
+    relays: Mapping[RelayKey, tuple[Outlet | str, ...]] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
     whole: Mapping[RelayKey, Relay] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
@@ -352,7 +356,7 @@ def wish(
         for waits, output in zip(waiting, rule.outputs, strict=True)
     )
     moves = any(
-        isinstance(output, Nowhere) or output.routed
+        isinstance(output, Nowhere) or output.sending.routed
         for relay in whole.values()
         for output in relay.outputs
     )
@@ -602,7 +606,7 @@ def _output(
     output: Output,
     links: Mapping[str, Link],
     ways: Mapping[Lookup, Way],
-) -> Sending:
+) -> Outlet:
     way = _way(rule, output, ways)
     if lookup(output, rule.input.protocol) and (why := _nowhere(output, way, links)):
         return Nowhere(worker, rule.name, target(output), why)
@@ -614,48 +618,28 @@ def _output(
     else:
         link = links[output.interface]
         source = source_of(output, link)
-    address = destination(output, link, source)
-    of = target(output) if (output.interface, output.address) != (link.name, address) else None
+    leaving = (link.name, link.index, source, rule.input.protocol, routed)
+    sending = _sending(leaving, _manner(output))
+    address, port, called = destination(output, link, source), output.port, target(output)
     if (
         rule.input.is_range
         or source is None
         or not isinstance(address, Address)
-        or isinstance(output.port, PortRange)
+        or isinstance(port, PortRange)
     ):
-        return Members(
-            worker=worker,
-            rule=rule.name,
-            interface=link.name,
-            index=link.index,
-            address=address,
-            port=output.port,
-            ttl=output.ttl,
-            dscp=output.dscp,
-            source=source,
-            source_port=output.source_port,
-            loop=output.loop,
-            protocol=rule.input.protocol,
-            input_address=first_address(rule.input.address),
-            input_port=first_port(rule.input.port),
-            of=of,
-            routed=routed,
-        )
-    return Egress(
-        worker=worker,
-        rule=rule.name,
-        interface=link.name,
-        index=link.index,
-        address=address,
-        port=output.port,
-        ttl=output.ttl,
-        dscp=output.dscp,
-        source=source,
-        source_port=output.source_port,
-        loop=output.loop,
-        protocol=rule.input.protocol,
-        of=of,
-        routed=routed,
-    )
+        starts = first_address(rule.input.address), first_port(rule.input.port)
+        return Members(worker, rule.name, sending, address, port, called, *starts)
+    of = called if (output.interface, output.address) != (link.name, address) else None
+    return Egress(worker, rule.name, sending, address, port, of=of)
+
+
+@lru_cache(maxsize=256)
+def _sending(leaving: tuple[Any, ...], manner: tuple[Any, ...]) -> Sending:
+    """The same object for outputs that send alike: thousands of them often do."""
+    return Sending(*leaving, **dict(zip(MANNER, manner, strict=True)))
+
+
+_manner = attrgetter(*MANNER)
 
 
 def source_of(output: Output | Lookup, link: Link) -> Address | None:

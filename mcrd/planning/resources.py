@@ -8,7 +8,7 @@ They are looked up by the thousand: their hashes are of few fields, which tell a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Literal
 
@@ -18,6 +18,7 @@ from mcrd.model import (
     LIMITED_BROADCAST,
     Address,
     Input,
+    Manner,
     Network,
     Output,
     PortRange,
@@ -224,38 +225,45 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Sending(Manner):
+    """How an output sends here and now: what all its sockets have in common, whoever the worker.
+
+    `source` None: the address and port of each packet are kept. `routed`: the sockets are not bound
+    to the interface, which is where the routes lead now.
+    """
+
+    interface: str
+    index: int
+    source: Address | None
+    protocol: Protocol = "udp"
+    routed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Egress:
     """A connected socket: one output of one rule, for one worker; or a member of such an output.
 
-    `transparent`: `source` and `source_port` are those of somebody else's packets. `of` is what
-    the output is called by where that is something else: with members, by another name of the
-    interface, or without one. `heard` is whose packets a member stands for where members differ by
-    that. `routed`: the socket is not bound to the interface, which is where the routes lead now.
+    `transparent`: source and port are those of somebody else's packets. `of` is what the output is
+    called by where that is something else: with members, by another name of the interface, or
+    without one. `heard` is whose packets a member stands for where members differ by that.
     """
 
     worker: Worker
     rule: str
-    interface: str
-    index: int
+    sending: Sending
     address: Address
     port: int
-    ttl: int
-    dscp: int
-    source: Address
-    source_port: int | None
-    loop: bool
-    protocol: Protocol = "udp"
     transparent: bool = False
     of: Target | None = None
     heard: tuple[Address, int] | None = None
-    routed: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # All that tells the members of one output apart.
         # Packed: of numbers that somebody else may choose, the hashes can be made equal.
         heard = self.heard and (self.heard[0].packed, self.heard[1])
-        where = (self.index, self.port, self.address.packed, self.source.packed, self.source_port)
+        index, source_port = self.sending.index, self.sending.source_port
+        where = (index, self.port, self.address.packed, self.source.packed, source_port)
         chosen = (self.rule, self.worker.number, heard, where)
         object.__setattr__(self, "_hash", hash(chosen))
 
@@ -263,9 +271,21 @@ class Egress:
         return self._hash
 
     @property
+    def interface(self) -> str:
+        """Where it leaves now."""
+        return self.sending.interface
+
+    @property
+    def source(self) -> Address:
+        """The address that it sends from."""
+        if self.sending.source is None:
+            raise TypeError("an egress without a source")
+        return self.sending.source
+
+    @property
     def target(self) -> Target:
         """What the output is called by within its rule."""
-        return self.of or ("" if self.routed else self.interface, self.address, self.port)
+        return self.of or ("" if self.sending.routed else self.interface, self.address, self.port)
 
     def __str__(self) -> str:
         return f"output to {endpoint(self.address, self.port)} on {self.interface}"
@@ -275,66 +295,48 @@ class Egress:
 class Members:
     """An output whose sockets are made when a member is first seen: of a range, or by source.
 
-    Member goes to member: `input_address` and `input_port` are where the rule's own range begins.
-    `source` None: each source's own address and port are kept. `of` is what the output is called by
-    where the rule file has another name of the interface.
+    `target` is what the output is called by within its rule. Member goes to member: `input_address`
+    and `input_port` are where the rule's own range begins.
     """
 
     worker: Worker
     rule: str
-    interface: str
-    index: int
+    sending: Sending
     address: Address | Network
     port: int | PortRange
-    ttl: int
-    dscp: int
-    source: Address | None
-    source_port: int | None
-    loop: bool
-    protocol: Protocol
+    target: Target
     input_address: Address
     input_port: int
-    of: Target | None = None
-    routed: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        where = (self.index, int(first_address(self.address)), first_port(self.port))
+        where = (self.sending.index, int(first_address(self.address)), first_port(self.port))
         object.__setattr__(self, "_hash", hash((self.rule, self.worker.number, where)))
 
     def __hash__(self) -> int:
         return self._hash
 
     @property
-    def target(self) -> Target:
-        """What the output is called by within its rule."""
-        return self.of or (self.interface, self.address, self.port)
+    def interface(self) -> str:
+        """Where it leaves now."""
+        return self.sending.interface
 
     def member(
         self, destination: Address, port: int, source: Address | None, source_port: int | None
     ) -> Egress:
         """The socket for packets from `source` to `destination`."""
-        address = first_address(self.address)
+        address, kept = first_address(self.address), self.sending.source is None
         if not isinstance(self.address, Address):
             address += int(destination) - int(self.input_address)
+        sending = self.sending
+        if kept:
+            sending = replace(sending, source=source, source_port=source_port)
+        offset = port - self.input_port if isinstance(self.port, PortRange) else 0
         return Egress(
-            worker=self.worker,
-            rule=self.rule,
-            interface=self.interface,
-            index=self.index,
-            address=address,
-            port=first_port(self.port)
-            + (port - self.input_port if isinstance(self.port, PortRange) else 0),
-            ttl=self.ttl,
-            dscp=self.dscp,
-            source=_either(self.source, source),
-            source_port=self.source_port if self.source is not None else source_port,
-            loop=self.loop,
-            protocol=self.protocol,
-            transparent=self.source is None,
+            *(self.worker, self.rule, sending, address, first_port(self.port) + offset),
+            transparent=kept,
             of=self.target,
             heard=None if source is None or source_port is None else (source, source_port),
-            routed=self.routed,
         )
 
     def __str__(self) -> str:
@@ -359,10 +361,10 @@ class Nowhere:
         return f"no output to {endpoint(*self.target[1:])}"
 
 
-Sending = Egress | Members | Nowhere
+Outlet = Egress | Members | Nowhere
 """What an output of a rule is in one worker."""
 
-Resource = Ingress | Worker | Membership | Reception | Hold | Sending | Rejoin | GroupProtocol
+Resource = Ingress | Worker | Membership | Reception | Hold | Outlet | Rejoin | GroupProtocol
 
 
 def first_address(address: Address | Network) -> Address:
@@ -436,9 +438,3 @@ def where(output: Output) -> str:
     """An output as people are told of it: its interface if it has one, address and port."""
     to = endpoint(output.address, output.port)
     return f"{output.interface} {to}" if output.interface is not None else to
-
-
-def _either(first: Address | None, second: Address | None) -> Address:
-    found = first or second
-    assert found is not None
-    return found

@@ -117,7 +117,7 @@ def _output(at: int, entry: Wish, actual: Actual, whole: str | None) -> OutputSt
             return OutputState("waiting", output)
         if isinstance(output, Nowhere):
             return OutputState("waiting", output.reason)
-        where = output.interface if output.routed else None
+        where = output.interface if output.sending.routed else None
         failure = actual.failures.get(output)
         if failure is not None:
             return OutputState("failed", failure.reason, _retry(failure, actual))

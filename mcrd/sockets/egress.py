@@ -47,20 +47,21 @@ class EgressSockets:
         One that follows the routes is not bound to its interface: when they move, the kernel sends
         over the new way, or refuses, from that packet on.
         """
-        check_index(egress.interface, egress.index)
-        interface = None if egress.routed else egress.interface
-        sock = quiet_socket(egress.protocol, egress.address, interface)
+        sending, address = egress.sending, egress.address
+        check_index(sending.interface, sending.index)
+        interface = None if sending.routed else sending.interface
+        sock = quiet_socket(sending.protocol, address, interface)
         try:
-            if egress.address.version == 4:
+            if address.version == 4:
                 _set_ipv4(sock, egress)
             else:
                 _set_ipv6(sock, egress)
-            everywhere = egress.address.is_multicast or egress.address == LIMITED_BROADCAST
-            if egress.address.version == 4 and not (everywhere or egress.routed):
+            everywhere = address.is_multicast or address == LIMITED_BROADCAST
+            if address.version == 4 and not (everywhere or sending.routed):
                 self._check_route(egress)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             self._bind(sock, egress)
-            sock.connect(socket_name(egress.address, egress.port, egress.index))
+            sock.connect(socket_name(address, egress.port, sending.index))
         except BaseException:
             sock.close()
             raise
@@ -86,7 +87,7 @@ class EgressSockets:
     def _check_route(self, egress: Egress) -> None:
         # Rules of `ip rule` may go by the source; of another host's, the kernel would not answer.
         source = None if egress.transparent else egress.source
-        question, now = Question(egress.address, egress.index, source), time.monotonic()
+        question, now = Question(egress.address, egress.sending.index, source), time.monotonic()
         # New members of an output come in hundreds, and all ask the same.
         if self._routed[0] != question or now - self._routed[1] >= ROUTE_KNOWN:
             self._routed = (None, 0.0)
@@ -94,28 +95,29 @@ class EgressSockets:
             self._routed = (question, now)
 
     def _bind(self, sock: socket.socket, egress: Egress) -> None:
-        if egress.protocol == "esp":
-            sock.bind(socket_name(egress.source, 0, egress.index))
+        sending, source = egress.sending, egress.source
+        if sending.protocol == "esp":
+            sock.bind(socket_name(source, 0, sending.index))
             return
         if egress.transparent:
             # It sends from an address of another host: ip(7), IP_TRANSPARENT; CAP_NET_RAW will do.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(socket_name(egress.source, egress.source_port or 0, egress.index))
+            sock.bind(socket_name(source, sending.source_port or 0, sending.index))
             return
-        key = (egress.rule, egress.target, egress.source)
-        port = egress.source_port or self.ports.get(key, 0)
+        key = (egress.rule, egress.target, source)
+        port = sending.source_port or self.ports.get(key, 0)
         if port:
             # The old and the new socket of an output that changes share the port for a moment.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                sock.bind(socket_name(egress.source, port, egress.index))
+                sock.bind(socket_name(source, port, sending.index))
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or egress.source_port:
+                if error.errno != errno.EADDRINUSE or sending.source_port:
                     raise
             else:
                 return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        sock.bind(socket_name(egress.source, 0, egress.index))
+        sock.bind(socket_name(source, 0, sending.index))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._choose(key, sock.getsockname()[1])
 
@@ -139,21 +141,21 @@ def _check_route(question: Question) -> None:
 
 def source_port(egress: Egress, sock: socket.socket) -> int:
     """The port that the socket sends from; 0 for ESP, where the kernel would name the protocol."""
-    return 0 if egress.protocol == "esp" else int(sock.getsockname()[1])
+    return 0 if egress.sending.protocol == "esp" else int(sock.getsockname()[1])
 
 
 def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
-    level = socket.IPPROTO_IP
+    level, sending = socket.IPPROTO_IP, egress.sending
     if egress.transparent:
         sock.setsockopt(level, IP_TRANSPARENT, 1)
     if egress.address.is_multicast:
-        mreqn = struct.pack("4s4si", bytes(4), bytes(4), egress.index)
+        mreqn = struct.pack("4s4si", bytes(4), bytes(4), sending.index)
         sock.setsockopt(level, socket.IP_MULTICAST_IF, mreqn)
-        sock.setsockopt(level, socket.IP_MULTICAST_TTL, egress.ttl)
-        sock.setsockopt(level, socket.IP_MULTICAST_LOOP, int(egress.loop))
+        sock.setsockopt(level, socket.IP_MULTICAST_TTL, sending.ttl)
+        sock.setsockopt(level, socket.IP_MULTICAST_LOOP, int(sending.loop))
     else:
-        sock.setsockopt(level, socket.IP_TTL, egress.ttl)
-    sock.setsockopt(level, socket.IP_TOS, egress.dscp << 2)  # RFC 2474: the upper six bits
+        sock.setsockopt(level, socket.IP_TTL, sending.ttl)
+    sock.setsockopt(level, socket.IP_TOS, sending.dscp << 2)  # RFC 2474: the upper six bits
     # No one answers "too big" for a group (RFC 1112, 7.2): let routers fragment.
     sock.setsockopt(level, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
     # Else a datagram that the queueing discipline drops counts as sent (ip(7), IP_RECVERR).
@@ -161,15 +163,15 @@ def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
 
 
 def _set_ipv6(sock: socket.socket, egress: Egress) -> None:
-    level = socket.IPPROTO_IPV6
+    level, sending = socket.IPPROTO_IPV6, egress.sending
     if egress.transparent:
         sock.setsockopt(level, IPV6_TRANSPARENT, 1)
     if egress.address.is_multicast:
-        sock.setsockopt(level, socket.IPV6_MULTICAST_IF, egress.index)
-        sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, egress.ttl)
-        sock.setsockopt(level, socket.IPV6_MULTICAST_LOOP, int(egress.loop))
+        sock.setsockopt(level, socket.IPV6_MULTICAST_IF, sending.index)
+        sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, sending.ttl)
+        sock.setsockopt(level, socket.IPV6_MULTICAST_LOOP, int(sending.loop))
     else:
-        sock.setsockopt(level, socket.IPV6_UNICAST_HOPS, egress.ttl)
-    sock.setsockopt(level, socket.IPV6_TCLASS, egress.dscp << 2)
+        sock.setsockopt(level, socket.IPV6_UNICAST_HOPS, sending.ttl)
+    sock.setsockopt(level, socket.IPV6_TCLASS, sending.dscp << 2)
     sock.setsockopt(level, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT)
     sock.setsockopt(level, IPV6_RECVERR, 1)

@@ -25,7 +25,7 @@ from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
 from mcrd.lanes.memory import guard_memory
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
-from mcrd.planning.resources import Egress, Ingress, Target, Worker
+from mcrd.planning.resources import Egress, Ingress, Sending, Target, Worker
 from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
 from tests.lab import Host, wait_for
 
@@ -115,19 +115,9 @@ class Bench:
     async def hand_over(self, rule: str, interface: str, address: str, port: int) -> Egress:
         """Opens an output's socket and gives it to the worker."""
         where = ip_address(address)
-        egress = Egress(
-            worker=self.worker,
-            rule=rule,
-            interface=interface,
-            index=socket.if_nametoindex(interface),
-            address=where,
-            port=port,
-            ttl=8,
-            dscp=0,
-            source=ip_address(SOURCES[interface][where.version == 6]),
-            source_port=None,
-            loop=False,
-        )
+        source = ip_address(SOURCES[interface][where.version == 6])
+        sending = Sending(interface, socket.if_nametoindex(interface), source, ttl=8)
+        egress = Egress(self.worker, rule, sending, where, port)
         if egress not in self.egress:
             self.egress[egress] = self._sockets.open(egress)
         place, new = self.process.place(egress)

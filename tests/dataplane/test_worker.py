@@ -22,7 +22,7 @@ import pytest
 
 from mcrd.dataplane import messages
 from mcrd.lanes.channel import WorkerError, end_sockets
-from mcrd.planning.resources import Egress, Ingress, Worker
+from mcrd.planning.resources import Egress, Ingress, Sending, Worker
 from mcrd.sockets import EgressSockets
 from tests.dataplane.bench import (
     Bench,
@@ -132,20 +132,8 @@ def test_what_a_reload_takes_away_sends_nothing_any_more(
         source = "10.1.0.2" if where.version == 4 else "fd01::2"
         if where.version == 6:
             host.run("ip", "address", "add", "fd01::2/64", "dev", "r0", "nodad")
-        egress = Egress(
-            worker=Worker(Ingress("r0", index)),
-            rule="rule",
-            interface="r0",
-            index=index,
-            address=where,
-            port=port,
-            ttl=1,
-            dscp=0,
-            source=ip_address(source),
-            source_port=None,
-            loop=False,
-            protocol=protocol,
-        )
+        sending = Sending("r0", index, ip_address(source), protocol, ttl=1)
+        egress = Egress(Worker(Ingress("r0", index)), "rule", sending, where, port)
         sock = EgressSockets().open(egress)
         copy = os.dup(sock.fileno())
         try:

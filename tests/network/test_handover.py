@@ -33,6 +33,7 @@ from mcrd.planning.resources import (
     Reception,
     Resource,
     Ring,
+    Sending,
     Worker,
 )
 from mcrd.systemd.store import HEADER
@@ -55,7 +56,7 @@ CONFIG = Config(
                 PortRange(1, 9),
                 sources=(ip_network("10.0.0.0/8"),),
             ),
-            (Output("r1", ip_address("239.2.2.2"), 6000, 4, source="keep"),),
+            (Output("r1", ip_address("239.2.2.2"), 6000, ttl=4, source="keep"),),
             place=Place("mcr.toml", 1, 2),
         )
     },
@@ -80,14 +81,10 @@ class Before:
             }
             self.ingress = Ingress("r0", indexes["r0"])
             worker = Worker(self.ingress)
-            self.egress = egress = Egress(
-                *(worker, "a", "r1", indexes["r1"], ip_address("239.2.2.2"), 6000, 4, 0),
-                *(ip_address("10.2.0.1"), None, False),
-            )
-            v6 = Egress(
-                *(worker, "b", "r1", indexes["r1"], ip_address("ff15::1"), 6000, 4, 0),
-                *(ip_address("fd02::1"), None, False),
-            )
+            sending = Sending("r1", indexes["r1"], ip_address("10.2.0.1"), ttl=4)
+            self.egress = egress = Egress(worker, "a", sending, ip_address("239.2.2.2"), 6000)
+            sending = Sending("r1", indexes["r1"], ip_address("fd02::1"), ttl=4)
+            v6 = Egress(worker, "b", sending, ip_address("ff15::1"), 6000)
             self.joined = joined = [
                 Membership("r0", indexes["r0"], ip_address(group), source)
                 for group, source in (

@@ -14,7 +14,7 @@ from mcrd.daemon.executor import Estate
 from mcrd.lanes.orders import handed_on
 from mcrd.model import Input, PortRange
 from mcrd.planning.plan import Add, Failure, Relay, RelayKey, Remove, Replace
-from mcrd.planning.resources import Egress, Ingress, Resource, Worker
+from mcrd.planning.resources import Egress, Ingress, Resource, Sending, Worker
 
 WORKERS = [Worker(Ingress(name, index)) for index, name in enumerate(("eth0", "eth1"), 2)]
 
@@ -61,8 +61,8 @@ def test_a_way_that_moved_ends_the_wait_of_outputs_and_of_nothing_else() -> None
     estate = Estate(lambda: None)
     worker, host = WORKERS[1], ip_address("192.0.2.7")
     source = ip_address("10.0.0.1")
-    egress = Egress(worker, "a", "eth1", 3, host, 5000, 64, 0, source, None, loop=False)
-    other = replace(egress, interface="eth0")
+    egress = Egress(worker, "a", Sending("eth1", 3, source, ttl=64), host, 5000)
+    other = replace(egress, sending=replace(egress.sending, interface="eth0"))
     later = time.monotonic() + 20.0
     failed: list[Resource | RelayKey] = [worker, worker.ingress, key("a", 1), egress, other]
     for what in failed:

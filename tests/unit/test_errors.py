@@ -17,13 +17,20 @@ import mcrd
 from mcrd.daemon.executor import Estate
 from mcrd.errors import named, words
 from mcrd.planning.plan import Open
-from mcrd.planning.resources import Egress, Ingress, Membership, Reception, Resource, Worker
+from mcrd.planning.resources import (
+    Egress,
+    Ingress,
+    Membership,
+    Reception,
+    Resource,
+    Sending,
+    Worker,
+)
 
 GROUP = ip_address("239.1.1.1")
 GONE = "gone0"
-EGRESS = Egress(
-    Worker(Ingress("r0", 2)), "a", GONE, 4000, GROUP, 5000, 1, 0, ip_address("10.0.0.1"), None, True
-)
+SENDING = Sending(GONE, 4000, ip_address("10.0.0.1"), ttl=1, loop=True)
+EGRESS = Egress(Worker(Ingress("r0", 2)), "a", SENDING, GROUP, 5000)
 # In dataplane/ and the sandbox, numbers come from C and messages travel; nothing is imported there.
 OWN_WORDS = ("dataplane/", "errors.py")
 

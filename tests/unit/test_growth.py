@@ -27,7 +27,7 @@ from mcrd.lanes.members import MemberSockets
 from mcrd.lanes.recovery import STALE
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Output, Rule
-from mcrd.planning.resources import Egress, Ingress, Ring, Worker, target
+from mcrd.planning.resources import Egress, Ingress, Ring, Sending, Worker, target
 from mcrd.sockets import EgressSockets
 from mcrd.sockets.lost import Lost
 from mcrd.systemd.journal import AT_ONCE_IN, Limiter
@@ -165,7 +165,7 @@ def test_ports_of_addresses_that_come_and_go() -> None:
 
     def step(number: int) -> None:
         source = IPv4Address(int(HERE) + number % 250 + 1)
-        egress = Egress(worker, "a", "lo", 1, HERE, 5000, 1, 0, source, None, loop=False)
+        egress = Egress(worker, "a", Sending("lo", 1, source, ttl=1), HERE, 5000)
         with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
             opener._bind(sock, egress)  # noqa: SLF001
             first = sock.getsockname()[1]
@@ -232,7 +232,7 @@ def test_what_is_open_and_closed_again() -> None:
     worker = Worker(Ingress("lo", 1))
 
     def step(number: int) -> None:
-        egress = Egress(worker, f"r{number}", "lo", 1, HERE, 5000, 1, 0, HERE, None, loop=False)
+        egress = Egress(worker, f"r{number}", Sending("lo", 1, HERE, ttl=1), HERE, 5000)
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         holdings.add_egress(egress, sock)
         holdings.close(egress)

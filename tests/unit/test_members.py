@@ -23,7 +23,7 @@ from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Input
 from mcrd.planning.plan import Relay
-from mcrd.planning.resources import Ingress, Members, Worker
+from mcrd.planning.resources import Ingress, Members, Sending, Worker
 from mcrd.sockets import EgressSockets
 
 if TYPE_CHECKING:
@@ -59,13 +59,9 @@ class Scene:
         self.segment = segment
         self.process = process
         self.found = MemberSockets(segment, EgressSockets())
-        output = Members(
-            *(WORKER, "a", "lo", 1, RANGE, 5000, 1, 0, HERE, None),
-            loop=False,
-            protocol="udp",
-            input_address=RANGE.network_address,
-            input_port=5000,
-        )
+        sending = Sending("lo", 1, HERE, ttl=1)
+        target = ("lo", RANGE, 5000)
+        output = Members(WORKER, "a", sending, RANGE, 5000, target, RANGE.network_address, 5000)
         self._relay = Relay(Input("lo", RANGE, 5000), (output,), (None,))
         self._memory = mmap.mmap(segment.descriptor, 0)
 

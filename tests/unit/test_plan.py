@@ -40,6 +40,7 @@ from mcrd.planning.resources import (
     Members,
     Membership,
     Nowhere,
+    Outlet,
     Reception,
     Rejoin,
     Resource,
@@ -401,21 +402,15 @@ def test_what_is_looked_up_by_the_thousand_has_hashes_of_its_own() -> None:
     base = Egress(
         worker=Worker(ingress),
         rule="a",
-        interface="eth1",
-        index=2,
+        sending=Sending("eth1", 2, ip_address("10.0.0.1"), ttl=1),
         address=GROUP,
         port=5000,
-        ttl=1,
-        dscp=0,
-        source=ip_address("10.0.0.1"),
-        source_port=None,
-        loop=False,
     )
     numbers = range(1000)
     hosts = [ip_address("10.0.0.0") + number for number in numbers]
     for different in (
         [replace(base, address=host) for host in hosts],
-        [replace(base, source=host) for host in hosts],
+        [replace(base, sending=replace(base.sending, source=host)) for host in hosts],
         [replace(base, port=1 + number) for number in numbers],
         [replace(base, rule=str(number)) for number in numbers],
         [replace(base, heard=(host, 5000)) for host in hosts],
@@ -662,15 +657,9 @@ KEY = RelayKey(WORKER, "camera")
 EGRESS = Egress(
     worker=WORKER,
     rule="camera",
-    interface="eth1",
-    index=3,
+    sending=Sending("eth1", 3, ip_address("10.1.0.1"), ttl=8),
     address=TARGET,
     port=6000,
-    ttl=8,
-    dscp=0,
-    source=ip_address("10.1.0.1"),
-    source_port=None,
-    loop=False,
 )
 RELAY = Relay(INPUT, (EGRESS,), (None,), (INGRESS, WORKER, JOINED))
 
@@ -682,7 +671,7 @@ def config_of(*of: Rule) -> Config:
 
 def outputs_of(
     rule: Rule, links: Mapping[str, Link] = LINKS, settings: Interface | None = None
-) -> tuple[Sending | str, ...]:
+) -> tuple[Outlet | str, ...]:
     """What is to be opened for the outputs of a rule, in its first worker."""
     interfaces = {rule.input.interface: settings} if settings else {}
     return next(iter(wish(rule, Config(interfaces=interfaces), links).relays.values()))
@@ -707,12 +696,12 @@ def test_an_output_that_follows_the_routes_is_replaced_when_they_move() -> None:
     (relay,) = first.relays.values()
     (egress,) = relay.outputs
     assert isinstance(egress, Egress)
-    assert (egress.interface, egress.source, egress.routed) == ("eth1", OVER_ETH1.source, True)
+    assert egress.sending == Sending("eth1", 3, OVER_ETH1.source, routed=True, ttl=64)
     assert egress.target == ("", HOST, 6000)
     assert states(config_of(TO_HOST), first)["camera"].outputs[0].interface == "eth1"
     moved = replace(first, ways={ASKED: Way("eth0", 2, ip_address("10.0.0.1"))})
     steps = plan(config_of(TO_HOST), moved)
-    other = replace(egress, interface="eth0", index=2, source=ip_address("10.0.0.1"))
+    other = replace(egress, sending=Sending("eth0", 2, ip_address("10.0.0.1"), routed=True, ttl=64))
     assert steps == (
         Open(other),
         Replace(KEY, replace(relay, outputs=(other,))),
@@ -902,7 +891,7 @@ def test_an_interface_made_anew_moves_its_rule() -> None:
 
 def test_a_changed_ttl_is_one_open_one_replace_one_close() -> None:
     rule = replace(CAMERA, outputs=(replace(OUTPUT, ttl=9),))
-    egress = replace(EGRESS, ttl=9)
+    egress = replace(EGRESS, sending=replace(EGRESS.sending, ttl=9))
     assert plan(config_of(rule), RUNNING) == (
         Open(egress),
         Replace(KEY, replace(RELAY, outputs=(egress,))),
@@ -1186,7 +1175,11 @@ def test_esp_is_held_as_such_and_sent_as_such() -> None:
     rule = Rule("camera", given, (Output("eth1", ip_address("10.1.0.9"), 0, ttl=8),))
     (egress,) = outputs_of(rule)
     assert isinstance(egress, Egress)
-    assert (egress.protocol, egress.port, str(egress)) == ("esp", 0, "output to 10.1.0.9 on eth1")
+    assert (egress.sending.protocol, egress.port, str(egress)) == (
+        "esp",
+        0,
+        "output to 10.1.0.9 on eth1",
+    )
 
 
 # Outputs that go by member.
@@ -1199,7 +1192,7 @@ def test_a_kept_source_goes_by_member_and_waits_for_no_address() -> None:
     for links in (LINKS, bare):
         (found,) = outputs_of(replace(CAMERA, outputs=(KEPT,)), links)
         assert isinstance(found, Members)
-        assert (found.source, found.target) == (None, ("eth1", TARGET, 6000))
+        assert (found.sending.source, found.target) == (None, ("eth1", TARGET, 6000))
 
 
 def test_other_outputs_of_one_destination_have_a_socket_from_the_start() -> None:
@@ -1224,7 +1217,8 @@ def test_a_range_goes_by_member(
     rule = Rule("r", Input("eth0", given, port), (Output("eth1", where, to_port, ttl=8),))
     (found,) = outputs_of(rule)
     assert isinstance(found, Members)
-    assert (found.address, found.port, found.source) == (where, to_port, ip_address("10.1.0.1"))
+    assert found.target == ("eth1", where, to_port)
+    assert found.sending.source == ip_address("10.1.0.1")
     assert (found.input_address, found.input_port) == (first_address(given), 5000)
 
 
@@ -1242,8 +1236,14 @@ def test_a_member_is_where_it_is_in_its_range() -> None:
     assert isinstance(found, Members)
     egress = found.member(ip_address("239.1.7.9"), 5042, None, None)
     assert egress == replace(
-        EGRESS, rule="r", address=ip_address("239.2.7.9"), port=6042, dscp=34, of=found.target
+        EGRESS,
+        rule="r",
+        sending=replace(EGRESS.sending, dscp=34),
+        address=ip_address("239.2.7.9"),
+        port=6042,
+        of=found.target,
     )
+    assert egress.sending is found.sending
     assert egress.target == ("eth1", ip_network("239.2.0.0/16"), PortRange(6000, 6099))
 
 
@@ -1251,7 +1251,7 @@ def test_a_kept_source_is_the_packet_s_own() -> None:
     (found,) = outputs_of(replace(CAMERA, outputs=(KEPT,)))
     assert isinstance(found, Members)
     egress = found.member(GROUP, 5000, ip_address("10.0.0.77"), 40001)
-    assert (egress.source, egress.source_port) == (ip_address("10.0.0.77"), 40001)
+    assert (egress.source, egress.sending.source_port) == (ip_address("10.0.0.77"), 40001)
     assert (egress.address, egress.port, egress.transparent) == (TARGET, 6000, True)
     assert egress.target == ("eth1", TARGET, 6000)
 
@@ -1286,11 +1286,12 @@ def test_members_map_range_to_range(
                 assert egress.port == output.port
             assert egress.transparent is (output.source == "keep")
             if egress.transparent:
-                assert (egress.source, egress.source_port) == (source, 40001)
+                assert (egress.source, egress.sending.source_port) == (source, 40001)
             else:
-                assert (egress.source, egress.source_port) == (made.source, output.source_port)
+                assert egress.sending == made.sending
+                assert egress.sending.source_port == output.source_port
             assert egress.target == made.target == _target(output)
-            assert (egress.protocol, egress.worker) == (given.protocol, made.worker)
+            assert (egress.sending.protocol, egress.worker) == (given.protocol, made.worker)
 
 
 # The address that an output is sent from.
@@ -1341,7 +1342,7 @@ def test_an_address_that_goes_moves_the_output_to_the_next() -> None:
     two = replace(LINKS["eth1"], addresses=tuple(map(ip_interface, ("10.1.0.1/24", "10.1.0.2/24"))))
     now = reach(config_of(CAMERA), {**LINKS, "eth1": two})
     one = replace(two, addresses=two.addresses[1:])
-    moved = replace(EGRESS, source=ip_address("10.1.0.2"))
+    moved = replace(EGRESS, sending=replace(EGRESS.sending, source=ip_address("10.1.0.2")))
     assert plan(config_of(CAMERA), replace(now, links={**LINKS, "eth1": one})) == (
         Open(moved),
         Replace(KEY, replace(RELAY, outputs=(moved,))),
