@@ -43,6 +43,14 @@ class Broadcast(IPv4Address):
 
 BROADCAST: Final = Broadcast()
 
+
+def is_pattern(name: str) -> bool:
+    """Whether the name of an interface stands for all that match it, as of glob(7)."""
+    return not _OF_PATTERNS.isdisjoint(name)
+
+
+_OF_PATTERNS: Final = frozenset("*?[")
+
 DEFAULT_RING_SIZE: Final = 32 * 2**20
 DEFAULT_MEMBERS: Final = 8192
 

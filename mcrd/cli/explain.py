@@ -27,11 +27,13 @@ from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
 from mcrd.explain.host import gather
 from mcrd.explain.rulefile import disk
 from mcrd.explain.stages import answer, explain
+from mcrd.host.devices import links
 from mcrd.host.procfs import Host as ThisHost
 from mcrd.looks import Look
 from mcrd.model import Rule
 from mcrd.observe.kinds import sort
-from mcrd.planning.names import rule_here
+from mcrd.planning.names import rule_here, written
+from mcrd.planning.patterns import called, expand, several
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
@@ -56,9 +58,11 @@ def run(name: str, control: Path, seconds: float, file: Path | None, as_json: bo
     look = None
     if file is not None:
         rule, warnings = _of_file(name, file)
+        name = rule.name
         host = _of_host(rule)
         findings = explain(Evidence(rule_here(rule, host.links), host, warnings=warnings))
     else:
+        name = _of_the_daemon(name, control)
         findings, look = _of_daemon(name, control, seconds)
     cause = answer(findings)
     if as_json:
@@ -82,9 +86,32 @@ def _of_file(name: str, file: Path) -> tuple[Rule, Sequence[str]]:
         found = config.load(file)
     except config.ConfigError as error:
         raise ControlError(*map(str, error.problems)) from None
-    if name not in found.rules:
+    try:
+        found = expand(found, links())
+    except OSError as error:
+        raise ControlError(f"cannot query this host: {words(error)}") from None
+    names = called(name, found.rules)
+    if not names:
         raise ControlError(f"there is no rule {name!r} in {file}")
-    return found.rules[name], [line for line in found.warnings if is_about(line, name)]
+    warnings = [line for line in found.warnings if is_about(line, written(name))]
+    return found.rules[_the_one(name, names)], warnings
+
+
+def _of_the_daemon(name: str, control: Path) -> str:
+    """What the daemon calls the rule: of one with a pattern, with its interface."""
+    try:
+        found = list(fetch(control, OneRule, TIMEOUT, name=name).rules)
+    except NoAnswerError:
+        raise
+    except ControlError:
+        return name  # it may be new in the file
+    return _the_one(name, found)
+
+
+def _the_one(name: str, found: Sequence[str]) -> str:
+    if len(found) > 1:
+        raise ControlError(several(name, found))
+    return found[0]
 
 
 def _of_daemon(name: str, control: Path, seconds: float) -> tuple[list[Finding], Look | None]:

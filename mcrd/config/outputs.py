@@ -11,7 +11,7 @@ from mcrd.config.problems import key_text
 from mcrd.config.rules import destination
 from mcrd.config.values import PORTS
 from mcrd.config.walk import WRONG
-from mcrd.model import BROADCAST, LIMITED_BROADCAST, Network, PortRange
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Network, PortRange, is_pattern
 
 if TYPE_CHECKING:
     from mcrd.config.rules import Endpoint, FoundOutput, FoundRule
@@ -113,6 +113,8 @@ def _check_loop_back(rule: FoundRule, output: FoundOutput) -> None:
             both = shared(output.endpoint, rule.input)
             rule.report.value(output.path, f"would come back to the input of this rule: {both}")
         return
+    if is_pattern(output.endpoint.interface) or is_pattern(rule.input.interface):
+        return  # no pattern leads back to where a packet came from
     where = f"the input of this rule ({rule.report.place(rule.input_path)})"
     if output.endpoint == rule.input:
         rule.report.value(output.path, f"same {rule.input.keys} as {where}")

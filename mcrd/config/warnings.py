@@ -11,7 +11,7 @@ from mcrd.config.overlap import Claim, Overlaps, everything
 from mcrd.config.problems import key_text
 from mcrd.config.rules import found_rules
 from mcrd.config.values import LONGEST_INTERFACE_NAME
-from mcrd.model import Network
+from mcrd.model import Network, is_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> N
     for document in documents:
         for name, fields in document.fields["interfaces"].items():
             path = ("interfaces", name)
-            if name not in used:
+            if name not in used and not any(map(is_pattern, (name, *used))):
                 document.report.key(
                     path,
                     "no rule has its input here: no effect, unless this is another name of an "

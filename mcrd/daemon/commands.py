@@ -36,6 +36,8 @@ from mcrd.observe.kinds import mark
 from mcrd.observe.listener import Listener
 from mcrd.planning import names
 from mcrd.planning.changes import Changes, changes
+from mcrd.planning.names import written
+from mcrd.planning.patterns import called, several
 from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
 from mcrd.tasks import Tasks
@@ -89,14 +91,15 @@ class Commands:
 
     async def diff(self, arguments: Arguments) -> answers.Changes:
         """What a reload would change. Of one rule: with the reasons why the file is refused."""
-        name, old = arguments.get("name"), self.planner.config
+        name, old = arguments.get("name"), self.planner.written
         if name is None:
             return answers.Changes(**_plain(changes(old, await self.file.now())))
         try:
             new = await self.file.now()
         except ConfigError as error:
             return answers.Diff(refused=[str(problem) for problem in error.problems])
-        changed = changes(_only(old, str(name)), _only(new, str(name)))
+        of_file = written(str(name))
+        changed = changes(_only(old, of_file), _only(new, of_file))
         return answers.Diff(**_plain(changed))
 
     async def status(self, _: Arguments) -> answers.Status:
@@ -166,7 +169,7 @@ class Commands:
 
     async def look(self, arguments: Arguments) -> Look:
         """What comes to the input interface of a rule, for mcrctl explain."""
-        (rule,) = self._named(str(arguments.get("name"))).values()
+        rule = self._one(str(arguments.get("name")))
         seconds = arguments.get("seconds", 3.0)
         if not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
             raise ControlError(f"seconds have to be from {SHORTEST:g} to {LONGEST:g}")
@@ -210,9 +213,17 @@ class Commands:
         rules = self.planner.config.rules
         if name is None:
             return rules
-        if not isinstance(name, str) or name not in rules:
+        found = called(name, rules) if isinstance(name, str) else []
+        if not found:
             raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
-        return {name: rules[name]}
+        return {each: rules[each] for each in found}
+
+    def _one(self, name: str) -> Rule:
+        """The one rule of this name; raises ControlError."""
+        found = list(self._named(name).values())
+        if len(found) > 1:
+            raise ControlError(several(name, [rule.name for rule in found]))
+        return found[0]
 
     def _uptime(self) -> float:
         return round(time.monotonic() - self._started, 3)

@@ -19,6 +19,7 @@ from mcrd.host.links import Links
 from mcrd.host.routes import Routes
 from mcrd.model import Config, Rule
 from mcrd.planning import names
+from mcrd.planning.patterns import Patterns
 from mcrd.planning.plan import Wishes, plan
 from mcrd.planning.resources import target
 from mcrd.planning.states import RuleState, states
@@ -34,11 +35,14 @@ log = logging.getLogger(__name__)
 class Planner:
     """What runs by `config`, and what of the host it runs on.
 
+    `written` is what the rule file says; `config` has the interfaces in the place of patterns.
+
     `woken` is set when there is something to plan. `states` are those after the last round, and
     `pending` says that one is under way.
     """
 
     def __init__(self) -> None:
+        self.written = Config()
         self.config = Config()
         self.states: dict[str, RuleState] = {}
         self.pending = True
@@ -48,6 +52,7 @@ class Planner:
         self._unanswered = Unanswered(self.estate.ledger)
         self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
         self._names = InterfaceNames()
+        self._patterns = Patterns()
         self._wishes = Wishes()
         self._turn = asyncio.Lock()
 
@@ -64,25 +69,39 @@ class Planner:
 
     def run_by(self, new: Config) -> None:
         """Want what these rules need; settle() makes it so."""
-        self.config = new
+        self.written = new
         self.estate.run_by(new)
+        self._run_by(self._patterns.expand(new, self.links.now))
+        self.estate.retry_now()
+
+    def _run_by(self, new: Config) -> None:
+        told, self.config = self.config.warnings, new
+        for warning in new.warnings:
+            if warning not in told and warning not in self.written.warnings:
+                log.warning("%s", warning)
         self._names.look(new, self.links.now, anew=True)
         self.routes.watch(self._unanswered.watch(new))
         self._wishes.keep(new.rules)
         self.estate.forget(new, self.links.now)
-        self.estate.retry_now()
+
+    def _look_at_interfaces(self) -> None:
+        """At what patterns and names stand for now."""
+        new = self._patterns.expand(self.written, self.links.now)
+        if new is not self.config:
+            self._run_by(new)
+        self._names.look(new, self.links.now)
 
     async def settle(self) -> None:
         """Look, plan and apply until there is nothing left to do."""
         self.pending = True
-        estate, config = self.estate, self.config
+        estate = self.estate
         for _ in range(ROUNDS):
-            self._names.look(config, self.links.now)
+            self._look_at_interfaces()
             await estate.renew_suspects()
-            estate.allow_members(names.members(config, self.links.now))
+            estate.allow_members(names.members(self.config, self.links.now))
             estate.admit(self._names.networks, also_old=True)
             actual = estate.actual(self.links.now, self.routes.now, to_plan=True)
-            steps = plan(config, actual, self._wishes)
+            steps = plan(self.config, actual, self._wishes)
             if not steps:
                 break
             for step in steps:

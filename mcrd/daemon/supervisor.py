@@ -187,15 +187,18 @@ class Supervisor:
         self._estate.rejoin(self._planner.links.now, self._listener.mld)
 
     async def _settle(self) -> None:
-        before = self._planner.states
+        before, ran = self._planner.states, self._planner.config
         await self._planner.settle()
+        if self._planner.config is not ran:  # interfaces came or went that a pattern matches
+            self._alarms.keep(self._planner.config.rules)
+            self._planner.forget()
         for name in tell_changes(before, self._planner.states, self._planner.config.rules):
             self._watcher.soon(name)
         self._notify.status(self._health.summary())
 
     async def _adopt(self, new: Config) -> Changes:
         """Make `new` what is wanted, and so."""
-        old = self._planner.config
+        old = self._planner.written
         level = self._log_level or new.daemon.log_level
         journal.set_level(level)
         self._estate.set_level(level)
@@ -207,7 +210,7 @@ class Supervisor:
                 log.warning("%s", warning)
         self._planner.run_by(new)
         self._file.follow(new)
-        self._alarms.keep(new.rules)
+        self._alarms.keep(self._planner.config.rules)
         await self._settle()
         self._planner.forget()
         return changes(old, new)

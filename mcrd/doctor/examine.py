@@ -22,6 +22,7 @@ from mcrd.host.devices import devices, links
 from mcrd.host.procfs import Host, Running
 from mcrd.model import Config
 from mcrd.planning import names
+from mcrd.planning.patterns import expand
 from mcrd.planning.resources import Link
 from mcrd.sockets import filters
 
@@ -57,6 +58,9 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     ]
 
 
+NARROWER = "a pattern that fewer interfaces match, or several rules"
+
+
 def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Link]]:
     """The rules with the interfaces' own names, findings about others, and the interfaces.
 
@@ -67,6 +71,7 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Li
         here = links()
     except OSError as error:
         return rules, [Finding(check, "unknown", f"cannot find out: {words(error)}")], {}
+    before, rules = rules, expand(rules, here)
     twice = names.doubles(rules, here)
     found = [
         *(f"interfaces.{name} {why}" for name, why in twice.tables.items()),
@@ -76,6 +81,8 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Li
     also = [f"{name} is {own}" for name, own in sorted(names.aliases(used, here).items())]
     remedy = "one of the names, or another input or output, in the rule file"
     told = [Finding(check, "ok", _few(also))] if also else []
+    many = [line for line in rules.warnings if line not in before.warnings]
+    told += [Finding(check, "trouble", _few(many), "those wait in vain", NARROWER)] if many else []
     told += [Finding(check, "trouble", _few(found), "the later one waits", remedy)] if found else []
     return names.config_here(rules, here), told, here
 

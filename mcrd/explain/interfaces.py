@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcrd.explain.evidence import Evidence, Finding, Host
+from mcrd.model import is_pattern
+from mcrd.planning.patterns import missing
 
 
 def interface(evidence: Evidence) -> Iterator[Finding]:
@@ -20,7 +22,7 @@ def link(stage: str, name: str, host: Host, output: int | None = None) -> Iterat
     found, told = host.links.get(name), called(name, host)
     if found is None:
         text, remedy = (
-            f"there is no interface {name}",
+            missing(name, host.links) if is_pattern(name) else f"there is no interface {name}",
             "`ip link` lists the interfaces and their other names",
         )
         yield Finding(stage, "missing", "no", text, remedy, output)

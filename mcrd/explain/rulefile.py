@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from mcrd.config.problems import is_about
 from mcrd.explain.evidence import NO_DAEMON, TOLD, Daemon, Evidence, Finding
+from mcrd.planning.names import written
 
 OF_NO_EFFECT = ("description",)  # keys that change nothing of the way
 
@@ -37,7 +38,7 @@ def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
     """Whether the file is what runs. Errors in other rules are only a note."""
     path = shlex.quote(daemon.config)
     if daemon.refused:
-        own = [line for line in daemon.refused if is_about(line, name)]
+        own = [line for line in daemon.refused if is_about(line, written(name))]
         concerns = own or not all("rules." in line for line in daemon.refused)
         text = f"{daemon.config} is refused, and the rules from before still run: "
         remedy = f"repair it; `mcrctl check {path}` shows each problem"

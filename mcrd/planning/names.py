@@ -15,10 +15,21 @@ from types import MappingProxyType
 from mcrd.config.overlap import Claim, box, clashes, everything, spans
 from mcrd.model import BROADCAST, Config, Input, Interface, Output, Rule
 from mcrd.planning.broadcast import input_here
-from mcrd.planning.resources import Link
+from mcrd.planning.resources import Link, destinations
 
 Links = Mapping[str, Link]
 """Interfaces by each of their names."""
+
+MARK = "@"
+"""What stands between a rule and its interface, where a pattern has made it several rules.
+
+No rule of a file has it in its name.
+"""
+
+
+def written(rule: str) -> str:
+    """What the rule file calls a rule."""
+    return rule.partition(MARK)[0]
 
 
 def by_name(links: Iterable[Link]) -> dict[str, Link]:
@@ -122,20 +133,28 @@ NONE = Doubles()
 
 def doubles(config: Config, links: Links) -> Doubles:
     """The doubles that the check of the rule file could not know, among enabled rules."""
+    # Who names an interface comes before those that a pattern has led there.
     rules = [rule for rule in config.rules.values() if rule.enabled]
+    rules.sort(key=lambda rule: MARK in rule.name)
     by_index: dict[int, list[str]] = {}
     for name in _used(config, rules):
         if name in links:
             by_index.setdefault(links[name].index, []).append(name)
     several = {name: at for at, found in by_index.items() if len(found) > 1 for name in found}
-    if not several:
+    unseen = {
+        rule.input.interface: links[rule.input.interface].index
+        for rule in rules
+        if (MARK in rule.name or rule.input.address == BROADCAST) and rule.input.interface in links
+    }
+    if not several and not unseen:
         return NONE
     of_outputs: dict[tuple[str, int], str] = {}
     for rule in rules:
-        of_outputs |= _within(rule, several)
+        of_outputs |= _within(rule, several, links)
     for key, why in _source_ports(rules, several):
         of_outputs.setdefault(key, why)
-    return Doubles(dict(_inputs(rules, several)), of_outputs, dict(_tables(config, links, several)))
+    of_inputs = dict(_inputs(rules, {**unseen, **several}, links))
+    return Doubles(of_inputs, of_outputs, dict(_tables(config, links, several)))
 
 
 Several = Mapping[str, int]
@@ -161,22 +180,32 @@ def _table(config: Config, link: Link) -> str | None:
 
 
 def _one(first: str | None, second: str | None) -> str:
+    if first == second:
+        return f"both on {first}"
     return f"{first} and {second} are one interface"
 
 
-def _inputs(rules: Sequence[Rule], several: Several) -> Iterator[tuple[str, str]]:
-    here = [rule for rule in rules if rule.input.interface in several]
-    for later, earlier in clashes([_taken(rule.input, several) for rule in here]):
-        rule, first = here[later], here[earlier]
+def _inputs(rules: Sequence[Rule], several: Several, links: Links) -> Iterator[tuple[str, str]]:
+    here = [
+        (rule, claim)
+        for rule in rules
+        if rule.input.interface in several
+        for claim in _taken(rule.input, several, links)
+    ]
+    for later, earlier in clashes([claim for _, claim in here]):
+        rule, first = here[later][0], here[earlier][0]
+        if rule is first:
+            continue
         names = _one(rule.input.interface, first.input.interface)
         same = replace(rule.input, interface=first.input.interface) == first.input
         yield rule.name, f"{'same input as' if same else 'overlaps'} rules.{first.name}: {names}"
 
 
-def _taken(given: Input, several: Several) -> Claim:
+def _taken(given: Input, several: Several, links: Links) -> list[Claim]:
     place = (several[given.interface], given.protocol, given.vlan)
     sources = spans(given.address.version, given.sources, given.exclude)
-    return Claim(box(place, given.address, given.port), sources)
+    here = input_here(given, links.get(given.interface))
+    return [Claim(box(place, each, given.port), sources) for each in destinations(here)]
 
 
 def _sent(rule: Rule, output: Output, several: Several, *more: object) -> Claim:
@@ -184,7 +213,7 @@ def _sent(rule: Rule, output: Output, several: Several, *more: object) -> Claim:
     return Claim(box(place, output.address, output.port), everything(output.address.version))
 
 
-def _within(rule: Rule, several: Several) -> dict[tuple[str, int], str]:
+def _within(rule: Rule, several: Several, links: Links) -> dict[tuple[str, int], str]:
     """Outputs that are another output of the rule, or its input."""
     found = {}
     here = [(at, each) for at, each in enumerate(rule.outputs) if each.interface in several]
@@ -194,9 +223,9 @@ def _within(rule: Rule, several: Several) -> dict[tuple[str, int], str]:
         why = f"sends where outputs[{first}] does: {_one(output.interface, other.interface)}"
         found[rule.name, at] = why
     if rule.input.interface in several:
-        taken = _taken(rule.input, several)
+        taken = _taken(rule.input, several, links)
         for (at, output), claim in zip(here, claims, strict=True):
-            if claim.box.overlaps(taken.box):
+            if any(claim.box.overlaps(each.box) for each in taken):
                 names = _one(output.interface, rule.input.interface)
                 found[rule.name, at] = f"sends where the rule's own input is: {names}"
     return found

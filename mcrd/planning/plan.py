@@ -29,7 +29,7 @@ from mcrd.model import (
     PortRange,
     Rule,
 )
-from mcrd.planning import names
+from mcrd.planning import names, patterns
 from mcrd.planning.broadcast import destination, input_here, limit
 from mcrd.planning.doubts import doubt
 from mcrd.planning.resources import (
@@ -309,7 +309,7 @@ def wish(
         for twice, output in zip(of_outputs, rule.outputs, strict=True)
     )
     if link is None:
-        missing = f"{rule.input.interface} is missing"
+        missing = patterns.missing(rule.input.interface, links)
         return Wish(missing, waiting=tuple(waits or missing for waits in waiting))
     if same:
         return Wish(same, waiting=tuple(waits or same for waits in waiting))
@@ -541,7 +541,7 @@ def _waits(output: Output, links: Mapping[str, Link]) -> str:
         return ""
     link = links.get(output.interface)
     if link is None:
-        return f"{output.interface} is missing"
+        return patterns.missing(output.interface, links)
     if down := _down(output.interface, links):
         return down
     if output.source != "keep" and source_of(output, link) is None:

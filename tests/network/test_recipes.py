@@ -433,3 +433,42 @@ def test_wake_on_lan(lab: Lab) -> None:
 
 def _has(capture: Capture, frames: int) -> bool:
     return len(capture.frames()) == frames
+
+
+# Into containers
+
+
+def test_containers(lab: Lab) -> None:
+    """source -- relay, with two bridges, the second of which comes later."""
+    source, gateway, first, second = lab.hosts("source", "relay", "first", "second")
+    lab.link(source, "eth0", ["10.1.0.5/24"], gateway, "eth0", ["10.1.0.1/24"])
+    _container(lab, gateway, first, "4f2a", 1)
+    daemon = lab.mcrd(gateway, RECIPES["containers"])
+    before = daemon.stats()["rules"]
+    assert before["to-containers"]["state"] == "active"
+    assert before["discovery@br-4f2a"]["reason"] == 'no other interface matches "br-*"'
+    _container(lab, gateway, second, "91c0", 2)
+    names = ["to-containers", "discovery@br-4f2a", "discovery@br-91c0"]
+
+    def all_active() -> bool:
+        now = daemon.stats()["rules"]
+        return list(now) == names and {one["state"] for one in now.values()} == {"active"}
+
+    wait_for(all_active, "the rules of both bridges")
+    received = [
+        sink(host, "239.1.1.1", 5000, f"172.18.{at}.1") for at, host in ((1, first), (2, second))
+    ]
+    send(source, ("239.1.1.1", 5000))
+    all_arrive(received)
+    wires = [host.capture("eth0", "udp port 5353", direction="in") for host in (first, second)]
+    with sender(first, "eth0") as sock:
+        sock.sendto(b"who is there?", ("224.0.0.251", 5353))
+    wait_for(wires[1].frames, "the question")
+    (seen,) = map(udp, wires[1].stop())
+    assert (seen.source, seen.source_port, seen.ttl) == ("172.18.2.1", 5353, 255)
+    assert wires[0].stop() == []
+
+
+def _container(lab: Lab, gateway: Host, host: Host, name: str, number: int) -> None:
+    lab.link(host, "eth0", [f"172.18.{number}.2/24"], gateway, f"veth{number}", [])
+    lab.bridge(gateway, f"br-{name}", [f"veth{number}"], [f"172.18.{number}.1/24"])

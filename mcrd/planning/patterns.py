@@ -1,0 +1,230 @@
+"""Patterns of interface names: as many inputs and outputs as interfaces match them now. Pure.
+
+From here on a rule has the names of interfaces alone. One with a pattern in its input becomes a
+rule for each interface, called RULE@INTERFACE.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mcrd.model import Config, Interface, Output, Rule, is_pattern
+from mcrd.planning.names import MARK, Links, real, written
+from mcrd.planning.resources import Link
+
+INPUTS_AT_MOST = 32
+"""Interfaces that the pattern of one input stands for: each has a worker and its rings."""
+OUTPUTS_AT_MOST = 128
+"""Interfaces that the pattern of one output stands for."""
+NAMED = 3  # of those that are left out
+LOOPBACK = 772  # ARPHRD_LOOPBACK, linux/if_arp.h
+
+
+def called(name: str, rules: Iterable[str]) -> list[str]:
+    """The rules of this name: itself, or those that it has become."""
+    return [rule for rule in rules if name in (rule, written(rule))]
+
+
+def several(name: str, rules: Sequence[str]) -> str:
+    """Words for who has to say which one is meant."""
+    more = ", ..." if len(rules) > NAMED else ""
+    told = ", ".join(rules[:NAMED])
+    return f"{name} is a rule for each of {len(rules)} interfaces; name one: {told}{more}"
+
+
+class _Made(NamedTuple):
+    """What has become of a rule, and by which interfaces."""
+
+    rule: Rule
+    by: tuple[tuple[str, ...], ...]
+    rules: tuple[Rule, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Patterns:
+    """Puts interfaces in the place of patterns. What did not change stays the same object."""
+
+    _of: Config = field(default_factory=Config)
+    _made: dict[str, _Made] = field(default_factory=dict)
+    _last: Config = field(default_factory=Config)
+
+    def expand(self, config: Config, links: Links) -> Config:
+        """The rules with the interfaces that there are; the same object where nothing changed.
+
+        `warnings` say what is left out, as there may be too many.
+        """
+        if config is not self._of:
+            self._of = self._last = config
+        if not any(map(_has_pattern, config.rules.values())) and not any(
+            map(is_pattern, config.interfaces)
+        ):
+            self._made = {}
+            return config
+        found = _Matches(links)
+        made = {
+            rule.name: self._rules(rule, found, links)
+            for rule in config.rules.values()
+            if _has_pattern(rule)
+        }
+        interfaces = _tables(config, found)
+        if (
+            self._last is not config
+            and interfaces == self._last.interfaces
+            and made.keys() == self._made.keys()
+            and all(made[name] is self._made[name] for name in made)
+        ):
+            return self._last
+        self._made = made
+        rules: dict[str, Rule] = {}
+        for rule in config.rules.values():
+            entry = made.get(rule.name)
+            rules.update((each.name, each) for each in (entry.rules if entry else (rule,)))
+        left_out = (line for entry in made.values() for line in entry.left_out)
+        self._last = replace(
+            config,
+            rules=MappingProxyType(rules),
+            interfaces=MappingProxyType(interfaces),
+            warnings=(*config.warnings, *left_out),
+        )
+        return self._last
+
+    def _rules(self, rule: Rule, found: _Matches, links: Links) -> _Made:
+        patterns = (rule.input.interface, *(output.interface for output in rule.outputs))
+        by = tuple(found.names(name) for name in patterns if name is not None and is_pattern(name))
+        # A literal name may stand for an interface that a pattern matches, too.
+        by += (tuple(real(name, links) for name in patterns if name is not None),)
+        known = self._made.get(rule.name)
+        if known is not None and known.by == by and known.rule is rule:
+            return known
+        rules = tuple(_become(rule, found, links)) if rule.enabled else (rule,)
+        if known is not None:
+            same = {each.name: each for each in known.rules}
+            rules = tuple(same[r.name] if same.get(r.name) == r else r for r in rules)
+        return _Made(rule, by, rules, tuple(_left_out(rule, found)) if rule.enabled else ())
+
+
+class _Matches:
+    """The interfaces by the patterns that they match; those that came first stand first."""
+
+    def __init__(self, links: Links) -> None:
+        several = {link.index: link for link in links.values() if link.hardware != LOOPBACK}
+        self._links = [several[index] for index in sorted(several)]
+        self._known: dict[str, tuple[Link, ...]] = {}
+
+    def of(self, pattern: str) -> tuple[Link, ...]:
+        """Those that match it."""
+        if pattern not in self._known:
+            self._known[pattern] = tuple(link for link in self._links if matches(pattern, link))
+        return self._known[pattern]
+
+    def names(self, pattern: str) -> tuple[str, ...]:
+        """Their own names."""
+        return tuple(link.name for link in self.of(pattern))
+
+
+def matches(pattern: str, link: Link) -> bool:
+    """Whether one of the interface's names is of the pattern."""
+    return any(fnmatchcase(name, pattern) for name in (link.name, *link.alternatives))
+
+
+def expand(config: Config, links: Links) -> Config:
+    """As Patterns.expand(), once."""
+    return Patterns().expand(config, links)
+
+
+def _has_pattern(rule: Rule) -> bool:
+    return is_pattern(rule.input.interface) or any(
+        output.interface is not None and is_pattern(output.interface) for output in rule.outputs
+    )
+
+
+def _become(rule: Rule, found: _Matches, links: Links) -> Iterator[Rule]:
+    """The rule for each interface of its input; as it is while there is none."""
+    given, any_came = rule.input, False
+    if not is_pattern(given.interface):
+        here = real(given.interface, links)
+        yield replace(rule, outputs=tuple(_outputs(rule, here, found, links)))
+        return
+    for name in found.names(given.interface)[:INPUTS_AT_MOST]:
+        outputs = tuple(_outputs(rule, name, found, links))
+        if outputs:
+            any_came = True
+            yield replace(
+                rule,
+                name=f"{rule.name}{MARK}{name}",
+                input=replace(given, interface=name),
+                outputs=outputs,
+            )
+    if not any_came:
+        yield rule
+
+
+def _outputs(rule: Rule, came: str, found: _Matches, links: Links) -> Iterator[Output]:
+    """Those of what comes by `came`. A pattern never leads back there, nor to another output."""
+    taken = {
+        (real(output.interface, links), output.address, output.port)
+        for output in rule.outputs
+        if output.interface is not None and not is_pattern(output.interface)
+    }
+    by_pattern = is_pattern(rule.input.interface)
+    for output in rule.outputs:
+        if output.interface is None or not is_pattern(output.interface):
+            back = output.interface is not None and real(output.interface, links) == came
+            if not (by_pattern and back):
+                yield output
+            continue
+        names = [name for name in found.names(output.interface) if name != came]
+        alone = True
+        for name in names[:OUTPUTS_AT_MOST]:
+            alone = False
+            place = (name, output.address, output.port)
+            if place not in taken:
+                taken.add(place)
+                yield replace(output, interface=name)
+        if alone:
+            yield output
+
+
+def _left_out(rule: Rule, found: _Matches) -> Iterator[str]:
+    """A line for each pattern that more interfaces match than it may stand for."""
+    ends: list[tuple[str, str | None, int]] = [("input", rule.input.interface, INPUTS_AT_MOST)]
+    ends += [
+        (f"outputs[{at}]", output.interface, OUTPUTS_AT_MOST)
+        for at, output in enumerate(rule.outputs)
+    ]
+    for end, pattern, most in ends:
+        names = found.names(pattern) if pattern is not None and is_pattern(pattern) else ()
+        if len(names) > most:
+            rest = names[most:]
+            more = f" and {len(rest) - NAMED} more" if len(rest) > NAMED else ""
+            yield (
+                f"{rule.place}: rules.{rule.name}.{end}.interface: {len(names)} interfaces match"
+                f' "{pattern}", and {most} is the most: {", ".join(rest[:NAMED])}{more} left out'
+            )
+
+
+def _tables(config: Config, found: _Matches) -> Mapping[str, Interface]:
+    """A pattern of [interfaces.PATTERN] is for those that have no table by a name of theirs."""
+    if not any(map(is_pattern, config.interfaces)):
+        return config.interfaces
+    tables = {name: table for name, table in config.interfaces.items() if not is_pattern(name)}
+    for pattern in filter(is_pattern, config.interfaces):
+        for link in found.of(pattern):
+            if not any(name in tables for name in (link.name, *link.alternatives)):
+                tables[link.name] = config.interfaces[pattern]
+    return tables
+
+
+def missing(name: str, links: Links) -> str:
+    """Why there is no interface of a name, or of a pattern that could not be replaced."""
+    if not is_pattern(name):
+        return f"{name} is missing"
+    other = "other " if _Matches(links).names(name) else ""
+    return f'no {other}interface matches "{name}"'
