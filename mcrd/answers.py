@@ -166,6 +166,14 @@ class Output(Struct):
     retry_in_s: float | None = None
 
 
+class Number(Struct):
+    """Where a number stands in each datagram, as in the rule file."""
+
+    offset: int = 0
+    bytes: int = 0
+    order: str = ""
+
+
 class Rule(Struct):
     """A rule with its settings and state."""
 
@@ -174,6 +182,7 @@ class Rule(Struct):
     retry_in_s: float | None = None
     description: str = ""
     place: str | None = None
+    inspect: str | Number | None = None
     input: Input = field(default_factory=Input)
     outputs: list[Output] = []
 
@@ -257,8 +266,56 @@ class OutputCounts(OutputDrops):
         return {**self.errors, **self.dropped}
 
 
+class LastFault(Struct):
+    """The last of some faults: how many were in its second, and when it was, from the epoch."""
+
+    count: int = 0
+    at: float | None = None
+
+
+class InspectedTs(Struct):
+    """What was found in packets of MPEG-TS, as TsCount in lanes/inspections.py."""
+
+    packets: int = 0
+    continuity_errors: int = 0
+    duplicates: int = 0
+    sync_errors: int = 0
+    transport_errors: int = 0
+    pcr_jumps: int = 0
+    pcr_interval_s: float = 0.0
+    pcr_jitter_s: float = 0.0
+    pcr_jitter_most_s: float = 0.0
+    by_pid: dict[str, int] = {}
+    last_error: LastFault = field(default_factory=LastFault)
+
+
+class Inspected(Struct):
+    """What a rule found in its payloads, as InspectCount in lanes/inspections.py."""
+
+    inspected: int = 0
+    not_inspected: int = 0
+    other: int = 0
+    lost: int = 0
+    missing: int = 0
+    gaps: int = 0
+    reordered: int = 0
+    repeated: int = 0
+    stray: int = 0
+    resets: int = 0
+    changes: int = 0
+    messages: int = 0
+    longest_gap: int = 0
+    longest_silence_s: float = 0.0
+    jitter_s: float = 0.0
+    jitter_most_s: float = 0.0
+    flows: int = 0
+    formats: list[str] = []
+    last_lost: LastFault = field(default_factory=LastFault)
+    mpeg_ts: InspectedTs = field(default_factory=InspectedTs)
+
+
 class RuleCounts(Struct):
-    """What a rule took, and what became of it."""
+    """What a rule took, and what became of it; `inspect` is None where it does not."""
 
     interface: str = ""
     interface_now: str | None = None
@@ -268,6 +325,7 @@ class RuleCounts(Struct):
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = {}
     returner: str | None = None
+    inspect: Inspected | None = None
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
 

@@ -146,6 +146,24 @@ class Output(Manner):
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """What a rule looks for in its payloads, to tell what was lost before they came here.
+
+    The rest is of the format "sequence": a number of `bytes` bytes at `offset`, counted from 0.
+    """
+
+    format: Literal["rtp", "mpeg-ts", "moldudp64", "auto", "sequence"]
+    offset: int = 0
+    bytes: int = 0
+    order: Literal["big", "little"] = "big"
+
+    def __str__(self) -> str:
+        if self.format != "sequence":
+            return self.format
+        return f"{self.bytes} bytes at {self.offset}, {self.order} end first"
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One named relay. `place` is where its table stands; it is no part of its identity.
 
@@ -158,6 +176,7 @@ class Rule:
     enabled: bool = True
     description: str = ""
     silence: float | None = None
+    inspect: Inspect | None = None
     place: Place | None = field(default=None, compare=False)
 
 

@@ -12,6 +12,7 @@ from mcrd.answers import (
     Changes,
     Input,
     InterfaceCounts,
+    Number,
     Output,
     OutputCounts,
     Rate,
@@ -26,6 +27,7 @@ from mcrd.answers import (
 )
 from mcrd.cli.output import drops
 from mcrd.events import counted
+from mcrd.inspected import inspected
 from mcrd.words import unsent_for
 
 
@@ -127,10 +129,18 @@ def rules(answer: Rules) -> Iterator[str]:
         yield f"{name}  {_state(rule)}{about}"
         settings = _settings(rule.input, "sources", "exclude", "vlan", "limit")
         yield f"    from {_interface(rule.input)} {_endpoint(rule.input)}{settings}"
+        if rule.inspect is not None:
+            yield f"    inspects {_inspects(rule.inspect)}"
         for output in rule.outputs:
             how = "" if _state(output) == _state(rule) else f"  {_state(output)}"
             settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
             yield f"      to {_to(output)}{settings}{how}"
+
+
+def _inspects(given: str | Number) -> str:
+    if isinstance(given, str):
+        return given
+    return f"a number of {counted(given.bytes, 'byte')} at {given.offset}, {given.order} end first"
 
 
 def _traffic(count: Traffic) -> str:
@@ -153,6 +163,8 @@ def stats(answer: Stats) -> Iterator[str]:
         dropped = f"; dropped: {drops(rule.dropped)}" if any(rule.dropped.values()) else ""
         yield f"    received {_traffic(rule.received)}{dropped}"
         yield from _rate(rule.rate, "        ")
+        if rule.inspect is not None:
+            yield from (f"    {line}" for line in inspected(rule.inspect))
         for output in rule.outputs:
             named = [f"{count} {unsent_for(why)}" for why, count in output.unsent.items() if count]
             errors = f"; not sent: {', '.join(named)}" if named else ""

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mcrd.config.rules import NO_PORT
-from mcrd.model import Config, Daemon, Input, Interface, Metrics, Output, Rule
+from mcrd.model import Config, Daemon, Input, Inspect, Interface, Metrics, Output, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +63,15 @@ def _rule(name: str, fields: Fields, place: Place) -> Rule:
         enabled=fields["enabled"],
         description=fields["description"],
         silence=fields["silence"],
+        inspect=_inspect(fields["inspect"]),
         place=place,
     )
+
+
+def _inspect(given: Any) -> Inspect | None:
+    if given is None:
+        return None
+    return Inspect("sequence", **given) if isinstance(given, dict) else Inspect(given)
 
 
 def _output(fields: Fields, given: Input) -> Output:

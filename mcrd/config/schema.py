@@ -40,6 +40,8 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Ttl = Annotated[int, Meta(ge=1, le=255)]
 Dscp = Annotated[int, Meta(ge=0, le=63)]
 Vlan = Annotated[int, Meta(extra={"read": values.vlan})]
+Offset = Annotated[int, Meta(ge=0, le=65_000)]
+Width = Annotated[int, Meta(ge=1, le=8)]
 Rate = Annotated[int, Meta(ge=1, le=100_000_000)]
 Workers = Annotated[int, Meta(ge=1, le=64)]
 Cpus = Annotated[
@@ -128,6 +130,14 @@ class Output(Struct):
     limit: Limit | UnsetType = UNSET
 
 
+class Number(Struct):
+    """The table `inspect` of a rule: a number that each datagram has, and that counts up."""
+
+    offset: Offset
+    bytes: Width
+    order: Literal["big", "little"] = "big"
+
+
 class Rule(Struct):
     """The table [rules.NAME]."""
 
@@ -136,6 +146,7 @@ class Rule(Struct):
     enabled: bool = True
     description: str = ""
     silence: Duration | UnsetType = UNSET
+    inspect: Literal["rtp", "mpeg-ts", "moldudp64", "auto"] | Number | UnsetType = UNSET
 
 
 class Included(Struct):

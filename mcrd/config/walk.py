@@ -33,6 +33,8 @@ def read(kind: mi.Type, value: object, path: KeyPath, report: Report) -> Any:
             return _read_meaning(kind, value, path, report)
         case mi.StructType() if isinstance(value, dict):
             return _read_struct(kind, value, path, report)
+        case mi.UnionType(types=(mi.Type(), mi.StructType() as table)) if isinstance(value, dict):
+            return _read_struct(table, value, path, report)
         case mi.DictType() if isinstance(value, dict):
             return _read_names(kind, value, path, report)
         case mi.ListType() if isinstance(value, list):
@@ -45,12 +47,18 @@ def read(kind: mi.Type, value: object, path: KeyPath, report: Report) -> Any:
             fits = type(value) is bool
         case mi.StrType():
             fits = type(value) is str
-        case mi.LiteralType():
-            fits = type(value) is str and value in kind.values
+        case mi.LiteralType() | mi.UnionType(types=(mi.LiteralType(), mi.StructType())):
+            fits = type(value) is str and value in _names(kind)
     if fits:
         return value
     report.value(path, f"expected {_expected(kind)}, got {described(value)}")
     return WRONG
+
+
+def _names(kind: mi.Type) -> tuple[object, ...]:
+    """The strings that a literal may be, or one beside a table."""
+    kinds = kind.types if isinstance(kind, mi.UnionType) else (kind,)
+    return next(one.values for one in kinds if isinstance(one, mi.LiteralType))
 
 
 def _read_meaning(kind: mi.Metadata, value: object, path: KeyPath, report: Report) -> object:
@@ -148,6 +156,8 @@ def _expected(kind: mi.Type) -> str:
         case mi.LiteralType():
             *first, last = (quoted(str(value)) for value in kind.values)
             return f"{', '.join(first)} or {last}" if first else last
+        case mi.UnionType(types=(mi.LiteralType() as names, mi.StructType())):
+            return f"{', '.join(quoted(str(value)) for value in names.values)} or a table"
         case mi.ListType(item_type=mi.StructType()):
             return "an array of tables"
         case mi.StructType() | mi.DictType():

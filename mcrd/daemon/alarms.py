@@ -53,6 +53,7 @@ class _Ongoing:
     last: float
     total: int = 0
     about: bool = False
+    noun: str = "packet"
 
 
 @dataclass(slots=True)
@@ -140,6 +141,7 @@ class Alarms:
         if looped != self._looped:
             self._looped = looped
             self._look_at_loops(config, ledger, now)
+        self._look_at_streams(config, ledger, now)
         for subject, found, recent in self._outputs(config, ledger):
             errors = sum(found.errors.values())
             before = self._errors.get(subject, {})
@@ -173,6 +175,17 @@ class Alarms:
                 f" on {rule.input.interface}, {who} returns what this daemon sends"
             )
             self._count(_rule(rule), "cut_off", what, dropped["cut_off"], now)
+
+    def _look_at_streams(self, config: Config, ledger: Ledger, now: float) -> None:
+        for name, rule in config.rules.items():
+            if rule.inspect is None:
+                continue
+            lost, errors = ledger.faults(name)
+            noun = "message" if rule.inspect.format == "moldudp64" else "packet"
+            what = f"{noun}s were lost before they came here"
+            self._count(_rule(rule), "lost_before", what, lost, now, noun=noun)
+            what = "continuity errors in MPEG-TS: packets of it were lost or repeated"
+            self._count(_rule(rule), "continuity", what, errors, now, noun="error")
 
     def _look_at_silence(
         self, config: Config, states: Mapping[str, RuleState], ledger: Ledger, now: float
@@ -240,13 +253,20 @@ class Alarms:
                     yield _output(rule, output), ledger.output(name, called), recent
 
     def _count(
-        self, subject: Subject, event: str, what: str, number: int, now: float, how: str = ""
+        self,
+        subject: Subject,
+        event: str,
+        what: str,
+        number: int,
+        now: float,
+        how: str = "",
+        noun: str = "packet",
     ) -> None:
-        """Report a counter that should stand still; `how` exact it is."""
+        """Report a counter of things that should stand still; `how` exact it is."""
         seen = self._seen.setdefault((event, subject), _Counted())
         more, seen.lost = number - seen.lost, number
         if more > 0:
-            self._begin_or_go_on(subject, event, f"{how}{more} {what}", more, now, how)
+            self._begin_or_go_on(subject, event, f"{how}{more} {what}", more, now, how, noun)
 
     def _share(
         self,
@@ -276,13 +296,20 @@ class Alarms:
             self._begin_or_go_on(subject, "loss", text, more, now, how)
 
     def _begin_or_go_on(
-        self, subject: Subject, event: str, text: str, more: int, now: float, how: str
+        self,
+        subject: Subject,
+        event: str,
+        text: str,
+        more: int,
+        now: float,
+        how: str,
+        noun: str = "packet",
     ) -> None:
         if not self._news:
             return
         going = self._ongoing.get((event, subject))
         if going is None:
-            going = self._ongoing[event, subject] = _Ongoing(now, now)
+            going = self._ongoing[event, subject] = _Ongoing(now, now, noun=noun)
             _tell(logging.WARNING, event, subject, f"{text} ({event})")
         going.last = now
         going.total += more
@@ -298,7 +325,7 @@ class Alarms:
         lasted = going.last - going.began
         about = ABOUT if going.about else ""
         took = f" after {lasted:.1f} s" if lasted >= 0.05 else ""  # else it was one look's
-        text = f"{event} is over{took}: {about}{counted(going.total, 'packet')}"
+        text = f"{event} is over{took}: {about}{counted(going.total, going.noun)}"
         _tell(logging.INFO, f"{event}-end", subject, text)
 
 

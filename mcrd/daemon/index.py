@@ -13,11 +13,13 @@ import msgspec
 
 from mcrd.dataplane.messages import MemberKey
 from mcrd.lanes.counts import InterfaceCount, OutputCount, RuleCount, Traffic
+from mcrd.lanes.inspections import InspectCount, Last, TsCount
 from mcrd.model import (
     Broadcast,
     Config,
     Daemon,
     Input,
+    Inspect,
     Interface,
     Metrics,
     Output,
@@ -46,8 +48,8 @@ ADDRESSES = (Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 VALUES: tuple[type[Any], ...] = (
     *(Egress, Geometry, GroupProtocol, Hold, Ingress, Membership, PortRange, Reception, Ring),
     Worker,
-    *(InterfaceCount, OutputCount, RuleCount, Traffic),
-    *(Config, Daemon, Input, Interface, Metrics, Output, Place, Rule),
+    *(InspectCount, InterfaceCount, Last, OutputCount, RuleCount, Traffic, TsCount),
+    *(Config, Daemon, Input, Inspect, Interface, Metrics, Output, Place, Rule),
 )
 SENDING = [field.name for field in dataclasses.fields(Sending)]
 KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}

@@ -12,6 +12,7 @@ import msgspec
 
 from mcrd import answers
 from mcrd.answers import (
+    Inspected,
     InterfaceCounts,
     OutputCounts,
     OutputDrops,
@@ -24,10 +25,11 @@ from mcrd.answers import (
 )
 from mcrd.daemon.executor import Estate
 from mcrd.host import fragments
-from mcrd.lanes.counts import Rate, Traffic
+from mcrd.lanes.counts import Rate, RuleCount, Traffic
+from mcrd.lanes.inspections import InspectCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
-from mcrd.model import Input, Output, PortRange, Rule
+from mcrd.model import Input, Inspect, Output, PortRange, Rule
 from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.plan import Close, Open, Step
 from mcrd.planning.resources import Link, Worker, target, where
@@ -96,6 +98,7 @@ def rule(
         retry_in_s=now.retry_in,
         description=entry.description,
         place=str(entry.place) if entry.place else None,
+        inspect=_inspect(entry.inspect),
         input=answers.Input(
             **_plain(given, links), interface_now=_own(given.interface, links), rejoin_s=rejoin
         ),
@@ -110,6 +113,13 @@ def rule(
             for output, how in zip(entry.outputs, now.outputs, strict=True)
         ],
     )
+
+
+def _inspect(given: Inspect | None) -> str | answers.Number | None:
+    """As it stands in the rule file."""
+    if given is None or given.format != "sequence":
+        return None if given is None else given.format
+    return answers.Number(given.offset, given.bytes, given.order)
 
 
 def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
@@ -149,6 +159,7 @@ def rule_counts(
         received=_traffic(count.received),
         dropped=count.dropped,
         returner=ledger.returner(entry.name),
+        inspect=_inspected(entry, count),
         rate=rate(ledger.rule_rate(entry.name)),
         outputs=[
             _output(entry.name, output, how, ledger, links)
@@ -177,6 +188,13 @@ def _output(
         send_buffer_full=count.errors.get("EAGAIN", 0),  # a name that says more
         rate=rate(ledger.output_rate(name, target(output))),
     )
+
+
+def _inspected(entry: Rule, count: RuleCount) -> Inspected | None:
+    if entry.inspect is None:
+        return None
+    found = count.inspect or InspectCount()
+    return msgspec.convert(msgspec.to_builtins(found), Inspected)
 
 
 def _traffic(count: Traffic) -> answers.Traffic:

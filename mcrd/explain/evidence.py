@@ -136,6 +136,12 @@ class Evidence:
         """The counters of the rule."""
         return self._stats(after).rules.get(self.rule.name) or RuleCounts()
 
+    def lost_here(self) -> int:
+        """Packets that no worker took on the input interface, ever."""
+        found = self._stats(after=True).interfaces.get(self.rule.input.interface)
+        dropped = found.dropped if found is not None else {}
+        return sum(dropped.get(reason, 0) for reason in ("ring_full", "discarded"))
+
     def _stats(self, after: bool) -> Stats:
         daemon = self.daemon or Daemon(None, "")
         return (daemon.after if after else daemon.before) or Stats()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from mcrd.answers import Stats
 from mcrd.explain.evidence import Evidence, Finding
+from mcrd.inspected import lost_before
 
 RETURNED = ("looped", "cut_off")  # drops of what comes back
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
@@ -26,6 +27,11 @@ REMEDIES = {
     " rules of one exclude what the other sends (`exclude`)",
     "discarded": "the rings were replaced meanwhile; ask again",
 }
+
+LOST_BEFORE = (
+    "look at the sender, and at switches and routers between; nothing is lost on this host"
+)
+NO_FORMAT = "it is not known what was lost before it came here: no packet has a known format"
 
 
 def taken(evidence: Evidence) -> Iterator[Finding]:
@@ -65,6 +71,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
         yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
     yield from _looped(evidence)
+    yield from _lost_before(evidence)
     limited = _dropped(evidence, "rate_limited")
     if limited:
         text = f"{limited} packets were over the limit of the input, {rule.input.limit} in a second"
@@ -86,6 +93,21 @@ def _looped(evidence: Evidence) -> Iterator[Finding]:
     if cut := count.dropped.get("cut_off", 0):
         text += f"; {cut} of them were cut off"
     yield Finding("taken", "looped", "note", text, REMEDIES["looped"])
+
+
+def _lost_before(evidence: Evidence) -> Iterator[Finding]:
+    """What the payloads say of the network before this host, if the rule has `inspect`."""
+    found = evidence.counts().inspect
+    if found is None or not found.inspected:
+        return
+    if not (lost := lost_before(found)):
+        text = "nothing was lost before it came here" if found.formats else NO_FORMAT
+        yield Finding("taken", "lost_before", "note", text)
+        return
+    interface, remedy = evidence.rule.input.interface, LOST_BEFORE
+    if here := evidence.lost_here():
+        remedy = f"some may be of the {here} that {interface} lost here (ring_full, discarded)"
+    yield Finding("taken", "lost_before", "note", f"lost before it came here: {lost}", remedy)
 
 
 def _workers(

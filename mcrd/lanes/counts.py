@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.lanes.inspections import InspectCount
 from mcrd.sockets.lost import Lost
 
 _DROPS = sorted(ffi.typeof("enum drop").elements.items())
@@ -62,15 +63,19 @@ class Rate:
 
 @dataclass(slots=True)
 class RuleCount:
-    """What a rule took, and what went no further."""
+    """What a rule took, what went no further, and what its payloads say; None: nobody looked."""
 
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RULES, 0))
+    inspect: InspectCount | None = None
 
     def add(self, other: RuleCount) -> None:
         """Add the other's counts to these."""
         self.received.add(other.received)
         _add(self.dropped, other.dropped)
+        if other.inspect is not None:
+            self.inspect = self.inspect or InspectCount()
+            self.inspect.add(other.inspect)
 
 
 @dataclass(slots=True)

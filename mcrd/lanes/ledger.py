@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Protocol, Self, TypeVar
 
 from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, Rate, RuleCount
+from mcrd.lanes.inspections import InspectCount
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ring, Target
 from mcrd.sockets.lost import NOTHING, Lost
@@ -80,7 +81,10 @@ class Ledger:
         segment = self._live[ring]
         slot = segment.rules.taken.get(rule)
         if slot is not None:
-            self._rules.setdefault(rule, RuleCount()).add(segment.rule(slot))
+            count = segment.rule(slot)
+            if count.inspect is not None:
+                count.inspect.end()
+            self._rules.setdefault(rule, RuleCount()).add(count)
             segment.rules.give_back(rule)
 
     def end_output(self, ring: Ring, rule: str, target: Target) -> None:
@@ -142,6 +146,15 @@ class Ledger:
         """How much an output sends, over all workers."""
         live = (segment.output_rate(slot) for segment, slot in self._of_output(rule, target))
         return _sum(Rate(), *live)
+
+    def faults(self, rule: str) -> tuple[int, int]:
+        """What a rule lost before it came here, and its continuity errors, over all workers."""
+        kept = self._rules.get(rule, RuleCount()).inspect or InspectCount()
+        lost, errors = kept.lost, kept.mpeg_ts.continuity_errors
+        for segment, slot in self._of_rule(rule):
+            more = segment.faults(slot)
+            lost, errors = lost + more[0], errors + more[1]
+        return lost, errors
 
     def looped(self) -> set[str]:
         """The rules to which a live worker has seen something come back."""

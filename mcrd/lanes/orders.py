@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
 from mcrd.dataplane import messages
+from mcrd.lanes.inspections import FORMATS
 from mcrd.lanes.members import members_of
-from mcrd.model import Address, Input, Network
+from mcrd.model import Address, Input, Inspect, Network
 from mcrd.planning.plan import Add, Relay, RelayKey, Remove, Replace
 from mcrd.planning.resources import (
     Egress,
@@ -39,10 +40,18 @@ def match_of(relay: Relay) -> messages.Match:
         vlan=given.vlan or 0,
         limit=given.limit or 0,
         by_source=relay.by_source,
+        inspect=_inspect(relay.inspect),
         sources=_networks(given.sources),
         exclude=_networks(given.exclude),
         also=[address.packed for address in given.also],
     )
+
+
+def _inspect(given: Inspect | None) -> messages.Inspect | None:
+    if given is None:
+        return None
+    number, is_little = FORMATS[given.format], given.order == "little"
+    return messages.Inspect(number, given.offset, given.bytes, is_little)
 
 
 def _bits(address: Address | Network) -> int:

@@ -26,6 +26,7 @@ from mcrd.lanes.counts import (
     RuleCount,
     Traffic,
 )
+from mcrd.lanes.inspections import read
 from mcrd.lanes.memory import is_sealed, sealed
 from mcrd.planning.resources import Target
 from mcrd.sockets.lost import Lost, Taken
@@ -146,6 +147,8 @@ class Segment:
         slot, new = self.rules.take(rule)
         if new:
             ffi.memmove(ffi.addressof(self._view.rules, slot), bytes(_RULE), _RULE)
+            found = ffi.addressof(self._view.inspections, slot)
+            ffi.memmove(found, bytes(_INSPECTION), _INSPECTION)
         return slot
 
     def output_slot(self, rule: str, target: Target) -> int:
@@ -169,7 +172,16 @@ class Segment:
     def rule(self, slot: int) -> RuleCount:
         """What a rule received."""
         counters = self._view.rules[slot]
-        return RuleCount(_traffic(counters), {name: getattr(counters, name) for name in OF_RULES})
+        dropped = {name: getattr(counters, name) for name in OF_RULES}
+        return RuleCount(_traffic(counters), dropped, read(self._view.inspections[slot]))
+
+    def faults(self, slot: int) -> tuple[int, int]:
+        """How many datagrams or messages of a rule were lost before they came here.
+
+        With errors of the continuity counters of MPEG-TS.
+        """
+        found = self._view.inspections[slot]
+        return int(found.lost), int(found.continuity)
 
     def looped(self) -> Iterator[str]:
         """The rules to which something came back."""
@@ -278,4 +290,5 @@ _SEGMENT: int = ffi.sizeof("struct segment")
 _POSITIONS_AT: int = ffi.offsetof("struct segment", "positions")
 _POSITIONS = 8 * int(lib.MCRD_RINGS)
 _RULE: int = ffi.sizeof("struct rule_counters")
+_INSPECTION: int = ffi.sizeof("struct inspect_counters")
 _OUTPUT: int = ffi.sizeof("struct output_counters")

@@ -114,6 +114,9 @@ def _rule(old: Rule, new: Rule) -> Iterator[str]:
     if old.silence != new.silence:
         yield f"silence {_seconds(old.silence)} -> {_seconds(new.silence)}"
 
+    if old.inspect != new.inspect:
+        yield f"inspect {old.inspect or 'none'} -> {new.inspect or 'none'}"
+
 
 def _seconds(value: float | None) -> str:
     return "none" if value is None else f"{value:g} s"

@@ -23,6 +23,7 @@ from mcrd.model import (
     Address,
     Config,
     Input,
+    Inspect,
     Interface,
     Network,
     Output,
@@ -91,6 +92,7 @@ class Relay:
     limits: tuple[int | None, ...]
     needs: tuple[Resource, ...] = field(default=(), compare=False)
     by_source: bool = False
+    inspect: Inspect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +349,7 @@ def wish(
             limits,
             (ingress, key.worker, *reception),
             by_source,
+            rule.inspect,
         )
     needs = (ingress, *workers, *reception)
     optional += _unasked(rule.input, link, settings, reception)
