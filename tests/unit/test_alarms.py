@@ -15,7 +15,7 @@ from mcrd.daemon.alarms import OVER, Alarms
 from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.segment import Segment
-from mcrd.model import Config, Input, Output, Rule
+from mcrd.model import Config, Input, Inspect, Output, Rule
 from mcrd.planning.resources import Ingress, Ring, target
 from mcrd.sockets.lost import Lost
 from tests.unit.test_stats import Pen
@@ -80,6 +80,33 @@ def many(count: int) -> tuple[Config, Ledger, Segment, dict[str, int]]:
     ledger.attach(Ring(Ingress("eth0", 2)), made)
     slots = {name: made.output_slot(name, target(r.outputs[0])) for name, r in rules.items()}
     return Config(rules=rules), ledger, made, slots
+
+
+def test_what_was_lost_before_is_said_when_it_begins_and_when_it_is_over(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    config, ledger, made, _ = many(2)
+    rules = {**config.rules, "r1": replace(config.rules["r1"], inspect=Inspect("mpeg-ts"))}
+    config, alarms = replace(config, rules=rules), Alarms()
+    pen = Pen(made)
+    found = pen.view.inspections[made.rule_slot("r1")]
+    found.lost = 5
+    alarms.begin(config, ledger, {})
+    assert caplog.text == ""
+    found.lost, found.continuity = 17, 1
+    alarms.look(config, {}, ledger, {})
+    assert "rules.r1: 12 packets were lost before they came here (lost_before)" in caplog.text
+    assert "rules.r1: 1 continuity errors in MPEG-TS" in caplog.text
+    found.lost = 20
+    alarms.look(config, {}, ledger, {})
+    assert caplog.text.count("(lost_before)") == 1
+    monkeypatch.setattr("mcrd.daemon.alarms.OVER", 0.0)
+    alarms.look(config, {}, ledger, {})
+    assert "rules.r1: lost_before is over" in caplog.text
+    assert ": 15 packets" in caplog.text
+    assert "1 error" in caplog.text
+    pen.close()
 
 
 def fail(pen: Pen, *slots: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcrd.model import Config, Daemon, Input, Interface, Metrics, Output, Place, Rule
+from mcrd.model import Config, Daemon, Input, Inspect, Interface, Metrics, Output, Place, Rule
 from mcrd.planning.changes import Changes, changes
 from tests.unit.test_plan import configs
 
@@ -170,6 +170,9 @@ def test_where_the_metrics_are_and_what_the_sandbox_costs() -> None:
         "= 0 unchanged",
     ]
     assert about(silence=2.0) == "~ rules.y: silence none -> 2 s"
+    assert about(inspect=Inspect("rtp")) == "~ rules.y: inspect none -> rtp"
+    number = Inspect("sequence", 0, 4, "little")
+    assert about(inspect=number).endswith("inspect none -> 4 bytes at 0, little end first")
 
 
 def test_warnings_are_no_change() -> None:

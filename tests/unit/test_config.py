@@ -28,6 +28,7 @@ from mcrd.model import (
     Config,
     Daemon,
     Input,
+    Inspect,
     Interface,
     Network,
     Output,
@@ -1576,6 +1577,44 @@ def test_wrong_silence(text: str) -> None:
         'rules.a.silence: expected 1 second to 1 day, in ms, s, min or h, as in "2s" or "5 min",'
         f' got "{text}"'
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ('"rtp"', Inspect("rtp")),
+        ('"mpeg-ts"', Inspect("mpeg-ts")),
+        ('"moldudp64"', Inspect("moldudp64")),
+        ('"auto"', Inspect("auto")),
+        ("{ offset = 0, bytes = 4 }", Inspect("sequence", 0, 4, "big")),
+        ('{ offset = 8, bytes = 8, order = "little" }', Inspect("sequence", 8, 8, "little")),
+    ],
+)
+def test_inspect(text: str, meant: Inspect) -> None:
+    assert parse(rule("a", CAMERA, HOST) + f"inspect = {text}\n", "f").rules["a"].inspect == meant
+    assert parse(rule("a", CAMERA, HOST), "f").rules["a"].inspect is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            '"sequence"',
+            ': expected "auto", "moldudp64", "mpeg-ts", "rtp" or a table, got "sequence"',
+        ),
+        ("4", ': expected "auto", "moldudp64", "mpeg-ts", "rtp" or a table, got 4'),
+        ("{ offset = 0 }", ".bytes: missing; expected an integer from 1 to 8"),
+        ("{ offset = 0, bytes = 9 }", ".bytes: expected an integer from 1 to 8, got 9"),
+        ("{ offset = -1, bytes = 1 }", ".offset: expected an integer from 0 to 65000, got -1"),
+        (
+            '{ offset = 0, bytes = 1, endian = "big" }',
+            '.endian: unknown key; did you mean "order"?',
+        ),
+    ],
+)
+def test_wrong_inspect(text: str, problem: str) -> None:
+    [line] = problems(rule("a", CAMERA, HOST) + f"inspect = {text}\n")
+    assert line.endswith(f"rules.a.inspect{problem}")
 
 
 @pytest.mark.parametrize(("text", "part"), [("0.1%", 0.001), ("100 %", 1.0), ("2%", 0.02)])

@@ -1,0 +1,95 @@
+"""What streams lost before: sums over workers, and words for people."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, fields
+
+import msgspec
+from mcrd.dataplane._dataplane import ffi
+
+from mcrd.answers import Inspected, InspectedTs, LastFault
+from mcrd.inspected import clock, inspected, lost_before
+from mcrd.lanes.inspections import FORMATS, InspectCount, Last, TsCount, read
+
+
+def found() -> InspectCount:
+    """What a worker may have found."""
+    return InspectCount(
+        inspected=1000,
+        lost=12,
+        missing=2,
+        gaps=3,
+        longest_gap=9,
+        longest_silence_s=0.5,
+        formats=["mpeg-ts", "rtp"],
+        flows=1,
+        last_lost=Last(12, time.time()),
+        mpeg_ts=TsCount(packets=7000, continuity_errors=5, by_pid={"256": 5}),
+    )
+
+
+def told(count: InspectCount) -> Inspected:
+    """The same as mcrctl gets it."""
+    return msgspec.convert(msgspec.to_builtins(count), Inspected)
+
+
+def test_the_answer_has_what_is_counted() -> None:
+    for ours, theirs in ((InspectCount, Inspected), (TsCount, InspectedTs), (Last, LastFault)):
+        assert tuple(each.name for each in fields(ours)) == theirs.__struct_fields__
+
+
+def test_formats_are_those_of_the_rule_file() -> None:
+    assert set(FORMATS) == {"nothing", "rtp", "mpeg-ts", "moldudp64", "sequence", "auto"}
+
+
+def test_sums_over_workers() -> None:
+    total, other = found(), found()
+    other.last_lost, other.longest_gap, other.formats = Last(1, 5.0), 11, ["rtp"]
+    other.mpeg_ts.by_pid = {"256": 1, "17": 2}
+    total.add(other)
+    assert (total.lost, total.missing, total.longest_gap, total.flows) == (24, 4, 11, 2)
+    assert total.longest_silence_s == 0.5
+    assert total.formats == ["mpeg-ts", "rtp"]
+    assert total.last_lost.count == 12
+    assert total.mpeg_ts.by_pid == {"256": 6, "17": 2}
+    total.end()
+    assert (total.lost, total.missing, total.flows) == (28, 0, 0)
+    assert asdict(InspectCount())["last_lost"] == {"count": 0, "at": None}
+
+
+def test_what_a_worker_says_may_be_wrong() -> None:
+    """One that was taken over writes what it likes."""
+    counters = ffi.new("struct inspect_counters *")
+    assert read(counters) is None
+    ffi.memmove(counters, b"\xff" * ffi.sizeof(counters[0]), ffi.sizeof(counters[0]))
+    count = read(counters)
+    assert count is not None
+    assert count.last_lost.at is None
+    assert list(inspected(told(count)))
+    assert msgspec.json.encode(told(count))
+
+
+def test_words() -> None:
+    count = found()
+    at = clock(count.last_lost.at or 0.0)
+    lines = list(inspected(told(count)))
+    assert lines == [
+        f"lost before it came here (mpeg-ts, rtp): 12 packets at {at};"
+        " 5 continuity errors in MPEG-TS; 2 missing that may still come",
+        "    gaps 3, longest_gap 9",
+        "    jitter 0 ms, jitter_most 0 ms, longest_silence 500 ms; 1 flow",
+        "    7000 packets of MPEG-TS: no other fault; pcr_interval 0 ms, pcr_jitter 0 ms",
+        "    continuity errors by PID: 256: 5",
+    ]
+    count.lost = 13
+    assert lost_before(told(count)).startswith(f"13 packets, the last 12 at {at}")
+    count.messages = 5
+    assert lost_before(told(count)).startswith("13 messages")
+    assert lost_before(Inspected()) == ""
+    assert list(inspected(Inspected())) == [
+        "lost before it came here: not known, as no packet came"
+    ]
+    assert clock(0).startswith("19")
