@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from mcrd.addresses import covers, has_port
 from mcrd.beside.sight import bound
 from mcrd.beside.who import Holders
 from mcrd.model import Address, Rule
-from mcrd.planning.resources import covers, has_port
 
 if TYPE_CHECKING:
     from mcrd.host.procfs import Host

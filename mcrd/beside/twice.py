@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
+from mcrd.addresses import covers, has_port
 from mcrd.answers import Twice
 from mcrd.beside.sight import Route, Sender, Sight
 from mcrd.model import Address, Input, Output, Rule
-from mcrd.planning.resources import Link, covers, has_port
+from mcrd.planning.links import Link
 
 
 def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Iterator[Twice]:

@@ -21,7 +21,7 @@ from mcrd.beside.who import Party, parties
 from mcrd.events import tell
 from mcrd.host.procfs import Host
 from mcrd.model import Rule
-from mcrd.planning.resources import Link
+from mcrd.planning.links import Link
 
 EVERY = 60.0  # seconds between two looks while no rule becomes active: others come later, too
 # Seconds between two looks at least. A second one has to confirm the first: sockets may be about

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+from mcrd.addresses import Target, target, where
 from mcrd.events import counted, tell
 from mcrd.lanes.counts import InterfaceCount, OutputCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.model import Config, Output, Rule
-from mcrd.planning.resources import Target, target, where
 from mcrd.planning.states import RuleState
 from mcrd.words import unsent_for
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from mcrd.addresses import target
 from mcrd.daemon.failures import Failures, explain
 from mcrd.daemon.handover import Handover
 from mcrd.dataplane import messages
@@ -25,29 +26,19 @@ from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.recovery import STEADY, Recovery
 from mcrd.lanes.segment import NoRoomError
 from mcrd.model import DEFAULT_MEMBERS, Config
+from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.names import real
-from mcrd.planning.plan import (
-    Actual,
-    Add,
-    Close,
-    Failure,
-    Open,
-    Relay,
-    RelayKey,
-    Remove,
-    Replace,
-    Step,
-)
+from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step
 from mcrd.planning.resources import (
+    Actual,
+    Failure,
     GroupProtocol,
     Ingress,
-    Link,
-    Lookup,
     Rejoin,
+    Relay,
+    RelayKey,
     Resource,
-    Way,
     Worker,
-    target,
 )
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened

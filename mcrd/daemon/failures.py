@@ -11,8 +11,16 @@ from dataclasses import replace
 
 from mcrd.errors import named
 from mcrd.lanes.recovery import STALE, backoff
-from mcrd.planning.plan import Failure, RelayKey
-from mcrd.planning.resources import Egress, Ingress, Members, Membership, Resource, Worker
+from mcrd.planning.resources import (
+    Egress,
+    Failure,
+    Ingress,
+    Members,
+    Membership,
+    RelayKey,
+    Resource,
+    Worker,
+)
 
 What = Resource | RelayKey
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from mcrd.events import tell
 from mcrd.model import Config, Network
 from mcrd.planning import names
-from mcrd.planning.resources import Link
+from mcrd.planning.links import Link
 from mcrd.sockets.filters import networks
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from mcrd.addresses import where
 from mcrd.daemon import report
 from mcrd.events import tell
 from mcrd.model import Rule
-from mcrd.planning.resources import where
 from mcrd.planning.states import OutputState, RuleState
 
 GOOD = OutputState("active")

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 
+from mcrd.addresses import target
 from mcrd.daemon import report
 from mcrd.daemon.executor import Estate
 from mcrd.daemon.interface_names import InterfaceNames
@@ -19,9 +20,9 @@ from mcrd.host.links import Links
 from mcrd.host.routes import Routes
 from mcrd.model import Config, Rule
 from mcrd.planning import names
+from mcrd.planning.needs import KnownNeeds
 from mcrd.planning.patterns import Patterns
-from mcrd.planning.plan import Wishes, plan
-from mcrd.planning.resources import target
+from mcrd.planning.plan import plan
 from mcrd.planning.states import RuleState, states
 
 ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
@@ -53,7 +54,7 @@ class Planner:
         self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
         self._names = InterfaceNames()
         self._patterns = Patterns()
-        self._wishes = Wishes()
+        self._needs = KnownNeeds()
         self._turn = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -81,7 +82,7 @@ class Planner:
                 log.warning("%s", warning)
         self._names.look(new, self.links.now, anew=True)
         self.routes.watch(self._unanswered.watch(new))
-        self._wishes.keep(new.rules)
+        self._needs.keep(new.rules)
         self.estate.forget(new, self.links.now)
 
     def _look_at_interfaces(self) -> None:
@@ -101,7 +102,7 @@ class Planner:
             estate.allow_members(names.members(self.config, self.links.now))
             estate.admit(self._names.networks, also_old=True)
             actual = estate.actual(self.links.now, self.routes.now, to_plan=True)
-            steps = plan(self.config, actual, self._wishes)
+            steps = plan(self.config, actual, self._needs)
             if not steps:
                 break
             for step in steps:
@@ -139,7 +140,7 @@ class Planner:
     def now(self, rules: Mapping[str, Rule] | None = None) -> dict[str, RuleState]:
         """How these rules fare, or all."""
         actual = self.estate.actual(self.links.now, self.routes.now)
-        return states(self.config, actual, self._wishes, rules)
+        return states(self.config, actual, self._needs, rules)
 
     def active(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
         """Those of the rules that are active, with the interfaces' own names."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from mcrd import answers
+from mcrd.addresses import target, where
 from mcrd.answers import (
     Inspected,
     InterfaceCounts,
@@ -31,8 +32,9 @@ from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Inspect, Output, PortRange, Rule
 from mcrd.planning.broadcast import input_here, limit
+from mcrd.planning.links import Link
 from mcrd.planning.plan import Close, Open, Step
-from mcrd.planning.resources import Link, Worker, target, where
+from mcrd.planning.resources import Worker
 from mcrd.planning.states import STATES, OutputState, RuleState
 
 

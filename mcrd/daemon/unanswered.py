@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from mcrd.addresses import Target
 from mcrd.lanes.ledger import Ledger
 from mcrd.model import Config
-from mcrd.planning.plan import outputs_by_lookup
-from mcrd.planning.resources import Lookup, Target, Way
+from mcrd.planning.links import Lookup, Way
+from mcrd.planning.outlets import outputs_by_lookup
 
 
 class Unanswered:

@@ -22,8 +22,8 @@ from mcrd.host.devices import devices, links
 from mcrd.host.procfs import Host, Running
 from mcrd.model import Config
 from mcrd.planning import names
+from mcrd.planning.links import Link
 from mcrd.planning.patterns import expand
-from mcrd.planning.resources import Link
 from mcrd.sockets import filters
 
 SHOWN = 8  # names, or rules, in one line

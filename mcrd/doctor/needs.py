@@ -18,7 +18,7 @@ from mcrd.model import (
     PortRange,
     Rule,
 )
-from mcrd.planning.plan import HELD_AT_MOST, JOINED_AT_MOST
+from mcrd.planning.needs import HELD_AT_MOST, JOINED_AT_MOST
 from mcrd.sockets.common import KEPT
 from mcrd.sockets.ingress import LARGE_LEAST, LARGE_SHARE
 

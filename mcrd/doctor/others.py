@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 
+from mcrd.addresses import covers, endpoint, has_port
 from mcrd.beside import discovery
 from mcrd.beside.sight import Bound, bound, look
 from mcrd.beside.twice import twice
@@ -15,7 +16,7 @@ from mcrd.doctor.finding import Finding, unreadable
 from mcrd.doctor.needs import Needs
 from mcrd.host.procfs import NET, Host, Running
 from mcrd.model import Input
-from mcrd.planning.resources import Link, covers, endpoint, has_port
+from mcrd.planning.links import Link
 
 SHOWN = 8  # programs in one line
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mcrd.addresses import where
 from mcrd.explain.evidence import Evidence, Finding, is_active
-from mcrd.planning.resources import where
 
 STAGE, TWICE = "beside", "twice"
 

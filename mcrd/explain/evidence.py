@@ -18,7 +18,7 @@ from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Look
 from mcrd.model import BROADCAST, Address, Input, Network, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import Sorted, sort
-from mcrd.planning.resources import Link
+from mcrd.planning.links import Link
 
 NO_DAEMON = "no daemon was asked"
 TOLD = 3  # things of one kind that are named

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mcrd.addresses import covers, destinations, first_address
 from mcrd.explain.evidence import Answer, Evidence, Finding, ago, heard_on, is_active
 from mcrd.explain.receivers import is_asked_for
 from mcrd.looks import Heard
 from mcrd.model import Address, Input
 from mcrd.observe.kinds import queries
 from mcrd.planning.broadcast import is_broadcast
-from mcrd.planning.plan import JOINED_AT_MOST
-from mcrd.planning.resources import covers, destinations, first_address
+from mcrd.planning.needs import JOINED_AT_MOST
 
 QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 MARGIN = 2.0  # seconds

@@ -17,15 +17,16 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from mcrd.addresses import first_address
 from mcrd.explain.evidence import Host, Way
 from mcrd.host.bridges import Bridge, bridge_of
 from mcrd.host.links import links_of
 from mcrd.host.netlink import os_errors
 from mcrd.host.protocols import forced, igmp_spoken
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Network, Output, Rule
+from mcrd.planning.links import Link, source_of
 from mcrd.planning.names import aliases, by_name, names_of, rule_here
-from mcrd.planning.plan import JOINED_AT_MOST, source_of
-from mcrd.planning.resources import Link, first_address
+from mcrd.planning.needs import JOINED_AT_MOST
 from mcrd.sockets.reports import LATEST
 
 # linux/rtnetlink.h, linux/neighbour.h

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+from mcrd.addresses import first_address, is_of_link, target
 from mcrd.answers import OutputCounts
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.interfaces import called, link
@@ -18,8 +19,7 @@ from mcrd.explain.taken import grown
 from mcrd.model import Address, Output
 from mcrd.planning.broadcast import destination, is_broadcast
 from mcrd.planning.doubts import doubt
-from mcrd.planning.plan import is_of_link, source_of
-from mcrd.planning.resources import Link, first_address, target
+from mcrd.planning.links import Link, source_of
 from mcrd.words import unsent_for
 
 HEADERS = {4: 20, 6: 40}  # of IP

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
+from mcrd.addresses import covers, first_address
 from mcrd.explain.evidence import TOLD, Evidence, Finding, ago, heard_on, some
 from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Member
 from mcrd.model import Address, Network, Output
-from mcrd.planning.plan import source_of
-from mcrd.planning.resources import covers, first_address
+from mcrd.planning.links import source_of
 
 # What every segment is sent, asked for or not (RFC 4541, 2.1.2 and 3); what almost all have joined.
 NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::1/128"))

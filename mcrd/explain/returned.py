@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 
+from mcrd.addresses import endpoint, is_to
 from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, ago
 from mcrd.looks import Look, Returned
 from mcrd.model import Output
-from mcrd.planning.resources import endpoint, is_to
 
 RECENT = 4.0  # seconds: routers send one such error in a second, or fewer
 _NO_WAY = "check the routes there: it has no route, or the host does not answer it"

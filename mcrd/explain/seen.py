@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
+from mcrd.addresses import endpoint, first_address
 from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
 from mcrd.explain.group import forgotten
 from mcrd.explain.taken import grown, is_here, is_slow, minute, received
 from mcrd.looks import Kind, Look
 from mcrd.model import BROADCAST, Input
-from mcrd.planning.resources import endpoint, first_address
 
 TOPICS = (
     "own",

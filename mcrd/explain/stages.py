@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mcrd.addresses import first_address
 from mcrd.explain.beside import beside
 from mcrd.explain.evidence import Daemon, Evidence, Finding
 from mcrd.explain.group import group
@@ -14,7 +15,6 @@ from mcrd.explain.outputs import outputs
 from mcrd.explain.rulefile import file
 from mcrd.explain.seen import frames
 from mcrd.explain.taken import grown, is_slow, taken
-from mcrd.planning.resources import first_address
 
 
 def explain(evidence: Evidence) -> list[Finding]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mcrd.planning.links import Link
 from mcrd.planning.names import by_name
-from mcrd.planning.resources import Link
 
 
 class Feature(NamedTuple):

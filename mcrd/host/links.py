@@ -20,8 +20,8 @@ from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP
 from mcrd.events import tell
 from mcrd.host.netlink import os_errors
 from mcrd.model import LIMITED_BROADCAST
+from mcrd.planning.links import Link
 from mcrd.planning.names import by_name
-from mcrd.planning.resources import Link
 from mcrd.tasks import Tasks, describe, until_it_can
 
 # linux/if.h, linux/if_addr.h

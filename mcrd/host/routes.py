@@ -21,8 +21,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from mcrd.errors import words
 from mcrd.host.neighbours import PATIENCE, Hop, Neighbours
-from mcrd.planning.plan import source_of
-from mcrd.planning.resources import Link, Lookup, Way
+from mcrd.planning.links import Link, Lookup, Way, source_of
 from mcrd.sockets.routes import Change, Question, Route, RouteChanges, RouteQueries
 from mcrd.tasks import until_it_can
 

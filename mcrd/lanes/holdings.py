@@ -22,12 +22,12 @@ from mcrd.lanes.rejoin import Rejoins, Spoken
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
 from mcrd.model import Network
+from mcrd.planning.links import Link
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
     Hold,
     Ingress,
-    Link,
     Members,
     Membership,
     Nowhere,

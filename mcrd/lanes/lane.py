@@ -18,8 +18,7 @@ from mcrd.lanes.orders import kept, match_of, place_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
-from mcrd.planning.plan import Relay, RelayKey
-from mcrd.planning.resources import Egress, Ring, Worker
+from mcrd.planning.resources import Egress, Relay, RelayKey, Ring, Worker
 from mcrd.sockets import EgressSockets, IngressSocket
 from mcrd.sockets.lost import Lost, Taken
 

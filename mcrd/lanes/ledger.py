@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Protocol, Self, TypeVar
 
+from mcrd.addresses import Target
 from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, Rate, RuleCount
 from mcrd.lanes.inspections import InspectCount
 from mcrd.lanes.segment import Segment
-from mcrd.planning.resources import Ring, Target
+from mcrd.planning.resources import Ring
 from mcrd.sockets.lost import NOTHING, Lost
 
 OTHERS = 64  # interfaces without a rule whose counts are remembered

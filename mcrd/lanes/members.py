@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from mcrd.addresses import covers, first_port, last_port
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.lanes.channel import WorkerError, end_sockets, unheard
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.model import DEFAULT_MEMBERS
-from mcrd.planning.plan import Relay
-from mcrd.planning.resources import Egress, Members, covers, first_port, last_port
+from mcrd.planning.resources import Egress, Members, Relay
 from mcrd.sockets import EgressSockets, source_port
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room

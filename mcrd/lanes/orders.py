@@ -8,22 +8,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
+from mcrd.addresses import destinations, first_address, first_port, last_port
 from mcrd.dataplane import messages
 from mcrd.lanes.inspections import FORMATS
 from mcrd.lanes.members import members_of
 from mcrd.model import Address, Input, Inspect, Network
-from mcrd.planning.plan import Add, Relay, RelayKey, Remove, Replace
-from mcrd.planning.resources import (
-    Egress,
-    Members,
-    Nowhere,
-    Outlet,
-    Worker,
-    destinations,
-    first_address,
-    first_port,
-    last_port,
-)
+from mcrd.planning.plan import Add, Remove, Replace
+from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Relay, RelayKey, Worker
 
 Change = Add | Replace | Remove
 """A step that concerns one rule in one worker."""

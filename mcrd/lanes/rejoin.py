@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mcrd.host.protocols import forced, igmp_spoken
 from mcrd.model import Address
-from mcrd.planning.resources import Link, Membership, Rejoin
+from mcrd.planning.links import Link
+from mcrd.planning.resources import Membership, Rejoin
 from mcrd.sockets import Repeater, Said
 from mcrd.sockets.reports import LATEST, Wanted
 

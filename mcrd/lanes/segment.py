@@ -15,6 +15,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
+from mcrd.addresses import Target
 from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.lanes.counts import (
     DROP_REASONS,
@@ -28,7 +29,6 @@ from mcrd.lanes.counts import (
 )
 from mcrd.lanes.inspections import read
 from mcrd.lanes.memory import is_sealed, sealed
-from mcrd.planning.resources import Target
 from mcrd.sockets.lost import Lost, Taken
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Generic, TypeVar
 
+from mcrd.addresses import covers, destinations, first_address, has_port
 from mcrd.looks import Kind, Look
 from mcrd.model import Address, Input, Network, PortRange, Rule
 from mcrd.observe import frames
-from mcrd.planning.resources import covers, destinations, first_address, has_port
 
 Thing = TypeVar("Thing")
 RANGES = 256  # that are looked through for each kind

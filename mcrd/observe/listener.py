@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping
 
 from mcrd import looks
+from mcrd.addresses import is_to
 from mcrd.model import Address, Output, Rule
 from mcrd.observe.heard import Heard, Protocol
 from mcrd.observe.raw import IPPROTO_PIM, Ears
 from mcrd.observe.returned import Returned
-from mcrd.planning.resources import Link, is_to
+from mcrd.planning.links import Link
 
 MLD_FIRST = bytes([128])  # types of ICMPv6 below are errors (RFC 4443, 2.1)
 

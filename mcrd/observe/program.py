@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcrd.addresses import first_address, first_port, last_port
 from mcrd.model import Input
-from mcrd.planning.resources import first_address, first_port, last_port
 from mcrd.sockets.filters import (
     AND,
     ETH_P_IP,

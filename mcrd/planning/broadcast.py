@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Output
-from mcrd.planning.resources import Link
+from mcrd.planning.links import Link
 
 DEFAULT_LIMIT = 1000
 """Packets per second of an output to a broadcast address whose rule file gives it no limit.

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mcrd.addresses import target, where
 from mcrd.model import Config, Interface, Output, Rule
-from mcrd.planning.resources import target, where
 
 IN_A_LINE = 20  # changes that the log names
 LONGEST = 200  # characters of each

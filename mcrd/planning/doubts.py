@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mcrd.addresses import first_address
 from mcrd.model import LIMITED_BROADCAST, Address, Output
 from mcrd.planning.broadcast import destination, is_broadcast
-from mcrd.planning.resources import Link, first_address
+from mcrd.planning.links import Link
 
 
 class Doubt(NamedTuple):

@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from mcrd.addresses import destinations
 from mcrd.config.overlap import Claim, box, clashes, everything, spans
 from mcrd.model import BROADCAST, Config, Input, Interface, Output, Rule
 from mcrd.planning.broadcast import input_here
-from mcrd.planning.resources import Link, destinations
+from mcrd.planning.links import Link
 
 Links = Mapping[str, Link]
 """Interfaces by each of their names."""

@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mcrd.model import Config, Interface, Output, Rule, is_pattern
+from mcrd.planning.links import Link
 from mcrd.planning.names import MARK, Links, real, written
-from mcrd.planning.resources import Link
 
 INPUTS_AT_MOST = 32
 """Interfaces that the pattern of one input stands for: each has a worker and its rings."""

@@ -8,82 +8,12 @@ They are looked up by the thousand: their hashes are of few fields, which tell a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
-from typing import Literal
 
-from mcrd.model import (
-    BROADCAST,
-    DEFAULT_RING_SIZE,
-    LIMITED_BROADCAST,
-    Address,
-    Input,
-    Manner,
-    Network,
-    Output,
-    PortRange,
-)
-
-Protocol = Literal["udp", "esp"]
-Target = tuple[str, Address | Network, int | PortRange]
-"""What an output is called by within its rule: interface, address, port, as in the file.
-
-The interface is "" for one that follows the routes: it stays the same output when they move.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """What is asked of the routes of this host for an output to a host; `interface` as there.
-
-    For `source` "keep" it is not known, and neither is `source_port` where it is None.
-    """
-
-    interface: str | None
-    address: Address
-    source: Address | Literal["keep"] | None = None
-    dscp: int = 0
-    protocol: Protocol = "udp"
-    port: int | None = None
-    source_port: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Where packets to a host leave, as the routes are now: an interface, and from which address.
-
-    `hop` is the neighbour that they go to, None where there is none to be found. `trouble` is why
-    they would go nowhere, in words. `source` is what the kernel would choose.
-    """
-
-    interface: str = ""
-    index: int = 0
-    source: Address | None = None
-    hop: Address | None = None
-    trouble: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An interface as it is now; `mtu` in bytes, `hardware` an ARPHRD_ number (linux/if_arp.h).
-
-    `name` is its own; it can have alternative ones as well (ip-link(8), property add altname).
-    `addresses` are those that can be used: an IPv6 address still under duplicate address detection
-    is not among them. The kernel's order is kept: primary addresses first.
-    """
-
-    name: str
-    index: int
-    up: bool
-    carrier: bool
-    mtu: int
-    hardware: int
-    addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
-    alternatives: tuple[str, ...] = ()
-    multicast: bool = True  # IFF_MULTICAST
-    broadcast: bool = True  # IFF_BROADCAST
-    broadcasts: tuple[IPv4Address, ...] = ()  # of its networks, in the order of the addresses
-    master: int = 0  # the index of the VRF device or bridge that it belongs to; 0: to none
+from mcrd.addresses import Target, endpoint, first_address, first_port
+from mcrd.model import DEFAULT_RING_SIZE, Address, Input, Inspect, Manner, Network, PortRange
+from mcrd.planning.links import Link, Lookup, Protocol, Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,74 +297,58 @@ Outlet = Egress | Members | Nowhere
 Resource = Ingress | Worker | Membership | Reception | Hold | Outlet | Rejoin | GroupProtocol
 
 
-def first_address(address: Address | Network) -> Address:
-    """The address, or the first one of the network."""
-    return address if isinstance(address, Address) else address.network_address
+@dataclass(frozen=True, slots=True)
+class RelayKey:
+    """A rule in one worker."""
+
+    worker: Worker
+    rule: str
+
+    def __hash__(self) -> int:
+        return hash((self.rule, self.worker.number))
 
 
-def covers(address: Address | Network, host: Address) -> bool:
-    """Whether it is that address, or in that network."""
-    if address == BROADCAST:
-        return host == LIMITED_BROADCAST
-    return host == address if isinstance(address, Address) else host in address
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """What a worker does for a rule. `limits` are the outputs' own, in their order.
+
+    `needs` is what has to be open for it. `by_source`: its members differ by source, because
+    one of the rule's outputs, be it there or not, keeps that.
+    """
+
+    input: Input
+    outputs: tuple[Outlet, ...]
+    limits: tuple[int | None, ...]
+    needs: tuple[Resource, ...] = field(default=(), compare=False)
+    by_source: bool = False
+    inspect: Inspect | None = None
 
 
-def destinations(given: Input) -> tuple[Address | Network, ...]:
-    """All that an input takes, of broadcasts those of its interface too."""
-    first = LIMITED_BROADCAST if given.address == BROADCAST else given.address
-    return (first, *given.also)
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something could not be done, and when it is tried again (seconds, monotonic)."""
+
+    reason: str
+    retry_at: float
+    attempts: int = 1
 
 
-def has_port(ports: int | PortRange, port: int) -> bool:
-    """Whether it is that port, or in that range."""
-    return first_port(ports) <= port <= last_port(ports)
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What there is, at the time `now` (seconds, monotonic).
 
+    `ways` has where the routes lead; of an output to a host that has none there, on an interface of
+    its own, it is taken for granted.
+    """
 
-def first_port(port: int | PortRange) -> int:
-    """The port, or the first one of the range."""
-    return port if isinstance(port, int) else port.first
+    links: Mapping[str, Link] = field(default_factory=dict)
+    open: frozenset[Resource] = frozenset()
+    relays: Mapping[RelayKey, Relay] = field(default_factory=dict)
+    failures: Mapping[Resource | RelayKey, Failure] = field(default_factory=dict)
+    now: float = 0.0
+    ways: Mapping[Lookup, Way] = field(default_factory=dict)
 
-
-def last_port(port: int | PortRange) -> int:
-    """The port, or the last one of the range."""
-    return port if isinstance(port, int) else port.last
-
-
-def endpoint(address: Address | Network, port: int | PortRange) -> str:
-    """As people write it: 239.1.1.1:5000, [ff15::1]:5000; without a port for ESP, which has 0."""
-    if port == 0:
-        return str(address)
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
-
-
-def target(output: Output) -> Target:
-    """What the output is called by within its rule."""
-    return (output.interface or "", output.address, output.port)
-
-
-def lookup(output: Output, protocol: Protocol) -> Lookup | None:
-    """What is asked of the routes for an output; None unless it is to one host."""
-    address, port = output.address, output.port
-    everywhere = address in (BROADCAST, LIMITED_BROADCAST)
-    if not isinstance(address, Address) or address.is_multicast or everywhere:
-        return None
-    return Lookup(
-        interface=output.interface,
-        address=address,
-        source=output.source,
-        dscp=output.dscp,
-        protocol=protocol,
-        port=port if isinstance(port, int) and protocol == "udp" else None,
-        source_port=output.source_port,
-    )
-
-
-def is_to(output: Output, address: Address, port: int) -> bool:
-    """Whether the output sends there, or may, with a range."""
-    return covers(output.address, address) and (port == 0 or has_port(output.port, port))
-
-
-def where(output: Output) -> str:
-    """An output as people are told of it: its interface if it has one, address and port."""
-    to = endpoint(output.address, output.port)
-    return f"{output.interface} {to}" if output.interface is not None else to
+    def blocked(self, what: Resource | RelayKey) -> bool:
+        """It failed, and its time to be tried again has not come."""
+        failure = self.failures.get(what)
+        return failure is not None and failure.retry_at > self.now

@@ -10,8 +10,8 @@ from functools import cache
 from typing import Literal, get_args
 
 from mcrd.model import Config, Rule
-from mcrd.planning.plan import Actual, Failure, RelayKey, Wish, Wishes
-from mcrd.planning.resources import Nowhere, Resource
+from mcrd.planning.needs import KnownNeeds, Needs
+from mcrd.planning.resources import Actual, Failure, Nowhere, RelayKey, Resource
 
 State = Literal["active", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -44,19 +44,19 @@ class RuleState:
 def states(
     config: Config,
     actual: Actual,
-    wishes: Wishes | None = None,
+    known: KnownNeeds | None = None,
     only: Mapping[str, Rule] | None = None,
 ) -> dict[str, RuleState]:
     """The state of every rule, by name, or of these of them."""
-    known = wishes or Wishes()
+    known = known or KnownNeeds()
     rules = config.rules if only is None else only
     return {name: _rule(rule, config, actual, known) for name, rule in rules.items()}
 
 
-def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleState:
+def _rule(rule: Rule, config: Config, actual: Actual, known: KnownNeeds) -> RuleState:
     if not rule.enabled:
         return RuleState("disabled", None, tuple(OutputState("disabled") for _ in rule.outputs))
-    entry = wishes.of(rule, config, actual)
+    entry = known.of(rule, config, actual)
     if not actual.failures and not entry.moves and _is_done(entry, len(rule.outputs), actual):
         return _active(entry.doubts)
     whole, retry = _whole(entry, actual)
@@ -77,7 +77,7 @@ def _rule(rule: Rule, config: Config, actual: Actual, wishes: Wishes) -> RuleSta
     return RuleState("waiting", "; ".join(reasons), outputs)
 
 
-def _is_done(entry: Wish, outputs: int, actual: Actual) -> bool:
+def _is_done(entry: Needs, outputs: int, actual: Actual) -> bool:
     """Whether everything that the rule needs is there."""
     return (
         not entry.waits
@@ -94,9 +94,9 @@ def _active(doubts: tuple[str, ...]) -> RuleState:
     return RuleState("active", None, tuple(OutputState("active", why or None) for why in doubts))
 
 
-def _whole(entry: Wish, actual: Actual) -> tuple[str | None, float | None]:
+def _whole(entry: Needs, actual: Actual) -> tuple[str | None, float | None]:
     """What keeps the whole rule from running, and when it is tried again."""
-    what: tuple[Resource | RelayKey, ...] = (*entry.needs, *entry.relays)
+    what: tuple[Resource | RelayKey, ...] = (*entry.required, *entry.relays)
     for need in what:
         failure = actual.failures.get(need)
         if failure is not None:
@@ -105,7 +105,7 @@ def _whole(entry: Wish, actual: Actual) -> tuple[str | None, float | None]:
     return None, None
 
 
-def _output(at: int, entry: Wish, actual: Actual, whole: str | None) -> OutputState:
+def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputState:
     """The state of an output: the worst of what it is in the workers of the interface."""
     if not entry.relays:
         return OutputState("waiting", entry.waiting[at])

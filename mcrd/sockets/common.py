@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 
 from mcrd.model import Address
-from mcrd.planning.resources import Protocol
+from mcrd.planning.links import Protocol
 from mcrd.sockets.filters import Instruction
 
 # asm-generic/socket.h, linux/in.h, linux/in6.h, linux/udp.h

@@ -11,8 +11,9 @@ import struct
 import time
 from collections.abc import Collection
 
+from mcrd.addresses import Target
 from mcrd.model import LIMITED_BROADCAST, Address
-from mcrd.planning.resources import Egress, Target
+from mcrd.planning.resources import Egress
 from mcrd.sockets.common import check_index, quiet_socket, socket_name
 from mcrd.sockets.netlink import master_of
 from mcrd.sockets.routes import Question, RouteQueries

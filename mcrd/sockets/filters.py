@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from mcrd.addresses import destinations
 from mcrd.model import Address, Config, Network
 from mcrd.planning.broadcast import input_here
+from mcrd.planning.links import Link
 from mcrd.planning.names import real
-from mcrd.planning.resources import Link, destinations
 
 Instruction = tuple[int, int, int, int]
 """struct sock_filter: code, jump if true, jump if false, k."""

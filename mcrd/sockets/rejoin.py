@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcrd.planning.resources import Link, Rejoin
+from mcrd.planning.links import Link
+from mcrd.planning.resources import Rejoin
 from mcrd.sockets.common import check_index, keep_some
 from mcrd.sockets.reports import Report, Wanted, reports
 

@@ -20,12 +20,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mcrd.addresses import Target
 from mcrd.dataplane import messages
 from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
 from mcrd.lanes.memory import guard_memory
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
-from mcrd.planning.resources import Egress, Ingress, Sending, Target, Worker
+from mcrd.planning.resources import Egress, Ingress, Sending, Worker
 from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
 from tests.lab import Host, wait_for
 

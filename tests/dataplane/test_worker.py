@@ -39,7 +39,7 @@ from tests.dataplane.bench import (
 from tests.lab import wait_for
 
 if TYPE_CHECKING:
-    from mcrd.planning.resources import Protocol
+    from mcrd.planning.links import Protocol
     from tests.lab import Host, Lab, Triangle
 
 

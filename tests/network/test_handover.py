@@ -23,12 +23,12 @@ from mcrd.daemon.index import pack, unpack
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.lanes.holdings import Holdings
 from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Rule
+from mcrd.planning.links import Link
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
     Hold,
     Ingress,
-    Link,
     Membership,
     Reception,
     Resource,

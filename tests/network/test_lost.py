@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mcrd.lanes.holdings import Holdings
-from mcrd.planning.resources import Ingress, Link
+from mcrd.planning.links import Link
+from mcrd.planning.resources import Ingress
 from mcrd.sockets import IngressSocket
 from tests.lab import wait_for
 from tests.lab.datagrams import sender

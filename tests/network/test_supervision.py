@@ -109,10 +109,10 @@ def test_when_planning_fails_the_daemon_ends_and_says_so(triangle: Triangle) -> 
     fault = """
 import mcrd.daemon.planner as at
 real = at.plan
-def plan(config, actual, wishes):
+def plan(config, actual, known):
     if "b" in config.rules:
         raise KeyError("a bug")
-    return real(config, actual, wishes)
+    return real(config, actual, known)
 at.plan = plan
 """
     daemon = triangle.lab.mcrd(triangle.relay, A, program=with_a_fault(fault))

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mcrd.addresses import target
 from mcrd.daemon.alarms import OVER, Alarms
 from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Inspect, Output, Rule
-from mcrd.planning.resources import Ingress, Ring, target
+from mcrd.planning.resources import Ingress, Ring
 from mcrd.sockets.lost import Lost
 from tests.unit.test_stats import Pen
 
 if TYPE_CHECKING:
-    from mcrd.planning.resources import Target
+    from mcrd.addresses import Target
 
 
 def test_only_what_comes_after_the_beginning_is_news(caplog: pytest.LogCaptureFixture) -> None:

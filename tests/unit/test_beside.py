@@ -28,7 +28,7 @@ from mcrd.beside.watch import Watcher
 from mcrd.beside.who import parties
 from mcrd.host.procfs import Host
 from mcrd.model import Rule
-from mcrd.planning.resources import Link
+from mcrd.planning.links import Link
 from mcrd.sockets import netlink
 from tests.lab.rules import rule
 

@@ -19,8 +19,9 @@ from mcrd.host.links import broadcasts_of
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Config, Output
 from mcrd.planning.broadcast import DEFAULT_LIMIT, destination, input_here, limit
 from mcrd.planning.doubts import doubt
-from mcrd.planning.plan import Actual, Add, Open, Step, plan
-from mcrd.planning.resources import Egress, Link, Lookup, lookup
+from mcrd.planning.links import Link, Lookup, lookup
+from mcrd.planning.plan import Add, Open, Step, plan
+from mcrd.planning.resources import Actual, Egress
 from mcrd.sockets.filters import networks
 from tests.lab.rules import rule
 

@@ -21,7 +21,7 @@ from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Kind, Look, Query, Returned
 from mcrd.model import Input, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import mark
-from mcrd.planning.resources import Link
+from mcrd.planning.links import Link
 
 RULE = Rule(
     "a",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mcrd.addresses import target
 from mcrd.config import ConfigError, Loader
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.executor import Estate
@@ -27,7 +28,7 @@ from mcrd.lanes.members import MemberSockets
 from mcrd.lanes.recovery import STALE
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Output, Rule
-from mcrd.planning.resources import Egress, Ingress, Ring, Sending, Worker, target
+from mcrd.planning.resources import Egress, Ingress, Ring, Sending, Worker
 from mcrd.sockets import EgressSockets
 from mcrd.sockets.lost import Lost
 from mcrd.systemd.journal import AT_ONCE_IN, Limiter

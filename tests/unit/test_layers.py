@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "mcrd"
 # From the ground up. Each knows those of the lines above its own, and nothing of its neighbours'.
 FLOORS = [
     {"model", "answers", "errors", "events", "files", "threads", "words", "dataplane"},
+    {"addresses"},
     {"client", "inspected", "looks", "tasks", "config", "systemd"},
     {"planning", "convert"},
     {"sockets"},

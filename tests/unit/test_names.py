@@ -12,8 +12,10 @@ import pytest
 from mcrd import config
 from mcrd.model import Config, Interface
 from mcrd.planning import names
-from mcrd.planning.plan import Actual, Close, Open, Wishes, plan, wish
-from mcrd.planning.resources import Ingress, Link
+from mcrd.planning.links import Link
+from mcrd.planning.needs import KnownNeeds, needs
+from mcrd.planning.plan import Close, Open, plan
+from mcrd.planning.resources import Actual, Ingress
 from mcrd.planning.states import states
 from mcrd.sockets.filters import networks
 from tests.lab.rules import rule
@@ -131,7 +133,7 @@ def test_who_says_it_second_waits_with_a_reason_and_ends_waiting_with_the_name()
     now = states(rules, Actual(links=LINKS))["b"]
     assert (now.state, now.reason) == ("waiting", f"same input as rules.a: {ONE}")
     # Asked for alone, as by mcrctl explain, it is no other.
-    known = Wishes()
+    known = KnownNeeds()
     assert states(rules, Actual(links=LINKS), known, {"b": rules.rules["b"]}) == {"b": now}
     moved = names.by_name([replace(ETH0, alternatives=()), replace(ETH1, alternatives=("video",))])
     assert names.doubles(rules, moved).of(rules.rules["b"]) == ()
@@ -140,9 +142,9 @@ def test_who_says_it_second_waits_with_a_reason_and_ends_waiting_with_the_name()
 def test_reasons_have_both_names() -> None:
     rules = parse(rule("a", "video 239.1.1.1 5000", "hall 239.2.2.2 5001"))
     down = names.by_name([replace(ETH0, up=False), replace(ETH1, addresses=())])
-    entry = wish(rules.rules["a"], rules, down)
+    entry = needs(rules.rules["a"], rules, down)
     assert entry.waits == "hall (eth1) has no IPv4 address"
-    entry = wish(rules.rules["a"], rules, names.by_name([ETH0, replace(ETH1, carrier=False)]))
+    entry = needs(rules.rules["a"], rules, names.by_name([ETH0, replace(ETH1, carrier=False)]))
     assert entry.waits == "hall (eth1) has no carrier"
 
 

@@ -13,45 +13,31 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mcrd.addresses import Target, first_address, first_port, last_port
 from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
 from mcrd.planning import names
-from mcrd.planning.plan import (
-    Actual,
-    Add,
-    Close,
-    Failure,
-    Open,
-    Relay,
-    RelayKey,
-    Remove,
-    Replace,
-    Step,
-    Wishes,
-    plan,
-    wish,
-)
+from mcrd.planning.links import Link, Lookup, Way
+from mcrd.planning.needs import KnownNeeds, needs
+from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
 from mcrd.planning.resources import (
+    Actual,
     Egress,
+    Failure,
     GroupProtocol,
     Hold,
     Ingress,
-    Link,
-    Lookup,
     Members,
     Membership,
     Nowhere,
     Outlet,
     Reception,
     Rejoin,
+    Relay,
+    RelayKey,
     Resource,
     Ring,
     Sending,
-    Target,
-    Way,
     Worker,
-    first_address,
-    first_port,
-    last_port,
 )
 from mcrd.planning.states import states
 
@@ -370,10 +356,10 @@ def wanted_by(rule: Rule, config: Config, links: Mapping[str, Link]) -> set[Reso
     """What has to be open for a rule."""
     if not rule.enabled:
         return set()
-    entry = wish(rule, config, links)
+    entry = needs(rule, config, links)
     outputs = [output for found in entry.relays.values() for output in found]
     return {
-        *entry.needs,
+        *entry.required,
         *entry.optional,
         *(output for output in outputs if not isinstance(output, str)),
     }
@@ -386,14 +372,14 @@ def wanted_by(rule: Rule, config: Config, links: Mapping[str, Link]) -> set[Reso
 def test_what_is_remembered_makes_no_difference(
     world: list[World],
 ) -> None:
-    wishes, actual = Wishes(), Actual()
+    known, actual = KnownNeeds(), Actual()
     for config, now in world:
         actual = replace(actual, links=now)
         for _ in range(2):  # once more with the same, and what was done meanwhile
-            assert plan(config, actual, wishes) == plan(config, actual)
-            assert states(config, actual, wishes) == states(config, actual)
-            actual = carry_out(plan(config, actual, wishes), actual)
-        wishes.keep(config.rules)
+            assert plan(config, actual, known) == plan(config, actual)
+            assert states(config, actual, known) == states(config, actual)
+            actual = carry_out(plan(config, actual, known), actual)
+        known.keep(config.rules)
 
 
 def test_what_is_looked_up_by_the_thousand_has_hashes_of_its_own() -> None:
@@ -433,22 +419,22 @@ def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPat
     ) -> object:
         assert double == ()
         asked.append(rule.name)
-        return wish(rule, config, links, ways)
+        return needs(rule, config, links, ways)
 
-    monkeypatch.setattr("mcrd.planning.plan.wish", noted)
-    wishes = Wishes()
+    monkeypatch.setattr("mcrd.planning.needs.needs", noted)
+    known = KnownNeeds()
     other = replace(CAMERA, name="other", input=replace(CAMERA.input, port=5001))
     config, actual = Config(rules={"camera": CAMERA, "other": other}), Actual(links=LINKS)
-    plan(config, actual, wishes)
+    plan(config, actual, known)
     assert asked == ["camera", "other"]
     asked.clear()
     changed = replace(CAMERA, outputs=(replace(CAMERA.outputs[0], ttl=99),))
     again = Config(rules={"camera": changed, "other": replace(other)})
-    plan(again, Actual(links=dict(LINKS)), wishes)
+    plan(again, Actual(links=dict(LINKS)), known)
     assert asked == ["camera"]
     asked.clear()
     with_two = Config(rules=again.rules, interfaces={INPUT.interface: Interface(workers=2)})
-    steps = plan(with_two, actual, wishes)
+    steps = plan(with_two, actual, known)
     assert asked == ["camera", "other"]
     assert len([s for s in steps if isinstance(s, Open) and isinstance(s.resource, Worker)]) == 2
 
@@ -675,7 +661,7 @@ def outputs_of(
 ) -> tuple[Outlet | str, ...]:
     """What is to be opened for the outputs of a rule, in its first worker."""
     interfaces = {rule.input.interface: settings} if settings else {}
-    return next(iter(wish(rule, Config(interfaces=interfaces), links).relays.values()))
+    return next(iter(needs(rule, Config(interfaces=interfaces), links).relays.values()))
 
 
 RUNNING = reach(config_of(CAMERA), LINKS)
@@ -745,11 +731,11 @@ def test_a_source_that_this_host_does_not_have_is_said_whatever_the_routes_say(
     now = carry_out(plan(config_of(given), actual), actual)
     state = states(config_of(given), now)["camera"]
     assert state.reason == "this host does not have the address 198.51.100.9"
-    wishes = Wishes()
-    wishes.of(given, config_of(given), actual)
+    known = KnownNeeds()
+    known.of(given, config_of(given), actual)
     third = Link("eth7", 7, True, True, 1500, 1, (ip_interface(f"{source}/24"),))
     later = replace(actual, links={**LINKS, "eth7": third})
-    assert wishes.of(given, config_of(given), later) == wish(
+    assert known.of(given, config_of(given), later) == needs(
         given, config_of(given), later.links, ways
     )
 
@@ -792,10 +778,10 @@ def test_the_last_rule_of_an_interface_takes_everything_with_it() -> None:
 
 def test_members_and_routers_are_heard_where_a_group_is_sent_to() -> None:
     to_host = replace(CAMERA.outputs[0], address=ip_address("10.2.0.2"))
-    assert not wish(replace(CAMERA, outputs=(to_host,)), Config(), LINKS).optional
-    assert wish(CAMERA, Config(), LINKS).optional == HEARD
+    assert not needs(replace(CAMERA, outputs=(to_host,)), Config(), LINKS).optional
+    assert needs(CAMERA, Config(), LINKS).optional == HEARD
     gone = {name: link for name, link in LINKS.items() if name != "eth1"}
-    assert not wish(CAMERA, Config(), gone).optional
+    assert not needs(CAMERA, Config(), gone).optional
     deaf = reach(config_of(CAMERA), LINKS, broken=HEARD)
     assert KEY in deaf.relays
 
@@ -818,7 +804,7 @@ def test_a_hold_that_cannot_be_had_does_not_stop_its_rule() -> None:
 @pytest.mark.parametrize("missing", ["eth0", "eth1"])
 def test_a_rule_on_a_missing_interface_waits_and_nothing_is_opened(missing: str) -> None:
     links = {name: link for name, link in LINKS.items() if name != missing}
-    assert wish(CAMERA, Config(), links).waits == f"{missing} is missing"
+    assert needs(CAMERA, Config(), links).waits == f"{missing} is missing"
     assert plan(config_of(CAMERA), Actual(links)) == ()
 
 
@@ -838,7 +824,7 @@ def test_the_interface_that_comes_brings_its_rule() -> None:
 )
 def test_a_rule_waits_for_its_only_output(change: dict[str, object], why: str) -> None:
     links = {**LINKS, "eth1": replace(LINKS["eth1"], **change)}  # type: ignore[arg-type]
-    assert wish(CAMERA, Config(), links).waits == why
+    assert needs(CAMERA, Config(), links).waits == why
     assert plan(config_of(CAMERA), Actual(links)) == ()
 
 
@@ -1069,8 +1055,8 @@ def needs_of(
 ) -> tuple[set[Resource], set[Resource]]:
     """What an input needs besides ring and worker, and what is good to have."""
     output = Output("eth1", ip_address("10.2.0.2"), 6000, ttl=8)
-    entry = wish(Rule("camera", given, (output,)), Config(), links)
-    return {n for n in entry.needs if not isinstance(n, Ingress | Worker)}, set(entry.optional)
+    entry = needs(Rule("camera", given, (output,)), Config(), links)
+    return {n for n in entry.required if not isinstance(n, Ingress | Worker)}, set(entry.optional)
 
 
 def joined(*sources: str | None, group: str = "239.1.1.1") -> set[Resource]:
@@ -1264,7 +1250,7 @@ def test_members_map_range_to_range(
     rules_of_ranges = [r for r in config.rules.values() if r.enabled and r.input.interface in links]
     assume(rules_of_ranges)
     rule = data.draw(st.sampled_from(rules_of_ranges))
-    entry = wish(rule, config, links)
+    entry = needs(rule, config, links)
     given, source = rule.input, ip_address("10.0.0.77")
     size = given.address.num_addresses if isinstance(given.address, Network) else 1
     at = data.draw(st.integers(0, size - 1))
@@ -1335,7 +1321,7 @@ def test_a_fixed_source_is_taken_though_another_would_fit_better() -> None:
 
 def test_an_output_waits_for_its_fixed_source() -> None:
     rule = replace(CAMERA, outputs=(replace(OUTPUT, source=ip_address("10.1.0.7")),))
-    assert wish(rule, Config(), LINKS).waiting == ("eth1 does not have the address 10.1.0.7",)
+    assert needs(rule, Config(), LINKS).waiting == ("eth1 does not have the address 10.1.0.7",)
     assert plan(config_of(rule), Actual(LINKS)) == ()
 
 

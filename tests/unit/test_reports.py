@@ -16,7 +16,8 @@ import pytest
 from mcrd.lanes import rejoin
 from mcrd.lanes.rejoin import Rejoins, wanted
 from mcrd.observe.messages import Record, igmp, mld
-from mcrd.planning.resources import Link, Membership, Rejoin
+from mcrd.planning.links import Link
+from mcrd.planning.resources import Membership, Rejoin
 from mcrd.sockets import rejoin as sending
 from mcrd.sockets.rejoin import AT_ONCE, SOON, Repeater, source_for
 from mcrd.sockets.reports import Report, Wanted, is_reported, reports

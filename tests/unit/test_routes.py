@@ -16,7 +16,7 @@ import pytest
 from mcrd.host.neighbours import ASK_AGAIN, PATIENCE, PROBES_AT_ONCE, SELDOM_AFTER, Hop, Neighbours
 from mcrd.host.routes import PORTION, Routes
 from mcrd.model import Address
-from mcrd.planning.resources import Link, Lookup, Way
+from mcrd.planning.links import Link, Lookup, Way
 from mcrd.sockets import routes
 
 HOP: Hop = (7, ip_address("10.0.0.9"))

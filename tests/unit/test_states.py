@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 
 from mcrd.model import Config, Input, Output, Rule
-from mcrd.planning.plan import Actual, Failure, RelayKey, plan, wish
-from mcrd.planning.resources import Egress, Link, Members, Nowhere
+from mcrd.planning.links import Link
+from mcrd.planning.needs import needs
+from mcrd.planning.plan import plan
+from mcrd.planning.resources import Actual, Egress, Failure, Members, Nowhere, RelayKey
 from mcrd.planning.states import OutputState, RuleState, State, states
 from tests.unit.test_plan import carry_out, configs, hosts, reach
 
@@ -35,7 +37,7 @@ CLOUD = Output("wg0", ip_address("10.100.0.2"), 6000, ttl=64)
 RULE = Rule("camera", Input("eth0", ip_address("239.1.1.1"), 5000), (WALL, CLOUD))
 CONFIG = Config(rules={"camera": RULE})
 RUNNING = reach(CONFIG, LINKS)
-NEEDS = wish(RULE, CONFIG, LINKS)
+NEEDS = needs(RULE, CONFIG, LINKS)
 ((KEY, EGRESS),) = NEEDS.relays.items()
 ACTIVE = OutputState("active")
 
@@ -203,7 +205,7 @@ def test_a_rule_failed_when_its_only_usable_output_did() -> None:
 )
 def test_a_rule_failed_when_something_that_it_needs_did(number: int, words: str) -> None:
     failed = OutputState("failed", words)
-    assert of(failing(NEEDS.needs[number])) == RuleState("failed", words, (failed, failed), 0.5)
+    assert of(failing(NEEDS.required[number])) == RuleState("failed", words, (failed, failed), 0.5)
 
 
 def test_a_rule_failed_that_its_worker_refused() -> None:
@@ -266,7 +268,7 @@ def test_what_failed_is_failed_with_its_time_and_its_reason(
     broken = {found for found in whole.open if isinstance(found, Egress | Members)}
     now = reach(config, links, broken=broken)
     for name, state in states(config, now).items():
-        entry = wish(config.rules[name], config, links)
+        entry = needs(config.rules[name], config, links)
         tried = [o for relay in entry.whole.values() for o in relay.outputs]
         if config.rules[name].enabled and not entry.waits:
             if all(isinstance(output, Nowhere) for output in tried):

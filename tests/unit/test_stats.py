@@ -44,7 +44,7 @@ from mcrd.sockets.lost import Lost
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mcrd.planning.resources import Target
+    from mcrd.addresses import Target
 
 ETH0 = Ring(Ingress("eth0", 2))
 WALL: Target = ("eth1", ip_address("239.2.2.2"), 6000)

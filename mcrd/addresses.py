@@ -1,0 +1,78 @@
+"""Addresses and ports, single ones and ranges, and what outputs are called by. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Output, PortRange
+
+Target = tuple[str, Address | Network, int | PortRange]
+"""What an output is called by within its rule: interface, address, port, as in the file.
+
+The interface is "" for one that follows the routes: it stays the same output when they move.
+"""
+
+
+def first_address(address: Address | Network) -> Address:
+    """The address, or the first one of the network."""
+    return address if isinstance(address, Address) else address.network_address
+
+
+def covers(address: Address | Network, host: Address) -> bool:
+    """Whether it is that address, or in that network."""
+    if address == BROADCAST:
+        return host == LIMITED_BROADCAST
+    return host == address if isinstance(address, Address) else host in address
+
+
+def destinations(given: Input) -> tuple[Address | Network, ...]:
+    """All that an input takes, of broadcasts those of its interface too."""
+    first = LIMITED_BROADCAST if given.address == BROADCAST else given.address
+    return (first, *given.also)
+
+
+def has_port(ports: int | PortRange, port: int) -> bool:
+    """Whether it is that port, or in that range."""
+    return first_port(ports) <= port <= last_port(ports)
+
+
+def first_port(port: int | PortRange) -> int:
+    """The port, or the first one of the range."""
+    return port if isinstance(port, int) else port.first
+
+
+def last_port(port: int | PortRange) -> int:
+    """The port, or the last one of the range."""
+    return port if isinstance(port, int) else port.last
+
+
+def endpoint(address: Address | Network, port: int | PortRange) -> str:
+    """As people write it: 239.1.1.1:5000, [ff15::1]:5000; without a port for ESP, which has 0."""
+    if port == 0:
+        return str(address)
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def target(output: Output) -> Target:
+    """What the output is called by within its rule."""
+    return (output.interface or "", output.address, output.port)
+
+
+def is_to(output: Output, address: Address, port: int) -> bool:
+    """Whether the output sends there, or may, with a range."""
+    return covers(output.address, address) and (port == 0 or has_port(output.port, port))
+
+
+def where(output: Output) -> str:
+    """An output as people are told of it: its interface if it has one, address and port."""
+    to = endpoint(output.address, output.port)
+    return f"{output.interface} {to}" if output.interface is not None else to
+
+
+def is_of_link(address: Address) -> bool:
+    """Link scope; of IPv6 groups, by the scope in the address (RFC 4291, 2.7)."""
+    if isinstance(address, IPv6Address) and address.is_multicast:
+        return address.packed[1] & 0x0F <= 2
+    return address.is_link_local

@@ -1,0 +1,302 @@
+"""needs(rule, config, links, ways): what a rule needs of the host as it is now. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mcrd.addresses import first_port, last_port
+from mcrd.model import (
+    BROADCAST,
+    LIMITED_BROADCAST,
+    Address,
+    Config,
+    Input,
+    Interface,
+    Network,
+    Rule,
+)
+from mcrd.planning import names, patterns
+from mcrd.planning.broadcast import input_here, limit
+from mcrd.planning.links import Link, Lookup, Way
+from mcrd.planning.outlets import (
+    doubt_of,
+    lookups_of,
+    outlet,
+    own_addresses,
+    way_of,
+    why_down,
+    why_waiting,
+)
+from mcrd.planning.resources import (
+    Actual,
+    GroupProtocol,
+    Hold,
+    Ingress,
+    Membership,
+    Nowhere,
+    Outlet,
+    Reception,
+    Rejoin,
+    Relay,
+    RelayKey,
+    Resource,
+    Worker,
+)
+
+JOINED_AT_MOST = 1024  # groups of one range: a join each costs the kernel and the switches memory
+HELD_AT_MOST = 1024  # ports of one range
+# Where members of groups, and routers, say so: IGMPv3 and PIM, MLDv2 and PIM (RFC 3376, 4.2.14;
+# RFC 3810, 5.2.14; RFC 7761, 4.3.1).
+HEARD_ON: Mapping[int, tuple[Address, ...]] = {
+    4: (IPv4Address("224.0.0.22"), IPv4Address("224.0.0.13")),
+    6: (IPv6Address("ff02::16"), IPv6Address("ff02::d")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a rule needs here and now. `waits` says what it waits for, "" when it does not.
+
+    `required` has to be open for the rule to run, `optional` is good to have. `relays` has, for
+    each worker and each output of the rule, what is to be opened or what it waits for; `waiting`
+    the same where there is no worker to be had. `whole` is what the workers do when all of it can
+    be opened. `doubts` say of each output why its packets may go nowhere. `moves`: some output
+    follows the routes, or leads nowhere now.
+    """
+
+    waits: str
+    required: tuple[Resource, ...] = ()
+    optional: tuple[Resource, ...] = ()
+    relays: Mapping[RelayKey, tuple[Outlet | str, ...]] = field(default_factory=dict)
+    waiting: tuple[str, ...] = ()
+    whole: Mapping[RelayKey, Relay] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    moves: bool = False
+
+
+class _Known(NamedTuple):
+    """Needs, what it depends on, and when that was looked at last."""
+
+    look: int
+    rule: Rule
+    settings: tuple[Interface | None, str, tuple[str, ...]]
+    lookups: tuple[Lookup, ...]
+    seen: tuple[Link | Way | bool | None, ...]
+    needs: Needs
+
+
+class KnownNeeds:
+    """Remembers what each rule needs as long as nothing that this depends on has changed.
+
+    With thousands of rules most of planning would else be to find that out anew. It makes no
+    difference to any result.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self._links: Mapping[str, Link] = {}
+        self._ways: Mapping[Lookup, Way] = {}
+        self._interfaces: Mapping[str, Interface] = {}
+        self._rules: Mapping[str, Rule] = {}
+        self._doubles = names.NONE
+        self._own: frozenset[Address] = frozenset()
+        self._look = 0  # another number whenever links, ways or settings are other ones
+
+    def of(self, rule: Rule, config: Config, actual: Actual) -> Needs:
+        """As needs()."""
+        links, ways = actual.links, actual.ways
+        if (
+            links is not self._links
+            or config.interfaces is not self._interfaces
+            or config.rules is not self._rules
+        ):
+            self._links, self._interfaces, self._rules = links, config.interfaces, config.rules
+            self._doubles = names.doubles(config, links)
+            self._own = own_addresses(links)
+            self._look += 1
+        if ways is not self._ways:
+            self._ways = ways
+            self._look += 1
+        known = self._known.get(rule.name)
+        if known is not None and known.look == self._look and known.rule is rule:
+            return known.needs
+        link = links.get(rule.input.interface)
+        table = names.settings(config, link) if link is not None else None
+        double = self._doubles.of(rule)
+        settings = (table, config.daemon.sandbox, double)
+        if known is not None and known.rule is rule:
+            lookups = known.lookups
+        else:
+            lookups = tuple(lookups_of(rule))
+        there = [ways.get(one) for one in lookups]
+        seen = (
+            links.get(rule.input.interface),
+            *(links.get(o.interface or "") for o in rule.outputs),
+            *there,
+            *(links.get(way.interface) for way in there if way is not None),
+            *(o.source in self._own for o in rule.outputs if o.interface is None and o.source),
+        )
+        # Of tuples, what is the same object is compared no further.
+        if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
+            found = known.needs
+        else:
+            found = needs(rule, config, links, ways, double)
+            if known is not None and found == known.needs:
+                found = known.needs  # the same object: what was made of it need not be compared
+        self._known[rule.name] = _Known(self._look, rule, settings, lookups, seen, found)
+        return found
+
+    def keep(self, rules: Mapping[str, Rule]) -> None:
+        """Forgets all rules but these."""
+        self._known = {name: known for name, known in self._known.items() if name in rules}
+
+
+def needs(
+    rule: Rule,
+    config: Config,
+    links: Mapping[str, Link],
+    ways: Mapping[Lookup, Way] = MappingProxyType({}),
+    double: Sequence[str] = (),
+) -> Needs:
+    """What `rule` needs, as the links and the routes are now; `double` as Doubles.of()."""
+    link = links.get(rule.input.interface)
+    same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
+    waiting = tuple(
+        twice or why_waiting(output, links)
+        for twice, output in zip(of_outputs, rule.outputs, strict=True)
+    )
+    if link is None:
+        missing = patterns.missing(rule.input.interface, links)
+        return Needs(missing, waiting=tuple(waits or missing for waits in waiting))
+    if same:
+        return Needs(same, waiting=tuple(waits or same for waits in waiting))
+    if all(waiting):
+        return Needs("; ".join(dict.fromkeys(waiting)), waiting=waiting)
+    settings = names.settings(config, link)
+    ingress = Ingress(link.name, link.index, settings.workers, settings.ring_size)
+    strict = config.daemon.sandbox == "strict"
+    cpus = settings.cpus or (None,)
+    workers = tuple(
+        Worker(ingress, number, cpus[number % len(cpus)], strict)
+        for number in range(settings.workers)
+    )
+    relays = {
+        RelayKey(worker, rule.name): tuple(
+            waits or outlet(worker, rule, output, links, ways)
+            for waits, output in zip(waiting, rule.outputs, strict=True)
+        )
+        for worker in workers
+    }
+    reception, optional = _reception(rule.input, link)
+    whole = {}
+    by_source = any(output.source == "keep" for output in rule.outputs)
+    for key, outputs in relays.items():
+        opened = [
+            (output, limit(rule.outputs[at], links.get(rule.outputs[at].interface or "")))
+            for at, output in enumerate(outputs)
+            if not isinstance(output, str)
+        ]
+        sockets, limits = zip(*opened, strict=True)
+        # One worker that cannot be had is no reason to stop the others.
+        whole[key] = Relay(
+            input_here(rule.input, link),
+            sockets,
+            limits,
+            (ingress, key.worker, *reception),
+            by_source,
+            rule.inspect,
+        )
+    required = (ingress, *workers, *reception)
+    optional += _unasked(rule.input, link, settings, reception)
+    heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
+    doubts = tuple(
+        "" if waits else doubt_of(output, links, way_of(rule, output, ways))
+        for waits, output in zip(waiting, rule.outputs, strict=True)
+    )
+    moves = any(
+        isinstance(output, Nowhere) or output.sending.routed
+        for relay in whole.values()
+        for output in relay.outputs
+    )
+    return Needs(
+        why_down(rule.input.interface, links),
+        required,
+        optional + heard,
+        relays,
+        whole=whole,
+        doubts=doubts,
+        moves=moves,
+    )
+
+
+def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
+    """What lets an input's packets reach the ring: needed, and good to have."""
+    where = (link.name, link.index)
+    if given.address in (BROADCAST, LIMITED_BROADCAST):
+        return (), ()  # nobody answers a broadcast with "port unreachable" (RFC 1122, 3.2.2)
+    if not given.address.is_multicast:
+        return (), _holds(given, link)
+    groups = _members(given.address)
+    if given.vlan is not None:
+        # A join would go out untagged, to the wrong VLAN.
+        return tuple(Reception(*where, group) for group in groups or (None,)), ()
+    if groups is None:
+        return (Reception(*where, None),), ()
+    if given.sources and all(source.num_addresses == 1 for source in given.sources):
+        hosts = [source.network_address for source in given.sources]
+        return tuple(Membership(*where, group, host) for group in groups for host in hosts), ()
+    return tuple(Membership(*where, group) for group in groups), ()
+
+
+def _unasked(
+    given: Input, link: Link, settings: Interface, reception: Sequence[Resource]
+) -> tuple[Resource, ...]:
+    """How its groups are reported, where the rule file says more of that than the kernel does."""
+    if not any(isinstance(each, Membership) for each in reception):
+        return ()
+    where, version = (link.name, link.index), given.address.version
+    spoken = settings.igmp_version if version == 4 else settings.mld_version
+    found: list[Resource] = []
+    if spoken is not None:
+        found.append(GroupProtocol(*where, version, spoken))
+    if settings.rejoin is not None:
+        found.append(Rejoin(*where, settings.rejoin, settings.mld_version))
+    return tuple(found)
+
+
+def _heard(rule: Rule, links: Mapping[str, Link], waiting: Sequence[str]) -> Iterator[Membership]:
+    """What makes members and routers heard where groups are sent to: explain tells of them."""
+    for output, waits in zip(rule.outputs, waiting, strict=True):
+        if output.address.is_multicast and not waits:
+            link = links[output.interface or ""]
+            for group in HEARD_ON[output.address.version]:
+                yield Membership(link.name, link.index, group)
+
+
+def _members(address: Address | Network) -> tuple[Address, ...] | None:
+    """All addresses of a range; None when they are too many to join."""
+    if isinstance(address, Address):
+        return (address,)
+    return tuple(address) if address.num_addresses <= JOINED_AT_MOST else None
+
+
+def _holds(given: Input, link: Link) -> tuple[Resource, ...]:
+    """The kernel answers for addresses of this host only, so only those of a range are held."""
+    if isinstance(given.address, Address):
+        addresses: list[Address] = [given.address]
+    else:
+        addresses = [own.ip for own in link.addresses if own.ip in given.address]
+    ports = range(first_port(given.port), last_port(given.port) + 1)
+    if len(addresses) * len(ports) > HELD_AT_MOST:
+        return ()
+    return tuple(
+        Hold(link.name, link.index, address, port, given.protocol)
+        for address in addresses
+        for port in ports
+    )

@@ -1,0 +1,157 @@
+"""What an output is here and now: what it waits for, where it leaves, what it opens. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+
+from mcrd.addresses import Target, first_address, first_port, target
+from mcrd.model import MANNER, Address, Config, Output, PortRange, Rule
+from mcrd.planning import names, patterns
+from mcrd.planning.broadcast import destination
+from mcrd.planning.doubts import doubt
+from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
+from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Sending, Worker
+
+
+def lookups_of(rule: Rule) -> Iterator[Lookup]:
+    """What has to be known of the routes for a rule."""
+    for output in rule.outputs:
+        one = lookup(output, rule.input.protocol)
+        if one is not None:
+            yield one
+
+
+def outputs_by_lookup(config: Config) -> dict[Lookup, list[tuple[str, Target]]]:
+    """What has to be known of the routes for the rules that are enabled, and for which outputs."""
+    found: dict[Lookup, list[tuple[str, Target]]] = {}
+    for rule in config.rules.values():
+        for output in rule.outputs if rule.enabled else ():
+            one = lookup(output, rule.input.protocol)
+            if one is not None:
+                found.setdefault(one, []).append((rule.name, target(output)))
+    return found
+
+
+def why_down(name: str, links: Mapping[str, Link]) -> str:
+    """Why nothing passes an interface, "" when something can."""
+    link = links[name]
+    if not link.up:
+        return f"{names.shown(name, links)} is down"
+    if not link.carrier:
+        return f"{names.shown(name, links)} has no carrier"
+    return ""
+
+
+def why_waiting(output: Output, links: Mapping[str, Link]) -> str:
+    """What an output waits for; "" for nothing. One that follows the routes need not: Nowhere."""
+    if output.interface is None:
+        return ""
+    link = links.get(output.interface)
+    if link is None:
+        return patterns.missing(output.interface, links)
+    if down := why_down(output.interface, links):
+        return down
+    if output.source != "keep" and source_of(output, link) is None:
+        name = names.shown(output.interface, links)
+        if output.source is not None:
+            return f"{name} does not have the address {output.source}"
+        return f"{name} has no IPv{output.address.version} address"
+    return ""
+
+
+def way_of(rule: Rule, output: Output, ways: Mapping[Lookup, Way]) -> Way | None:
+    """Where the routes lead for an output; None where they are not asked, or have not answered."""
+    asked = lookup(output, rule.input.protocol)
+    return ways.get(asked) if asked is not None else None
+
+
+def doubt_of(output: Output, links: Mapping[str, Link], way: Way | None) -> str:
+    """Why what an output sends may go nowhere, "" for no reason."""
+    if output.interface is not None:
+        link = links[output.interface]
+        found = doubt(output, link, source_of(output, link))
+    elif way is None or way.trouble or way.interface not in links:
+        return ""
+    else:
+        found = doubt(output, links[way.interface], _source_by(way, output))
+    return found.reason if found else ""
+
+
+def _source_by(way: Way, output: Output) -> Address | None:
+    """What an output that follows the routes sends from; None: from addresses that are kept."""
+    return None if output.source == "keep" else output.source or way.source
+
+
+def own_addresses(links: Mapping[str, Link]) -> frozenset[Address]:
+    """The addresses of this host."""
+    return frozenset(address.ip for link in links.values() for address in link.addresses)
+
+
+def _nowhere(output: Output, way: Way | None, links: Mapping[str, Link]) -> str:
+    """Why no way leads to the host of an output; "" when one does."""
+    source = output.source if output.interface is None else None
+    if isinstance(source, Address) and source not in own_addresses(links):
+        # The kernel finds no route from such a source, whatever the routes are.
+        return f"this host does not have the address {source}"
+    if way is not None and way.trouble:
+        return way.trouble
+    if output.interface is not None:
+        return ""
+    if way is None:
+        return f"the route to {output.address} is not known"
+    link = links.get(way.interface)
+    if link is None:
+        return f"{way.interface} is missing"
+    if down := why_down(way.interface, links):
+        return down
+    if output.source is None and way.source is None:
+        return f"{link.name} has no IPv{output.address.version} address"
+    return ""
+
+
+def outlet(
+    worker: Worker,
+    rule: Rule,
+    output: Output,
+    links: Mapping[str, Link],
+    ways: Mapping[Lookup, Way],
+) -> Outlet:
+    """What the output is in a worker, once it waits for nothing."""
+    way = way_of(rule, output, ways)
+    if lookup(output, rule.input.protocol) and (why := _nowhere(output, way, links)):
+        return Nowhere(worker, rule.name, target(output), why)
+    routed = output.interface is None
+    if output.interface is None:
+        assert way is not None
+        link = links[way.interface]
+        source = _source_by(way, output)
+    else:
+        link = links[output.interface]
+        source = source_of(output, link)
+    leaving = (link.name, link.index, source, rule.input.protocol, routed)
+    sending = _sending(leaving, _manner(output))
+    address, port, called = destination(output, link, source), output.port, target(output)
+    if (
+        rule.input.is_range
+        or source is None
+        or not isinstance(address, Address)
+        or isinstance(port, PortRange)
+    ):
+        starts = first_address(rule.input.address), first_port(rule.input.port)
+        return Members(worker, rule.name, sending, address, port, called, *starts)
+    of = called if (output.interface, output.address) != (link.name, address) else None
+    return Egress(worker, rule.name, sending, address, port, of=of)
+
+
+@lru_cache(maxsize=256)
+def _sending(leaving: tuple[Any, ...], manner: tuple[Any, ...]) -> Sending:
+    """The same object for outputs that send alike: thousands of them often do."""
+    return Sending(*leaving, **dict(zip(MANNER, manner, strict=True)))
+
+
+_manner = attrgetter(*MANNER)
