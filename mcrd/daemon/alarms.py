@@ -31,6 +31,12 @@ INTERFACE = {
 }
 """Drops of an interface that somebody can do something about."""
 
+OUTPUT = {
+    "unreachable": "packets had no way to the host",
+    "rate_limited": "packets over its limit were not sent",
+}
+"""Drops of an output that are worth a line."""
+
 log = logging.getLogger(__name__)
 
 
@@ -149,11 +155,9 @@ class Alarms:
             what = f"packets were not sent: {', '.join(sorted(grown))}"
             self._errors[subject] = found.errors
             self._count(subject, "unsent", what, errors, now)
-            nowhere = "packets had no way to the host"
-            self._count(subject, "unreachable", nowhere, found.unreachable, now)
-            over = "packets over its limit were not sent"
-            self._count(subject, "rate_limited", over, found.rate_limited, now)
-            lost = errors + found.unreachable
+            for reason, what in OUTPUT.items():
+                self._count(subject, reason, what, found.dropped[reason], now)
+            lost = errors + found.dropped["unreachable"]
             total, second = found.sent.packets + lost, recent()
             self._share(subject, lost, total, config.daemon.loss, now, second)
         self._end(now)

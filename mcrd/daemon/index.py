@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from mcrd.dataplane.messages import MemberKey
-from mcrd.lanes.counts import InterfaceCount, OutputCount, RuleCount, Traffic
+from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount, Traffic
 from mcrd.lanes.inspections import InspectCount, Last, TsCount
 from mcrd.model import (
     Broadcast,
@@ -129,4 +129,6 @@ def unpack(packed: Any) -> Any:
     if kind is Egress:
         of_all = {field: parts.pop(field) for field in SENDING if field in parts}
         parts["sending"] = Sending(**of_all)
+    if kind is OutputCount and "dropped" not in parts:  # as 0.1.0 had it
+        parts["dropped"] = {reason: parts.pop(reason, 0) for reason in OF_OUTPUTS}
     return kind(**parts)

@@ -16,7 +16,6 @@ from mcrd.answers import (
     Inspected,
     InterfaceCounts,
     OutputCounts,
-    OutputDrops,
     Peak,
     PerSecond,
     RuleCounts,
@@ -185,7 +184,7 @@ def _output(
         sent=_traffic(count.sent),
         errors=count.errors,
         refused=count.refused,
-        **{reason: getattr(count, reason) for reason in OutputDrops.__struct_fields__},
+        **count.dropped,
         unanswered=count.unanswered,
         send_buffer_full=count.errors.get("EAGAIN", 0),  # a name that says more
         rate=rate(ledger.output_rate(name, target(output))),

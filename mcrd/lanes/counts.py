@@ -27,6 +27,9 @@ OF_RULES: tuple[str, ...] = tuple(
 )
 """Drops that a rule counts too."""
 
+OF_OUTPUTS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct output_drops").fields)
+"""Why an output did not send a datagram, unless it was an error."""
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -82,18 +85,15 @@ class RuleCount:
 class OutputCount:
     """What became of the datagrams of one output; `errors` by the name of the errno.
 
-    `refused` counts reports of refusals, not datagrams; `new_member` datagrams that waited in vain
-    for a socket, or could not wait; `unreachable` those that no way to the host was there for. Of
-    these, `unanswered` are among `sent` as well: the kernel took them, and threw them away.
-    `waiting` is how many wait for a socket now.
+    `refused` counts reports of refusals, not datagrams. Of the `dropped` that are unreachable,
+    `unanswered` are among `sent` as well: the kernel took them, and threw them away. `waiting` is
+    how many wait for a socket now.
     """
 
     sent: Traffic = field(default_factory=Traffic)
     errors: dict[str, int] = field(default_factory=dict)
     refused: int = 0
-    rate_limited: int = 0
-    new_member: int = 0
-    unreachable: int = 0
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_OUTPUTS, 0))
     unanswered: int = 0
     waiting: int = 0
 
@@ -101,11 +101,9 @@ class OutputCount:
         """Add the other's counts to these."""
         self.sent.add(other.sent)
         self.refused += other.refused
-        self.rate_limited += other.rate_limited
-        self.new_member += other.new_member
-        self.unreachable += other.unreachable
         self.unanswered += other.unanswered
         self.waiting += other.waiting
+        _add(self.dropped, other.dropped)
         _add(self.errors, other.errors)
 
 

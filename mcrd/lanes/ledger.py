@@ -101,7 +101,7 @@ class Ledger:
     def sent_to_nobody(self, rule: str, target: Target, packets: int) -> None:
         """Note that so many of the datagrams that an output sent reached no host."""
         kept = self._outputs.setdefault((rule, target), OutputCount())
-        kept.unreachable += packets
+        kept.dropped["unreachable"] += packets
         kept.unanswered += packets
 
     def forget(

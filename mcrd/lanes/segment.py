@@ -19,6 +19,7 @@ from mcrd.addresses import Target
 from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.lanes.counts import (
     DROP_REASONS,
+    OF_OUTPUTS,
     OF_RINGS,
     OF_RULES,
     InterfaceCount,
@@ -222,14 +223,9 @@ class Segment:
             if place.count:
                 name = errno.errorcode.get(place.number, "OTHER")
                 errors[name] = errors.get(name, 0) + place.count
+        dropped = {name: getattr(counters.dropped, name) for name in OF_OUTPUTS}
         return OutputCount(
-            _traffic(counters),
-            errors,
-            counters.refused,
-            counters.rate_limited,
-            counters.new_member,
-            counters.unreachable,
-            waiting=counters.waiting,
+            _traffic(counters), errors, counters.refused, dropped, waiting=counters.waiting
         )
 
     def end_waiting(self, slots: Iterable[int] | None = None) -> None:
@@ -237,7 +233,8 @@ class Segment:
         for slot in self.outputs.taken.values() if slots is None else slots:
             counters = self._view.outputs[slot]
             if counters.waiting:  # whatever a worker wrote there
-                counters.new_member = (counters.new_member + counters.waiting) % 2**64
+                dropped = counters.dropped
+                dropped.new_member = (dropped.new_member + counters.waiting) % 2**64
                 counters.waiting = 0
 
     def failing(self) -> list[tuple[str, Target]]:

@@ -317,3 +317,8 @@ def test_a_later_version_may_have_more_to_say() -> None:
     packed[1]["colour"] = "red"
     with pytest.raises(TypeError, match="colour"):
         unpack(packed)
+
+
+def test_drops_of_an_output_that_were_fields_of_their_own_are_not_lost() -> None:
+    found = unpack(["OutputCount", {"refused": 1, "new_member": 5, "unanswered": 2}])
+    assert (found.refused, found.dropped["new_member"], found.unanswered) == (1, 5, 2)

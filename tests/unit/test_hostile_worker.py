@@ -218,8 +218,8 @@ def test_counters_may_say_anything_at_any_time() -> None:
     before = ledger.output("a", target)
     ledger.end_output(ring, "a", target)
     ledger.detach(ring, Lost(3, 3))
-    before.new_member = (before.new_member + before.waiting) % 2**64  # it waited in vain
-    before.waiting = 0
+    waited, before.waiting = before.waiting, 0  # in vain
+    before.dropped["new_member"] = (before.dropped["new_member"] + waited) % 2**64
     assert ledger.output("a", target) == before
 
 

@@ -29,6 +29,7 @@ from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.daemon import health, report
 from mcrd.lanes.counts import (
     DROP_REASONS,
+    OF_OUTPUTS,
     OF_RINGS,
     OF_RULES,
     InterfaceCount,
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
 ETH0 = Ring(Ingress("eth0", 2))
 WALL: Target = ("eth1", ip_address("239.2.2.2"), 6000)
 CLOUD: Target = ("wg0", ip_address("10.100.0.2"), 6000)
+
+
+def drops(**counts: int) -> dict[str, int]:
+    """Those of an output, with all that are 0."""
+    return {**dict.fromkeys(OF_OUTPUTS, 0), **counts}
 
 
 class Pen:
@@ -97,11 +103,11 @@ class Pen:
 
     def rate_limited(self, slot: int, count: int) -> None:
         """Counts datagrams beyond the output's limit."""
-        self.view.outputs[slot].rate_limited += count
+        self.view.outputs[slot].dropped.rate_limited += count
 
     def new_member(self, slot: int, count: int) -> None:
         """Counts datagrams of members without a socket."""
-        self.view.outputs[slot].new_member += count
+        self.view.outputs[slot].dropped.new_member += count
 
     def waiting(self, slot: int, count: int) -> None:
         """Says how many wait now."""
@@ -157,7 +163,7 @@ def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
         Traffic(10, 14000), {**dict.fromkeys(OF_RULES, 0), "rate_limited": 6}
     )
     assert segment.output(output_slot) == OutputCount(
-        Traffic(7, 9800), {"ENETUNREACH": 3}, refused=2, rate_limited=4, new_member=5
+        Traffic(7, 9800), {"ENETUNREACH": 3}, refused=2, dropped=drops(rate_limited=4, new_member=5)
     )
 
 
@@ -191,6 +197,7 @@ def test_no_reason_has_lost_its_name() -> None:
     of_rules = "rate_limited looped cut_off"
     assert not set(names.split() + of_rules.split()) - set(DROP_REASONS)
     assert not set(of_rules.split()) - set(OF_RULES)
+    assert not {"rate_limited", "new_member", "unreachable"} - set(OF_OUTPUTS)
 
 
 def test_counters_go_beyond_32_bits(segment: Segment, pen: Pen) -> None:
@@ -379,7 +386,7 @@ def test_what_ended_stays_in_the_sum(segment: Segment, pen: Pen) -> None:
     pen.new_member(segment.output_slot("camera", WALL), 4)
     assert ledger.rule("camera").received == Traffic(15, 1500)
     assert ledger.output("camera", WALL) == OutputCount(
-        Traffic(14, 1400), {"EPERM": 1}, refused=0, rate_limited=4, new_member=6
+        Traffic(14, 1400), {"EPERM": 1}, refused=0, dropped=drops(rate_limited=4, new_member=6)
     )
 
 
@@ -389,12 +396,12 @@ def test_what_waits_is_lost_with_its_worker(segment: Segment, pen: Pen) -> None:
     slot = segment.output_slot("camera", WALL)
     pen.new_member(slot, 2)
     pen.waiting(slot, 3)
-    assert ledger.output("camera", WALL) == OutputCount(new_member=2, waiting=3)
+    assert ledger.output("camera", WALL) == OutputCount(dropped=drops(new_member=2), waiting=3)
     segment.end_waiting()
-    assert ledger.output("camera", WALL) == OutputCount(new_member=5)
+    assert ledger.output("camera", WALL) == OutputCount(dropped=drops(new_member=5))
     pen.waiting(slot, 4)
     ledger.end_output(ETH0, "camera", WALL)
-    assert ledger.output("camera", WALL) == OutputCount(new_member=9)
+    assert ledger.output("camera", WALL) == OutputCount(dropped=drops(new_member=9))
 
 
 def test_looking_changes_nothing(segment: Segment, pen: Pen) -> None:

@@ -23,10 +23,10 @@ void count_errors(struct output_counters *output, int error, uint64_t by)
 /* By an error, for a limit, or for want of a way. */
 static uint64_t unsent(const struct output_counters *output)
 {
-	uint64_t sum = __atomic_load_n(&output->rate_limited, __ATOMIC_RELAXED);
+	uint64_t sum = __atomic_load_n(&output->dropped.rate_limited, __ATOMIC_RELAXED);
 	int i;
 
-	sum += __atomic_load_n(&output->unreachable, __ATOMIC_RELAXED);
+	sum += __atomic_load_n(&output->dropped.unreachable, __ATOMIC_RELAXED);
 	for (i = 0; i < MCRD_ERROR_PLACES; i++)
 		sum += __atomic_load_n(&output->errors[i].count, __ATOMIC_RELAXED);
 	return sum;

@@ -56,7 +56,7 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 
 		if (output->socket >= MCRD_NOWHERE) {
 			if (output->socket == MCRD_NOWHERE) {
-				count(&output->counters->unreachable, 1);
+				count(&output->counters->dropped.unreachable, 1);
 				count(worker->egress.failed, 1);
 				continue;
 			}
@@ -64,12 +64,12 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 				continue; /* it waits: see relay_all() */
 			to = &member->outputs[next++];
 			if (to->socket == MCRD_BY_MEMBER) {
-				count(&output->counters->new_member, 1);
+				count(&output->counters->dropped.new_member, 1);
 				continue;
 			}
 		}
 		if (!limit_pass(&output->limit, now)) {
-			count(&output->counters->rate_limited, 1);
+			count(&output->counters->dropped.rate_limited, 1);
 			continue;
 		}
 		result = egress_add(&worker->egress, to, payload, length, on_completion, worker);

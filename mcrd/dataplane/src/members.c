@@ -86,7 +86,7 @@ static void count_new(const struct rule *rule, int waited)
 
 	for (i = 0; i < rule->output_count; i++)
 		if (rule->outputs[i].socket == MCRD_BY_MEMBER) {
-			count(&rule->outputs[i].counters->new_member, 1);
+			count(&rule->outputs[i].counters->dropped.new_member, 1);
 			if (waited)
 				count(&rule->outputs[i].counters->waiting, (uint64_t)-1);
 		}

@@ -16,7 +16,7 @@
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 8
+#define MCRD_SEGMENT_VERSION 9
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -97,13 +97,19 @@ struct rule_counters {
 	struct meter meter;
 };
 
+/* Why an output did not send a datagram, unless it was an error; nowhere else is there a list of it, and the names here are
+ * those of the counters. The tests say which documents have to explain a new one. */
+struct output_drops {
+	uint64_t rate_limited; /* over the limit of the output */
+	uint64_t new_member;   /* it waited in vain for the sockets of its member, or could not wait */
+	uint64_t unreachable;  /* there is no way to the host */
+};
+
 struct output_counters {
 	struct traffic traffic;
 	uint64_t refused;
-	uint64_t rate_limited;
-	uint64_t new_member;
+	struct output_drops dropped;
 	uint64_t waiting; /* now, for the sockets of their members */
-	uint64_t unreachable;
 	struct error_counter errors[MCRD_ERROR_PLACES];
 	struct meter meter;
 };

@@ -65,10 +65,10 @@ static void test_unsent(void)
 	CHECK_EQUAL(counters_unsent(outputs, 3, known, slots), 0);
 	count(&outputs[0].traffic.packets, 5);
 	count(&outputs[0].refused, 5);
-	count(&outputs[0].new_member, 5);
+	count(&outputs[0].dropped.new_member, 5);
 	count_errors(&outputs[1], EPERM, 2);
 	count_errors(&outputs[2], EIO, 1);
-	count(&outputs[2].rate_limited, 7);
+	count(&outputs[2].dropped.rate_limited, 7);
 	count_errors(&outputs[3], EIO, 1); /* beyond the end */
 	CHECK_EQUAL(counters_unsent(outputs, 3, known, slots), 2);
 	CHECK_EQUAL(slots[0], 1);

@@ -346,7 +346,7 @@ static void test_what_waits_is_kept_in_order(void)
 	}
 	CHECK_EQUAL(members_next_wanted(rules, &key), 0);
 	CHECK_EQUAL(waiting_now(), 0);
-	CHECK_EQUAL(counters[0].new_member, 0);
+	CHECK_EQUAL(counters[0].dropped.new_member, 0);
 	CHECK_EQUAL(rules->waiting.used, 0);
 	CHECK_EQUAL(members_sleep(rules), 0);
 	rules_free(rules);
@@ -371,9 +371,9 @@ static void test_what_cannot_be_had_is_counted(void)
 	CHECK_EQUAL(taken_off(rules), 2);
 	/* One is refused: all that waits for it goes at once. */
 	CHECK_EQUAL(members_remove(rules, &key), 0);
-	CHECK_EQUAL(counters[0].new_member, 5);
-	CHECK_EQUAL(counters[1].new_member, 0);
-	CHECK_EQUAL(counters[2].new_member, 5);
+	CHECK_EQUAL(counters[0].dropped.new_member, 5);
+	CHECK_EQUAL(counters[1].dropped.new_member, 0);
+	CHECK_EQUAL(counters[2].dropped.new_member, 5);
 	CHECK_EQUAL(waiting_now(), 5);
 	CHECK_EQUAL(rules->unanswered, 1);
 	/* It is asked for again with its next packet. */
@@ -388,7 +388,7 @@ static void test_what_cannot_be_had_is_counted(void)
 	rules->now++;
 	members_expire(rules);
 	CHECK_EQUAL(waiting_now(), 0);
-	CHECK_EQUAL(counters[2].new_member, 11);
+	CHECK_EQUAL(counters[2].dropped.new_member, 11);
 	CHECK_EQUAL(rules->members.count, 2);
 	CHECK_EQUAL(rules->unanswered, 2);
 	CHECK_EQUAL(members_remove(rules, &second), 0);
@@ -407,12 +407,12 @@ static void test_what_cannot_be_had_is_counted(void)
 	/* A rule takes with it what waits. */
 	put_by_member(rules, 5, 0);
 	CHECK_EQUAL(waiting_now(), 0);
-	CHECK_EQUAL(counters[0].new_member, 14);
+	CHECK_EQUAL(counters[0].dropped.new_member, 14);
 	CHECK_EQUAL(rules->unanswered, 0);
 	CHECK_EQUAL(rules->waiting.used, 0);
 	comes(rules, 5, &sample, 0);
 	CHECK_EQUAL(rules_remove(rules, 5), 0);
-	CHECK_EQUAL(counters[0].new_member, 15);
+	CHECK_EQUAL(counters[0].dropped.new_member, 15);
 	CHECK(queue_is_empty(&rules->asking));
 	rules_free(rules);
 	free(rules);
@@ -455,7 +455,7 @@ static void test_members_are_bounded(void)
 	}
 	CHECK_EQUAL(rules->members.count, ALONE);
 	CHECK_EQUAL(waiting_now(), ALONE);
-	CHECK_EQUAL(counters[0].new_member, MANY - ALONE);
+	CHECK_EQUAL(counters[0].dropped.new_member, MANY - ALONE);
 	for (i = 0; i < MANY; i++) {
 		sample = member_number(i);
 		comes(rules, 6, &sample, i);
