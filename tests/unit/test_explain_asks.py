@@ -14,6 +14,7 @@ from mcrd.cli import explain
 from mcrd.client import ControlError, NoAnswerError, network_namespace
 from mcrd.daemon import report
 from mcrd.daemon.control import Request, Server
+from mcrd.explain import gather
 from mcrd.model import Input, Output, Rule
 from mcrd.planning.states import OutputState, RuleState
 
@@ -64,8 +65,8 @@ def explained(path: Path, answer: Callable[[Request], Any]) -> None:
 def test_a_daemon_that_does_not_answer_is_not_blamed_on_the_file(
     silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(explain, "TIMEOUT", 0.2)
-    monkeypatch.setattr(explain, "RELOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(gather, "TIMEOUT", 0.2)
+    monkeypatch.setattr(gather, "RELOAD_TIMEOUT", 0.2)
     with pytest.raises(NoAnswerError, match="did not answer within"):
         explained(tmp_path / "s", lambda r: None if r.command == silent else ANSWERS[r.command])
     assert capsys.readouterr().out == ""
