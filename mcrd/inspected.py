@@ -47,8 +47,8 @@ def inspected(found: Inspected) -> Iterator[str]:
     yield f"lost before it came here ({formats}): {lost}"
     if faults := _named(found, *FAULTS, "longest_gap"):
         yield f"    {faults}"
-    times = _times(found, "jitter", "jitter_most", "longest_silence")
-    yield f"    {times}; {counted(found.flows, 'flow')}"
+    jitter = ("jitter", "jitter_most") if found.jitter_most_s else ()
+    yield f"    {_times(found, *jitter, 'longest_silence')}; {counted(found.flows, 'flow')}"
     yield from _of_ts(found)
 
 
@@ -57,8 +57,9 @@ def _of_ts(found: Inspected) -> Iterator[str]:
     if not stream.packets and not stream.sync_errors:
         return
     faults = _named(stream, *TS_FAULTS) or "no other fault"
-    times = _times(stream, "pcr_interval", "pcr_jitter")
-    yield f"    {counted(stream.packets, 'packet')} of MPEG-TS: {faults}; {times}"
+    times = _times(stream, "pcr_interval", "pcr_jitter", "pcr_jitter_most")
+    clock = f"; {times}" if stream.pcr_interval_s else ""
+    yield f"    {counted(stream.packets, 'packet')} of MPEG-TS: {faults}{clock}"
     if stream.by_pid:
         by_pid = ", ".join(f"{pid}: {number}" for pid, number in stream.by_pid.items())
         yield f"    continuity errors by PID: {by_pid}"

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mcrd.answers import InterfaceCounts, OutputCounts, Rate, Stats
+from mcrd.answers import InterfaceCounts, OutputCounts, Rate, RuleCounts, Stats
 from mcrd.cli.output import drops
 
 Ask = Callable[[], Stats]
@@ -48,11 +48,15 @@ class Row:
     minute: float
     peak: int
     lost: int
+    before: int = 0
     is_output: bool = False
 
 
-COLUMNS = ("name", "state", "packets", "bits", "minute", "peak", "lost")
-TITLES = ("rule", "state", "packets/s", "Mbit/s", "packets/s (1 min)", "peak in 10 ms", "lost")
+COLUMNS = ("name", "state", "packets", "bits", "minute", "peak", "lost", "before")
+TITLES = (
+    *("rule", "state", "packets/s", "Mbit/s", "packets/s (1 min)", "peak in 10 ms", "lost"),
+    "lost before",
+)
 
 
 @dataclass(frozen=True)
@@ -164,21 +168,29 @@ def rows(answer: Stats, view: View) -> list[list[Row]]:
         outputs = [_of_output(output) for output in rule.outputs]
         lost = sum(row.lost for row in outputs) + sum(rule.dropped.values())
         state = "silent" if rule.silent else rule.state
-        found.append([_row(name, state, rule.rate, lost), *outputs])
+        found.append([_row(name, state, rule.rate, lost, _before(rule)), *outputs])
     return sorted(found, key=lambda group: getattr(group[0], view.sort), reverse=view.reverse)
+
+
+def _before(rule: RuleCounts) -> int:
+    """What was lost before it came here, or continuity errors where nothing else says it."""
+    found = rule.inspect
+    return 0 if found is None else found.lost or found.mpeg_ts.continuity_errors
 
 
 def _of_output(output: OutputCounts) -> Row:
     routed = output.interface is None and output.interface_now
     by = f" by {output.interface_now}" if routed else ""
     lost = sum(output.unsent.values())
-    return _row(f"  to {output.where}{by}", output.state, output.rate, lost, True)
+    return _row(f"  to {output.where}{by}", output.state, output.rate, lost, is_output=True)
 
 
-def _row(name: str, state: str, rate: Rate, lost: int, is_output: bool = False) -> Row:
+def _row(
+    name: str, state: str, rate: Rate, lost: int, before: int = 0, is_output: bool = False
+) -> Row:
     second, bits = rate.second.packets, 8 * rate.second.bytes
     minute, peak = rate.minute.packets, rate.peak.minute
-    return Row(name, state, second, bits, minute, peak, lost, is_output)
+    return Row(name, state, second, bits, minute, peak, lost, before, is_output)
 
 
 def render(answer: Stats, view: View, len_of_page: int) -> RenderableType:
@@ -216,6 +228,7 @@ def _cells(row: Row) -> tuple[Text, ...]:
             f"{row.minute:.10g}",
             str(row.peak),
             str(row.lost),
+            str(row.before or ""),
         )
     )
 

@@ -262,6 +262,30 @@ REFUSALS: dict[str, Refusal] = {
         0,
         "rule: EINVAL",
     ),
+    "number of 9 bytes": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, inspect=messages.Inspect(4, 0, 9)), []),
+        0,
+        "rule: EINVAL",
+    ),
+    "number of no bytes": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, inspect=messages.Inspect(4, 0, 0)), []),
+        0,
+        "rule: EINVAL",
+    ),
+    "number beyond any datagram": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, inspect=messages.Inspect(4, 1 << 16, 1)), []),
+        0,
+        "rule: EINVAL",
+    ),
+    "unknown format": (
+        messages.AddRule,
+        (0, destination("239.1.1.1", 5000, inspect=messages.Inspect(6)), []),
+        0,
+        "rule: EINVAL",
+    ),
     "address of 5 bytes": (
         messages.AddRule,
         (0, messages.Match(messages.Endpoint(b"12345", 1), 32, 1), []),

@@ -13,11 +13,12 @@ import pytest
 from msgspec import structs
 
 from mcrd import answers
-from mcrd.answers import Stats
+from mcrd.answers import Inspected, LastFault, Stats
 from mcrd.cli.explain import text
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, Way
 from mcrd.explain.stages import answer, explain
 from mcrd.host.bridges import Bridge
+from mcrd.inspected import clock
 from mcrd.looks import Heard, Kind, Look, Query, Returned
 from mcrd.model import Input, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import mark
@@ -464,6 +465,28 @@ def test_a_loop_is_named_even_if_it_is_over() -> None:
     assert "5 packets came back" in found.text
     assert "0 of them meanwhile" in found.text
     assert "10.1.0.9 brought the last one" in found.text
+
+
+def test_what_was_lost_before_is_said_with_its_time() -> None:
+    after = stats(110, 110)
+    after.rules["a"].inspect = told = Inspected(inspected=5, lost=12, formats=["rtp"])
+    told.last_lost = LastFault(12, 0.0)
+    daemon = replace(WELL, after=after)
+    found = finding(replace(HEALTHY, daemon=daemon), "lost_before")
+    assert found.answer == "note"
+    assert found.text == f"lost before it came here: 12 packets at {clock(0.0)}"
+    assert "nothing is lost on this host" in found.remedy
+    after.interfaces["eth0"].dropped["ring_full"] = 7
+    assert (
+        "of the 7 that eth0 lost here"
+        in finding(replace(HEALTHY, daemon=daemon), "lost_before").remedy
+    )
+    told.lost = 0
+    assert finding(replace(HEALTHY, daemon=daemon), "lost_before").text.startswith(
+        "nothing was lost"
+    )
+    told.formats = []
+    assert "not known" in finding(replace(HEALTHY, daemon=daemon), "lost_before").text
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,14 @@ def found() -> InspectCount:
         formats=["mpeg-ts", "rtp"],
         flows=1,
         last_lost=Last(12, time.time()),
-        mpeg_ts=TsCount(packets=7000, continuity_errors=5, by_pid={"256": 5}),
+        mpeg_ts=TsCount(
+            packets=7000,
+            continuity_errors=5,
+            pcr_interval_s=0.04,
+            pcr_jitter_s=0.00025,
+            pcr_jitter_most_s=0.001,
+            by_pid={"256": 5},
+        ),
     )
 
 
@@ -80,8 +87,9 @@ def test_words() -> None:
         f"lost before it came here (mpeg-ts, rtp): 12 packets at {at};"
         " 5 continuity errors in MPEG-TS; 2 missing that may still come",
         "    gaps 3, longest_gap 9",
-        "    jitter 0 ms, jitter_most 0 ms, longest_silence 500 ms; 1 flow",
-        "    7000 packets of MPEG-TS: no other fault; pcr_interval 0 ms, pcr_jitter 0 ms",
+        "    longest_silence 500 ms; 1 flow",
+        "    7000 packets of MPEG-TS: no other fault; pcr_interval 40 ms, pcr_jitter 0.25 ms,"
+        " pcr_jitter_most 1 ms",
         "    continuity errors by PID: 256: 5",
     ]
     count.lost = 13

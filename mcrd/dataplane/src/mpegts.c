@@ -79,9 +79,11 @@ static uint64_t read_pcr(const uint8_t *field)
 static void note_pcr(struct ts *ts, uint16_t pid, const uint8_t *field, int discontinuity, uint64_t now,
 		     struct inspect_counters *counters)
 {
+	const struct jitter_gauge gauge = { &counters->pcr_jitter, &counters->pcr_jitter_most,
+					    &counters->pcr_jitter_at };
 	int is_new;
 	struct ts_clock *clock = clock_of(ts, pid, &is_new), before;
-	uint64_t pcr = read_pcr(field), ticks, said, shown;
+	uint64_t pcr = read_pcr(field), ticks, said;
 	int64_t took;
 
 	if (!clock)
@@ -102,8 +104,7 @@ static void note_pcr(struct ts *ts, uint16_t pid, const uint8_t *field, int disc
 		__atomic_store_n(&counters->pcr_interval, said, __ATOMIC_RELAXED);
 	if (took < -(int64_t)SEQUENCE_PATIENCE_NS || took > 10 * (int64_t)SEQUENCE_PATIENCE_NS)
 		return;
-	shown = jitter_note(&clock->jitter, took - (int64_t)said);
-	jitter_show(before.jitter.sixteen >> 4, shown, &counters->pcr_jitter, &counters->pcr_jitter_most);
+	jitter_show(&gauge, before.jitter.sixteen >> 4, jitter_note(&clock->jitter, took - (int64_t)said), now);
 }
 
 static void note_packet(struct ts *ts, const uint8_t *packet, uint64_t now, struct inspect_counters *counters)

@@ -63,13 +63,15 @@ uint64_t jitter_note(struct jitter *jitter, int64_t deviation)
 	return jitter->sixteen >> 4;
 }
 
-void jitter_show(uint64_t before, uint64_t now, uint64_t *shown, uint64_t *most)
+void jitter_show(const struct jitter_gauge *gauge, uint64_t before, uint64_t jitter, uint64_t now)
 {
-	/* Who is the worst, and gets better, shows that. */
-	if (now > *shown || before == *shown)
-		__atomic_store_n(shown, now, __ATOMIC_RELAXED);
-	if (now > *most)
-		__atomic_store_n(most, now, __ATOMIC_RELAXED);
+	/* Who is the worst, and gets better, shows that; and so does anybody when it has come to an end. */
+	if (jitter > *gauge->shown || before == *gauge->shown || now - *gauge->at > (uint64_t)SECOND_NS) {
+		__atomic_store_n(gauge->shown, jitter, __ATOMIC_RELAXED);
+		__atomic_store_n(gauge->at, now, __ATOMIC_RELAXED);
+	}
+	if (jitter > *gauge->most)
+		__atomic_store_n(gauge->most, jitter, __ATOMIC_RELAXED);
 }
 
 static uint64_t tick_of(uint64_t rate)
@@ -114,6 +116,7 @@ static void note_jitter(struct rtp_source *source, const struct rtp_packet *pack
 			struct inspect_counters *counters)
 {
 	int64_t took = (int64_t)(now - source->time), ticks = (int32_t)(packet->timestamp - source->timestamp);
+	const struct jitter_gauge gauge = { &counters->jitter, &counters->jitter_most, &counters->jitter_at };
 	uint64_t before = source->jitter.sixteen >> 4;
 
 	source->time = now;
@@ -126,7 +129,7 @@ static void note_jitter(struct rtp_source *source, const struct rtp_packet *pack
 	if (took > PAUSE_NS || took < -PAUSE_NS || ticks > TICKS || ticks < -TICKS)
 		return;
 	took -= ticks * (int64_t)source->tick / 65536;
-	jitter_show(before, jitter_note(&source->jitter, took), &counters->jitter, &counters->jitter_most);
+	jitter_show(&gauge, before, jitter_note(&source->jitter, took), now);
 }
 
 static struct rtp_source *find(struct rtp *rtp, uint32_t ssrc)

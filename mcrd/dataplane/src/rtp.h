@@ -45,7 +45,12 @@ void rtp_give_up(struct rtp *rtp, struct inspect_counters *counters);
 /* Returns the jitter after one more deviation; all in ns. */
 uint64_t jitter_note(struct jitter *jitter, int64_t deviation);
 
-/* Shows the jitter of the worst flow in a counter and its highest value in the other: `before` is what the flow had. */
-void jitter_show(uint64_t before, uint64_t now, uint64_t *shown, uint64_t *most);
+/* A gauge of the jitter of the worst flow. */
+struct jitter_gauge {
+	uint64_t *shown, *most, *at;
+};
+
+/* Shows what the jitter of a flow is now, at this time, and was `before`. */
+void jitter_show(const struct jitter_gauge *gauge, uint64_t before, uint64_t jitter, uint64_t now);
 
 #endif

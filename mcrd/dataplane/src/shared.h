@@ -173,6 +173,8 @@ struct inspect_counters {
 	uint64_t pcr_jumps;      /* backwards or by over a second, without a discontinuity indicator */
 	uint64_t flows;          /* that are kept apart now */
 	uint64_t formats;        /* bits of enum inspect_format that were found */
+	uint64_t jitter_at;      /* when that was shown last */
+	uint64_t pcr_jitter_at;
 	struct inspect_event last_lost;
 	struct inspect_event last_continuity;
 	struct pid_counter pids[MCRD_PID_PLACES]; /* the last place is for all that found none */
