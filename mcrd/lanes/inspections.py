@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -17,6 +18,9 @@ FORMATS: dict[str, int] = {
 
 OTHER_PIDS = "other"
 """In `by_pid`: those for which a worker had no place left."""
+
+PATIENCE = 3 * 10**9
+"""So many nanoseconds after the last datagram, nothing comes that is missing."""
 
 _NS = 1e9
 _LONGEST = 10**18  # ns: what a worker says may be wrong
@@ -119,12 +123,23 @@ def _add(ours: Any, theirs: Any) -> None:
             setattr(ours, name, before + other)
 
 
+def lost(found: Any) -> int:
+    """What was lost by now: with what is missing, when nothing came for a while.
+
+    The worker would give it up with the next datagram.
+    """
+    is_over = time.time_ns() - found.seen > PATIENCE
+    return int(found.lost + found.missing if is_over else found.lost)
+
+
 def read(found: Any) -> InspectCount | None:
     """The counters of a struct inspect_counters; None when nobody looked."""
     if not found.inspected and not found.not_inspected:
         return None
     names = [each.name for each in fields(InspectCount) if each.type == "int"]
     count = InspectCount(**{name: getattr(found, name) for name in names})
+    given_up = lost(found) - count.lost
+    count.lost, count.missing = count.lost + given_up, count.missing - given_up
     count.longest_silence_s = _seconds(found.longest_silence)
     count.jitter_s, count.jitter_most_s = _seconds(found.jitter), _seconds(found.jitter_most)
     formats = ((name, number) for name, number in FORMATS.items() if number)

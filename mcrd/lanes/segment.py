@@ -28,7 +28,7 @@ from mcrd.lanes.counts import (
     RuleCount,
     Traffic,
 )
-from mcrd.lanes.inspections import read
+from mcrd.lanes.inspections import lost, read
 from mcrd.lanes.memory import is_sealed, sealed
 from mcrd.sockets.lost import Lost, Taken
 
@@ -182,7 +182,7 @@ class Segment:
         With errors of the continuity counters of MPEG-TS.
         """
         found = self._view.inspections[slot]
-        return int(found.lost), int(found.continuity)
+        return lost(found), int(found.continuity)
 
     def looped(self) -> Iterator[str]:
         """The rules to which something came back."""

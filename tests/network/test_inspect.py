@@ -234,6 +234,16 @@ def test_it_is_said_when_it_begins_and_when_it_is_over(triangle: Triangle) -> No
     assert "longest_gap 12" in text
 
 
+def test_what_was_lost_last_is_lost_when_the_stream_has_ended(triangle: Triangle) -> None:
+    daemon = inspecting(triangle, '"rtp"')
+    send(triangle, map(rtp, (*range(100), 105)))
+    assert found(daemon, 101)["lost"] in (0, 5)
+    wait_for(lambda: found(daemon, 101)["lost"] == 5, "it to be given up")
+    assert found(daemon, 101)["missing"] == 0
+    begun = "rules.cam: 5 packets were lost before they came here"
+    wait_for(lambda: begun in daemon.log(), "the line in the log")
+
+
 def test_a_reload_and_another_worker_lose_nothing(triangle: Triangle) -> None:
     """What a rule counted stays, and a stream that goes on is not said to have lost anything."""
     daemon = inspecting(triangle, '"rtp"')

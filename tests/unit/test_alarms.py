@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -93,6 +94,7 @@ def test_what_was_lost_before_is_said_when_it_begins_and_when_it_is_over(
     pen = Pen(made)
     found = pen.view.inspections[made.rule_slot("r1")]
     found.lost = 5
+    found.seen = time.time_ns() + 10**12
     alarms.begin(config, ledger, {})
     assert caplog.text == ""
     found.lost, found.continuity = 17, 1

@@ -12,7 +12,15 @@ from mcrd.dataplane._dataplane import ffi
 
 from mcrd.answers import Inspected, InspectedTs, LastFault
 from mcrd.inspected import clock, inspected, lost_before
-from mcrd.lanes.inspections import FORMATS, InspectCount, Last, TsCount, read
+from mcrd.lanes.inspections import (
+    FORMATS,
+    PATIENCE,
+    InspectCount,
+    Last,
+    TsCount,
+    lost,
+    read,
+)
 
 
 def found() -> InspectCount:
@@ -77,6 +85,19 @@ def test_what_a_worker_says_may_be_wrong() -> None:
     assert count.last_lost.at is None
     assert list(inspected(told(count)))
     assert msgspec.json.encode(told(count))
+
+
+def test_nothing_comes_that_is_missing_when_the_stream_has_ended() -> None:
+    counters = ffi.new("struct inspect_counters *")
+    counters.inspected, counters.lost, counters.missing = 10, 3, 2
+    counters.seen = time.time_ns()
+    count = read(counters)
+    assert count is not None
+    assert (count.lost, count.missing, lost(counters)) == (3, 2, 3)
+    counters.seen -= PATIENCE
+    count = read(counters)
+    assert count is not None
+    assert (count.lost, count.missing, lost(counters)) == (5, 0, 5)
 
 
 def test_words() -> None:

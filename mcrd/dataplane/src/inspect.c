@@ -363,6 +363,7 @@ void inspect(struct inspector *inspector, const struct packet *packet, const uin
 		return;
 	}
 	count(&counters->inspected, 1);
+	__atomic_store_n(&counters->seen, now, __ATOMIC_RELAXED);
 	note_silence(flow, now, counters);
 	switch (inspector->settings.format) {
 	case INSPECT_RTP:

@@ -171,6 +171,7 @@ struct inspect_counters {
 	uint64_t pcr_jitter;     /* how far they come from the times that they say, as the other jitter */
 	uint64_t pcr_jitter_most;
 	uint64_t pcr_jumps;      /* backwards or by over a second, without a discontinuity indicator */
+	uint64_t seen;           /* when the last one was looked at */
 	uint64_t flows;          /* that are kept apart now */
 	uint64_t formats;        /* bits of enum inspect_format that were found */
 	uint64_t jitter_at;      /* when that was shown last */
