@@ -220,14 +220,11 @@ class Estate:
         lane = self._holdings.lanes.get(worker.ring)
         if lane is None:
             return  # its ring could not be had, and that is a failure already
-        hardware = links[worker.ingress.interface].hardware
         try:
-            process = await lane.start(worker, self._holdings.guard, hardware, self._worker_ended)
-        except OSError as error:
-            self._failures.add(worker, explain(error, worker))
-            return
-        except WorkerError as error:
-            self._failures.add(worker, str(error))
+            process = await lane.start(worker, self._holdings.guard, links, self._worker_ended)
+        except (OSError, WorkerError) as error:
+            why = explain(error, worker) if isinstance(error, OSError) else str(error)
+            self._failures.add(worker, why)
             return
         lane.tell(messages.SetLevel, self._level)
         self._failures.pop(worker, None)

@@ -59,30 +59,36 @@ class Sizes(msgspec.Struct, frozen=True, array_like=True):
     frame_size: int
 
 
-class Initialize(Request, frozen=True, tag=True):
-    """First of all, with descriptors: the packet socket, an epoll with it, the memory segment, and
-    the memory of what was relayed, which all workers of the daemon share.
+class Rings(msgspec.Struct, frozen=True, array_like=True):
+    """The two packet rings of one interface, whose index is `interface`.
 
-    `large` are the sizes of the ring of a second packet socket, for frames that do not fit the
-    slots of the first; its descriptor is the fifth. The rings' sizes are in bytes. `link` is
-    LINK_ETHERNET or LINK_IP. `sockets` is how many egress sockets the worker has to have room for.
-    `uid` and `gid` are what it becomes; None where the daemon is not root and it stays what it is.
-    `interface` is its index. `cpu` is where it runs; None: anywhere. `strict`: the sandbox is
-    whole, or the worker does not start. `given` are namespaces, "ipc" or "uts", that the service
-    has of its own.
+    `small` is for frames up to the MTU, `large` for what does not fit the slots of the first.
+    `link` is LINK_ETHERNET or LINK_IP.
+    """
+
+    interface: int
+    link: int
+    small: Sizes
+    large: Sizes
+
+
+class Initialize(Request, frozen=True, tag=True):
+    """First of all, with descriptors: an epoll that holds the packet sockets, the memory segment,
+    and the memory of what was relayed, which all workers of the daemon share; then two packet
+    sockets for each of the `rings`, of which this version takes one.
+
+    `sockets` is how many egress sockets the worker has to have room for. `uid` and `gid` are what
+    it becomes; None where the daemon is not root and it stays what it is. `cpu` is where it runs;
+    None: anywhere. `strict`: the sandbox is whole, or the worker does not start. `given` are
+    namespaces, "ipc" or "uts", that the service has of its own.
     """
 
     supervisor: int
-    link: int
-    block_size: int
-    block_count: int
-    frame_size: int
+    rings: list[Rings]
     sockets: int
     uid: int | None
     gid: int | None
-    interface: int = 0
     cpu: int | None = None
-    large: Sizes | None = None
     strict: bool = False
     given: tuple[str, ...] = ()
 

@@ -135,21 +135,19 @@ def _open_uring(worker: object, sandbox: Sandbox) -> None:
 
 def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, Sandbox]:
     """Do everything from Initialize to Ready; none of the descriptors stays open."""
-    wanted = 4 if request.large is None else 5
-    if len(descriptors) != wanted:
-        number = {4: "four", 5: "five"}[wanted]
-        raise RefusedError(f"Initialize takes {number} descriptors, got {len(descriptors)}")
-    packet_socket, readiness, segment, guard = descriptors[:4]
+    if len(request.rings) != 1:
+        raise RefusedError(f"a worker reads one interface, not {len(request.rings)}")
+    if len(descriptors) != 5:
+        raise RefusedError(f"Initialize takes five descriptors, got {len(descriptors)}")
+    (rings,), (readiness, segment, guard, *packet_sockets) = request.rings, descriptors
     settings = ffi.new("struct worker_settings *")
     settings.channel = CHANNEL
     settings.readiness = readiness
-    settings.link = request.link
+    settings.link = rings.link
     settings.sockets = request.sockets
-    settings.interface = request.interface
-    settings.rings[0] = (request.block_size, request.block_count, request.frame_size)
-    if request.large is not None:
-        large = request.large
-        settings.rings[1] = (large.block_size, large.block_count, large.frame_size)
+    settings.interface = rings.interface
+    for which, sizes in enumerate((rings.small, rings.large)):
+        settings.rings[which] = (sizes.block_size, sizes.block_count, sizes.frame_size)
     if request.cpu is not None:
         try:
             os.sched_setaffinity(0, {request.cpu})
@@ -160,7 +158,6 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
         raise RefusedError(f"cannot begin: {os.strerror(ffi.errno)}")
     _check(lib.worker_map_segment(worker, segment), "mapping the counters")
     _check(lib.worker_map_guard(worker, guard), "mapping what was relayed")
-    packet_sockets = (packet_socket, *descriptors[4:])
     for which, sock in enumerate(packet_sockets):
         _check(lib.worker_map_ring(worker, which, sock), "mapping the packet ring")
     _close_packet_sockets(packet_sockets)

@@ -18,7 +18,7 @@ from mcrd.lanes.orders import kept, match_of, place_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
-from mcrd.planning.resources import Egress, Relay, RelayKey, Ring, Worker
+from mcrd.planning.resources import Egress, Link, Relay, RelayKey, Ring, Worker
 from mcrd.sockets import EgressSockets, IngressSocket
 from mcrd.sockets.lost import Lost, Taken
 
@@ -64,17 +64,19 @@ class Lane:
 
     # The worker's life.
 
-    async def start(self, worker: Worker, guard: int, hardware: int, ended: Ended) -> WorkerProcess:
+    async def start(
+        self, worker: Worker, guard: int, links: Mapping[str, Link], ended: Ended
+    ) -> WorkerProcess:
         """Start a worker, which has no rules yet; raise OSError or WorkerError."""
+        hardware = {ring: links[ring.interface].hardware for ring in self.rings}
         process = WorkerProcess(worker, partial(self._ended, ended), self._wanted)
         self._received_before = self.segment.received
         self._starting = process
         try:
-            (ring,) = self.rings.values()
-            await process.initialize(ring, self.segment, guard, hardware)
+            await process.initialize(self.rings, self.segment, guard, hardware)
             if process.gone:  # it answered, and ended before anybody listened
                 raise WorkerError("it ended at once")
-        except WorkerError:
+        except (OSError, WorkerError):
             await process.stop()
             self._starting = None
             raise

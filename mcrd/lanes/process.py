@@ -10,12 +10,13 @@ import logging
 import os
 import pwd
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
@@ -23,7 +24,7 @@ from mcrd.events import tell
 from mcrd.lanes.channel import Answer, Channel, WorkerError, unheard
 from mcrd.lanes.hostile import Words
 from mcrd.lanes.segment import Segment
-from mcrd.planning.resources import Worker
+from mcrd.planning.resources import Ring, Worker
 from mcrd.sockets import IngressSocket
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
@@ -130,11 +131,15 @@ class WorkerProcess(Channel):
         return time.monotonic() - self._started
 
     async def initialize(
-        self, ring: IngressSocket, segment: Segment, guard: int, hardware: int
+        self,
+        rings: Mapping[Ring, IngressSocket],
+        segment: Segment,
+        guard: int,
+        hardware: Mapping[Ring, int],
     ) -> None:
-        """Hand over ring, counters and the guard's memory, and wait until the worker is Ready.
+        """Hand over rings, counters and the guard's memory, and wait until the worker is Ready.
 
-        Raises WorkerError.
+        `hardware` has an ARPHRD_ number for each. Raises WorkerError and OSError.
         """
         segment.end_waiting()  # what the last worker had
         uid, gid = _unprivileged()
@@ -144,29 +149,24 @@ class WorkerProcess(Channel):
         request = messages.Initialize(
             sequence=self._first,
             supervisor=os.getpid(),
-            link=link_layer(hardware),
-            block_size=ring.geometry.block_size,
-            block_count=ring.geometry.block_count,
-            frame_size=ring.geometry.frame_size,
+            rings=[rings_of(ring, sock, hardware[ring]) for ring, sock in rings.items()],
             sockets=self._room,
             uid=uid,
             gid=gid,
-            interface=self.worker.ingress.index,
             cpu=self.cpu,
-            large=messages.Sizes(
-                ring.large_geometry.block_size,
-                ring.large_geometry.block_count,
-                ring.large_geometry.frame_size,
-            ),
             strict=self.worker.strict,
             given=tuple(os.environ.get(GIVEN, "").split()),
         )
-        descriptors = [
-            *(ring.socket.fileno(), ring.epoll.fileno()),
-            *(segment.descriptor, guard, ring.large.fileno()),
-        ]
+        with select.epoll() as readiness:  # the worker keeps its copy
+            sockets = [
+                sock.fileno() for ring in rings.values() for sock in (ring.socket, ring.large)
+            ]
+            for sock in sockets:
+                readiness.register(sock, select.EPOLLIN)
+            descriptors = [readiness.fileno(), segment.descriptor, guard, *sockets]
+            sent = self._send(request, descriptors)
         try:
-            answer = await asyncio.wait_for(self._send(request, descriptors), START_TIMEOUT)
+            answer = await asyncio.wait_for(sent, START_TIMEOUT)
         except TimeoutError:
             raise WorkerError("it did not become ready") from None
         if isinstance(answer, messages.Ready):
@@ -273,6 +273,15 @@ def link_layer(hardware: int) -> int:
     """LINK_ETHERNET or LINK_IP, of an ARPHRD_ number."""
     ethernet = hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK)
     return int(lib.LINK_ETHERNET if ethernet else lib.LINK_IP)
+
+
+def rings_of(ring: Ring, sock: IngressSocket, hardware: int) -> messages.Rings:
+    """The rings of an interface, as a worker is told of them; `hardware` is an ARPHRD_ number."""
+    small, large = (
+        messages.Sizes(g.block_size, g.block_count, g.frame_size)
+        for g in (sock.geometry, sock.large_geometry)
+    )
+    return messages.Rings(ring.ingress.index, link_layer(hardware), small, large)
 
 
 def _unprivileged() -> tuple[int | None, int | None]:

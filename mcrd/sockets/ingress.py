@@ -9,7 +9,6 @@ import errno
 import logging
 import mmap
 import os
-import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -97,12 +96,12 @@ def geometry_for(mtu: int, ring_size: int) -> Geometry:
 
 
 class IngressSocket:
-    """Two packet sockets with their rings, in an epoll descriptor that can be handed on without.
+    """Two packet sockets with their rings.
 
     `socket` takes what fits its slots, `large` the rest: super-frames, and datagrams that the
     kernel has put together from fragments. `tally` is a descriptor of the memory that has what the
-    kernel has counted: it forgets whatever is read. All but the epoll outlive the process where
-    somebody keeps them.
+    kernel has counted: it forgets whatever is read. They outlive the process where somebody keeps
+    them.
     """
 
     def __init__(
@@ -122,9 +121,6 @@ class IngressSocket:
         self._counts = memoryview(memory).cast("Q")
         self._estimates = (Estimate(geometry.frames), Estimate(large_geometry.frames))
         self._estimated = [self._counts[_EACH_FULL], self._counts[_EACH_FULL + 1]]
-        self.epoll = select.epoll()
-        for sock in self._sockets:
-            self.epoll.register(sock, select.EPOLLIN)
 
     @classmethod
     def open(cls, ingress: Ingress, mtu: int) -> IngressSocket:
@@ -255,7 +251,6 @@ class IngressSocket:
 
     def close(self) -> None:
         """Close all descriptors."""
-        self.epoll.close()
         os.close(self.tally)
         for sock in self._sockets:
             sock.close()

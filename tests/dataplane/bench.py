@@ -24,9 +24,9 @@ from mcrd.addresses import Target
 from mcrd.dataplane import messages
 from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
 from mcrd.lanes.memory import guard_memory
-from mcrd.lanes.process import WorkerProcess
+from mcrd.lanes.process import ARPHRD_ETHER, WorkerProcess, rings_of
 from mcrd.lanes.segment import Segment
-from mcrd.planning.resources import Egress, Ingress, Sending, Worker
+from mcrd.planning.resources import Egress, Ingress, Ring, Sending, Worker
 from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
 from tests.lab import Host, wait_for
 
@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 Output = tuple[str, str, int] | str
 
-ARPHRD_ETHER = 1  # linux/if_arp.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 SOURCES = {"r1": ("10.2.0.1", "fd02::1"), "r2": ("10.3.0.1", "fd03::1")}
@@ -85,7 +84,10 @@ class Bench:
 
     async def start(self) -> None:
         """Hands everything over, and waits for Ready."""
-        await self.process.initialize(self.ring, self.segment, self.guard, ARPHRD_ETHER)
+        ring = self.worker.ring
+        await self.process.initialize(
+            {ring: self.ring}, self.segment, self.guard, {ring: ARPHRD_ETHER}
+        )
 
     async def end(self) -> None:
         """Ends the worker, and closes everything that it had."""
@@ -256,26 +258,24 @@ class RawWorker:
 
     def initialize(self, interface: str) -> messages.Answer:
         """The whole handshake, with a ring and a segment of which nothing is kept."""
-        (ring,) = open_ingress(Ingress(interface, socket.if_nametoindex(interface)), 1500)
-        segment, guard = Segment(), guard_memory()
+        ingress = Ingress(interface, socket.if_nametoindex(interface))
+        (ring,) = open_ingress(ingress, 1500)
+        segment, guard, readiness = Segment(), guard_memory(), select.epoll()
         try:
             request = messages.Initialize(
                 sequence=1,
                 supervisor=os.getpid(),
-                link=0,
-                block_size=ring.geometry.block_size,
-                block_count=ring.geometry.block_count,
-                frame_size=ring.geometry.frame_size,
+                rings=[rings_of(Ring(ingress), ring, ARPHRD_ETHER)],
                 sockets=16,
                 uid=65534,
                 gid=65534,
             )
-            counted = [segment.descriptor, guard]
-            handed = [ring.socket.fileno(), ring.epoll.fileno(), *counted]
-            self.say(messages.encode(request), handed)
+            shared = [readiness.fileno(), segment.descriptor, guard]
+            self.say(messages.encode(request), [*shared, ring.socket.fileno(), ring.large.fileno()])
             return self.hear()
         finally:
             ring.close()
+            readiness.close()
             segment.close()
             os.close(guard)
 

@@ -419,7 +419,7 @@ REFUSALS: dict[str, Refusal] = {
     "sockets for nothing": (messages.AddSockets, ([],), 253, "0 places for 253 sockets"),
     "second Initialize": (
         messages.Initialize,
-        (1, 0, 1, 1, 1, 1, None, None),
+        (1, [], 1, None, None),
         0,
         "already initialized",
     ),
@@ -534,10 +534,23 @@ def test_the_first_message_has_to_be_initialize(host: Host) -> None:
 
 def test_initialize_needs_its_descriptors(host: Host) -> None:
     with host.inside(), raw_worker() as worker:
-        request = messages.Initialize(3, os.getpid(), 0, 1, 1, 1, 1, 65534, 65534)
-        worker.say(messages.encode(request), [0])
-        assert worker.hear() == messages.Refused(3, "Initialize takes four descriptors, got 1")
+        worker.say(messages.encode(initialize(1)), [0])
+        assert worker.hear() == messages.Refused(3, "Initialize takes five descriptors, got 1")
         assert worker.end() == (1, "")
+
+
+def test_a_worker_reads_one_interface(host: Host) -> None:
+    with host.inside(), raw_worker() as worker:
+        worker.say(messages.encode(initialize(2)), [0])
+        assert worker.hear() == messages.Refused(3, "a worker reads one interface, not 2")
+        assert worker.end() == (1, "")
+
+
+def initialize(count: int) -> messages.Initialize:
+    """As to a worker with the rings of so many interfaces."""
+    sizes = messages.Sizes(1, 1, 1)
+    rings = [messages.Rings(2 + number, 0, sizes, sizes) for number in range(count)]
+    return messages.Initialize(3, os.getpid(), rings, 1, 65534, 65534)
 
 
 def test_a_worker_of_another_supervisor_does_not_start(host: Host) -> None:
