@@ -11,45 +11,25 @@ from typing import Any
 
 import msgspec
 
+from mcrd import model
 from mcrd.dataplane.messages import MemberKey
 from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount, Traffic
 from mcrd.lanes.inspections import InspectCount, Last, TsCount
-from mcrd.model import (
-    Broadcast,
-    Config,
-    Daemon,
-    Input,
-    Inspect,
-    Interface,
-    Metrics,
-    Output,
-    Place,
-    PortRange,
-    Rule,
-)
-from mcrd.planning.resources import (
-    Egress,
-    GroupProtocol,
-    Hold,
-    Ingress,
-    Membership,
-    Reception,
-    Ring,
-    Sending,
-    Worker,
-)
+from mcrd.planning import resources
+from mcrd.planning.resources import Egress, Sending
 from mcrd.sockets import Geometry
 from mcrd.systemd.store import Identity
 
 FORMAT = 1
 """Of the index. A supervisor that finds another one takes nothing over."""
 
-ADDRESSES = (Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+ADDRESSES = (model.Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 VALUES: tuple[type[Any], ...] = (
-    *(Egress, Geometry, GroupProtocol, Hold, Ingress, Membership, PortRange, Reception, Ring),
-    Worker,
+    *(Egress, resources.GroupProtocol, resources.Hold, resources.Ingress, resources.Membership),
+    *(resources.Reception, resources.Ring, resources.Worker, Geometry),
     *(InspectCount, InterfaceCount, Last, OutputCount, RuleCount, Traffic, TsCount),
-    *(Config, Daemon, Input, Inspect, Interface, Metrics, Output, Place, Rule),
+    *(model.Config, model.Daemon, model.Input, model.Inspect, model.Interface, model.Metrics),
+    *(model.Output, model.Place, model.PortRange, model.Rule),
 )
 SENDING = [field.name for field in dataclasses.fields(Sending)]
 KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}

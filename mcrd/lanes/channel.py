@@ -210,11 +210,6 @@ class Channel(ABC):
             self._distrust(f"it {error}")
         return True
 
-    def _distrust(self, why: str) -> None:
-        self.suspect = True
-        self._close_channel()
-        self.kill(f"killed, for {why}")
-
     def _read(self) -> tuple[bytes, int]:
         """Receive a message with its flags; none at the end. Raise OSError."""
         try:
@@ -223,6 +218,11 @@ class Channel(ABC):
             # It ended before it had read all that it was sent. What it said comes after that.
             data, _, flags, _ = self._channel.recvmsg(messages.LARGEST)
         return data, flags
+
+    def _distrust(self, why: str) -> None:
+        self.suspect = True
+        self._close_channel()
+        self.kill(f"killed, for {why}")
 
     def _hear(self, answer: messages.Answer) -> None:
         self._heard = True

@@ -9,6 +9,8 @@ import logging
 import os
 import socket
 from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
@@ -69,24 +71,24 @@ class Holdings:
         self._receivers = Receivers()
         self.look_anew = self._receivers.look_anew
         self._ingresses: set[Ingress] = set()
-        self._patterns: set[Members | Nowhere] = set()
+        self._patterns: dict[type[Resource], set[Resource]] = {Members: set(), Nowhere: set()}
+        self._by_kind: dict[type[Resource], Any] = {
+            Ingress: self._ingresses,
+            Egress: self.egress,
+            **self._patterns,
+            Hold: self.holds,
+            Reception: self.receptions,
+            Membership: self.memberships,
+            GroupProtocol: self.protocols,
+            Rejoin: self.rejoins,
+        }
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
         self._retired: dict[int, Retired] = {}  # by the index of the interface, which stays
 
     def all(self) -> tuple[Resource, ...]:
         """What is open."""
-        return (
-            *self._ingresses,
-            *self.running(),
-            *self.egress,
-            *self._patterns,
-            *self.holds,
-            *self.receptions,
-            *self.memberships,
-            *self.protocols,
-            *self.rejoins,
-        )
+        return (*self.running(), *chain.from_iterable(self._by_kind.values()))
 
     def running(self) -> dict[Worker, Lane]:
         """The lanes that have a worker."""
@@ -102,25 +104,9 @@ class Holdings:
 
     def has(self, resource: Resource) -> bool:
         """Whether it is open."""
-        match resource:
-            case Ingress():
-                return resource in self._ingresses
-            case Egress():
-                return resource in self.egress
-            case Members() | Nowhere():
-                return resource in self._patterns
-            case Hold():
-                return resource in self.holds
-            case Reception():
-                return resource in self.receptions
-            case Membership():
-                return resource in self.memberships
-            case GroupProtocol():
-                return resource in self.protocols
-            case Rejoin():
-                return resource in self.rejoins
-            case Worker():
-                return self.lane_of(resource) is not None
+        if isinstance(resource, Worker):
+            return self.lane_of(resource) is not None
+        return resource in self._by_kind[type(resource)]
 
     def open(self, resource: Resource, links: Mapping[str, Link]) -> None:
         """Open it; raise OSError."""
@@ -128,7 +114,7 @@ class Holdings:
             case Ingress():
                 self._open_ingress(resource, links[resource.interface].mtu)
             case Members() | Nowhere():
-                self._patterns.add(resource)
+                self._patterns[type(resource)].add(resource)
             case Reception():
                 self.receptions[resource] = open_reception(resource)
             case Egress():
@@ -194,7 +180,7 @@ class Holdings:
                 process = lane.process if lane is not None else None
                 end_sockets(process, {resource: self.egress.pop(resource)})
             case Members() | Nowhere():
-                self._patterns.discard(resource)
+                self._patterns[type(resource)].discard(resource)
             case Hold():
                 sock = self.holds.pop(resource)
                 if sock is not None:
