@@ -18,7 +18,8 @@ from mcrd.lanes.orders import kept, match_of, place_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
-from mcrd.planning.resources import Egress, Link, Relay, RelayKey, Ring, Worker
+from mcrd.planning.links import Link
+from mcrd.planning.resources import Egress, Relay, RelayKey, Ring, Worker
 from mcrd.sockets import EgressSockets, IngressSocket
 from mcrd.sockets.lost import Lost, Taken
 
