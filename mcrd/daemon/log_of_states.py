@@ -11,6 +11,7 @@ from mcrd.addresses import where
 from mcrd.daemon import report
 from mcrd.events import tell
 from mcrd.model import Rule
+from mcrd.planning.names import MARK
 from mcrd.planning.states import OutputState, RuleState
 
 GOOD = OutputState("active")
@@ -23,6 +24,11 @@ def tell_changes(
 ) -> list[str]:
     """Say what has changed; return the rules that have become active."""
     begun = []
+    for name in before.keys() - now.keys():
+        if MARK in name:  # else the line of the reload says it
+            interface = name.partition(MARK)[2]
+            text, of = "rules.%s: gone, as %s is", {"rule": name, "interface": interface}
+            tell(log, logging.INFO, "rule-state", text, name, interface, **of)
     for name, state in now.items():
         was, rule = before.get(name), rules[name]
         if was is None or (was.state, was.reason) != (state.state, state.reason):

@@ -17,6 +17,7 @@ from tests.dataplane.frames import frame, inject
 from tests.lab import wait_for
 from tests.lab.datagrams import udp
 from tests.lab.rules import rule
+from tests.network.test_streams import perfect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -246,3 +247,15 @@ def test_the_default_limit(triangle: Triangle) -> None:
         assert each["rate_limited"] > 0
     assert host["sent"]["packets"] == 3 * DEFAULT_LIMIT
     assert counted()["b"]["outputs"][0]["sent"]["packets"] == 3 * DEFAULT_LIMIT
+
+
+def test_a_stream_of_broadcasts(triangle: Triangle) -> None:
+    """mcrgen at both ends: nothing is lost, whatever kind of broadcast the stream is."""
+    rules = rule("a", "r0 broadcast 5000", "r1 broadcast 6000", f"r1 {ALL} 6001")
+    triangle.lab.mcrd(triangle.relay, rules)
+    ends = (("10.2.0.255", 6000), (ALL, 6001))
+    for to in ("10.1.0.255", ALL):
+        received = [triangle.sink.receive("k0", *end, expect=500) for end in ends]
+        triangle.source.send("s0", to, 5000, count=500, rate=500)
+        for each in received:
+            assert perfect(each.result(), 500)
