@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, ip_address, ip_interface, ip_network
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -14,10 +14,22 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mcrd.addresses import Target, first_address, first_port, last_port
-from mcrd.model import Address, Config, Input, Interface, Network, Output, PortRange, Rule
+from mcrd.model import (
+    BROADCAST,
+    LIMITED_BROADCAST,
+    Address,
+    Config,
+    Input,
+    Interface,
+    Network,
+    Output,
+    PortRange,
+    Rule,
+)
 from mcrd.planning import names
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.needs import KnownNeeds, needs
+from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
 from mcrd.planning.resources import (
     Actual,
@@ -72,7 +84,8 @@ RANGES = (
 SOURCES = ("10.0.0.7/32", "10.0.0.8/32", "10.0.0.0/8", "fd00::7/128", "fd00::8/128", "fd00::/16")
 RETRY = 1.0  # seconds
 
-ADDRESSES = st.sampled_from([ip_address(text) for text in GROUPS + HOSTS])
+EVERYONE: list[Address] = [BROADCAST, LIMITED_BROADCAST]
+ADDRESSES = st.sampled_from([ip_address(text) for text in GROUPS + HOSTS] + EVERYONE)
 PORTS = st.sampled_from([5000, 5001])
 MOSTLY = st.sampled_from([True] * 7 + [False])
 
@@ -159,7 +172,8 @@ def outputs(draw: st.DrawFn, source: Input) -> Output:
     elif source.protocol == "udp":
         port = draw(PORTS)
     chosen = draw(CHOSEN[address.version, address.version == source.address.version])
-    is_host = isinstance(address, Address) and not address.is_multicast
+    everywhere = address.is_multicast or address in EVERYONE
+    is_host = isinstance(address, Address) and not everywhere
     return Output(
         interface=None if is_host and draw(SELDOM) else draw(INTERFACE),
         address=address,
@@ -206,6 +220,7 @@ def edits(draw: st.DrawFn) -> tuple[Config, Config]:
 def links(draw: st.DrawFn, name: str) -> Link:
     """An interface: down, without carrier, made anew, with addresses or without."""
     some = st.lists(st.sampled_from(OWN), unique=True)
+    addresses = tuple(map(ip_interface, draw(st.permutations(OWN) | some)))
     return Link(
         name=name,
         index=INTERFACES.index(name) + 1 + 10 * draw(st.integers(0, 1)),
@@ -213,7 +228,10 @@ def links(draw: st.DrawFn, name: str) -> Link:
         carrier=draw(MOSTLY),
         mtu=1500,
         hardware=1,
-        addresses=tuple(map(ip_interface, draw(st.permutations(OWN) | some))),
+        addresses=addresses,
+        broadcasts=tuple(
+            each.network.broadcast_address for each in addresses if isinstance(each, IPv4Interface)
+        ),
     )
 
 
@@ -243,7 +261,23 @@ def other_names(draw: st.DrawFn) -> World:
     return replace(config, rules=changed), names.by_name(named)
 
 
-WORLDS = st.tuples(configs(), hosts()) | other_names()
+@st.composite
+def patterns(draw: st.DrawFn) -> World:
+    """Rules of which some have a pattern, and what these have become."""
+
+    def end(it: End) -> End:
+        eth = it.interface in ("eth0", "eth1") and draw(MOSTLY)
+        return replace(it, interface="eth*") if eth else it
+
+    config, host = draw(configs()), draw(hosts())
+    changed = {
+        rule.name: replace(rule, input=end(rule.input), outputs=tuple(map(end, rule.outputs)))
+        for rule in config.rules.values()
+    }
+    return expand(replace(config, rules=changed), host), host
+
+
+WORLDS = st.tuples(configs(), hosts()) | other_names() | patterns()
 
 
 def _target(output: Output) -> Target:
@@ -1264,7 +1298,8 @@ def test_members_map_range_to_range(
                 continue
             egress = made.member(seen, port, source, 40001)
             ranged = isinstance(output.address, Network)
-            assert egress.address == first_address(output.address) + (at if ranged else 0)
+            if output.address != BROADCAST:
+                assert egress.address == first_address(output.address) + (at if ranged else 0)
             assert not isinstance(output.address, Network) or egress.address in output.address
             if isinstance(output.port, PortRange):
                 assert egress.port - output.port.first == port - first_port(given.port)
