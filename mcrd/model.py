@@ -91,7 +91,8 @@ class Input:
     `address` is a Network only where it has more than one address, `port` a PortRange only where
     it has more than one port; for ESP, which has none, it is 0. Frames of VLAN `vlan` count,
     None: untagged ones. Allowed are the `sources` (none given: any) less those in `exclude`.
-    `limit` is in packets per second. `also` are more destination addresses, those of the networks
+    `limit` is in packets per second. The same payload again within `dedupe` seconds is dropped;
+    None: it is not. `also` are more destination addresses, those of the networks
     of the interface where `address` is BROADCAST; no rule file says them.
     """
 
@@ -103,6 +104,7 @@ class Input:
     exclude: tuple[Network, ...] = ()
     vlan: int | None = None
     limit: int | None = None
+    dedupe: float | None = None
     also: tuple[IPv4Address, ...] = ()
 
     @property

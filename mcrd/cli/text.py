@@ -127,7 +127,7 @@ def rules(answer: Rules) -> Iterator[str]:
     for name, rule in answer.rules.items():
         about = f"  ({_printable(rule.description)})" if rule.description else ""
         yield f"{name}  {_state(rule)}{about}"
-        settings = _settings(rule.input, "sources", "exclude", "vlan", "limit")
+        settings = _settings(rule.input, "sources", "exclude", "vlan", "limit", "dedupe")
         yield f"    from {_interface(rule.input)} {_endpoint(rule.input)}{settings}"
         if rule.inspect is not None:
             yield f"    inspects {_inspects(rule.inspect)}"

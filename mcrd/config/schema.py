@@ -56,6 +56,9 @@ Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file na
 Duration = Annotated[
     str, Meta(extra={"read": values.duration, "expected": 'a duration, as in "2s"'})
 ]
+Dedupe = Annotated[
+    str, Meta(extra={"read": values.dedupe, "expected": 'a duration, as in "200ms"'})
+]
 Rejoin = Annotated[str, Meta(extra={"read": values.rejoin, "expected": 'a duration, as in "30s"'})]
 IgmpVersion = Annotated[int, Meta(ge=2, le=3)]  # the first has no leave
 MldVersion = Annotated[int, Meta(ge=1, le=2)]
@@ -111,6 +114,7 @@ class Input(Struct):
     exclude: Sources = field(default_factory=list)
     vlan: Vlan | UnsetType = UNSET
     limit: Limit | UnsetType = UNSET
+    dedupe: Dedupe | UnsetType = UNSET
 
 
 class Output(Struct):

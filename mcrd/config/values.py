@@ -32,6 +32,7 @@ _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMG]i?B|B)")
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|min|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
 _SHORTEST, _LONGEST = 1.0, 86400.0
+_DEDUPE: Final = (0.001, 10.0)
 _REJOIN: Final = (5.0, 3600.0)
 _SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
@@ -210,6 +211,11 @@ def ring_size(value: object) -> int:
 def duration(text: str) -> float:
     """Seconds."""
     return _duration(text, _SHORTEST, _LONGEST, '1 second to 1 day, in ms, s, min or h, as in "2s"')
+
+
+def dedupe(text: str) -> float:
+    """Seconds in which a payload is relayed once."""
+    return _duration(text, *_DEDUPE, '1 ms to 10 s, as in "200ms"')
 
 
 def rejoin(text: str) -> float:

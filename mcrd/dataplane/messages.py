@@ -140,7 +140,8 @@ class Match(msgspec.Struct, frozen=True):
     """What a rule takes: destinations from `first` on, `bits` of prefix, up to `last_port`.
 
     `protocol` is 17 (UDP) or 50 (ESP), `vlan` 0 for untagged frames, `limit` in packets per second
-    or 0 for none. No sources: any. `by_source`: its members differ by source too. `also` are
+    or 0 for none. No sources: any. `dedupe`: the same payload again within so many ms is
+    dropped; 0: it is not. `by_source`: its members differ by source too. `also` are
     further destinations; they count as the first one.
     """
 
@@ -151,6 +152,7 @@ class Match(msgspec.Struct, frozen=True):
     vlan: int = 0
     limit: int = 0
     by_source: bool = False
+    dedupe: int = 0
     sources: list[Network] = []
     exclude: list[Network] = []
     also: list[Packed] = []

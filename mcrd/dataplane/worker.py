@@ -66,6 +66,7 @@ def _match(match: messages.Match) -> tuple[object, object]:
     made.packets_per_second = match.limit
     made.source_count = len(match.sources)
     made.exclude_count = len(match.exclude)
+    made.dedupe = match.dedupe
     made.also_count = len(match.also)
     if match.inspect is not None:
         wanted = match.inspect

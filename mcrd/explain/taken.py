@@ -22,6 +22,7 @@ REMEDIES = {
     "wrong_source": "`sources` and `exclude` in the rule",
     "own_output": "what this daemon sent comes back: a loop, or rules that feed each other",
     "rate_limited": "`limit` of the input",
+    "duplicate": "nothing, if several senders or ways bring the same: `dedupe` of the input",
     "cut_off": "a loop of relays that keep the source: take one out",
     "looped": "two relays between the same networks, or a ring of them: take one out, or let the"
     " rules of one exclude what the other sends (`exclude`)",

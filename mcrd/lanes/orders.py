@@ -31,6 +31,7 @@ def match_of(relay: Relay) -> messages.Match:
         vlan=given.vlan or 0,
         limit=given.limit or 0,
         by_source=relay.by_source,
+        dedupe=round(1000 * given.dedupe) if given.dedupe is not None else 0,
         inspect=_inspect(relay.inspect),
         sources=_networks(given.sources),
         exclude=_networks(given.exclude),

@@ -105,7 +105,10 @@ def _settings(old: Interface, new: Interface) -> Iterator[str]:
 
 
 def _rule(old: Rule, new: Rule) -> Iterator[str]:
-    yield from _fields("input.", old.input, new.input)
+    dedupe = new.input.dedupe
+    yield from _fields("input.", dataclasses.replace(old.input, dedupe=dedupe), new.input)
+    if old.input.dedupe != dedupe:
+        yield f"input.dedupe {_seconds(old.input.dedupe)} -> {_seconds(dedupe)}"
     yield from _outputs(old.outputs, new.outputs)
     for name in ("enabled", "description"):
         before, after = getattr(old, name), getattr(new, name)

@@ -25,6 +25,7 @@ RULES = ("limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
 SUBJECTS = {
     "breaker": ("breaker.c",),
     "counters": ("counters.c",),
+    "dedupe": ("dedupe.c", "guard.c"),
     "egress": ("egress.c", "counters.c", "meter.c"),
     "flows": ("flows.c", *RULES),
     "guard": ("guard.c",),

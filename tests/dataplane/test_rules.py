@@ -316,6 +316,32 @@ def test_a_limit(triangle: Triangle, where: str) -> None:
     drive(triangle.relay, scenario)
 
 
+def test_the_same_payload_again(triangle: Triangle) -> None:
+    """From another sender, within the time; super-frames are told apart by their datagrams."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.relay(*IN, OUT, dedupe=10_000)
+        with (
+            listening(triangle.sink, "k0", *OUT[1:]) as sink,
+            sending(triangle.source, "s0") as source,
+        ):
+            for last in (1, 7, 7, 9):
+                one = (frame(text, source=f"10.1.0.{last}") for text in (b"a", b"b"))
+                inject(triangle.source, "s0", *one)
+            source.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1)
+            source.sendto(b"abcbd", IN)
+            assert [sink.recv(100) for _ in range(4)] == [b"a", b"b", b"c", b"d"]
+            await until(lambda: bench.dropped("duplicate") == 6 + 3, "what came again")
+            assert bench.received().packets == 4
+            # Without the key it is all relayed.
+            await bench.relay(*IN, OUT, kind=messages.ReplaceRule)
+            inject(triangle.source, "s0", frame(b"a"))
+            assert sink.recv(100) == b"a"
+        assert bench.balances()
+
+    drive(triangle.relay, scenario)
+
+
 def esp(payload: bytes, *, destination: str = "239.1.1.1", cut: int = 0) -> bytes:
     """An Ethernet frame with an ESP packet of this content."""
     where = ip_address(destination)

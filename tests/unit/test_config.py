@@ -1569,6 +1569,26 @@ def test_silence(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"), [("1ms", 0.001), ("200ms", 0.2), ("1.5 s", 1.5), ("10s", 10.0)]
+)
+def test_dedupe(text: str, seconds: float) -> None:
+    given = rule("a", f'{CAMERA}, dedupe = "{text}"', HOST)
+    assert parse(given, "f").rules["a"].input.dedupe == seconds
+
+
+@pytest.mark.parametrize("text", ["", "200", "0s", "0.5ms", "11s", "1 day"])
+def test_wrong_dedupe(text: str) -> None:
+    [line] = input_problems(f'dedupe = "{text}", port = 5, {GROUP}')
+    assert 'rules.a.input.dedupe: expected 1 ms to 10 s, as in "200ms"' in line
+
+
+@pytest.mark.parametrize("members", [0, 65537])
+def test_wrong_members(members: int) -> None:
+    [line] = problems(f"[interfaces.eth0]\nmembers = {members}\n" + rule("a", CAMERA, HOST))
+    assert "interfaces.eth0.members: " in line
+
+
+@pytest.mark.parametrize(
     "text", ["", "2", "0s", "999ms", "25h", "-1s", "1 day", "1e3s", "s", "1  s"]
 )
 def test_wrong_silence(text: str) -> None:

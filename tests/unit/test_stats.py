@@ -194,7 +194,7 @@ def test_the_reasons_are_in_the_order_in_which_they_are_tried() -> None:
 def test_no_reason_has_lost_its_name() -> None:
     """Scripts rely on them; more may come."""
     names = "malformed bad_checksum fragment truncated wrong_vlan wrong_source own_output unmatched"
-    of_rules = "rate_limited looped cut_off"
+    of_rules = "rate_limited looped cut_off duplicate"
     assert not set(names.split() + of_rules.split()) - set(DROP_REASONS)
     assert not set(of_rules.split()) - set(OF_RULES)
     assert not {"rate_limited", "new_member", "unreachable"} - set(OF_OUTPUTS)

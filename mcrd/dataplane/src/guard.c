@@ -85,6 +85,13 @@ static uint32_t whole_of(const struct guard *guard, uint64_t content, const uint
 	return (uint32_t)(whole >> 32) | 1;
 }
 
+uint64_t guard_hash(const struct guard *guard, uint64_t about, const uint8_t *payload, uint32_t length)
+{
+	uint64_t content = content_of(guard, about, payload, length);
+
+	return length > HEAD + TAIL ? mix_all(content, payload, length, guard->seed + 4) : content;
+}
+
 void guard_init(struct guard *guard, struct guard_memory *shared)
 {
 	memset(guard, 0, sizeof(*guard));

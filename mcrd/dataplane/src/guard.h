@@ -73,6 +73,9 @@ void guard_init(struct guard *guard, struct guard_memory *shared);
 void guard_look(const struct guard *guard, const struct frame *frame, const struct packet *packet, uint32_t interface,
 		uint32_t rule, uint64_t time, struct guard_frame *out);
 
+/* Of all bytes, and of what they are about. */
+uint64_t guard_hash(const struct guard *guard, uint64_t about, const uint8_t *payload, uint32_t length);
+
 enum guard_answer guard_ask(struct guard *guard, const struct guard_frame *frame, const uint8_t *payload,
 			    uint32_t length);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "counters.h"
+#include "dedupe.h"
 #include "late.h"
 #include "meter.h"
 #include "worker.h"
@@ -117,6 +118,17 @@ static int returns(struct worker *worker, struct rule *rule, const struct guard_
 	return 0;
 }
 
+/* Is it a payload that the rule has relayed just before? Then it is dropped, and counted. */
+static int repeats(struct worker *worker, struct rule *rule, const struct guard_frame *whose, const uint8_t *payload,
+		   uint32_t length)
+{
+	if (!dedupe_knows(&worker->guard, rule, whose, payload, length))
+		return 0;
+	count(&worker->segment->dropped[DROP_DUPLICATE], 1);
+	count(&rule->counters->duplicate, 1);
+	return 1;
+}
+
 /* One frame, which may stand for several datagrams. */
 static int relay_all(struct worker *worker, struct rule *rule, const struct frame *frame, const struct packet *packet,
 		     uint32_t size, uint64_t now)
@@ -137,11 +149,12 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
 
-		int returned = returns(worker, rule, &whose, frame, packet, packet->payload + at, length, now);
+		int dropped = (rule->match.dedupe && repeats(worker, rule, &whose, packet->payload + at, length)) ||
+			      returns(worker, rule, &whose, frame, packet, packet->payload + at, length, now);
 
-		if (rule->inspector && !returned)
+		if (rule->inspector && !dropped)
 			inspect(rule->inspector, packet, packet->payload + at, length, now);
-		if (returned) {
+		if (dropped) {
 			/* counted */
 		} else if (!limit_pass(&rule->limit, now)) {
 			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);
@@ -196,31 +209,6 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame, ui
 	return 0;
 }
 
-/* Which ring the next frame of all is in; NULL: there is none. A flow has frames in both, and its order is that of
- * their times. */
-static struct ring *next_frame(struct worker *worker, struct ring_frame *frame)
-{
-	struct ring *small = &worker->rings[0], *large = &worker->rings[1];
-	int found = ring_ready(small);
-	struct ring_frame other;
-
-	if (!ring_ready(large)) {
-		if (!found)
-			return NULL;
-		ring_read(small, frame);
-		return small;
-	}
-	ring_read(large, &other);
-	/* What came before the large one is there by now, even if it was not when we looked. */
-	if (found || ring_ready(small)) {
-		ring_read(small, frame);
-		if (frame->time <= other.time)
-			return small;
-	}
-	*frame = other;
-	return large;
-}
-
 /* While a rule is put to the test, all waits, unless it has no room to. */
 static int is_held(struct worker *worker)
 {
@@ -259,7 +247,7 @@ static int harvest(struct worker *worker)
 	int frames, result, i;
 
 	for (frames = 0; worker->begun && frames < HARVEST && !worker->test.held; frames++) {
-		ring = next_frame(worker, &frame);
+		ring = ring_next(&worker->rings[0], &worker->rings[1], &frame);
 		if (worker->test.began && (!ring || frame.time > worker->test.ends))
 			end_test(worker);
 		if (!ring)

@@ -65,4 +65,28 @@ void ring_take(struct ring *ring);
 /* Gives all that was taken back to the kernel; moves `position` with each, and counts it in `frames`. */
 void ring_release(struct ring *ring, uint64_t *position, uint64_t *frames);
 
+/* Which ring the next frame of all is in; NULL: there is none. A flow has frames in both, and its order is that of
+ * their times. */
+static inline struct ring *ring_next(struct ring *small, struct ring *large, struct ring_frame *frame)
+{
+	int found = ring_ready(small);
+	struct ring_frame other;
+
+	if (!ring_ready(large)) {
+		if (!found)
+			return NULL;
+		ring_read(small, frame);
+		return small;
+	}
+	ring_read(large, &other);
+	/* What came before the large one is there by now, even if it was not when we looked. */
+	if (found || ring_ready(small)) {
+		ring_read(small, frame);
+		if (frame->time <= other.time)
+			return small;
+	}
+	*frame = other;
+	return large;
+}
+
 #endif

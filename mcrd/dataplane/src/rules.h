@@ -35,6 +35,7 @@ struct rule {
 	struct rule_counters *counters;
 	struct inspector *inspector; /* NULL: nobody asked for it */
 	uint64_t window; /* of its meter */
+	uint64_t dedupe_about; /* what tells its payloads from those of others */
 	uint32_t slot;
 	uint32_t output_count;
 	uint32_t member_outputs; /* how many go by member */

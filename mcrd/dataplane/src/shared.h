@@ -22,12 +22,13 @@
 #define MCRD_GUARD_SEEDS 8
 #define MCRD_GUARD_CONTENTS 16384
 #define MCRD_GUARD_WAYS 2
+#define MCRD_DEDUPE_PAYLOADS 65536
 #define MCRD_GUARD_DETAILED 2147483648
 
 /* Why a frame was not relayed; nowhere else is there a list of it. The name of a counter is the one here without DROP_, in
  * small letters; one that struct rule_counters has too is counted for the rule as well. The tests say which documents
- * have to explain a new one. The first nine stand in the order in which they are tried; what comes back is dropped before a
- * limit sees it. */
+ * have to explain a new one. The first nine stand in the order in which they are tried; what comes back or
+ * is a duplicate is dropped before a limit sees it. */
 enum drop {
 	DROP_MALFORMED,    /* lengths contradict each other, or headers make no sense */
 	DROP_BAD_CHECKSUM, /* of IPv4 or UDP; over IPv6 also none */
@@ -40,6 +41,7 @@ enum drop {
 	DROP_RATE_LIMITED, /* over the limit of the rule */
 	DROP_LOOPED,       /* was relayed before, and somebody returns it: guard.h */
 	DROP_CUT_OFF,      /* known contents, after a test that found a loop: breaker.h */
+	DROP_DUPLICATE,    /* the payload was relayed just before, and the rule wants it once: dedupe.h */
 	MCRD_DROP_REASONS
 };
 
@@ -93,6 +95,7 @@ struct rule_counters {
 	uint64_t rate_limited;
 	uint64_t looped;
 	uint64_t cut_off;
+	uint64_t duplicate;
 	struct returner returner; /* the last one */
 	struct meter meter;
 };
@@ -212,6 +215,13 @@ struct guard_details {
 	uint32_t whole;  /* of all bytes; 0: not known */
 };
 
+/* A payload of a rule that takes each only once; see dedupe.h. */
+struct dedupe_payload {
+	uint64_t tag;    /* 0: none */
+	uint32_t passed; /* when it was relayed, in ms */
+	uint32_t unused;
+};
+
 /* Shared by all workers of a daemon. */
 struct guard_memory {
 	uint64_t seed[MCRD_GUARD_SEEDS];
@@ -219,6 +229,7 @@ struct guard_memory {
 	uint32_t unused[15];
 	struct guard_content contents[MCRD_GUARD_CONTENTS];
 	struct guard_details details[MCRD_GUARD_CONTENTS];
+	struct dedupe_payload payloads[MCRD_DEDUPE_PAYLOADS];
 };
 
 enum link_layer {
@@ -272,6 +283,7 @@ struct rule_match {
 	uint32_t packets_per_second; /* 0: no limit */
 	uint32_t source_count;       /* 0: any */
 	uint32_t exclude_count;
+	uint32_t dedupe; /* the same payload again within so many ms is dropped; 0: it is not */
 	uint32_t also_count;
 	struct inspect_settings inspect;
 };

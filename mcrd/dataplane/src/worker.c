@@ -1,6 +1,7 @@
 /* A worker's parts, and what the supervisor's messages do to them.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "worker.h"
+#include "dedupe.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -239,6 +240,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		return -ENOMEM;
 	rule->slot = slot;
 	rule->counters = &worker->segment->rules[slot];
+	rule->dedupe_about = dedupe_about(match, networks, worker->settings.interface);
 	for (i = 0; i < output_count; i++) {
 		rule->outputs[i].socket = outputs[i].socket;
 		rule->outputs[i].counters = &worker->segment->outputs[outputs[i].counters];
