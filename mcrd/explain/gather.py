@@ -69,7 +69,6 @@ def of_daemon(name: str, control: Path, seconds: float) -> Explained:
 
     Raises ControlError.
     """
-    name = _of_the_daemon(name, control)
     status = fetch(control, Status, TIMEOUT)
     if status.network_namespace not in (None, network_namespace()):
         pid = peer(control)
@@ -78,6 +77,7 @@ def of_daemon(name: str, control: Path, seconds: float) -> Explained:
             "mcrd runs in another network namespace, whose interfaces are not visible here:"
             f" `{where} mcrctl --control {shlex.quote(str(control))} explain {shlex.quote(name)}`"
         )
+    name = _of_the_daemon(name, control)
     daemon = _differences(name, control, Daemon(None, status.config, status.pending))
     try:
         running = fetch(control, OneRule, TIMEOUT, name=name)
