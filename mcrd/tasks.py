@@ -121,6 +121,17 @@ def take_all(checks: Iterable[tuple[str, Callable[[], object]]]) -> None:
             tell(log, logging.ERROR, "look-failed", text, name, describe(error), task=name)
 
 
+def log_uncaught(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody caught: one line, as when descriptors run out and no client can be accepted.
+
+    Not each time: a callback of the loop may fail again and again.
+    """
+    error, message = context.get("exception"), str(context.get("message"))
+    text = f"{message}: {error!r}" if error is not None else message
+    about = f"{type(error).__name__}: {message[:40]}"
+    tell(log, logging.ERROR, "unexpected", "%s", text, task=about)
+
+
 def describe(error: BaseException) -> str:
     """The error in words, if it is of the system; anything else is a bug, and has its traceback."""
     if isinstance(error, OSError):

@@ -68,7 +68,11 @@ class RuleFile:
         _, self._digest = await self._files_now(config)
 
     def follow(self, running: Config) -> None:
-        """Take this for what runs, and watch its files, if it wants that."""
+        """Take this for what runs: say its new warnings, and watch its files, if it wants that."""
+        told = {_saying(warning) for warning in self._running.warnings}
+        for warning in running.warnings:
+            if _saying(warning) not in told:
+                log.warning("%s", warning)
         self._running = running
         if running.daemon.watch:
             self.watch.start(self._files(running), running.include_patterns)
@@ -154,6 +158,11 @@ class RuleFile:
             return files, digest_of(files)
 
         return await threads.apart(read)
+
+
+def _saying(warning: str) -> str:
+    """A warning without its place, which an edit elsewhere in the file moves."""
+    return warning.partition(": ")[2]
 
 
 def digest_of(files: Iterable[str]) -> bytes:

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mcrd import __version__
 from mcrd.beside.watch import Watcher
@@ -31,7 +30,7 @@ from mcrd.observe.listener import Listener
 from mcrd.planning.changes import Changes, changes
 from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
-from mcrd.tasks import Tasks, clean_up, take_all
+from mcrd.tasks import Tasks, clean_up, log_uncaught, take_all
 
 # Almost all that there is are rules, which stay: to look through them for garbage again and again
 # was half of the time of a reload (gc.set_threshold()).
@@ -88,7 +87,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         if ended_early():
             return
-        loop.set_exception_handler(_log_exception)
+        loop.set_exception_handler(log_uncaught)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
         gc.set_threshold(*SELDOM)
         await self._server.start()
@@ -204,12 +203,8 @@ class Supervisor:
         self._estate.set_level(level)
         await self._metrics.listen(new.metrics.listen)
         self._commands.adopted = time.time()
-        told = {_saying(warning) for warning in old.warnings}
-        for warning in new.warnings:
-            if _saying(warning) not in told:
-                log.warning("%s", warning)
-        self._planner.run_by(new)
         self._file.follow(new)
+        self._planner.run_by(new)
         self._alarms.keep(self._planner.config.rules)
         await self._settle()
         self._planner.forget()
@@ -245,19 +240,3 @@ class Supervisor:
 
         self._awaited.add(why)
         self._tasks.passing(f"reload ({why})", reload)
-
-
-def _saying(warning: str) -> str:
-    """A warning without its place, which an edit elsewhere in the file moves."""
-    return warning.partition(": ")[2]
-
-
-def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What nobody caught: one line, as when descriptors run out and no client can be accepted.
-
-    Not each time: a callback of the loop may fail again and again.
-    """
-    error, message = context.get("exception"), str(context.get("message"))
-    text = f"{message}: {error!r}" if error is not None else message
-    about = f"{type(error).__name__}: {message[:40]}"
-    tell(log, logging.ERROR, "unexpected", "%s", text, task=about)
