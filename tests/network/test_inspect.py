@@ -267,6 +267,12 @@ def test_a_reload_and_another_worker_lose_nothing(triangle: Triangle) -> None:
     send_by(sock, (rtp(next(numbers)) for _ in range(600)))
     got = found(daemon, 1600)
     assert got["lost"] + got["missing"] == 1
+    daemon.edit(rule("cam", IN, OUT, more='inspect = "auto"'))
+    wait_for(lambda: daemon.rules()["cam"]["inspect"] == "auto", "the reload")
+    next(numbers)  # nobody knows of it
+    send_by(sock, (rtp(next(numbers)) for _ in range(100)))
+    got = found(daemon, 1700)
+    assert (got["lost"] + got["missing"], got["flows"]) == (1, 1)
     sock.close()
     daemon.edit(rule("cam", IN, OUT))
     wait_for(lambda: daemon.stats()["rules"]["cam"]["inspect"] is None, "the reload")

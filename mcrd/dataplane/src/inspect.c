@@ -6,6 +6,8 @@
 
 #include "counters.h"
 
+enum { MISSING_MAX = 1 << 21 /* of a flow: gaps of MoldUDP64 */ };
+
 enum { IS_RTP = 1 << INSPECT_RTP, IS_TS = 1 << INSPECT_MPEG_TS, IS_MOLD = 1 << INSPECT_MOLDUDP64 };
 
 #define SECOND_NS 1000000000ULL
@@ -31,11 +33,10 @@ struct inspector *inspector_new(const struct inspect_settings *settings, struct 
 	inspector->counters = counters;
 	inspector->seed = seed;
 	inspector->used = used;
-	/* A worker before this one knew what it waited for. */
-	if (missing) {
-		count(&counters->missing, -missing);
+	/* A worker before this one knew what it waited for. No more is believed than all flows of a rule can miss. */
+	if (missing <= INSPECT_FLOWS * (uint64_t)MISSING_MAX)
 		count(&counters->lost, missing);
-	}
+	count(&counters->missing, -missing);
 	count(&counters->flows, -counters->flows);
 	return inspector;
 }

@@ -209,14 +209,18 @@ static int inspect_for(struct worker *worker, struct rule *rule)
 {
 	const struct inspect_settings *settings = &rule->match.inspect;
 	struct rule *old = worker->rules.by_slot[rule->slot];
+	struct inspector *before = old ? old->inspector : NULL;
 
-	if (settings->format == INSPECT_NOTHING)
-		return 0;
-	if (old && old->inspector && inspector_is_like(old->inspector, settings)) {
-		rule->inspector = old->inspector;
+	/* Both would count in the same place. */
+	if (before)
 		old->inspector = NULL;
+	if (before && inspector_is_like(before, settings)) {
+		rule->inspector = before;
 		return 0;
 	}
+	inspector_free(before);
+	if (settings->format == INSPECT_NOTHING)
+		return 0;
 	rule->inspector = inspector_new(settings, &worker->segment->inspections[rule->slot], &worker->flows.seed,
 					&worker->inspected);
 	return rule->inspector ? 0 : -ENOMEM;

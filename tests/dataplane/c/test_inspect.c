@@ -479,6 +479,12 @@ static void test_begin_again(void)
 	bench.inspector = inspector_new(&(struct inspect_settings){ .format = INSPECT_RTP }, &bench.counters, &bench.seed,
 					&bench.used);
 	CHECK_EQUAL(bench.counters.lost, 5);
+	inspector_free(bench.inspector);
+	bench.counters.missing = -5ULL; /* of a slot that was zeroed before its rule had gone */
+	bench.counters.flows = -1ULL;
+	bench.inspector = inspector_new(&(struct inspect_settings){ .format = INSPECT_RTP }, &bench.counters, &bench.seed,
+					&bench.used);
+	CHECK_EQUAL(bench.counters.lost, 5);
 	end(&bench);
 }
 
