@@ -218,6 +218,18 @@ def test_moldudp64(triangle: Triangle) -> None:
     assert (got["repeated"], got["reordered"], got["resets"], got["stray"]) == (0, 0, 0, 0)
 
 
+@pytest.mark.alone
+def test_at_50_000_a_second(triangle: Triangle) -> None:
+    """The numbers of mcrgen, most of them in super-frames."""
+    more = "inspect = { offset = 0, bytes = 4 }"
+    daemon = triangle.lab.mcrd(triangle.relay, rule("cam", IN, OUT, more=more))
+    received = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=50_000)
+    triangle.source.send("s0", *GROUP, count=50_000, rate=50_000, size=1400)
+    assert received.result()["unique"] == 50_000
+    got = found(daemon, 50_000)
+    assert (got["lost"], got["missing"], got["gaps"], got["flows"]) == (0, 0, 0, 1)
+
+
 def test_it_is_said_when_it_begins_and_when_it_is_over(triangle: Triangle) -> None:
     daemon = inspecting(triangle, '"rtp"')
     send(triangle, map(rtp, (*range(100), *range(112, 1000))))
