@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
@@ -64,6 +65,11 @@ class Index(msgspec.Struct):
     restarts: Any = None
     config: Any = None  # what ran, but for its rules,
     rules: list[Any] = []  # which are these
+
+
+def network() -> int:
+    """The inode of the network namespace."""
+    return os.stat("/proc/self/ns/net").st_ino
 
 
 def pack(value: object) -> Any:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mcrd.daemon import handover
-from mcrd.daemon.handover import Keeper, Restarts
+from mcrd.daemon import heir
+from mcrd.daemon.handover import Keeper
+from mcrd.daemon.heir import Restarts
 from mcrd.daemon.index import pack, unpack
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.lanes.holdings import Holdings
@@ -149,7 +150,7 @@ def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings
     hand_over(before.manager, monkeypatch)
     holdings, restarts = Holdings(), Restarts()
     with before.relay.inside():
-        left = handover.take_over(before.manager.client(), holdings, restarts)
+        left = heir.take_over(before.manager.client(), holdings, restarts)
     if left.config is not None:
         assert left.config == CONFIG
     return holdings, restarts
