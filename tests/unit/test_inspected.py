@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, fields
+from ipaddress import ip_address
 
 import msgspec
 from mcrd.dataplane._dataplane import ffi
 
 from mcrd.answers import Inspected, InspectedTs, LastFault
+from mcrd.daemon.index import pack, unpack
 from mcrd.inspected import clock, inspected, lost_before
+from mcrd.lanes.counts import RuleCount
 from mcrd.lanes.inspections import (
     FORMATS,
     PATIENCE,
@@ -21,6 +24,7 @@ from mcrd.lanes.inspections import (
     lost,
     read,
 )
+from mcrd.model import Input, Inspect, Rule
 
 
 def found() -> InspectCount:
@@ -73,6 +77,17 @@ def test_sums_over_workers() -> None:
     total.end()
     assert (total.lost, total.missing, total.flows) == (28, 0, 0)
     assert asdict(InspectCount())["last_lost"] == {"count": 0, "at": None}
+
+
+def test_the_next_supervisor_counts_on() -> None:
+    kept = unpack(msgspec.msgpack.decode(msgspec.msgpack.encode(pack(RuleCount(inspect=found())))))
+    assert isinstance(kept, RuleCount)
+    assert kept.inspect is not None
+    assert told(kept.inspect).formats == ["mpeg-ts", "rtp"]
+    kept.add(RuleCount(inspect=found()))
+    assert (kept.inspect.lost, kept.inspect.mpeg_ts.by_pid) == (24, {"256": 10})
+    config = Rule("a", Input("eth0", ip_address("239.1.1.1"), 1), (), inspect=Inspect("rtp"))
+    assert unpack(pack(config)) == config
 
 
 def test_what_a_worker_says_may_be_wrong() -> None:
