@@ -19,6 +19,7 @@ from tests.documents import recipes
 from tests.lab import Capture, Host, Lab, Mcrd, Receiver, wait_for
 from tests.lab.datagrams import sender, udp
 from tests.network.test_broadcast import caster
+from tests.network.test_inspect import rtp, transport_stream
 from tests.network.test_streams import perfect
 
 if TYPE_CHECKING:
@@ -407,6 +408,27 @@ def _up_to_marker(seen: Capture, before: int) -> list[bytes] | None:
 def _forwards(switch: Host, port: str, group: str) -> bool:
     entries = switch.run("bridge", "mdb", "show", "dev", "br0").splitlines()
     return any({port, group} <= set(entry.split()) for entry in entries)
+
+
+# Who lost it
+
+
+def test_who_lost_it(lab: Lab) -> None:
+    """MPEG-TS over RTP, of which three datagrams are lost before the relay."""
+    source, gateway, receiver = lab.hosts("source", "relay", "receiver")
+    lab.link(source, "eth0", ["10.1.0.5/24"], gateway, "eth0", ["10.1.0.1/24"])
+    lab.link(receiver, "eth0", ["10.2.0.5/24"], gateway, "eth1", ["10.2.0.1/24"])
+    daemon = relay(gateway, "who lost it")
+    with sender(source, "eth0") as sock:
+        for number, packets in enumerate(transport_stream(COUNT)):
+            if number not in (100, 101, 200):
+                sock.sendto(rtp(number, b"".join(packets)), ("239.1.1.1", 5000))
+    said = "lost before it came here (mpeg-ts, rtp): 3 packets"
+    wait_for(lambda: said in daemon.ctl("stats").stdout, "what was lost")
+    told = "rules.camera: 3 packets were lost before they came here"
+    wait_for(lambda: told in daemon.log(), "the line in the log")
+    done = daemon.ctl("explain", "camera", "--seconds", "1", check=False)
+    assert "lost before it came here: 3 packets" in " ".join(done.stdout.split())
 
 
 # Wake-on-LAN
