@@ -9,8 +9,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from mcrd.addresses import covers, has_port
 from mcrd.answers import Twice
 from mcrd.beside.sight import Route, Sender, Sight
-from mcrd.model import Address, Input, Output, Rule
-from mcrd.planning.links import Link
+from mcrd.model import Address, Input, Network, Output, PortRange, Rule
+from mcrd.planning.broadcast import destination
+from mcrd.planning.links import Link, source_of
 
 
 def twice(rules: Iterable[Rule], links: Mapping[str, Link], sight: Sight) -> Iterator[Twice]:
@@ -51,17 +52,18 @@ def _sockets(
     """
     link = links[output.interface] if output.interface is not None else None
     here = {address.ip for address in link.addresses} if link is not None else own
-    for sender in _senders(output, sight):
+    to = output.address if link is None else destination(output, link, source_of(output, link))
+    for sender in _senders(to, output.port, sight):
         if sender.source in here or sender.source not in own:
             yield sender.inode
 
 
-def _senders(output: Output, sight: Sight) -> Iterator[Sender]:
-    if isinstance(output.address, Address) and isinstance(output.port, int):
-        yield from sight.sent.get((output.address, output.port), ())
+def _senders(to: Address | Network, ports: int | PortRange, sight: Sight) -> Iterator[Sender]:
+    if isinstance(to, Address) and isinstance(ports, int):
+        yield from sight.sent.get((to, ports), ())
         return
     for (address, port), senders in sight.sent.items():
-        if covers(output.address, address) and has_port(output.port, port):
+        if covers(to, address) and has_port(ports, port):
             yield from senders
 
 

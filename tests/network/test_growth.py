@@ -26,6 +26,8 @@ def test_interfaces_that_come_and_go_leave_nothing(triangle: Triangle) -> None:
     relay = triangle.relay
     told = triangle.lab.file("sizes.json")
     steady = "[daemon]\nwatch = false\n" + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000")
+    steady += rule("to-any", "r0 239.1.1.4 5000", "v*[05] 239.2.2.4 6000")
+    steady += rule("of-any", "v*0 239.1.1.5 5000", "r1 broadcast 6000")
     program = (sys.executable, "-m", "tests.lab.sizes", str(told))
     daemon = triangle.lab.mcrd(relay, steady, program=program)
     serial = 0

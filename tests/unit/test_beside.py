@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, ip_address, ip_interface
 from pathlib import Path
 
 import pytest
@@ -118,6 +118,14 @@ def test_another_mcrd_with_a_range() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="packet sockets need root")
+def test_another_mcrd_with_broadcasts() -> None:
+    text = rule("a", "r0 broadcast 9", "r1 broadcast 9", "r2 255.255.255.255 9")
+    links = {**LINKS, "r1": replace(LINKS["r1"], broadcasts=(IPv4Address("10.2.0.255"),))}
+    for address, source, at in (("10.2.0.255", "10.2.0.1", 0), ("255.255.255.255", "10.3.0.1", 1)):
+        (one,) = twice([parse(text)], links, sent(address, 9, source))
+        assert one.outputs == (at,)
+
+
 def test_packet_sockets_of_other_programs_are_no_relays() -> None:
     """Plain ones, as of dhclient and lldpd; in a fanout group, as of an analyser."""
     with (
