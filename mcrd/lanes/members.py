@@ -25,8 +25,8 @@ from mcrd.errors import words
 from mcrd.lanes.channel import WorkerError, end_sockets, unheard
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
-from mcrd.model import DEFAULT_MEMBERS
-from mcrd.planning.resources import Egress, Members, Relay
+from mcrd.model import BROADCAST, DEFAULT_MEMBERS
+from mcrd.planning.resources import ELSEWHERE, Egress, Members, Relay
 from mcrd.sockets import EgressSockets, source_port
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
@@ -342,7 +342,9 @@ def may_have(relay: Relay, key: messages.MemberKey) -> bool:
         source = ip_address(key.source.address) if key.source is not None else None
     except ValueError:
         return False
-    if not covers(given.address, destination) or key.destination.port not in ports:
+    elsewhere = given.address == BROADCAST and destination == ELSEWHERE
+    within = elsewhere or covers(given.address, destination)
+    if not within or key.destination.port not in ports:
         return False
     if key.source is None or source is None:
         return True

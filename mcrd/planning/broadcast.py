@@ -15,6 +15,9 @@ DEFAULT_LIMIT = 1000
 Each wakes every host of the network, and wireless networks send them at their lowest rate.
 """
 
+NETWORKS_AT_MOST = 1024
+"""Broadcast addresses of one interface that an input takes: all have to fit one message."""
+
 
 def is_broadcast(address: Address | Network, link: Link | None) -> bool:
     """Whether all hosts of the link get what is sent there."""
@@ -27,7 +30,7 @@ def input_here(given: Input, link: Link | None) -> Input:
     """The input with the broadcast addresses of the link, if it is to take these."""
     if given.address != BROADCAST or link is None:
         return given
-    return replace(given, also=link.broadcasts)
+    return replace(given, also=link.broadcasts[:NETWORKS_AT_MOST])
 
 
 def destination(output: Output, link: Link, source: Address | None) -> Address | Network:

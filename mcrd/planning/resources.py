@@ -10,9 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
 
 from mcrd.addresses import Target, endpoint, first_address, first_port
-from mcrd.model import DEFAULT_RING_SIZE, Address, Input, Inspect, Manner, Network, PortRange
+from mcrd.model import (
+    BROADCAST,
+    DEFAULT_RING_SIZE,
+    LIMITED_BROADCAST,
+    Address,
+    Input,
+    Inspect,
+    Manner,
+    Network,
+    PortRange,
+)
 from mcrd.planning.links import Link, Lookup, Protocol, Way
 
 
@@ -169,6 +180,10 @@ class Sending(Manner):
     routed: bool = False
 
 
+ELSEWHERE = IPv4Address("0.0.0.0")  # nobody listens there
+"""The destination of a member that stands for all that its rule takes besides its first address."""
+
+
 @dataclass(frozen=True, slots=True)
 class Egress:
     """A connected socket: one output of one rule, for one worker; or a member of such an output.
@@ -176,6 +191,7 @@ class Egress:
     `transparent`: source and port are those of somebody else's packets. `of` is what the output is
     called by where that is something else: with members, by another name of the interface, or
     without one. `heard` is whose packets a member stands for where members differ by that.
+    `beside`: it stands for those that were sent to another address than the first of its rule.
     """
 
     worker: Worker
@@ -186,6 +202,7 @@ class Egress:
     transparent: bool = False
     of: Target | None = None
     heard: tuple[Address, int] | None = None
+    beside: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -254,8 +271,14 @@ class Members:
     def member(
         self, destination: Address, port: int, source: Address | None, source_port: int | None
     ) -> Egress:
-        """The socket for packets from `source` to `destination`."""
+        """The socket for packets from `source` to `destination`.
+
+        What is sent to 255.255.255.255 stays so in an output to "broadcast": where it comes back,
+        it is then known. All other destinations of such an input are 0.0.0.0.
+        """
         address, kept = first_address(self.address), self.sending.source is None
+        if self.target[1] == BROADCAST and destination == LIMITED_BROADCAST:
+            address = LIMITED_BROADCAST
         if not isinstance(self.address, Address):
             address += int(destination) - int(self.input_address)
         sending = self.sending
@@ -267,6 +290,7 @@ class Members:
             transparent=kept,
             of=self.target,
             heard=None if source is None or source_port is None else (source, source_port),
+            beside=destination == ELSEWHERE,
         )
 
     def __str__(self) -> str:

@@ -15,13 +15,15 @@ import pytest
 
 from mcrd.config import ConfigError, parse
 from mcrd.daemon.index import pack, unpack
+from mcrd.dataplane import messages
 from mcrd.host.links import broadcasts_of
+from mcrd.lanes.members import may_have
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Config, Output
-from mcrd.planning.broadcast import DEFAULT_LIMIT, destination, input_here, limit
+from mcrd.planning.broadcast import DEFAULT_LIMIT, NETWORKS_AT_MOST, destination, input_here, limit
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, lookup
 from mcrd.planning.plan import Add, Open, Step, plan
-from mcrd.planning.resources import Actual, Egress
+from mcrd.planning.resources import Actual, Egress, Members
 from mcrd.sockets.filters import networks
 from tests.lab.rules import rule
 
@@ -170,6 +172,37 @@ def test_a_plan_follows_the_addresses() -> None:
     taken = {str(network.network_address) for network in networks(config, LINKS)["eth0"]}
     assert taken == {"255.255.255.255", *map(str, NETWORKS)}
     assert input_here(config.rules["a"].input, None).also == ()
+
+
+def test_members_of_a_broadcast() -> None:
+    """What went to 255.255.255.255 stays so; all else goes to the network. No two are equal."""
+    config = of(
+        rule("a", "eth0 broadcast 9", 'eth1 - - source="keep"', 'eth1 239.1.1.1 - source="keep"')
+    )
+    steps = plan(config, Actual(links=MappingProxyType(LINKS)))
+    (add,) = [step for step in steps if isinstance(step, Add)]
+    found = {
+        made.member(ip_address(to), 9, ip_address("10.1.0.7"), 4000): str(to)
+        for made in add.relay.outputs
+        if isinstance(made, Members)
+        for to in ("255.255.255.255", "0.0.0.0")
+    }
+    assert [str(egress.address) for egress in found] == [
+        "255.255.255.255",
+        "10.2.0.255",
+        "239.1.1.1",
+        "239.1.1.1",
+    ]
+    for to, fits in (("255.255.255.255", True), ("0.0.0.0", True), ("10.1.0.255", False)):
+        destination = messages.Endpoint(ip_address(to).packed, 9)
+        source = messages.Endpoint(ip_address("10.1.0.7").packed, 4000)
+        assert may_have(add.relay, messages.MemberKey(0, destination, source)) is fits
+
+
+def test_no_more_networks_than_fit_a_message() -> None:
+    many = tuple(IPv4Address("10.0.0.255") + 256 * number for number in range(2000))
+    given = of(rule("a", "eth0 broadcast 9", "eth1 - -")).rules["a"].input
+    assert input_here(given, replace(ETH0, broadcasts=many)).also == many[:NETWORKS_AT_MOST]
 
 
 def test_an_interface_that_has_none() -> None:

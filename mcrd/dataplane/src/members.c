@@ -30,9 +30,9 @@ static struct member_key wanted_by(const struct rule *rule, const struct packet 
 	};
 	size_t size = packet->family == 6 ? 16 : 4;
 
-	/* What else it takes has the members of its one address. */
-	memcpy(key.destination.address,
-	       rule->match.bits < 8 * size ? packet->destination : rule->match.first.address, size);
+	/* All that a rule takes besides its first address is one, 0.0.0.0: which they are may change. */
+	if (rule->match.also_count == 0 || memcmp(packet->destination, rule->match.first.address, size) == 0)
+		memcpy(key.destination.address, packet->destination, size);
 	if (rule->match.by_source) {
 		key.source.family = packet->family;
 		key.source.port = packet->source_port;
