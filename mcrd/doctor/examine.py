@@ -14,8 +14,8 @@ from pathlib import Path
 from mcrd import config
 from mcrd.config import ConfigError
 from mcrd.doctor import buffers, kernel, limits, offloads, others, sysctls
+from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, unreadable
-from mcrd.doctor.needs import Needs
 from mcrd.errors import words
 from mcrd.files import read_file
 from mcrd.host.devices import devices, links
@@ -39,6 +39,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     here_now: Mapping[str, Link] = {}
     if rules is not None and here:
         rules, named, here_now = as_named_here(rules)
+    demand = Demand(rules) if rules is not None else None
     return [
         found,
         *for_service(path, running),
@@ -53,8 +54,8 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         limits.inotify(host, running),
         *(of_network(host) if here else ()),
         *named,
-        *(of_rules(host, running, rules) if rules is not None else ()),
-        *(of_both(host, running, rules, here_now) if rules is not None and here else ()),
+        *(of_rules(host, running, demand) if demand is not None else ()),
+        *(of_both(host, running, demand, here_now) if demand is not None and here else ()),
     ]
 
 
@@ -97,38 +98,38 @@ def of_network(host: Host) -> list[Finding]:
     return [*buffers.backlog(host), *buffers.fragments(host), others.routers(host)]
 
 
-def of_rules(host: Host, running: Running, rules: Config) -> list[Finding]:
+def of_rules(host: Host, running: Running, demand: Demand) -> list[Finding]:
     """Checks that depend on the rule file."""
-    needs = Needs(rules)
-    return [limits.descriptors(host, running, needs), limits.memory(host, running, needs)]
+    return [limits.descriptors(host, running, demand), limits.memory(host, running, demand)]
 
 
-def of_both(host: Host, running: Running, rules: Config, here: Mapping[str, Link]) -> list[Finding]:
+def of_both(
+    host: Host, running: Running, demand: Demand, here: Mapping[str, Link]
+) -> list[Finding]:
     """Checks that depend on the rule file and the network namespace."""
-    needs = Needs(rules)
     return [
-        *sysctls.memberships(host, needs),
-        *buffers.filter_memory(host, filters.networks(rules, {})),
+        *sysctls.memberships(host, demand),
+        *buffers.filter_memory(host, filters.networks(demand.config, {})),
         *buffers.send_buffer(host),
-        *sysctls.igmp_version(host, needs, running),
-        *sysctls.ipv6(host, needs),
-        *sysctls.low_ports(host, running, needs),
-        *sysctls.neighbours(host, needs),
-        *of_interfaces(host, needs),
-        others.programs(host, running, needs),
-        *others.relays(host, running, needs, here),
+        *sysctls.igmp_version(host, demand, running),
+        *sysctls.ipv6(host, demand),
+        *sysctls.low_ports(host, running, demand),
+        *sysctls.neighbours(host, demand),
+        *of_interfaces(host, demand),
+        others.programs(host, running, demand),
+        *others.relays(host, running, demand, here),
     ]
 
 
-def of_interfaces(host: Host, needs: Needs) -> list[Finding]:
+def of_interfaces(host: Host, demand: Demand) -> list[Finding]:
     """Checks that depend on the interfaces of the rules."""
     try:
-        found = devices([*needs.inputs(), *needs.outputs()])
+        found = devices([*demand.inputs(), *demand.outputs()])
     except OSError as error:
         return [Finding("interfaces", "unknown", f"cannot find out: {words(error)}")]
     return [
-        *offloads.offloads(needs, found, kernel.release(host)),
-        *sysctls.reverse_path(host, needs, found),
+        *offloads.offloads(demand, found, kernel.release(host)),
+        *sysctls.reverse_path(host, demand, found),
     ]
 
 

@@ -8,8 +8,8 @@ import json
 import os
 import re
 
+from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, in_unit, setting, unreadable
-from mcrd.doctor.needs import Needs
 from mcrd.host.procfs import Host, Running
 
 UNLIMITED = 1 << 63
@@ -17,7 +17,7 @@ INSTANCES, WATCHES = 1024, 65536  # of inotify, for a user
 SMALL_RING = 8 << 20
 
 
-def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
+def descriptors(host: Host, running: Running, demand: Demand) -> Finding:
     """Check the limit on open files: the hard one, to which the daemon raises its own."""
     check = "descriptors"
     if running.status is not None and running.pid is None:
@@ -28,9 +28,9 @@ def descriptors(host: Host, running: Running, needs: Needs) -> Finding:
     if found is None:
         return unreadable(check, f"/{path}", "permission denied, or no such process")
     limit = UNLIMITED if found[1] == "unlimited" else int(found[1])
-    need = needs.descriptors(host.sysctl("net.ipv4.igmp_max_memberships") or 20)
+    need = demand.descriptors(host.sysctl("net.ipv4.igmp_max_memberships") or 20)
     whose = "the daemon may have" if running.pid else "this shell may have"
-    most = need + needs.members()
+    most = need + demand.members()
     more = f", and up to {most} with all members" if most > need else ""
     value = f"{whose} {found[1]}, the rules take about {need}{more}"
     why = "every output takes one for each worker of its input interface"
@@ -79,7 +79,7 @@ def _lowest(host: Host, *names: str) -> tuple[int, str] | None:
     return min(found) if found else None
 
 
-def memory(host: Host, running: Running, needs: Needs) -> Finding:
+def memory(host: Host, running: Running, demand: Demand) -> Finding:
     """Check memory: rings are never swapped. Running workers have theirs already."""
     check, why = "memory", "an interface without memory for its rings is not read"
     sizes = dict(line.split(":", 1) for line in host.lines("proc/meminfo") if ":" in line)
@@ -88,8 +88,8 @@ def memory(host: Host, running: Running, needs: Needs) -> Finding:
     except (KeyError, ValueError, IndexError):
         return unreadable(check, "/proc/meminfo", "no MemAvailable")
     takes = {
-        name: needs.memory(name) * max(0, needs.workers(name) - running.workers.get(name, 0))
-        for name in needs.inputs()
+        name: demand.memory(name) * max(0, demand.workers(name) - running.workers.get(name, 0))
+        for name in demand.inputs()
     }
     total = sum(takes.values())
     value = f"{_mib(available)} available"
@@ -99,7 +99,7 @@ def memory(host: Host, running: Running, needs: Needs) -> Finding:
     if total <= available:
         return Finding(check, "ok", value)
     most = max(takes, key=lambda name: takes[name])
-    if needs.ring_size(most) > SMALL_RING:
+    if demand.ring_size(most) > SMALL_RING:
         remedy = (
             f'ring_size = "{_mib(SMALL_RING)}" in the rule file, under [interfaces.{_key(most)}]'
         )

@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from mcrd.config.values import LONGEST_INTERFACE_NAME
+from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding
 from mcrd.doctor.kernel import SUPER_FRAMES
-from mcrd.doctor.needs import Needs
 from mcrd.host.devices import Device
 
 SEGMENT = "tx-udp-segmentation"
@@ -26,12 +26,12 @@ LOST = "before Linux 6.2 the kernel drops UDP super-frames before the ring: one 
 
 
 def offloads(
-    needs: Needs, devices: Mapping[str, Device], release: tuple[int, int] | None
+    demand: Demand, devices: Mapping[str, Device], release: tuple[int, int] | None
 ) -> list[Finding]:
     """Check every interface of the rules, or say that it is missing."""
     found = []
     old = release is not None and release < SUPER_FRAMES
-    for name in dict.fromkeys([*needs.inputs(), *needs.outputs()]):
+    for name in dict.fromkeys([*demand.inputs(), *demand.outputs()]):
         check = f"offloads of {name}"
         device = devices.get(name)
         if device is None:
@@ -39,9 +39,9 @@ def offloads(
             found.append(Finding(check, "unknown", "there is no such interface", why))
             continue
         these = [
-            *(_input(device, check, old) if name in needs.inputs() else ()),
-            *(_tagged(device, check, needs)),
-            *(_output(device, check, old) if name in needs.outputs() else ()),
+            *(_input(device, check, old) if name in demand.inputs() else ()),
+            *(_tagged(device, check, demand)),
+            *(_output(device, check, old) if name in demand.outputs() else ()),
         ]
         found += these or [Finding(check, "ok", "nothing harmful")]
     return found
@@ -60,11 +60,11 @@ def _input(device: Device, check: str, old: bool) -> Iterator[Finding]:
         yield Finding(check, "unknown", f"a {device.kind}", why, remedy)
 
 
-def _tagged(device: Device, check: str, needs: Needs) -> Iterator[Finding]:
+def _tagged(device: Device, check: str, demand: Demand) -> Iterator[Finding]:
     """Check tags: a card that filters lets in only VLANs that have an interface."""
     wanted = {
         rule.input.vlan
-        for rule in needs.rules()
+        for rule in demand.rules()
         if rule.input.interface == device.name and rule.input.vlan
     }
     missing = sorted(wanted - device.vlans)

@@ -12,8 +12,8 @@ from mcrd.beside import discovery
 from mcrd.beside.sight import Bound, bound, look
 from mcrd.beside.twice import twice
 from mcrd.beside.who import RAW, Party, parties, router
+from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, unreadable
-from mcrd.doctor.needs import Needs
 from mcrd.host.procfs import NET, Host, Running
 from mcrd.model import Input
 from mcrd.planning.links import Link
@@ -21,13 +21,13 @@ from mcrd.planning.links import Link
 SHOWN = 8  # programs in one line
 
 
-def programs(host: Host, running: Running, needs: Needs) -> Finding:
+def programs(host: Host, running: Running, demand: Demand) -> Finding:
     """Sockets that get what a rule takes; the name of a program only where it can be had."""
     check = "other programs"
     tables = [name for name in ("udp", "udp6") if host.exists(f"{NET}/{name}")]
     if not tables:
         return unreadable(check, f"/{NET}/udp", "not there")
-    inputs = _by_port(needs)
+    inputs = _by_port(demand)
     takers = [
         entry
         for name in tables
@@ -53,10 +53,10 @@ def programs(host: Host, running: Running, needs: Needs) -> Finding:
     return Finding(check, "ok", ", ".join(names), why)
 
 
-def _by_port(needs: Needs) -> dict[int | None, list[Input]]:
+def _by_port(demand: Demand) -> dict[int | None, list[Input]]:
     """Inputs by their only port; None: by several. Outputs are thousands of sockets, too."""
     found: dict[int | None, list[Input]] = {}
-    for rule in needs.rules():
+    for rule in demand.rules():
         port = rule.input.port
         if rule.input.protocol == "udp":
             found.setdefault(port if isinstance(port, int) else None, []).append(rule.input)
@@ -75,7 +75,9 @@ def _meets(entry: Bound, inputs: Iterable[Input]) -> bool:
     )
 
 
-def relays(host: Host, running: Running, needs: Needs, links: Mapping[str, Link]) -> list[Finding]:
+def relays(
+    host: Host, running: Running, demand: Demand, links: Mapping[str, Link]
+) -> list[Finding]:
     """Another mcrd, or the kernel's own routing, that does what a rule does; and reflectors.
 
     The rules have the interfaces' own names. What the daemon says is exact: it knows its sockets.
@@ -86,7 +88,7 @@ def relays(host: Host, running: Running, needs: Needs, links: Mapping[str, Link]
         these, unseen = running.others.twice, running.others.unseen
     elif running.status is None:
         seen = look()
-        these, unseen = list(twice(needs.rules(), links, seen)), list(seen.unseen)
+        these, unseen = list(twice(demand.rules(), links, seen)), list(seen.unseen)
     else:
         return [Finding(check, "unknown", "this daemon has another version, and does not say it")]
     for party in parties(host, these):
@@ -98,7 +100,7 @@ def relays(host: Host, running: Running, needs: Needs, links: Mapping[str, Link]
             found.append(Finding(check, "unknown", value, more, party.remedy))
         else:
             found.append(Finding(check, "trouble", value, why, party.remedy))
-    for name, listener in _reflectors(host, running, needs):
+    for name, listener in _reflectors(host, running, demand):
         value = f"{listener.who} {listener.relays}, as rules.{name} does"
         found.append(Finding(check, "trouble", value, why, listener.remedy))
     if unseen:
@@ -111,11 +113,13 @@ def _some(party: Party) -> str:
     return ", ".join([*names[:SHOWN], *(["and others"] if len(names) > SHOWN else [])])
 
 
-def _reflectors(host: Host, running: Running, needs: Needs) -> list[tuple[str, discovery.Listener]]:
+def _reflectors(
+    host: Host, running: Running, demand: Demand
+) -> list[tuple[str, discovery.Listener]]:
     """Each once, with the first rule that it does the work of."""
     found: dict[str, tuple[str, discovery.Listener]] = {}
     holders = cache(host.holders)
-    for rule in needs.rules():
+    for rule in demand.rules():
         for listener in discovery.listeners(host, rule, running.pid, holders):
             if listener.relays:
                 found.setdefault(listener.who, (rule.name, listener))

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, Verdict, in_unit, setting, unreadable
-from mcrd.doctor.needs import Needs
 from mcrd.host.devices import Device
 from mcrd.host.procfs import NET, Host, Running
 from mcrd.host.protocols import NAMES, SYSCTL
@@ -17,13 +17,13 @@ PORTS_SHOWN = 8
 MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
 
 
-def memberships(host: Host, needs: Needs) -> list[Finding]:
+def memberships(host: Host, demand: Demand) -> list[Finding]:
     """Check the limit of memberships: the daemon joins over many sockets, so only 0 is too small.
 
     The sysctls igmp_max_msf and mld_max_msf, for sources, never are: the first of a socket always
     goes (tried: 0 and two sources).
     """
-    groups, name = needs.groups(4), "net.ipv4.igmp_max_memberships"
+    groups, name = demand.groups(4), "net.ipv4.igmp_max_memberships"
     if groups == 0:
         return []
     value = host.sysctl(name)
@@ -36,7 +36,7 @@ def memberships(host: Host, needs: Needs) -> list[Finding]:
     return [Finding("memberships", "trouble", shown, why, setting(name, 20))]
 
 
-def igmp_version(host: Host, needs: Needs, running: Running) -> list[Finding]:
+def igmp_version(host: Host, demand: Demand, running: Running) -> list[Finding]:
     """Check forced versions: older ones know no sources, and the first not even a leave.
 
     What the rule file asks for, the daemon sets where it may, and that is not here to be seen.
@@ -48,10 +48,10 @@ def igmp_version(host: Host, needs: Needs, running: Running) -> list[Finding]:
         (4, "ipv4", "force_igmp_version", 3),
         (6, "ipv6", "force_mld_version", 2),
     ):
-        by_source = {interface for interface, _ in needs.single_sources(version)}
-        for interface in ("all", *needs.inputs()):
+        by_source = demand.joining_by_source(version)
+        for interface in ("all", *demand.inputs()):
             value = host.sysctl(f"net/{family}/conf/{interface}/{name}")
-            spoken = needs.spoken(interface, version)
+            spoken = demand.spoken(interface, version)
             if spoken is not None:
                 wanted = True
                 found += _asked_for(interface, version, value, spoken, running)
@@ -91,11 +91,11 @@ def _asked_for(
     return [Finding("group protocol", verdict, shown, why, setting(path, spoken))]
 
 
-def neighbours(host: Host, needs: Needs) -> list[Finding]:
+def neighbours(host: Host, demand: Demand) -> list[Finding]:
     """Check the neighbour tables, if many outputs go to hosts; they are the whole machine's."""
     found = []
     for version, family in ((4, "ipv4"), (6, "ipv6")):
-        hosts = needs.hosts(version)
+        hosts = demand.hosts(version)
         if hosts < MANY_HOSTS:
             continue
         names = [f"net.{family}.neigh.default.gc_thresh{number}" for number in (2, 3)]
@@ -115,18 +115,18 @@ def neighbours(host: Host, needs: Needs) -> list[Finding]:
     return found
 
 
-def reverse_path(host: Host, needs: Needs, devices: Mapping[str, Device]) -> list[Finding]:
+def reverse_path(host: Host, demand: Demand, devices: Mapping[str, Device]) -> list[Finding]:
     """Check rp_filter: it takes no stream from the relay, but may drop queries of IGMP.
 
     These pass when the way back to who asks leads over their interface; with 2, over any. Without
     an address there, only the first counts (fib_validate_source(); queries of 0.0.0.0 pass).
     """
     every = host.sysctl("net.ipv4.conf.all.rp_filter") or 0
-    own = {name: host.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in needs.inputs()}
+    own = {name: host.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in demand.inputs()}
     values = {name: max(every, value) for name, value in own.items() if value is not None}
     if not values:
         return []
-    asked = {name for name in needs.joining(4) if values.get(name)}
+    asked = {name for name in demand.joining(4) if values.get(name)}
     routed = {line.split("\t")[0] for line in host.lines(f"{NET}/route")[1:]}
     deaf = [
         name
@@ -161,13 +161,13 @@ def _no_reverse_path(name: str, every: int) -> str:
     return f"{line} net/ipv4/conf/all/rp_filter=0" if every else line
 
 
-def low_ports(host: Host, running: Running, needs: Needs) -> list[Finding]:
+def low_ports(host: Host, running: Running, demand: Demand) -> list[Finding]:
     """Check low ports; silent if the daemon may bind them."""
     check, name = "low ports", "net.ipv4.ip_unprivileged_port_start"
     first = host.sysctl(name)
     if first is None:
         first = 1024
-    ports = needs.low_ports(first)
+    ports = demand.low_ports(first)
     if not ports or running.may("net_bind_service"):
         return []
     more = ["and more"] if len(ports) > PORTS_SHOWN else []
@@ -182,9 +182,9 @@ def low_ports(host: Host, running: Running, needs: Needs) -> list[Finding]:
     return [Finding(check, verdict, value, why, remedy)]
 
 
-def ipv6(host: Host, needs: Needs) -> list[Finding]:
+def ipv6(host: Host, demand: Demand) -> list[Finding]:
     """Check IPv6; silent unless it is needed and off."""
-    names, check = needs.ipv6_interfaces(), "IPv6"
+    names, check = demand.ipv6_interfaces(), "IPv6"
     if not names:
         return []
     if not host.exists("proc/sys/net/ipv6") and host.exists("proc/sys/net/ipv4"):

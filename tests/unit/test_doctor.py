@@ -19,16 +19,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
 
 from mcrd import config
 from mcrd.answers import Status
 from mcrd.cli import mcrctl
 from mcrd.doctor import Finding, Host, Running, buffers, kernel, limits, offloads, others, sysctls
+from mcrd.doctor.demand import Demand
 from mcrd.doctor.examine import daemon, examine, for_service, may_read, network, rule_file, sandbox
-from mcrd.doctor.needs import Needs
 from mcrd.host.devices import Device, Feature
+from mcrd.model import Config
+from mcrd.planning.resources import Egress, Members
 from mcrd.sockets import filters
 from tests.lab.rules import rule
+from tests.unit.test_plan import configs
 
 NET = "proc/thread-self/net"
 CLOCK = "sys/devices/system/clocksource/clocksource0"
@@ -52,8 +56,8 @@ def host(tmp_path: Path) -> MakeHost:
     return make
 
 
-def needs(*rules: str) -> Needs:
-    return Needs(config.parse("\n".join(rules), "test.toml"))
+def demand(*rules: str) -> Demand:
+    return Demand(config.parse("\n".join(rules), "test.toml"))
 
 
 def running(**more: Any) -> Running:
@@ -234,7 +238,9 @@ def limit(number: str) -> str:
 
 
 def test_descriptors_of_the_daemon_or_of_the_shell(host: MakeHost) -> None:
-    many = needs(rule("a", TAKEN, *(f"r1 10.0.{n // 250}.{n % 250 + 1} 6000" for n in range(2000))))
+    many = demand(
+        rule("a", TAKEN, *(f"r1 10.0.{n // 250}.{n % 250 + 1} 6000" for n in range(2000)))
+    )
     made = host({"proc/4242/limits": limit("1024"), "proc/self/limits": limit("524288")})
     found = limits.descriptors(made, running(), many)
     assert found.verdict == "trouble"
@@ -243,18 +249,42 @@ def test_descriptors_of_the_daemon_or_of_the_shell(host: MakeHost) -> None:
     made = host({"proc/self/limits": limit("1024")})
     assert limits.descriptors(made, Running(), many).verdict == "unknown"
     made = host({"proc/4242/limits": limit("16384")})
-    kept = needs(rule("a", TAKEN, f'{SENT} source="keep"', 'r2 239.1.1.1 1 source="keep"'))
+    kept = demand(rule("a", TAKEN, f'{SENT} source="keep"', 'r2 239.1.1.1 1 source="keep"'))
     found = limits.descriptors(made, running(), kept)
     assert (found.verdict, bool(found.remedy)) == ("ok", True)  # two for each of 8192 sources
-    few = needs(rule("a", "r0 239.1.1.0/30 5000", "r1 239.2.2.0/30 6000"))
+    few = demand(rule("a", "r0 239.1.1.0/30 5000", "r1 239.2.2.0/30 6000"))
     assert limits.descriptors(made, running(), few).remedy == ""
     made = host({"proc/4242/limits": limit("unlimited")})
     assert limits.descriptors(made, running(), many).verdict == "ok"
     assert limits.descriptors(made, running(pid=7), many).verdict == "unknown"
 
 
+def test_what_rules_share_is_taken_once() -> None:
+    one = demand(rule("a", "r0 239.1.1.0/30 5000", "r1 239.2.2.0/30 6000"))
+    both = demand(
+        rule("a", "r0 239.1.1.0/30 5000", "r1 239.2.2.0/30 6000"),
+        rule("b", "r0 239.1.1.1 5001", "r1 239.2.2.1 6001"),
+    )
+    assert (one.groups(4), both.groups(4)) == (4, 4)
+    assert both.descriptors(20) == one.descriptors(20) + 1  # the socket of the output
+
+
+@given(configs())
+def test_no_rule_waits_on_the_host_that_all_is_counted_for(found: Config) -> None:
+    for _, entry in Demand(found)._needs:  # noqa: SLF001
+        outlets = [outlet for outlets in entry.relays.values() for outlet in outlets]
+        assert entry.waits == ""
+        assert outlets
+        assert all(isinstance(outlet, Egress | Members) for outlet in outlets)
+
+
+def test_what_broadcasts_take() -> None:
+    takes = demand(rule("a", "r0 broadcast 500", "r1 broadcast 6000", "r2 10.0.0.1 6000"))
+    assert (takes.groups(4), takes.low_ports(1024), takes.hosts(4)) == (0, [], 1)
+
+
 def test_memory_for_the_rings_that_there_are_not_yet(host: MakeHost) -> None:
-    rings = needs(rule("a", TAKEN, SENT), '[interfaces.r0]\nworkers = 2\nring_size = "64 MiB"')
+    rings = demand(rule("a", TAKEN, SENT), '[interfaces.r0]\nworkers = 2\nring_size = "64 MiB"')
     made = host({"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {150 << 10} kB\n"})
     found = limits.memory(made, Running(), rings)
     assert found.verdict == "trouble"
@@ -264,18 +294,18 @@ def test_memory_for_the_rings_that_there_are_not_yet(host: MakeHost) -> None:
 
 
 def test_a_small_ring_is_made_no_larger(host: MakeHost) -> None:
-    small = needs(rule("a", TAKEN, SENT), '[interfaces.r0]\nring_size = "4 MiB"')
+    small = demand(rule("a", TAKEN, SENT), '[interfaces.r0]\nring_size = "4 MiB"')
     made = host({"proc/meminfo": "MemAvailable: 1 kB\n"})
     assert limits.memory(made, Running(), small).remedy == "fewer workers of r0, or more memory"
 
 
 def test_memberships(host: MakeHost) -> None:
-    one = needs(rule("a", TAKEN, SENT))
+    one = demand(rule("a", TAKEN, SENT))
     name = "net.ipv4.igmp_max_memberships"
     assert verdicts(sysctls.memberships(host({name: "20"}), one)) == ["ok"]
     (found,) = sysctls.memberships(host({name: "0"}), one)
     assert (found.verdict, found.remedy) == ("trouble", f"sysctl -w {name}=20")
-    assert sysctls.memberships(host({}), needs(rule("a", "r0 10.0.0.1 5000", SENT))) == []
+    assert sysctls.memberships(host({}), demand(rule("a", "r0 10.0.0.1 5000", SENT))) == []
 
 
 def test_the_filters_that_the_rules_make_are_tried() -> None:
@@ -356,16 +386,16 @@ def test_the_backlog(host: MakeHost, dropped: str, size: str, expected: list[str
 def test_the_version_of_igmp_that_is_forced(
     host: MakeHost, settings: dict[str, str], remedy: str
 ) -> None:
-    ssm = needs(rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT))
+    ssm = demand(rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT))
     (found,) = sysctls.igmp_version(host(settings), ssm, running())
     assert (found.verdict == "trouble", remedy in found.remedy) == (bool(remedy), True)
     # Without sources, only the version without a leave is one.
-    any_source = needs(rule("a", TAKEN, SENT))
+    any_source = demand(rule("a", TAKEN, SENT))
     assert verdicts(sysctls.igmp_version(host(settings), any_source, running())) == ["ok"]
 
 
 def test_of_mld_the_version_of_all_goes_before(host: MakeHost) -> None:
-    ssm = needs(rule("a", 'r0 ff3e::1 5000 sources=["fd01::1"]', "r1 ff3e::2 6000"))
+    ssm = demand(rule("a", 'r0 ff3e::1 5000 sources=["fd01::1"]', "r1 ff3e::2 6000"))
     name = "net.ipv6.conf.{}.force_mld_version"
     for interface, value, verdict in (("r0", "1", "trouble"), ("all", "2", "ok")):
         made = host({name.format(interface): value})
@@ -380,7 +410,7 @@ def test_the_version_of_igmp_that_the_rule_file_asks_for(
     host: MakeHost, value: str, verdict: str, without: str
 ) -> None:
     table = "[interfaces.r0]\nigmp_version = 2\nmld_version = 1"  # of MLD nothing is joined
-    asked, name = needs(rule("a", TAKEN, SENT), table), "net/ipv4/conf/r0/force_igmp_version"
+    asked, name = demand(rule("a", TAKEN, SENT), table), "net/ipv4/conf/r0/force_igmp_version"
     made = host({name.replace("/", "."): value})
     (found,) = sysctls.igmp_version(made, asked, running())
     assert (found.verdict, f"sysctl -w {name}=2" in found.remedy) == (verdict, verdict != "ok")
@@ -390,7 +420,7 @@ def test_the_version_of_igmp_that_the_rule_file_asks_for(
 
 def test_what_the_rule_file_asks_for_may_be_what_is_wrong(host: MakeHost) -> None:
     ssm = rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT)
-    asked = needs(ssm, "[interfaces.r0]\nigmp_version = 2")
+    asked = demand(ssm, "[interfaces.r0]\nigmp_version = 2")
     made = host({"net.ipv4.conf.r0.force_igmp_version": "2"})
     (found,) = sysctls.igmp_version(made, asked, running())
     assert (found.verdict, "no igmp_version" in found.remedy) == ("trouble", True)
@@ -398,7 +428,7 @@ def test_what_the_rule_file_asks_for_may_be_what_is_wrong(host: MakeHost) -> Non
 
 def test_igmp_version_1(host: MakeHost) -> None:
     made = host({"net.ipv4.conf.r0.force_igmp_version": "1"})
-    found = sysctls.igmp_version(made, needs(rule("a", TAKEN, SENT)), Running())
+    found = sysctls.igmp_version(made, demand(rule("a", TAKEN, SENT)), Running())
     assert verdicts(found) == ["trouble"]
 
 
@@ -407,9 +437,9 @@ def test_neighbours_count_when_they_are_many(host: MakeHost) -> None:
         {"net.ipv4.neigh.default.gc_thresh2": "512", "net.ipv4.neigh.default.gc_thresh3": "1024"}
     )
 
-    def to_hosts(count: int) -> Needs:
+    def to_hosts(count: int) -> Demand:
         hosts = (f"r1 10.0.{n // 250}.{n % 250 + 1} 6000" for n in range(count))
-        return needs(rule("a", TAKEN, *hosts))
+        return demand(rule("a", TAKEN, *hosts))
 
     assert sysctls.neighbours(made, to_hosts(100)) == []
     assert verdicts(sysctls.neighbours(made, to_hosts(500))) == ["ok"]
@@ -442,11 +472,11 @@ def test_rp_filter_drops_queries_of_igmp(
 ) -> None:
     files = {f"net.ipv4.conf.{name}.rp_filter": str(value) for name, value in settings.items()}
     devices = {"r0": Device("r0", ipv4=address)}
-    joins = needs(rule("a", TAKEN, SENT))
+    joins = demand(rule("a", TAKEN, SENT))
     (found,) = sysctls.reverse_path(host(files), joins, devices)
     assert (found.verdict, found.remedy) == (verdict, remedy and f"sysctl -w {remedy}")
     # Where no group is joined, nobody answers; and a route will do for an address.
-    takes = needs(rule("a", "r0 10.1.0.2 5000", SENT))
+    takes = demand(rule("a", "r0 10.1.0.2 5000", SENT))
     assert verdicts(sysctls.reverse_path(host(files), takes, devices)) == ["ok"]
     made = host({**files, ROUTES: "Iface\tDestination\nr0\t0001010A\n"})
     assert verdicts(sysctls.reverse_path(made, joins, devices)) == ["ok"]
@@ -462,7 +492,7 @@ def test_rp_filter_drops_queries_of_igmp(
     ],
 )
 def test_low_ports(host: MakeHost, text: str, ports: str) -> None:
-    made, low = host({}), needs(text)
+    made, low = host({}), demand(text)
     found = sysctls.low_ports(made, running(), low)
     assert verdicts(found) == ["trouble"] * bool(ports)
     assert verdicts(sysctls.low_ports(made, Running(), low)) == ["unknown"] * bool(ports)
@@ -475,15 +505,15 @@ def test_low_ports(host: MakeHost, text: str, ports: str) -> None:
 def test_ipv6_that_is_off(host: MakeHost) -> None:
     name = "net.ipv6.conf.{}.disable_ipv6"
     made = host({name.format("r0"): "1", name.format("r1"): "1", name.format("r2"): "0"})
-    assert sysctls.ipv6(made, needs(rule("a", TAKEN, SENT))) == []
-    six = needs(rule("a", "r0 ff3e::1 5000", "r1 ff3e::2 6000", "r2 ff3e::2 6000"))
+    assert sysctls.ipv6(made, demand(rule("a", TAKEN, SENT))) == []
+    six = demand(rule("a", "r0 ff3e::1 5000", "r1 ff3e::2 6000", "r2 ff3e::2 6000"))
     found = sysctls.ipv6(made, six)
     assert [about.remedy for about in found] == [
         f"sysctl -w net/ipv6/conf/{interface}/disable_ipv6=0" for interface in ("r0", "r1")
     ]
-    assert len(sysctls.ipv6(made, needs(rule("a", "r0 fd01::2 5000", "r2 fd02::2 6000")))) == 1
+    assert len(sysctls.ipv6(made, demand(rule("a", "r0 fd01::2 5000", "r2 fd02::2 6000")))) == 1
     # Frames with a tag are taken without a join.
-    tagged = needs(rule("a", "r0 ff3e::1 5000 vlan=9", "r2 ff3e::2 6000"))
+    tagged = demand(rule("a", "r0 ff3e::1 5000 vlan=9", "r2 ff3e::2 6000"))
     assert sysctls.ipv6(made, tagged) == []
     assert sysctls.ipv6(Host(Path("/nowhere")), six) == []
     made = host({"net.ipv4.ip_forward": "0"})
@@ -495,13 +525,13 @@ def test_ipv6_that_is_off(host: MakeHost) -> None:
 @pytest.mark.parametrize("name", ["r0;reboot", "r0.9", "ä$(id)"])
 def test_odd_names_in_what_is_to_be_typed(host: MakeHost, name: str) -> None:
     """As the shell reads it, the name is one word; and in the rule file, one key."""
-    rules = needs(rule("a", f"{name} 239.1.1.1 5000 vlan=9", SENT))
+    rules = demand(rule("a", f"{name} 239.1.1.1 5000 vlan=9", SENT))
     devices = {name: Device(name, features={"rx-vlan-filter": FIXED}), "r1": Device("r1")}
     line = offloads.offloads(rules, devices, (6, 2))[0].remedy
     assert shlex.split(line)[3:7] == ["link", name, "name", f"{name}.9"]
 
     forced = host({f"proc/sys/net/ipv4/conf/{name}/force_igmp_version": "1"})
-    asked = needs(rule("a", f"{name} 239.1.1.1 5000", SENT))
+    asked = demand(rule("a", f"{name} 239.1.1.1 5000", SENT))
     line = sysctls.igmp_version(forced, asked, Running())[0].remedy
     assert shlex.split(line) == ["sysctl", "-w", f"net/ipv4/conf/{name}/force_igmp_version=0"]
 
@@ -512,7 +542,7 @@ def test_odd_names_in_what_is_to_be_typed(host: MakeHost, name: str) -> None:
 
 
 def test_a_long_name_has_no_room_for_a_vlan() -> None:
-    rules = needs(
+    rules = demand(
         rule("a", "enp129s0f1np1 239.1.1.1 5000 vlan=100", SENT),
         rule("b", "enp129s0f1np1 239.1.1.1 5000 vlan=7", SENT),
     )
@@ -557,7 +587,7 @@ HELD = Feature(False, True, True)
 def test_offloads_of_an_input(
     device: Device, release: tuple[int, int], verdict: str, remedy: str
 ) -> None:
-    rules = needs(rule("a", f"{TAKEN} vlan=9", SENT))
+    rules = demand(rule("a", f"{TAKEN} vlan=9", SENT))
     found = offloads.offloads(rules, {"r0": device, "r1": Device("r1")}, release)
     assert verdicts(found) == [verdict, "ok"]
     assert remedy in found[0].remedy
@@ -588,7 +618,7 @@ def test_offloads_of_an_input(
 def test_offloads_of_an_output(
     device: Device, release: tuple[int, int], verdict: str, remedy: str
 ) -> None:
-    found = offloads.offloads(needs(rule("a", TAKEN, SENT)), {"r1": device}, release)
+    found = offloads.offloads(demand(rule("a", TAKEN, SENT)), {"r1": device}, release)
     assert verdicts(found) == ["unknown", verdict]  # r0 is not there
     assert remedy in found[1].remedy
     assert bool(remedy) == bool(found[1].remedy)
@@ -598,7 +628,7 @@ def test_another_program_on_the_port_of_a_rule() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("", 0))
         port = sock.getsockname()[1]
-        rules = needs(rule("a", f"r0 239.1.1.1 {port}", SENT))
+        rules = demand(rule("a", f"r0 239.1.1.1 {port}", SENT))
         found = others.programs(Host(), Running(), rules)
         assert f"({os.getpid()}) at 0.0.0.0:{port}" in found.value
         assert found.verdict == "ok"
@@ -615,7 +645,7 @@ def test_programs_that_may_not_be_looked_at(host: MakeHost) -> None:
             + line.format(f"{'0' * 32}:1389", 1000),
         }
     )
-    rules = needs(rule("a", TAKEN, SENT))
+    rules = demand(rule("a", TAKEN, SENT))
     if sys.byteorder == "little":
         found = others.programs(made, running(), rules)  # uid 995 is the daemon's
         assert found.value == "a program of uid 1000 at 239.1.1.1:5000"
@@ -624,7 +654,7 @@ def test_programs_that_may_not_be_looked_at(host: MakeHost) -> None:
 
 def test_a_program_on_one_of_many_ports(host: MakeHost) -> None:
     line = " 1: 010101EF:{:04X} 00000000:0000 07 0:0 0:0 0  1000        0 77 2 0 0\n"
-    rules = needs(
+    rules = demand(
         rule("range", "r0 239.1.1.1 5000-5010", "r1 239.2.2.2 6000-6010"),
         rule("other", "r0 239.1.1.1 7000", SENT),
     )
@@ -661,7 +691,7 @@ def test_a_daemon_in_another_pid_namespace(host: MakeHost) -> None:
     made = host({"proc/4242/limits": limit("1024"), "proc/4243/status": "Gid:\t7\t7\nGroups:\n"})
     away = Running(running().status, seen=0)
     assert "in another pid namespace" in daemon(away).value
-    assert limits.descriptors(made, away, needs(rule("a", TAKEN, SENT))).verdict == "unknown"
+    assert limits.descriptors(made, away, demand(rule("a", TAKEN, SENT))).verdict == "unknown"
     assert (away.pid, away.worker) == (None, None)
     below = Running(running().status, seen=77)
     assert (below.pid, below.worker) == (77, None)
