@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -257,6 +258,32 @@ def test_what_comes_later_does_not_overtake_what_waits(triangle: Triangle) -> No
         assert bench.sent_to(by_member("kept")).dropped["new_member"] == 0
 
     drive(triangle.relay, scenario)
+
+    drive(triangle.relay, scenario)
+
+
+def test_what_waits_for_an_answer_that_does_not_come(triangle: Triangle) -> None:
+    """It is given up after five seconds, though nothing else happens; an answer may still come."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.relay(*IN, "kept", by_source=True)
+        with (
+            listening(triangle.sink, "k0", *OUT[1:]) as sink,
+            sending(triangle.source, "s0") as source,
+        ):
+            began = time.monotonic()
+            for _ in range(3):
+                source.sendto(b"in vain", IN)
+            await until(
+                lambda: bench.sent_to(by_member("kept")).dropped["new_member"] == 3, "the end"
+            )
+            assert time.monotonic() - began >= 5
+            assert bench.sent_to(by_member("kept")).waiting == 0
+            source.sendto(b"later", IN)
+            await until(lambda: bench.sent_to(by_member("kept")).waiting == 1, "another one")
+            assert len(bench.wanted) == 1  # it is still asked for
+            await bench.add_member(bench.wanted[0], OUT)
+            assert sink.recv(100) == b"later"
 
     drive(triangle.relay, scenario)
 

@@ -252,6 +252,8 @@ def test_descriptors_of_the_daemon_or_of_the_shell(host: MakeHost) -> None:
     kept = demand(rule("a", TAKEN, f'{SENT} source="keep"', 'r2 239.1.1.1 1 source="keep"'))
     found = limits.descriptors(made, running(), kept)
     assert (found.verdict, bool(found.remedy)) == ("ok", True)  # two for each of 8192 sources
+    bounded = demand(rule("a", TAKEN, f'{SENT} source="keep"'), "[interfaces.r0]\nmembers = 100")
+    assert limits.descriptors(made, running(), bounded).remedy == ""
     few = demand(rule("a", "r0 239.1.1.0/30 5000", "r1 239.2.2.0/30 6000"))
     assert limits.descriptors(made, running(), few).remedy == ""
     made = host({"proc/4242/limits": limit("unlimited")})

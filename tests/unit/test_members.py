@@ -57,19 +57,24 @@ class Scene:
         self.announcements: list[int] = []
         self.segment = segment
         self.process = process
-        self.found = MemberSockets(segment, EgressSockets())
+        self.opener = EgressSockets()
+        self.found = MemberSockets(segment, self.opener)
         sending = Sending("lo", 1, HERE, ttl=1)
         target = ("lo", RANGE, 5000)
         output = Members(WORKER, "a", sending, RANGE, 5000, target, RANGE.network_address, 5000)
         self._relay = Relay(Input("lo", RANGE, 5000), (output,), (None,))
         self._memory = mmap.mmap(segment.descriptor, 0)
 
-    def open(self, count: int) -> list[messages.MemberKey]:
+    def wanted(self, count: int) -> list[Wanted]:
         first = RANGE.network_address
-        keys = [
+        keys = (
             messages.MemberKey(0, messages.Endpoint((first + n).packed, 5000), None)
             for n in range(1, count + 1)
-        ]
+        )
+        return [Wanted(key, self._relay, "a") for key in keys]
+
+    def open(self, count: int) -> list[messages.MemberKey]:
+        keys = [each.key for each in self.wanted(count)]
         for key in keys:
             self.found.open(self.process, [Wanted(key, self._relay, "a")], self.announced)
         return keys
@@ -207,3 +212,49 @@ def test_those_that_no_worker_has_wait_for_one(told: Path, monkeypatch: pytest.M
         assert scene.keys() == set(keys)
 
     run(scenario, told, monkeypatch)
+
+
+def test_those_that_are_asked_for_together_are_opened_together(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sockets go in one message; what is beyond the limit is refused at once."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.found.at_most = 3
+        wanted = scene.wanted(4)
+        scene.found.open(scene.process, wanted, scene.announced)
+        assert scene.keys() == {each.key for each in wanted[:3]}
+        assert scene.announcements == [1]  # all of them send from one port, which is new
+        await scene.answered()
+        # The limit is raised; whoever is there already is told of again.
+        scene.found.at_most = 4
+        scene.found.open(scene.process, wanted[2:], scene.announced)
+        assert len(scene.keys()) == 4
+        assert scene.announcements == [1]
+        await scene.answered()
+
+    assert run(scenario, told, monkeypatch) == [
+        ("RemoveMember", 0),
+        ("AddSockets", 3),
+        *[("AddMember", 0)] * 3,
+        ("Ping", 0),
+        ("AddSockets", 1),
+        *[("AddMember", 0)] * 2,
+        ("Ping", 0),
+    ]
+
+
+def test_what_cannot_be_opened_takes_no_place(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(scene: Scene) -> None:
+        def refuse(_: object) -> None:
+            raise OSError(24, "no")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scene.opener, "open", refuse)
+            scene.open(5)
+        assert scene.keys() == set()
+        assert not scene.segment.members.taken
+        assert not scene.announcements
+        await scene.answered()
+
+    assert run(scenario, told, monkeypatch) == [*[("RemoveMember", 0)] * 5, ("Ping", 0)]
