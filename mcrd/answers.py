@@ -161,6 +161,7 @@ class Output(Struct):
     source_port: int | None = None
     loop: bool = False
     limit: int | None = None
+    replies_s: float | None = None
     interface_now: str | None = None
     state: str = ""
     reason: str | None = None
@@ -243,6 +244,23 @@ class OutputDrops(Struct):
         return {name: getattr(self, name) for name in OutputDrops.__struct_fields__}
 
 
+class AnswerCounts(Struct):
+    """What became of the answers to an output, and how many askers get them now."""
+
+    askers: int = 0
+    sent: Traffic = field(default_factory=Traffic)
+    errors: dict[str, int] = {}
+    refused: int = 0
+    late: int = 0
+    lost: int = 0
+    rate: Rate = field(default_factory=Rate)
+
+    @property
+    def unsent(self) -> dict[str, int]:
+        """Answers that did not go back, by the name of the error or drop."""
+        return {**self.errors, "late": self.late, "lost": self.lost}
+
+
 class OutputCounts(OutputDrops):
     """What became of the datagrams of an output."""
 
@@ -260,6 +278,7 @@ class OutputCounts(OutputDrops):
     unanswered: int = 0
     send_buffer_full: int = 0
     rate: Rate = field(default_factory=Rate)
+    answers: AnswerCounts | None = None
 
     @property
     def unsent(self) -> dict[str, int]:

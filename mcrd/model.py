@@ -137,7 +137,8 @@ class Output(Manner):
 
     `address` and `port` are a Network and a PortRange where those of the rule's input are, and of
     the same size: member goes to member. `source` None means an address of the interface, "keep"
-    the source address and port of each packet. `limit` is in packets per second.
+    the source address and port of each packet. `limit` is in packets per second. `replies` is in
+    seconds: so long does what answers a packet go back to who asked; None: never.
     """
 
     interface: str | None
@@ -145,6 +146,7 @@ class Output(Manner):
     port: int | PortRange
     source: Address | Literal["keep"] | None = None
     limit: int | None = None
+    replies: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

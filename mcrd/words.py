@@ -10,6 +10,8 @@ _MEANINGS = {
     "EHOSTUNREACH": "host unreachable",
     "ENETUNREACH": "no route",
     "EPERM": "firewall of this host",
+    "late": "after the time of the asker",
+    "lost": "too many at once for one asker",
 }
 
 

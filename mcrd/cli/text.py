@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from mcrd import __version__
 from mcrd.answers import (
+    AnswerCounts,
     Changes,
     Input,
     InterfaceCounts,
@@ -134,6 +135,8 @@ def rules(answer: Rules) -> Iterator[str]:
         for output in rule.outputs:
             how = "" if _state(output) == _state(rule) else f"  {_state(output)}"
             settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
+            if output.replies_s is not None:
+                settings += f" (answers go back for {output.replies_s:g} s)"
             yield f"      to {_to(output)}{settings}{how}"
 
 
@@ -171,6 +174,8 @@ def stats(answer: Stats) -> Iterator[str]:
             refused = f"; {output.refused} refusals reported" if output.refused else ""
             waits = f"; {output.waiting} waiting for a socket" if output.waiting else ""
             yield f"    sent {_traffic(output.sent)} to {_to(output)}{refused}{waits}{errors}"
+            if output.answers is not None:
+                yield _answers(output.answers)
     workers = Counter(worker.interface for worker in answer.workers)
     for name, interface in answer.interfaces.items():
         yield from _of_rings(name, interface)
@@ -186,6 +191,14 @@ def stats(answer: Stats) -> Iterator[str]:
     lost = {name: count for name, count in answer.kernel.items() if count}
     if lost:
         yield f"the kernel, for all of this host's network: {drops(lost)}"
+
+
+def _answers(count: AnswerCounts) -> str:
+    named = ", ".join(f"{n} {unsent_for(why)}" for why, n in count.unsent.items() if n)
+    unsent = f"; not sent: {named}" if named else ""
+    refused = f"; {count.refused} refusals reported" if count.refused else ""
+    askers = f"{count.askers} asker{'s' if count.askers != 1 else ''}"
+    return f"        answers: {_traffic(count.sent)} to {askers}{refused}{unsent}"
 
 
 def _of_rings(name: str, count: InterfaceCounts | WorkerCounts) -> Iterator[str]:

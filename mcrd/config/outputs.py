@@ -31,6 +31,7 @@ def check_rule(rule: FoundRule) -> None:
         _check_ports(rule, output)
         _check_source(rule, output)
         _check_loop(rule, output)
+        _check_replies(rule, output)
 
 
 def shared(one: Endpoint, other: Endpoint) -> str:
@@ -198,6 +199,22 @@ def _check_loop(rule: FoundRule, output: FoundOutput) -> None:
         if address in (BROADCAST, LIMITED_BROADCAST):
             hosts = "programs on this host hear every broadcast"
         rule.report.value((*output.path, "loop"), f"applies to groups only; {hosts}")
+
+
+def _check_replies(rule: FoundRule, output: FoundOutput) -> None:
+    if output.fields.get("replies") is None:
+        return
+    message = None
+    if rule.input_fields.get("protocol") == "esp":
+        message = (
+            'answers come to a port, and ESP has none; leave replies out with protocol = "esp"'
+        )
+    elif output.fields.get("source_port") is not None:
+        message = "each asker has a port of its own; leave source_port out"
+    elif output.fields.get("source") == "keep":
+        message = 'with source = "keep" answers go to the asker by themselves, if there is a route'
+    if message:
+        rule.report.value((*output.path, "replies"), message)
 
 
 def _text(network: Network) -> str:

@@ -60,6 +60,9 @@ Dedupe = Annotated[
     str, Meta(extra={"read": values.dedupe, "expected": 'a duration, as in "200ms"'})
 ]
 Rejoin = Annotated[str, Meta(extra={"read": values.rejoin, "expected": 'a duration, as in "30s"'})]
+Replies = Annotated[
+    str, Meta(extra={"read": values.replies, "expected": 'a duration, as in "30s"'})
+]
 IgmpVersion = Annotated[int, Meta(ge=2, le=3)]  # the first has no leave
 MldVersion = Annotated[int, Meta(ge=1, le=2)]
 Share = Annotated[str, Meta(extra={"read": values.share, "expected": 'a percentage, as in "0.1%"'})]
@@ -132,6 +135,7 @@ class Output(Struct):
     source_port: Port | UnsetType = UNSET
     loop: bool = False
     limit: Limit | UnsetType = UNSET
+    replies: Replies | UnsetType = UNSET
 
 
 class Number(Struct):

@@ -34,6 +34,7 @@ _SECONDS: Final = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
 _SHORTEST, _LONGEST = 1.0, 86400.0
 _DEDUPE: Final = (0.001, 10.0)
 _REJOIN: Final = (5.0, 3600.0)
+_REPLIES: Final = (1.0, 3600.0)
 _SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _UNITS: Final = {
@@ -221,6 +222,11 @@ def dedupe(text: str) -> float:
 def rejoin(text: str) -> float:
     """Seconds between two reports; oftener, they would be a load on every switch."""
     return _duration(text, *_REJOIN, '5 seconds to 1 hour, in s, min or h, as in "30s"')
+
+
+def replies(text: str) -> float:
+    """Seconds; while they last, each asker has a port and three sockets."""
+    return _duration(text, *_REPLIES, '1 second to 1 hour, in s, min or h, as in "30s"')
 
 
 def _duration(text: str, shortest: float, longest: float, expected: str) -> float:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from mcrd.addresses import target
 from mcrd.daemon.failures import Failures, explain
 from mcrd.daemon.handover import Handover
 from mcrd.dataplane import messages
@@ -29,6 +28,7 @@ from mcrd.model import DEFAULT_MEMBERS, Config
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.names import real
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step
+from mcrd.planning.replies import counted_by
 from mcrd.planning.resources import (
     Actual,
     Failure,
@@ -157,7 +157,7 @@ class Estate:
     def forget(self, config: Config, links: Mapping[str, Link]) -> None:
         """Forgets what concerns nothing of these rules: chosen source ports, counted restarts."""
         rules = config.rules.values()
-        self._holdings.opener.forget({(r.name, target(o)) for r in rules for o in r.outputs})
+        self._holdings.opener.forget({(r.name, t) for r in rules for t in counted_by(r)})
         interfaces = {real(rule.input.interface, links) for rule in rules}
         interfaces.update(worker.ingress.interface for worker in self.workers)
         self._recovery.forget(interfaces)

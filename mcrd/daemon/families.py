@@ -63,6 +63,14 @@ OUTPUT = Subject(
         for output in rule.outputs
     ),
 )
+ANSWERS = Subject(
+    ("rule", "output"),
+    lambda given: (
+        (labels, output.answers)
+        for labels, output in OUTPUT.entries(given)
+        if output.answers is not None
+    ),
+)
 INTERFACE = Subject(
     ("interface",), lambda given: (((name,), each) for name, each in given.interfaces.items())
 )
@@ -184,6 +192,14 @@ FAMILIES = (
         "1 when an output is active."),
     Family("mcrd_output_routed", Gauge, OUTPUT, _routed, "interface",
         "1 for the interface by which an output that follows the routes sends now."),
+    Family("mcrd_output_askers", Gauge, ANSWERS, "askers", None,
+        "Askers that get answers now, of an output with replies."),
+    Family("mcrd_output_answered_packets", Counter, ANSWERS, "sent.packets", None,
+        "Answers that went back to who asked."),
+    Family("mcrd_output_answered_bytes", Counter, ANSWERS, "sent.bytes", None,
+        "Their payload, in bytes."),
+    Family("mcrd_output_answers_dropped_packets", Counter, ANSWERS, "unsent", "reason",
+        "Answers that did not go back: late, lost for want of room, or by the name of the error."),
     Family("mcrd_interface_received_packets", Counter, INTERFACE, "received.packets", None,
         "Datagrams that were taken from the rings of an interface."),
     Family("mcrd_interface_received_bytes", Counter, INTERFACE, "received.bytes", None,

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 
-from mcrd.addresses import target
 from mcrd.daemon import report
 from mcrd.daemon.executor import Estate
 from mcrd.daemon.interface_names import InterfaceNames
@@ -23,6 +22,7 @@ from mcrd.planning import names
 from mcrd.planning.needs import KnownNeeds
 from mcrd.planning.patterns import Patterns
 from mcrd.planning.plan import plan
+from mcrd.planning.replies import counted_by
 from mcrd.planning.states import RuleState, states
 
 ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
@@ -133,7 +133,7 @@ class Planner:
         rules = self.config.rules.values()
         self.estate.ledger.forget(
             self.config.rules,
-            ((rule.name, target(output)) for rule in rules for output in rule.outputs),
+            ((rule.name, called) for rule in rules for called in counted_by(rule)),
             (names.real(rule.input.interface, self.links.now) for rule in rules),
         )
 

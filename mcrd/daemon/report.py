@@ -13,6 +13,7 @@ import msgspec
 from mcrd import answers
 from mcrd.addresses import target, where
 from mcrd.answers import (
+    AnswerCounts,
     Inspected,
     InterfaceCounts,
     OutputCounts,
@@ -30,6 +31,7 @@ from mcrd.lanes.inspections import InspectCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Inspect, Output, PortRange, Rule
+from mcrd.planning import replies
 from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.links import Link
 from mcrd.planning.plan import Close, Open, Step
@@ -128,6 +130,7 @@ def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
     link = links.get(end.interface or "")
     plain = {**msgspec.to_builtins(end, enc_hook=str), "port": _port(end.port)}
     if isinstance(end, Output):
+        plain["replies_s"] = plain.pop("replies")
         return {**plain, "limit": limit(end, link)}
     del plain["also"]
     return {**plain, "broadcasts": list(map(str, input_here(end, link).also))}
@@ -188,6 +191,23 @@ def _output(
         unanswered=count.unanswered,
         send_buffer_full=count.errors.get("EAGAIN", 0),  # a name that says more
         rate=rate(ledger.output_rate(name, target(output))),
+        answers=_answers(name, output, ledger),
+    )
+
+
+def _answers(name: str, output: Output, ledger: Ledger) -> AnswerCounts | None:
+    if output.replies is None:
+        return None
+    called = replies.answers(target(output))
+    count = ledger.output(name, called)
+    return AnswerCounts(
+        askers=ledger.askers(name),
+        sent=_traffic(count.sent),
+        errors=count.errors,
+        refused=count.refused,
+        late=count.late,
+        lost=count.lost,
+        rate=rate(ledger.output_rate(name, called)),
     )
 
 

@@ -15,6 +15,7 @@ from cffi import FFI
 
 HERE = Path("mcrd/dataplane/src")  # relative: setuptools wants it so, and PEP 517 builds at the top
 SOURCES = (
+    "answers.c",
     "breaker.c",
     "counters.c",
     "dedupe.c",

@@ -235,6 +235,21 @@ class RemoveMember(Request, frozen=True, tag=True):
     member: MemberKey
 
 
+class Listen(Request, frozen=True, tag=True):
+    """What comes to the socket at `place` goes to the one at `to`, connected to who asked by it.
+
+    `counters` is the slot of the answers, `last_used` that of the member that asks, both in the
+    segment. An answer that comes more than `within` milliseconds after the last question is late.
+    It ends with the socket (RemoveSockets).
+    """
+
+    place: int
+    to: int
+    counters: int
+    last_used: int
+    within: int
+
+
 class AddOwn(Request, frozen=True, tag=True):
     """Addresses and ports that this daemon sends from: frames from them are not relayed again."""
 
@@ -287,6 +302,7 @@ AnyRequest = (
     | RemoveRule
     | AddMember
     | RemoveMember
+    | Listen
     | AddOwn
     | RemoveOwn
 )

@@ -222,6 +222,10 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
             _check(lib.worker_put_member(worker, key, last_used, sockets, len(places)), "member")
         case messages.RemoveMember(member=member):
             _check(lib.worker_remove_member(worker, _member(member)), "member")
+        case messages.Listen(place=place, to=to, counters=counters, last_used=last_used):
+            _check_places(worker, (place, to))
+            within = request.within * 1_000_000
+            _check(lib.worker_listen(worker, place, to, counters, last_used, within), "answers")
         case messages.RemoveRule(slot=slot):
             _check(lib.worker_remove_rule(worker, slot), f"rule {slot}")
         case messages.AddOwn(sources=sources) | messages.RemoveOwn(sources=sources):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import cast
 
 from mcrd.addresses import first_address, is_of_link, target
-from mcrd.answers import OutputCounts
+from mcrd.answers import AnswerCounts, OutputCounts
 from mcrd.explain.evidence import Answer, Evidence, Finding
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
@@ -38,6 +38,10 @@ REMEDIES = {
     "ENETDOWN": "the interface is down",
     "EADDRNOTAVAIL": "the address that it sends from has gone",
     "EINVAL": "the route is of a kind that nothing is sent to: `ip route get`",
+}
+ANSWERS = {
+    "late": "`replies` of the output says how long answers are passed on",
+    "lost": "more answers at a time than one asker may have: 256 KiB",
 }
 REFUSING = {"EINVAL": "blackhole", "EACCES": "prohibit", "EHOSTUNREACH": "unreachable"}
 DROPS = {
@@ -244,6 +248,7 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
         grew, (text, remedy) = count - was.dropped[why], DROPS[why]
         if grew > 0:
             yield say(why, "note", f"{grew} of {grew + sent} packets {text}", remedy)
+    yield from _answers(say, now.answers, was.answers, sent)
     if sent > 0:
         of = f", from {now.interface}" if now.interface else ""
         yield say("sent", "yes", f"{sent} packets were sent meanwhile{of}")
@@ -256,6 +261,29 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
         yield say("sent", "no", text, "`mcrctl stats` says what became of them")
     else:
         yield say("sent", "unknown", "nothing was sent: the rule received nothing meanwhile")
+
+
+def _answers(
+    say: Say, now: AnswerCounts | None, was: AnswerCounts | None, asked: int
+) -> Iterator[Finding]:
+    """What became of the answers to an output with `replies`."""
+    if now is None:
+        return
+    was = was or AnswerCounts()
+    for why, count in now.unsent.items():
+        grew = count - was.unsent.get(why, 0)
+        if grew > 0:
+            text = f"{grew} answers did not go back: {unsent_for(why)}"
+            yield say("answers", "note", text, ANSWERS.get(why) or REMEDIES.get(why, "errno(3)"))
+    back = now.sent.packets - was.sent.packets
+    if back > 0:
+        yield say("answers", "yes", f"{back} answers went back to who asked meanwhile")
+    elif asked > 0 and not now.sent.packets:
+        remedy = (
+            "does anybody answer? `tcpdump` on the interface of the output shows it; and the"
+            " firewall of this host has to let answers in"
+        )
+        yield say("answers", "unknown", "nothing that was sent was answered so far", remedy)
 
 
 def _entry(evidence: Evidence, output: Output, *, after: bool = True) -> OutputCounts | None:

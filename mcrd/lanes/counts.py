@@ -87,7 +87,8 @@ class OutputCount:
 
     `refused` counts reports of refusals, not datagrams. Of the `dropped` that are unreachable,
     `unanswered` are among `sent` as well: the kernel took them, and threw them away. `waiting` is
-    how many wait for a socket now.
+    how many wait for a socket now. Of answers to an output, which are counted apart, `late` came
+    after their time, and `lost` to a socket without room.
     """
 
     sent: Traffic = field(default_factory=Traffic)
@@ -96,6 +97,8 @@ class OutputCount:
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_OUTPUTS, 0))
     unanswered: int = 0
     waiting: int = 0
+    late: int = 0
+    lost: int = 0
 
     def add(self, other: OutputCount) -> None:
         """Add the other's counts to these."""
@@ -103,6 +106,8 @@ class OutputCount:
         self.refused += other.refused
         self.unanswered += other.unanswered
         self.waiting += other.waiting
+        self.late += other.late
+        self.lost += other.lost
         _add(self.dropped, other.dropped)
         _add(self.errors, other.errors)
 

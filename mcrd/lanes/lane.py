@@ -19,6 +19,7 @@ from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
 from mcrd.planning.links import Link
+from mcrd.planning.replies import answers
 from mcrd.planning.resources import Egress, Relay, RelayKey, Ring, Worker
 from mcrd.sockets import EgressSockets, IngressSocket
 from mcrd.sockets.lost import Lost, Taken
@@ -117,7 +118,10 @@ class Lane:
     def look_at_members(self) -> bool:
         """End some members that are idle for long. Were there any?"""
         process = self.connected
-        return process is not None and process.begun and self.members.end_idle(process)
+        ended = process is not None and process.begun and self.members.end_idle(process)
+        for (rule, target), lost in self.members.take_lost().items():
+            self._ledger.lose_answers(rule, target, lost)
+        return ended
 
     # What the worker is told.
 
@@ -224,6 +228,7 @@ class Lane:
             gone -= {output.target for output in relay.outputs}
         for target in gone:
             self._ledger.end_output(ring, key.rule, target)
+            self._ledger.end_output(ring, key.rule, answers(target))
 
     def _reached(self) -> WorkerProcess:
         process = self.connected

@@ -104,6 +104,10 @@ class Ledger:
         kept.dropped["unreachable"] += packets
         kept.unanswered += packets
 
+    def lose_answers(self, rule: str, target: Target, packets: int) -> None:
+        """Count answers for which a socket had no room; `target` as that of replies.answers()."""
+        self._outputs.setdefault((rule, target), OutputCount()).lost += packets
+
     def forget(
         self,
         rules: Iterable[str],
@@ -156,6 +160,10 @@ class Ledger:
             more = segment.faults(slot)
             lost, errors = lost + more[0], errors + more[1]
         return lost, errors
+
+    def askers(self, rule: str) -> int:
+        """How many members a rule has on live workers."""
+        return sum(segment.members_of(slot) for segment, slot in self._of_rule(rule))
 
     def looped(self) -> set[str]:
         """The rules to which a live worker has seen something come back."""

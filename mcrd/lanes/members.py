@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mcrd.addresses import covers, first_port, last_port
+from mcrd.addresses import Target, covers, first_port, last_port
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.lanes.channel import WorkerError, end_sockets, unheard
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.model import BROADCAST, DEFAULT_MEMBERS
+from mcrd.planning.replies import answers, back, ear, receives, sockets_of
 from mcrd.planning.resources import ELSEWHERE, Egress, Members, Relay
-from mcrd.sockets import EgressSockets, source_port
+from mcrd.sockets import EgressSockets, lost_by, source_port
 
+ASKERS_AT_MOST = 1024  # of one rule in one worker: each takes a port, and three sockets
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
 ROOM_AT_ONCE = 128  # a part: one in so many makes room together, at the least 64
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
@@ -47,6 +49,7 @@ class _Member:
     sockets: dict[Egress, socket.socket]
     used: int = 0  # what Segment.last_used() said,
     since: float = 0.0  # and since when it says so: seconds, monotonic
+    ends_after: float = ENDS_AFTER
 
 
 class Wanted(NamedTuple):
@@ -70,7 +73,10 @@ class MemberSockets:
         self._members: dict[messages.MemberKey, _Member] = {}
         self._complained: dict[str, float] = {}
         self._own: Counter[messages.Endpoint] = Counter()
-        self._look_again = 0  # nanoseconds
+        self._look_again: dict[str | None, int] = {}  # nanoseconds, for rules and for all
+        self._of_rule: Counter[str] = Counter()
+        self._told: dict[Egress, int] = {}  # what sockets that receive had lost at the last look
+        self._lost: Counter[tuple[str, Target]] = Counter()  # of answers
         self._next: list[messages.MemberKey] = []  # those that are looked at next, the last first
         self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
         self.changed = False
@@ -88,6 +94,7 @@ class MemberSockets:
     def add(self, key: messages.MemberKey, rule: str, slot: int) -> None:
         """A member that there was before; it gets sockets when a worker has its rule."""
         self._members[key] = _Member(rule, slot, {}, since=time.monotonic())
+        self._of_rule[rule] += 1
         self._resting.setdefault(rule, set()).add(key)
 
     def rest(self) -> None:
@@ -142,13 +149,12 @@ class MemberSockets:
         rule: str,
     ) -> bool:
         """Open a member's sockets, as many as there can be. Are there any?"""
-        if len(self._members) >= self.at_most and not self._has_made_room(process):
-            self._complain(rule, f"has more than {self.at_most} members at once")
+        if not self._has_room(process, rule, outputs):
             return False
         sockets: dict[Egress, socket.socket] = {}
         for egress in outputs:
             try:
-                sockets[egress] = self._opener.open(egress)
+                sockets |= self._opener.open_member(egress, {})
             except OSError as error:
                 self._complain(rule, f"{egress}: {words(error)}")
         if not sockets:
@@ -162,6 +168,7 @@ class MemberSockets:
                 sock.close()
             return False
         self._members[key] = _Member(rule, slot, sockets, now, time.monotonic())
+        self._of_rule[rule] += 1
         self.changed = True
         self._own.update(_own(sockets))
         return True
@@ -194,13 +201,20 @@ class MemberSockets:
             before, member.sockets = member.sockets, {}
             for egress in wanted:
                 if egress in before:
-                    member.sockets[egress] = before.pop(egress)
+                    for sock in sockets_of(egress):
+                        if sock in before:
+                            member.sockets[sock] = before.pop(sock)
                     continue
                 changed[key] = wanted
                 try:
-                    new[egress] = member.sockets[egress] = self._opener.open(egress)
+                    opened = self._opener.open_member(egress, before)
                 except OSError as error:
                     self._complain(rule, f"{egress}: {words(error)}")
+                    continue
+                new |= {one: sock for one, sock in opened.items() if one not in before}
+                for one in opened:
+                    before.pop(one, None)
+                member.sockets |= opened
             if resting or not member.sockets:
                 changed[key] = wanted
             gone |= before
@@ -238,8 +252,45 @@ class MemberSockets:
             unheard(process.request(messages.RemoveMember, key))
             self._close(process, key)
             return
+        member.ends_after = _ends_after(outputs)
+        for egress in outputs:
+            if egress.sending.replies is not None and egress in member.sockets:
+                self._listen(process, egress, member)
         has = [process.places.get(egress) for egress in outputs]
         unheard(process.request(messages.AddMember, key, member.slot, has))
+
+    def _listen(self, process: WorkerProcess, egress: Egress, member: _Member) -> None:
+        """Tell the worker where the answers to an asker come, and where they go."""
+        assert egress.sending.replies is not None
+        to = process.places.get(back(egress))
+        if to is None or ear(egress) not in process.places:
+            return
+        try:
+            slot = self._segment.output_slot(egress.rule, answers(egress.target))
+        except NoRoomError as error:
+            self._complain(egress.rule, str(error))
+            return
+        within = round(1000 * egress.sending.replies.seconds)
+        for one in (egress, ear(egress)):
+            if receives(one):
+                where = (process.places[one], to)
+                unheard(process.request(messages.Listen, *where, slot, member.slot, within))
+
+    def take_lost(self) -> dict[tuple[str, Target], int]:
+        """How many answers came to full sockets since the last call, by rule and output.
+
+        Those of members that end_idle() has looked at meanwhile, and of those that ended.
+        """
+        found, self._lost = dict(self._lost), Counter()
+        return found
+
+    def _look_at_lost(self, sockets: Mapping[Egress, socket.socket]) -> None:
+        for egress, sock in sockets.items():
+            if receives(egress) and (lost := lost_by(sock)):
+                new = lost - self._told.get(egress, 0)
+                if new:
+                    self._told[egress] = lost
+                    self._lost[egress.rule, answers(egress.target)] += new
 
     def own(self) -> set[messages.Endpoint]:
         """Addresses and ports of this host that members send from."""
@@ -262,6 +313,9 @@ class MemberSockets:
             self._next = list(self._members)
         now = time.monotonic()
         some, self._next = self._next[-LOOKED_AT:], self._next[:-LOOKED_AT]
+        for key in some:
+            if key in self._members:
+                self._look_at_lost(self._members[key].sockets)
         idle = [key for key in some if key in self._members and self._is_idle(key, now)]
         for key in idle:
             unheard(process.request(messages.RemoveMember, key))
@@ -273,14 +327,29 @@ class MemberSockets:
         used = self._segment.last_used(member.slot)
         if used != member.used:
             member.used, member.since = used, now
-        return now - member.since >= ENDS_AFTER
+        return now - member.since >= member.ends_after
 
-    def _has_made_room(self, process: WorkerProcess) -> bool:
-        """Closes some that were idle longest; looks for them no more often than pays."""
-        now = time.time_ns()
-        if now < self._look_again:
+    def _has_room(self, process: WorkerProcess, rule: str, wanted: Sequence[Egress]) -> bool:
+        """Whether one more member may come, of the rule and of all; some may end for it."""
+        asks = any(egress.sending.replies is not None for egress in wanted)
+        if asks and self._of_rule[rule] >= ASKERS_AT_MOST and not self._makes_room(process, rule):
+            self._complain(rule, f"has more than {ASKERS_AT_MOST} askers at once")
             return False
-        last = {key: self._segment.last_used(m.slot) for key, m in self._members.items()}
+        if len(self._members) >= self.at_most and not self._makes_room(process):
+            self._complain(rule, f"has more than {self.at_most} members at once")
+            return False
+        return True
+
+    def _makes_room(self, process: WorkerProcess, rule: str | None = None) -> bool:
+        """Close some that were idle longest, of a rule or of all; look no more often than pays."""
+        now = time.time_ns()
+        if now < self._look_again.get(rule, 0):
+            return False
+        last = {
+            key: self._segment.last_used(member.slot)
+            for key, member in self._members.items()
+            if rule in (None, member.rule)
+        }
         some = max(64, len(last) // ROOM_AT_ONCE)
         oldest = heapq.nsmallest(some, last, key=last.__getitem__)
         idle = [key for key in oldest if now - last[key] >= IDLE]
@@ -288,17 +357,24 @@ class MemberSockets:
             unheard(process.request(messages.RemoveMember, key))
             self._close(process, key)
         if not idle:
-            self._look_again = now + IDLE
+            self._look_again[rule] = now + IDLE
         return bool(idle)
 
     def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
         member = self._members.pop(key)
+        self._of_rule[member.rule] -= 1
+        if not self._of_rule[member.rule]:
+            del self._of_rule[member.rule]
+            self._look_again.pop(member.rule, None)
         self.changed = True
         self._segment.members.give_back(key)
         self._end(process, member.sockets)
 
     def _end(self, process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
         self._own -= Counter(_own(sockets))
+        self._look_at_lost(sockets)
+        for egress in sockets:
+            self._told.pop(egress, None)
         end_sockets(process, sockets)
 
     def _complain(self, rule: str, what: str) -> None:
@@ -308,6 +384,14 @@ class MemberSockets:
             self._complained = {r: at for r, at in told if now - at < COMPLAIN_EVERY}
             self._complained[rule] = now
             log.warning("rules.%s: %s", rule, what)
+
+
+def _ends_after(outputs: Sequence[Egress]) -> float:
+    """Seconds without a packet after which a member ends: an asker's time, or that of others."""
+    times = [
+        egress.sending.replies.seconds for egress in outputs if egress.sending.replies is not None
+    ]
+    return max(times) if times else ENDS_AFTER
 
 
 def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:

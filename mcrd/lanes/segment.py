@@ -170,6 +170,10 @@ class Segment:
             self._view.members[slot] = now
         return slot
 
+    def members_of(self, slot: int) -> int:
+        """How many members the rule of a slot has."""
+        return sum(key.slot == slot for key in self.members.taken)
+
     def rule(self, slot: int) -> RuleCount:
         """What a rule received."""
         counters = self._view.rules[slot]
@@ -225,7 +229,12 @@ class Segment:
                 errors[name] = errors.get(name, 0) + place.count
         dropped = {name: getattr(counters.dropped, name) for name in OF_OUTPUTS}
         return OutputCount(
-            _traffic(counters), errors, counters.refused, dropped, waiting=counters.waiting
+            _traffic(counters),
+            errors,
+            counters.refused,
+            dropped,
+            waiting=counters.waiting,
+            late=counters.late,
         )
 
     def end_waiting(self, slots: Iterable[int] | None = None) -> None:

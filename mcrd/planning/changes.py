@@ -148,7 +148,8 @@ def _fields(prefix: str, old: object, new: object) -> Iterator[str]:
     for entry in sorted(fields, key=lambda each: bool(each.kw_only)):  # what is inherited, last
         before, after = getattr(old, entry.name), getattr(new, entry.name)
         if before != after:
-            yield f"{prefix}{entry.name} {_text(before)} -> {_text(after)}"
+            shown = _seconds if entry.name == "replies" else _text
+            yield f"{prefix}{entry.name} {shown(before)} -> {shown(after)}"
 
 
 def _text(value: object) -> str:

@@ -31,6 +31,7 @@ from mcrd.planning.outlets import (
     own_addresses,
     way_of,
     why_down,
+    why_unanswered,
     why_waiting,
 )
 from mcrd.planning.resources import (
@@ -168,7 +169,7 @@ def needs(
     link = links.get(rule.input.interface)
     same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
     waiting = tuple(
-        twice or why_waiting(output, links)
+        twice or why_waiting(output, links) or why_unanswered(rule, output, link)
         for twice, output in zip(of_outputs, rule.outputs, strict=True)
     )
     if link is None:
@@ -195,7 +196,7 @@ def needs(
     }
     reception, optional = _reception(rule.input, link)
     whole = {}
-    by_source = any(output.source == "keep" for output in rule.outputs)
+    by_source = any(o.source == "keep" or o.replies is not None for o in rule.outputs)
     for key, outputs in relays.items():
         opened = [
             (output, limit(rule.outputs[at], links.get(rule.outputs[at].interface or "")))

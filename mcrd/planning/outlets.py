@@ -15,7 +15,8 @@ from mcrd.planning import names, patterns
 from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
-from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Sending, Worker
+from mcrd.planning.replies import replies_to
+from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Replies, Sending, Worker
 
 
 def lookups_of(rule: Rule) -> Iterator[Lookup]:
@@ -62,6 +63,16 @@ def why_waiting(output: Output, links: Mapping[str, Link]) -> str:
             return f"{name} does not have the address {output.source}"
         return f"{name} has no IPv{output.address.version} address"
     return ""
+
+
+def why_unanswered(rule: Rule, output: Output, link: Link | None) -> str:
+    """What keeps an output from answering on the input's interface, `link`; "" for nothing."""
+    if output.replies is None or link is None:
+        return ""
+    version = rule.input.address.version
+    if replies_to(output.replies, link, version) is not None:
+        return ""
+    return f"{link.name} has no IPv{version} address to answer from"
 
 
 def way_of(rule: Rule, output: Output, ways: Mapping[Lookup, Way]) -> Way | None:
@@ -133,11 +144,13 @@ def outlet(
     else:
         link = links[output.interface]
         source = source_of(output, link)
-    leaving = (link.name, link.index, source, rule.input.protocol, routed)
+    replies = _replies(rule, output, links)
+    leaving = (link.name, link.index, source, rule.input.protocol, routed, replies)
     sending = _sending(leaving, _manner(output))
     address, port, called = destination(output, link, source), output.port, target(output)
     if (
         rule.input.is_range
+        or replies is not None
         or source is None
         or not isinstance(address, Address)
         or isinstance(port, PortRange)
@@ -146,6 +159,12 @@ def outlet(
         return Members(worker, rule.name, sending, address, port, called, *starts)
     of = called if (output.interface, output.address) != (link.name, address) else None
     return Egress(worker, rule.name, sending, address, port, of=of)
+
+
+def _replies(rule: Rule, output: Output, links: Mapping[str, Link]) -> Replies | None:
+    if output.replies is None:
+        return None
+    return replies_to(output.replies, links[rule.input.interface], rule.input.address.version)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 from mcrd.addresses import Target, endpoint, first_address, first_port
 from mcrd.model import (
@@ -166,11 +166,24 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Replies:
+    """What answers a relayed packet within so many seconds goes back to who asked.
+
+    Askers are on this interface, and get the answers from one of these addresses of it.
+    """
+
+    seconds: float
+    interface: str
+    index: int
+    sources: tuple[IPv4Interface | IPv6Interface, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sending(Manner):
     """How an output sends here and now: what all its sockets have in common, whoever the worker.
 
     `source` None: the address and port of each packet are kept. `routed`: the sockets are not bound
-    to the interface, which is where the routes lead now.
+    to the interface, which is where the routes lead now. `replies`: each asker has its own port.
     """
 
     interface: str
@@ -178,6 +191,7 @@ class Sending(Manner):
     source: Address | None
     protocol: Protocol = "udp"
     routed: bool = False
+    replies: Replies | None = None
 
 
 ELSEWHERE = IPv4Address("0.0.0.0")  # nobody listens there
@@ -192,6 +206,7 @@ class Egress:
     called by where that is something else: with members, by another name of the interface, or
     without one. `heard` is whose packets a member stands for where members differ by that.
     `beside`: it stands for those that were sent to another address than the first of its rule.
+    `hears`: it is not connected, and receives what is sent to the port of an asker.
     """
 
     worker: Worker
@@ -203,6 +218,7 @@ class Egress:
     of: Target | None = None
     heard: tuple[Address, int] | None = None
     beside: bool = False
+    hears: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -337,7 +353,7 @@ class Relay:
     """What a worker does for a rule. `limits` are the outputs' own, in their order.
 
     `needs` is what has to be open for it. `by_source`: its members differ by source, because
-    one of the rule's outputs, be it there or not, keeps that.
+    one of the rule's outputs, be it there or not, keeps that, or gives each source a port.
     """
 
     input: Input

@@ -76,6 +76,19 @@ def check_index(interface: str, index: int) -> None:
 
 def quiet_socket(protocol: Protocol, address: Address, interface: str | None) -> socket.socket:
     """A UDP or raw ESP socket that never receives; bound to an interface, if it is given."""
+    sock = plain_socket(protocol, address, interface)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _DROP_ALL[0])
+        sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def plain_socket(protocol: Protocol, address: Address, interface: str | None) -> socket.socket:
+    """A UDP or raw ESP socket, bound to nothing but an interface, if it is given."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     if protocol == "udp":
@@ -84,9 +97,6 @@ def quiet_socket(protocol: Protocol, address: Address, interface: str | None) ->
         sock = socket.socket(family, socket.SOCK_RAW | flags, socket.IPPROTO_ESP)
     try:
         keep_some(sock)
-        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _DROP_ALL[0])
-        sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
         if family == socket.AF_INET6 and protocol == "udp":  # a raw socket is IPv6 alone anyway
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if interface is not None:

@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from mcrd.addresses import Target
+from mcrd.errors import words
 from mcrd.model import LIMITED_BROADCAST, Address
+from mcrd.planning.replies import back, ear, is_answer, receives
 from mcrd.planning.resources import Egress
-from mcrd.sockets.common import check_index, quiet_socket, socket_name
+from mcrd.sockets.common import check_index, plain_socket, quiet_socket, socket_name
 from mcrd.sockets.netlink import master_of
 from mcrd.sockets.routes import Question, RouteQueries
 
@@ -29,6 +33,9 @@ IPV6_TRANSPARENT = 75
 IPV6_PMTUDISC_DONT = 0
 
 
+SO_MEMINFO = 55  # asm-generic/socket.h
+SK_MEMINFO_DROPS = 8  # linux/sock_diag.h
+ANSWERS_WAIT = 256 * 1024  # bytes in the receive buffer of an asker's port
 ROUTE_KNOWN = 0.02  # seconds
 SOURCES = 8  # addresses of an output's own interface whose ports are remembered
 
@@ -51,7 +58,8 @@ class EgressSockets:
         sending, address = egress.sending, egress.address
         check_index(sending.interface, sending.index)
         interface = None if sending.routed else sending.interface
-        sock = quiet_socket(sending.protocol, address, interface)
+        make = plain_socket if receives(egress) else quiet_socket
+        sock = make(sending.protocol, address, interface)
         try:
             if address.version == 4:
                 _set_ipv4(sock, egress)
@@ -60,13 +68,41 @@ class EgressSockets:
             everywhere = address.is_multicast or address == LIMITED_BROADCAST
             if address.version == 4 and not (everywhere or sending.routed):
                 self._check_route(egress)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            # Who asks is a host: a forged broadcast address gets no answer.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(not is_answer(egress)))
             self._bind(sock, egress)
             sock.connect(socket_name(address, egress.port, sending.index))
         except BaseException:
             sock.close()
             raise
         return sock
+
+    def open_member(
+        self, egress: Egress, have: Mapping[Egress, socket.socket]
+    ) -> dict[Egress, socket.socket]:
+        """Open the sockets of a member, all of replies.sockets_of(), or none.
+
+        An asker's socket, to which its answers go, is taken from those that there are.
+        """
+        if egress.sending.replies is None or egress.heard is None:
+            return {egress: self.open(egress)}
+        with contextlib.ExitStack() as undo:
+            answers = back(egress)
+            to_asker = have.get(answers)
+            if to_asker is None:
+                try:
+                    to_asker = undo.enter_context(self.open(answers))
+                except OSError as error:
+                    text = f"{answers.address} asks, and cannot be answered: {words(error)}"
+                    raise OSError(error.errno, text) from None
+            hearing = undo.enter_context(_open_ear(egress))
+            # Both have one port, and nobody else gets it.
+            hearing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            port = int(hearing.getsockname()[1])
+            asking = undo.enter_context(self.open(_from(egress, port)))
+            hearing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            undo.pop_all()
+        return {egress: asking, ear(egress): hearing, answers: to_asker}
 
     def forget(self, outputs: Collection[tuple[str, Target]]) -> None:
         """Forget the ports of all outputs but these, by rule."""
@@ -123,6 +159,30 @@ class EgressSockets:
         self._choose(key, sock.getsockname()[1])
 
 
+def _open_ear(egress: Egress) -> socket.socket:
+    """A socket that is not connected, for anybody may answer, on a port that nobody has."""
+    sending = egress.sending
+    interface = None if sending.routed else sending.interface
+    sock = plain_socket(sending.protocol, egress.address, interface)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANSWERS_WAIT)
+        sock.bind(socket_name(egress.source, 0, sending.index))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def lost_by(sock: socket.socket) -> int:
+    """How many datagrams the socket had no room for so far."""
+    told = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (SK_MEMINFO_DROPS + 1))
+    return int(struct.unpack(f"{SK_MEMINFO_DROPS + 1}I", told)[SK_MEMINFO_DROPS])
+
+
+def _from(egress: Egress, port: int) -> Egress:
+    return replace(egress, sending=replace(egress.sending, source_port=port))
+
+
 def _check_route(question: Question) -> None:
     """Raise ENETUNREACH if there is no IPv4 route over the interface.
 
@@ -159,8 +219,9 @@ def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
     sock.setsockopt(level, socket.IP_TOS, sending.dscp << 2)  # RFC 2474: the upper six bits
     # No one answers "too big" for a group (RFC 1112, 7.2): let routers fragment.
     sock.setsockopt(level, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-    # Else a datagram that the queueing discipline drops counts as sent (ip(7), IP_RECVERR).
-    sock.setsockopt(level, IP_RECVERR, 1)
+    # Else a datagram that the queueing discipline drops counts as sent (ip(7), IP_RECVERR). A
+    # socket that also receives would be ready for good: nobody reads its queue of errors.
+    sock.setsockopt(level, IP_RECVERR, int(not receives(egress)))
 
 
 def _set_ipv6(sock: socket.socket, egress: Egress) -> None:
@@ -175,4 +236,4 @@ def _set_ipv6(sock: socket.socket, egress: Egress) -> None:
         sock.setsockopt(level, socket.IPV6_UNICAST_HOPS, sending.ttl)
     sock.setsockopt(level, socket.IPV6_TCLASS, sending.dscp << 2)
     sock.setsockopt(level, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT)
-    sock.setsockopt(level, IPV6_RECVERR, 1)
+    sock.setsockopt(level, IPV6_RECVERR, int(not receives(egress)))

@@ -23,6 +23,7 @@ RULES = ("limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
 
 # What each test file is linked with.
 SUBJECTS = {
+    "answers": ("answers.c", "egress.c", "counters.c", "meter.c"),
     "breaker": ("breaker.c",),
     "counters": ("counters.c",),
     "dedupe": ("dedupe.c", "guard.c"),

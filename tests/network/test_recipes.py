@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import struct
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.documents import recipes
@@ -20,6 +21,7 @@ from tests.lab import Capture, Host, Lab, Mcrd, Receiver, wait_for
 from tests.lab.datagrams import sender, udp
 from tests.network.test_broadcast import caster
 from tests.network.test_inspect import rtp, transport_stream
+from tests.network.test_replies import Device, asker
 from tests.network.test_streams import perfect
 
 if TYPE_CHECKING:
@@ -429,6 +431,61 @@ def test_who_lost_it(lab: Lab) -> None:
     wait_for(lambda: told in daemon.log(), "the line in the log")
     done = daemon.ctl("explain", "camera", "--seconds", "1", check=False)
     assert "lost before it came here: 3 packets" in " ".join(done.stdout.split())
+
+
+# SSDP through a firewall
+
+
+def test_ssdp(lab: Lab) -> None:
+    """phone -- eth0 relay eth1 -- television; the relay has a firewall, and there is no route."""
+    phone, gateway, television = lab.hosts("phone", "relay", "television")
+    lab.link(phone, "eth0", ["10.1.0.5/24"], gateway, "eth0", ["10.1.0.1/24"])
+    lab.link(gateway, "eth1", ["10.2.0.1/24"], television, "eth0", ["10.2.0.5/24"])
+    gateway.run(
+        "nft",
+        "add table inet filter; add chain inet filter input {"
+        " type filter hook input priority 0; policy drop; }",
+    )
+    daemon = relay(gateway, "ssdp")
+    device, phones = Device(television, "eth0"), asker(phone, "eth0")
+    group = ("239.255.255.250", 1900)
+
+    def searched() -> bool:
+        phones.sendto(b"M-SEARCH * HTTP/1.1", group)
+        return bool(daemon.stats()["rules"]["search"]["outputs"][0]["sent"]["packets"])
+
+    wait_for(searched, "the search on the other side")
+    device.answer(b"HTTP/1.1 200 OK")
+    answers = partial(_answered, daemon)
+    assert answers() == 0
+    _let_in_answers(gateway)
+
+    def found() -> bool:
+        device.answers.sendto(b"HTTP/1.1 200 OK", device.asked[0])
+        return answers() > 0
+
+    wait_for(found, "the answer at the relay")
+    assert phones.recv(100) == b"HTTP/1.1 200 OK"
+    # And announcements.
+    seen = phone.capture("eth0", "udp dst port 1900", direction="in")
+    with sender(television, "eth0") as sock:
+        sock.sendto(b"NOTIFY * HTTP/1.1", group)
+        wait_for(partial(_has, seen, 1), "the announcement")
+
+
+def _answered(daemon: Mcrd) -> int:
+    found: int = daemon.stats()["rules"]["search"]["outputs"][0]["answers"]["sent"]["packets"]
+    return found
+
+
+def _let_in_answers(gateway: Host) -> None:
+    """By the recipe's rule, with the group of this process; without one, by the ports alone."""
+    path = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+    rule = "add rule inet filter input iifname eth1 meta l4proto udp"
+    level = path.count("/") + 1
+    by_group = f'{rule} socket cgroupv2 level {level} "{path}" accept'
+    if not path or gateway.call("nft", by_group).returncode != 0:
+        gateway.run("nft", f"{rule} udp dport 32768-60999 accept")
 
 
 # Wake-on-LAN

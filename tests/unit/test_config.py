@@ -921,6 +921,34 @@ def test_a_source_that_is_kept() -> None:
     ]
 
 
+def test_replies() -> None:
+    assert output_of(HOST).replies is None
+    assert output_of('replies = "30s", ' + HOST).replies == 30.0
+    assert output_of('replies = "1 h", ' + HOST).replies == 3600.0
+    assert output_problems('replies = "0.5s", ' + HOST) == [
+        "f:5:17: rules.a.outputs[0].replies: expected 1 second to 1 hour, in s, min or h, "
+        'as in "30s" or "5 min", got "0.5s"'
+    ]
+    assert output_problems("replies = 30, " + HOST) == [
+        'f:5:17: rules.a.outputs[0].replies: expected a duration, as in "30s", got 30'
+    ]
+    assert output_problems('replies = "30s", source_port = 5, ' + HOST) == [
+        "f:5:17: rules.a.outputs[0].replies: each asker has a port of its own; "
+        "leave source_port out"
+    ]
+    assert output_problems('replies = "30s", source = "keep", ' + HOST) == [
+        'f:5:17: rules.a.outputs[0].replies: with source = "keep" answers go to the asker by '
+        "themselves, if there is a route"
+    ]
+    esp = 'interface = "eth0", address = "10.0.0.9", protocol = "esp"'
+    assert problems(
+        rule("a", esp, 'replies = "30s", interface = "eth1", address = "10.1.0.9"')
+    ) == [
+        "f:5:17: rules.a.outputs[0].replies: answers come to a port, and ESP has none; "
+        'leave replies out with protocol = "esp"'
+    ]
+
+
 def test_the_source_of_an_output_that_keeps_the_address() -> None:
     assert output_problems('source = "fd00::1", interface = "eth1"') == [
         "f:5:16: rules.a.outputs[0].source: "
@@ -1550,7 +1578,7 @@ def test_the_example_passes() -> None:
 def test_the_example_passes_with_all_of_it_in_use() -> None:
     text = example(EXAMPLE)
     config = parse(text, "mcr.toml.example")
-    assert len(config.rules) == 12
+    assert len(config.rules) == 13
     assert config.warnings == ()
     for key in KEYS:
         assert re.search(rf"\b{key}\b( *=|[.\]])", text), key

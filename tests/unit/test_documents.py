@@ -41,7 +41,13 @@ def test_there_are_such_rule_files() -> None:
         assert rule_files(page), page
 
 
-TTL = {"224.0.0.251": 255, "ff02::fb": 255, "224.0.0.252": 255, "ff02::1:3": 255}
+TTL = {
+    "224.0.0.251": 255,
+    "ff02::fb": 255,
+    "224.0.0.252": 255,
+    "ff02::1:3": 255,
+    "239.255.255.250": 2,
+}
 SENT_ON = (5353, 5355, 1900, 3702, 5683)  # mDNS, LLMNR, SSDP, WS-Discovery, CoAP
 
 

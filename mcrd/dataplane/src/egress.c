@@ -221,7 +221,7 @@ static int transmit(struct egress *egress, uint32_t pending, egress_other *other
 			return result;
 		io_uring_for_each_cqe(egress->uring, head, cqe) {
 			seen++;
-			if (cqe->user_data < EGRESS_FIRST) {
+			if (cqe->user_data < EGRESS_FIRST || cqe->user_data >= EGRESS_FIRST + EGRESS_RUNS) {
 				other(context, cqe);
 			} else {
 				struct run *run = &egress->runs[cqe->user_data - EGRESS_FIRST];

@@ -69,7 +69,8 @@ struct egress {
 /* A completion that is none of a send: what flush() found while it waited for its own. */
 typedef void egress_other(void *context, const struct io_uring_cqe *cqe);
 
-/* What stands in a send's user_data; other operations use smaller numbers, up to EGRESS_CANCEL. */
+/* What stands in a send's user_data; other operations use smaller numbers, up to EGRESS_CANCEL, or larger ones than
+ * any send. */
 enum { EGRESS_CANCEL = 15, EGRESS_FIRST = 16, EGRESS_PLACES = 2 /* where the file table's sockets begin */ };
 
 int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *sent, uint64_t *failed);

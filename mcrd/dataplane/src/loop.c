@@ -25,6 +25,8 @@ static void on_completion(void *context, const struct io_uring_cqe *cqe)
 {
 	struct worker *worker = context;
 
+	if (answers_complete(&worker->answers, cqe))
+		return;
 	switch (cqe->user_data) {
 	case DONE_MESSAGE:
 		worker->waiting_message = 0;
@@ -369,10 +371,15 @@ int worker_run(struct worker *worker)
 			if (frames < 0)
 				return frames;
 		}
+		if (worker->answers.count > 0) {
+			result = answers_take(&worker->answers, pace_real_now(), on_completion, worker);
+			if (result < 0)
+				return result;
+		}
 		members_ask(&worker->rules);
 		if (worker->rules.wanted_count > 0)
 			return MCRD_WANTS;
-		if (!worker->message_done) {
+		if (!worker->message_done && worker->answers.count == 0) {
 			result = wait_for_more(worker, began, (uint32_t)frames);
 			if (result < 0)
 				return result;

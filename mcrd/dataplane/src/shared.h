@@ -16,7 +16,7 @@
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 9
+#define MCRD_SEGMENT_VERSION 10
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -113,6 +113,7 @@ struct output_counters {
 	uint64_t refused;
 	struct output_drops dropped;
 	uint64_t waiting; /* now, for the sockets of their members */
+	uint64_t late;    /* of answers: after their time */
 	struct error_counter errors[MCRD_ERROR_PLACES];
 	struct meter meter;
 };
@@ -320,6 +321,8 @@ int worker_remove_rule(struct worker *worker, uint32_t slot);
 int worker_put_member(struct worker *worker, const struct member_key *key, uint32_t last_used,
 		      const uint32_t *sockets, uint32_t socket_count);
 int worker_remove_member(struct worker *worker, const struct member_key *key);
+int worker_listen(struct worker *worker, uint32_t place, uint32_t to, uint32_t counters, uint32_t last_used,
+		  uint64_t within); /* ns */
 int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
 

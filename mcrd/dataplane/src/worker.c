@@ -43,6 +43,7 @@ void worker_free(struct worker *worker)
 
 	if (worker->uring_open)
 		io_uring_queue_exit(&worker->uring);
+	answers_free(&worker->answers);
 	egress_free(&worker->egress);
 	rules_free(&worker->rules); /* it counts what waits */
 	for (i = 0; i < MCRD_RINGS; i++)
@@ -129,6 +130,8 @@ int worker_open_uring(struct worker *worker)
 	worker->uring_open = 1;
 	result = egress_init(&worker->egress, &worker->uring, worker->settings.sockets, &worker->segment->sent,
 			     &worker->segment->failed);
+	if (result == 0)
+		result = answers_init(&worker->answers, &worker->uring, &worker->egress);
 	if (result < 0)
 		return result;
 	result = io_uring_register_files_sparse(&worker->uring, EGRESS_PLACES + worker->settings.sockets);
@@ -197,6 +200,9 @@ int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 
 	if (place >= worker->settings.sockets)
 		return -ENFILE;
+	result = answers_end(&worker->answers, place);
+	if (result < 0)
+		return result;
 	result = io_uring_register_files_update(&worker->uring, EGRESS_PLACES + place, &descriptor, 1);
 	if (result < 0)
 		return result;
@@ -287,6 +293,19 @@ int worker_put_member(struct worker *worker, const struct member_key *key, uint3
 int worker_remove_member(struct worker *worker, const struct member_key *key)
 {
 	return members_remove(&worker->rules, key);
+}
+
+/* What is sent to the socket at `place` goes to the one at `to`, which is connected to who asked by it. */
+int worker_listen(struct worker *worker, uint32_t place, uint32_t to, uint32_t counters, uint32_t last_used,
+		  uint64_t within)
+{
+	struct output output = { .socket = to };
+
+	if (place >= worker->settings.sockets || to >= worker->settings.sockets || counters >= MCRD_OUTPUT_SLOTS ||
+	    last_used >= MCRD_MEMBER_SLOTS)
+		return -EINVAL;
+	output.counters = &worker->segment->outputs[counters];
+	return answers_listen(&worker->answers, place, &output, &worker->segment->members[last_used], within);
 }
 
 /* Takes a member off the list of those that are wanted; 0 when there is none. */

@@ -7,6 +7,7 @@
 #include <liburing.h>
 #include <sys/socket.h>
 
+#include "answers.h"
 #include "egress.h"
 #include "flows.h"
 #include "guard.h"
@@ -37,6 +38,7 @@ struct worker {
 	struct io_uring uring;
 	int uring_open;
 	struct egress egress;
+	struct answers answers;
 	struct pace pace;
 	uint64_t window;     /* of the segment's meter */
 	int hurry;           /* the last harvest was full, or took much of what the ring of large frames holds */

@@ -1,0 +1,82 @@
+"""Askers: the sockets of one, and where what they are counted by stands. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface
+
+from mcrd.addresses import Target, target
+from mcrd.model import Address, Rule
+from mcrd.planning.links import Link
+from mcrd.planning.resources import Egress, Replies, Sending
+
+TTL = 64
+"""Of answers, or that of the output where it is larger. RFC 6762, section 11 wants 255 of mDNS."""
+
+
+def answers(called: Target) -> Target:
+    """What the answers to an output are counted by: no interface has a slash in its name."""
+    return (f"/{called[0]}", *called[1:])
+
+
+def counted_by(rule: Rule) -> Iterator[Target]:
+    """What the outputs of a rule are counted by, and their answers."""
+    for output in rule.outputs:
+        yield (called := target(output))
+        if output.replies is not None:
+            yield answers(called)
+
+
+def replies_to(seconds: float, link: Link, version: int) -> Replies | None:
+    """How askers on this interface are answered; None: it has no address of that version."""
+    found = tuple(address for address in link.addresses if address.version == version)
+    return Replies(seconds, link.name, link.index, found) if found else None
+
+
+def sockets_of(egress: Egress) -> tuple[Egress, ...]:
+    """The egress itself; of an asker also what hears the answers, and what sends them."""
+    if egress.sending.replies is None or egress.heard is None:
+        return (egress,)
+    return egress, ear(egress), back(egress)
+
+
+def is_answer(egress: Egress) -> bool:
+    """Whether it sends answers."""
+    return egress.target[0].startswith("/")
+
+
+def receives(egress: Egress) -> bool:
+    """Whether answers come to the socket: an asked host's own come to the one that asked it."""
+    asks = egress.sending.replies is not None
+    return asks and (egress.hears or not egress.address.is_multicast)
+
+
+def ear(egress: Egress) -> Egress:
+    """What receives answers that come from another address or port than was asked."""
+    return replace(egress, hears=True)
+
+
+def back(egress: Egress) -> Egress:
+    """What sends answers to who asked, from a port that the kernel chooses."""
+    sending, heard = egress.sending, egress.heard
+    replies = sending.replies
+    assert replies is not None
+    assert heard is not None
+    address, port = heard
+    source = _source(replies.sources, address)
+    how = Sending(
+        *(replies.interface, replies.index, source),
+        ttl=max(TTL, sending.ttl),
+        dscp=sending.dscp,
+    )
+    called = answers(egress.target)
+    return Egress(egress.worker, egress.rule, how, address, port, of=called, heard=heard)
+
+
+def _source(own: Sequence[IPv4Interface | IPv6Interface], asker: Address) -> Address:
+    """As links.source_of(): one of the asker's network, then of the same scope, then the first."""
+    best = min(own, key=lambda a: (asker not in a.network, a.is_link_local != asker.is_link_local))
+    return best.ip

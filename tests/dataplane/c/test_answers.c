@@ -1,0 +1,248 @@
+/* answers.c with a real io_uring and real sockets, on the loopback interface.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#define _GNU_SOURCE
+#include "answers.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+
+enum { PLACES = 200, SECOND = 1000000000 };
+
+static struct io_uring uring;
+static struct egress egress;
+static struct answers answers;
+static uint64_t sent, failed, asked;
+static struct output_counters counters;
+
+static void on_completion(void *context, const struct io_uring_cqe *cqe)
+{
+	(void)context;
+	answers_complete(&answers, cqe);
+}
+
+static int bound(struct sockaddr_in *name)
+{
+	struct timeval patience = { .tv_sec = 5 };
+	socklen_t length = sizeof(*name);
+	int made = socket(AF_INET, SOCK_DGRAM, 0);
+
+	*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	CHECK(made >= 0 && bind(made, (struct sockaddr *)name, sizeof(*name)) == 0);
+	CHECK(setsockopt(made, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) == 0);
+	getsockname(made, (struct sockaddr *)name, &length);
+	return made;
+}
+
+static void put(uint32_t place, int descriptor)
+{
+	CHECK_EQUAL(answers_end(&answers, place), 0);
+	CHECK_EQUAL(io_uring_register_files_update(&uring, EGRESS_PLACES + place, &descriptor, 1), 1);
+	egress_put(&egress, place, descriptor);
+}
+
+static void begin(void)
+{
+	CHECK_EQUAL(io_uring_queue_init(64, &uring, 0), 0); /* fewer than are polled */
+	egress = (struct egress){ 0 };
+	answers = (struct answers){ 0 };
+	counters = (struct output_counters){ 0 };
+	sent = failed = 0;
+	asked = 1;
+	CHECK_EQUAL(egress_init(&egress, &uring, PLACES, &sent, &failed), 0);
+	CHECK_EQUAL(answers_init(&answers, &uring, &egress), 0);
+	CHECK_EQUAL(io_uring_register_files_sparse(&uring, EGRESS_PLACES + PLACES), 0);
+}
+
+static void end(void)
+{
+	io_uring_queue_exit(&uring);
+	egress_free(&egress);
+	answers_free(&answers);
+}
+
+/* A port at `place`, whose asker has its socket at `place` + 1. */
+static void listen_at(uint32_t place, const struct sockaddr_in *asker, struct sockaddr_in *port)
+{
+	struct output to = { .socket = place + 1, .counters = &counters };
+	struct sockaddr_in own;
+	int back = bound(&own);
+
+	put(place, bound(port));
+	CHECK_EQUAL(connect(back, (const struct sockaddr *)asker, sizeof(*asker)), 0);
+	put(place + 1, back);
+	CHECK_EQUAL(answers_listen(&answers, place, &to, &asked, SECOND), 0);
+}
+
+static void answer(int from, const struct sockaddr_in *to, const char *text, size_t length)
+{
+	CHECK_EQUAL(sendto(from, text, length, 0, (const struct sockaddr *)to, sizeof(*to)), length);
+}
+
+/* As the worker's loop: until so many have been dealt with, one way or another. */
+static void work_until(uint64_t dealt_with)
+{
+	struct io_uring_cqe *cqe;
+
+	while (sent + failed + counters.late < dealt_with) {
+		struct __kernel_timespec patience = { .tv_sec = 5 };
+
+		if (answers.count > 0) {
+			CHECK_EQUAL(answers_take(&answers, SECOND, on_completion, NULL), 0);
+			continue;
+		}
+		if (io_uring_submit_and_wait_timeout(&uring, &cqe, 1, &patience, NULL) == -ETIME) {
+			CHECK(!"nothing came");
+			return;
+		}
+		while (io_uring_peek_cqe(&uring, &cqe) == 0) {
+			on_completion(NULL, cqe);
+			io_uring_cqe_seen(&uring, cqe);
+		}
+	}
+}
+
+static void test_answers_go_back(void)
+{
+	struct sockaddr_in asker, port, one, two;
+	int asks = bound(&asker), first = bound(&one), second = bound(&two), i;
+	char text[2000];
+
+	check_about("answers of two go to who asked, whole and in order");
+	begin();
+	listen_at(3, &asker, &port);
+	for (i = 0; i < 20; i++) {
+		answer(first, &port, (char *)&i, sizeof(i));
+		answer(second, &port, text, sizeof(text));
+	}
+	answer(first, &port, "", 0);
+	work_until(41);
+	for (i = 0; i < 20; i++) {
+		CHECK_EQUAL(recv(asks, text, sizeof(text), 0), sizeof(i));
+		CHECK_EQUAL(*(int *)(void *)text, i);
+		CHECK_EQUAL(recv(asks, text, sizeof(text), 0), 2000);
+	}
+	CHECK_EQUAL(recv(asks, text, sizeof(text), 0), 0);
+	CHECK_EQUAL(counters.traffic.packets, 41);
+	CHECK_EQUAL(counters.traffic.bytes, 20 * 2004);
+	end();
+	close(asks);
+	close(first);
+	close(second);
+}
+
+static void test_many_ports(void)
+{
+	struct sockaddr_in askers[PLACES / 2], ports[PLACES / 2], from;
+	int asks[PLACES / 2], answers_from = bound(&from), round, i;
+
+	check_about("more ports than fit a batch, or the queue");
+	begin();
+	for (i = 0; i < PLACES / 2; i++) {
+		asks[i] = bound(&askers[i]);
+		listen_at(2 * (uint32_t)i, &askers[i], &ports[i]);
+	}
+	for (round = 1; round <= 3; round++) {
+		for (i = 0; i < PLACES / 2; i++)
+			answer(answers_from, &ports[i], (char *)&i, sizeof(i));
+		work_until((uint64_t)round * PLACES / 2);
+		for (i = 0; i < PLACES / 2; i++) {
+			int got = -1;
+
+			CHECK_EQUAL(recv(asks[i], &got, sizeof(got), 0), sizeof(got));
+			CHECK_EQUAL(got, i);
+		}
+	}
+	end();
+	for (i = 0; i < PLACES / 2; i++)
+		close(asks[i]);
+	close(answers_from);
+}
+
+static void test_late(void)
+{
+	struct sockaddr_in asker, port, from;
+	int asks = bound(&asker), answers_from = bound(&from);
+	char text[8];
+
+	check_about("what is late goes nowhere, and is counted");
+	begin();
+	listen_at(0, &asker, &port);
+	answer(answers_from, &port, "in time", 7);
+	work_until(1);
+	CHECK_EQUAL(recv(asks, text, sizeof(text), 0), 7);
+	asked = 0; /* the clock of work_until() says 1 s */
+	answers.ports[0].within = SECOND - 1;
+	answer(answers_from, &port, "late", 4);
+	work_until(2);
+	CHECK_EQUAL(counters.late, 1);
+	CHECK_EQUAL(sent, 1);
+	CHECK_EQUAL(recv(asks, text, sizeof(text), MSG_DONTWAIT), -1);
+	end();
+	close(asks);
+	close(answers_from);
+}
+
+static void test_end(void)
+{
+	struct sockaddr_in asker, other, port, again, from;
+	int asks = bound(&asker), other_asks = bound(&other), answers_from = bound(&from), reused;
+	char text[8];
+
+	check_about("after its end a port is nobody's, and its place another's");
+	begin();
+	listen_at(0, &asker, &port);
+	answer(answers_from, &port, "1", 1);
+	work_until(1);
+	CHECK_EQUAL(recv(asks, text, sizeof(text), 0), 1);
+	/* Something waits there when it ends. */
+	answer(answers_from, &port, "2", 1);
+	put(0, -1);
+	put(1, -1);
+	listen_at(0, &other, &again);
+	answer(answers_from, &again, "three", 5);
+	work_until(2);
+	CHECK_EQUAL(recv(other_asks, text, sizeof(text), 0), 5);
+	CHECK_EQUAL(recv(asks, text, sizeof(text), MSG_DONTWAIT), -1);
+	/* No poll holds the old port. */
+	reused = socket(AF_INET, SOCK_DGRAM, 0);
+	CHECK_EQUAL(bind(reused, (struct sockaddr *)&port, sizeof(port)), 0);
+	close(reused);
+	end();
+	close(asks);
+	close(other_asks);
+	close(answers_from);
+}
+
+static void test_refused(void)
+{
+	struct sockaddr_in gone, port, from;
+	int asks = bound(&gone), answers_from = bound(&from);
+
+	check_about("refusals of an asker are counted");
+	begin();
+	listen_at(0, &gone, &port);
+	close(asks);
+	answer(answers_from, &port, "1", 1);
+	work_until(1);
+	answer(answers_from, &port, "2", 1);
+	work_until(2);
+	CHECK_EQUAL(sent, 2);
+	CHECK_EQUAL(counters.refused, 1);
+	end();
+	close(answers_from);
+}
+
+int main(void)
+{
+	test_answers_go_back();
+	test_many_ports();
+	test_late();
+	test_end();
+	test_refused();
+	return check_result();
+}
