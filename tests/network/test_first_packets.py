@@ -237,6 +237,10 @@ def test_the_first_packets_of_a_rule_that_is_new(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, "[daemon]\nwatch = false\n" + KEPT)
     text = "[daemon]\nwatch = false\n" + KEPT
     seen = triangle.sink.capture("k0", "udp port 6000")
+
+    def sources() -> set[str]:
+        return {udp(one).source for one in seen.frames()}
+
     with triangle.source.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind(("s0", 0))
         for round_ in range(10):
@@ -250,7 +254,9 @@ def test_the_first_packets_of_a_rule_that_is_new(triangle: Triangle) -> None:
                 wire.send(next(forged(1, number, group)))
                 number += 1
                 time.sleep(0.0005)
-            sent = daemon.stats()["rules"][name]["received"]["packets"]
-            wait_for(lambda: settled(daemon, sent, name), "all of them")  # noqa: B023
+            # The last one that was sent is the last one to arrive.
+            last = f"10.{64 + (number - 1 >> 16)}.{number - 1 >> 8 & 255}.{number - 1 & 255}"
+            wait_for(lambda: last in sources(), "the last of them")  # noqa: B023
+            received = daemon.stats()["rules"][name]["received"]["packets"]
+            wait_for(lambda: settled(daemon, received, name), "all of them")  # noqa: B023
             assert output(daemon, name)["new_member"] == 0
-    assert seen.stop()
