@@ -77,6 +77,7 @@ def stats(received: int, sent: int, errors: dict[str, int] | None = None, **othe
         "refused": other.get("refused", 0),
         "rate_limited": 0,
         "new_member": 0,
+        "answers": other.get("answers"),
     }
     rule = {"received": {"packets": received}, "dropped": {"rate_limited": 0}, "outputs": [output]}
     made = {
@@ -147,6 +148,37 @@ def test_errors_and_refusals_whichbefore_are_a_note() -> None:
     assert not [each for each in explain(evidence) if each.topic == "EAGAIN"]  # it sends by now
     still = replace(evidence, daemon=replace(WELL, before=before, after=before), look=look())
     assert finding(still, "EAGAIN").answer == "note"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ({}, {}, [("unknown", "nothing that was sent was answered so far")]),
+        ({"sent": {"packets": 3}}, {"sent": {"packets": 3}}, []),
+        (
+            {"sent": {"packets": 3}},
+            {"sent": {"packets": 5}},
+            [("yes", "2 answers went back to who asked meanwhile")],
+        ),
+        (
+            {"late": 1},
+            {"late": 4, "sent": {"packets": 1}},
+            [
+                ("note", "3 answers did not go back: late (after the time of the asker)"),
+                ("yes", "1 answers went back to who asked meanwhile"),
+            ],
+        ),
+    ],
+)
+def test_answers(
+    before: dict[str, Any], after: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    daemon = replace(
+        ACTIVE, before=stats(10, 10, answers=before), after=stats(110, 110, answers=after)
+    )
+    findings = explain(replace(HEALTHY, daemon=daemon))
+    assert [(f.answer, f.text) for f in findings if f.topic == "answers"] == expected
+    assert cause(replace(HEALTHY, daemon=daemon)) is None
 
 
 def test_what_drops_is_told_where_nothing_is_taken() -> None:
