@@ -72,6 +72,18 @@ def network() -> int:
     return os.stat("/proc/self/ns/net").st_ino
 
 
+# Versions before do not have these, and refuse all of a value that has them: they are left out
+# while they say nothing.
+_NEWER = frozenset(
+    {
+        *(("Egress", "beside"), ("Egress", "hears"), ("Input", "also"), ("Input", "dedupe")),
+        *(("Output", "replies"), ("Sending", "replies"), ("Rule", "inspect")),
+        ("Interface", "members"),
+        *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
+    }
+)
+
+
 def pack(value: object) -> Any:
     """The value for msgpack: what that does not know becomes a list of a name and its parts.
 
@@ -95,6 +107,8 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
         part = getattr(value, field.name) if field.init else None
         if isinstance(part, Sending):
             yield from _parts(part)
+        elif (type(value).__name__, field.name) in _NEWER and part == field.default:
+            continue
         elif field.init:
             yield field.name, part
 
