@@ -143,7 +143,7 @@ class Input(Struct):
     exclude: list[str] = []
     vlan: int | None = None
     limit: int | None = None
-    dedupe: float | None = None
+    dedupe_s: float | None = None
     broadcasts: list[str] = []
     interface_now: str | None = None
     rejoin_s: float | None = None

@@ -112,7 +112,9 @@ def _settings(end: Input | Output, *names: str) -> str:
         value = getattr(end, name)
         if value:
             shown = ", ".join(value) if isinstance(value, list) else value
-            words.append(name if value is True else f"{name} {shown}")
+            called = name.removesuffix("_s")
+            unit = " s" if called != name else ""
+            words.append(name if value is True else f"{called} {shown}{unit}")
     return f" ({'; '.join(words)})" if words else ""
 
 
@@ -128,7 +130,7 @@ def rules(answer: Rules) -> Iterator[str]:
     for name, rule in answer.rules.items():
         about = f"  ({_printable(rule.description)})" if rule.description else ""
         yield f"{name}  {_state(rule)}{about}"
-        settings = _settings(rule.input, "sources", "exclude", "vlan", "limit", "dedupe")
+        settings = _settings(rule.input, "sources", "exclude", "vlan", "limit", "dedupe_s")
         yield f"    from {_interface(rule.input)} {_endpoint(rule.input)}{settings}"
         if rule.inspect is not None:
             yield f"    inspects {_inspects(rule.inspect)}"

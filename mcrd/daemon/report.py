@@ -132,6 +132,7 @@ def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
     if isinstance(end, Output):
         plain["replies_s"] = plain.pop("replies")
         return {**plain, "limit": limit(end, link)}
+    plain["dedupe_s"] = plain.pop("dedupe")
     del plain["also"]
     return {**plain, "broadcasts": list(map(str, input_here(end, link).also))}
 

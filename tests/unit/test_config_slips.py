@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcrd.config import ConfigError, parse
 from mcrd.config.elsewhere import ELSEWHERE
-from mcrd.config.schema import File, Input, Output, Rule
+from mcrd.config.schema import File, Input, Number, Output, Rule
 
 INLINE = """\
 [rules.a]
@@ -181,7 +181,9 @@ def test_keys_of_nobody() -> None:
 
 
 def test_what_others_call_keys_leads_to_keys() -> None:
-    known = {name for kind in (File, Rule, Input, Output) for name in kind.__struct_fields__}
+    known = {
+        name for kind in (File, Rule, Input, Output, Number) for name in kind.__struct_fields__
+    }
     known |= {"packets_per_second", "workers", "cpus", "ring_size", "log_level", "listen"}
     assert {ours for meant in ELSEWHERE.values() for ours in meant} <= known
 
