@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "breaker.h"
 
-#include <string.h>
-
 /* Windows in half of a test. */
 #define PART (BREAKER_WINDOW * 1000000ULL / BREAKER_HALF_NS)
 

@@ -215,11 +215,13 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame, ui
 static int is_held(struct worker *worker)
 {
 	struct breaker_test *test = &worker->test;
+	uint64_t now;
 	int i;
 
 	if (!test->held)
 		return 0;
-	test->held = pace_real_now() < test->ends && pace_real_now() >= test->began;
+	now = pace_real_now();
+	test->held = now < test->ends && now >= test->began;
 	for (i = 0; i < MCRD_RINGS; i++)
 		if (ring_is_half_full(&worker->rings[i])) {
 			test->came = test->expected; /* it goes on */
