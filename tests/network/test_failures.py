@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.lab import Fork, Lab, LabError, Mcrd, Triangle, wait_for
+from tests.lab.daemon import console_script
 from tests.lab.datagrams import sender
 from tests.lab.processes import PATIENCE
 from tests.lab.rules import rule
@@ -344,18 +345,18 @@ def test_without_cap_net_raw_it_says_so(triangle: Triangle) -> None:
     assert process.wait(PATIENCE) == 0
 
 
-@pytest.mark.alone  # the sysctl is the machine's
 def test_io_uring_switched_off_is_named(triangle: Triangle) -> None:
-    path = Path("/proc/sys/kernel/io_uring_disabled")
-    if not path.exists():
-        pytest.skip("this kernel has no sysctl kernel.io_uring_disabled (Linux 6.6)")
-    before = path.read_text()
-    try:
-        path.write_text("2")
-        daemon = triangle.lab.mcrd(triangle.relay, A)
-        a = entry(daemon, "a")
-    finally:
-        path.write_text(before)
+    """As a sysctl or a container's filter does; here strace(1), since the sysctl is the machine's."""
+    refuse = ("-e", "trace=io_uring_setup", "-e", "inject=io_uring_setup:error=EPERM")
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        A,
+        program=("strace", "-D", "-f", "-qqq", "-o", "/dev/null", *refuse, console_script("mcrd")),
+    )
+    a = entry(daemon, "a")
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    (tracer,) = (line.split()[1] for line in status.splitlines() if line.startswith("TracerPid:"))
+    os.kill(int(tracer), signal.SIGKILL)  # it lets go of all
     assert a["state"] == "failed"
     assert "kernel.io_uring_disabled" in a["reason"]
     wait_for(lambda: entry(daemon, "a")["state"] == "active", "the next try", timeout=40)
