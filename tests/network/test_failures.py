@@ -346,7 +346,7 @@ def test_without_cap_net_raw_it_says_so(triangle: Triangle) -> None:
 
 
 def test_io_uring_switched_off_is_named(triangle: Triangle) -> None:
-    """As a sysctl or a container's filter does; here strace(1), since the sysctl is the machine's."""
+    """As by a sysctl or a container's filter; here by strace(1): the sysctl is the machine's."""
     refuse = ("-e", "trace=io_uring_setup", "-e", "inject=io_uring_setup:error=EPERM")
     daemon = triangle.lab.mcrd(
         triangle.relay,
