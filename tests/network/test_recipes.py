@@ -479,12 +479,13 @@ def _answered(daemon: Mcrd) -> int:
 
 
 def _let_in_answers(gateway: Host) -> None:
-    """By the recipe's rule, with the group of this process; without one, by the ports alone."""
+    """By the recipe's set, with the group of this process; without one, by the ports alone."""
     path = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
     rule = "add rule inet filter input iifname eth1 meta l4proto udp"
-    level = path.count("/") + 1
-    by_group = f'{rule} socket cgroupv2 level {level} "{path}" accept'
-    if not path or gateway.call("nft", by_group).returncode != 0:
+    gateway.run("nft", "add set inet filter mcrd { type cgroupsv2; }")
+    gateway.run("nft", f"{rule} socket cgroupv2 level {path.count('/') + 1} @mcrd accept")
+    element = f'add element inet filter mcrd {{ "{path}" }}'
+    if not path or gateway.call("nft", element).returncode != 0:
         gateway.run("nft", f"{rule} udp dport 32768-60999 accept")
 
 
