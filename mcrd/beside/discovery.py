@@ -10,15 +10,12 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 from mcrd.addresses import covers, has_port
 from mcrd.beside.sight import bound
 from mcrd.beside.who import Holders
+from mcrd.host.procfs import Host
 from mcrd.model import Address, Rule
-
-if TYPE_CHECKING:
-    from mcrd.host.procfs import Host
 
 # Ports and groups: RFC 6762, 3; UPnP Device Architecture, 1; RFC 4795, 2; WS-Discovery, 2.4;
 # RFC 2608, 4.1.

@@ -6,12 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mcrd.answers import Twice
-
-if TYPE_CHECKING:
-    from mcrd.host.procfs import Host
+from mcrd.host.procfs import Host
 
 RAW = {4: ("raw", 2), 6: ("raw6", 58)}  # tables, with IGMP and ICMPv6, of multicast routers
 # Raw sockets of ICMPv6 have many programs that route nothing.

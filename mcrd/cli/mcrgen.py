@@ -8,16 +8,13 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 from mcrd.traffic import Address, StopOnSignal, Target, TrafficError
 from mcrd.traffic.receive import Ending, Received, receive
 from mcrd.traffic.send import Pattern, Sent, send
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 SMALL_BUFFER = 4 * 1024 * 1024
 

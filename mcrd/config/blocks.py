@@ -11,17 +11,14 @@ says, as long as no table stands in two of them. Whatever is not as simple as th
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+
+import msgspec.inspect as mi
 
 from mcrd.config.document import document_of
 from mcrd.config.problems import ConfigError
 from mcrd.config.rules import Document
 from mcrd.config.walk import read
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import msgspec.inspect as mi
 
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\\\n]*"|'[^'\n]*')"""
 _HEADER = re.compile(rf"^\[[ \t]*(rules|interfaces)[ \t]*\.[ \t]*{_NAME}[ \t]*\]", re.MULTILINE)

@@ -4,19 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from mcrd.config.rules import NO_PORT
-from mcrd.model import Config, Daemon, Input, Inspect, Interface, Metrics, Output, Rule
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mcrd.config.rules import Document
-    from mcrd.config.walk import Fields
-    from mcrd.model import Place
+from mcrd.config.rules import NO_PORT, Document
+from mcrd.config.walk import Fields
+from mcrd.model import Config, Daemon, Input, Inspect, Interface, Metrics, Output, Place, Rule
 
 _TTL_TO_GROUP: Final = 1
 _TTL_TO_HOST: Final = 64

@@ -7,21 +7,14 @@ Works on what could be read, so that one wrong value hides no other problem.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from mcrd.config.outputs import check_rule, shared
-from mcrd.config.overlap import Claim, clashes, common, everything, first_network
-from mcrd.config.problems import key_text
-from mcrd.config.rules import found_rules
+from mcrd.config.overlap import Claim, Spans, clashes, common, everything, first_network
+from mcrd.config.positions import KeyPath
+from mcrd.config.problems import Report, key_text
+from mcrd.config.rules import Document, FoundOutput, FoundRule, found_rules
 from mcrd.config.walk import WRONG
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mcrd.config.overlap import Spans
-    from mcrd.config.positions import KeyPath
-    from mcrd.config.problems import Report
-    from mcrd.config.rules import Document, FoundOutput, FoundRule
 
 
 def check(documents: Sequence[Document]) -> None:

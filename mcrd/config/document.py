@@ -9,7 +9,7 @@ import errno
 import os
 import pwd
 import re
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 import tomli
 
@@ -19,9 +19,6 @@ from mcrd.config.syntax import slip
 from mcrd.errors import words
 from mcrd.files import read_file
 from mcrd.model import Place
-
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 _BYTE_ORDER_MARK = "\ufeff"
 _GIVEN_TWICE = re.compile(r"Cannot declare |Cannot overwrite |Duplicate ")

@@ -7,17 +7,12 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
-from mcrd.config.problems import printable
+from mcrd.config.problems import Report, printable
 from mcrd.config.walk import WRONG
 from mcrd.errors import words
 from mcrd.files import absolute, read_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from mcrd.config.problems import Report
 
 
 def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, bytes]]:

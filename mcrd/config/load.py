@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import msgspec.inspect as mi
 
@@ -14,16 +13,13 @@ from mcrd.config.build import build
 from mcrd.config.checks import check
 from mcrd.config.document import characters, document_of, read_text
 from mcrd.config.include import absolute_patterns, included
-from mcrd.config.problems import ConfigError
+from mcrd.config.problems import ConfigError, Problem
 from mcrd.config.rules import Document
 from mcrd.config.schema import OF_THE_MAIN_FILE, File, Included
 from mcrd.config.walk import read
 from mcrd.config.warnings import warn
 from mcrd.files import absolute
-
-if TYPE_CHECKING:
-    from mcrd.config.problems import Problem
-    from mcrd.model import Config
+from mcrd.model import Config
 
 _MAIN_FILE = mi.type_info(File)
 _INCLUDED_FILE = mi.type_info(Included)

@@ -4,17 +4,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mcrd.config.overlap import Claim, clashes, everything
 from mcrd.config.problems import key_text
-from mcrd.config.rules import destination
+from mcrd.config.rules import Endpoint, FoundOutput, FoundRule, destination
 from mcrd.config.values import PORTS
 from mcrd.config.walk import WRONG
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Network, PortRange, is_pattern
-
-if TYPE_CHECKING:
-    from mcrd.config.rules import Endpoint, FoundOutput, FoundRule
 
 _NO_PORTS = 'ESP has no ports; leave the key out with protocol = "esp"'
 

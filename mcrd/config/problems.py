@@ -6,17 +6,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from mcrd.config.positions import Positions
+from mcrd.config.positions import KeyPath, Positions
 from mcrd.model import Place
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mcrd.config.positions import KeyPath
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_QUOTE = 60

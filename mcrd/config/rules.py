@@ -4,20 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mcrd.config.overlap import Box, Spans, box, spans
-from mcrd.config.walk import WRONG
-from mcrd.model import Place
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mcrd.config.positions import KeyPath
-    from mcrd.config.problems import Problem, Report
-    from mcrd.config.walk import Fields
-    from mcrd.model import Address, Network, PortRange, Rule
+from mcrd.config.positions import KeyPath
+from mcrd.config.problems import Problem, Report
+from mcrd.config.walk import WRONG, Fields
+from mcrd.model import Address, Network, Place, PortRange, Rule
 
 NO_PORT = 0
 """The port of protocols that have none."""

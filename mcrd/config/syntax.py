@@ -9,14 +9,12 @@ integer 0, and what follows for the end of a table that never comes.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from mcrd.config.positions import STRING
 from mcrd.config.problems import quoted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _TOKEN: Final = re.compile(rf"{STRING.pattern}|#[^\n]*|[\[\]{{}}\n]", re.DOTALL)
 _PIECE: Final = re.compile(rf"{STRING.pattern}|#[^\n]*|[^\"'#]+", re.DOTALL)

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from mcrd.config.problems import described, quoted
-from mcrd.model import BROADCAST, LIMITED_BROADCAST, PortRange
-
-if TYPE_CHECKING:
-    from mcrd.model import Address, Network
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Network, PortRange
 
 PORTS: Final = 'an integer from 1 to 65535 or a range such as "5000-5099"'
 

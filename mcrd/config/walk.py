@@ -5,17 +5,14 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import msgspec.inspect as mi
 
 from mcrd.config.elsewhere import ELSEWHERE
-from mcrd.config.problems import described, quoted
-
-if TYPE_CHECKING:
-    from mcrd.config.positions import KeyPath
-    from mcrd.config.problems import Report
+from mcrd.config.positions import KeyPath
+from mcrd.config.problems import Report, described, quoted
 
 Fields = dict[str, Any]
 """A table as read: a key with a wrong value is missing, an absent optional key is None."""

@@ -4,21 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mcrd.config.overlap import Claim, Overlaps, everything
 from mcrd.config.problems import key_text
-from mcrd.config.rules import found_rules
+from mcrd.config.rules import Document, FoundOutput, FoundRule, found_rules
 from mcrd.config.values import LONGEST_INTERFACE_NAME
-from mcrd.model import Network, is_pattern
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from mcrd.config.rules import Document, FoundOutput, FoundRule
-    from mcrd.config.walk import Fields
-    from mcrd.model import Address
+from mcrd.config.walk import Fields
+from mcrd.model import Address, Network, is_pattern
 
 _LINK_LOCAL_GROUPS = IPv4Network("224.0.0.0/24")
 _INTERFACE_SCOPE, _LINK_SCOPE = 1, 2  # of an IPv6 group

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
 
 from mcrd import config
-from mcrd.convert.draft import toml
-
-if TYPE_CHECKING:
-    from mcrd.convert.draft import Draft, DraftRule
-    from mcrd.model import Network
+from mcrd.convert.draft import Draft, DraftRule, toml
+from mcrd.model import Network
 
 _OF_A_RULE = re.compile(r"rules\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
 _OF_AN_INTERFACE = re.compile(r"interfaces\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
