@@ -20,6 +20,11 @@ def first_address(address: Address | Network) -> Address:
     return address if isinstance(address, Address) else address.network_address
 
 
+def plain(network: Network) -> Address | Network:
+    """The network as people write it: one of a single address, as that address."""
+    return network.network_address if network.num_addresses == 1 else network
+
+
 def covers(address: Address | Network, host: Address) -> bool:
     """Whether it is that address, or in that network."""
     if address == BROADCAST:

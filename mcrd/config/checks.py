@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcrd.addresses import plain
 from mcrd.config.outputs import check_rule, shared
 from mcrd.config.overlap import Claim, Spans, clashes, common, everything, first_network
 from mcrd.config.positions import KeyPath
@@ -78,9 +79,7 @@ def _from(version: int, one: Spans, other: Spans) -> str:
     run = next(common(one, other))
     if run == everything(version)[0]:
         return ""
-    network = first_network(version, run)
-    source = network.network_address if network.num_addresses == 1 else network
-    return f" by {source}"
+    return f" by {plain(first_network(version, run))}"
 
 
 def _check_source_ports(rules: list[FoundRule]) -> None:
@@ -98,8 +97,6 @@ def _check_source_ports(rules: list[FoundRule]) -> None:
         rule, output, _ = flows[later]
         first_rule, first, _ = flows[earlier]
         if first_rule is not rule:
-            rule.report.value(
-                (*output.path, "source_port"),
-                f"same source port, source and destination as {key_text(first.path)} "
-                f"({first_rule.report.place(first.path)})",
-            )
+            where = f"{key_text(first.path)} ({first_rule.report.place(first.path)})"
+            message = f"same source port, source and destination as {where}"
+            rule.report.value((*output.path, "source_port"), message)

@@ -48,7 +48,7 @@ def document_of(text: str, file: str, before: str = "") -> tuple[dict[str, objec
 
     `before` is read in front of it; the places in an error are not right then.
     """
-    return _document(before + text, file), Report(file, text)
+    return _tables(before + text, file), Report(file, text)
 
 
 def characters(text: str | bytes, file: str) -> str:
@@ -65,7 +65,7 @@ def characters(text: str | bytes, file: str) -> str:
         _refuse(Place(file, line, column), f"not UTF-8: byte 0x{text[error.start]:02x}")
 
 
-def _document(text: str, file: str) -> dict[str, object]:
+def _tables(text: str, file: str) -> dict[str, object]:
     # Each level takes one of these.
     if sum(map(text.count, "[{.")) >= DEEPEST:
         positions = Positions(text)

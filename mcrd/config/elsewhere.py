@@ -44,13 +44,8 @@ _CALLED: Final = (
 )
 
 
-def _elsewhere() -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for ours, theirs in _CALLED:
-        for name in theirs.split():
-            found[name] = (*found.get(name, ()), ours)
-    return found
-
-
-ELSEWHERE: Final = _elsewhere()
+ELSEWHERE: Final[dict[str, list[str]]] = {}
 """Such a name to the keys that it may mean, of which a table has one or none."""
+for _ours, _theirs in _CALLED:
+    for _name in _theirs.split():
+        ELSEWHERE.setdefault(_name, []).append(_ours)

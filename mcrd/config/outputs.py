@@ -4,12 +4,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network
+
+from mcrd.addresses import plain
 from mcrd.config.overlap import Claim, clashes, everything
 from mcrd.config.problems import key_text
 from mcrd.config.rules import Endpoint, FoundOutput, FoundRule, destination
 from mcrd.config.values import PORTS
 from mcrd.config.walk import WRONG
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Network, PortRange, is_pattern
+
+Wrong = Iterator[tuple[str, str]]
+"""Keys of an output, and what is wrong with each."""
 
 _NO_PORTS = 'ESP has no ports; leave the key out with protocol = "esp"'
 
@@ -21,12 +28,9 @@ def check_rule(rule: FoundRule) -> None:
     for output in rule.outputs:
         _check_interface(rule, output)
         _check_loop_back(rule, output)
-        _check_protocol(rule, output)
-        _check_address(rule, output)
-        _check_ports(rule, output)
-        _check_source(rule, output)
-        _check_loop(rule, output)
-        _check_replies(rule, output)
+        for wrong in (_wrong_for_esp, _wrong_sizes, _wrong_source, _wrong_loop, _wrong_replies):
+            for key, message in wrong(rule, output):
+                rule.report.value((*output.path, key), message)
 
 
 def shared(one: Endpoint, other: Endpoint) -> str:
@@ -50,11 +54,9 @@ def _check_input(rule: FoundRule) -> None:
     for key in ("sources", "exclude"):
         for index, each in enumerate(fields.get(key, ())):
             if each is not WRONG and each.version != address.version:
-                rule.report.value(
-                    (*path, key, index),
-                    f"expected an IPv{address.version} address or prefix, "
-                    f"as the address of this input is, got {_text(each)}",
-                )
+                expected = f"an IPv{address.version} address or prefix"
+                message = f"expected {expected}, as the address of this input is, got {plain(each)}"
+                rule.report.value((*path, key, index), message)
     if rule.sources == ():
         rule.report.value((*path, "exclude"), "leaves no source that this input could take")
 
@@ -68,14 +70,11 @@ def _check_listed_twice(rule: FoundRule) -> None:
         path, endpoint = listed[later]
         first_path, first = listed[earlier]
         where = f"{key_text(first_path)} ({rule.report.place(first_path)})"
+        on = f" on {first.interface}" if first.interface else ""
+        message = f"overlaps {where}: both send to {shared(endpoint, first)}{on}"
         if endpoint == first:
-            rule.report.value(path, f"same {endpoint.keys} as {where}")
-        else:
-            rule.report.value(
-                path,
-                f"overlaps {where}: both send to {shared(endpoint, first)}"
-                + (f" on {first.interface}" if first.interface else ""),
-            )
+            message = f"same {endpoint.keys} as {where}"
+        rule.report.value(path, message)
 
 
 def _check_interface(rule: FoundRule, output: FoundOutput) -> None:
@@ -115,102 +114,68 @@ def _check_loop_back(rule: FoundRule, output: FoundOutput) -> None:
     if output.endpoint == rule.input:
         rule.report.value(output.path, f"same {rule.input.keys} as {where}")
     elif output.endpoint.box.overlaps(rule.input.box):
-        rule.report.value(
-            output.path,
-            f"overlaps {where}: both have {shared(output.endpoint, rule.input)} "
-            f"on {rule.input.interface}",
-        )
+        both = f"{shared(output.endpoint, rule.input)} on {rule.input.interface}"
+        rule.report.value(output.path, f"overlaps {where}: both have {both}")
 
 
-def _check_protocol(rule: FoundRule, output: FoundOutput) -> None:
+def _wrong_for_esp(rule: FoundRule, output: FoundOutput) -> Wrong:
     if rule.input_fields.get("protocol") == "esp":
         for key in ("port", "source_port"):
             if output.fields.get(key) is not None:
-                rule.report.value((*output.path, key), _NO_PORTS)
+                yield key, _NO_PORTS
 
 
-def _check_address(rule: FoundRule, output: FoundOutput) -> None:
-    wanted, got = rule.input_fields.get("address"), output.fields.get("address")
-    if wanted is None or got is None:
-        return
-    message = None
+def _wrong_sizes(rule: FoundRule, output: FoundOutput) -> Wrong:
+    """A range goes to a range of the same size, and one to one."""
+    given, fields = rule.input_fields, output.fields
+    wanted, got = given.get("address"), fields.get("address")
+    fits, expected = not isinstance(got, Network), "one address"
     if isinstance(wanted, Network):
-        same_size = isinstance(got, Network) and got.prefixlen == wanted.prefixlen
-        if not same_size or got.version != wanted.version:
-            message = f"expected an IPv{wanted.version} prefix of /{wanted.prefixlen}"
-    elif isinstance(got, Network):
-        message = "expected one address"
-    if message:
-        rule.report.value(
-            (*output.path, "address"), f"{message}, as the input's {wanted} is, got {got}"
-        )
-
-
-def _check_ports(rule: FoundRule, output: FoundOutput) -> None:
-    wanted, got = rule.input_fields.get("port"), output.fields.get("port")
-    if wanted is None or got is None or rule.input_fields.get("protocol") != "udp":
-        return
-    message = None
+        family = IPv4Network if wanted.version == 4 else IPv6Network
+        fits = isinstance(got, family) and got.prefixlen == wanted.prefixlen
+        expected = f"an IPv{wanted.version} prefix of /{wanted.prefixlen}"
+    if wanted is not None and got is not None and not fits:
+        yield "address", f"expected {expected}, as the input's {wanted} is, got {got}"
+    wanted, got = given.get("port"), fields.get("port")
+    fits, expected = not isinstance(got, PortRange), "one port"
     if isinstance(wanted, PortRange):
-        if not isinstance(got, PortRange) or len(got) != len(wanted):
-            message = f"expected a range of {len(wanted)} ports"
-    elif isinstance(got, PortRange):
-        message = "expected one port"
-    if message:
-        rule.report.value(
-            (*output.path, "port"), f"{message}, as the input's {wanted} is, got {got}"
-        )
+        fits = isinstance(got, PortRange) and len(got) == len(wanted)
+        expected = f"a range of {len(wanted)} ports"
+    if wanted is not None and got is not None and given.get("protocol") == "udp" and not fits:
+        yield "port", f"expected {expected}, as the input's {wanted} is, got {got}"
 
 
-def _check_source(rule: FoundRule, output: FoundOutput) -> None:
-    source = output.fields.get("source")
-    if source is None:
-        return
-    path = (*output.path, "source")
+def _wrong_source(rule: FoundRule, output: FoundOutput) -> Wrong:
+    source, address = output.fields.get("source"), output.address
     if source == "keep":
         if output.fields.get("source_port") is not None:
-            rule.report.value(
-                (*output.path, "source_port"), 'source = "keep" keeps the source port too'
-            )
+            yield "source_port", 'source = "keep" keeps the source port too'
         given = rule.input_fields.get("address")
-        if given and output.address and given.version != output.address.version:
-            rule.report.value(
-                path,
-                f"an IPv{given.version} source cannot be kept towards "
-                f"the IPv{output.address.version} address {output.address}",
-            )
-    elif output.address and source.version != output.address.version:
-        rule.report.value(
-            path,
-            f"expected an IPv{output.address.version} address, "
-            f"as the address of this output is, got {source}",
-        )
+        if given and address and given.version != address.version:
+            towards = f"towards the IPv{address.version} address {address}"
+            yield "source", f"an IPv{given.version} source cannot be kept {towards}"
+    elif source and address and source.version != address.version:
+        expected = f"an IPv{address.version} address, as the address of this output is"
+        yield "source", f"expected {expected}, got {source}"
 
 
-def _check_loop(rule: FoundRule, output: FoundOutput) -> None:
+def _wrong_loop(_rule: FoundRule, output: FoundOutput) -> Wrong:
     address = output.address
     if output.fields.get("loop") and address and not address.is_multicast:
         hosts = f"{address} has hosts" if isinstance(address, Network) else f"{address} is a host"
         if address in (BROADCAST, LIMITED_BROADCAST):
             hosts = "programs on this host hear every broadcast"
-        rule.report.value((*output.path, "loop"), f"applies to groups only; {hosts}")
+        yield "loop", f"applies to groups only; {hosts}"
 
 
-def _check_replies(rule: FoundRule, output: FoundOutput) -> None:
-    if output.fields.get("replies") is None:
+def _wrong_replies(rule: FoundRule, output: FoundOutput) -> Wrong:
+    key, fields = "replies", output.fields
+    if fields.get(key) is None:
         return
-    message = None
     if rule.input_fields.get("protocol") == "esp":
-        message = (
-            'answers come to a port, and ESP has none; leave replies out with protocol = "esp"'
-        )
-    elif output.fields.get("source_port") is not None:
-        message = "each asker has a port of its own; leave source_port out"
-    elif output.fields.get("source") == "keep":
-        message = 'with source = "keep" answers go to the asker by themselves, if there is a route'
-    if message:
-        rule.report.value((*output.path, "replies"), message)
-
-
-def _text(network: Network) -> str:
-    return str(network.network_address if network.num_addresses == 1 else network)
+        esp = 'ESP has none; leave replies out with protocol = "esp"'
+        yield key, f"answers come to a port, and {esp}"
+    elif fields.get("source_port") is not None:
+        yield key, "each asker has a port of its own; leave source_port out"
+    elif fields.get("source") == "keep":
+        yield key, 'with source = "keep" answers go to the asker by themselves, if there is a route'

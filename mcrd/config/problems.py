@@ -7,7 +7,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mcrd.config.positions import KeyPath, Positions
@@ -86,9 +86,7 @@ class Report:
         """The problems, sorted by line and column."""
         ordered = sorted(self.problems, key=lambda found: (found.place.line, found.place.column))
         return [
-            Problem(
-                self._in_the_file(found.place.line, found.place.column), found.key, found.message
-            )
+            replace(found, place=self._in_the_file(found.place.line, found.place.column))
             for found in ordered
         ]
 

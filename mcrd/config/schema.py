@@ -9,33 +9,33 @@ an array is held against its type before.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from mcrd.config import values
 from mcrd.model import DEFAULT_MEMBERS, DEFAULT_RING_SIZE
 
-InterfaceName = Annotated[
-    str, Meta(extra={"read": values.interface_name, "expected": "an interface name"})
-]
-Destination = Annotated[
-    str,
-    Meta(extra={"read": values.destination, "expected": 'an IPv4 or IPv6 address, or "broadcast"'}),
-]
-Source = Annotated[
-    str, Meta(extra={"read": values.source, "expected": 'the address of a host, or "keep"'})
-]
+
+def _means(read: Callable[[Any], object], expected: str) -> Meta:
+    return Meta(extra={"read": read, "expected": expected})
+
+
+def _lasts(key: str, example: str) -> Meta:
+    return _means(partial(values.duration, key), f'a duration, as in "{example}"')
+
+
+InterfaceName = Annotated[str, _means(values.interface_name, "an interface name")]
+Destination = Annotated[str, _means(values.destination, 'an IPv4 or IPv6 address, or "broadcast"')]
+Source = Annotated[str, _means(values.source, 'the address of a host, or "keep"')]
 Sources = Annotated[
-    list[
-        Annotated[
-            str, Meta(extra={"read": values.sources, "expected": "an address or a prefix of hosts"})
-        ]
-    ],
+    list[Annotated[str, _means(values.sources, "an address or a prefix of hosts")]],
     Meta(extra={"expected": "an array of addresses and prefixes"}),
 ]
 RuleName = Annotated[str, Meta(extra={"read": values.rule_name})]
-Ports = Annotated[int | str, Meta(extra={"read": values.ports, "expected": values.PORTS})]
+Ports = Annotated[int | str, _means(values.ports, values.PORTS)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Ttl = Annotated[int, Meta(ge=1, le=255)]
 Dscp = Annotated[int, Meta(ge=0, le=63)]
@@ -51,25 +51,14 @@ MemberCount = Annotated[int, Meta(ge=1, le=65_536)]  # slots in the segment of a
 Size = Annotated[int | str, Meta(extra={"read": values.ring_size})]
 Pattern = Annotated[str, Meta(extra={"read": values.pattern})]
 Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file names and patterns"})]
-
-
-Duration = Annotated[
-    str, Meta(extra={"read": values.duration, "expected": 'a duration, as in "2s"'})
-]
-Dedupe = Annotated[
-    str, Meta(extra={"read": values.dedupe, "expected": 'a duration, as in "200ms"'})
-]
-Rejoin = Annotated[str, Meta(extra={"read": values.rejoin, "expected": 'a duration, as in "30s"'})]
-Replies = Annotated[
-    str, Meta(extra={"read": values.replies, "expected": 'a duration, as in "30s"'})
-]
+Duration = Annotated[str, _lasts("silence", "2s")]
+Dedupe = Annotated[str, _lasts("dedupe", "200ms")]
+Rejoin = Annotated[str, _lasts("rejoin", "30s")]
+Replies = Annotated[str, _lasts("replies", "30s")]
 IgmpVersion = Annotated[int, Meta(ge=2, le=3)]  # the first has no leave
 MldVersion = Annotated[int, Meta(ge=1, le=2)]
-Share = Annotated[str, Meta(extra={"read": values.share, "expected": 'a percentage, as in "0.1%"'})]
-Listen = Annotated[
-    str,
-    Meta(extra={"read": values.listen, "expected": 'an address and a port: "127.0.0.1:9464"'}),
-]
+Share = Annotated[str, _means(values.share, 'a percentage, as in "0.1%"')]
+Listen = Annotated[str, _means(values.listen, 'an address and a port: "127.0.0.1:9464"')]
 
 
 class Daemon(Struct):

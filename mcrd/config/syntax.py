@@ -76,8 +76,8 @@ def slip(text: str, offset: int, message: str, place: Callable[[int], str]) -> S
         return found
     around = _Around(text, offset, *_brackets(text, offset), place, message)
     for look in (_of_headers, _of_values, _of_brackets, _of_keys, _of_ends):
-        if found := look(around):
-            return found
+        if what := look(around):
+            return Slip(offset, what) if isinstance(what, str) else what
     return Slip(offset, message[:1].lower() + message[1:])
 
 
@@ -101,11 +101,8 @@ def _brackets(text: str, end: int) -> tuple[tuple[int, ...], int]:
 def _of_strings(text: str, offset: int, message: str) -> Slip | None:
     if message.startswith("Unescaped"):
         start = text.rfind("\\", 0, offset)
-        return Slip(
-            start,
-            f"{quoted(text[start : start + 2])} is no escape; for a backslash write two,"
-            " or put the string into single quotes",
-        )
+        instead = "for a backslash write two, or put the string into single quotes"
+        return Slip(start, f"{quoted(text[start : start + 2])} is no escape; {instead}")
     if offset < len(text) and not message.endswith(r"'\n'"):
         return None
     end = 0
@@ -201,7 +198,7 @@ def _is_address(word: str) -> bool:
     return bool(colon) and port.isdecimal() and host != word and _is_address(host.strip("[]"))
 
 
-def _of_brackets(around: _Around) -> Slip | None:
+def _of_brackets(around: _Around) -> str | None:
     """Something in an array or inline table that is neither a value, "," nor the end."""
     if not around.opened:
         return None
@@ -211,59 +208,55 @@ def _of_brackets(around: _Around) -> Slip | None:
     what, end = ("array", "]") if around.text[start] == "[" else ("table", "}")
     begins = f"the {what} that begins at {around.place(start)}"
     if around.char == "," and around.message.startswith("Invalid"):
-        return Slip(around.offset, 'there is nothing before this ","')
+        return 'there is nothing before this ","'
     if not around.char or header:
-        return Slip(around.offset, f'{begins} is not closed: "{end}" is missing')
+        return f'{begins} is not closed: "{end}" is missing'
     if around.message.startswith("Unclosed"):
         if around.char in "]}":
-            return Slip(around.offset, f'{begins} ends with "{end}", got {around.got}')
-        return Slip(around.offset, f'expected "," or "{end}" in {begins}, got {around.got}')
+            return f'{begins} ends with "{end}", got {around.got}'
+        return f'expected "," or "{end}" in {begins}, got {around.got}'
     return None
 
 
-def _of_keys(around: _Around) -> Slip | None:
+def _of_keys(around: _Around) -> str | None:
     if not around.message.startswith("Expected '='"):
         return None
     if around.char == ":":
-        return Slip(around.offset, 'expected "=" between key and value, got ":"')
+        return 'expected "=" between key and value, got ":"'
     if _is_end(around.text, around.offset):
-        return Slip(around.offset, 'expected "=" and a value behind the key')
-    return Slip(
-        around.offset,
+        return 'expected "=" and a value behind the key'
+    return (
         f'expected "=" behind the key, got {around.got};'
-        f" a key with anything but {_PLAIN_KEY} stands in quotes",
+        f" a key with anything but {_PLAIN_KEY} stands in quotes"
     )
 
 
-def _of_headers(around: _Around) -> Slip | None:
+def _of_headers(around: _Around) -> str | None:
     if not around.message.startswith(("Expected ']", 'Expected "]')):
         return None
     marks = "]]" if "]]" in around.message else "]"
     if _is_end(around.text, around.offset):
-        return Slip(around.offset, f'expected "{marks}" at the end of the name of a table')
-    return Slip(
-        around.offset,
+        return f'expected "{marks}" at the end of the name of a table'
+    return (
         f'expected "{marks}" or ".", got {around.got};'
-        f" a name with anything but {_PLAIN_KEY} stands in quotes",
+        f" a name with anything but {_PLAIN_KEY} stands in quotes"
     )
 
 
-def _of_ends(around: _Around) -> Slip | None:
+def _of_ends(around: _Around) -> str | None:
     if around.char == ";" or around.text.startswith(("//", "/*"), around.offset):
         if around.message.startswith("Invalid statement") or around.char == "/":
-            return Slip(around.offset, 'a comment begins with "#" in TOML')
-        return Slip(around.offset, 'nothing separates lines in TOML; leave out ";"')
+            return 'a comment begins with "#" in TOML'
+        return 'nothing separates lines in TOML; leave out ";"'
     if around.message.startswith("Invalid statement"):
-        return Slip(
-            around.offset, f"expected a key or the name of a table in [ ], got {around.got}"
-        )
+        return f"expected a key or the name of a table in [ ], got {around.got}"
     if not around.message.startswith("Expected newline"):
         return None
     if around.char == ",":
         if re.compile(r"(?<=[0-9]),[0-9]").match(around.text, around.offset):
-            return Slip(around.offset, 'a number has a point in TOML, got ","')
-        return Slip(around.offset, 'nothing separates lines in TOML; leave out ","')
-    return Slip(around.offset, f"expected the end of the line, got {around.got}")
+            return 'a number has a point in TOML, got ","'
+        return 'nothing separates lines in TOML; leave out ","'
+    return f"expected the end of the line, got {around.got}"
 
 
 def _is_end(text: str, offset: int) -> bool:

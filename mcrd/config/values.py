@@ -8,7 +8,7 @@ Each function returns what the value means, or raises ValueError with the words 
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Literal
 
 from mcrd.config.problems import described, quoted
@@ -28,10 +28,6 @@ _HIGHEST_VLAN: Final = 4094
 _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMG]i?B|B)")
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|min|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
-_SHORTEST, _LONGEST = 1.0, 86400.0
-_DEDUPE: Final = (0.001, 10.0)
-_REJOIN: Final = (5.0, 3600.0)
-_REPLIES: Final = (1.0, 3600.0)
 _SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _UNITS: Final = {
@@ -96,12 +92,11 @@ def address(text: str) -> Address:
         )
     if found.is_unspecified:
         raise ValueError(f"expected the address of a group or a host, got {quoted(text)}")
-    if isinstance(found, IPv4Address):
-        if found == LIMITED_BROADCAST:
-            raise ValueError(
-                f"expected the address of a group or a host, got the broadcast address {found}"
-            )
-    elif found.ipv4_mapped:
+    if found == LIMITED_BROADCAST:
+        raise ValueError(
+            f"expected the address of a group or a host, got the broadcast address {found}"
+        )
+    if isinstance(found, IPv6Address) and found.ipv4_mapped:
         raise ValueError(
             f'expected an IPv4 or IPv6 address, got {quoted(text)}; write "{found.ipv4_mapped}"'
         )
@@ -134,7 +129,8 @@ def destination(text: str) -> Address | Network:
 
 def sources(text: str) -> Network:
     """The addresses of some hosts."""
-    found = _prefix(text, port=None) if "/" in text else ip_network(_source_address(text))
+    expected = "an address or a prefix of hosts"
+    found = _prefix(text, None) if "/" in text else ip_network(_host_address(text, expected))
     if found.num_addresses == 1:
         host_address(str(found.network_address))
     if found.is_multicast:
@@ -146,14 +142,7 @@ def source(text: str) -> Address | Literal["keep"]:
     """What to send from."""
     if text == "keep":
         return "keep"
-    try:
-        ip_address(text.partition("%")[0])
-    except ValueError:
-        raise ValueError(
-            f'expected the address of a host, or "keep", got {quoted(text)}'
-            f"{_instead(text, 'source', 'source_port')}"
-        ) from None
-    return host_address(text)
+    return _host_address(text, 'the address of a host, or "keep"', "source", "source_port")
 
 
 def host_address(text: str) -> Address:
@@ -206,27 +195,20 @@ def ring_size(value: object) -> int:
     return size
 
 
-def duration(text: str) -> float:
-    """Seconds."""
-    return _duration(text, _SHORTEST, _LONGEST, '1 second to 1 day, in ms, s, min or h, as in "2s"')
+DURATIONS: Final = {
+    "silence": (1.0, 86400.0, '1 second to 1 day, in ms, s, min or h, as in "2s"'),
+    "dedupe": (0.001, 10.0, '1 ms to 10 s, as in "200ms"'),
+    # Oftener, reports would be a load on every switch.
+    "rejoin": (5.0, 3600.0, '5 seconds to 1 hour, in s, min or h, as in "30s"'),
+    # While they last, each asker has a port and three sockets.
+    "replies": (1.0, 3600.0, '1 second to 1 hour, in s, min or h, as in "30s"'),
+}
+"""The shortest and longest, in seconds, of each key, and the words for the user."""
 
 
-def dedupe(text: str) -> float:
-    """Seconds in which a payload is relayed once."""
-    return _duration(text, *_DEDUPE, '1 ms to 10 s, as in "200ms"')
-
-
-def rejoin(text: str) -> float:
-    """Seconds between two reports; oftener, they would be a load on every switch."""
-    return _duration(text, *_REJOIN, '5 seconds to 1 hour, in s, min or h, as in "30s"')
-
-
-def replies(text: str) -> float:
-    """Seconds; while they last, each asker has a port and three sockets."""
-    return _duration(text, *_REPLIES, '1 second to 1 hour, in s, min or h, as in "30s"')
-
-
-def _duration(text: str, shortest: float, longest: float, expected: str) -> float:
+def duration(key: str, text: str) -> float:
+    """The value of a key of DURATIONS, in seconds."""
+    shortest, longest, expected = DURATIONS[key]
     found = _DURATION.fullmatch(text)
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
     if not shortest <= seconds <= longest:
@@ -266,14 +248,15 @@ def pattern(text: str) -> str:
     return text
 
 
-def _source_address(text: str) -> Address:
+def _host_address(
+    text: str, expected: str, key: str = "address", port: str | None = None
+) -> Address:
+    """As host_address(), with other words for what is no address; the rest is for _instead()."""
     try:
         ip_address(text.partition("%")[0])
     except ValueError:
-        raise ValueError(
-            f"expected an address or a prefix of hosts, got {quoted(text)}"
-            f"{_instead(text, port=None)}"
-        ) from None
+        message = f"expected {expected}, got {quoted(text)}{_instead(text, key, port)}"
+        raise ValueError(message) from None
     return host_address(text)
 
 
@@ -288,7 +271,7 @@ def _instead(text: str, key: str = "address", port: str | None = "port") -> str:
     host, number = (end["v6"] or end["v4"]) + (end["length"] or ""), end["port"]
     host, zone, _ = host.partition("%")
     try:
-        _ip_address_or_prefix(host)
+        ip_network(host, strict=False)
     except ValueError:
         return ""
     if zone:
@@ -301,11 +284,6 @@ def _instead(text: str, key: str = "address", port: str | None = "port") -> str:
         return f'; a source has no port here: write "{host}"'
     ports = number if number.isdecimal() else quoted(number)
     return f'; the port is a key of its own: write {key} = "{host}" and {port} = {ports}'
-
-
-def _ip_address_or_prefix(text: str) -> None:
-    """Raise ValueError where it is neither."""
-    ip_network(text, strict=False) if "/" in text else ip_address(text)
 
 
 def _prefix(text: str, port: str | None = "port") -> Network:

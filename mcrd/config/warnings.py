@@ -42,19 +42,14 @@ def warn(documents: Sequence[Document]) -> None:
             continue
         for rule in document.rules:
             if rule.fields["enabled"]:
-                _warn_of(rule)
+                _warn_vlan(rule)
+                _warn_source_specific(rule)
+                for output in rule.outputs:
+                    _warn_ttl(rule, output)
         document.warnings = tuple(document.report.problems)
     rules = found_rules(documents)
     _warn_interfaces(documents, rules)
     _warn_feeding([rule for rule in rules if rule.fields["enabled"]])
-
-
-def _warn_of(rule: FoundRule) -> None:
-    """What is suspicious in a rule, whatever the others are."""
-    _warn_vlan(rule)
-    _warn_source_specific(rule)
-    for output in rule.outputs:
-        _warn_ttl(rule, output)
 
 
 def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> None:
@@ -63,19 +58,13 @@ def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> N
         for name, fields in document.fields["interfaces"].items():
             path = ("interfaces", name)
             if name not in used and not any(map(is_pattern, (name, *used))):
-                document.report.key(
-                    path,
-                    "no rule has its input here: no effect, unless this is another name of an "
-                    "interface",
-                )
+                message = "no effect, unless this is another name of an interface"
+                document.report.key(path, f"no rule has its input here: {message}")
                 continue
             _warn_unasked(document, name, fields, rules)
-            if len(fields["cpus"]) > fields["workers"]:
-                document.report.value(
-                    (*path, "cpus"),
-                    f"more than there are workers, so that the last "
-                    f"{len(fields['cpus']) - fields['workers']} will not be used",
-                )
+            if (spare := len(fields["cpus"]) - fields["workers"]) > 0:
+                message = f"more than there are workers, so that the last {spare} will not be used"
+                document.report.value((*path, "cpus"), message)
 
 
 def _warn_unasked(document: Document, name: str, fields: Fields, rules: list[FoundRule]) -> None:
@@ -95,7 +84,8 @@ def _warn_unasked(document: Document, name: str, fields: Fields, rules: list[Fou
 
 def _warn_vlan(rule: FoundRule) -> None:
     vlan, address = rule.input_fields["vlan"], rule.input_fields["address"]
-    if vlan is None or not address.is_multicast or _flooded(address):
+    everywhere = _within(address, _LINK_LOCAL_GROUPS)  # switches send them so, joined or not
+    if vlan is None or not address.is_multicast or everywhere:
         return
     name = f"{rule.input_fields['interface']}.{vlan}"
     example = f", such as {name}," if len(name.encode()) <= LONGEST_INTERFACE_NAME else ""
@@ -129,11 +119,8 @@ def _warn_ttl(rule: FoundRule, output: FoundOutput) -> None:
         checked = _CHECKED_TTL.get((output.endpoint.address, output.endpoint.port))
         if checked is not None:
             name, rfc = checked
-            report, given = (
-                (rule.report.absent, "1 by default")
-                if ttl is None
-                else (rule.report.value, str(ttl))
-            )
+            report = rule.report.absent if ttl is None else rule.report.value
+            given = ttl or "1 by default"
             report(path, f"{given}, but receivers of {name} may ignore all but 255 ({rfc})")
             return
     if ttl is None and address and address.is_multicast and not _stays_on_link(address):
@@ -156,12 +143,9 @@ def _warn_feeding(rules: list[FoundRule]) -> None:
     for rule in rules:
         for output in rule.outputs:
             for fed in _fed(rule, output, listening):
-                fed.report.value(
-                    fed.input_path,
-                    f"never receives what {key_text(output.path)} "
-                    f"({rule.report.place(output.path)}) sends: "
-                    "what this host sends is not relayed again",
-                )
+                which = f"{key_text(output.path)} ({rule.report.place(output.path)})"
+                why = "what this host sends is not relayed again"
+                fed.report.value(fed.input_path, f"never receives what {which} sends: {why}")
 
 
 def _fed(
@@ -188,11 +172,6 @@ def _fed(
         if fed.name not in seen and not unknown and not back:
             yield fed
         seen.add(fed.name)
-
-
-def _flooded(groups: Address | Network) -> bool:
-    """Whether switches send a group everywhere, joined or not."""
-    return groups.version == 4 and _within(groups, _LINK_LOCAL_GROUPS)
 
 
 def _stays_on_link(groups: Address | Network) -> bool:

@@ -12,6 +12,7 @@ import re
 from ipaddress import ip_network
 
 from mcrd import config
+from mcrd.addresses import plain
 from mcrd.convert.draft import Draft, DraftRule, toml
 from mcrd.model import Network
 
@@ -67,7 +68,7 @@ def _tell_apart(draft: Draft) -> None:
         ]
         widest = [s for s in dict.fromkeys(narrower) if not any(_inside(s, o) for o in narrower)]
         if widest:
-            rule.input["exclude"] = [_text(source) for source in widest]
+            rule.input["exclude"] = [str(plain(source)) for source in widest]
 
 
 def _same_but_sources(one: DraftRule, other: DraftRule) -> bool:
@@ -88,10 +89,6 @@ def _sources(rule: DraftRule) -> list[Network] | None:
 
 def _inside(source: Network, of: Network) -> bool:
     return source.version == of.version and source != of and source.subnet_of(of)  # type: ignore[arg-type]
-
-
-def _text(source: Network) -> str:
-    return str(source.network_address) if source.num_addresses == 1 else str(source)
 
 
 def _leave_out(draft: Draft, problems: list[tuple[str, str]]) -> bool:

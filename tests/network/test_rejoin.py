@@ -38,7 +38,7 @@ RULES = (
     + rule("one", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', "r1 239.2.2.2 6000 ttl=2")
     + rule("six", "r0 ff15::1 5000", "r1 ff15::2 6000 ttl=2")
 )
-OFTENER = "from mcrd.config import values\nvalues._REJOIN = (0.5, 60.0)\n"
+OFTENER = "from mcrd.config import values\nvalues.DURATIONS['rejoin'] = (0.5, 60.0, '')\n"
 REPORTS = "igmp or (ip6 and ip6[6] = 0)"
 ALL = set(GROUPS)
 FLOODED = "224.0.0.251"
