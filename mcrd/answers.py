@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
+from mcrd.sums import InspectCount, Rate, Traffic
+
 PROTOCOL = 1
 
 
@@ -202,35 +204,6 @@ class OneRule(Rules):
     warnings: list[str] = []
 
 
-class Traffic(Struct):
-    """Datagrams; bytes are payload, or of interfaces whole frames."""
-
-    packets: int = 0
-    bytes: int = 0
-
-
-class PerSecond(Struct):
-    """Each second of the last minute."""
-
-    packets: float = 0.0
-    bytes: float = 0.0
-
-
-class Peak(Struct):
-    """The most packets in 10 ms of the last second and minute."""
-
-    second: int = 0
-    minute: int = 0
-
-
-class Rate(Struct):
-    """How much flows."""
-
-    second: Traffic = field(default_factory=Traffic)
-    minute: PerSecond = field(default_factory=PerSecond)
-    peak: Peak = field(default_factory=Peak)
-
-
 class OutputDrops(Struct):
     """Datagrams that an output dropped, by the reasons in `enum output_drop` of shared.h."""
 
@@ -286,54 +259,6 @@ class OutputCounts(OutputDrops):
         return {**self.errors, **self.dropped}
 
 
-class LastFault(Struct):
-    """The last of some faults: how many were in its second, and when it was, from the epoch."""
-
-    count: int = 0
-    at: float | None = None
-
-
-class InspectedTs(Struct):
-    """What was found in packets of MPEG-TS, as TsCount in lanes/inspections.py."""
-
-    packets: int = 0
-    continuity_errors: int = 0
-    duplicates: int = 0
-    sync_errors: int = 0
-    transport_errors: int = 0
-    pcr_jumps: int = 0
-    pcr_interval_s: float = 0.0
-    pcr_jitter_s: float = 0.0
-    pcr_jitter_most_s: float = 0.0
-    by_pid: dict[str, int] = {}
-    last_error: LastFault = field(default_factory=LastFault)
-
-
-class Inspected(Struct):
-    """What a rule found in its payloads, as InspectCount in lanes/inspections.py."""
-
-    inspected: int = 0
-    not_inspected: int = 0
-    other: int = 0
-    lost: int = 0
-    missing: int = 0
-    gaps: int = 0
-    reordered: int = 0
-    repeated: int = 0
-    stray: int = 0
-    resets: int = 0
-    changes: int = 0
-    messages: int = 0
-    longest_gap: int = 0
-    longest_silence_s: float = 0.0
-    jitter_s: float = 0.0
-    jitter_most_s: float = 0.0
-    flows: int = 0
-    formats: list[str] = []
-    last_lost: LastFault = field(default_factory=LastFault)
-    mpeg_ts: InspectedTs = field(default_factory=InspectedTs)
-
-
 class RuleCounts(Struct):
     """What a rule took, and what became of it; `inspect` is None where it does not."""
 
@@ -345,7 +270,7 @@ class RuleCounts(Struct):
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = {}
     returner: str | None = None
-    inspect: Inspected | None = None
+    inspect: InspectCount | None = None
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
 

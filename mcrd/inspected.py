@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from mcrd.answers import Inspected, LastFault
 from mcrd.events import counted
+from mcrd.sums import InspectCount, Last
 
 FAULTS = ("gaps", "reordered", "repeated", "stray", "resets", "changes", "other", "not_inspected")
 """What the numbers of a stream show, but for what was lost."""
@@ -23,7 +23,7 @@ def clock(at: float) -> str:
     return f"{then:%H:%M:%S}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M:%S}"
 
 
-def lost_before(found: Inspected) -> str:
+def lost_before(found: InspectCount) -> str:
     """What was lost before it came here, in words; empty when nothing was."""
     parts = []
     if found.lost:
@@ -35,7 +35,7 @@ def lost_before(found: Inspected) -> str:
     return "; ".join(parts)
 
 
-def inspected(found: Inspected) -> Iterator[str]:
+def inspected(found: InspectCount) -> Iterator[str]:
     """All that was found, in lines."""
     if not found.inspected and not found.not_inspected:
         yield "lost before it came here: not known, as no packet came"
@@ -52,7 +52,7 @@ def inspected(found: Inspected) -> Iterator[str]:
     yield from _of_ts(found)
 
 
-def _of_ts(found: Inspected) -> Iterator[str]:
+def _of_ts(found: InspectCount) -> Iterator[str]:
     stream = found.mpeg_ts
     if not stream.packets and not stream.sync_errors:
         return
@@ -65,7 +65,7 @@ def _of_ts(found: Inspected) -> Iterator[str]:
         yield f"    continuity errors by PID: {by_pid}"
 
 
-def _last(last: LastFault, of: int) -> str:
+def _last(last: Last, of: int) -> str:
     """When the last ones were, and how many within that second, unless all were."""
     if last.at is None:
         return ""

@@ -16,19 +16,18 @@ from mcrd.answers import (
     Number,
     Output,
     OutputCounts,
-    Rate,
     Reload,
     Rule,
     RuleCounts,
     Rules,
     Stats,
     Status,
-    Traffic,
     WorkerCounts,
 )
 from mcrd.cli.output import drops
 from mcrd.events import counted
 from mcrd.inspected import inspected
+from mcrd.sums import Rate, Traffic
 from mcrd.words import unsent_for
 
 

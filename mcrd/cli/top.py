@@ -21,8 +21,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mcrd.answers import InterfaceCounts, OutputCounts, Rate, RuleCounts, Stats
+from mcrd.answers import InterfaceCounts, OutputCounts, RuleCounts, Stats
 from mcrd.cli.output import drops
+from mcrd.sums import Rate
 
 Ask = Callable[[], Stats]
 

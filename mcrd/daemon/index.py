@@ -14,11 +14,11 @@ import msgspec
 
 from mcrd import model
 from mcrd.dataplane.messages import MemberKey
-from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount, Traffic
-from mcrd.lanes.inspections import InspectCount, Last, TsCount
+from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount
 from mcrd.planning import resources
 from mcrd.planning.resources import Egress, Sending
 from mcrd.sockets import Geometry
+from mcrd.sums import InspectCount, Last, Traffic, TsCount
 from mcrd.systemd.store import Identity
 
 FORMAT = 1

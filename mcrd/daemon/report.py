@@ -14,11 +14,8 @@ from mcrd import answers
 from mcrd.addresses import target, where
 from mcrd.answers import (
     AnswerCounts,
-    Inspected,
     InterfaceCounts,
     OutputCounts,
-    Peak,
-    PerSecond,
     RuleCounts,
     Stats,
     Trouble,
@@ -26,8 +23,6 @@ from mcrd.answers import (
 )
 from mcrd.daemon.executor import Estate
 from mcrd.host import fragments
-from mcrd.lanes.counts import Rate, RuleCount, Traffic
-from mcrd.lanes.inspections import InspectCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Inspect, Output, PortRange, Rule
@@ -37,6 +32,7 @@ from mcrd.planning.links import Link
 from mcrd.planning.plan import Close, Open, Step
 from mcrd.planning.resources import Worker
 from mcrd.planning.states import STATES, OutputState, RuleState
+from mcrd.sums import InspectCount
 
 
 def state(what: RuleState | OutputState) -> str:
@@ -161,11 +157,11 @@ def rule_counts(
         state=now.state,
         reason=now.reason,
         silent=entry.name in silent if entry.silence is not None else None,
-        received=_traffic(count.received),
+        received=count.received,
         dropped=count.dropped,
         returner=ledger.returner(entry.name),
-        inspect=_inspected(entry, count),
-        rate=rate(ledger.rule_rate(entry.name)),
+        inspect=(count.inspect or InspectCount()) if entry.inspect else None,
+        rate=ledger.rule_rate(entry.name).rounded(),
         outputs=[
             _output(entry.name, output, how, ledger, links)
             for output, how in zip(entry.outputs, now.outputs, strict=True)
@@ -185,13 +181,13 @@ def _output(
         port=_port(output.port),
         state=how.state,
         reason=how.reason,
-        sent=_traffic(count.sent),
+        sent=count.sent,
         errors=count.errors,
         refused=count.refused,
         **count.dropped,
         unanswered=count.unanswered,
         send_buffer_full=count.errors.get("EAGAIN", 0),  # a name that says more
-        rate=rate(ledger.output_rate(name, target(output))),
+        rate=ledger.output_rate(name, target(output)).rounded(),
         answers=_answers(name, output, ledger),
     )
 
@@ -203,30 +199,13 @@ def _answers(name: str, output: Output, ledger: Ledger) -> AnswerCounts | None:
     count = ledger.output(name, called)
     return AnswerCounts(
         askers=ledger.askers(name),
-        sent=_traffic(count.sent),
+        sent=count.sent,
         errors=count.errors,
         refused=count.refused,
         late=count.late,
         lost=count.lost,
-        rate=rate(ledger.output_rate(name, called)),
+        rate=ledger.output_rate(name, called).rounded(),
     )
-
-
-def _inspected(entry: Rule, count: RuleCount) -> Inspected | None:
-    if entry.inspect is None:
-        return None
-    found = count.inspect or InspectCount()
-    return msgspec.convert(msgspec.to_builtins(found), Inspected)
-
-
-def _traffic(count: Traffic) -> answers.Traffic:
-    return answers.Traffic(count.packets, count.bytes)
-
-
-def rate(much: Rate) -> answers.Rate:
-    """A rate. Here alone it is rounded: one packet in a minute, 0.016 in a second, is not 0."""
-    minute = {name: round(number, 3) for name, number in much.minute.items()}
-    return answers.Rate(_traffic(much.second), PerSecond(**minute), Peak(**much.peak))
 
 
 def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None) -> None:
@@ -235,11 +214,11 @@ def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None)
     rates = ledger.interface_rates(only)
     for name, count in sorted(ledger.interfaces(full, only).items()):
         found.interfaces[name] = InterfaceCounts(
-            _traffic(count.received),
+            count.received,
             count.dropped,
             count.dropped_frames,
             count.reports,
-            rate(rates[name]),
+            rates[name].rounded(),
         )
     for worker, process in _in_order(estate):
         if only is None or worker.ingress.interface in only:
@@ -248,10 +227,10 @@ def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None)
             found.workers.append(
                 WorkerCounts(
                     **about,
-                    received=_traffic(count.received),
+                    received=count.received,
                     dropped=count.dropped,
                     dropped_frames=count.dropped_frames,
-                    rate=rate(much),
+                    rate=much.rounded(),
                 )
             )
     found.kernel = fragments.lost()

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mcrd.dataplane._dataplane import ffi, lib
-from mcrd.lanes.inspections import InspectCount
 from mcrd.sockets.lost import Lost
+from mcrd.sums import Count, InspectCount, Traffic
 
 _DROPS = sorted(ffi.typeof("enum drop").elements.items())
 DROP_REASONS: tuple[str, ...] = tuple(
@@ -32,57 +32,16 @@ OF_OUTPUTS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct outpu
 
 
 @dataclass(slots=True)
-class Traffic:
-    """Packets are datagrams; bytes are payload, or of interfaces whole frames."""
-
-    packets: int = 0
-    bytes: int = 0
-
-    def add(self, other: Traffic) -> None:
-        """Add the other's counts to these."""
-        self.packets += other.packets
-        self.bytes += other.bytes
-
-
-@dataclass(slots=True)
-class Rate:
-    """Packets and bytes of the last whole second, and a second of the last minute.
-
-    `peak` is the most packets in 10 ms, within the last second and the last minute.
-    """
-
-    second: Traffic = field(default_factory=Traffic)
-    minute: dict[str, float] = field(default_factory=lambda: {"packets": 0.0, "bytes": 0.0})
-    peak: dict[str, int] = field(default_factory=lambda: {"second": 0, "minute": 0})
-
-    def add(self, other: Rate) -> None:
-        """Add what another worker has; the peaks of both need not have been at one time."""
-        self.second.add(other.second)
-        for name, number in other.minute.items():
-            self.minute[name] += number
-        for name, peak in other.peak.items():
-            self.peak[name] += peak
-
-
-@dataclass(slots=True)
-class RuleCount:
+class RuleCount(Count):
     """What a rule took, what went no further, and what its payloads say; None: nobody looked."""
 
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RULES, 0))
     inspect: InspectCount | None = None
 
-    def add(self, other: RuleCount) -> None:
-        """Add the other's counts to these."""
-        self.received.add(other.received)
-        _add(self.dropped, other.dropped)
-        if other.inspect is not None:
-            self.inspect = self.inspect or InspectCount()
-            self.inspect.add(other.inspect)
-
 
 @dataclass(slots=True)
-class OutputCount:
+class OutputCount(Count):
     """What became of the datagrams of one output; `errors` by the name of the errno.
 
     `refused` counts reports of refusals, not datagrams. Of the `dropped` that are unreachable,
@@ -100,20 +59,9 @@ class OutputCount:
     late: int = 0
     lost: int = 0
 
-    def add(self, other: OutputCount) -> None:
-        """Add the other's counts to these."""
-        self.sent.add(other.sent)
-        self.refused += other.refused
-        self.unanswered += other.unanswered
-        self.waiting += other.waiting
-        self.late += other.late
-        self.lost += other.lost
-        _add(self.dropped, other.dropped)
-        _add(self.errors, other.errors)
-
 
 @dataclass(slots=True)
-class InterfaceCount:
+class InterfaceCount(Count):
     """Packets taken from an interface's rings, and why some went no further.
 
     Of those that no worker took, `dropped_frames` is what the kernel has counted, and `dropped` how
@@ -127,19 +75,7 @@ class InterfaceCount:
     dropped_frames: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RINGS, 0))
     reports: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_REPORTS, 0))
 
-    def add(self, other: InterfaceCount) -> None:
-        """Add the other's counts to these."""
-        self.received.add(other.received)
-        _add(self.dropped, other.dropped)
-        _add(self.dropped_frames, other.dropped_frames)
-        _add(self.reports, other.reports)
-
     def lose(self, reason: str, lost: Lost) -> None:
         """Count what no worker took."""
         self.dropped[reason] += lost.packets
         self.dropped_frames[reason] = self.dropped_frames.get(reason, 0) + lost.frames
-
-
-def _add(ours: dict[str, int], theirs: dict[str, int]) -> None:
-    for name, number in theirs.items():  # another version may know other reasons
-        ours[name] = ours.get(name, 0) + number

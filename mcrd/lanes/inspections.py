@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 from mcrd.dataplane._dataplane import ffi
+from mcrd.sums import InspectCount, Last, TsCount
 
 FORMATS: dict[str, int] = {
     name.removeprefix("INSPECT_").lower().replace("mpeg_ts", "mpeg-ts"): number
@@ -25,102 +26,6 @@ PATIENCE = 3 * 10**9
 _NS = 1e9
 _LONGEST = 10**18  # ns: what a worker says may be wrong
 _LATEST = 4 * 10**18  # ns since the epoch: the year 2096
-
-
-@dataclass(slots=True)
-class Last:
-    """The last of some faults: how many were in its second, and when it was, from the epoch."""
-
-    count: int = 0
-    at: float | None = None
-
-    def add(self, other: Last) -> None:
-        """Take the later one."""
-        if other.at is not None and (self.at is None or other.at > self.at):
-            self.count, self.at = other.count, other.at
-
-
-@dataclass(slots=True)
-class TsCount:
-    """What was found in packets of MPEG-TS, ISO/IEC 13818-1. Times are in seconds.
-
-    `continuity_errors` are those of `by_pid` together. `duplicates` were allowed to come twice.
-    `pcr_interval_s` is the longest, `pcr_jitter_s` smoothed as that of RTP.
-    """
-
-    packets: int = 0
-    continuity_errors: int = 0
-    duplicates: int = 0
-    sync_errors: int = 0
-    transport_errors: int = 0
-    pcr_jumps: int = 0
-    pcr_interval_s: float = 0.0
-    pcr_jitter_s: float = 0.0
-    pcr_jitter_most_s: float = 0.0
-    by_pid: dict[str, int] = field(default_factory=dict)
-    last_error: Last = field(default_factory=Last)
-
-
-@dataclass(slots=True)
-class InspectCount:
-    """What the payloads of a rule say of the network before this host. Times are in seconds.
-
-    Of all datagrams that were `inspected`, `other` are not of the format. `not_inspected` are of
-    flows beyond the bound. `lost` have been given up, `missing` may still come: datagrams, or
-    messages of MoldUDP64. `gaps` is how often some were missing, `longest_gap` how many at most.
-    `jitter_s` is that of RFC 3550, section 6.4.1, where it is worst.
-    """
-
-    inspected: int = 0
-    not_inspected: int = 0
-    other: int = 0
-    lost: int = 0
-    missing: int = 0
-    gaps: int = 0
-    reordered: int = 0
-    repeated: int = 0
-    stray: int = 0
-    resets: int = 0
-    changes: int = 0
-    messages: int = 0
-    longest_gap: int = 0
-    longest_silence_s: float = 0.0
-    jitter_s: float = 0.0
-    jitter_most_s: float = 0.0
-    flows: int = 0
-    formats: list[str] = field(default_factory=list)
-    last_lost: Last = field(default_factory=Last)
-    mpeg_ts: TsCount = field(default_factory=TsCount)
-
-    def add(self, other: InspectCount) -> None:
-        """Add what another worker found, or one before."""
-        _add(self, other)
-
-    def end(self) -> None:
-        """The worker has the rule no more: nothing comes that is missing."""
-        self.lost += self.missing
-        self.missing = self.flows = 0
-        self.jitter_s = self.mpeg_ts.pcr_jitter_s = 0.0
-
-
-def _add(ours: Any, theirs: Any) -> None:
-    """Sums of numbers, the highest of gauges, the later of events."""
-    for each in fields(ours):
-        name = each.name
-        before, other = getattr(ours, name), getattr(theirs, name)
-        if isinstance(before, Last):
-            before.add(other)
-        elif isinstance(before, TsCount):
-            _add(before, other)
-        elif isinstance(before, dict):
-            for key, number in other.items():
-                before[key] = before.get(key, 0) + number
-        elif isinstance(before, list | tuple):  # taken over, it is a tuple
-            setattr(ours, name, sorted({*before, *other}))
-        elif isinstance(before, float) or name == "longest_gap":
-            setattr(ours, name, max(before, other))
-        else:
-            setattr(ours, name, before + other)
 
 
 def lost(found: Any) -> int:

@@ -8,14 +8,14 @@ Nothing that was counted is ever subtracted again while its rule, output or inte
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 from mcrd.addresses import Target
-from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, Rate, RuleCount
-from mcrd.lanes.inspections import InspectCount
+from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, RuleCount
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ring
 from mcrd.sockets.lost import NOTHING, Lost
+from mcrd.sums import Count, InspectCount, Rate
 
 OTHERS = 64  # interfaces without a rule whose counts are remembered
 
@@ -136,21 +136,21 @@ class Ledger:
     def rule(self, rule: str) -> RuleCount:
         """What a rule has received, over all workers."""
         live = (segment.rule(slot) for segment, slot in self._of_rule(rule))
-        return _sum(RuleCount(), self._rules.get(rule), *live)
+        return _sum(RuleCount(), live, self._rules.get(rule))
 
     def output(self, rule: str, target: Target) -> OutputCount:
         """What became of an output's datagrams, over all workers."""
         live = (segment.output(slot) for segment, slot in self._of_output(rule, target))
-        return _sum(OutputCount(), self._outputs.get((rule, target)), *live)
+        return _sum(OutputCount(), live, self._outputs.get((rule, target)))
 
     def rule_rate(self, rule: str) -> Rate:
         """How much a rule receives, over all workers."""
-        return _sum(Rate(), *(segment.rule_rate(slot) for segment, slot in self._of_rule(rule)))
+        return _sum(Rate(), (segment.rule_rate(slot) for segment, slot in self._of_rule(rule)))
 
     def output_rate(self, rule: str, target: Target) -> Rate:
         """How much an output sends, over all workers."""
         live = (segment.output_rate(slot) for segment, slot in self._of_output(rule, target))
-        return _sum(Rate(), *live)
+        return _sum(Rate(), live)
 
     def faults(self, rule: str) -> tuple[int, int]:
         """What a rule lost before it came here, and its continuity errors, over all workers."""
@@ -207,7 +207,9 @@ class Ledger:
     def ring(self, ring: Ring, ring_full: Lost) -> tuple[InterfaceCount, Rate]:
         """What one ring received, whose workers come and go, and its rate."""
         segment, before = self._live[ring], self._numbered.get((ring.interface, ring.number))
-        total = _sum(InterfaceCount(), before, segment.interface(ring_full))
+        total = segment.interface(ring_full)
+        if before is not None:
+            total.add(before)
         return total, segment.interface_rate()
 
     def interfaces(
@@ -220,7 +222,7 @@ class Ledger:
         totals: dict[str, InterfaceCount] = {}
         for name, kept in self._interfaces.items():
             if only is None or name in only:
-                totals[name] = _sum(InterfaceCount(), kept)
+                totals[name] = _sum(InterfaceCount(), (), kept)
         for ring, segment in self._of_interfaces(only):
             total = totals.setdefault(ring.interface, InterfaceCount())
             total.add(segment.interface(ring_full[ring]))
@@ -247,15 +249,14 @@ class Ledger:
                 yield ring, segment
 
 
-class _Count(Protocol):
-    def add(self, other: Self, /) -> None: ...
+_Any = TypeVar("_Any", bound=Count)
 
 
-_Any = TypeVar("_Any", bound=_Count)
-
-
-def _sum(total: _Any, *parts: _Any | None) -> _Any:
-    for part in parts:
+def _sum(total: _Any, live: Iterable[_Any], kept: _Any | None = None) -> _Any:
+    """The sum; `total` is zero, and who made the `live` ones has no more use for them."""
+    parts = iter(live)
+    total = next(parts, total)
+    for part in (*parts, kept):
         if part is not None:
             total.add(part)
     return total

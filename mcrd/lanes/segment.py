@@ -24,13 +24,12 @@ from mcrd.lanes.counts import (
     OF_RULES,
     InterfaceCount,
     OutputCount,
-    Rate,
     RuleCount,
-    Traffic,
 )
 from mcrd.lanes.inspections import lost, read
 from mcrd.lanes.memory import is_sealed, sealed
 from mcrd.sockets.lost import Lost, Taken
+from mcrd.sums import Peak, PerSecond, Rate, Traffic
 
 
 class NoRoomError(Exception):
@@ -287,8 +286,8 @@ def _rate(counters: Any) -> Rate:
     seconds = found.minute_seconds
     return Rate(
         Traffic(found.second.packets, found.second.bytes),
-        {"packets": found.minute.packets / seconds, "bytes": found.minute.bytes / seconds},
-        {"second": found.second_peak, "minute": found.minute_peak},
+        PerSecond(found.minute.packets / seconds, found.minute.bytes / seconds),
+        Peak(found.second_peak, found.minute_peak),
     )
 
 

@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 
 from mcrd.addresses import Target
 from mcrd.dataplane import messages
-from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
+from mcrd.lanes.counts import InterfaceCount, OutputCount
 from mcrd.lanes.memory import guard_memory
 from mcrd.lanes.process import ARPHRD_ETHER, WorkerProcess, rings_of
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Egress, Ingress, Ring, Sending, Worker
 from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
+from mcrd.sums import Traffic
 from tests.lab import Host, wait_for
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd.lanes.counts import Traffic
+from mcrd.sums import Traffic
 from tests.dataplane.bench import Bench, drive, listening, sending
 from tests.dataplane.test_relay import IN, OUT, arriving, sent, settled
 

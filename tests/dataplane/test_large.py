@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrd.lanes.counts import Traffic
+from mcrd.sums import Traffic
 from tests.dataplane.bench import Bench, drive, listening, sending, until
 from tests.dataplane.frames import checksum, hardware_address, inject, udp
 from tests.dataplane.test_egress import backlog, mixture

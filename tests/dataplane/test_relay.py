@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.lanes.counts import Traffic
+from mcrd.sums import Traffic
 from tests.dataplane.bench import Bench, destination, drive, listening, sending, until
 from tests.dataplane.frames import STRANGER, frame, inject
 

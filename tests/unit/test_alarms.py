@@ -14,12 +14,13 @@ import pytest
 
 from mcrd.addresses import target
 from mcrd.daemon.alarms import OVER, Alarms
-from mcrd.lanes.counts import InterfaceCount, OutputCount, Traffic
+from mcrd.lanes.counts import InterfaceCount, OutputCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Inspect, Output, Rule
 from mcrd.planning.resources import Ingress, Ring
 from mcrd.sockets.lost import Lost
+from mcrd.sums import Traffic
 from tests.unit.test_stats import Pen
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mcrd import answers, looks, model
+from mcrd import answers, looks, model, sums
 from mcrd.answers import PROTOCOL, OneRule, Reply, Stats, Status
 from mcrd.cli import text
 from mcrd.client import ControlError, fetch, read
@@ -28,19 +28,24 @@ STRUCTS = [
     for value in (*vars(answers).values(), *vars(looks).values())
     if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__struct_fields__
 ]
+COUNTS = [value for value in vars(sums).values() if dataclasses.is_dataclass(value)]
 INSIDE = {"text", "refused", "twice", "unseen"}  # no command of mcrctl prints these
 INSIDE |= set(answers.Twice.__struct_fields__) | set(Reply.__struct_fields__)
 
 
-@pytest.mark.parametrize("struct", STRUCTS)
-def test_mcrctl_1_has_every_key(struct: type[msgspec.Struct]) -> None:
+@pytest.mark.parametrize("kind", [*STRUCTS, *COUNTS])
+def test_mcrctl_1_has_every_key(kind: type[Any]) -> None:
     json = MANUAL.split(".Sh JSON\n")[1].split(".Sh FILES\n")[0]
     named = {
         name
         for line in re.findall(r"^\.(?:It )?(?:Va|Li) (.*)$", json, re.MULTILINE)
         for name in re.findall(r"\w+", line)
     }
-    assert set(struct.__struct_fields__) - INSIDE <= named
+    if issubclass(kind, msgspec.Struct):
+        keys = set(kind.__struct_fields__)
+    else:
+        keys = {each.name for each in dataclasses.fields(kind)}
+    assert keys - INSIDE <= named
 
 
 def test_every_command_has_an_answer() -> None:

@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from mcrd import answers
-from mcrd.answers import Inspected, LastFault, Stats
+from mcrd.answers import Stats
 from mcrd.cli.explain import text
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, Way
 from mcrd.explain.stages import answer, explain
@@ -23,6 +23,7 @@ from mcrd.looks import Heard, Kind, Look, Query, Returned
 from mcrd.model import Input, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import mark
 from mcrd.planning.links import Link
+from mcrd.sums import InspectCount, Last
 
 RULE = Rule(
     "a",
@@ -501,8 +502,8 @@ def test_a_loop_is_named_even_if_it_is_over() -> None:
 
 def test_what_was_lost_before_is_said_with_its_time() -> None:
     after = stats(110, 110)
-    after.rules["a"].inspect = told = Inspected(inspected=5, lost=12, formats=["rtp"])
-    told.last_lost = LastFault(12, 0.0)
+    after.rules["a"].inspect = told = InspectCount(inspected=5, lost=12, formats=["rtp"])
+    told.last_lost = Last(12, 0.0)
     daemon = replace(WELL, after=after)
     found = finding(replace(HEALTHY, daemon=daemon), "lost_before")
     assert found.answer == "note"

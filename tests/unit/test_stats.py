@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from mcrd.dataplane._dataplane import ffi, lib
 
-from mcrd.daemon import health, report
+from mcrd.daemon import health
 from mcrd.lanes.counts import (
     DROP_REASONS,
     OF_OUTPUTS,
@@ -35,12 +35,12 @@ from mcrd.lanes.counts import (
     InterfaceCount,
     OutputCount,
     RuleCount,
-    Traffic,
 )
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.segment import NoRoomError, Segment, Slots
 from mcrd.planning.resources import Ingress, Ring
 from mcrd.sockets.lost import Lost
+from mcrd.sums import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -505,10 +505,10 @@ def test_one_packet_in_a_minute_has_a_rate_and_two_workers_have_its_sum() -> Non
         ledger.output_rate("clock", WALL),
         ledger.interface_rates()["eth0"],
     ):
-        assert 2 / 64 <= found.minute["packets"] == found.minute["bytes"] <= 2 / 60
-        shown = report.rate(found).minute
+        assert 2 / 64 <= found.minute.packets == found.minute.bytes <= 2 / 60
+        shown = found.rounded().minute
         assert 0.031 <= shown.packets == shown.bytes <= 0.033
-    assert report.rate(ledger.ring(ring, Lost())[1]).minute.packets in (0.016, 0.017)
+    assert ledger.ring(ring, Lost())[1].rounded().minute.packets in (0.016, 0.017)
 
 
 def test_the_line_of_the_status_shows_slow_streams() -> None:
