@@ -16,6 +16,7 @@ import pytest
 
 from mcrd.cli import mcrctl, mcrd, mcrgen
 from mcrd.config import schema
+from mcrd.daemon import alarms
 from mcrd.explain.outputs import DROPS
 from mcrd.explain.taken import REMEDIES
 from mcrd.lanes.counts import DROP_REASONS, OF_OUTPUTS, OF_RINGS, OF_RULES
@@ -116,11 +117,26 @@ def test_mcrctl_1_explains_every_drop_reason(reason: str) -> None:
     assert f"\n.It Li {reason}\n" in source("mcrctl.1")
 
 
-def test_mcrctl_1_lists_the_drop_reasons_in_the_order_in_which_they_are_tried() -> None:
+def test_mcrctl_1_lists_the_drop_reasons_in_their_order() -> None:
     listed = re.findall(r"^\.It Li ([a-z_]+)$", source("mcrctl.1"), re.MULTILINE)
     reasons = [*OF_RINGS, *DROP_REASONS]
     # rate_limited comes once more, as a counter of outputs.
     assert [name for name in dict.fromkeys(listed) if name in reasons] == reasons
+
+
+def events() -> set[str]:
+    """The value of EVENT of every line of the log that has one."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (TOP / "mcrd").rglob("*.py"))
+    told = set(re.findall(r"\btell\(\s*log,\s*[\w.]+,\s*\"([a-z-]+)\"", code))
+    lasting = {*alarms.INTERFACE, *alarms.OUTPUT}
+    lasting.update(re.findall(r"\bself\._(?:count|begin_or_go_on)\([^\"]*?, \"([a-z_]+)\"", code))
+    return told | {f"{name.replace('_', '-')}{end}" for name in lasting for end in ("", "-end")}
+
+
+def test_mcrd_8_lists_every_event_of_the_log() -> None:
+    listed = source("mcrd.8").split("\nThe events:\n")[1].partition("\n.El\n")[0]
+    names = re.findall(r"[a-z-]+", " ".join(re.findall(r"^\.It Li (.*)$", listed, re.MULTILINE)))
+    assert set(names) - {"log-lost"} == events()  # that one is not said by tell()
 
 
 @pytest.mark.parametrize("reason", OF_RULES)
