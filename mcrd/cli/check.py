@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mcrd import config
+from mcrd.events import counted
 
 
 def run(path: Path, as_json: bool) -> int:
@@ -20,7 +21,11 @@ def run(path: Path, as_json: bool) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         if as_json:
-            print(json.dumps({"ok": False, "problems": [_problem(p) for p in error.problems]}))
+            problems = [
+                asdict(problem.place) | {"key": problem.key, "message": problem.message}
+                for problem in error.problems
+            ]
+            print(json.dumps({"ok": False, "problems": problems}))
         return 1
     enabled = [rule for rule in found.rules.values() if rule.enabled]
     outputs = sum(len(rule.outputs) for rule in enabled)
@@ -37,22 +42,7 @@ def run(path: Path, as_json: bool) -> int:
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(
-        f"{path}: {_number(len(found.rules), 'rule')} ({len(enabled)} enabled),"
-        f" {_number(outputs, 'output')}: good"
+        f"{path}: {counted(len(found.rules), 'rule')} ({len(enabled)} enabled),"
+        f" {counted(outputs, 'output')}: good"
     )
     return 0
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _problem(problem: config.Problem) -> dict[str, Any]:
-    place = problem.place
-    return {
-        "file": place.file,
-        "line": place.line,
-        "column": place.column,
-        "key": problem.key,
-        "message": problem.message,
-    }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from mcrd.cli.output import printable
 from mcrd.explain.beside import TWICE
 from mcrd.explain.evidence import Finding
 from mcrd.explain.gather import of_daemon, of_file
@@ -91,9 +92,8 @@ def _all_well(findings: Sequence[Finding]) -> str:
 
 
 def _wrapped(head: str, told: str, indent: int, width: int) -> Iterator[str]:
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)
     yield from textwrap.wrap(
-        head + shown,
+        head + printable(told),
         width,
         subsequent_indent=" " * indent,
         break_on_hyphens=False,

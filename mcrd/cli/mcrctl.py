@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from mcrd import __version__
 from mcrd.answers import Answer, Diff, Reload, Rules, Stats, Status
 from mcrd.cli import text
+from mcrd.cli.arguments import Argument, argument
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
 from mcrd.cli.output import write
 from mcrd.client import ControlError, ask, fetch
+from mcrd.systemd.journal import stderr_is_journald
 
 TIMEOUT = 10.0  # seconds
 RELOAD_TIMEOUT = 120.0
@@ -34,9 +36,6 @@ Answered = TypeVar("Answered", bound=Answer)
 Run = Callable[[argparse.Namespace], int]
 """Carries a command out; returns the exit status."""
 
-Argument = Callable[[argparse.ArgumentParser], object]
-"""Adds itself to a parser."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
@@ -45,20 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return (_live if command.is_live else _at_once)(command.run, options)
     except ControlError as error:
-        if not (error.logged and _is_of_the_service()):
+        # This may be the daemon's own ExecReload=, whose stderr is the journal that it logs to.
+        of_the_service = "MAINPID" in os.environ and stderr_is_journald()  # systemd.exec(5)
+        if not (error.logged and of_the_service):
             for line in error.lines:
                 print(line, file=sys.stderr)
         return 1
-
-
-def _is_of_the_service() -> bool:
-    """Whether this is the daemon's own ExecReload=, whose stderr is the journal that it logs to.
-
-    See systemd.exec(5) on MAINPID and JOURNAL_STREAM.
-    """
-    at = os.fstat(2)
-    stream = os.environ.get("JOURNAL_STREAM")
-    return "MAINPID" in os.environ and stream == f"{at.st_dev}:{at.st_ino}"
 
 
 def _live(run: Run, options: argparse.Namespace) -> int:
@@ -140,10 +131,6 @@ def _top(options: argparse.Namespace) -> int:
     return top.run(lambda: fetch(options.control, Stats, TIMEOUT), options.interval, options.count)
 
 
-def _look_seconds(text: str) -> float:
-    return _seconds(text, LONGEST_LOOK)
-
-
 def _seconds(text: str, most: float = 3600) -> float:
     with contextlib.suppress(ValueError):
         if 0.1 <= (value := float(text)) <= most:
@@ -156,11 +143,6 @@ def _positive(text: str) -> int:
         if (value := int(text)) >= 1:
             return value
     raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
-
-
-def _argument(name: str, metavar: str, about: str, **other: Any) -> Argument:
-    """An option or argument; of the metavar the completions know what it stands for."""
-    return lambda parser: parser.add_argument(name, metavar=metavar, help=about, **other)
 
 
 class Command(NamedTuple):
@@ -184,27 +166,27 @@ COMMANDS = {
     "status": Command("state of the daemon and its workers", partial(_ask, Status, text.status)),
     "stats": Command("all counters", partial(_ask, Stats, text.stats)),
     "rules": Command("rules and their states", partial(_ask, Rules, text.rules), [
-        _argument("name", "NAME", "only this rule", nargs="?")]),
+        argument("name", "NAME", "only this rule", nargs="?")]),
     "top": Command("rules and interfaces, live", _top, [
-        _argument("--interval", "SECONDS", "between two refreshes (default: %(default)g)",
+        argument("--interval", "SECONDS", "between two refreshes (default: %(default)g)",
                   type=_seconds, default=1.0),
-        _argument("--count", "N", "end after N; default 1, in a terminal none", type=_positive),
+        argument("--count", "N", "end after N; default 1, in a terminal none", type=_positive),
     ], is_live=True),
     "check": Command("check a rule file; needs no daemon", _check, [
-        _argument("file", "FILE", "default: %(default)s",
+        argument("file", "FILE", "default: %(default)s",
                   nargs="?", type=Path, default=Path(DEFAULT_CONFIG))]),
     "doctor": Command("say what of this host stands in the way", _doctor, [
-        _argument("--config", "FILE", f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
+        argument("--config", "FILE", f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
                   type=Path)]),
     "import": Command(
         "print the rule file of smcroute, or of the Rust mcrd, as one of this mcrd", _convert,
-        [_argument("file", "FILE", "smcroute.conf, or JSON5 rules", type=Path)]),
+        [argument("file", "FILE", "smcroute.conf, or JSON5 rules", type=Path)]),
     "explain": Command("say why nothing flows through a rule, step by step", _explain, [
-        _argument("rule", "RULE", "its name"),
-        _argument("--seconds", "N",
+        argument("rule", "RULE", "its name"),
+        argument("--seconds", "N",
                   "how long to look at the input interface (default: %(default)g)",
-                  type=_look_seconds, default=3.0),
-        _argument("--config", "FILE", "a rule of this file; asks no daemon", type=Path)]),
+                  type=partial(_seconds, most=LONGEST_LOOK), default=3.0),
+        argument("--config", "FILE", "a rule of this file; asks no daemon", type=Path)]),
 }
 # fmt: on
 
@@ -228,7 +210,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     none = argparse.SUPPRESS
     parser.add_argument("--json", action="store_true", default=none, help="print JSON")
     about = f"the daemon's control socket (default: {DEFAULT_CONTROL})"
-    _argument("--control", "SOCKET", about, type=Path, default=none)(parser)
+    argument("--control", "SOCKET", about, type=Path, default=none)(parser)
 
 
 if __name__ == "__main__":

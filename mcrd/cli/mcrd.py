@@ -68,25 +68,18 @@ def _parser() -> ArgumentParser:
     from pathlib import Path  # noqa: PLC0415
 
     from mcrd import __version__  # noqa: PLC0415
+    from mcrd.cli.arguments import argument  # noqa: PLC0415
     from mcrd.systemd.journal import LEVELS  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="mcrd", description="Relays UDP streams between interfaces, by a rule file."
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        default=Path(DEFAULT_CONFIG),
-        help="the rule file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--control",
-        metavar="SOCKET",
-        type=Path,
-        default=Path(DEFAULT_CONTROL),
-        help="where mcrctl reaches it (default: %(default)s)",
-    )
+    for name, metavar, default, about in (
+        ("--config", "FILE", DEFAULT_CONFIG, "the rule file"),
+        ("--control", "SOCKET", DEFAULT_CONTROL, "where mcrctl reaches it"),
+    ):
+        shown = f"{about} (default: %(default)s)"
+        argument(name, metavar, shown, type=Path, default=Path(default))(parser)
     parser.add_argument("--check", action="store_true", help="check the rule file and exit")
     parser.add_argument("--log-level", choices=LEVELS, help="instead of the rule file's")
     parser.add_argument("--version", action="version", version=f"mcrd {__version__}")

@@ -9,9 +9,10 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from ipaddress import ip_address
 
+from mcrd.cli.arguments import argument
 from mcrd.traffic import Address, StopOnSignal, Target, TrafficError
 from mcrd.traffic.receive import Ending, Received, receive
 from mcrd.traffic.send import Pattern, Sent, send
@@ -48,14 +49,7 @@ def _send(
         parser.error(f"argument --size: expected 0 to {target.max_size}, got {arguments.size}")
     if arguments.burst > 1 and not 1 <= arguments.burst * arguments.size <= target.max_size:
         parser.error(f"argument --burst: a burst carries 1 to {target.max_size} bytes")
-    pattern = Pattern(
-        rate=arguments.rate,
-        size=arguments.size,
-        count=arguments.count,
-        ttl=arguments.ttl,
-        source_port=arguments.source_port,
-        burst=arguments.burst,
-    )
+    pattern = Pattern(**{each.name: getattr(arguments, each.name) for each in fields(Pattern)})
     sent = send(target, pattern, stopped)
     print(json.dumps(asdict(sent)) if arguments.json else _sent_text(sent), flush=True)
     return 0
@@ -102,19 +96,19 @@ def _sent_text(sent: Sent) -> str:
 
 
 def _received_text(received: Received) -> str:
-    counts = [
-        ("unique", received.unique),
-        ("lost", received.lost),
-        ("duplicated", received.duplicated),
-        ("reordered", received.reordered),
-        ("corrupt", received.corrupt),
-    ]
-    # Only worth a word when they happen.
-    if received.unsequenced:
-        counts.append(("unsequenced", received.unsequenced))
-    if received.kernel_dropped:
-        counts.append(("dropped by this receiver's kernel", received.kernel_dropped))
-    text = ", ".join(f"{name} {count}" for name, count in counts)
+    told = {
+        "unique": received.unique,
+        "lost": received.lost,
+        "duplicated": received.duplicated,
+        "reordered": received.reordered,
+        "corrupt": received.corrupt,
+    }
+    rare = {
+        "unsequenced": received.unsequenced,
+        "dropped by this receiver's kernel": received.kernel_dropped,
+    }
+    told |= {name: count for name, count in rare.items() if count}
+    text = ", ".join(f"{name} {count}" for name, count in told.items())
     latency = received.latency_us
     if latency.p50 is not None and latency.p99 is not None:
         text += f"; latency p50 {latency.p50:.1f} us, p99 {latency.p99:.1f} us"
@@ -124,85 +118,15 @@ def _received_text(received: Received) -> str:
 def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argparse.ArgumentParser]:
     parser = argparse.ArgumentParser(prog="mcrgen", description="Sends and checks test traffic.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="send|receive")
-
     sender = commands.add_parser("send", help="send numbered packets at an even pace")
-    _add_target(sender)
-    sender.add_argument(
-        "--source-port", type=_integer(1, 65535), default=0, metavar="N", help="default: any free"
-    )
-    sender.add_argument(
-        "--rate",
-        type=_rate,
-        default=1000.0,
-        metavar="PPS",
-        help="packets per second over all flows; 0: as fast as possible (default: 1000)",
-    )
-    sender.add_argument(
-        "--size",
-        type=_integer(0, 65527),
-        default=1400,
-        metavar="BYTES",
-        help="of the UDP payload (default: 1400)",
-    )
-    sender.add_argument(
-        "--count",
-        type=_integer(1, 2**63 - 1),
-        metavar="N",
-        help="packets over all flows (default: until interrupted)",
-    )
-    sender.add_argument(
-        "--ttl", type=_integer(1, 255), metavar="N", help="default: 1 to a group, 64 to a host"
-    )
-    sender.add_argument(
-        "--burst",
-        type=_integer(1, 64),
-        default=1,
-        metavar="N",
-        help="packets to give to the kernel at once; faster, but not evenly spaced (default: 1)",
-    )
-
     receiver = commands.add_parser("receive", help="receive and check what `send` sends")
-    _add_target(receiver)
-    receiver.add_argument(
-        "--source", type=_address, metavar="A", help="count packets of this source only"
-    )
-    receiver.add_argument(
-        "--expect",
-        type=_integer(1, 2**63 - 1),
-        metavar="N",
-        help="end after N unique packets; fail when fewer arrive",
-    )
-    receiver.add_argument(
-        "--timeout",
-        type=_seconds,
-        metavar="SECONDS",
-        help="end after this time (default: with --expect after 10 without a packet, else never)",
-    )
+    for below, own in ((sender, SEND), (receiver, RECEIVE)):
+        for add in TARGET:
+            add(below)
+        below.add_argument("--json", action="store_true", help="print the result as JSON")
+        for add in own:
+            add(below)
     return parser, sender, receiver
-
-
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--interface",
-        required=True,
-        type=_interface,
-        metavar="IF",
-        help="to send from, or to receive on",
-    )
-    parser.add_argument(
-        "--address", required=True, type=_address, metavar="A", help="the group or host"
-    )
-    parser.add_argument(
-        "--port", required=True, type=_integer(1, 65535), metavar="P", help="the UDP port"
-    )
-    parser.add_argument(
-        "--flows",
-        type=_integer(1, 4096),
-        default=1,
-        metavar="N",
-        help="consecutive addresses from --address on (default: 1)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
@@ -255,6 +179,39 @@ def _interface(text: str) -> str:
     if not text or len(text.encode()) > 127:  # ALTIFNAMSIZ less the final zero
         raise argparse.ArgumentTypeError(f"not an interface name: {text!r}")
     return text
+
+
+# fmt: off
+TARGET = (
+    argument("--interface", "IF", "to send from, or to receive on", required=True, type=_interface),
+    argument("--address", "A", "the group or host", required=True, type=_address),
+    argument("--port", "P", "the UDP port", required=True, type=_integer(1, 65535)),
+    argument("--flows", "N", "consecutive addresses from --address on (default: 1)",
+             type=_integer(1, 4096), default=1),
+)
+SEND = (
+    argument("--source-port", "N", "default: any free", type=_integer(1, 65535), default=0),
+    argument("--rate", "PPS",
+             "packets per second over all flows; 0: as fast as possible (default: 1000)",
+             type=_rate, default=1000.0),
+    argument("--size", "BYTES", "of the UDP payload (default: 1400)",
+             type=_integer(0, 65527), default=1400),
+    argument("--count", "N", "packets over all flows (default: until interrupted)",
+             type=_integer(1, 2**63 - 1)),
+    argument("--ttl", "N", "default: 1 to a group, 64 to a host", type=_integer(1, 255)),
+    argument("--burst", "N",
+             "packets to give to the kernel at once; faster, but not evenly spaced (default: 1)",
+             type=_integer(1, 64), default=1),
+)
+RECEIVE = (
+    argument("--source", "A", "count packets of this source only", type=_address),
+    argument("--expect", "N", "end after N unique packets; fail when fewer arrive",
+             type=_integer(1, 2**63 - 1)),
+    argument("--timeout", "SECONDS",
+             "end after this time (default: with --expect after 10 without a packet, else never)",
+             type=_seconds),
+)
+# fmt: on
 
 
 if __name__ == "__main__":

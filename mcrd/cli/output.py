@@ -31,6 +31,11 @@ def write(text: str) -> bool:
     return True
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def drops(dropped: Mapping[str, int], frames: Mapping[str, int] = MappingProxyType({})) -> str:
     """What was dropped and why. Of what no worker took, frames are known, and packets about."""
     told = []

@@ -24,7 +24,7 @@ from mcrd.answers import (
     Status,
     WorkerCounts,
 )
-from mcrd.cli.output import drops
+from mcrd.cli.output import drops, printable
 from mcrd.events import counted
 from mcrd.inspected import inspected
 from mcrd.sums import Rate, Traffic
@@ -85,11 +85,8 @@ def _interface(entry: Input | Output | OutputCounts) -> str:
 def _endpoint(entry: Input | Output | OutputCounts) -> str:
     if entry.port == 0:
         return f"{entry.address} esp"
-    return (
-        f"[{entry.address}]:{entry.port}"
-        if ":" in entry.address
-        else (f"{entry.address}:{entry.port}")
-    )
+    address = f"[{entry.address}]" if ":" in entry.address else entry.address
+    return f"{address}:{entry.port}"
 
 
 def _to(output: Output | OutputCounts) -> str:
@@ -117,17 +114,12 @@ def _settings(end: Input | Output, *names: str) -> str:
     return f" ({'; '.join(words)})" if words else ""
 
 
-def _printable(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def rules(answer: Rules) -> Iterator[str]:
     """Rules with their states, inputs and outputs."""
     if not answer.rules:
         yield "no rules"
     for name, rule in answer.rules.items():
-        about = f"  ({_printable(rule.description)})" if rule.description else ""
+        about = f"  ({printable(rule.description)})" if rule.description else ""
         yield f"{name}  {_state(rule)}{about}"
         settings = _settings(rule.input, "sources", "exclude", "vlan", "limit", "dedupe_s")
         yield f"    from {_interface(rule.input)} {_endpoint(rule.input)}{settings}"
@@ -170,9 +162,7 @@ def stats(answer: Stats) -> Iterator[str]:
         if rule.inspect is not None:
             yield from (f"    {line}" for line in inspected(rule.inspect))
         for output in rule.outputs:
-            named = [f"{count} {unsent_for(why)}" for why, count in output.unsent.items() if count]
-            errors = f"; not sent: {', '.join(named)}" if named else ""
-            refused = f"; {output.refused} refusals reported" if output.refused else ""
+            refused, errors = _refused_and_unsent(output)
             waits = f"; {output.waiting} waiting for a socket" if output.waiting else ""
             yield f"    sent {_traffic(output.sent)} to {_to(output)}{refused}{waits}{errors}"
             if output.answers is not None:
@@ -194,12 +184,15 @@ def stats(answer: Stats) -> Iterator[str]:
         yield f"the kernel, for all of this host's network: {drops(lost)}"
 
 
-def _answers(count: AnswerCounts) -> str:
+def _refused_and_unsent(count: OutputCounts | AnswerCounts) -> tuple[str, str]:
     named = ", ".join(f"{n} {unsent_for(why)}" for why, n in count.unsent.items() if n)
     unsent = f"; not sent: {named}" if named else ""
-    refused = f"; {count.refused} refusals reported" if count.refused else ""
-    askers = f"{count.askers} asker{'s' if count.askers != 1 else ''}"
-    return f"        answers: {_traffic(count.sent)} to {askers}{refused}{unsent}"
+    return f"; {count.refused} refusals reported" if count.refused else "", unsent
+
+
+def _answers(count: AnswerCounts) -> str:
+    askers = counted(count.askers, "asker") + "".join(_refused_and_unsent(count))
+    return f"        answers: {_traffic(count.sent)} to {askers}"
 
 
 def _of_rings(name: str, count: InterfaceCounts | WorkerCounts) -> Iterator[str]:

@@ -15,6 +15,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,6 +24,7 @@ from rich.text import Text
 
 from mcrd.answers import InterfaceCounts, OutputCounts, RuleCounts, Stats
 from mcrd.cli.output import drops
+from mcrd.events import counted
 from mcrd.sums import Rate
 
 Ask = Callable[[], Stats]
@@ -53,11 +55,18 @@ class Row:
     is_output: bool = False
 
 
-COLUMNS = ("name", "state", "packets", "bits", "minute", "peak", "lost", "before")
-TITLES = (
-    *("rule", "state", "packets/s", "Mbit/s", "packets/s (1 min)", "peak in 10 ms", "lost"),
-    "lost before",
-)
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "name": ("rule", str),
+    "state": ("state", str),
+    "packets": ("packets/s", str),
+    "bits": ("Mbit/s", lambda bits: f"{bits / 1e6:.2f}"),
+    "minute": ("packets/s (1 min)", "{:.10g}".format),
+    "peak": ("peak in 10 ms", str),
+    "lost": ("lost", str),
+    "before": ("lost before", lambda count: str(count or "")),
+}
+"""What of a row stands in which column: its title, and how a value is written."""
+STYLES = {"failed": "red", "waiting": "yellow", "silent": "yellow", "disabled": "dim"}
 
 
 @dataclass(frozen=True)
@@ -134,8 +143,8 @@ def press(view: View, key: str, page: int, lines: int) -> View:
     last = max(0, lines - 1)
     match key:
         case "s":
-            at = COLUMNS.index(view.sort)
-            sort = COLUMNS[(at + 1) % len(COLUMNS)]
+            columns = list(COLUMNS)
+            sort = columns[(columns.index(view.sort) + 1) % len(columns)]
             return replace(view, sort=sort, reverse=sort not in ("name", "state"))
         case "r":
             return replace(view, reverse=not view.reverse)
@@ -198,15 +207,16 @@ def render(answer: Stats, view: View, len_of_page: int) -> RenderableType:
     """The screen, as far as it fits a page of so many lines."""
     groups = rows(answer, view)
     table = Table(box=None, pad_edge=False, expand=False)
-    for column, title in zip(COLUMNS, TITLES, strict=True):
+    for column, (title, _) in COLUMNS.items():
         mark = (" v" if view.reverse else " ^") if column == view.sort else ""
         right = column not in ("name", "state")
         table.add_column(title + mark, justify="right" if right else "left", no_wrap=True)
     for row in list(itertools.chain.from_iterable(groups))[view.first :][:len_of_page]:
-        table.add_row(*_cells(row), style=_style(row))
+        cells = (Text(told(getattr(row, column))) for column, (_, told) in COLUMNS.items())
+        table.add_row(*cells, style=STYLES.get(row.state, "dim" if row.is_output else ""))
     total = sum(group[0].packets for group in groups)
     head = (
-        f"mcrd: {len(groups)} rule{'s' if len(groups) != 1 else ''}, {total} packets/s,"
+        f"mcrd: {counted(len(groups), 'rule')}, {total} packets/s,"
         f" up {answer.uptime_s:.0f} s"
         + (", paused" if view.paused else "")
         + (f", from line {view.first + 1}" if view.first else "")
@@ -216,33 +226,6 @@ def render(answer: Stats, view: View, len_of_page: int) -> RenderableType:
     if view.help:
         parts.append(Text(HELP, style="dim"))
     return Group(*parts)
-
-
-def _cells(row: Row) -> tuple[Text, ...]:
-    return tuple(
-        Text(cell)
-        for cell in (
-            row.name,
-            row.state,
-            str(row.packets),
-            f"{row.bits / 1e6:.2f}",
-            f"{row.minute:.10g}",
-            str(row.peak),
-            str(row.lost),
-            str(row.before or ""),
-        )
-    )
-
-
-def _style(row: Row) -> str:
-    match row.state:
-        case "failed":
-            return "red"
-        case "waiting" | "silent":
-            return "yellow"
-        case "disabled":
-            return "dim"
-    return "dim" if row.is_output else ""
 
 
 def _interface(name: str, entry: InterfaceCounts) -> str:

@@ -227,7 +227,7 @@ def set_up() -> None:
     to_journald = "JOURNAL_STREAM" in os.environ
     # What is closed at the start is another file by now.
     lines = Lines(2 if sys.stderr is not None else None, priorities=to_journald)
-    journald = to_journald and _stderr_is_journald() and os.path.exists(SOCKET)
+    journald = to_journald and stderr_is_journald() and os.path.exists(SOCKET)
     handler = Handler(Journal(lines) if journald else lines)
     handler.addFilter(_limiter)
     logging.basicConfig(handlers=[handler], level=logging.INFO)
@@ -274,8 +274,8 @@ def lost() -> int:
     return sum(handler.writer.lost for handler in _handlers)
 
 
-def _stderr_is_journald() -> bool:
-    """systemd.exec(5): device and inode of what stderr was when the service started."""
+def stderr_is_journald() -> bool:
+    """Whether it still is what it was when the service started, by systemd.exec(5)."""
     at = os.fstat(2)
     return os.environ.get("JOURNAL_STREAM") == f"{at.st_dev}:{at.st_ino}"
 
