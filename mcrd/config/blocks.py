@@ -1,9 +1,10 @@
 """A file in blocks, one for each rule: what has not changed since the last time is not read again.
 
 With thousands of rules, reading is most of a reload, and mostly only few of them have changed. A
-file is cut before each header [rules.NAME] and [interfaces.NAME]. A block that is TOML by itself
-begins and ends between two statements; so all of them one after the other say what the whole file
-says, as long as no table stands in two of them. Whatever is not as simple as that is read whole.
+file is cut before each header [rules.NAME], [reflect.NAME] and [interfaces.NAME]. A block that is
+TOML by itself begins and ends between two statements; so all of them one after the other say what
+the whole file says, as long as no table stands in two of them. Whatever is not as simple as that
+is read whole.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -20,8 +21,9 @@ from mcrd.config.problems import ConfigError
 from mcrd.config.rules import Document
 from mcrd.config.walk import read
 
+_TABLES = ("rules", "reflect", "interfaces")
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\\\n]*"|'[^'\n]*')"""
-_HEADER = re.compile(rf"^\[[ \t]*(rules|interfaces)[ \t]*\.[ \t]*{_NAME}[ \t]*\]", re.MULTILINE)
+_HEADER = re.compile(rf"^\[[ \t]*({'|'.join(_TABLES)})[ \t]*\.[ \t]*{_NAME}[ \t]*\]", re.MULTILINE)
 
 
 class Blocks:
@@ -36,7 +38,7 @@ class Blocks:
         """What comes before the first block, and each; None when the file has to be read whole."""
         (_, _, top), *parts = _cut(text)
         head = _read(top, file, kind)
-        if head is None or not parts or head[1] & {"rules", "interfaces"}:
+        if head is None or not parts or not head[1].isdisjoint(_TABLES):
             return None
         documents = [head[0]]
         for line, table, part in parts:
@@ -51,7 +53,7 @@ class Blocks:
             self._used[file, part] = document
             document.move(line)
             documents.append(document)
-        for table in ("rules", "interfaces"):
+        for table in _TABLES:
             names = [name for document in documents for name in document.fields[table]]
             if len(set(names)) < len(names):
                 return None

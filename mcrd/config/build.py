@@ -27,8 +27,11 @@ def build(
     """The Config that documents without errors say, the main one first."""
     rules: dict[str, Rule] = {}
     interfaces: dict[str, Interface] = {}
-    for document in documents:
-        for name, fields in document.fields["rules"].items():
+    # Those of [reflect.NAME] come last, however the files were read.
+    tables = [(document, document.fields["rules"]) for document in documents]
+    tables += [(document, document.made_fields()) for document in documents]
+    for document, named in tables:
+        for name, fields in named.items():
             place = document.place(name)
             rule = document.built.get(name)
             if rule is None:
@@ -36,6 +39,7 @@ def build(
             elif rule.place != place:
                 rule = replace(rule, place=place)
             rules[name] = document.built[name] = rule
+    for document in documents:
         for name, fields in document.fields["interfaces"].items():
             interfaces[name] = Interface(**_given(fields))
     return Config(

@@ -14,6 +14,7 @@ from mcrd.config.outputs import check_rule, shared
 from mcrd.config.overlap import Claim, Spans, clashes, common, everything, first_network
 from mcrd.config.positions import KeyPath
 from mcrd.config.problems import Report, key_text
+from mcrd.config.reflect import OF_REFLECT, slips
 from mcrd.config.rules import Document, FoundOutput, FoundRule, found_rules
 from mcrd.config.walk import WRONG
 
@@ -21,6 +22,7 @@ from mcrd.config.walk import WRONG
 def check(documents: Sequence[Document]) -> None:
     """Report every error between keys, outputs, rules and files."""
     _check_names("rules", documents)
+    _check_names("reflect", documents)
     _check_names("interfaces", documents)
     for document in documents:
         for name, fields in document.fields.get("interfaces", {}).items():
@@ -28,6 +30,7 @@ def check(documents: Sequence[Document]) -> None:
     rules = found_rules(documents)
     for document in documents:
         if not document.checked:
+            _check_reflect(document)
             for rule in document.rules:
                 check_rule(rule)
             document.checked = not document.report.problems
@@ -47,6 +50,13 @@ def _check_names(table: str, documents: Sequence[Document]) -> None:
             if earlier is not document.report:
                 path = (table, name)
                 document.report.key(path, f"given twice; first at {earlier.key_place(path)}")
+
+
+def _check_reflect(document: Document) -> None:
+    for name, fields in document.fields.get("reflect", {}).items():
+        for is_there, path, message in slips(fields):
+            report = document.report.value if is_there else document.report.absent
+            report(("reflect", name, *path), message)
 
 
 def _check_cpus(path: KeyPath, cpus: list[object], report: Report) -> None:
@@ -86,7 +96,8 @@ def _check_source_ports(rules: list[FoundRule]) -> None:
     # Two outputs of one rule that clash here are one output listed twice: said elsewhere.
     flows: list[tuple[FoundRule, FoundOutput, Claim]] = []
     for rule in rules:
-        for output in rule.outputs:
+        # Protocols have one port for all, and a network may hear several others.
+        for output in rule.outputs if OF_REFLECT not in rule.name else ():
             fields, endpoint = output.fields, output.endpoint
             if endpoint is None or "source" not in fields or not fields.get("source_port"):
                 continue

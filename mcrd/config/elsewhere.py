@@ -36,6 +36,7 @@ _CALLED: Final = (
     ("offset", "at position pos start"),
     ("silence", "timeout watchdog idle"),
     ("rules", "routes route mroute relay relays forward forwards streams"),
+    ("reflect", "reflector reflectors reflects repeater repeat mirror discovery"),
     ("workers", "threads processes queues"),
     ("cpus", "cpu cores affinity pinning cpu_affinity"),
     ("ring_size", "buffer buffer_size rcvbuf ring"),

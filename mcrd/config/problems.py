@@ -91,7 +91,9 @@ class Report:
         ]
 
     def _add(self, where: tuple[int, int], path: KeyPath, message: str) -> None:
-        self.problems.append(Problem(Place(self.file, *where), key_text(path), message))
+        found = Problem(Place(self.file, *where), key_text(path), message)
+        if found not in self.problems:  # the rules of one table may all have it
+            self.problems.append(found)
 
     def _in_the_file(self, line: int, column: int) -> Place:
         return Place(self.file, line + self.lines_before, column)
@@ -109,9 +111,15 @@ def key_text(path: KeyPath) -> str:
     return text
 
 
+def path_of(rule: str) -> KeyPath:
+    """The table that says a rule: [rules.NAME], or [reflect.NAME] if its name has a slash."""
+    name, made, _ = rule.partition("/")
+    return ("reflect", name) if made else ("rules", rule)
+
+
 def is_about(line: str, rule: str) -> bool:
     """Whether a problem or warning, as a line, is about this rule."""
-    key = f" {key_text(('rules', rule))}"
+    key = f" {key_text(path_of(rule))}"
     at = line.find(key)
     return at >= 0 and line[at + len(key) :][:1] in (".", ":", "[")
 

@@ -8,12 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec.inspect as mi
+
 from mcrd.config.overlap import Box, Spans, box, spans
 from mcrd.config.positions import KeyPath
-from mcrd.config.problems import Problem, Report
-from mcrd.config.walk import WRONG, Fields
+from mcrd.config.problems import Problem, Report, path_of
+from mcrd.config.reflect import OF_REFLECT, is_whole, made
+from mcrd.config.schema import Rule as RuleTable
+from mcrd.config.walk import WRONG, Fields, read
 from mcrd.model import Address, Network, Place, PortRange, Rule
 
+_RULE = mi.type_info(RuleTable)
 NO_PORT = 0
 """The port of protocols that have none."""
 
@@ -34,6 +39,7 @@ class Document:
     begins_with_its_rule: bool = False
     built: dict[str, Rule] = field(default_factory=dict)
     _rules: list[FoundRule] | None = None
+    _made: dict[str, tuple[KeyPath, Fields]] | None = None
 
     @property
     def rules(self) -> list[FoundRule]:
@@ -41,8 +47,11 @@ class Document:
         if self._rules is None:
             report = self.report
             found = [
-                _rule(report, ("rules", name), fields)
+                _rule(report, name, ("rules", name, "input"), fields)
                 for name, fields in self.fields.get("rules", {}).items()
+            ]
+            found += [
+                _rule(report, name, path, fields) for name, (path, fields) in self.made.items()
             ]
             if len(found) > 1:
                 places = {rule.path: report.place(rule.input_path) for rule in found}
@@ -50,11 +59,30 @@ class Document:
             self._rules = found
         return self._rules
 
+    @property
+    def made(self) -> dict[str, tuple[KeyPath, Fields]]:
+        """The rules that its tables [reflect.NAME] stand for, and which interface each is of."""
+        if self._made is None:
+            self._made = {
+                one.name: (
+                    ("reflect", name, "interfaces", one.at),
+                    read(_RULE, one.table, ("reflect", name), self.report),
+                )
+                for name, fields in self.fields.get("reflect", {}).items()
+                if is_whole(fields)
+                for one in made(name, fields)
+            }
+        return self._made
+
+    def made_fields(self) -> Fields:
+        """The same, as those of [rules.NAME] are."""
+        return {name: fields for name, (_, fields) in self.made.items()}
+
     def place(self, rule: str) -> Place:
-        """Where the rule's table stands."""
+        """Where the table that says the rule stands."""
         if self.begins_with_its_rule:
             return Place(self.report.file, self.report.lines_before + 1, 1)
-        return self.report.place(("rules", rule))
+        return self.report.place(path_of(rule))
 
     def move(self, lines_before: int) -> None:
         """It is met again, with so many lines before it, among others than before."""
@@ -103,19 +131,13 @@ class FoundRule:
     """A rule. Without an input or sources one of the keys that say it is wrong or missing."""
 
     report: Report
+    name: str
     path: KeyPath
+    input_path: KeyPath
     fields: Fields
     input: Endpoint | None
     sources: Spans | None
     outputs: tuple[FoundOutput, ...]
-
-    @property
-    def name(self) -> str:
-        return str(self.path[-1])
-
-    @property
-    def input_path(self) -> KeyPath:
-        return (*self.path, "input")
 
     @property
     def input_fields(self) -> Fields:
@@ -133,17 +155,19 @@ def destination(address: Address | Network, port: int | PortRange) -> str:
     return str(address) if port == NO_PORT else f"{address} port {port}"
 
 
-def _rule(report: Report, path: KeyPath, fields: Fields) -> FoundRule:
+def _rule(report: Report, name: str, input_path: KeyPath, fields: Fields) -> FoundRule:
+    path = path_of(name)
     given: Fields = fields.get("input", {})
     if given.get("protocol") == "esp":
         given = given | {"port": NO_PORT}
+    is_made = OF_REFLECT in name
     outputs = tuple(
-        _output((*path, "outputs", index), output, given)
+        _output(path if is_made else (*path, "outputs", index), output, given)
         for index, output in enumerate(fields.get("outputs", ()))
         if isinstance(output, dict)
     )
     endpoint = _endpoint(given, given.get("address"), given.get("port"), given)
-    return FoundRule(report, path, fields, endpoint, _sources(given), outputs)
+    return FoundRule(report, name, path, input_path, fields, endpoint, _sources(given), outputs)
 
 
 def _output(path: KeyPath, fields: Fields, given: Fields) -> FoundOutput:

@@ -28,6 +28,9 @@ def _lasts(key: str, example: str) -> Meta:
 
 
 InterfaceName = Annotated[str, _means(values.interface_name, "an interface name")]
+InterfaceNames = Annotated[
+    list[InterfaceName], Meta(min_length=1, extra={"expected": "an array of interface names"})
+]
 Destination = Annotated[str, _means(values.destination, 'an IPv4 or IPv6 address, or "broadcast"')]
 Source = Annotated[str, _means(values.source, 'the address of a host, or "keep"')]
 Sources = Annotated[
@@ -146,11 +149,44 @@ class Rule(Struct):
     inspect: Literal["rtp", "mpeg-ts", "moldudp64", "auto"] | Number | UnsetType = UNSET
 
 
+class Reflect(Struct):
+    """The table [reflect.NAME]. Either protocol, or address and port."""
+
+    interfaces: InterfaceNames
+    protocol: (
+        Literal[
+            "mdns",
+            "llmnr",
+            "ssdp",
+            "ws-discovery",
+            "coap",
+            "wake-on-lan",
+            "bacnet",
+            "knx",
+            "sacn",
+        ]
+        | UnsetType
+    ) = UNSET
+    address: Destination | UnsetType = UNSET
+    port: Ports | UnsetType = UNSET
+    family: Literal["ipv4", "ipv6"] | UnsetType = UNSET
+    ask: InterfaceNames | UnsetType = UNSET
+    answer: InterfaceNames | UnsetType = UNSET
+    one_way: bool = False
+    ttl: Ttl | UnsetType = UNSET
+    source: Literal["keep"] | UnsetType = UNSET
+    replies: Replies | UnsetType = UNSET
+    limit: Limit | UnsetType = UNSET
+    enabled: bool = True
+    description: str = ""
+
+
 class Included(Struct):
     """A rule file that another one includes."""
 
     interfaces: dict[InterfaceName, Interface] = field(default_factory=dict)
     rules: dict[RuleName, Rule] = field(default_factory=dict)
+    reflect: dict[RuleName, Reflect] = field(default_factory=dict)
 
 
 class File(Included):

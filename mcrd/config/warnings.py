@@ -169,7 +169,7 @@ def _fed(
         back = any(
             each.endpoint and each.endpoint.box.overlaps(rule.input.box) for each in fed.outputs
         )
-        if fed.name not in seen and not unknown and not back:
+        if fed.name not in seen and not unknown and not back and fed.path != rule.path:
             yield fed
         seen.add(fed.name)
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from mcrd.addresses import destinations
 from mcrd.config.overlap import Claim, box, clashes, everything, spans
+from mcrd.config.reflect import OF_REFLECT
 from mcrd.model import BROADCAST, Config, Input, Interface, Output, Rule
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link
@@ -31,6 +32,12 @@ No rule of a file has it in its name.
 def written(rule: str) -> str:
     """What the rule file calls a rule."""
     return rule.partition(MARK)[0]
+
+
+def reflected(rule: str) -> str | None:
+    """The NAME of the [reflect.NAME] that has made a rule; None: none has."""
+    name, made, _ = rule.partition(OF_REFLECT)
+    return name if made else None
 
 
 def by_name(links: Iterable[Link]) -> dict[str, Link]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mcrd.model import Config, Interface, Output, Rule, is_pattern
 from mcrd.planning.links import Link
-from mcrd.planning.names import MARK, Links, real, written
+from mcrd.planning.names import MARK, Links, real, reflected, written
 
 INPUTS_AT_MOST = 32
 """Interfaces that the pattern of one input stands for: each has a worker and its rings."""
@@ -27,15 +27,17 @@ LOOPBACK = 772  # ARPHRD_LOOPBACK, linux/if_arp.h
 
 
 def called(name: str, rules: Iterable[str]) -> list[str]:
-    """The rules of this name: itself, or those that it has become."""
-    return [rule for rule in rules if name in (rule, written(rule))]
+    """The rules of this name: itself, those that it has become, or those of a [reflect.NAME]."""
+    return [rule for rule in rules if name in (rule, written(rule), reflected(rule))]
 
 
 def several(name: str, rules: Sequence[str]) -> str:
     """Words for who has to say which one is meant."""
     more = ", ..." if len(rules) > NAMED else ""
     told = ", ".join(rules[:NAMED])
-    return f"{name} is a rule for each of {len(rules)} interfaces; name one: {told}{more}"
+    is_one = name != reflected(rules[0])
+    what = f"a rule for each of {len(rules)} interfaces" if is_one else f"{len(rules)} rules"
+    return f"{name} is {what}; name one: {told}{more}"
 
 
 class _Made(NamedTuple):

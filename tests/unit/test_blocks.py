@@ -77,6 +77,11 @@ RULES = [
     "[interfaces.r2]\nworkers = 3\ncpus = [1, 1]\n",
     "[interfaces]\n",
     "[ interfaces . r3 ]\nworkers = 2\n",
+    '[reflect.a]\ninterfaces = ["r0", "r1"]\nprotocol = "mdns"\n\n',
+    '[reflect.a]\ninterfaces = ["r1", "r2", "r0"]\nprotocol = "mdns"\nttl = 1\n',
+    '[reflect.b]\ninterfaces = ["r0", "r1"]\naddress = "239.1.1.1"\nport = 5000\n',
+    '[reflect.c]\ninterfaces = ["r0", "r0"]\nask = ["r1"]\n',
+    "[reflect]\n",
 ]
 PARTS = st.lists(st.sampled_from(RULES), max_size=6) | st.lists(
     st.sampled_from(RULES), max_size=6, unique_by=lambda text: text.partition("]")[0]

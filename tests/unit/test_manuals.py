@@ -85,6 +85,7 @@ TABLES = {
     "[metrics]": schema.Metrics,
     "[interfaces.NAME]": schema.Interface,
     "[rules.NAME]": schema.Rule,
+    "[reflect.NAME]": schema.Reflect,
     "The input of a rule": schema.Input,
     "The outputs of a rule": schema.Output,
     "Limits": schema.Limit,
