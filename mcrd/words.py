@@ -1,8 +1,10 @@
-"""The meaning of counters whose names say little."""
+"""Counters whose names say little, and lists that may be long, in words."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 _MEANINGS = {
     "EAGAIN": "send buffer full",
@@ -19,3 +21,9 @@ def unsent_for(why: str) -> str:
     """Why something was not sent: the name of the error or counter, with what it means."""
     meaning = _MEANINGS.get(why)
     return f"{why} ({meaning})" if meaning else why
+
+
+def few(told: Sequence[object], most: int, more: str = " and {} more", between: str = ", ") -> str:
+    """The first of them, and of more than `most`, how many are left: in `more`, for {}."""
+    rest = more.format(len(told) - most) if len(told) > most else ""
+    return between.join(map(str, told[:most])) + rest

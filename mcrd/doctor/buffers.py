@@ -109,10 +109,7 @@ def backlog(host: Host) -> list[Finding]:
         why = f"{BACKLOG} had no room; a container cannot see the machine's"
         return [Finding(check, "unknown", value, why)]
     if size > BACKLOG_DEFAULT:
-        return [
-            Finding(
-                check, "ok", value, "it is raised already; if the number grows, raise it further"
-            )
-        ]
+        why = "it is raised already; if the number grows, raise it further"
+        return [Finding(check, "ok", value, why)]
     why = "virtual interfaces deliver more frames at once, and no counter of mcrd shows the loss"
     return [Finding(check, "trouble", value, why, setting(BACKLOG, 16 * BACKLOG_DEFAULT))]

@@ -68,30 +68,19 @@ class Demand:
         outputs = (output for rule in self.rules() for output in rule.outputs)
         return list(dict.fromkeys(o.interface for o in outputs if o.interface is not None))
 
-    def workers(self, interface: str) -> int:
-        """The number of workers of an interface."""
-        return self._settings(interface).workers
-
-    def ring_size(self, interface: str) -> int:
-        """The ring size in bytes, of each worker of an interface."""
-        return self._settings(interface).ring_size
-
-    def members_of(self, interface: str) -> int:
-        """How many members each worker of an interface may have."""
-        return self._settings(interface).members
+    def settings(self, interface: str) -> Interface:
+        """What the rule file says of an interface, or the defaults."""
+        return self.config.interfaces.get(interface, Interface())
 
     def memory(self, interface: str) -> int:
         """Bytes that one worker of the interface takes, with its two rings."""
-        size = self.ring_size(interface)
+        size = self.settings(interface).ring_size
         return WORKER_MEMORY + size + max(LARGE_LEAST, size // LARGE_SHARE)
 
     def spoken(self, interface: str, version: int) -> int | None:
         """The version of IGMP or MLD that the rule file has for it, where it joins such groups."""
         protocols = (each for each in self._all if isinstance(each, GroupProtocol))
         return {(p.interface, p.version): p.spoken for p in protocols}.get((interface, version))
-
-    def _settings(self, interface: str) -> Interface:
-        return self.config.interfaces.get(interface, Interface())
 
     def _joined(self, version: int) -> list[Membership]:
         """Memberships of inputs: not those by which members and routers are heard."""
@@ -103,13 +92,10 @@ class Demand:
         """Groups that are joined, once for each interface."""
         return len({(each.index, each.group) for each in self._joined(version)})
 
-    def joining(self, version: int) -> set[str]:
-        """Interfaces on which groups are joined."""
-        return {each.interface for each in self._joined(version)}
-
-    def joining_by_source(self, version: int) -> set[str]:
-        """Interfaces on which groups are joined for single sources (SSM)."""
-        return {each.interface for each in self._joined(version) if each.source is not None}
+    def joining(self, version: int, *, by_source: bool = False) -> set[str]:
+        """Interfaces on which groups are joined, or only those for single sources (SSM)."""
+        joined = self._joined(version)
+        return {each.interface for each in joined if each.source is not None or not by_source}
 
     def ipv6_interfaces(self) -> list[str]:
         """Interfaces that need IPv6: for joins, for neighbours that ask, and for what is sent."""
@@ -140,17 +126,14 @@ class Demand:
             kept = any(each.sending.source is None for each in outlets)
             ports = len(given.port) if isinstance(given.port, PortRange) else 1
             range_of = _addresses(given.address) * ports
-            members = self.members_of(given.interface) if kept else range_of
+            members = self.settings(given.interface).members if kept else range_of
             if outlets:
                 found.setdefault(given.interface, []).append((members, len(outlets)))
-        return sum(
-            self.workers(interface)
-            * min(
-                sum(m * o for m, o in counts),
-                self.members_of(interface) * max(o for _, o in counts),
-            )
-            for interface, counts in found.items()
-        )
+        total = 0
+        for interface, counts in found.items():
+            most = self.settings(interface).members * max(o for _, o in counts)
+            total += self.settings(interface).workers * min(sum(m * o for m, o in counts), most)
+        return total
 
     def low_ports(self, first: int) -> list[int]:
         """Ports below the first that everybody may bind: source ports, and ports held for hosts."""
@@ -163,7 +146,7 @@ class Demand:
     def hosts(self, version: int) -> int:
         """Neighbours that outputs may send to; ranges with all that a worker has room for."""
         found = {
-            (output.interface, output.address): self.members_of(rule.input.interface)
+            (output.interface, output.address): self.settings(rule.input.interface).members
             for rule in self.rules()
             for output in rule.outputs
             if output.address.version == version

@@ -17,6 +17,7 @@ from mcrd.doctor import buffers, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.errors import words
+from mcrd.events import counted
 from mcrd.files import read_file
 from mcrd.host.devices import devices, links
 from mcrd.host.procfs import Host, Running
@@ -25,8 +26,9 @@ from mcrd.planning import names
 from mcrd.planning.links import Link
 from mcrd.planning.patterns import expand
 from mcrd.sockets import filters
+from mcrd.words import few
 
-SHOWN = 8  # names, or rules, in one line
+SHOWN, MORE = 8, ", and {} more"  # names, or rules, in one line
 SERVICE = "mcrd"  # the user of packaging and of `make install`
 
 
@@ -39,8 +41,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     here_now: Mapping[str, Link] = {}
     if rules is not None and here:
         rules, named, here_now = as_named_here(rules)
-    demand = Demand(rules) if rules is not None else None
-    return [
+    told = [
         found,
         *for_service(path, running),
         daemon(running),
@@ -52,11 +53,14 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         kernel.namespaces(host, running),
         kernel.clock(host),
         limits.inotify(host, running),
-        *(of_network(host) if here else ()),
-        *named,
-        *(of_rules(host, running, demand) if demand is not None else ()),
-        *(of_both(host, running, demand, here_now) if demand is not None and here else ()),
     ]
+    if here:
+        told += [*buffers.backlog(host), *buffers.fragments(host), others.routers(host), *named]
+    if rules is not None:
+        demand = Demand(rules)
+        told += [limits.descriptors(host, running, demand), limits.memory(host, running, demand)]
+        told += of_both(host, running, demand, here_now) if here else []
+    return told
 
 
 NARROWER = "a pattern that fewer interfaces match, or several rules"
@@ -81,26 +85,19 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Li
     ]
     also = [f"{name} is {own}" for name, own in sorted(names.aliases(used, here).items())]
     remedy = "one of the names, or another input or output, in the rule file"
-    told = [Finding(check, "ok", _few(also))] if also else []
+    told = [Finding(check, "ok", few(also, SHOWN, MORE))] if also else []
     many = [line for line in rules.warnings if line not in before.warnings]
-    told += [Finding(check, "trouble", _few(many), "those wait in vain", NARROWER)] if many else []
-    told += [Finding(check, "trouble", _few(found), "the later one waits", remedy)] if found else []
+    told += (
+        [Finding(check, "trouble", few(many, SHOWN, MORE), "those wait in vain", NARROWER)]
+        if many
+        else []
+    )
+    told += (
+        [Finding(check, "trouble", few(found, SHOWN, MORE), "the later one waits", remedy)]
+        if found
+        else []
+    )
     return names.config_here(rules, here), told, here
-
-
-def _few(told: Sequence[str]) -> str:
-    more = f", and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-    return ", ".join(told[:SHOWN]) + more
-
-
-def of_network(host: Host) -> list[Finding]:
-    """Checks that depend on the network namespace."""
-    return [*buffers.backlog(host), *buffers.fragments(host), others.routers(host)]
-
-
-def of_rules(host: Host, running: Running, demand: Demand) -> list[Finding]:
-    """Checks that depend on the rule file."""
-    return [limits.descriptors(host, running, demand), limits.memory(host, running, demand)]
 
 
 def of_both(
@@ -135,13 +132,14 @@ def of_interfaces(host: Host, demand: Demand) -> list[Finding]:
 
 def rule_file(path: Path) -> tuple[Config | None, Finding]:
     """The rules, and findings about their file."""
-    check, why = "rule file", "checks that depend on the rules were skipped"
+    check, name = "rule file", shlex.quote(str(path))
+    why = "checks that depend on the rules were skipped"
     try:
         read_file(str(path))
     except FileNotFoundError:
-        missing = "mcrd does not start without it; checks that depend on the rules were skipped"
+        why = f"mcrd does not start without it; {why}"
         remedy = "write one, as mcr.toml(5) says, or name it with --config"
-        return None, Finding(check, "trouble", f"there is no {path}", missing, remedy)
+        return None, Finding(check, "trouble", f"there is no {path}", why, remedy)
     except PermissionError:
         return None, Finding(check, "unknown", f"{path}: permission denied", why)
     except (OSError, ValueError):
@@ -149,11 +147,10 @@ def rule_file(path: Path) -> tuple[Config | None, Finding]:
     try:
         rules = config.load(path)
     except ConfigError as error:
-        return None, Finding(
-            check, "trouble", _first(error.problems), why, f"mcrctl check {shlex.quote(str(path))}"
-        )
+        value = few(error.problems, 1, MORE)
+        return None, Finding(check, "trouble", value, why, f"mcrctl check {name}")
     count = sum(rule.enabled for rule in rules.rules.values())
-    return rules, Finding(check, "ok", f"{path}, {count} rule{'s' if count != 1 else ''} enabled")
+    return rules, Finding(check, "ok", f"{path}, {counted(count, 'rule')} enabled")
 
 
 def for_service(path: Path, running: Running) -> list[Finding]:
@@ -191,21 +188,15 @@ def may_read(about: os.stat_result, uid: int, groups: Sequence[int]) -> bool:
 def daemon(running: Running) -> Finding:
     """A finding that says whether a daemon answers."""
     if running.status is None:
-        return Finding(
-            "daemon", "unknown", running.silence, "its limits and sandbox are not visible"
-        )
+        why = "its limits and sandbox are not visible"
+        return Finding("daemon", "unknown", running.silence, why)
     pid = f"pid {running.pid}" if running.pid is not None else "in another pid namespace"
     value = f"mcrd {running.status.version}, {pid}, {running.status.config}"
     if errors := running.status.config_errors:
-        value = f"{value}: the file was refused: {_first(errors)}"
+        value = f"{value}: the file was refused: {few(errors, 1, MORE)}"
         why = "the rules that ran before still do"
         return Finding("daemon", "trouble", value, why, "mcrctl status")
     return Finding("daemon", "ok", value)
-
-
-def _first(problems: Sequence[object]) -> str:
-    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"{problems[0]}{more}"
 
 
 def network(host: Host, running: Running) -> list[Finding]:
@@ -222,9 +213,8 @@ def network(host: Host, running: Running) -> list[Finding]:
     if own == f"net:[{its}]":
         return []
     if its is None:
-        return [
-            Finding(check, "unknown", "this daemon has another version, and does not say it", why)
-        ]
+        value = "this daemon has another version, and does not say it"
+        return [Finding(check, "unknown", value, why)]
     why = "interfaces, their sysctls and other programs were not checked: they are different here"
     remedy = f"nsenter --net=/proc/{running.pid}/ns/net mcrctl doctor"
     if running.pid is None:

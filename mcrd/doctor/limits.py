@@ -34,7 +34,8 @@ def descriptors(host: Host, running: Running, demand: Demand) -> Finding:
     more = f", and up to {most} with all members" if most > need else ""
     value = f"{whose} {found[1]}, the rules take about {need}{more}"
     why = "every output takes one for each worker of its input interface"
-    remedy = in_unit(f"LimitNOFILE={_round(need + most)}")
+    enough = max(131072, 1 << (need + most - 1).bit_length())  # no less than mcrd's unit says
+    remedy = in_unit(f"LimitNOFILE={enough}")
     if limit >= most:
         return Finding(check, "ok", value)
     if limit >= need:
@@ -88,7 +89,8 @@ def memory(host: Host, running: Running, demand: Demand) -> Finding:
     except (KeyError, ValueError, IndexError):
         return unreadable(check, "/proc/meminfo", "no MemAvailable")
     takes = {
-        name: demand.memory(name) * max(0, demand.workers(name) - running.workers.get(name, 0))
+        name: demand.memory(name)
+        * max(0, demand.settings(name).workers - running.workers.get(name, 0))
         for name in demand.inputs()
     }
     total = sum(takes.values())
@@ -99,10 +101,9 @@ def memory(host: Host, running: Running, demand: Demand) -> Finding:
     if total <= available:
         return Finding(check, "ok", value)
     most = max(takes, key=lambda name: takes[name])
-    if demand.ring_size(most) > SMALL_RING:
-        remedy = (
-            f'ring_size = "{_mib(SMALL_RING)}" in the rule file, under [interfaces.{_key(most)}]'
-        )
+    if demand.settings(most).ring_size > SMALL_RING:
+        size, table = _mib(SMALL_RING), f"[interfaces.{_key(most)}]"
+        remedy = f'ring_size = "{size}" in the rule file, under {table}'
     else:
         remedy = f"fewer workers of {most}, or more memory"
     return Finding(check, "trouble", value, why, remedy)
@@ -115,8 +116,3 @@ def _key(name: str) -> str:
 
 def _mib(size: int) -> str:
     return f"{size >> 20} MiB"
-
-
-def _round(number: int) -> int:
-    """The next power of two, at least what mcrd's unit says."""
-    return max(131072, 1 << (number - 1).bit_length())

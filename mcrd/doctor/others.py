@@ -11,14 +11,15 @@ from mcrd.addresses import covers, endpoint, has_port
 from mcrd.beside import discovery
 from mcrd.beside.sight import Bound, bound, look
 from mcrd.beside.twice import twice
-from mcrd.beside.who import RAW, Party, parties, router
+from mcrd.beside.who import parties, router
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.host.procfs import NET, Host, Running
 from mcrd.model import Input
 from mcrd.planning.links import Link
+from mcrd.words import few
 
-SHOWN = 8  # programs in one line
+SHOWN, OTHERS = 8, ", and others"  # programs, or rules, in one line
 
 
 def programs(host: Host, running: Running, demand: Demand) -> Finding:
@@ -34,9 +35,7 @@ def programs(host: Host, running: Running, demand: Demand) -> Finding:
         for entry in bound(host.net(name))
         if _meets(entry, (*inputs.get(entry.port, ()), *inputs.get(None, ())))
     ]
-    if not takers:
-        return Finding(check, "ok", "none on the ports of the inputs")
-    owners = host.sockets()
+    owners = host.sockets() if takers else {}
     shown: dict[str, None] = {}
     for entry in takers:
         pid = owners.get(entry.inode)
@@ -48,9 +47,8 @@ def programs(host: Host, running: Running, demand: Demand) -> Finding:
         shown[f"{who} at {endpoint(entry.address, entry.port)}"] = None
     if not shown:
         return Finding(check, "ok", "none on the ports of the inputs")
-    names = [*list(shown)[:SHOWN], *(["and others"] if len(shown) > SHOWN else [])]
     why = "no harm: mcrd takes packets below the IP stack, and these get them as well"
-    return Finding(check, "ok", ", ".join(names), why)
+    return Finding(check, "ok", few(list(shown), SHOWN, OTHERS), why)
 
 
 def _by_port(demand: Demand) -> dict[int | None, list[Input]]:
@@ -92,12 +90,12 @@ def relays(
     else:
         return [Finding(check, "unknown", "this daemon has another version, and does not say it")]
     for party in parties(host, these):
-        value = f"{party.text}: the same as {_some(party)}"
+        value = f"{party.text}: the same as "
+        value += few([f"rules.{name}" for name in party.rules], SHOWN, OTHERS)
         if running.status is None and party.found[0].by == "mcrd":
-            more = (
-                "no daemon answers here; with a second one, receivers would get each packet twice"
-            )
-            found.append(Finding(check, "unknown", value, more, party.remedy))
+            both = "with a second one, receivers would get each packet twice"
+            here = f"no daemon answers here; {both}"
+            found.append(Finding(check, "unknown", value, here, party.remedy))
         else:
             found.append(Finding(check, "trouble", value, why, party.remedy))
     for name, listener in _reflectors(host, running, demand):
@@ -106,11 +104,6 @@ def relays(
     if unseen:
         found.append(Finding(check, "unknown", f"cannot find out: {'; '.join(unseen)}"))
     return found or [Finding(check, "ok", "no other mcrd and no route of the kernel does the same")]
-
-
-def _some(party: Party) -> str:
-    names = [f"rules.{name}" for name in party.rules]
-    return ", ".join([*names[:SHOWN], *(["and others"] if len(names) > SHOWN else [])])
 
 
 def _reflectors(
@@ -129,19 +122,13 @@ def _reflectors(
 def routers(host: Host) -> Finding:
     """Interfaces of the kernel's own multicast routing, which some daemon has to have asked for."""
     check = "multicast routing"
-    found = []
-    for name in ("ip_mr_vif", "ip6_mr_vif"):
-        found += [
-            line.split()[1] for line in host.lines(f"{NET}/{name}")[1:] if len(line.split()) > 1
-        ]
-    if not found:
+    tables = {4: host.net("ip_mr_vif"), 6: host.net("ip6_mr_vif")}
+    found = [line.split() for lines in tables.values() for line in lines]
+    names = ", ".join(dict.fromkeys(words[1] for words in found if len(words) > 1))
+    if not names:
         return Finding(check, "ok", "the kernel does none")
-    names, holders = ", ".join(dict.fromkeys(found)), host.holders()
-    who = [router(host, holders, version)[0] for version in RAW if _routes(host, version)]
+    holders = host.holders()
+    who = [router(host, holders, version)[0] for version, lines in tables.items() if lines]
     why = "what its routes and a rule both send comes twice; other relays, here, says if some do"
     value = f"the kernel routes between {names}, for {' and '.join(dict.fromkeys(who))}"
     return Finding(check, "ok", value, why)
-
-
-def _routes(host: Host, version: int) -> bool:
-    return len(host.lines(f"{NET}/{'ip_mr_vif' if version == 4 else 'ip6_mr_vif'}")) > 1

@@ -12,6 +12,7 @@ from mcrd.host.devices import Device
 from mcrd.host.procfs import NET, Host, Running
 from mcrd.host.protocols import NAMES, SYSCTL
 from mcrd.sockets.reports import LATEST
+from mcrd.words import few
 
 PORTS_SHOWN = 8
 MANY_HOSTS = 128  # outputs to fewer do not fill a table of neighbours
@@ -48,7 +49,7 @@ def igmp_version(host: Host, demand: Demand, running: Running) -> list[Finding]:
         (4, "ipv4", "force_igmp_version", 3),
         (6, "ipv6", "force_mld_version", 2),
     ):
-        by_source = demand.joining_by_source(version)
+        by_source = demand.joining(version, by_source=True)
         for interface in ("all", *demand.inputs()):
             value = host.sysctl(f"net/{family}/conf/{interface}/{name}")
             spoken = demand.spoken(interface, version)
@@ -133,21 +134,19 @@ def reverse_path(host: Host, demand: Demand, devices: Mapping[str, Device]) -> l
         for name in values
         if name in asked and name in devices and not devices[name].ipv4 and name not in routed
     ]
+    found: list[Finding] = []
     why = (
         "a query of IGMP has no way back over an interface without an address: the kernel drops"
         " it and reports no group, so a switch that snoops ends the stream after minutes"
     )
-    if deaf:
-        return [
-            Finding(
-                "rp_filter",
-                "trouble",
-                f"{values[name]} on {name}, which has no IPv4 address",
-                why,
-                _no_reverse_path(name, every),
-            )
-            for name in deaf
-        ]
+    for name in deaf:
+        value = f"{values[name]} on {name}, which has no IPv4 address"
+        remedy = setting(f"net/ipv4/conf/{name}/rp_filter", 0)
+        if every:  # the greater of both counts
+            remedy += " net/ipv4/conf/all/rp_filter=0"
+        found.append(Finding("rp_filter", "trouble", value, why, remedy))
+    if found:
+        return found
     shown = ", ".join(f"{value} on {name}" for name, value in values.items())
     why = "streams are taken before the kernel looks at it"
     if asked:
@@ -155,23 +154,15 @@ def reverse_path(host: Host, demand: Demand, devices: Mapping[str, Device]) -> l
     return [Finding("rp_filter", "ok", shown, why)]
 
 
-def _no_reverse_path(name: str, every: int) -> str:
-    """The setting of an interface and of all: the greater counts."""
-    line = setting(f"net/ipv4/conf/{name}/rp_filter", 0)
-    return f"{line} net/ipv4/conf/all/rp_filter=0" if every else line
-
-
 def low_ports(host: Host, running: Running, demand: Demand) -> list[Finding]:
     """Check low ports; silent if the daemon may bind them."""
     check, name = "low ports", "net.ipv4.ip_unprivileged_port_start"
-    first = host.sysctl(name)
-    if first is None:
-        first = 1024
+    own = host.sysctl(name)
+    first = 1024 if own is None else own
     ports = demand.low_ports(first)
     if not ports or running.may("net_bind_service"):
         return []
-    more = ["and more"] if len(ports) > PORTS_SHOWN else []
-    value = f"{', '.join([*map(str, ports[:PORTS_SHOWN]), *more])}, below {name} = {first}"
+    value = f"{few(ports, PORTS_SHOWN, ', and more')}, below {name} = {first}"
     why = (
         "without CAP_NET_BIND_SERVICE an output with such a source_port fails, and senders hear"
         " that the port of a host input is closed"
