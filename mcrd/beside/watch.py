@@ -22,6 +22,7 @@ from mcrd.events import tell
 from mcrd.host.procfs import Host
 from mcrd.model import Rule
 from mcrd.planning.links import Link
+from mcrd.words import few
 
 EVERY = 60.0  # seconds between two looks while no rule becomes active: others come later, too
 # Seconds between two looks at least. A second one has to confirm the first: sockets may be about
@@ -143,8 +144,7 @@ class Watcher:
 
 def _tell(party: Party) -> None:
     names = [f"rules.{name}" for name in party.rules]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     text = "%s: receivers get each packet twice: %s, does the same; %s"
-    which = ", ".join(names[:NAMED]) + more
+    told = (few(names, NAMED), party.text, party.remedy)
     where = {"rule": party.rules[0]} if len(party.rules) == 1 else {}
-    tell(log, logging.WARNING, "relayed-twice", text, which, party.text, party.remedy, **where)
+    tell(log, logging.WARNING, "relayed-twice", text, *told, **where)

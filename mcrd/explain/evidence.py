@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_address, ip_network
@@ -19,6 +19,7 @@ from mcrd.looks import Heard, Look
 from mcrd.model import BROADCAST, Address, Input, Network, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import Sorted, sort
 from mcrd.planning.links import Link
+from mcrd.words import few
 
 NO_DAEMON = "no daemon was asked"
 TOLD = 3  # things of one kind that are named
@@ -38,6 +39,10 @@ class Finding:
     text: str
     remedy: str = ""
     output: int | None = None
+
+
+Say = Callable[..., Finding]
+"""Makes a finding of one output; the rest is as for any Finding, from its topic on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +134,14 @@ class Evidence:
 
     def rings(self, after: bool = True) -> InterfaceCounts:
         """The counters of the input interface, `after` the look or before it."""
-        found = self._stats(after).interfaces.get(self.rule.input.interface)
-        return found or InterfaceCounts()
+        return self.stats(after).interfaces.get(self.rule.input.interface) or InterfaceCounts()
 
     def counts(self, after: bool = True) -> RuleCounts:
         """The counters of the rule."""
-        return self._stats(after).rules.get(self.rule.name) or RuleCounts()
+        return self.stats(after).rules.get(self.rule.name) or RuleCounts()
 
-    def lost_here(self) -> int:
-        """Packets that no worker took on the input interface, ever."""
-        found = self._stats(after=True).interfaces.get(self.rule.input.interface)
-        dropped = found.dropped if found is not None else {}
-        return sum(dropped.get(reason, 0) for reason in ("ring_full", "discarded"))
-
-    def _stats(self, after: bool) -> Stats:
+    def stats(self, after: bool = True) -> Stats:
+        """All counters; none where no daemon was asked."""
         daemon = self.daemon or Daemon(None, "")
         return (daemon.after if after else daemon.before) or Stats()
 
@@ -166,9 +165,7 @@ def heard_on(evidence: Evidence, interface: str, version: int) -> Heard | None:
 
 def some(names: Sequence[str], what: str = "") -> str:
     """The first of them, each once, and how many more there are."""
-    told = list(dict.fromkeys(names))
-    more = f" and {len(told) - TOLD} {what}more" if len(told) > TOLD else ""
-    return ", ".join(told[:TOLD]) + more
+    return few(list(dict.fromkeys(names)), TOLD, f" and {{}} {what}more")
 
 
 def ago(since: float) -> str:
@@ -222,7 +219,4 @@ def _address(text: str) -> Address | Network:
 
 
 def _port(port: int | str) -> int | PortRange:
-    if isinstance(port, int):
-        return port
-    first, _, last = port.partition("-")
-    return PortRange(int(first), int(last))
+    return port if isinstance(port, int) else PortRange(*map(int, port.split("-")))

@@ -15,7 +15,7 @@ from mcrd import config
 from mcrd.answers import Diff, OneRule, Others, Stats, Status
 from mcrd.beside.discovery import listeners
 from mcrd.beside.who import parties
-from mcrd.client import ControlError, NoAnswerError, fetch, network_namespace, peer
+from mcrd.client import ControlError, Kind, NoAnswerError, fetch, network_namespace, peer
 from mcrd.config.problems import is_about
 from mcrd.errors import words
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
@@ -77,15 +77,13 @@ def of_daemon(name: str, control: Path, seconds: float) -> Explained:
             "mcrd runs in another network namespace, whose interfaces are not visible here:"
             f" `{where} mcrctl --control {shlex.quote(str(control))} explain {shlex.quote(name)}`"
         )
-    name = _of_the_daemon(name, control)
+    running = _asked(control, OneRule, name)
+    if isinstance(running, OneRule):  # else it may be new in the file
+        name = _the_one(name, list(running.rules))  # with its interface, if it has a pattern
     daemon = _differences(name, control, Daemon(None, status.config, status.pending))
-    try:
-        running = fetch(control, OneRule, TIMEOUT, name=name)
-    except NoAnswerError:
-        raise
-    except ControlError:
+    if isinstance(running, ControlError):
         if not daemon.refused and not daemon.changed:
-            raise
+            raise running
         return Explained(name, list(disk(daemon, name)))
     state = running.rules[name]
     rule = rule_of(name, state)
@@ -104,15 +102,16 @@ def of_daemon(name: str, control: Path, seconds: float) -> Explained:
     return Explained(name, explain(evidence), look)
 
 
-def _of_the_daemon(name: str, control: Path) -> str:
-    """What the daemon calls the rule: of one with a pattern, with its interface."""
+def _asked(
+    control: Path, kind: type[Kind], name: str, timeout: float = TIMEOUT, **arguments: float
+) -> Kind | ControlError:
+    """The answer about a rule, or why it is refused."""
     try:
-        found = list(fetch(control, OneRule, TIMEOUT, name=name).rules)
+        return fetch(control, kind, timeout, name=name, **arguments)
     except NoAnswerError:
         raise
-    except ControlError:
-        return name  # it may be new in the file
-    return _the_one(name, found)
+    except ControlError as error:
+        return error
 
 
 def _the_one(name: str, found: Sequence[str]) -> str:
@@ -132,11 +131,8 @@ def _beside(name: str, control: Path, here: Rule, host: Host) -> Host:
     """With who else relays the rule; of a daemon of another version, nobody was asked."""
     this = ThisHost()
     host = replace(host, listeners=tuple(listeners(this, here, peer(control))))
-    try:
-        said = fetch(control, Others, TIMEOUT, name=name)
-    except NoAnswerError:
-        raise
-    except ControlError:
+    said = _asked(control, Others, name)
+    if isinstance(said, ControlError):
         return host
     return replace(host, parties=tuple(parties(this, said.twice)), unseen=tuple(said.unseen))
 
@@ -162,24 +158,17 @@ def _look(control: Path, name: str, seconds: float) -> tuple[Look | None, str]:
     """What arrives at the interface; or None, and why that is unknown."""
     until = time.monotonic() + PATIENCE
     while True:
-        try:
-            return fetch(control, Look, seconds + TIMEOUT, name=name, seconds=seconds), ""
-        except NoAnswerError:
-            raise
-        except ControlError as error:
-            if not str(error).startswith("busy: ") or time.monotonic() > until:
-                return None, str(error)
+        found = _asked(control, Look, name, seconds + TIMEOUT, seconds=seconds)
+        if isinstance(found, Look):
+            return found, ""
+        if not str(found).startswith("busy: ") or time.monotonic() > until:
+            return None, str(found)
         time.sleep(0.3)
 
 
 def _stopped(stats: Stats) -> frozenset[int]:
-    """The workers that a signal stopped (proc(5), stat)."""
-    found = set()
-    for worker in stats.workers:
-        try:
-            text = Path(f"/proc/{worker.pid}/stat").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            continue  # it has ended, or belongs to somebody else
-        if text.rpartition(")")[2].split()[0] in ("T", "t"):
-            found.add(worker.pid)
-    return frozenset(found)
+    """The workers that a signal stopped (proc(5), stat); none that have ended."""
+    pids = [worker.pid for worker in stats.workers]
+    stats_of = {pid: "".join(ThisHost().lines(f"proc/{pid}/stat")) for pid in pids}
+    states = {pid: text.rpartition(")")[2].split()[:1] for pid, text in stats_of.items()}
+    return frozenset(pid for pid, state in states.items() if state in (["T"], ["t"]))

@@ -110,42 +110,31 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
         if bridge.heard or bridge.own:
             who = bridge.heard or "itself"
             return Finding("group", "querier", "yes", f"{bridge.name} snoops, its querier is {who}")
-        if evidence.rejoin is not None:
-            return _reported(evidence, f"{bridge.name} snoops and has heard no {protocol} query")
-        text = (
-            f"{bridge.name} snoops and has heard no {protocol} query for minutes: there is no"
-            " querier, so switches forget who wants the group"
-        )
+        text = f"{bridge.name} snoops and has heard no {protocol} query"
+        more = " for minutes: there is no querier, so switches forget who wants the group"
         remedy = f"`ip link set {bridge.name} type bridge mcast_querier 1`, or one in a router"
-        return Finding("group", "querier", missed, text, remedy)
+        return _unasked(evidence, text, missed, remedy, more)
     if heard is not None and heard.query is not None:
         who, since = heard.query.address, ago(heard.query.ago_s)
         text = f"{who} sends {protocol} queries, the last one {since} ago"
         if not heard.query.gone:
             return Finding("group", "querier", "yes", text)
-        if evidence.rejoin is not None:
-            return _reported(evidence, f"the querier, {who}, has been silent for {since}")
-        text = (
-            f"the querier, {who}, has been silent for {since}: switches forget who wants the group"
-        )
-        return Finding("group", "querier", missed, text, _querier_or_rejoin(given))
+        text = f"the querier, {who}, has been silent for {since}"
+        more = ": switches forget who wants the group"
+        return _unasked(evidence, text, missed, _querier_or_rejoin(given), more)
     if host.fallback:
         text = f"an {host.fallback} query was heard in the last minutes"
         return Finding("group", "querier", "yes", text)
     if heard is not None and heard.listened_s > QUERIER_AGE:
         since = ago(heard.listened_s)
         text = f"no {protocol} query was heard for {since}: there seems to be no querier"
-        if evidence.rejoin is not None:
-            return _reported(evidence, text)
     elif evidence.look is None:
         text = f"nobody listened to {protocol} queries: {evidence.look_error}"
         return Finding("group", "querier", "unknown", text)
     else:
         text = f"no {protocol} query was heard so far; they come every two minutes"
-    if evidence.rejoin is not None:
-        return _reported(evidence, text)
-    remedy = _querier_or_rejoin(given)
-    return Finding("group", "querier", "note" if frames else "unknown", text, remedy)
+    answer: Answer = "note" if frames else "unknown"
+    return _unasked(evidence, text, answer, _querier_or_rejoin(given))
 
 
 def forgotten(evidence: Evidence) -> str:
@@ -161,8 +150,10 @@ def forgotten(evidence: Evidence) -> str:
     return _querier_or_rejoin(given) if unasked else ""
 
 
-def _reported(evidence: Evidence, text: str) -> Finding:
-    """Where nobody asks, and it is said all the same."""
+def _unasked(evidence: Evidence, text: str, answer: Answer, remedy: str, more: str = "") -> Finding:
+    """Where nobody asks: that is no trouble if the host says it all the same."""
+    if evidence.rejoin is None:
+        return Finding("group", "querier", answer, text + more, remedy)
     text = f"{text}; the group is reported unasked, every {evidence.rejoin:g} s (rejoin)"
     return Finding("group", "querier", "note", text)
 

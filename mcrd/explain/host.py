@@ -11,17 +11,20 @@ import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import rt_type
+from pyroute2.netlink.rtnl.ndmsg import NUD_VALUES
 
 from mcrd.addresses import first_address
 from mcrd.explain.evidence import Host, Way
 from mcrd.host.bridges import Bridge, bridge_of
 from mcrd.host.links import links_of
 from mcrd.host.netlink import os_errors
+from mcrd.host.procfs import NET
+from mcrd.host.procfs import Host as ThisHost
 from mcrd.host.protocols import forced, igmp_spoken
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Network, Output, Rule
 from mcrd.planning.links import Link, source_of
@@ -29,19 +32,9 @@ from mcrd.planning.names import aliases, by_name, names_of, rule_here
 from mcrd.planning.needs import JOINED_AT_MOST
 from mcrd.sockets.reports import LATEST
 
-# linux/rtnetlink.h, linux/neighbour.h
-RTM_F_FIB_MATCH = 0x2000
-RTN_LOCAL = 2
-NEIGHBOUR_STATES = {
-    0x01: "INCOMPLETE",
-    0x02: "REACHABLE",
-    0x04: "STALE",
-    0x08: "DELAY",
-    0x10: "PROBE",
-    0x20: "FAILED",
-    0x40: "NOARP",
-    0x80: "PERMANENT",
-}
+RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h
+NEIGHBOUR_STATES = {bit: name.removeprefix("NUD_") for bit, name in NUD_VALUES.items() if bit}
+THIS = ThisHost()
 SOURCES = 8  # whose way back is asked for
 
 Groups = Sequence[Address]
@@ -115,10 +108,10 @@ def _way(ask: IPRoute, output: Output, links: Mapping[str, Link]) -> Way:
         (found,) = ask.route("get", **wanted, flags=flags)
     except NetlinkError as error:
         return _no_way(ask, error, address, link, links)
-    if address in own or found.get("type") == RTN_LOCAL:
+    if address in own or found.get("type") == rt_type["local"]:
         return Way(local=True, interface=output.interface or "lo")
     if link is None:
-        link = next((each for each in links.values() if each.index == found.get("oif")), None)
+        link = _over(found, links)
         if link is None:
             return Way(error="ENETUNREACH")
     gateway = found.get("gateway") or (found.get("via") or {}).get("addr")
@@ -145,10 +138,8 @@ def _no_way(
         except NetlinkError as other:
             error = other
         else:
-            over = next(
-                (each.name for each in links.values() if each.index == found.get("oif")), ""
-            )
-            return Way(error="ENETUNREACH", elsewhere=over or None)
+            over = _over(found, links)
+            return Way(error="ENETUNREACH", elsewhere=over.name if over else None)
     return Way(error=errno.errorcode.get(error.code or 0, str(error)))
 
 
@@ -166,7 +157,13 @@ def _back(ask: IPRoute, source: str, links: Mapping[str, Link]) -> str | None:
         (found,) = ask.route("get", dst=source)
     except (NetlinkError, ValueError):
         return None
-    return next((link.name for link in links.values() if link.index == found.get("oif")), None)
+    over = _over(found, links)
+    return over.name if over else None
+
+
+def _over(route: Any, links: Mapping[str, Link]) -> Link | None:
+    """The interface that a route leads over."""
+    return next((link for link in links.values() if link.index == route.get("oif")), None)
 
 
 def _not_joined(interface: str, wanted: Address | Network, joined: Joined) -> Groups | None:
@@ -185,15 +182,12 @@ def _joined(version: int) -> frozenset[tuple[str, Address]] | None:
     """The groups that this host has joined, by interface (/proc/net/igmp, /proc/net/igmp6)."""
     found: set[tuple[str, Address]] = set()
     with contextlib.suppress(OSError, ValueError, IndexError):
-        if version == 6:
-            for line in Path("/proc/self/net/igmp6").read_text().splitlines():
-                words = line.split()
-                found.add((words[1], IPv6Address(bytes.fromhex(words[2]))))
-            return frozenset(found)
         name = ""
-        for line in Path("/proc/self/net/igmp").read_text().splitlines()[1:]:
+        for line in THIS.text(f"{NET}/igmp{6 if version == 6 else ''}").splitlines():
             words = line.split()
-            if line.startswith("\t"):
+            if version == 6:
+                found.add((words[1], IPv6Address(bytes.fromhex(words[2]))))
+            elif line.startswith("\t"):
                 found.add((name, IPv4Address(int(words[0], 16).to_bytes(4, sys.byteorder))))
             else:
                 name = words[1].rstrip(":")
@@ -220,10 +214,5 @@ def _bridge(name: str, messages: Mapping[str, Any], version: int) -> Bridge | No
 
 def _reverse_filter(interface: str) -> int | None:
     """What the kernel makes of net.ipv4.conf.*.rp_filter: the greater of the two."""
-    try:
-        return max(
-            int(Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").read_text())
-            for name in ("all", interface)
-        )
-    except (OSError, ValueError):
-        return None
+    values = [THIS.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in ("all", interface)]
+    return None if None in values else max(filter(None, values), default=0)

@@ -21,10 +21,8 @@ def link(stage: str, name: str, host: Host, output: int | None = None) -> Iterat
     """One interface."""
     found, told = host.links.get(name), called(name, host)
     if found is None:
-        text, remedy = (
-            missing(name, host.links) if is_pattern(name) else f"there is no interface {name}",
-            "`ip link` lists the interfaces and their other names",
-        )
+        text = missing(name, host.links) if is_pattern(name) else f"there is no interface {name}"
+        remedy = "`ip link` lists the interfaces and their other names"
         yield Finding(stage, "missing", "no", text, remedy, output)
     elif not found.up:
         remedy = f"`ip link set {name} up`"

@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 from mcrd.addresses import first_address, is_of_link, target
 from mcrd.answers import AnswerCounts, OutputCounts
-from mcrd.explain.evidence import Answer, Evidence, Finding
+from mcrd.explain.evidence import Evidence, Finding, Say, is_active
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
@@ -62,7 +61,7 @@ def outputs(evidence: Evidence) -> Iterator[Finding]:
 
 def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]:
     host = evidence.host
-    say = partial(_finding, index)
+    say = partial(Finding, STAGE, output=index)
     asked = output  # as in the file
     if output.interface is None:
         way = host.ways.get(index)
@@ -80,11 +79,8 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     if addressed:
         yield from addressed
         return
-    yield say(
-        "link",
-        "yes",
-        f"{called(name, host)} is up, with an IPv{output.address.version} address",
-    )
+    text = f"{called(name, host)} is up, with an IPv{output.address.version} address"
+    yield say("link", "yes", text)
     source = source_of(output, found)
     if asked.interface is None and asked.source is None:
         source = host.ways[index].source
@@ -108,24 +104,13 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     yield from receivers(evidence, say, index, output)
 
 
-def _finding(index: int, topic: str, answer: Answer, text: str, remedy: str = "") -> Finding:
-    return Finding(STAGE, topic, answer, text, remedy, index)
-
-
-Say = partial[Finding]
-
-
 def _address(say: Say, output: Output, found: Link, *, routed: bool) -> Iterator[Finding]:
     own = [address for address in found.addresses if address.version == output.address.version]
     if output.source is None and not own:
         text = f"{output.interface} has no IPv{output.address.version} address to send from"
         remedy = f"`ip address add ADDRESS/LENGTH dev {output.interface}`"
         yield say("address", "no", text, remedy)
-    elif (
-        not routed
-        and output.source not in (None, "keep")
-        and output.source not in [a.ip for a in own]
-    ):
+    elif not routed and output.source not in (None, "keep", *(a.ip for a in own)):
         text = f"{output.interface} does not have the address {output.source}"
         remedy = "`source` of the output, or `ip address add`"
         yield say("address", "no", text, remedy)
@@ -209,8 +194,7 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
     given = first_address(evidence.rule.input.address).version
     more = HEADERS[output.address.version] - HEADERS[given]
     for sizes, answer in ((whole, "no"), (parts, "note")):
-        if sizes and max(sizes) + more > mtu:
-            size = max(sizes) + more
+        if (size := max(sizes, default=0) + more) > mtu and sizes:
             text = (
                 f"packets of {size} bytes do not fit the MTU of {mtu} to {output.interface}: they"
                 " leave in fragments, which firewalls and many receivers drop"
@@ -219,7 +203,7 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
                 f"let the source send {size - mtu} bytes less in a packet, or"
                 f" `ip link set {output.interface} mtu {size}`, if all on the way can take them"
             )
-            yield say("mtu", cast(Answer, answer), text, remedy)
+            yield say("mtu", answer, text, remedy)
             return
     if whole or parts:
         size = max(whole + parts) + more
@@ -228,9 +212,8 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
 
 def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]:
     """What the kernel said to the worker meanwhile."""
-    daemon = evidence.daemon
     now, was = _entry(evidence, output), _entry(evidence, output, after=False)
-    if daemon is None or now is None:
+    if now is None:
         yield say("sent", "unknown", "no counters: no daemon was asked, or no rule runs")
         return
     was = was or OutputCounts()
@@ -252,7 +235,7 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
     if sent > 0:
         of = f", from {now.interface}" if now.interface else ""
         yield say("sent", "yes", f"{sent} packets were sent meanwhile{of}")
-    elif daemon.state is None or daemon.state.state != "active":
+    elif not is_active(evidence):
         yield say("sent", "unknown", "nothing was sent: the rule is not active")
     elif now.state not in ("active", "disabled"):
         yield say("state", "no", f"the output is {now.state}: {now.reason}", "see mcrd(8)")

@@ -8,11 +8,11 @@ router takes groups that it did not ask for. And to ask would be to become a que
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from mcrd.addresses import covers, first_address
-from mcrd.explain.evidence import TOLD, Evidence, Finding, ago, heard_on, some
+from mcrd.explain.evidence import TOLD, Evidence, Finding, Say, ago, heard_on, some
 from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Member
 from mcrd.model import Address, Network, Output
@@ -27,7 +27,6 @@ COMMON = (
 REPORTED = {4: 3, 6: 2}  # versions from which answers go to a group that this host hears
 TOPIC = "receiver"
 
-Say = Callable[..., Finding]
 Entries = Sequence[Member]
 
 
@@ -79,11 +78,8 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Heard) -> Findin
     query = heard.query
     version = query.version if query is not None else 0
     nobody = f"nobody on {name} was heard asking for {wanted}"
-    others = [
-        entry
-        for entry in heard.members
-        if not entry.rule and not _among(ip_address(entry.group), COMMON)
-    ]
+    unknown = (entry for entry in heard.members if not entry.rule)
+    others = [entry for entry in unknown if not _among(ip_address(entry.group), COMMON)]
     also = f", but {_hosts(others[:1])} did for {others[0].group}" if others else ""
     remedy = "`address` of the output, or the group of the receiver, if they are to be the same"
     if heard.routers:
@@ -91,10 +87,9 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Heard) -> Findin
         return say(TOPIC, "unknown", text, remedy if others else "")
     answers = [] if query is None else [e for e in others if e.ago_s <= query.ago_s]
     if query is not None and answers and query.answered and version >= REPORTED[wanted.version]:
-        text = (
-            f"nobody on {name} wants {wanted}: {_hosts(answers)} answered the last query, with"
-            f" {_groups(answers)}"
-        )
+        groups = some([entry.group for entry in answers])
+        answered = f"{_hosts(answers)} answered the last query, with {groups}"
+        text = f"nobody on {name} wants {wanted}: {answered}"
         return say(TOPIC, "no", text, remedy)
     if query is None:
         why = "nobody queries there, so receivers that joined earlier are silent"
@@ -115,10 +110,6 @@ def _sources(evidence: Evidence, output: Output) -> set[str]:
 
 def _hosts(entries: Entries) -> str:
     return some([entry.host for entry in entries])
-
-
-def _groups(entries: Entries) -> str:
-    return some([entry.group for entry in entries])
 
 
 def is_asked_for(group: Address) -> bool:

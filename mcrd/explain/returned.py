@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 
 from mcrd.addresses import endpoint, is_to
-from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, ago
+from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, Say, ago
 from mcrd.looks import Look, Returned
 from mcrd.model import Output
 
@@ -37,8 +37,6 @@ ERRORS: Mapping[int, Sequence[tuple[Sequence[tuple[int, int]], str, str]]] = {
         (((3, 1),), "fragments are missing", _PARTS),
     ),
 }
-
-Say = Callable[..., Finding]
 
 
 def returned(

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from mcrd.config.problems import is_about
 from mcrd.explain.evidence import NO_DAEMON, TOLD, Daemon, Evidence, Finding
 from mcrd.planning.names import written
+from mcrd.words import few
 
+MORE = ("; and {} more", "; ")
 OF_NO_EFFECT = ("description",)  # keys that change nothing of the way
 
 
@@ -23,12 +25,11 @@ def file(evidence: Evidence) -> Iterator[Finding]:
     if not rule.enabled:
         remedy = "set enabled = true, or remove the line, and reload"
         yield Finding("file", "disabled", "no", f"the rule is disabled{place}", remedy)
-    elif daemon is None:
-        yield Finding("file", "enabled", "yes", f"the rule is enabled{place}")
-        yield Finding("file", "state", "unknown", NO_DAEMON)
     else:
         yield Finding("file", "enabled", "yes", f"the rule is enabled{place}")
-        if daemon.pending:
+        if daemon is None:
+            yield Finding("file", "state", "unknown", NO_DAEMON)
+        elif daemon.pending:
             yield Finding("file", "pending", "note", "a plan is being applied just now; ask again")
     for warning in evidence.warnings:
         yield Finding("file", "warning", "note", warning)
@@ -42,10 +43,10 @@ def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
         concerns = own or not all(map(_of_a_rule, daemon.refused))
         text = f"{daemon.config} is refused, and the rules from before still run: "
         remedy = f"repair it; `mcrctl check {path}` shows each problem"
-        lines = own or daemon.refused
-        yield Finding("file", "refused", "no" if concerns else "note", text + _some(lines), remedy)
+        some = few(own or daemon.refused, TOLD, *MORE)
+        yield Finding("file", "refused", "no" if concerns else "note", text + some, remedy)
     elif daemon.changed:
-        text = f"{daemon.config} has changed since it was read: {_some(daemon.changed)}"
+        text = f"{daemon.config} has changed since it was read: {few(daemon.changed, TOLD, *MORE)}"
         matters = not all(line.startswith(OF_NO_EFFECT) for line in daemon.changed)
         remedy = "`mcrctl reload` applies it"
         if daemon.removed:
@@ -57,8 +58,3 @@ def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
 
 def _of_a_rule(line: str) -> bool:
     return "rules." in line or "reflect." in line
-
-
-def _some(lines: Sequence[str]) -> str:
-    more = f"; and {len(lines) - TOLD} more" if len(lines) > TOLD else ""
-    return "; ".join(lines[:TOLD]) + more

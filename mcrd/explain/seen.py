@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from mcrd.addresses import endpoint, first_address
+from mcrd.events import counted
 from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
 from mcrd.explain.group import forgotten
 from mcrd.explain.taken import grown, is_here, is_slow, minute, received
 from mcrd.looks import Kind, Look
 from mcrd.model import BROADCAST, Input
+from mcrd.words import few
 
 TOPICS = (
     "own",
@@ -55,7 +57,8 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
         kinds = found.near.get(topic)
         # Other groups with the port, and other ports of the group, are no news when it flows.
         if kinds and not (flows and topic in ("group", "port", "own")):
-            text, remedy = _near(topic, given, kinds)
+            text, remedy = _near(topic, given, kinds[0])
+            text = f"{text}: {_told(kinds)}"
             yield Finding("frames", topic, "note" if answered else miss, text, remedy)
             answered = True
     if not flows and (not answered or is_slow(evidence)):
@@ -93,11 +96,12 @@ def _nothing(
     before, rate = received(evidence), minute(evidence)
     if is_slow(evidence):
         count = max(1, round(rate * 60))
-        text += f", but {count} packet{'s' if count != 1 else ''} in the last minute"
+        text += f", but {counted(count, 'packet')} in the last minute"
         remedy = f"look longer: `--seconds {min(60, max(10, round(3 / rate)))}`"
         return Finding("frames", "nothing", "unknown", text, remedy)
     if rate:
-        text += f"; in the last minute it was {_figure(rate)} in a second: it has just ended"
+        figure = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+        text += f"; in the last minute it was {figure} in a second: it has just ended"
     elif before:
         text += f"; the rule received {before} packets before, and none in the last minute"
         if remedy_first := forgotten(evidence):
@@ -107,10 +111,6 @@ def _nothing(
         text += "; the rule never received any"
     # Among what there was no room for, it may have been.
     return Finding("frames", "nothing", "unknown" if look.lost else miss, text, remedy)
-
-
-def _figure(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _limits(look: Look) -> Iterator[Finding]:
@@ -131,58 +131,50 @@ def _limits(look: Look) -> Iterator[Finding]:
         yield Finding("frames", "malformed", "note", f"{look.malformed} frames are malformed")
 
 
-def _near(topic: str, given: Input, kinds: Sequence[Kind]) -> tuple[str, str]:
-    """What arrives instead, and what to do."""
-    told, first = _told(kinds), kinds[0]
+def _near(topic: str, given: Input, first: Kind) -> tuple[str, str]:
+    """What arrives instead, and what to do; `first` is one of such kinds."""
     match topic:
         case "own":
             by = f" (rule {first.rule})" if first.rule else ""
-            return (
-                f"this host sends it itself{by}, and mcrd does not relay that: {told}",
-                "one rule with all the outputs, or a source on another host",
-            )
+            remedy = "one rule with all the outputs, or a source on another host"
+            return f"this host sends it itself{by}, and mcrd does not relay that", remedy
         case "checksum":
-            return (
-                f"the UDP checksum is wrong: {told}",
-                "repair the sender, or what rewrites packets",
-            )
+            return "the UDP checksum is wrong", "repair the sender, or what rewrites packets"
         case "fragment":
             if ":" in first.destination:
                 remedy = "IPv6 fragments are not relayed: let the source send smaller packets"
-                return f"only fragments arrive: {told}", remedy
+                return "only fragments arrive", remedy
             remedy = "a firewall on the way drops fragments; or let the source send smaller packets"
-            return f"only a part of the fragments arrives: {told}", remedy
+            return "only a part of the fragments arrives", remedy
         case "vlan":
-            if given.vlan is None:
-                remedy = f"take the VLAN's interface as the input, or vlan = {first.vlan}"
-                if first.inner_vlan:
-                    remedy = "take an interface on which the tags are taken off"
-                return f"the frames are tagged, and the rule takes untagged ones: {told}", remedy
-            return f"the frames are not of VLAN {given.vlan}: {told}", "another vlan in the rule"
+            if given.vlan is not None:
+                return f"the frames are not of VLAN {given.vlan}", "another vlan in the rule"
+            remedy = f"take the VLAN's interface as the input, or vlan = {first.vlan}"
+            if first.inner_vlan:
+                remedy = "take an interface on which the tags are taken off"
+            return "the frames are tagged, and the rule takes untagged ones", remedy
         case "source":
             host = ip_address(first.source)
             if any(host in network for network in given.exclude):
-                return f"the source is excluded: {told}", f"take {host} out of exclude"
-            return f"the source is not one of sources: {told}", f"add {host} to sources"
+                return "the source is excluded", f"take {host} out of exclude"
+            return "the source is not one of sources", f"add {host} to sources"
         case "port":
-            return f"the port is another one: {told}", f"port = {first.port} in the rule"
+            return "the port is another one", f"port = {first.port} in the rule"
         case "protocol":
             port = f" and port = {first.port}" if first.port is not None else ", without port"
-            remedy = f'protocol = "{first.protocol}"{port} in the rule'
             wrong, right = first.protocol.upper(), given.protocol.upper()
-            return f"it is {wrong}, and the rule takes {right}: {told}", remedy
+            remedy = f'protocol = "{first.protocol}"{port} in the rule'
+            return f"it is {wrong}, and the rule takes {right}", remedy
         case "hardware":
             remedy = "a static ARP or switch entry, or a stream that is not for this host"
-            return f"the frames are for another hardware address: {told}", remedy
-    return (
-        f"the port fits, the address is another one: {told}",
-        f'address = "{first.destination}" in the rule',
-    )
+            return "the frames are for another hardware address", remedy
+    remedy = f'address = "{first.destination}" in the rule'
+    return "the port fits, the address is another one", remedy
 
 
 def _told(kinds: Sequence[Kind]) -> str:
     shown = []
-    for kind in kinds[:TOLD]:
+    for kind in kinds:
         port = kind.port if kind.port is not None else 0
         tag = f", VLAN {kind.vlan}" if kind.vlan else ""
         inner = f" with {kind.inner_vlan} in it" if kind.inner_vlan else ""
@@ -190,5 +182,4 @@ def _told(kinds: Sequence[Kind]) -> str:
         rule = f" (rule {kind.rule})" if kind.rule and not kind.outgoing else ""
         to = endpoint(ip_address(kind.destination), port)
         shown.append(f"{kind.count} from {kind.source} to {to}{tag}{inner}{part}{rule}")
-    more = f" and {len(kinds) - TOLD} kinds more" if len(kinds) > TOLD else ""
-    return "; ".join(shown) + more
+    return few(shown, TOLD, " and {} kinds more", "; ")

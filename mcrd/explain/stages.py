@@ -62,14 +62,11 @@ def _kernel(evidence: Evidence) -> Iterator[Finding]:
         return
     strict = f", rp_filter is {host.reverse_filter}" if host.reverse_filter is not None else ""
     for source, back in host.back.items():
+        over = f"leads over {back}" if back else "is not known"
+        text = f"the way back to {source} {over}"
         if back == name:
-            text = (
-                f"the way back to {source} leads over {name}: the kernel could route this{strict}"
-            )
+            text += f": the kernel could route this{strict}"
         else:
-            over = f"leads over {back}" if back else "is not known"
-            text = (
-                f"the way back to {source} {over}, and not over {name}: the kernel's own multicast"
-                f" routing would drop it{strict}; mcrd does not ask"
-            )
+            text += f", and not over {name}: the kernel's own multicast routing would drop it"
+            text += f"{strict}; mcrd does not ask"
         yield Finding("kernel", "reverse_path", "note", text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mcrd.answers import Stats
-from mcrd.explain.evidence import Evidence, Finding
+from mcrd.explain.evidence import Evidence, Finding, is_active
 from mcrd.inspected import lost_before
 
 RETURNED = ("looped", "cut_off")  # drops of what comes back
@@ -39,11 +39,10 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
     """Whether the worker runs, and the rule received what was seen."""
     daemon, rule = evidence.daemon, evidence.rule
     if daemon is None or daemon.before is None or daemon.after is None:
-        yield Finding(
-            "taken", "received", "unknown", "no counters: no daemon was asked, or no rule"
-        )
+        text = "no counters: no daemon was asked, or no rule"
+        yield Finding("taken", "received", "unknown", text)
         return
-    if daemon.state is None or daemon.state.state != "active":
+    if not is_active(evidence):
         yield Finding("taken", "received", "unknown", "the rule is not active: nothing is counted")
         return
     yield from _workers(rule.input.interface, daemon.before, daemon.after, daemon.stopped)
@@ -65,9 +64,8 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         remedy = REMEDIES.get(first, "`mcrctl stats`, and the daemon's log")
         yield Finding("taken", "received", "no", text, remedy)
     else:
-        yield Finding(
-            "taken", "received", "unknown", "the rule received nothing: nothing arrived for it"
-        )
+        text = "the rule received nothing: nothing arrived for it"
+        yield Finding("taken", "received", "unknown", text)
     if grew and (back := drops.get("own_output", 0)):
         text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
         yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
@@ -106,7 +104,8 @@ def _lost_before(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("taken", "lost_before", "note", text)
         return
     interface, remedy = evidence.rule.input.interface, LOST_BEFORE
-    if here := evidence.lost_here():
+    dropped = evidence.rings().dropped
+    if here := dropped.get("ring_full", 0) + dropped.get("discarded", 0):
         remedy = f"some may be of the {here} that {interface} lost here (ring_full, discarded)"
     yield Finding("taken", "lost_before", "note", f"lost before it came here: {lost}", remedy)
 
@@ -161,9 +160,7 @@ def is_slow(evidence: Evidence) -> bool:
 
 def is_here(evidence: Evidence) -> bool:
     """Whether there are counters of the rule."""
-    daemon = evidence.daemon
-    after = daemon.after if daemon is not None else None
-    return after is not None and evidence.rule.name in after.rules
+    return evidence.rule.name in evidence.stats().rules
 
 
 def _dropped(evidence: Evidence, why: str) -> int:
