@@ -164,6 +164,9 @@ class Output(Struct):
     loop: bool = False
     limit: int | None = None
     replies_s: float | None = None
+    sources: list[str] = []
+    exclude: list[str] = []
+    sample: int = 1
     interface_now: str | None = None
     state: str = ""
     reason: str | None = None
@@ -247,11 +250,18 @@ class OutputCounts(OutputDrops):
     sent: Traffic = field(default_factory=Traffic)
     errors: dict[str, int] = {}
     refused: int = 0
+    not_wanted: int = 0
+    not_sampled: int = 0
     waiting: int = 0
     unanswered: int = 0
     send_buffer_full: int = 0
     rate: Rate = field(default_factory=Rate)
     answers: AnswerCounts | None = None
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Datagrams that were not for it: no losses."""
+        return {"not_wanted": self.not_wanted, "not_sampled": self.not_sampled}
 
     @property
     def unsent(self) -> dict[str, int]:

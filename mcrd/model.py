@@ -138,7 +138,8 @@ class Output(Manner):
     `address` and `port` are a Network and a PortRange where those of the rule's input are, and of
     the same size: member goes to member. `source` None means an address of the interface, "keep"
     the source address and port of each packet. `limit` is in packets per second. `replies` is in
-    seconds: so long does what answers a packet go back to who asked; None: never.
+    seconds: so long does what answers a packet go back to who asked; None: never. Of what the rule
+    takes it sends one packet in `sample`, of those from `sources` (none given: any) less `exclude`.
     """
 
     interface: str | None
@@ -147,6 +148,9 @@ class Output(Manner):
     source: Address | Literal["keep"] | None = None
     limit: int | None = None
     replies: float | None = None
+    sources: tuple[Network, ...] = ()
+    exclude: tuple[Network, ...] = ()
+    sample: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,9 @@ def rules(answer: Rules) -> Iterator[str]:
         for output in rule.outputs:
             how = "" if _state(output) == _state(rule) else f"  {_state(output)}"
             settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
+            settings += _settings(output, "sources", "exclude")
+            if output.sample > 1:
+                settings += f" (one packet in {output.sample})"
             if output.replies_s is not None:
                 settings += f" (answers go back for {output.replies_s:g} s)"
             yield f"      to {_to(output)}{settings}{how}"
@@ -164,7 +167,10 @@ def stats(answer: Stats) -> Iterator[str]:
         for output in rule.outputs:
             refused, errors = _refused_and_unsent(output)
             waits = f"; {output.waiting} waiting for a socket" if output.waiting else ""
-            yield f"    sent {_traffic(output.sent)} to {_to(output)}{refused}{waits}{errors}"
+            named = [f"{count} {unsent_for(why)}" for why, count in output.skipped.items() if count]
+            skips = f"; skipped: {', '.join(named)}" if named else ""
+            ends = f"{refused}{waits}{skips}{errors}"
+            yield f"    sent {_traffic(output.sent)} to {_to(output)}{ends}"
             if output.answers is not None:
                 yield _answers(output.answers)
     workers = Counter(worker.interface for worker in answer.workers)

@@ -25,6 +25,7 @@ _CALLED: Final = (
     ("dscp", "diffserv codepoint traffic_class tclass"),
     ("loop", "loopback multicast_loop mcast_loop"),
     ("protocol", "proto"),
+    ("sample", "sampling sampling_rate sample_rate one_in nth every"),
     ("vlan", "vlan_id vid tag vlanid"),
     ("limit", "rate rate_limit ratelimit max_rate pps"),
     ("packets_per_second", "pps rate packets max limit"),

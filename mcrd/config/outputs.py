@@ -8,15 +8,22 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 
 from mcrd.addresses import plain
-from mcrd.config.overlap import Claim, clashes, everything
+from mcrd.config.overlap import Claim, clashes, common, everything
+from mcrd.config.positions import KeyPath
 from mcrd.config.problems import key_text
-from mcrd.config.rules import Endpoint, FoundOutput, FoundRule, destination
+from mcrd.config.rules import Endpoint, FoundOutput, FoundRule, destination, sources_of
 from mcrd.config.values import PORTS
-from mcrd.config.walk import WRONG
+from mcrd.config.walk import WRONG, Fields
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Network, PortRange, is_pattern
 
 Wrong = Iterator[tuple[str, str]]
 """Keys of an output, and what is wrong with each."""
+
+CHOOSING_AT_MOST = 64
+"""Outputs of a rule with `sources`, `exclude` or `sample`: CHOICES of choice.h."""
+
+LISTED_AT_MOST = 2048
+"""Sources that all outputs of a rule list: a worker is told of them in one message."""
 
 _NO_PORTS = 'ESP has no ports; leave the key out with protocol = "esp"'
 
@@ -31,6 +38,7 @@ def check_rule(rule: FoundRule) -> None:
         for wrong in (_wrong_for_esp, _wrong_sizes, _wrong_source, _wrong_loop, _wrong_replies):
             for key, message in wrong(rule, output):
                 rule.report.value((*output.path, key), message)
+    _check_choices(rule)
 
 
 def shared(one: Endpoint, other: Endpoint) -> str:
@@ -51,14 +59,50 @@ def _check_input(rule: FoundRule) -> None:
     address = fields.get("address")
     if address is None:
         return
-    for key in ("sources", "exclude"):
-        for index, each in enumerate(fields.get(key, ())):
-            if each is not WRONG and each.version != address.version:
-                expected = f"an IPv{address.version} address or prefix"
-                message = f"expected {expected}, as the address of this input is, got {plain(each)}"
-                rule.report.value((*path, key, index), message)
+    _check_families(rule, path, fields, address.version)
     if rule.sources == ():
         rule.report.value((*path, "exclude"), "leaves no source that this input could take")
+
+
+def _check_families(rule: FoundRule, path: KeyPath, fields: Fields, version: int) -> None:
+    """Sources of an input, or of an output, are of the family of what the rule takes."""
+    of = "this input" if path == rule.input_path else "the input"
+    for key in ("sources", "exclude"):
+        for index, each in enumerate(fields.get(key, ())):
+            if each is not WRONG and each.version != version:
+                expected = f"an IPv{version} address or prefix"
+                message = f"expected {expected}, as the address of {of} is, got {plain(each)}"
+                rule.report.value((*path, key, index), message)
+
+
+def _check_choices(rule: FoundRule) -> None:
+    """What outputs are to send of what the input takes has to be something, and not too long."""
+    address = rule.input_fields.get("address")
+    choosing, listed = 0, 0
+    for output in rule.outputs:
+        fields, path = output.fields, output.path
+        many = sum(len(fields.get(key, ())) for key in ("sources", "exclude"))
+        choosing += many > 0 or fields.get("sample") not in (1, WRONG, None)
+        listed += many
+        if choosing > CHOOSING_AT_MOST:
+            rule.report.value(
+                path, f"more than {CHOOSING_AT_MOST} outputs have sources, exclude or sample"
+            )
+            return
+        if listed > LISTED_AT_MOST:
+            rule.report.value(
+                path, f"the outputs of this rule list more than {LISTED_AT_MOST} sources in all"
+            )
+            return
+        if address is None or not many:
+            continue
+        _check_families(rule, path, fields, address.version)
+        found = sources_of(address, fields)
+        key = "exclude" if fields.get("exclude") else "sources"
+        if found == ():
+            rule.report.value((*path, key), "leaves no source that this output could send")
+        elif found and rule.sources and not any(common(found, rule.sources)):
+            rule.report.value((*path, key), "the input of this rule takes none of these sources")
 
 
 def _check_listed_twice(rule: FoundRule) -> None:

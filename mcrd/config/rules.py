@@ -167,7 +167,8 @@ def _rule(report: Report, name: str, input_path: KeyPath, fields: Fields) -> Fou
         if isinstance(output, dict)
     )
     endpoint = _endpoint(given, given.get("address"), given.get("port"), given)
-    return FoundRule(report, name, path, input_path, fields, endpoint, _sources(given), outputs)
+    sources = sources_of(given["address"], given) if "address" in given else None
+    return FoundRule(report, name, path, input_path, fields, endpoint, sources, outputs)
 
 
 def _output(path: KeyPath, fields: Fields, given: Fields) -> FoundOutput:
@@ -203,11 +204,12 @@ def _endpoint(
     return Endpoint(interface, address, port, box(place, address, port))
 
 
-def _sources(given: Fields) -> Spans | None:
-    if not given.keys() >= {"address", "sources", "exclude"}:
+def sources_of(address: Address | Network, given: Fields) -> Spans | None:
+    """The sources that an input or output of an address lists; None where a key is wrong."""
+    if not given.keys() >= {"sources", "exclude"}:
         return None
     listed = [*given["sources"], *given["exclude"]]
-    version: int = given["address"].version
+    version = address.version
     if any(each is WRONG or each.version != version for each in listed):
         return None
     return spans(version, given["sources"], given["exclude"])

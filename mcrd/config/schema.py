@@ -46,6 +46,7 @@ Vlan = Annotated[int, Meta(extra={"read": values.vlan})]
 Offset = Annotated[int, Meta(ge=0, le=65_000)]
 Width = Annotated[int, Meta(ge=1, le=8)]
 Rate = Annotated[int, Meta(ge=1, le=100_000_000)]
+Sample = Annotated[int, Meta(ge=1, le=1_000_000)]
 Workers = Annotated[int, Meta(ge=1, le=64)]
 Cpus = Annotated[
     list[Annotated[int, Meta(ge=0, le=4095)]], Meta(extra={"expected": "an array of CPU numbers"})
@@ -128,6 +129,9 @@ class Output(Struct):
     loop: bool = False
     limit: Limit | UnsetType = UNSET
     replies: Replies | UnsetType = UNSET
+    sources: Sources = field(default_factory=list)
+    exclude: Sources = field(default_factory=list)
+    sample: Sample = 1
 
 
 class Number(Struct):

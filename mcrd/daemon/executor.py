@@ -368,14 +368,14 @@ class Estate:
 
 def _usable(relay: Relay, is_open: Callable[[Resource], bool]) -> Relay | None:
     """The relay with those of its outputs that are open; None if none is."""
-    pairs = zip(relay.outputs, relay.limits, strict=True)
+    pairs = zip(relay.outputs, relay.portions, strict=True)
     usable = [pair for pair in pairs if is_open(pair[0])]
     if len(usable) == len(relay.outputs):
         return relay
     if not usable:
         return None
-    outputs, limits = zip(*usable, strict=True)
-    return replace(relay, outputs=outputs, limits=limits)
+    outputs, portions = zip(*usable, strict=True)
+    return replace(relay, outputs=outputs, portions=portions)
 
 
 def _kind(step: Step) -> type[Step]:

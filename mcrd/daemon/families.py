@@ -184,6 +184,8 @@ FAMILIES = (
         "Datagrams that an output could not send, by the name of the error."),
     Family("mcrd_output_dropped_packets", Counter, OUTPUT, "dropped", "reason",
         "Datagrams that an output dropped: over its limit, or without a socket or a way."),
+    Family("mcrd_output_skipped_packets", Counter, OUTPUT, "skipped", "reason",
+        "Datagrams of a rule that an output was not to send: by its sources, or its sample."),
     Family("mcrd_output_refusals", Counter, OUTPUT, "refused", None,
         "Reports of a host that nobody listens there; no datagram is lost by them."),
     Family("mcrd_output_waiting_packets", Gauge, OUTPUT, "waiting", None,

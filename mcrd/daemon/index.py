@@ -78,6 +78,8 @@ _NEWER = frozenset(
     {
         *(("Egress", "beside"), ("Egress", "hears"), ("Input", "also"), ("Input", "dedupe")),
         *(("Output", "replies"), ("Sending", "replies"), ("Rule", "inspect")),
+        *(("Output", "sources"), ("Output", "exclude"), ("Output", "sample")),
+        ("OutputCount", "skipped"),
         ("Interface", "members"),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }
@@ -107,10 +109,15 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
         part = getattr(value, field.name) if field.init else None
         if isinstance(part, Sending):
             yield from _parts(part)
-        elif (type(value).__name__, field.name) in _NEWER and part == field.default:
+        elif (type(value).__name__, field.name) in _NEWER and part == _default(field):
             continue
         elif field.init:
             yield field.name, part
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def unpack(packed: Any) -> Any:

@@ -185,6 +185,7 @@ def _output(
         errors=count.errors,
         refused=count.refused,
         **count.dropped,
+        **count.skipped,
         unanswered=count.unanswered,
         send_buffer_full=count.errors.get("EAGAIN", 0),  # a name that says more
         rate=ledger.output_rate(name, target(output)).rounded(),

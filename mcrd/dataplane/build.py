@@ -17,6 +17,7 @@ HERE = Path("mcrd/dataplane/src")  # relative: setuptools wants it so, and PEP 5
 SOURCES = (
     "answers.c",
     "breaker.c",
+    "choice.c",
     "counters.c",
     "dedupe.c",
     "egress.c",

@@ -163,12 +163,25 @@ NOWHERE = -1
 """The place of an output without a way to its host: what it should send is counted."""
 
 
+class SourceRun(msgspec.Struct, frozen=True, array_like=True):
+    """Sources from one address to another, both in network order, 4 or 16 bytes."""
+
+    first: bytes
+    last: bytes
+
+
 class RuleOutput(msgspec.Struct, frozen=True, array_like=True):
-    """An egress socket by its place (None: each member has its own); slot for counters; limit."""
+    """An egress socket by its place (None: each member has its own); slot for counters; limit.
+
+    It sends one datagram in `sample`, 0 or 1: each, of those from `sources`, which are sorted and
+    apart from each other; none: from any.
+    """
 
     place: int | None
     counters: int
     limit: int = 0
+    sample: int = 0
+    sources: list[SourceRun] = []
 
 
 class MemberKey(msgspec.Struct, frozen=True, array_like=True):

@@ -88,6 +88,31 @@ def _match(match: messages.Match) -> tuple[object, object]:
     return made, networks
 
 
+def _outputs(given: Sequence[messages.RuleOutput], size: int) -> tuple[Any, object]:
+    """Outputs, and the runs of sources of all of them, whose addresses have `size` bytes."""
+    made = ffi.new(
+        "struct rule_output[]",
+        [
+            (
+                _place(output.place),
+                output.counters,
+                output.limit,
+                output.sample,
+                len(output.sources),
+            )
+            for output in given
+        ],
+    )
+    listed = [run for output in given for run in output.sources]
+    runs = ffi.new("struct source_run[]", len(listed))
+    for at, run in enumerate(listed):
+        if not size == len(run.first) == len(run.last) or run.first > run.last:
+            raise RefusedError(f"not sources of the rule's family: {run}")
+        runs[at].first[0:size] = run.first
+        runs[at].last[0:size] = run.last
+    return made, runs
+
+
 def _member(member: messages.MemberKey) -> object:
     made = ffi.new("struct member_key *")
     made.slot = member.slot
@@ -202,18 +227,20 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
             for place in places:
                 _check(lib.worker_set_socket(worker, place, -1), f"socket {place}")
         case messages.AddRule() | messages.ReplaceRule():
-            outputs = ffi.new(
-                "struct rule_output[]",
-                [
-                    (_place(output.place), output.counters, output.limit)
-                    for output in request.outputs
-                ],
-            )
             match, networks = _match(request.match)
+            outputs, runs = _outputs(request.outputs, len(request.match.first.address))
             kept = request.kept if isinstance(request, messages.ReplaceRule) else []
             before = ffi.new("uint32_t[]", [_place(which) for which in kept])
             result = lib.worker_put_rule(
-                worker, request.slot, match, networks, outputs, len(outputs), before, len(kept)
+                worker,
+                request.slot,
+                match,
+                networks,
+                outputs,
+                len(outputs),
+                runs,
+                before,
+                len(kept),
             )
             _check(result, "rule")
         case messages.AddMember(member=member, last_used=last_used, places=places):

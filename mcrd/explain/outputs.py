@@ -51,6 +51,13 @@ DROPS = {
     ),
     "unreachable": ("had no way to the host", "the route, or the host: see above"),
 }
+SKIPS = {
+    "not_wanted": (
+        "were not for this output, by their source",
+        "`sources` and `exclude` of the output",
+    ),
+    "not_sampled": ("were not in the sample of this output", "`sample` of the output"),
+}
 
 
 def outputs(evidence: Evidence) -> Iterator[Finding]:
@@ -231,6 +238,12 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
         grew, (text, remedy) = count - was.dropped[why], DROPS[why]
         if grew > 0:
             yield say(why, "note", f"{grew} of {grew + sent} packets {text}", remedy)
+    skipped = 0
+    for why, count in now.skipped.items():
+        grew, (text, remedy) = count - was.skipped[why], SKIPS[why]
+        skipped += grew
+        if grew > 0:
+            yield say(why, "note", f"{grew} packets {text}", remedy)
     yield from _answers(say, now.answers, was.answers, sent)
     if sent > 0:
         of = f", from {now.interface}" if now.interface else ""
@@ -239,6 +252,8 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
         yield say("sent", "unknown", "nothing was sent: the rule is not active")
     elif now.state not in ("active", "disabled"):
         yield say("state", "no", f"the output is {now.state}: {now.reason}", "see mcrd(8)")
+    elif skipped:
+        yield say("sent", "unknown", "nothing was sent: nothing that came was for this output")
     elif grown(evidence):
         text = "the rule received packets, and this output sent none"
         yield say("sent", "no", text, "`mcrctl stats` says what became of them")

@@ -31,6 +31,10 @@ OF_OUTPUTS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct outpu
 """Why an output did not send a datagram, unless it was an error."""
 
 
+OF_SKIPS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct output_skips").fields)
+"""Why an output was not to send a datagram: these are no losses."""
+
+
 @dataclass(slots=True)
 class RuleCount(Count):
     """What a rule took, what went no further, and what its payloads say; None: nobody looked."""
@@ -44,6 +48,7 @@ class RuleCount(Count):
 class OutputCount(Count):
     """What became of the datagrams of one output; `errors` by the name of the errno.
 
+    Those `skipped` were not for it, by its `sources`, `exclude` or `sample`.
     `refused` counts reports of refusals, not datagrams. Of the `dropped` that are unreachable,
     `unanswered` are among `sent` as well: the kernel took them, and threw them away. `waiting` is
     how many wait for a socket now. Of answers to an output, which are counted apart, `late` came
@@ -54,6 +59,7 @@ class OutputCount(Count):
     errors: dict[str, int] = field(default_factory=dict)
     refused: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_OUTPUTS, 0))
+    skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_SKIPS, 0))
     unanswered: int = 0
     waiting: int = 0
     late: int = 0

@@ -14,7 +14,7 @@ from mcrd.lanes.channel import Answer, WorkerError, unheard
 from mcrd.lanes.hostile import ProtocolError
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import MemberSockets, Wanted, is_fit, may_have
-from mcrd.lanes.orders import kept, match_of, place_of
+from mcrd.lanes.orders import kept, match_of, place_of, runs_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
@@ -182,9 +182,11 @@ class Lane:
             messages.RuleOutput(
                 place_of(output, process.places),
                 self.segment.output_slot(key.rule, output.target),
-                limit or 0,
+                portion.limit or 0,
+                portion.sample,
+                runs_of(portion, relay.input),
             )
-            for output, limit in zip(relay.outputs, relay.limits, strict=True)
+            for output, portion in zip(relay.outputs, relay.portions, strict=True)
         ]
         self._changing.add(key)
         if before is None:

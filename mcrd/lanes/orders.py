@@ -14,7 +14,16 @@ from mcrd.lanes.inspections import FORMATS
 from mcrd.lanes.members import members_of
 from mcrd.model import Address, Input, Inspect, Network
 from mcrd.planning.plan import Add, Remove, Replace
-from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Relay, RelayKey, Worker
+from mcrd.planning.resources import (
+    Egress,
+    Members,
+    Nowhere,
+    Outlet,
+    Portion,
+    Relay,
+    RelayKey,
+    Worker,
+)
 
 Change = Add | Replace | Remove
 """A step that concerns one rule in one worker."""
@@ -63,6 +72,13 @@ def place_of(output: Outlet, places: Mapping[Egress, int]) -> int | None:
             return None
         case Nowhere():
             return messages.NOWHERE
+
+
+def runs_of(portion: Portion, given: Input) -> list[messages.SourceRun]:
+    """The sources whose packets of that input the output sends; none: any."""
+    size = first_address(given.address).max_prefixlen // 8
+    ends = ((first.to_bytes(size), last.to_bytes(size)) for first, last in portion.sources)
+    return [messages.SourceRun(*both) for both in ends]
 
 
 def kept(before: Relay, relay: Relay) -> list[int | None]:

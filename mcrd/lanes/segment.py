@@ -22,6 +22,7 @@ from mcrd.lanes.counts import (
     OF_OUTPUTS,
     OF_RINGS,
     OF_RULES,
+    OF_SKIPS,
     InterfaceCount,
     OutputCount,
     RuleCount,
@@ -227,11 +228,13 @@ class Segment:
                 name = errno.errorcode.get(place.number, "OTHER")
                 errors[name] = errors.get(name, 0) + place.count
         dropped = {name: getattr(counters.dropped, name) for name in OF_OUTPUTS}
+        skipped = {name: getattr(counters.skipped, name) for name in OF_SKIPS}
         return OutputCount(
             _traffic(counters),
             errors,
             counters.refused,
             dropped,
+            skipped,
             waiting=counters.waiting,
             late=counters.late,
         )

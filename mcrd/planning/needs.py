@@ -22,13 +22,14 @@ from mcrd.model import (
     Rule,
 )
 from mcrd.planning import names, patterns
-from mcrd.planning.broadcast import input_here, limit
+from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.outlets import (
     doubt_of,
     lookups_of,
     outlet,
     own_addresses,
+    portion,
     way_of,
     why_down,
     why_unanswered,
@@ -199,16 +200,16 @@ def needs(
     by_source = any(o.source == "keep" or o.replies is not None for o in rule.outputs)
     for key, outputs in relays.items():
         opened = [
-            (output, limit(rule.outputs[at], links.get(rule.outputs[at].interface or "")))
+            (output, portion(rule.outputs[at], links.get(rule.outputs[at].interface or "")))
             for at, output in enumerate(outputs)
             if not isinstance(output, str)
         ]
-        sockets, limits = zip(*opened, strict=True)
+        sockets, portions = zip(*opened, strict=True)
         # One worker that cannot be had is no reason to stop the others.
         whole[key] = Relay(
             input_here(rule.input, link),
             sockets,
-            limits,
+            portions,
             (ingress, key.worker, *reception),
             by_source,
             rule.inspect,

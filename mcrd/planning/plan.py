@@ -132,14 +132,14 @@ def _without_failures(key: RelayKey, whole: Relay, actual: Actual) -> Relay | No
     """What is left of it without what has failed and is not to be tried again yet."""
     if any(actual.blocked(need) for need in (*whole.needs, key)):
         return None
-    pairs = zip(whole.outputs, whole.limits, strict=True)
+    pairs = zip(whole.outputs, whole.portions, strict=True)
     usable = [pair for pair in pairs if not actual.blocked(pair[0])]
     if not usable:
         return None
     if len(usable) == len(whole.outputs):
         return whole
-    outputs, limits = zip(*usable, strict=True)
-    return replace(whole, outputs=outputs, limits=limits)
+    outputs, portions = zip(*usable, strict=True)
+    return replace(whole, outputs=outputs, portions=portions)
 
 
 def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Resource]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from typing import Final
 
 from mcrd.addresses import Target, endpoint, first_address, first_port
+from mcrd.config.overlap import Spans
 from mcrd.model import (
     BROADCAST,
     DEFAULT_RING_SIZE,
@@ -349,8 +351,22 @@ class RelayKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Portion:
+    """Which packets of its rule an output sends: at most `limit` a second, None: all; of those of
+    the `sources` one in `sample`. Sources are runs of addresses; none: any.
+    """
+
+    limit: int | None = None
+    sample: int = 1
+    sources: Spans = ()
+
+
+ALL: Final = Portion()
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
-    """What a worker does for a rule. `limits` are the outputs' own, in their order.
+    """What a worker does for a rule. `portions` are the outputs' own, in their order.
 
     `needs` is what has to be open for it. `by_source`: its members differ by source, because
     one of the rule's outputs, be it there or not, keeps that, or gives each source a port.
@@ -358,7 +374,7 @@ class Relay:
 
     input: Input
     outputs: tuple[Outlet, ...]
-    limits: tuple[int | None, ...]
+    portions: tuple[Portion, ...]
     needs: tuple[Resource, ...] = field(default=(), compare=False)
     by_source: bool = False
     inspect: Inspect | None = None

@@ -19,12 +19,13 @@ BUILDS = {
 }
 
 INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
-RULES = ("limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
+RULES = ("choice.c", "limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
 
 # What each test file is linked with.
 SUBJECTS = {
     "answers": ("answers.c", "egress.c", "counters.c", "meter.c"),
     "breaker": ("breaker.c",),
+    "choice": ("choice.c",),
     "counters": ("counters.c",),
     "dedupe": ("dedupe.c", "guard.c"),
     "egress": ("egress.c", "counters.c", "meter.c"),

@@ -19,7 +19,7 @@ from mcrd.cli import text
 from mcrd.client import ControlError, fetch, read
 from mcrd.daemon.commands import COMMANDS
 from mcrd.daemon.control import Request, Server
-from mcrd.lanes.counts import OF_OUTPUTS
+from mcrd.lanes.counts import OF_OUTPUTS, OF_SKIPS
 from mcrd.observe import frames
 
 MANUAL = (Path(__file__).parents[2] / "man/mcrctl.1").read_text(encoding="utf-8")
@@ -67,6 +67,7 @@ def test_what_a_rule_file_says_is_in_the_answer() -> None:
 
 def test_every_drop_of_an_output_is_in_the_answer() -> None:
     assert answers.OutputDrops.__struct_fields__ == OF_OUTPUTS
+    assert tuple(answers.OutputCounts().skipped) == OF_SKIPS
 
 
 def test_what_an_older_daemon_does_not_say_has_its_default() -> None:

@@ -23,7 +23,7 @@ from mcrd.planning.broadcast import DEFAULT_LIMIT, NETWORKS_AT_MOST, destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, lookup
 from mcrd.planning.plan import Add, Open, Step, plan
-from mcrd.planning.resources import Actual, Egress, Members
+from mcrd.planning.resources import Actual, Egress, Members, Portion
 from mcrd.sockets.filters import networks
 from tests.lab.rules import rule
 
@@ -162,7 +162,7 @@ def test_a_plan_follows_the_addresses() -> None:
     (add,) = [s for s in steps if isinstance(s, Add)]
     assert (egress.address, egress.source) == (ip_address("10.2.0.255"), ip_address("10.2.0.1"))
     assert egress.target == ("eth1", BROADCAST, 9)
-    assert (add.relay.input.also, add.relay.limits) == (NETWORKS, (DEFAULT_LIMIT,))
+    assert (add.relay.input.also, add.relay.portions) == (NETWORKS, (Portion(DEFAULT_LIMIT),))
     new = replace(
         ETH1, addresses=(ip_interface("10.3.0.1/24"),), broadcasts=(IPv4Address("10.3.0.255"),)
     )

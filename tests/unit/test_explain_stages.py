@@ -78,6 +78,7 @@ def stats(received: int, sent: int, errors: dict[str, int] | None = None, **othe
         "refused": other.get("refused", 0),
         "rate_limited": 0,
         "new_member": 0,
+        "not_wanted": other.get("not_wanted", 0),
         "answers": other.get("answers"),
     }
     rule = {"received": {"packets": received}, "dropped": {"rate_limited": 0}, "outputs": [output]}
@@ -104,6 +105,17 @@ def cause(evidence: Evidence) -> tuple[str, str] | None:
 def finding(evidence: Evidence, topic: str) -> Finding:
     (found,) = (each for each in explain(evidence) if each.topic == topic)
     return found
+
+
+def test_what_an_output_skips_is_no_fault() -> None:
+    skips = replace(WELL, after=stats(110, 10, not_wanted=100))
+    found = finding(replace(HEALTHY, daemon=skips), "not_wanted")
+    assert (found.answer, found.text) == (
+        "note",
+        "100 packets were not for this output, by their source",
+    )
+    assert finding(replace(HEALTHY, daemon=skips), "sent").answer == "unknown"
+    assert cause(replace(HEALTHY, daemon=skips)) is None
 
 
 def test_a_healthy_rule() -> None:

@@ -17,9 +17,9 @@ import pytest
 from mcrd.cli import mcrctl, mcrd, mcrgen
 from mcrd.config import schema
 from mcrd.daemon import alarms
-from mcrd.explain.outputs import DROPS
+from mcrd.explain.outputs import DROPS, SKIPS
 from mcrd.explain.taken import REMEDIES
-from mcrd.lanes.counts import DROP_REASONS, OF_OUTPUTS, OF_RINGS, OF_RULES
+from mcrd.lanes.counts import DROP_REASONS, OF_OUTPUTS, OF_RINGS, OF_RULES, OF_SKIPS
 
 TOP = Path(__file__).parents[2]
 MANUALS = TOP / "man"
@@ -154,13 +154,13 @@ def test_troubleshooting_and_explain_have_a_remedy_for_every_drop_reason(reason:
     assert reason in REMEDIES or reason == "unmatched"  # mostly no fault
 
 
-@pytest.mark.parametrize("reason", OF_OUTPUTS)
+@pytest.mark.parametrize("reason", [*OF_OUTPUTS, *OF_SKIPS])
 def test_documents_and_explain_have_every_drop_of_an_output(reason: str) -> None:
     outputs = source("mcrctl.1").split("\nFor each output:\n")[1].partition("\n.Ss ")[0]
     assert f"\n.It Li {reason}\n" in outputs
     text = (TOP / "docs/troubleshooting.md").read_text(encoding="utf-8")
     assert re.search(rf"^\| .*`{reason}`.* \|", text, re.MULTILINE)
-    assert reason in DROPS
+    assert reason in DROPS | SKIPS
 
 
 def test_shared_h_says_what_every_drop_reason_is() -> None:

@@ -22,7 +22,7 @@ from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets, Wanted
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Input
-from mcrd.planning.resources import Ingress, Members, Relay, Sending, Worker
+from mcrd.planning.resources import ALL, Ingress, Members, Relay, Sending, Worker
 from mcrd.sockets import EgressSockets
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Scene:
         sending = Sending("lo", 1, HERE, ttl=1)
         target = ("lo", RANGE, 5000)
         output = Members(WORKER, "a", sending, RANGE, 5000, target, RANGE.network_address, 5000)
-        self._relay = Relay(Input("lo", RANGE, 5000), (output,), (None,))
+        self._relay = Relay(Input("lo", RANGE, 5000), (output,), (ALL,))
         self._memory = mmap.mmap(segment.descriptor, 0)
 
     def wanted(self, count: int) -> list[Wanted]:

@@ -32,6 +32,7 @@ from mcrd.planning.needs import KnownNeeds, needs
 from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
 from mcrd.planning.resources import (
+    ALL,
     Actual,
     Egress,
     Failure,
@@ -42,6 +43,7 @@ from mcrd.planning.resources import (
     Membership,
     Nowhere,
     Outlet,
+    Portion,
     Reception,
     Rejoin,
     Relay,
@@ -326,7 +328,7 @@ def carry_out(
                     nothing_comes_twice(opened)
             case Add(key, relay) | Replace(key, relay):
                 assert (key in relays) is isinstance(step, Replace)
-                pairs = zip(relay.outputs, relay.limits, strict=True)
+                pairs = zip(relay.outputs, relay.portions, strict=True)
                 usable = [pair for pair in pairs if pair[0] in opened]
                 if not broken:
                     assert len(usable) == len(relay.outputs)
@@ -335,8 +337,8 @@ def carry_out(
                 if not usable or not opened.issuperset(relay.needs):
                     continue
                 if len(usable) < len(relay.outputs):
-                    sockets, limits = zip(*usable, strict=True)
-                    relay = replace(relay, outputs=sockets, limits=limits)
+                    sockets, portions = zip(*usable, strict=True)
+                    relay = replace(relay, outputs=sockets, portions=portions)
                 if key in broken and relay != before:
                     fail(key)
                 else:
@@ -682,7 +684,7 @@ EGRESS = Egress(
     address=TARGET,
     port=6000,
 )
-RELAY = Relay(INPUT, (EGRESS,), (None,), (INGRESS, WORKER, JOINED))
+RELAY = Relay(INPUT, (EGRESS,), (ALL,), (INGRESS, WORKER, JOINED))
 
 
 def config_of(*of: Rule) -> Config:
@@ -873,7 +875,7 @@ def test_an_output_that_failed_does_not_stop_the_others() -> None:
     broken = replace(EGRESS, port=6001)
     now = reach(config_of(rule), LINKS, broken=[broken])
     assert now.relays == {KEY: RELAY}
-    both = replace(RELAY, outputs=(EGRESS, broken), limits=(None, None))
+    both = replace(RELAY, outputs=(EGRESS, broken), portions=(ALL, ALL))
     assert plan(config_of(rule), now) == ()
     assert plan(config_of(rule), replace(now, now=RETRY)) == (Open(broken), Replace(KEY, both))
 
@@ -895,7 +897,7 @@ def test_an_interface_made_anew_moves_its_rule() -> None:
     worker = Worker(ingress)
     joined = Membership("eth0", 7, GROUP)
     egress = replace(EGRESS, worker=worker)
-    relay = Relay(INPUT, (egress,), (None,), (ingress, worker, joined))
+    relay = Relay(INPUT, (egress,), (ALL,), (ingress, worker, joined))
     assert plan(config_of(CAMERA), replace(RUNNING, links=links)) == (
         Open(ingress),
         Open(worker),
@@ -1022,7 +1024,7 @@ def test_each_worker_has_the_rule_and_sockets_of_its_own() -> None:
     sockets = [replace(EGRESS, worker=worker) for worker in workers]
     assert now.open == {ingress, *workers, *sockets, JOINED, *HEARD}
     assert now.relays == {
-        RelayKey(worker, "camera"): Relay(INPUT, (sock,), (None,))
+        RelayKey(worker, "camera"): Relay(INPUT, (sock,), (ALL,))
         for worker, sock in zip(workers, sockets, strict=True)
     }
 
@@ -1245,7 +1247,9 @@ def test_a_range_goes_by_member(
 
 def test_a_limit_is_in_the_relay_and_opens_nothing() -> None:
     limited = replace(CAMERA, outputs=(replace(OUTPUT, limit=100),))
-    assert plan(config_of(limited), RUNNING) == (Replace(KEY, replace(RELAY, limits=(100,))),)
+    assert plan(config_of(limited), RUNNING) == (
+        Replace(KEY, replace(RELAY, portions=(Portion(100),))),
+    )
     limited = replace(CAMERA, input=replace(INPUT, limit=100))
     assert plan(config_of(limited), RUNNING) == (Replace(KEY, replace(RELAY, input=limited.input)),)
 

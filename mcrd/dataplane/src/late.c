@@ -17,6 +17,8 @@ static int send_one(struct worker *worker, const struct member *member, const st
 		if (output->socket != MCRD_BY_MEMBER)
 			continue; /* sent when it came */
 		to = &member->outputs[next++];
+		if (!members_is_for(output, packet->skipping))
+			continue;
 		count(&output->counters->waiting, (uint64_t)-1);
 		if (to->socket == MCRD_BY_MEMBER) {
 			count(&output->counters->dropped.new_member, 1);

@@ -80,12 +80,12 @@ static void leave_queue(struct member *member)
 }
 
 /* The outputs by member of a packet for which they have no sockets. */
-static void count_new(const struct rule *rule, int waited)
+static void count_new(const struct rule *rule, uint64_t skipping, int waited)
 {
 	uint32_t i;
 
 	for (i = 0; i < rule->output_count; i++)
-		if (rule->outputs[i].socket == MCRD_BY_MEMBER) {
+		if (members_is_for(&rule->outputs[i], skipping)) {
 			count(&rule->outputs[i].counters->dropped.new_member, 1);
 			if (waited)
 				count(&rule->outputs[i].counters->waiting, (uint64_t)-1);
@@ -94,7 +94,7 @@ static void count_new(const struct rule *rule, int waited)
 
 static void give_up_first(struct rules *rules, struct member *member)
 {
-	count_new(member->rule, 1);
+	count_new(member->rule, member->waiting.first->skipping, 1);
 	waiting_end(&rules->waiting, &member->waiting);
 }
 
@@ -126,11 +126,33 @@ struct member *members_find(const struct rules *rules, const struct rule *rule, 
 	return member;
 }
 
+/* Lets the outputs by member choose: writes which skip the packet, and returns how many do not. */
+static uint32_t choose(struct rule *rule, const struct packet *packet, uint64_t *skipping)
+{
+	uint32_t i, wanted = 0;
+
+	*skipping = 0;
+	for (i = 0; i < rule->output_count; i++) {
+		struct output *output = &rule->outputs[i];
+
+		if (output->socket != MCRD_BY_MEMBER)
+			continue;
+		if (!output->choice || choice_takes(output->choice, output->counters, packet->source))
+			wanted++;
+		else
+			*skipping |= (uint64_t)1 << output->choice->number;
+	}
+	return wanted;
+}
+
 struct member *members_wait(struct rules *rules, struct rule *rule, struct member *member, const struct packet *packet,
 			    const uint8_t *payload, uint32_t length, uint64_t now)
 {
+	uint64_t skipping;
 	uint32_t i;
 
+	if (choose(rule, packet, &skipping) == 0)
+		return member;
 	if (waiting_has_room(&rules->waiting, rule->slot, length) && !member) {
 		struct member_key wanted = wanted_by(rule, packet);
 
@@ -142,12 +164,12 @@ struct member *members_wait(struct rules *rules, struct rule *rule, struct membe
 		}
 	}
 	if (!member || !waiting_has_room(&rules->waiting, rule->slot, length)) {
-		count_new(rule, 0);
+		count_new(rule, skipping, 0);
 		return member;
 	}
-	waiting_add(&rules->waiting, &member->waiting, rule->slot, payload, length, rules->now);
+	waiting_add(&rules->waiting, &member->waiting, rule->slot, payload, length, rules->now)->skipping = skipping;
 	for (i = 0; i < rule->output_count; i++)
-		if (rule->outputs[i].socket == MCRD_BY_MEMBER)
+		if (members_is_for(&rule->outputs[i], skipping))
 			count(&rule->outputs[i].counters->waiting, 1);
 	return member;
 }

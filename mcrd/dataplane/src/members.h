@@ -32,10 +32,17 @@ struct member {
 /* The member that the packet belongs to; NULL: it is not known yet. `now` is the time of its frame. */
 struct member *members_find(const struct rules *rules, const struct rule *rule, const struct packet *packet, uint64_t now);
 
-/* The datagram of that packet waits for the member, which is not open; NULL: not known. Else it counts as new_member.
- * Returns the member, if there is one now. */
+/* The datagram of that packet waits for the member, which is not open; NULL: not known. Else it counts as new_member,
+ * for all outputs that choose it. Returns the member, if there is one now. */
 struct member *members_wait(struct rules *rules, struct rule *rule, struct member *member, const struct packet *packet,
 			    const uint8_t *payload, uint32_t length, uint64_t now);
+
+/* Does the output send what waits? It has chosen when that came. */
+static inline int members_is_for(const struct output *output, uint64_t skipping)
+{
+	return output->socket == MCRD_BY_MEMBER &&
+	       !(output->choice && skipping & (uint64_t)1 << output->choice->number);
+}
 
 /* Takes members off the queues for the supervisor to be asked, as many as may be. */
 void members_ask(struct rules *rules);

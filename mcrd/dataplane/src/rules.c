@@ -105,8 +105,10 @@ void rule_free(struct rule *rule)
 {
 	uint32_t i;
 
-	for (i = 0; i < rule->output_count; i++)
+	for (i = 0; i < rule->output_count; i++) {
 		limit_free(&rule->outputs[i].limit);
+		free(rule->outputs[i].choice);
+	}
 	limit_free(&rule->limit);
 	inspector_free(rule->inspector);
 	free(rule->networks);

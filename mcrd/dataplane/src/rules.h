@@ -5,6 +5,7 @@
 #define MCRD_RULES_H
 
 #include "breaker.h"
+#include "choice.h"
 #include "inspect.h"
 #include "limit.h"
 #include "packet.h"
@@ -16,6 +17,7 @@ struct output {
 	uint32_t socket; /* place in the file table, MCRD_BY_MEMBER or MCRD_NOWHERE */
 	struct limit limit;
 	struct output_counters *counters;
+	struct choice *choice; /* NULL: it sends all that it gets */
 };
 
 struct member;

@@ -16,7 +16,7 @@
 #define MCRD_RINGS 2
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 10
+#define MCRD_SEGMENT_VERSION 11
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -108,10 +108,18 @@ struct output_drops {
 	uint64_t unreachable;  /* there is no way to the host */
 };
 
+/* Why an output was not to send a datagram: these are no losses, and nowhere else is there a list of them. */
+struct output_skips {
+	uint64_t not_wanted;  /* of a source that it does not want */
+	uint64_t not_sampled; /* of those that it wants, not one in its sample */
+};
+
 struct output_counters {
 	struct traffic traffic;
 	uint64_t refused;
 	struct output_drops dropped;
+	struct output_skips skipped;
+	uint64_t turn;    /* of its sample: how many there were since the last one that was sent, with it; 0: send one */
 	uint64_t waiting; /* now, for the sockets of their members */
 	uint64_t late;    /* of answers: after their time */
 	struct error_counter errors[MCRD_ERROR_PLACES];
@@ -259,6 +267,14 @@ struct rule_output {
 	uint32_t socket;
 	uint32_t counters;           /* slot in the segment */
 	uint32_t packets_per_second; /* 0: no limit */
+	uint32_t sample;             /* one datagram in so many; 0 or 1: each */
+	uint32_t run_count;          /* of sources; 0: any */
+};
+
+/* Sources from one address to another. */
+struct source_run {
+	uint8_t first[16]; /* IPv4: the first four bytes */
+	uint8_t last[16];
 };
 
 struct endpoint {
@@ -316,6 +332,7 @@ uint32_t worker_places(const struct worker *worker);
 int worker_set_socket(struct worker *worker, uint32_t place, int descriptor);
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
 		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count,
+		    const struct source_run *runs, /* of all outputs, in their order: see choice_new() */
 		    const uint32_t *kept, uint32_t kept_count); /* kept: see rules_put() */
 int worker_remove_rule(struct worker *worker, uint32_t slot);
 int worker_put_member(struct worker *worker, const struct member_key *key, uint32_t last_used,

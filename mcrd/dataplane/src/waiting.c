@@ -67,8 +67,8 @@ static struct waiting_packet *take(struct waiting *waiting, uint32_t rule, uint3
 	return packet;
 }
 
-void waiting_add(struct waiting *waiting, struct waiting_queue *queue, uint32_t rule, const uint8_t *payload,
-		 uint32_t length, uint64_t now)
+struct waiting_packet *waiting_add(struct waiting *waiting, struct waiting_queue *queue, uint32_t rule,
+				   const uint8_t *payload, uint32_t length, uint64_t now)
 {
 	uint32_t size = size_of(length), rest = left_over(waiting, size);
 	struct waiting_packet *packet;
@@ -85,6 +85,7 @@ void waiting_add(struct waiting *waiting, struct waiting_queue *queue, uint32_t 
 	else
 		queue->first = packet;
 	queue->last = packet;
+	return packet;
 }
 
 /* Frees the places of the oldest that wait no more. */

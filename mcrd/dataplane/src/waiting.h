@@ -25,6 +25,7 @@ struct waiting_packet {
 	struct waiting_packet *next; /* of the same queue */
 	struct waiting_queue *queue; /* NULL: it does not wait any more */
 	uint64_t since;              /* in ns, by the clock of those who ask */
+	uint64_t skipping;           /* outputs that do not send it, by the numbers of their choices */
 	uint32_t size;               /* of its place */
 	uint32_t rule;               /* the slot of the rule that has taken the place */
 	uint32_t length;
@@ -50,8 +51,8 @@ void waiting_free(struct waiting *waiting);
 int waiting_has_room(const struct waiting *waiting, uint32_t rule, uint32_t length);
 
 /* Only where there is room. */
-void waiting_add(struct waiting *waiting, struct waiting_queue *queue, uint32_t rule, const uint8_t *payload,
-		 uint32_t length, uint64_t now);
+struct waiting_packet *waiting_add(struct waiting *waiting, struct waiting_queue *queue, uint32_t rule,
+				   const uint8_t *payload, uint32_t length, uint64_t now);
 
 /* The first packet of the queue waits no more. What it holds stays until something is added. */
 void waiting_end(struct waiting *waiting, struct waiting_queue *queue);

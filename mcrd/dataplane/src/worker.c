@@ -232,11 +232,33 @@ static int inspect_for(struct worker *worker, struct rule *rule)
 	return rule->inspector ? 0 : -ENOMEM;
 }
 
+/* Gives the outputs that do not send all of their rule what they choose by. */
+static int choose_for(struct rule *rule, const struct rule_output *outputs, const struct source_run *runs)
+{
+	uint32_t number = 0, i;
+
+	for (i = 0; i < rule->output_count; i++) {
+		const struct rule_output *given = &outputs[i];
+
+		if (given->sample <= 1 && given->run_count == 0)
+			continue;
+		if (number == CHOICES)
+			return -E2BIG;
+		rule->outputs[i].choice =
+			choice_new(number++, given->sample, rule->match.first.family, runs, given->run_count);
+		if (!rule->outputs[i].choice)
+			return -ENOMEM;
+		runs += given->run_count;
+	}
+	return 0;
+}
+
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
 		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count,
-		    const uint32_t *kept, uint32_t kept_count)
+		    const struct source_run *runs, const uint32_t *kept, uint32_t kept_count)
 {
 	struct rule *rule;
+	int result;
 	uint32_t i;
 
 	if (slot >= MCRD_RULE_SLOTS || !inspect_is_possible(&match->inspect))
@@ -259,6 +281,11 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 			return -ENOMEM;
 		}
 		rule->member_outputs += outputs[i].socket == MCRD_BY_MEMBER;
+	}
+	result = choose_for(rule, outputs, runs);
+	if (result < 0) {
+		rule_free(rule);
+		return result;
 	}
 	if (kept_count != 0 && kept_count != rule->member_outputs) {
 		rule_free(rule);

@@ -93,6 +93,65 @@ static uint32_t taken_off(struct rules *rules)
 	return count;
 }
 
+/* The last output of the rule sends no packet of that source, and one in two of others. */
+static void test_outputs_choose(void)
+{
+	static const struct source_run others[] = { { { 0 }, { 10, 1, 2, 2 } },
+						    { { 10, 1, 2, 4 }, { 255, 255, 255, 255 } } };
+	static const uint32_t sockets[] = { 11, 12 };
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct sample sample = sample_of(4), other = sample;
+	struct member_key key = key_of(5, &sample, 1);
+	uint64_t last_used = 0;
+	struct member *member;
+	uint32_t i;
+
+	check_about("outputs that choose");
+	memset(counters, 0, sizeof(counters));
+	CHECK_EQUAL(rules_init(rules), 0);
+	put_by_member(rules, 5, 1);
+	rules->by_slot[5]->outputs[2].choice = choice_new(63, 2, 4, others, 2);
+
+	/* The member is wanted by the first output alone. */
+	for (i = 0; i < 3; i++)
+		CHECK(member_of(rules, 5, &sample, i) == NULL);
+	CHECK_EQUAL(taken_off(rules), 1);
+	CHECK_EQUAL(counters[0].waiting, 3);
+	CHECK_EQUAL(counters[2].waiting, 0);
+	CHECK_EQUAL(counters[2].skipped.not_wanted, 3);
+	CHECK_EQUAL(members_put(rules, &key, &last_used, sockets, BY_MEMBER), 0);
+	member = members_ready(rules);
+	CHECK(member != NULL);
+	CHECK(members_is_for(&rules->by_slot[5]->outputs[0], member->waiting.first->skipping));
+	CHECK(!members_is_for(&rules->by_slot[5]->outputs[2], member->waiting.first->skipping));
+	members_end_waiting(rules, member);
+
+	/* Of what is given up, each output has what it chose. */
+	other.source[3]++;
+	for (i = 0; i < 4; i++)
+		CHECK(member_of(rules, 5, &other, i) == NULL);
+	CHECK_EQUAL(counters[2].waiting, 2);
+	CHECK_EQUAL(counters[2].skipped.not_sampled, 2);
+	CHECK_EQUAL(rules_remove(rules, 5), 0);
+	CHECK_EQUAL(counters[0].dropped.new_member, 4);
+	CHECK_EQUAL(counters[2].dropped.new_member, 2);
+	CHECK_EQUAL(counters[0].waiting + counters[2].waiting, 3); /* those of before, which were sent */
+
+	/* What no output wants asks for no member. */
+	memset(counters, 0, sizeof(counters));
+	put_by_member(rules, 5, 1);
+	for (i = 0; i < OUTPUTS; i++)
+		rules->by_slot[5]->outputs[i].choice = choice_new(i, 1, 4, others, 2);
+	CHECK(member_of(rules, 5, &sample, 9) == NULL);
+	CHECK(rules->by_slot[5]->members == NULL);
+	CHECK_EQUAL(counters[0].skipped.not_wanted, 1);
+	CHECK_EQUAL(counters[0].waiting, 0);
+	CHECK_EQUAL(counters[1].skipped.not_wanted, 0); /* it goes by no member: relay() asks it */
+	rules_free(rules);
+	free(rules);
+	memset(counters, 0, sizeof(counters));
+}
+
 static uint64_t waiting_now(void)
 {
 	CHECK_EQUAL(counters[0].waiting, counters[2].waiting);
@@ -583,6 +642,7 @@ static void test_members_against_a_model(void)
 
 int main(void)
 {
+	test_outputs_choose();
 	test_member_life(0);
 	test_member_life(1);
 	test_members_that_stay();
