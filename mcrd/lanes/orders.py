@@ -14,16 +14,8 @@ from mcrd.lanes.inspections import FORMATS
 from mcrd.lanes.members import members_of
 from mcrd.model import Address, Input, Inspect, Network
 from mcrd.planning.plan import Add, Remove, Replace
-from mcrd.planning.resources import (
-    Egress,
-    Members,
-    Nowhere,
-    Outlet,
-    Portion,
-    Relay,
-    RelayKey,
-    Worker,
-)
+from mcrd.planning.portions import Portion
+from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Relay, RelayKey, Worker
 
 Change = Add | Replace | Remove
 """A step that concerns one rule in one worker."""

@@ -29,12 +29,12 @@ from mcrd.planning.outlets import (
     lookups_of,
     outlet,
     own_addresses,
-    portion,
     way_of,
     why_down,
     why_unanswered,
     why_waiting,
 )
+from mcrd.planning.portions import portion
 from mcrd.planning.resources import (
     Actual,
     GroupProtocol,

@@ -10,23 +10,13 @@ from operator import attrgetter
 from typing import Any
 
 from mcrd.addresses import Target, first_address, first_port, target
-from mcrd.config.overlap import spans
-from mcrd.model import MANNER, Address, Config, Network, Output, PortRange, Rule
+from mcrd.model import MANNER, Address, Config, Output, PortRange, Rule
 from mcrd.planning import names, patterns
-from mcrd.planning.broadcast import destination, limit
+from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
 from mcrd.planning.replies import replies_to
-from mcrd.planning.resources import (
-    Egress,
-    Members,
-    Nowhere,
-    Outlet,
-    Portion,
-    Replies,
-    Sending,
-    Worker,
-)
+from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Replies, Sending, Worker
 
 
 def lookups_of(rule: Rule) -> Iterator[Lookup]:
@@ -169,21 +159,6 @@ def outlet(
         return Members(worker, rule.name, sending, address, port, called, *starts)
     of = called if (output.interface, output.address) != (link.name, address) else None
     return Egress(worker, rule.name, sending, address, port, of=of)
-
-
-def portion(output: Output, link: Link | None) -> Portion:
-    """Which packets of its rule the output sends on the link."""
-    return _portion(limit(output, link), output.sample, output.sources, output.exclude)
-
-
-@lru_cache(maxsize=256)
-def _portion(
-    most: int | None, sample: int, sources: tuple[Network, ...], exclude: tuple[Network, ...]
-) -> Portion:
-    """The same object for outputs that send alike."""
-    if not sources and not exclude:
-        return Portion(most, sample)
-    return Portion(most, sample, spans((sources or exclude)[0].version, sources, exclude))
 
 
 def _replies(rule: Rule, output: Output, links: Mapping[str, Link]) -> Replies | None:

@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
-from typing import Final
 
 from mcrd.addresses import Target, endpoint, first_address, first_port
-from mcrd.config.overlap import Spans
 from mcrd.model import (
     BROADCAST,
     DEFAULT_RING_SIZE,
@@ -27,6 +25,7 @@ from mcrd.model import (
     PortRange,
 )
 from mcrd.planning.links import Link, Lookup, Protocol, Way
+from mcrd.planning.portions import Portion
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,20 +347,6 @@ class RelayKey:
 
     def __hash__(self) -> int:
         return hash((self.rule, self.worker.number))
-
-
-@dataclass(frozen=True, slots=True)
-class Portion:
-    """Which packets of its rule an output sends: at most `limit` a second, None: all; of those of
-    the `sources` one in `sample`. Sources are runs of addresses; none: any.
-    """
-
-    limit: int | None = None
-    sample: int = 1
-    sources: Spans = ()
-
-
-ALL: Final = Portion()
 
 
 @dataclass(frozen=True, slots=True)

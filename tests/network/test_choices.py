@@ -38,8 +38,8 @@ def outputs(daemon: Mcrd, name: str = "a") -> list[dict[str, Any]]:
 def counted(output: dict[str, Any]) -> int:
     """All of an output's packets but those that still wait."""
     names = ("not_wanted", "not_sampled", "rate_limited", "new_member", "unreachable")
-    kept = sum(output[name] for name in names)
-    return int(output["sent"]["packets"]) + sum(output["errors"].values()) + kept
+    numbers: list[int] = [output["sent"]["packets"], *output["errors"].values()]
+    return sum(numbers) + sum(int(output[name]) for name in names)
 
 
 def test_each_output_sends_its_part(triangle: Triangle) -> None:

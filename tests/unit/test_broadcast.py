@@ -23,7 +23,8 @@ from mcrd.planning.broadcast import DEFAULT_LIMIT, NETWORKS_AT_MOST, destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, lookup
 from mcrd.planning.plan import Add, Open, Step, plan
-from mcrd.planning.resources import Actual, Egress, Members, Portion
+from mcrd.planning.portions import Portion
+from mcrd.planning.resources import Actual, Egress, Members
 from mcrd.sockets.filters import networks
 from tests.lab.rules import rule
 

@@ -22,7 +22,8 @@ from mcrd.model import Config, Output, Rule
 from mcrd.planning.changes import changes
 from mcrd.planning.links import Link
 from mcrd.planning.needs import needs
-from mcrd.planning.resources import ALL, Egress, Members, Portion, Relay
+from mcrd.planning.portions import ALL, Portion
+from mcrd.planning.resources import Egress, Members, Relay
 from tests.lab.rules import rule
 
 LINKS = {

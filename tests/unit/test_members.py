@@ -22,7 +22,8 @@ from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets, Wanted
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Input
-from mcrd.planning.resources import ALL, Ingress, Members, Relay, Sending, Worker
+from mcrd.planning.portions import ALL
+from mcrd.planning.resources import Ingress, Members, Relay, Sending, Worker
 from mcrd.sockets import EgressSockets
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.needs import KnownNeeds, needs
 from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
+from mcrd.planning.portions import ALL, Portion
 from mcrd.planning.resources import (
-    ALL,
     Actual,
     Egress,
     Failure,
@@ -43,7 +43,6 @@ from mcrd.planning.resources import (
     Membership,
     Nowhere,
     Outlet,
-    Portion,
     Reception,
     Rejoin,
     Relay,

@@ -44,32 +44,6 @@ static void on_completion(void *context, const struct io_uring_cqe *cqe)
 	}
 }
 
-/* Of an output that chooses, or has no socket of its own: what sends a datagram of that source. NULL: nothing does, and
- * that is counted. `next` is the member's next output. */
-static const struct output *outlet(struct worker *worker, struct output *output, const struct member *member,
-				   uint32_t *next, const uint8_t *source)
-{
-	const struct output *to = output;
-
-	if (output->socket == MCRD_BY_MEMBER) {
-		if (!member)
-			return NULL; /* it waits: see relay_all() */
-		to = &member->outputs[(*next)++];
-	}
-	if (output->choice && !choice_takes(output->choice, output->counters, source))
-		return NULL;
-	if (to->socket == MCRD_NOWHERE) {
-		count(&output->counters->dropped.unreachable, 1);
-		count(worker->egress.failed, 1);
-		return NULL;
-	}
-	if (to->socket == MCRD_BY_MEMBER) {
-		count(&output->counters->dropped.new_member, 1);
-		return NULL;
-	}
-	return to;
-}
-
 /* `member` is one that is open, or NULL. */
 static int relay(struct worker *worker, struct rule *rule, const struct member *member, const struct packet *packet,
 		 const uint8_t *payload, uint32_t length, uint64_t now)
@@ -84,7 +58,7 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 		int result;
 
 		if (output->choice || output->socket >= MCRD_NOWHERE) {
-			to = outlet(worker, output, member, &next, packet->source);
+			to = members_outlet(output, member, &next, packet->source, worker->egress.failed);
 			if (!to)
 				continue;
 		}

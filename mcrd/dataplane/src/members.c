@@ -126,6 +126,30 @@ struct member *members_find(const struct rules *rules, const struct rule *rule, 
 	return member;
 }
 
+const struct output *members_outlet(struct output *output, const struct member *member, uint32_t *next,
+				    const uint8_t *source, uint64_t *failed)
+{
+	const struct output *to = output;
+
+	if (output->socket == MCRD_BY_MEMBER) {
+		if (!member)
+			return NULL; /* it waits */
+		to = &member->outputs[(*next)++];
+	}
+	if (output->choice && !choice_takes(output->choice, output->counters, source))
+		return NULL;
+	if (to->socket == MCRD_NOWHERE) {
+		count(&output->counters->dropped.unreachable, 1);
+		count(failed, 1);
+		return NULL;
+	}
+	if (to->socket == MCRD_BY_MEMBER) {
+		count(&output->counters->dropped.new_member, 1);
+		return NULL;
+	}
+	return to;
+}
+
 /* Lets the outputs by member choose: writes which skip the packet, and returns how many do not. */
 static uint32_t choose(struct rule *rule, const struct packet *packet, uint64_t *skipping)
 {

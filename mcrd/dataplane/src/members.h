@@ -37,6 +37,11 @@ struct member *members_find(const struct rules *rules, const struct rule *rule, 
 struct member *members_wait(struct rules *rules, struct rule *rule, struct member *member, const struct packet *packet,
 			    const uint8_t *payload, uint32_t length, uint64_t now);
 
+/* Of an output that chooses, or has no socket of its own: what sends a datagram of that source. NULL: nothing does, which
+ * is counted, or it has to wait. `member` is open, or NULL; `next` is which of its outputs comes next. */
+const struct output *members_outlet(struct output *output, const struct member *member, uint32_t *next,
+				    const uint8_t *source, uint64_t *failed);
+
 /* Does the output send what waits? It has chosen when that came. */
 static inline int members_is_for(const struct output *output, uint64_t skipping)
 {
