@@ -6,7 +6,7 @@
 complete -c mcrd -f
 complete -c mcrd -s h -l help -d 'Show this help message and exit'
 complete -c mcrd -l config -rF -d 'The rule file'
-complete -c mcrd -l control -rF -d 'Where mcrctl reaches it'
+complete -c mcrd -l control -rF -d 'The control socket, for mcrctl'
 complete -c mcrd -l check -d 'Check the rule file and exit'
-complete -c mcrd -l log-level -rfa 'debug info warning error' -d 'Instead of the rule file'"'"'s'
+complete -c mcrd -l log-level -rfa 'debug info warning error' -d 'Overrides log_level of the rule file'
 complete -c mcrd -l version -d 'Show program'"'"'s version number and exit'

@@ -168,31 +168,35 @@ COMMANDS = {
     "rules": Command("rules and their states", partial(_ask, Rules, text.rules), [
         argument("name", "NAME", "only this rule", nargs="?")]),
     "top": Command("rules and interfaces, live", _top, [
-        argument("--interval", "SECONDS", "between two refreshes (default: %(default)g)",
+        argument("--interval", "SECONDS", "seconds between two refreshes (default: %(default)g)",
                   type=_seconds, default=1.0),
-        argument("--count", "N", "end after N; default 1, in a terminal none", type=_positive),
+        argument("--count", "N", "end after N refreshes (default: 1, in a terminal never)",
+                 type=_positive),
     ], is_live=True),
     "check": Command("check a rule file; needs no daemon", _check, [
         argument("file", "FILE", "default: %(default)s",
                   nargs="?", type=Path, default=Path(DEFAULT_CONFIG))]),
-    "doctor": Command("say what of this host stands in the way", _doctor, [
+    "doctor": Command("say which settings of this host stand in the way", _doctor, [
         argument("--config", "FILE", f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
                   type=Path)]),
     "import": Command(
-        "print the rule file of smcroute, or of the Rust mcrd, as one of this mcrd", _convert,
+        "convert a rule file of smcroute, or of the Rust mcrd, and print it", _convert,
         [argument("file", "FILE", "smcroute.conf, or JSON5 rules", type=Path)]),
     "explain": Command("say why nothing flows through a rule, step by step", _explain, [
-        argument("rule", "RULE", "its name"),
+        argument("rule", "RULE", "name of the rule"),
         argument("--seconds", "N",
                   "how long to look at the input interface (default: %(default)g)",
                   type=partial(_seconds, most=LONGEST_LOOK), default=3.0),
-        argument("--config", "FILE", "a rule of this file; asks no daemon", type=Path)]),
+        argument("--config", "FILE", "explain a rule of this file; asks no daemon", type=Path)]),
 }
 # fmt: on
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mcrctl", description="Asks a running mcrd.")
+    parser = argparse.ArgumentParser(
+        prog="mcrctl",
+        description="Asks a running mcrd for its state and counters, or tells it to reload.",
+    )
     _add_common(parser)
     parser.set_defaults(json=False, control=Path(DEFAULT_CONTROL))
     parser.add_argument("--version", action="version", version=f"mcrctl {__version__}")

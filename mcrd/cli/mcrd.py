@@ -76,12 +76,12 @@ def _parser() -> ArgumentParser:
     )
     for name, metavar, default, about in (
         ("--config", "FILE", DEFAULT_CONFIG, "the rule file"),
-        ("--control", "SOCKET", DEFAULT_CONTROL, "where mcrctl reaches it"),
+        ("--control", "SOCKET", DEFAULT_CONTROL, "the control socket, for mcrctl"),
     ):
         shown = f"{about} (default: %(default)s)"
         argument(name, metavar, shown, type=Path, default=Path(default))(parser)
     parser.add_argument("--check", action="store_true", help="check the rule file and exit")
-    parser.add_argument("--log-level", choices=LEVELS, help="instead of the rule file's")
+    parser.add_argument("--log-level", choices=LEVELS, help="overrides log_level of the rule file")
     parser.add_argument("--version", action="version", version=f"mcrd {__version__}")
     return parser
 
@@ -95,7 +95,7 @@ def _run(path: Path, control: Path, log_level: str | None) -> int:
 
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if descriptors != resource.RLIM_INFINITY and descriptors < DESCRIPTORS:
-        text = f"mcrd: {descriptors} open files are allowed, and it takes {DESCRIPTORS} at least;"
+        text = f"mcrd: {descriptors} open files are allowed, and mcrd needs at least {DESCRIPTORS};"
         print(text, "raise LimitNOFILE= of the service, or ulimit -Hn", file=sys.stderr)
         return 1
     journal.set_up()
@@ -161,10 +161,10 @@ def _relay(path: Path, control: Path, log_level: str | None) -> str:
     except (ControlError, NeverError) as error:
         return f"mcrd: {error}"
     except OSError as error:
-        return f"mcrd: it has to end: {with_remedy(error)}"
+        return f"mcrd: cannot continue: {with_remedy(error)}"
     except Exception as error:  # noqa: BLE001  # of planning, which nothing goes on without
-        logging.getLogger(__name__).error("mcrd has to end: %s", describe(error))
-        return "mcrd: it had to end; its log says why"
+        logging.getLogger(__name__).error("mcrd cannot continue: %s", describe(error))
+        return "mcrd: ended by an error; its log says which"
     return ""
 
 

@@ -208,7 +208,7 @@ RECEIVE = (
     argument("--expect", "N", "end after N unique packets; fail when fewer arrive",
              type=_integer(1, 2**63 - 1)),
     argument("--timeout", "SECONDS",
-             "end after this time (default: with --expect after 10 without a packet, else never)",
+             "end after this time (default: with --expect after 10 s without a packet, else never)",
              type=_seconds),
 )
 # fmt: on

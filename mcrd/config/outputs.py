@@ -129,7 +129,7 @@ def _check_interface(rule: FoundRule, output: FoundOutput) -> None:
     message = "missing; expected an interface name"
     if address is not None:
         if address.is_multicast:
-            message += f": the routes do not say where a group is, and {address} is one"
+            message += f": {address} is a group, and routes to hosts do not tell where it goes"
         elif address in (BROADCAST, LIMITED_BROADCAST):
             message += ": the routes do not say where a broadcast goes"
         elif isinstance(address, Network):

@@ -63,7 +63,7 @@ class Commands:
     tasks: Tasks
     reload: Callable[[str], Awaitable[Changes]]
     adopted: float = 0.0
-    """When the rules that run were taken over, in seconds since the epoch."""
+    """When the rules that run were applied, in seconds since the epoch."""
     metrics: Metrics = field(init=False)
     _started: float = field(default_factory=time.monotonic)
     _looks: Looks = field(default_factory=Looks)

@@ -22,7 +22,7 @@ from mcrd.planning.states import STATES
 class Snapshot(Stats):
     """What `mcrctl stats` answers, and a part of `status`, of one moment.
 
-    `config_time` is when the rules that run were taken over, in seconds since the epoch.
+    `config_time` is when the rules that run were applied, in seconds since the epoch.
     """
 
     version: str = ""
@@ -143,7 +143,7 @@ FAMILIES = (
     Family("mcrd_config_last_reload_successful", Gauge, DAEMON, _is_good, None,
         "1 when the rule file that was read last runs; 0 when it has problems."),
     Family("mcrd_config_last_reload_success_timestamp_seconds", Gauge, DAEMON, "config_time", None,
-        "When a rule file was last taken over."),
+        "When a rule file was last applied."),
     Family("mcrd_rules", Gauge, DAEMON, _states, "state",
         "Rules in each state."),
     Family("mcrd_rule_received_packets", Counter, RULE, "received.packets", None,

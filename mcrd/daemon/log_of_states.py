@@ -27,7 +27,10 @@ def tell_changes(
     for name in before.keys() - now.keys():
         if MARK in name:  # else the line of the reload says it
             interface = name.partition(MARK)[2]
-            text, of = "rules.%s: gone, as %s is", {"rule": name, "interface": interface}
+            text, of = (
+                "rules.%s: gone with the interface %s",
+                {"rule": name, "interface": interface},
+            )
             tell(log, logging.INFO, "rule-state", text, name, interface, **of)
     for name, state in now.items():
         was, rule = before.get(name), rules[name]

@@ -20,6 +20,7 @@ from mcrd.daemon.watch import Watch
 from mcrd.events import tell
 from mcrd.files import read_file
 from mcrd.model import Config
+from mcrd.planning.changes import Changes
 from mcrd.tasks import Tasks
 
 REFUSED_AGAIN = 60.0  # seconds in which the same problems of the rule file are told once
@@ -56,7 +57,7 @@ class RuleFile:
             return start
         if left is None:
             raise start
-        text = "the rule file is refused; the rules of the daemon before go on"
+        text = "the rule file is refused; continuing with the rules of the daemon before"
         tell(log, logging.ERROR, "reload-refused", text)
         self.errors = [str(problem) for problem in start.problems]
         for problem in self.errors:
@@ -104,6 +105,10 @@ class RuleFile:
             if digest == known:
                 return running
         return await self._read()
+
+    def tell_reload(self, why: str, changed: Changes) -> None:
+        """Say what has changed."""
+        tell(log, logging.INFO, "reload", "reload (%s): %s", why, changed.summary())
 
     def tell_refusal(self, why: str, error: ConfigError) -> None:
         """Once: whoever saves a file and then reloads it has the same problems twice."""

@@ -225,8 +225,7 @@ class Supervisor:
                 raise
             finally:
                 self._notify.ready()
-            text = "reload (%s): %s"
-            tell(log, logging.INFO, "reload", text, why, changed.summary())
+            self._file.tell_reload(why, changed)
             return changed
 
     def _reload_soon(self, why: str) -> None:

@@ -120,14 +120,14 @@ class Watch:
         """Why a save is noticed later than it could be, or not at all; empty when all is well."""
         inotify, poll = self._troubles.get("inotify"), self._troubles.get("poll")
         if inotify is not None:
-            then = f"it is looked at every {self._every:g} s instead"
+            then = f"they are checked every {self._every:g} s instead"
             if poll is not None:
                 then = "reload with `mcrctl reload`"
-            return f"cannot hear of a saved rule file: {inotify}; {then}"
+            return f"cannot watch the rule files: {inotify}; {then}"
         if poll is not None:
             return (
-                f"cannot look at the rule files now and then: {poll};"
-                " without, nothing is noticed of those on another host"
+                f"cannot check the rule files periodically: {poll};"
+                " a change made on another host goes unnoticed"
             )
         return ""
 

@@ -27,7 +27,7 @@ DEBUG = "debug: "
 """How a line on a worker's stderr begins that is worth no more."""
 
 Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[ -~]*\Z")]
-"""What a worker says in words. It may have been taken over: a line of the log stays one."""
+"""What a worker says in words. It may be compromised: a line of the log stays one."""
 
 
 def printable(text: str) -> str:

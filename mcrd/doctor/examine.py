@@ -84,7 +84,7 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Li
         *(f"rules.{name}: outputs[{at}] {why}" for (name, at), why in twice.outputs.items()),
     ]
     also = [f"{name} is {own}" for name, own in sorted(names.aliases(used, here).items())]
-    remedy = "one of the names, or another input or output, in the rule file"
+    remedy = "use one of the names, or another input or output, in the rule file"
     told = [Finding(check, "ok", few(also, SHOWN, MORE))] if also else []
     many = [line for line in rules.warnings if line not in before.warnings]
     told += (
@@ -213,7 +213,7 @@ def network(host: Host, running: Running) -> list[Finding]:
     if own == f"net:[{its}]":
         return []
     if its is None:
-        value = "this daemon has another version, and does not say it"
+        value = "the daemon is of another version, and does not tell"
         return [Finding(check, "unknown", value, why)]
     why = "interfaces, their sysctls and other programs were not checked: they are different here"
     remedy = f"nsenter --net=/proc/{running.pid}/ns/net mcrctl doctor"
@@ -229,7 +229,7 @@ def sandbox(running: Running) -> Finding:
         return Finding(check, "unknown", "no daemon answers")
     if running.missing:
         value = "without " + ", ".join(f"{k} ({why})" for k, why in running.missing.items())
-        why = "a worker that is taken over is confined less"
+        why = "a compromised worker is confined less"
         return Finding(check, "trouble", value, why, "see SECURITY in mcrd(8)")
     if not running.workers:
         return Finding(check, "unknown", "no worker runs")

@@ -88,7 +88,7 @@ def relays(
         seen = look()
         these, unseen = list(twice(demand.rules(), links, seen)), list(seen.unseen)
     else:
-        return [Finding(check, "unknown", "this daemon has another version, and does not say it")]
+        return [Finding(check, "unknown", "the daemon is of another version, and does not tell")]
     for party in parties(host, these):
         value = f"{party.text}: the same as "
         value += few([f"rules.{name}" for name in party.rules], SHOWN, OTHERS)
@@ -129,6 +129,6 @@ def routers(host: Host) -> Finding:
         return Finding(check, "ok", "the kernel does none")
     holders = host.holders()
     who = [router(host, holders, version)[0] for version, lines in tables.items() if lines]
-    why = "what its routes and a rule both send comes twice; other relays, here, says if some do"
+    why = "what its routes and a rule both send arrives twice: see other relays, in this list"
     value = f"the kernel routes between {names}, for {' and '.join(dict.fromkeys(who))}"
     return Finding(check, "ok", value, why)

@@ -148,7 +148,7 @@ def reverse_path(host: Host, demand: Demand, devices: Mapping[str, Device]) -> l
     if found:
         return found
     shown = ", ".join(f"{value} on {name}" for name, value in values.items())
-    why = "streams are taken before the kernel looks at it"
+    why = "mcrd takes streams before the kernel applies it"
     if asked:
         why += "; only queries of IGMP are dropped, from an address with no way back to it"
     return [Finding("rp_filter", "ok", shown, why)]

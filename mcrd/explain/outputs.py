@@ -26,7 +26,7 @@ STAGE = "output"
 REMEDIES = {
     "EPERM": "an output rule of this host's firewall drops it: `nft list ruleset`",
     "EACCES": "a route of the kind `prohibit`, or the firewall: `ip route`, `nft list ruleset`",
-    "EAGAIN": "the host or router does not answer ARP, or the interface is too slow",
+    "EAGAIN": "the interface is too slow, or the host or router does not answer ARP",
     "ENOBUFS": "the queue of the interface is full: its speed, `txqueuelen`, `tc -s qdisc`; or a"
     " firewall at egress of the interface drops it: `nft list ruleset`",
     "EMSGSIZE": "larger than a datagram may be on this way: smaller packets, or a larger MTU",
@@ -40,7 +40,7 @@ REMEDIES = {
 }
 ANSWERS = {
     "late": "`replies` of the output says how long answers are passed on",
-    "lost": "more answers at a time than one asker may have: 256 KiB",
+    "lost": "more answers waited for one asker than it may have: 256 KiB",
 }
 REFUSING = {"EINVAL": "blackhole", "EACCES": "prohibit", "EHOSTUNREACH": "unreachable"}
 DROPS = {
@@ -106,7 +106,7 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     yield from _size(evidence, say, output, _mtu(evidence, index, found))
     yield from _counters(evidence, say, asked)
     if index in host.joined_here and not output.loop:
-        text = f"this host has joined {output.address}, and gets nothing of what it sends itself"
+        text = f"this host has joined {output.address}, but does not receive what it sends itself"
         yield say("loop", "note", text, "`loop = true` in the output, if its programs are to")
     yield from receivers(evidence, say, index, output)
 
@@ -134,7 +134,7 @@ def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
             remedy = f"`ip route get {host} fibmatch` shows it: that, or its `ip rule`, has to go"
         elif output.interface is None:
             text = f"there is no route to {host}"
-            remedy = f"`ip route add {host} via ROUTER`, or the program that is to know the way"
+            remedy = f"`ip route add {host} via ROUTER`, or look at the routing daemon"
         elif way.elsewhere is not None:
             text = f"the route to {host} leaves by {way.elsewhere}, and not by {output.interface}"
             remedy = (
@@ -158,7 +158,11 @@ def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
         remedy = f"is it there and on this network? `ip neighbour show dev {output.interface}`"
         yield say("neighbour", "no", text, remedy)
     elif way.neighbour is None:
-        yield say("neighbour", "unknown", f"nothing was sent to {hop} of late: nobody asked for it")
+        yield say(
+            "neighbour",
+            "unknown",
+            f"nothing was sent to {hop} lately: whether it answers is not known",
+        )
     elif way.neighbour != "NOARP":
         yield say("neighbour", "yes", f"{hop} is a known neighbour ({way.neighbour})")
 

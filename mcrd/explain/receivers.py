@@ -40,7 +40,7 @@ def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Itera
         return
     bridge = evidence.host.bridges.get(index)
     if bridge is not None and bridge.name == output.interface and _withholds(bridge, output):
-        text = f"{bridge.name} snoops, and behind none of its ports has anybody asked for"
+        text = f"{bridge.name} snoops, and nobody behind its ports has joined"
         remedy = f"`bridge mdb show dev {bridge.name}` lists the groups that are wanted"
         yield say("snooping", "no", f"{text} {output.address}: it goes nowhere", remedy)
         return

@@ -62,7 +62,7 @@ def returned(
             text = f"{last.host} answered, by ICMP, {ago(last.ago_s)} ago: {words}"
             yield say("refused", "note", text, remedy)
         else:
-            text = f"it was refused before, by ICMP, {_times(refused)}, and not meanwhile"
+            text = f"it was refused before, by ICMP, {_times(refused)}, but not meanwhile"
             yield say("refused", "note", text)
 
 

@@ -50,7 +50,7 @@ def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
         matters = not all(line.startswith(OF_NO_EFFECT) for line in daemon.changed)
         remedy = "`mcrctl reload` applies it"
         if daemon.removed:
-            remedy = "`mcrctl reload` ends this rule, or put it back"
+            remedy = "`mcrctl reload` ends this rule; to keep it, put it back"
         yield Finding("file", "not_loaded", "no" if matters else "note", text, remedy)
     else:
         yield Finding("file", "loaded", "yes", f"what runs is what {daemon.config} says")

@@ -71,7 +71,7 @@ def _good(given: Input, kinds: Sequence[Kind], when: str) -> str:
     largest = max(kind.largest for kind in kinds)
     who = some([kind.source for kind in kinds], "sources ")
     ttl = min(kind.ttl_lowest for kind in kinds)
-    enough = ", which is enough: it ends here" if ttl == 1 else ""
+    enough = "; that was enough to end the look" if ttl == 1 else ""
     to = endpoint(given.address, given.port)
     return f"{count} frames to {to} {when}, from {who}; up to {largest} bytes, TTL {ttl}{enough}"
 
@@ -151,7 +151,7 @@ def _near(topic: str, given: Input, first: Kind) -> tuple[str, str]:
                 return f"the frames are not of VLAN {given.vlan}", "another vlan in the rule"
             remedy = f"take the VLAN's interface as the input, or vlan = {first.vlan}"
             if first.inner_vlan:
-                remedy = "take an interface on which the tags are taken off"
+                remedy = "use an interface that removes both tags as the input"
             return "the frames are tagged, and the rule takes untagged ones", remedy
         case "source":
             host = ip_address(first.source)

@@ -68,5 +68,5 @@ def _kernel(evidence: Evidence) -> Iterator[Finding]:
             text += f": the kernel could route this{strict}"
         else:
             text += f", and not over {name}: the kernel's own multicast routing would drop it"
-            text += f"{strict}; mcrd does not ask"
+            text += f"{strict}; mcrd does not need it"
         yield Finding("kernel", "reverse_path", "note", text)

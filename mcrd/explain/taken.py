@@ -14,11 +14,11 @@ RETURNED = ("looped", "cut_off")  # drops of what comes back
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
 REMEDIES = {
     "ring_full": "`ring_size` or `workers` of the interface: docs/performance.md",
-    "malformed": "what sends such packets; `tcpdump -vv` shows them",
+    "malformed": "find what sends such packets: `tcpdump -vv` shows them",
     "bad_checksum": "repair the sender, or what rewrites packets on the way",
     "fragment": "IPv6 fragments are not relayed: let the source send smaller packets",
     "truncated": "`ethtool -K` of the interface: no receive offload",
-    "wrong_vlan": "`vlan` in the rule, or the VLAN's interface as the input",
+    "wrong_vlan": "set `vlan` in the rule, or use the VLAN's interface as the input",
     "wrong_source": "`sources` and `exclude` in the rule",
     "own_output": "what this daemon sent comes back: a loop, or rules that feed each other",
     "rate_limited": "`limit` of the input",

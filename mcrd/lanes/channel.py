@@ -40,7 +40,7 @@ class _Outgoing(NamedTuple):
 class Channel(ABC):
     """Requests to a worker, its answers, and the sockets that it was sent.
 
-    Whoever is at the other end may have been taken over: what breaks the protocol ends it.
+    Whoever is at the other end may be compromised: what breaks the protocol ends it.
     """
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ class Channel(ABC):
             if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM):
                 return False  # what is there is read the next time, or the worker taken for hung
             self._close_channel()
-            self.kill(f"ended, for it could not be heard: {named(error)}")
+            self.kill(f"ended, because its messages could not be read: {named(error)}")
         except ProtocolError as error:
             self._distrust(f"it {error}")
         return True
@@ -229,7 +229,7 @@ class Channel(ABC):
         if isinstance(answer, messages.Wanted):
             self._demand.ask(len(answer.members))
             if len(self._answers) > hostile.UNANSWERED:
-                raise ProtocolError("asked and did not listen")
+                raise ProtocolError("sent requests without reading the answers")
             self._want(answer.members)
             return
         future = self._answers.get(answer.sequence)
@@ -269,7 +269,7 @@ class Channel(ABC):
 def end_sockets(channel: Channel | None, sockets: Mapping[Egress, socket.socket]) -> None:
     """Close them once the worker has put them away; after that nobody sends by them any more.
 
-    To close the own descriptor alone would leave a worker that was taken over with its copy.
+    To close the own descriptor alone would leave a compromised worker with its copy.
     """
     held = tuple(sockets.values())
 

@@ -26,11 +26,17 @@ from mcrd.lanes.channel import WorkerError, end_sockets, unheard
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.model import BROADCAST, DEFAULT_MEMBERS
-from mcrd.planning.replies import answers, back, ear, receives, sockets_of
+from mcrd.planning.replies import (
+    ASKERS_AT_MOST,
+    answers,
+    back,
+    ear,
+    receives,
+    sockets_of,
+)
 from mcrd.planning.resources import ELSEWHERE, Egress, Members, Relay
 from mcrd.sockets import EgressSockets, lost_by, source_port
 
-ASKERS_AT_MOST = 1024  # of one rule in one worker: each takes a port, and three sockets
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
 ROOM_AT_ONCE = 128  # a part: one in so many makes room together, at the least 64
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing

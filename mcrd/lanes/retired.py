@@ -74,7 +74,9 @@ class Retired:
             try:
                 old.ring.deafen()
             except OSError as error:  # the new ones are there all the same
-                text = "%s: what comes while new rings take over may be counted as lost: %s"
+                text = (
+                    "%s: packets that arrive while new rings are opened may be counted as lost: %s"
+                )
                 log.warning(text, self.interface, words(error))
         both = (before + sum(ring.seen for ring in new)) // 2
         for key, reason, lost in sorted(self.losses(), key=lambda loss: loss[1]):  # discarded first

@@ -75,7 +75,7 @@ class Ears:
                 self._missing.append(one)
                 why = words(error)
         if why:
-            text = "not all that is said of groups can be heard: %s; trying again in %g s"
+            text = "cannot listen to all of IGMP, MLD, PIM and ICMP: %s; trying again in %g s"
             tell(log, logging.WARNING, "deaf", text, why, AGAIN)
 
     def hears(self, family: int, protocol: int) -> bool:

@@ -13,6 +13,7 @@ from mcrd.model import Address, Rule
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Egress, Replies, Sending
 
+ASKERS_AT_MOST = 1024  # of one rule in one worker: each takes a port, and three sockets
 TTL = 64
 """Of answers, or that of the output where it is larger. RFC 6762, section 11 wants 255 of mDNS."""
 

@@ -106,7 +106,7 @@ def checked_log(daemon: Mcrd) -> str:
             "recvmsg:error=ENOBUFS:when=1..2": "",  # it is heard the next time
         },
         {
-            "setsockopt:error=ENOMEM:when=1..9": "not all that is said of groups can be heard",
+            "setsockopt:error=ENOMEM:when=1..9": "cannot listen to all of IGMP, MLD, PIM and ICMP",
             "getsockopt:error=ENOMEM:when=1..5": "cannot read the interfaces: Cannot allocate",
         },
     ],
@@ -217,9 +217,9 @@ def test_without_inotify_a_save_is_noticed(triangle: Triangle, call: str, sysctl
     daemon = triangle.lab.mcrd(triangle.relay, A, program=refusing(call))
     flows(triangle)
     (line,) = [line for line in daemon.log().splitlines() if "inotify" in line]
-    assert "cannot hear of a saved rule file: " in line
+    assert "cannot watch the rule files: " in line
     assert sysctl in line
-    assert "it is looked at every 1.5 s instead" in line
+    assert "they are checked every 1.5 s instead" in line
     assert daemon.status()["watch_trouble"] in line
     assert line.partition(": ")[2] in daemon.ctl("doctor", check=False).stdout
     saves_count(daemon, daemon.config)

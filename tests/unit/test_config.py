@@ -432,7 +432,7 @@ def test_a_host_needs_no_interface() -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("ttl = 3", "the routes do not say where a group is, and 239.1.1.1 is one"),
+        ("ttl = 3", "239.1.1.1 is a group, and routes to hosts do not tell where it goes"),
         (
             'address = "fe80::1"',
             "fe80::1 is link-local, and there is such an address on every link",

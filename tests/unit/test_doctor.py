@@ -137,10 +137,8 @@ def test_an_io_uring_is_tried_and_nothing_stays_open() -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-NO_INSTANCE = (
-    "cannot hear of a saved rule file: no inotify instance is left for this user; and so on"
-)
-NO_THREAD = "cannot look at the rule files now and then: no thread"
+NO_INSTANCE = "cannot watch the rule files: no inotify instance is left for this user; and so on"
+NO_THREAD = "cannot check the rule files periodically: no thread"
 
 
 @pytest.mark.parametrize(

@@ -621,8 +621,7 @@ def test_inotify_that_comes_later_is_used(file: Path, caplog: pytest.LogCaptureF
 
     asyncio.run(scenario())
     assert caplog.messages == [
-        "cannot hear of a saved rule file: Too many open files;"
-        " it is looked at every 3600 s instead",
+        "cannot watch the rule files: Too many open files; they are checked every 3600 s instead",
         "the rule files are watched as they should be",
     ]
 

@@ -96,7 +96,7 @@ void guard_init(struct guard *guard, struct guard_memory *shared)
 {
 	memset(guard, 0, sizeof(*guard));
 	guard->shared = shared;
-	/* A copy: whoever takes over another worker may write there. */
+	/* A copy: a compromised worker may write there. */
 	memcpy(guard->seed, shared->seed, sizeof(guard->seed));
 }
 

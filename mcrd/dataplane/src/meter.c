@@ -56,7 +56,7 @@ uint64_t meter_roll(struct meter *meter, const struct traffic *traffic, uint64_t
 	return window * METER_WINDOW_NS;
 }
 
-/* A copy of which nothing changed meanwhile, as far as that can be had of a worker that may have been taken over. */
+/* A copy of which nothing changed meanwhile, as far as that can be had of a worker that may be compromised. */
 static void copy(const struct meter *meter, const struct traffic *traffic, struct meter *to, struct traffic *counted)
 {
 	uint64_t before, after;
