@@ -125,7 +125,7 @@ def test_nothing_comes_by_argument_or_environment(
 def test_what_a_reload_takes_away_sends_nothing_any_more(
     host: Host, address: str, port: int, protocol: Protocol
 ) -> None:
-    """Not by a copy of the descriptor either, as a worker that was taken over would keep."""
+    """Not by a copy of the descriptor either, as a compromised worker would keep."""
     where = ip_address(address)
     with host.inside():
         index = socket.if_nametoindex("r0")

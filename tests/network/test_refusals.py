@@ -170,7 +170,7 @@ def test_too_few_descriptors_are_one_line(triangle: Triangle) -> None:
     assert outcome(daemon) == "ended"
     assert daemon.process.returncode == 1
     assert daemon.log() == (
-        "mcrd: 16 open files are allowed, and it takes 64 at least;"
+        "mcrd: 16 open files are allowed, and mcrd needs at least 64;"
         " raise LimitNOFILE= of the service, or ulimit -Hn\n"
     )
 

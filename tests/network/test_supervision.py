@@ -121,7 +121,7 @@ at.plan = plan
     assert daemon.process.wait(END) == 1
     log = daemon.log()
     assert "reload (file saved) failed: KeyError('a bug')" in log
-    assert "mcrd has to end: KeyError('a bug')" in log
+    assert "mcrd cannot continue: KeyError('a bug')" in log
     assert not daemon.control.exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 

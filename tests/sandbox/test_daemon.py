@@ -238,7 +238,7 @@ def test_a_violation_is_named_and_the_worker_replaced(triangle: Triangle, tmp_pa
 
 
 def test_a_member_of_no_rule_is_nobodys(triangle: Triangle, tmp_path: Path) -> None:
-    """A worker that is taken over asks for a socket to where no rule goes."""
+    """A compromised worker asks for a socket to where no rule goes."""
     daemon = taken_over(triangle, RANGE, "ask for a member that is none", tmp_path)
     wait_for(lambda: "that range does not have" in daemon.log(), "the reason in the log")
     assert daemon.host.run("ss", "-Hun") == ""

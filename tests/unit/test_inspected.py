@@ -83,7 +83,7 @@ def test_the_next_supervisor_counts_on() -> None:
 
 
 def test_what_a_worker_says_may_be_wrong() -> None:
-    """One that was taken over writes what it likes."""
+    """A compromised worker writes what it likes."""
     counters = ffi.new("struct inspect_counters *")
     assert read(counters) is None
     ffi.memmove(counters, b"\xff" * ffi.sizeof(counters[0]), ffi.sizeof(counters[0]))

@@ -702,7 +702,7 @@ def test_with_too_few_descriptors_none_is_held(file: Path, left: int) -> None:
             for _ in range(3):
                 watch._retry = 0.0  # noqa: SLF001
                 watch.look()
-            assert "rule file: Too many open files;" in watch.trouble
+            assert "rule files: Too many open files;" in watch.trouble
         assert len(os.listdir("/proc/self/fd")) == before
         watch.stop()
 
