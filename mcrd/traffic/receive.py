@@ -185,9 +185,14 @@ def _run(receiver: Any, ending: Ending, stopped: Callable[[], bool]) -> None:
                 until = min(until, max(seen.last_ns, began) + EXPECT_SILENCE_NS)
         if now >= until:
             return
-        status = lib.traffic_receive(receiver, until - now)
-        if status < 0:
-            raise OSError(-status, os.strerror(-status))
+        _read(receiver, until - now)
+    _read(receiver, SLICE_NS)  # what came before the word to stop
+
+
+def _read(receiver: Any, nanoseconds: int) -> None:
+    status = lib.traffic_receive(receiver, nanoseconds)
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
 
 
 def _result(receiver: Any, ending: Ending, kernel_dropped: int) -> Received:

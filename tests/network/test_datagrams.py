@@ -130,11 +130,11 @@ def test_programs_on_the_relay_hear_an_output_with_loop(triangle: Triangle, loop
         triangle.relay,
         rule("a", "r0 239.1.1.1 5000", f"r1 239.2.2.2 6000 loop={str(loop).lower()}"),
     )
-    local = triangle.relay.receive("r1", "239.2.2.2", 6000, expect=100, timeout=3 if loop else 1)
+    local = triangle.relay.receive("r1", "239.2.2.2", 6000)
     far = triangle.sink.receive("k0", "239.2.2.2", 6000, expect=100)
     triangle.source.send("s0", "239.1.1.1", 5000, count=100, rate=1000)
     assert far.result()["unique"] == 100
-    assert local.result()["unique"] == (100 if loop else 0)
+    assert local.stop()["unique"] == (100 if loop else 0)
 
 
 @pytest.mark.parametrize("size", [2000, 20000])
