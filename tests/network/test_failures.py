@@ -294,7 +294,7 @@ def test_the_kernel_does_not_refuse_a_unicast_input(triangle: Triangle) -> None:
             sock.send(struct.pack("!I", number) + bytes(60))
 
     def sent() -> int:
-        return int(entry(daemon, "a")["outputs"][0]["sent"]["packets"])
+        return int(daemon.stats()["rules"]["a"]["outputs"][0]["sent"]["packets"])
 
     wait_for(lambda: sent() == 100, "all to be sent")
     result = received.stop()
