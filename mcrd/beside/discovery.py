@@ -50,12 +50,8 @@ class Listener:
 def protocol_of(rule: Rule) -> str | None:
     """The discovery protocol that a rule relays."""
     given = rule.input
-    for name, (port, groups) in PROTOCOLS.items():
-        if (
-            given.protocol == "udp"
-            and has_port(given.port, port)
-            and any(covers(given.address, group) for group in groups)
-        ):
+    for name, (port, groups) in PROTOCOLS.items() if given.protocol == "udp" else ():
+        if has_port(given.port, port) and any(covers(given.address, group) for group in groups):
             return name
     return None
 
@@ -103,13 +99,9 @@ def _program(host: Host, pid: int, rule: Rule, protocol: str) -> Listener:
         path = _conf_of(host.words(pid))
         settings = _settings(host, f"/proc/{pid}/root{path}") or _settings(host, path)
         return _avahi(who, settings, path, rule)
-    if name in REFLECTORS:
-        words, ends = set(host.words(pid)), _ends(rule)
-        if all(words & end for end in ends):
-            line = shlex.join(host.words(pid))
-            return Listener(
-                who, protocol, f"relays, as {line}", f"stop {name}, or take out the rule"
-            )
+    if name in REFLECTORS and all(end.intersection(host.words(pid)) for end in _ends(rule)):
+        remedy = f"stop {name}, or take out the rule"
+        return Listener(who, protocol, f"relays, as {shlex.join(host.words(pid))}", remedy)
     return Listener(who, protocol)
 
 
@@ -118,7 +110,8 @@ def _ends(rule: Rule) -> tuple[set[str], set[str]]:
 
 
 def _avahi(who: str, settings: Mapping[str, str], path: str, rule: Rule) -> Listener:
-    if not _is_yes(settings.get("enable-reflector")) or not _between(settings, *_ends(rule)):
+    reflects = settings.get("enable-reflector", "no").lower() in ("yes", "true", "y", "on", "1")
+    if not reflects or not _between(settings, *_ends(rule)):
         return Listener(who, "mDNS")
     remedy = f"enable-reflector=no in {path}, and restart it; or take the rule out"
     return Listener(who, "mDNS", f"reflects, by {path}", remedy)
@@ -154,10 +147,6 @@ def _settings(host: Host, path: str) -> dict[str, str]:
             if equal and not key.lstrip().startswith(("#", ";")):
                 found[key.strip()] = value.strip()
     return found
-
-
-def _is_yes(value: str | None) -> bool:
-    return (value or "no").lower() in ("yes", "true", "y", "on", "1")
 
 
 def _between(settings: Mapping[str, str], given: set[str], outputs: set[str]) -> bool:

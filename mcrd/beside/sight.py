@@ -21,6 +21,7 @@ from typing import NamedTuple
 from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.sockets import netlink
+from mcrd.sockets.routes import hops
 
 # linux/sock_diag.h, linux/packet_diag.h
 SOCK_DIAG_BY_FAMILY = 20
@@ -32,9 +33,8 @@ TPACKET_V2 = 1
 PACKET_FANOUT_CBPF = 6
 # linux/rtnetlink.h
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-RTNL_FAMILY_IPMR, RTNL_FAMILY_IP6MR = 128, 129
+ROUTING_FAMILIES = (128, 129)  # RTNL_FAMILY_IPMR, RTNL_FAMILY_IP6MR
 RTA_DST, RTA_SRC, RTA_IIF, RTA_MULTIPATH = 1, 2, 3, 9
-NEXT_HOP = struct.Struct("=HBBi")
 
 TABLES = Path("/proc/thread-self/net")
 CONNECTED = "01"
@@ -100,9 +100,8 @@ def rings_and_routes() -> Sight:
     try:
         rings = tuple(_rings())
     except OSError as error:
-        why = (
-            "the kernel has no module packet_diag" if error.errno == errno.ENOENT else words(error)
-        )
+        missing = error.errno == errno.ENOENT
+        why = "the kernel has no module packet_diag" if missing else words(error)
         unseen.append(f"packet sockets: {why}")
     try:
         routes = tuple(_routes())
@@ -131,7 +130,7 @@ def _rings() -> Iterator[Ring]:
 
 def _routes() -> Iterator[Route]:
     """The routes of all tables, without those that wait for a program to say where they lead."""
-    for family in (RTNL_FAMILY_IPMR, RTNL_FAMILY_IP6MR):
+    for family in ROUTING_FAMILIES:
         body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
         try:
             for kind, message in netlink.ask(netlink.ROUTE, RTM_GETROUTE, netlink.NLM_F_DUMP, body):
@@ -143,31 +142,16 @@ def _routes() -> Iterator[Route]:
 
 
 def _route(message: bytes) -> Route | None:
-    family = message[0]
     about = dict(netlink.attributes(message[12:]))
-    if (
-        family not in (RTNL_FAMILY_IPMR, RTNL_FAMILY_IP6MR)
-        or not {
-            RTA_DST,
-            RTA_IIF,
-            RTA_MULTIPATH,
-        }
-        <= about.keys()
-    ):
+    needed = {RTA_DST, RTA_IIF, RTA_MULTIPATH}
+    if message[0] not in ROUTING_FAMILIES or not needed <= about.keys():
         return None
-    hops, leaves, at = about[RTA_MULTIPATH], set(), 0
-    while at + NEXT_HOP.size <= len(hops):
-        length, _, _, index = NEXT_HOP.unpack_from(hops, at)
-        if length < NEXT_HOP.size:
-            break
-        leaves.add(index)
-        at += (length + 3) & ~3
     source = ip_address(about[RTA_SRC]) if RTA_SRC in about else None
     return Route(
         group=ip_address(about[RTA_DST]),
         source=None if source is None or source.is_unspecified else source,
         came=struct.unpack("=I", about[RTA_IIF])[0],
-        leaves=frozenset(leaves),
+        leaves=frozenset(index for index, _ in hops(about[RTA_MULTIPATH])),
     )
 
 

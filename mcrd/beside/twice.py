@@ -91,6 +91,5 @@ def _routed(rule: Rule, links: Mapping[str, Link], routes: Iterable[Route]) -> I
 def _takes(given: Input, source: Address | None) -> bool:
     if source is None:
         return True
-    return (not given.sources or any(source in network for network in given.sources)) and not any(
-        source in network for network in given.exclude
-    )
+    listed = not given.sources or any(source in network for network in given.sources)
+    return listed and not any(source in network for network in given.exclude)

@@ -49,21 +49,17 @@ _END: Final = re.compile(
     r"(?::(?P<port>[0-9]+(?:-[0-9]+)?))?"
 )
 _NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::[0-9]+)?|localhost")
+_WITHOUT_ZONE: Final = "; the key interface says which interface"
 _RULE_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def interface_name(text: str) -> str:
     """An interface name as Linux allows it, or an alternative one, which may be longer."""
     name = text.encode()
-    if (
-        not 1 <= len(name) <= LONGEST_ALTERNATIVE_NAME
-        or not _NOT_IN_INTERFACE_NAME.isdisjoint(name)
-        or text in (".", "..")
-    ):
-        raise ValueError(
-            'expected an interface name (1 to 127 bytes; no "/", ":" or white space; '
-            f'not "." or ".."), got {quoted(text)}'
-        )
+    fits = 1 <= len(name) <= LONGEST_ALTERNATIVE_NAME and text not in (".", "..")
+    if not fits or not _NOT_IN_INTERFACE_NAME.isdisjoint(name):
+        what = '1 to 127 bytes; no "/", ":" or white space; not "." or ".."'
+        raise _unfit(f"an interface name ({what})", text)
     return text
 
 
@@ -82,24 +78,17 @@ def address(text: str) -> Address:
     try:
         found = ip_address(bare)
     except ValueError:
-        raise ValueError(
-            f"expected an IPv4 or IPv6 address, got {quoted(text)}{_instead(text)}"
-        ) from None
+        raise _unfit("an IPv4 or IPv6 address", text, _instead(text)) from None
     if zone:
-        raise ValueError(
-            f'expected an address without "%", got {quoted(text)}; '
-            "the key interface says which interface"
-        )
+        raise _unfit('an address without "%"', text, _WITHOUT_ZONE)
     if found.is_unspecified:
-        raise ValueError(f"expected the address of a group or a host, got {quoted(text)}")
+        raise _unfit("the address of a group or a host", text)
     if found == LIMITED_BROADCAST:
         raise ValueError(
             f"expected the address of a group or a host, got the broadcast address {found}"
         )
     if isinstance(found, IPv6Address) and found.ipv4_mapped:
-        raise ValueError(
-            f'expected an IPv4 or IPv6 address, got {quoted(text)}; write "{found.ipv4_mapped}"'
-        )
+        raise _unfit("an IPv4 or IPv6 address", text, f'; write "{found.ipv4_mapped}"')
     return found
 
 
@@ -115,15 +104,10 @@ def destination(text: str) -> Address | Network:
     if found.num_addresses == 1:
         return destination(str(found.network_address))
     if not found.is_multicast and found.overlaps(_GROUPS[found.version]):
-        raise ValueError(
-            f"expected a prefix of groups or one of hosts, got {quoted(text)}, which has both"
-        )
+        raise _unfit("a prefix of groups or one of hosts", text, ", which has both")
     for unfit in (found.network_address, found.broadcast_address):
         if unfit.is_unspecified or unfit == LIMITED_BROADCAST:
-            raise ValueError(
-                f"expected a prefix of groups or of hosts, got {quoted(text)}, "
-                f"which has {unfit} in it"
-            )
+            raise _unfit("a prefix of groups or of hosts", text, f", which has {unfit} in it")
     return found
 
 
@@ -134,7 +118,7 @@ def sources(text: str) -> Network:
     if found.num_addresses == 1:
         host_address(str(found.network_address))
     if found.is_multicast:
-        raise ValueError(f"expected a prefix of hosts, got {quoted(text)}, which has groups only")
+        raise _unfit("a prefix of hosts", text, ", which has groups only")
     return found
 
 
@@ -157,16 +141,14 @@ def ports(value: object) -> int | PortRange:
     """A port, or a range of more than one."""
     if type(value) is int:
         if not 1 <= value <= _HIGHEST_PORT:
-            raise ValueError(
-                f"expected an integer from 1 to {_HIGHEST_PORT}, got {described(value)}"
-            )
+            raise _unfit(f"an integer from 1 to {_HIGHEST_PORT}", value)
         return value
     found = _PORT_RANGE.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[2]) > _HIGHEST_PORT:
-        raise ValueError(f"expected {PORTS}, got {described(value)}")
+        raise _unfit(PORTS, value)
     first, last = int(found[1]), int(found[2])
     if first > last:
-        raise ValueError(f'expected {PORTS}, got {described(value)}; write "{last}-{first}"')
+        raise _unfit(PORTS, value, f'; write "{last}-{first}"')
     return first if first == last else PortRange(first, last)
 
 
@@ -177,9 +159,7 @@ def vlan(value: object) -> int:
     reason = ""
     if type(value) is int and value == 0:
         reason = ": VLAN ID 0 counts as untagged; leave the key out"
-    raise ValueError(
-        f"expected an integer from 1 to {_HIGHEST_VLAN}, got {described(value)}{reason}"
-    )
+    raise _unfit(f"an integer from 1 to {_HIGHEST_VLAN}", value, reason)
 
 
 def ring_size(value: object) -> int:
@@ -188,10 +168,8 @@ def ring_size(value: object) -> int:
     if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
         size = int(found[1]) * _UNITS[found[2]]
     if size is None or not _SMALLEST_RING <= size <= _LARGEST_RING:
-        raise ValueError(
-            'expected 1 MiB to 4 GiB, as a number of bytes or with a unit, as in "64 MiB", '
-            f"got {described(value)}"
-        )
+        expected = '1 MiB to 4 GiB, as a number of bytes or with a unit, as in "64 MiB"'
+        raise _unfit(expected, value)
     return size
 
 
@@ -212,7 +190,7 @@ def duration(key: str, text: str) -> float:
     found = _DURATION.fullmatch(text)
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
     if not shortest <= seconds <= longest:
-        raise ValueError(f'expected {expected} or "5 min", got {quoted(text)}')
+        raise _unfit(f'{expected} or "5 min"', text)
     return seconds
 
 
@@ -220,7 +198,7 @@ def share(text: str) -> float:
     """A part of the whole, from 0 to 1."""
     found = _SHARE.fullmatch(text)
     if not found or not 0 < float(found[1]) <= 100:
-        raise ValueError(f'expected a percentage, as in "0.1%", got {quoted(text)}')
+        raise _unfit('a percentage, as in "0.1%"', text)
     return float(found[1]) / 100
 
 
@@ -234,18 +212,19 @@ def listen(text: str) -> str:
         found = None
     right = found is not None and (found.version == 6) == (bare is not host)
     if not right or not _PORT.fullmatch(port) or not 1 <= int(port) <= _HIGHEST_PORT:
-        raise ValueError(
-            'expected an address and a port, as in "127.0.0.1:9464" or "[::1]:9464",'
-            f" got {quoted(text)}"
-        )
+        raise _unfit('an address and a port, as in "127.0.0.1:9464" or "[::1]:9464"', text)
     return text
 
 
 def pattern(text: str) -> str:
     """The name of a file, or a pattern of names."""
     if not text or "\0" in text:
-        raise ValueError(f"expected a file name or a pattern of such, got {quoted(text)}")
+        raise _unfit("a file name or a pattern of such", text)
     return text
+
+
+def _unfit(expected: str, got: object, more: str = "") -> ValueError:
+    return ValueError(f"expected {expected}, got {described(got)}{more}")
 
 
 def _host_address(
@@ -255,8 +234,7 @@ def _host_address(
     try:
         ip_address(text.partition("%")[0])
     except ValueError:
-        message = f"expected {expected}, got {quoted(text)}{_instead(text, key, port)}"
-        raise ValueError(message) from None
+        raise _unfit(expected, text, _instead(text, key, port)) from None
     return host_address(text)
 
 
@@ -289,24 +267,17 @@ def _instead(text: str, key: str = "address", port: str | None = "port") -> str:
 def _prefix(text: str, port: str | None = "port") -> Network:
     bare, _, length = text.partition("/")
     if "%" in text:
-        raise ValueError(
-            f'expected a prefix without "%", got {quoted(text)}; '
-            "the key interface says which interface"
-        )
+        raise _unfit('a prefix without "%"', text, _WITHOUT_ZONE)
     try:
         found = ip_network(text, strict=False) if _PREFIX_LENGTH.fullmatch(length) else None
     except ValueError:
         found = None
     if found is None:
-        raise ValueError(
-            'expected an address or a prefix such as "239.1.0.0/16" or "ff05::/112", '
-            f"got {quoted(text)}{_instead(text, port=port)}"
-        )
+        expected = 'an address or a prefix such as "239.1.0.0/16" or "ff05::/112"'
+        raise _unfit(expected, text, _instead(text, port=port))
     if ip_address(bare) != found.network_address:
-        raise ValueError(
-            f"expected a prefix without host bits, got {quoted(text)}; the network is {found}"
-        )
+        raise _unfit("a prefix without host bits", text, f"; the network is {found}")
     if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
         inner = IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - 96))
-        raise ValueError(f'expected a prefix, got {quoted(text)}; write "{inner}"')
+        raise _unfit("a prefix", text, f'; write "{inner}"')
     return found

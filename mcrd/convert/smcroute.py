@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
 
-from mcrd.convert.draft import Draft, DraftRule
+from mcrd.convert.draft import Draft, DraftRule, Value
 
 ALL_PORTS = "1-65535"
 TTL = 16  # the kernel lowers that of each packet; mcrd sends with one of its own
@@ -22,23 +21,15 @@ _SAME_SOURCE = (
 )
 
 
-@dataclass
-class _Statement:
-    """The words of a line by the keyword before them."""
-
-    given: dict[str, list[str]] = field(default_factory=dict)
-
-    def one(self, key: str) -> str | None:
-        """The word after a keyword."""
-        words = self.given.get(key, [])
-        return words[0] if words else None
+_Statement = dict[str, list[str]]
+"""The words of a line by the keyword before them."""
 
 
 def from_smcroute(text: str, source: str) -> Draft:
     """A draft of what the file says; what cannot be read is a remark."""
     draft = Draft(source)
     joined: list[tuple[str, str]] = []
-    for number, line in _lines(text):
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:
@@ -52,7 +43,7 @@ def from_smcroute(text: str, source: str) -> Draft:
             case "mgroup" | "ssmgroup":
                 draft.understood = True
                 statement = _statement(words[1:])
-                joined.append((statement.one("from") or "?", statement.one("group") or "?"))
+                joined.append((_one(statement, "from") or "?", _one(statement, "group") or "?"))
             case "phyint":
                 draft.understood = True
                 draft.remarks.append(
@@ -79,35 +70,31 @@ def from_smcroute(text: str, source: str) -> Draft:
     return draft
 
 
-def _lines(text: str) -> list[tuple[int, str]]:
-    return list(enumerate(text.splitlines(), 1))
-
-
 def _statement(words: list[str]) -> _Statement:
-    found = _Statement()
+    found: _Statement = {}
     key = ""
     for word in words:
         if word in ("from", "source", "group", "to"):
             key = word
-            found.given[key] = []
+            found[key] = []
         elif key:
-            found.given[key].append(word)
+            found[key].append(word)
     return found
 
 
+def _one(statement: _Statement, key: str) -> str | None:
+    """The word after a keyword."""
+    return next(iter(statement.get(key, ())), None)
+
+
 def _route(draft: Draft, statement: _Statement, where: str) -> None:
-    interface, group = statement.one("from"), statement.one("group")
-    outputs = statement.given.get("to", [])
+    interface, group = _one(statement, "from"), _one(statement, "group")
+    outputs = statement.get("to", [])
     if not interface or not group or not outputs:
         draft.remarks.append(f"{where}: not understood: a route needs from, group and to")
         return
-    given: dict[str, str | int | bool | list[str] | list[int]] = {
-        "interface": interface,
-        "address": group,
-        "port": ALL_PORTS,
-    }
-    sender = statement.one("source")
-    if sender:
+    given: dict[str, Value] = {"interface": interface, "address": group, "port": ALL_PORTS}
+    if sender := _one(statement, "source"):
         given["sources"] = [sender]
     draft.understood = True
     rule = DraftRule(
@@ -116,10 +103,7 @@ def _route(draft: Draft, statement: _Statement, where: str) -> None:
         [{"interface": name, "source": "keep", "ttl": TTL} for name in outputs],
         where=where,
     )
-    names = [name for name in (interface, *outputs) if name.endswith("+")]
-    if names:
+    if names := ", ".join(name for name in (interface, *outputs) if name.endswith("+")):
         rule.enabled = False
-        rule.remarks.append(
-            f"{', '.join(names)}: there are no wildcards; write a rule for each interface"
-        )
+        rule.remarks.append(f"{names}: there are no wildcards; write a rule for each interface")
     draft.rules.append(rule)

@@ -224,7 +224,7 @@ def read_route(question: Question, kind: int, body: bytes) -> Route:
         return Route(error=RTN_REFUSING[of])
     found = dict(attributes(body[12:]))
     index, gateway = _hop(found)
-    for some in _hops(found.get(RTA_MULTIPATH, b"")):
+    for some in hops(found.get(RTA_MULTIPATH, b"")):
         index, gateway = some
         if _is_over(question, index):
             break
@@ -238,7 +238,7 @@ def _is_over(question: Question, index: int) -> bool:
     return index == question.over or index in question.enslaved
 
 
-def _hops(multipath: bytes) -> Iterator[tuple[int, Address | None]]:
+def hops(multipath: bytes) -> Iterator[tuple[int, Address | None]]:
     """Those of a route that has several (struct rtnexthop)."""
     at = 0
     while at + 8 <= len(multipath):

@@ -213,11 +213,6 @@ _NEVER_LEFT_OUT = frozenset({"started", "ended", "reload", "reload-refused", "wo
 _limiter = Limiter()
 
 
-def _tell_what_was_left_out() -> None:
-    for record in _limiter.due():
-        logging.getLogger(record.name).handle(record)
-
-
 _handlers: list[Handler] = []
 _threadless = False  # that should have one
 
@@ -258,7 +253,8 @@ def go_on_in_a_thread() -> None:
 
 def look() -> None:
     """Call it now and then: the last of a row of like events is not lost, nor what waits."""
-    _tell_what_was_left_out()
+    for record in _limiter.due():
+        logging.getLogger(record.name).handle(record)
     if _threadless:
         go_on_in_a_thread()
 

@@ -34,12 +34,8 @@ class Manager:
         self.there = self.path[:1] in ("/", "@")  # one to speak to
         self._notifier: sdnotify.SystemdNotifier | None = None
 
-    def connect(self) -> None:
-        """Raise OSError when nobody listens."""
-        if self.there:
-            self._connected()
-
-    def _connected(self) -> sdnotify.SystemdNotifier:
+    def connect(self) -> sdnotify.SystemdNotifier:
+        """The connection to one that is there; raises OSError when nobody listens."""
         if self._notifier is None:
             # The library leaves its socket open where nobody listens.
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
@@ -55,13 +51,13 @@ class Manager:
             return
         sent = text.encode(errors="replace").decode()
         try:
-            _send(self._connected(), sent, descriptors)
+            _send(self.connect(), sent, descriptors)
         except OSError as error:
             # Not yet, or no more: it may listen anew.
             if error.errno not in (errno.ENOTCONN, errno.ECONNREFUSED, errno.EDESTADDRREQ):
                 raise
             self._disconnect()
-            _send(self._connected(), sent, descriptors)
+            _send(self.connect(), sent, descriptors)
 
     def _disconnect(self) -> None:
         if self._notifier is not None:
@@ -150,10 +146,7 @@ class Notify:
         if self._watchdog is None or now - self._alive < self._watchdog / 3:
             return
         self._alive = now
-        if self.flush():
-            if not self._try("WATCHDOG=1"):
-                self.lost += 1
-        else:
+        if not (self.flush() and self._try("WATCHDOG=1")):
             self.lost += 1
 
     def status(self, text: str) -> None:
