@@ -1,0 +1,239 @@
+"""[reflect.NAME] between networks: real programs at both ends, and what each of them finds."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tests.lab import wait_for
+from tests.lab.avahi import Avahi, program
+from tests.lab.datagrams import udp
+from tests.network.test_broadcast import caster
+from tests.network.test_loops import BOUND, Wires
+from tests.network.test_replies import Device, asker
+
+if TYPE_CHECKING:
+    from tests.lab import Capture, Fork, Lab, Mcrd, Triangle
+
+HOME = """
+[reflect.home]
+interfaces = ["r0", "r1", "r2", "r3"]
+protocol = "mdns"
+"""
+
+
+def finds(avahi: Avahi, *services: str) -> None:
+    """Waits until it finds these alone, over IPv4 and IPv6."""
+    wanted = {(family, name) for name in services for family in ("IPv4", "IPv6")}
+    try:
+        wait_for(lambda: avahi.found() == wanted, f"{services} to be all that is found")
+    except TimeoutError as error:
+        raise AssertionError(f"{error}; missing or strange: {avahi.found() ^ wanted}") from None
+
+
+def states(daemon: Mcrd) -> dict[str, str]:
+    return {name: rule["state"] for name, rule in daemon.stats()["rules"].items()}
+
+
+def test_avahi_in_three_networks_and_a_fourth_that_comes_later(fork: Fork) -> None:
+    """Each finds by mDNS what is in all others, and hears when it goes."""
+    daemon = fork.lab.mcrd(fork.relay, HOME)
+    places = [f"home/mdns{family}:r{number}" for family in (4, 6) for number in range(4)]
+    late = {name for name in places if name.endswith("r3")}
+    assert states(daemon) == {name: "waiting" if name in late else "active" for name in places}
+    hosts = (fork.source, fork.sink, fork.sink2)
+    avahis = [Avahi(host, host.name) for host in hosts]
+    services = [f"printer-of-{host.name}" for host in hosts]
+    published = [
+        avahi.publish(service, 631) for avahi, service in zip(avahis, services, strict=True)
+    ]
+    for avahi in avahis:
+        finds(avahi, *services)
+    # A network that comes later joins by itself.
+    (fourth,) = fork.lab.hosts("fourth")
+    fork.lab.link(fourth, "k2", ["10.4.0.2/24"], fork.relay, "r3", ["10.4.0.1/24"])
+    wait_for(lambda: set(states(daemon).values()) == {"active"}, "the rules of r3")
+    latest = Avahi(fourth, "fourth")
+    finds(latest, *services)
+    assert latest.look() == latest.found()
+    # A goodbye comes through; else the service would be known for more than an hour.
+    published[-1].send_signal(signal.SIGTERM)
+    for avahi in (*avahis, latest):
+        finds(avahi, *services[:-1])
+    _shows(daemon, places)
+
+
+def _shows(daemon: Mcrd, places: list[str]) -> None:
+    """What mcrctl says of the rules, by the name of the table and by their own."""
+    assert list(json.loads(daemon.ctl("rules", "home", "--json").stdout)["rules"]) == places
+    shown = daemon.ctl("rules", "home/mdns4:r0").stdout
+    assert "home/mdns4:r0" in shown
+    assert "home/mdns4:r1" not in shown
+    told = daemon.ctl("explain", "home", "--seconds", "0.2", check=False)
+    assert f"home is 8 rules; name one: {', '.join(places[:3])}, ..." in told.stderr
+    told = daemon.ctl("explain", "home/mdns6:r2", "--seconds", "0.2", check=False)
+    assert told.returncode in (0, 1), told.stderr
+    assert "home/mdns6:r2" in told.stdout
+    stats = daemon.stats()["rules"]
+    assert sum(rule["dropped"]["looped"] for rule in stats.values()) == 0
+    assert all(rule["received"]["packets"] for name, rule in stats.items() if "r3" not in name)
+    doctor = json.loads(daemon.ctl("doctor", "--json", check=False).stdout)["findings"]
+    assert not [each for each in doctor if each["check"] == "rules" and each["state"] == "trouble"]
+    daemon.edit(HOME.replace('"r2", ', ""))
+    left = [name for name in places if not name.endswith("r2")]
+    wait_for(lambda: list(daemon.stats()["rules"]) == left, "the rules of r2 to end")
+
+
+def test_two_relays_side_by_side_make_no_storm(lab: Lab) -> None:
+    """Three networks, and two relays with the same table."""
+    wires = Wires(lab, 3, [(0, 1, 2), (0, 1, 2)])
+    for host in wires.relays:
+        for number in range(3):  # each datagram is a frame
+            host.run("ethtool", "-K", f"r{number}", "tx-udp-segmentation", "off")
+    wires.run(HOME.replace(', "r3"', ""))
+    assert wires.silence() < BOUND
+    wires.send(b"one question")
+    before = wires.silence()
+    assert before < BOUND
+    first, second = (Avahi(host, host.name) for host in wires.networks[:2])
+    published = first.publish("printer", 631)
+    finds(second, "printer")
+    published.send_signal(signal.SIGTERM)
+    finds(second)
+    wires.silence()
+
+
+SSDP = """
+[reflect.television]
+interfaces = ["eth0", "eth1"]
+protocol = "ssdp"
+ask = ["eth0"]
+family = "ipv4"
+"""
+FIREWALL = """
+table netdev wall {
+  counter others {}
+  chain of_relay {
+    type filter hook ingress device "p0" priority 0;
+    ether type arp accept
+    ip saddr 10.2.0.1 accept
+    ether type ip counter name others drop
+  }
+  chain of_network {
+    type filter hook ingress device "p1" priority 0;
+    ether type arp accept
+    ip daddr { 10.2.0.1, 224.0.0.0/4 } accept
+    ether type ip counter name others drop
+  }
+}
+"""
+
+
+def test_a_search_through_a_firewall_that_knows_the_relay_alone(lab: Lab) -> None:
+    """phone -- eth0 relay eth1 -- firewall -- television; no route leads from one to the other."""
+    phone, relay, wall, television = lab.hosts("phone", "relay", "wall", "television")
+    lab.link(phone, "eth0", ["10.1.0.5/24"], relay, "eth0", ["10.1.0.1/24"])
+    lab.link(relay, "eth1", ["10.2.0.1/24"], wall, "p0", [])
+    lab.link(television, "eth0", ["10.2.0.5/24"], wall, "p1", [])
+    lab.bridge(wall, "br0", ["p0", "p1"])
+    rules = lab.file("wall.nft")
+    rules.write_text(FIREWALL)
+    wall.run("nft", "-f", str(rules))
+    daemon = lab.mcrd(relay, SSDP)
+    device = Device(television, "eth0")
+    seen = television.capture("eth0", "udp dst port 1900", direction="in")
+    for number in range(10):  # each from a port of its own
+        sock = asker(phone, "eth0")
+        search = b"M-SEARCH * HTTP/1.1\r\nST: %d\r\n\r\n" % number
+        sock.sendto(search, ("239.255.255.250", 1900))
+        assert device.answer(b"HTTP/1.1 200 OK %d" % number) == search
+        assert sock.recv(100) == b"HTTP/1.1 200 OK %d" % number
+    assert {address for address, _ in device.asked} == {"10.2.0.1"}
+    assert {udp(frame).ttl for frame in seen.stop()} == {2}
+    # What the television says of itself goes to the phone; what it asks is not answered.
+    heard = phone.capture("eth0", "udp dst port 1900", direction="in")
+    with caster(television, "eth0") as sock:
+        sock.sendto(b"NOTIFY * HTTP/1.1", ("239.255.255.250", 1900))
+    wait_for(heard.frames, "the announcement")
+    (told,) = map(udp, heard.stop())
+    assert (told.payload, told.source, told.ttl) == (b"NOTIFY * HTTP/1.1", "10.1.0.1", 2)
+    rules_now = daemon.stats()["rules"]
+    assert rules_now["television/ssdp4:eth0"]["outputs"][0]["answers"]["askers"] == 10
+    assert rules_now["television/ssdp4:eth1"]["outputs"][0]["answers"] is None
+    counted = wall.run("nft", "-j", "list", "counter", "netdev", "wall", "others")
+    (counter,) = (each["counter"] for each in json.loads(counted)["nftables"] if "counter" in each)
+    assert counter["packets"] == 0
+
+
+def test_wakeonlan_of_debian(triangle: Triangle) -> None:
+    """Broadcast by default, and to port 9; and never back."""
+    wakeonlan = program("wakeonlan", "wakeonlan")
+    table = '[reflect.wake]\ninterfaces = ["r0", "r1"]\nprotocol = "wake-on-lan"\none_way = true\n'
+    triangle.lab.mcrd(triangle.relay, table)
+    triangle.source.run("ip", "route", "add", "255.255.255.255", "dev", "s0")
+    woken = triangle.sink.capture("k0", "udp", direction="in")
+    for number, (port, mac) in enumerate(((9, "02:00:00:00:00:05"), (7, "02:00:00:00:00:06")), 1):
+        triangle.source.run(wakeonlan, "-p", str(port), mac)
+        wait_for(partial(_has, woken, number), f"the packet to port {port}")
+    datagrams = [udp(frame) for frame in woken.stop()]
+    assert [(each.destination, each.port) for each in datagrams] == [
+        ("10.2.0.255", 9),
+        ("10.2.0.255", 7),
+    ]
+    magic = b"\xff" * 6 + bytes.fromhex("020000000006") * 16
+    assert datagrams[1].payload == magic
+
+
+def _has(capture: Capture, frames: int) -> bool:
+    return len(capture.frames()) == frames
+
+
+BUILDING = """
+[reflect.hvac]
+interfaces = ["r0", "r1"]
+protocol = "bacnet"
+
+[reflect.lights]
+interfaces = ["r0", "r1"]
+protocol = "knx"
+"""
+
+
+def test_bacnet_and_knx_of_a_building(triangle: Triangle) -> None:
+    """BACnet hosts answer to the source, which is kept; KNXnet/IP searches are answered."""
+    relay, workstation, controller = triangle.relay, triangle.source, triangle.sink
+    daemon = triangle.lab.mcrd(relay, BUILDING)
+    # The relay is the router, too.
+    relay.sysctl("net.ipv4.conf.all.forwarding", "1")
+    workstation.run("ip", "route", "add", "10.2.0.0/24", "via", "10.1.0.2")
+    controller.run("ip", "route", "add", "10.1.0.0/24", "via", "10.2.0.1")
+    who_is, i_am = bytes.fromhex("810b000801001008"), bytes.fromhex("810a000901001000c4")
+    with (
+        caster(workstation, "s0") as asks,
+        caster(controller, "k0") as answers,
+        workstation.inside(),
+    ):
+        asks.bind(("", 47808))
+        asks.settimeout(30)
+        answers.settimeout(30)
+        with controller.inside():
+            answers.bind(("", 47808))
+        asks.sendto(who_is, ("10.1.0.255", 47808))
+        assert answers.recvfrom(100) == (who_is, ("10.1.0.1", 47808))
+        assert asks.recv(100) == who_is  # a host hears itself
+        answers.sendto(i_am, ("10.1.0.1", 47808))  # to where it came from
+        assert asks.recvfrom(100) == (i_am, ("10.2.0.2", 47808))
+        answers.sendto(i_am + b"!", ("255.255.255.255", 47808))  # or to everybody
+        assert asks.recvfrom(100) == (i_am + b"!", ("10.2.0.2", 47808))
+    device = Device(controller, "k0", "224.0.23.12", 3671)
+    sock = asker(workstation, "s0")
+    search = bytes.fromhex("06100201000e0801000000000000")  # answer to where it came from
+    sock.sendto(search, ("224.0.23.12", 3671))
+    assert device.answer(b"SEARCH_RESPONSE") == search
+    assert sock.recv(100) == b"SEARCH_RESPONSE"
+    found: dict[str, Any] = daemon.stats()["rules"]
+    assert found["hvac/bacnet4:r0"]["outputs"][0]["sent"]["packets"] == 1
