@@ -27,7 +27,7 @@ TITLES = {
     "group": "the group",
     "frames": "the frames",
     "taken": "the rule",
-    "output": "output",
+    "output": "outputs",
     "kernel": "the kernel",
     "beside": "others",
 }
@@ -64,7 +64,7 @@ def text(name: str, findings: Sequence[Finding], width: int = WIDEST) -> Iterato
         for finding in [f for f in findings if f.answer == "unknown" and f.remedy][:POINTERS]:
             yield from _wrapped("    Not known: ", finding.text, 8, width)
     else:
-        where = f" (output {cause.output + 1})" if cause.output is not None else ""
+        where = f" (outputs[{cause.output}])" if cause.output is not None else ""
         yield from _wrapped(f"{name}: NO{where}: ", cause.text, 4, width)
         if cause.remedy:
             yield from _wrapped("    What to do: ", cause.remedy, 8, width)
@@ -72,7 +72,7 @@ def text(name: str, findings: Sequence[Finding], width: int = WIDEST) -> Iterato
     for finding in findings:
         stage = (finding.stage, finding.output)
         if stage != before:
-            number = f" {finding.output + 1}" if finding.output is not None else ""
+            number = f"[{finding.output}]" if finding.output is not None else ""
             yield f"{TITLES[finding.stage]}{number}"
             before = stage
         yield from _wrapped(f"  {finding.answer:<8}", finding.text, 10, width)

@@ -30,9 +30,11 @@ from mcrd.planning import replies
 from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.links import Link
 from mcrd.planning.plan import Close, Open, Step
-from mcrd.planning.resources import Worker
+from mcrd.planning.resources import Egress, Members, Nowhere, Worker
 from mcrd.planning.states import STATES, OutputState, RuleState
 from mcrd.sums import InspectCount
+
+OF_OUTPUTS = {Egress: "output", Members: "output by member", Nowhere: "output without a way"}
 
 
 def state(what: RuleState | OutputState) -> str:
@@ -78,12 +80,12 @@ def troubled(states: Mapping[str, RuleState]) -> dict[str, Trouble]:
 def steps(given: Sequence[Step]) -> str:
     """The number of steps of each kind."""
     kinds = Counter(
-        f"{type(step).__name__.lower()} {type(step.resource).__name__.lower()}"
+        f"{type(step).__name__} {OF_OUTPUTS.get(kind := type(step.resource), kind.__name__)}"
         if isinstance(step, Open | Close)
-        else f"{type(step).__name__.lower()} rule"
+        else f"{type(step).__name__} rule"
         for step in given
     )
-    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items()).lower()
 
 
 def rule(

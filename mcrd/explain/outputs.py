@@ -150,8 +150,8 @@ def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
         text = f"{host} is an address of this host itself: it goes to a program here, if at all"
         yield say("route", "note", text)
         return
-    by = f"router {way.gateway}" if way.gateway else "a host of its network"
-    yield say("route", "yes", f"{host} is reached over {output.interface}, by {by}")
+    by = f"by router {way.gateway}" if way.gateway else "directly"
+    yield say("route", "yes", f"{host} is reached over {output.interface}, {by}")
     hop = way.gateway or host
     if way.neighbour in ("FAILED", "INCOMPLETE"):
         text = f"{hop} does not answer ARP or neighbour discovery ({way.neighbour})"
