@@ -259,7 +259,7 @@ def test_old_rings_of_an_interface_that_was_renamed_give_way(
         monkeypatch.setattr(IngressSocket, "deafen", refuse)
         holdings.open(new, links)
         assert descriptors() == before
-        assert "while new rings take over" in caplog.text
+        assert "while new rings are opened" in caplog.text
         for _ in range(20):
             merged(sock, 1)
         ((_, ring),) = holdings.rings()
