@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 from mcrd import __version__
+from mcrd.addresses import plain
 from mcrd.answers import (
     AnswerCounts,
     Changes,
@@ -107,11 +109,15 @@ def _settings(end: Input | Output, *names: str) -> str:
     for name in names:
         value = getattr(end, name)
         if value:
-            shown = ", ".join(value) if isinstance(value, list) else value
+            shown = _networks(value) if isinstance(value, list) else value
             called = name.removesuffix("_s")
             unit = " s" if called != name else ""
             words.append(name if value is True else f"{called} {shown}{unit}")
     return f" ({'; '.join(words)})" if words else ""
+
+
+def _networks(given: list[str]) -> str:
+    return ", ".join(str(plain(ip_network(each))) for each in given)
 
 
 def rules(answer: Rules) -> Iterator[str]:

@@ -178,6 +178,8 @@ def test_in_words() -> None:
         " sources), 9 not_sampled (not in its sample)" in text.stats(stats)
     )
     chosen = {"interface": "r1", "address": "10.2.0.9", "port": 162, "exclude": ["10.1.0.1"]}
-    rules = {"rules": {"a": {"outputs": [{**chosen, "sample": 10}]}}}
+    taken = {"sources": ["10.1.0.2/32", "10.3.0.0/16"]}
+    rules = {"rules": {"a": {"input": taken, "outputs": [{**chosen, "sample": 10}]}}}
     told = list(text.rules(msgspec.convert(rules, answers.Rules)))
+    assert told[1].endswith("(sources 10.1.0.2, 10.3.0.0/16)")
     assert told[-1].endswith("(exclude 10.1.0.1) (one packet in 10)")
