@@ -12,7 +12,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -83,13 +83,10 @@ class Sight:
     unseen: tuple[str, ...] = ()
 
 
-def look(
-    own_rings: Container[int] = (), own_outputs: Callable[[], Container[int]] = frozenset
-) -> Sight:
-    """Look once. The inodes of one's own sockets are left out; outputs are asked for seldom."""
+def look() -> Sight:
+    """Look once, as somebody who has no such sockets."""
     seen = rings_and_routes()
-    rings = tuple(ring for ring in seen.rings if ring.inode not in own_rings)
-    return replace(seen, rings=rings, sent=connected(own_outputs()) if rings else {})
+    return replace(seen, sent=connected(()) if seen.rings else {})
 
 
 def rings_and_routes() -> Sight:

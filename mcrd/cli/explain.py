@@ -14,10 +14,9 @@ from pathlib import Path
 import msgspec
 
 from mcrd.cli.output import printable
-from mcrd.explain.beside import TWICE
 from mcrd.explain.evidence import Finding
 from mcrd.explain.gather import of_daemon, of_file
-from mcrd.explain.stages import answer
+from mcrd.explain.stages import TWICE, answer
 
 NARROWEST, WIDEST = 40, 100
 POINTERS = 2  # things that are not known, and said on top

@@ -15,7 +15,7 @@ from mcrd.config.overlap import Claim, Spans, clashes, common, everything, first
 from mcrd.config.positions import KeyPath
 from mcrd.config.problems import Report, key_text
 from mcrd.config.reflect import OF_REFLECT, slips
-from mcrd.config.rules import Document, FoundOutput, FoundRule, found_rules
+from mcrd.config.rules import Document, FoundOutput, FoundRule
 from mcrd.config.walk import WRONG
 
 
@@ -27,7 +27,7 @@ def check(documents: Sequence[Document]) -> None:
     for document in documents:
         for name, fields in document.fields.get("interfaces", {}).items():
             _check_cpus(("interfaces", name, "cpus"), fields.get("cpus", []), document.report)
-    rules = found_rules(documents)
+    rules = [rule for document in documents for rule in document.rules]
     for document in documents:
         if not document.checked:
             _check_reflect(document)

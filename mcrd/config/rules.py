@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec.inspect as mi
@@ -23,7 +23,7 @@ NO_PORT = 0
 """The port of protocols that have none."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Document:
     """What a file or a part of it says, as far as it could be read, and the report on it.
 
@@ -38,41 +38,33 @@ class Document:
     warnings: tuple[Problem, ...] | None = None
     begins_with_its_rule: bool = False
     built: dict[str, Rule] = field(default_factory=dict)
-    _rules: list[FoundRule] | None = None
-    _made: dict[str, tuple[KeyPath, Fields]] | None = None
 
-    @property
+    @cached_property
     def rules(self) -> list[FoundRule]:
         """Its rules, sorted by where their inputs stand."""
-        if self._rules is None:
-            report = self.report
-            found = [
-                _rule(report, name, ("rules", name, "input"), fields)
-                for name, fields in self.fields.get("rules", {}).items()
-            ]
-            found += [
-                _rule(report, name, path, fields) for name, (path, fields) in self.made.items()
-            ]
-            if len(found) > 1:
-                places = {rule.path: report.place(rule.input_path) for rule in found}
-                found.sort(key=lambda rule: (places[rule.path].line, places[rule.path].column))
-            self._rules = found
-        return self._rules
+        report = self.report
+        found = [
+            _rule(report, name, ("rules", name, "input"), fields)
+            for name, fields in self.fields.get("rules", {}).items()
+        ]
+        found += [_rule(report, name, path, fields) for name, (path, fields) in self.made.items()]
+        if len(found) > 1:
+            places = {rule.path: report.place(rule.input_path) for rule in found}
+            found.sort(key=lambda rule: (places[rule.path].line, places[rule.path].column))
+        return found
 
-    @property
+    @cached_property
     def made(self) -> dict[str, tuple[KeyPath, Fields]]:
         """The rules that its tables [reflect.NAME] stand for, and which interface each is of."""
-        if self._made is None:
-            self._made = {
-                one.name: (
-                    ("reflect", name, "interfaces", one.at),
-                    read(_RULE, one.table, ("reflect", name), self.report),
-                )
-                for name, fields in self.fields.get("reflect", {}).items()
-                if is_whole(fields)
-                for one in made(name, fields)
-            }
-        return self._made
+        return {
+            one.name: (
+                ("reflect", name, "interfaces", one.at),
+                read(_RULE, one.table, ("reflect", name), self.report),
+            )
+            for name, fields in self.fields.get("reflect", {}).items()
+            if is_whole(fields)
+            for one in made(name, fields)
+        }
 
     def made_fields(self) -> Fields:
         """The same, as those of [rules.NAME] are."""
@@ -109,9 +101,6 @@ class Endpoint:
         names += ["address"] if self.port == NO_PORT else ["address", "port"]
         return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
-    def __str__(self) -> str:
-        return destination(self.address, self.port)
-
 
 @dataclass(frozen=True, slots=True)
 class FoundOutput:
@@ -143,11 +132,6 @@ class FoundRule:
     def input_fields(self) -> Fields:
         found: Fields = self.fields.get("input", {})
         return found
-
-
-def found_rules(documents: Iterable[Document]) -> list[FoundRule]:
-    """The rules of all files, sorted by where their inputs stand."""
-    return [rule for document in documents for rule in document.rules]
 
 
 def destination(address: Address | Network, port: int | PortRange) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from mcrd.config.overlap import Claim, Overlaps, everything
 from mcrd.config.problems import key_text
-from mcrd.config.rules import Document, FoundOutput, FoundRule, found_rules
+from mcrd.config.rules import Document, FoundOutput, FoundRule
 from mcrd.config.values import LONGEST_INTERFACE_NAME
 from mcrd.config.walk import Fields
 from mcrd.model import Address, Network, is_pattern
@@ -47,7 +47,7 @@ def warn(documents: Sequence[Document]) -> None:
                 for output in rule.outputs:
                     _warn_ttl(rule, output)
         document.warnings = tuple(document.report.problems)
-    rules = found_rules(documents)
+    rules = [rule for document in documents for rule in document.rules]
     _warn_interfaces(documents, rules)
     _warn_feeding([rule for rule in rules if rule.fields["enabled"]])
 

@@ -2,9 +2,9 @@
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-from mcrd.convert.draft import Draft, DraftRule, ForeignError, toml
+from mcrd.convert.draft import ForeignError, toml
 from mcrd.convert.fit import fit
 from mcrd.convert.json5rules import from_json5
 from mcrd.convert.smcroute import from_smcroute
 
-__all__ = ["Draft", "DraftRule", "ForeignError", "fit", "from_json5", "from_smcroute", "toml"]
+__all__ = ["ForeignError", "fit", "from_json5", "from_smcroute", "toml"]

@@ -57,25 +57,22 @@ def _put_together(draft: Draft) -> None:
 
 def _tell_apart(draft: Draft) -> None:
     """What a rule takes of certain sources, one of more sources, or of any, leaves out."""
+
+    def destination(rule: DraftRule) -> list[object]:
+        return [rule.input.get(key) for key in ("interface", "address", "port", "protocol")]
+
     for rule in draft.rules:
         mine = _sources(rule)
         narrower = [
             source
             for other in draft.rules
-            if other is not rule and _same_but_sources(rule, other)
+            if other is not rule and destination(rule) == destination(other)
             for source in _sources(other) or []
             if mine == [] or any(_inside(source, own) for own in mine or [])
         ]
         widest = [s for s in dict.fromkeys(narrower) if not any(_inside(s, o) for o in narrower)]
         if widest:
             rule.input["exclude"] = [str(plain(source)) for source in widest]
-
-
-def _same_but_sources(one: DraftRule, other: DraftRule) -> bool:
-    return all(
-        one.input.get(key) == other.input.get(key)
-        for key in ("interface", "address", "port", "protocol")
-    )
 
 
 def _sources(rule: DraftRule) -> list[Network] | None:
@@ -108,7 +105,8 @@ def _leave_out(draft: Draft, problems: list[tuple[str, str]]) -> bool:
     for rule in bad:
         if _leave_out_outputs(rule, wrong[rule.name]):
             continue
-        why = "; ".join(_without_places(reason) for reason in wrong[rule.name])
+        # Lines and columns of a text that nobody has seen yet help nobody.
+        why = re.sub(r" \(the result:\d+:\d+\)", "", "; ".join(wrong[rule.name]))
         draft.remarks += [f"{rule.where}: left out: {why}", *rule.remarks]
         draft.rules.remove(rule)
     return bool(bad)
@@ -128,8 +126,3 @@ def _leave_out_outputs(rule: DraftRule, reasons: list[str]) -> bool:
         what = ", ".join(f"{key} = {value}" for key, value in output.items())
         rule.remarks.append(f"left out, an output with {what}: {'; '.join(wrong[at])}")
     return True
-
-
-def _without_places(reason: str) -> str:
-    """Lines and columns of a text that nobody has seen yet help nobody."""
-    return re.sub(r" \(the result:\d+:\d+\)", "", reason)

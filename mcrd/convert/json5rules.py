@@ -33,10 +33,8 @@ def from_json5(text: str, source: str) -> Draft:
     for number, rule in enumerate(_list(given.pop("rules", []), source, "rules"), 1):
         draft.rules.append(_rule(draft, rule, number, source, ttl))
     for interface, cpus in _dict(given.pop("pinning", {}), source, "pinning").items():
-        draft.interfaces[str(interface)] = {
-            "workers": max(1, len(_list(cpus, source, "pinning"))),
-            "cpus": cpus,
-        }
+        workers = max(1, len(_list(cpus, source, "pinning")))
+        draft.interfaces[str(interface)] = {"workers": workers, "cpus": cpus}
     for name, section in given.items():
         about = ROUTING.get(name, "there is no such setting")
         draft.remarks.append(f"{name}: {section}: {about}")
@@ -52,13 +50,8 @@ def _rule(draft: Draft, rule: Any, number: int, source: str, ttl: Any) -> DraftR
     name = draft.free_name(called)
     if name != called:
         remarks.append(f"it was called {called!r} there")
-    made = DraftRule(
-        name,
-        _known(end, INPUT, f"{where}.input", remarks),
-        [],
-        remarks,
-        where=f"{where} ({called})",
-    )
+    given = _known(end, INPUT, f"{where}.input", remarks)
+    made = DraftRule(name, given, [], remarks, where=f"{where} ({called})")
     if made.input.get("protocol") in PORTLESS:
         made.input.pop("port", None)
     for at, output in enumerate(_list(entry.pop("outputs", []), source, f"{where}.outputs")):

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mcrd.addresses import first_address
-from mcrd.explain.beside import beside
-from mcrd.explain.evidence import Daemon, Evidence, Finding
+from mcrd.addresses import first_address, where
+from mcrd.explain.evidence import Daemon, Evidence, Finding, is_active
 from mcrd.explain.group import group
 from mcrd.explain.interfaces import interface
 from mcrd.explain.outputs import outputs
 from mcrd.explain.rulefile import file
 from mcrd.explain.seen import frames
 from mcrd.explain.taken import grown, is_slow, taken
+
+TWICE = "twice"
 
 
 def explain(evidence: Evidence) -> list[Finding]:
@@ -28,7 +29,7 @@ def explain(evidence: Evidence) -> list[Finding]:
         *taken(evidence),
         *outputs(evidence),
         *_kernel(evidence),
-        *beside(evidence),
+        *_beside(evidence),
     ]
     if evidence.daemon is not None:
         first += _state(evidence.daemon, rest)
@@ -70,3 +71,26 @@ def _kernel(evidence: Evidence) -> Iterator[Finding]:
             text += f", and not over {name}: the kernel's own multicast routing would drop it"
             text += f"{strict}; mcrd does not need it"
         yield Finding("kernel", "reverse_path", "note", text)
+
+
+def _beside(evidence: Evidence) -> Iterator[Finding]:
+    """Who else relays it; none without a daemon, or if the rule does not run."""
+    host, rule = evidence.host, evidence.rule
+    for party in host.parties or ():
+        at = sorted({at for one in party.found for at in one.outputs if at < len(rule.outputs)})
+        to = ", ".join(where(rule.outputs[at]) for at in at)
+        text = f"{party.text}, sends the same to {to}: receivers get each packet twice"
+        yield Finding("beside", TWICE, "note", text, party.remedy)
+    for listener in host.listeners:
+        if listener.relays:
+            text = f"{listener.who} {listener.relays}: {listener.protocol} is relayed twice"
+            yield Finding("beside", TWICE, "note", text, listener.remedy)
+        else:
+            text = f"{listener.who} listens for {listener.protocol} here too; this does no harm"
+            yield Finding("beside", "listener", "note", text)
+    for what in host.unseen:
+        yield Finding("beside", "unseen", "unknown", f"cannot find out who else relays it: {what}")
+    alone = host.parties == () and not any(listener.relays for listener in host.listeners)
+    if alone and not host.unseen and is_active(evidence):
+        text = "no other mcrd and no route of the kernel sends the same"
+        yield Finding("beside", "alone", "yes", text)
