@@ -433,7 +433,34 @@ def test_who_lost_it(lab: Lab) -> None:
     assert "lost before it came here: 3 packets" in " ".join(done.stdout.split())
 
 
+# mDNS between three networks
+
+
+def test_mdns(lab: Lab) -> None:
+    """Three hosts, each in a network of the relay; with avahi in test_reflect.py."""
+    gateway, *hosts = lab.hosts("relay", "laptop", "printer", "guest")
+    for at, host in enumerate(hosts):
+        ends = ([f"10.{at + 1}.0.5/24"], [f"10.{at + 1}.0.1/24"])
+        lab.link(host, "eth0", ends[0], gateway, f"eth{at}", ends[1])
+    relay(gateway, "mdns")
+    wires = [host.capture("eth0", "udp port 5353", direction="in") for host in hosts]
+    for version, group in ((4, "224.0.0.251"), (6, "ff02::fb")):
+        with sender(hosts[0], "eth0", version) as sock:
+            sock.sendto(b"who is there? %d" % version, (group, 5353))
+    for wire in wires[1:]:
+        wait_for(partial(_has, wire, 2), "the questions")
+        seen = [udp(frame) for frame in wire.stop()]
+        assert {(each.destination, each.source_port, each.ttl) for each in seen} == {
+            ("224.0.0.251", 5353, 255),
+            ("ff02::fb", 5353, 255),
+        }
+    assert wires[0].stop() == []
+
+
 # SSDP through a firewall
+
+
+SEARCH = "television/ssdp4:eth0"
 
 
 def test_ssdp(lab: Lab) -> None:
@@ -452,7 +479,7 @@ def test_ssdp(lab: Lab) -> None:
 
     def searched() -> bool:
         phones.sendto(b"M-SEARCH * HTTP/1.1", group)
-        return bool(daemon.stats()["rules"]["search"]["outputs"][0]["sent"]["packets"])
+        return bool(daemon.stats()["rules"][SEARCH]["outputs"][0]["sent"]["packets"])
 
     wait_for(searched, "the search on the other side")
     device.answer(b"HTTP/1.1 200 OK")
@@ -474,7 +501,7 @@ def test_ssdp(lab: Lab) -> None:
 
 
 def _answered(daemon: Mcrd) -> int:
-    found: int = daemon.stats()["rules"]["search"]["outputs"][0]["answers"]["sent"]["packets"]
+    found: int = daemon.stats()["rules"][SEARCH]["outputs"][0]["answers"]["sent"]["packets"]
     return found
 
 
@@ -515,6 +542,34 @@ def _has(capture: Capture, frames: int) -> bool:
     return len(capture.frames()) == frames
 
 
+# A building, TAK, ROS 2: both ways between two networks
+
+
+def test_both_ways_between_two_networks(lab: Lab) -> None:
+    """What is said to each group, or by broadcast, comes to the other network, and never back."""
+    gateway, *hosts = lab.hosts("relay", "left", "right")
+    for at, host in enumerate(hosts):
+        addresses = ([f"10.{at + 1}.0.5/24"], [f"10.{at + 1}.0.1/24"])
+        lab.link(host, "eth0", addresses[0], gateway, f"eth{at}", addresses[1])
+    wires = [host.capture("eth0", "udp and dst port not 9", direction="in") for host in hosts]
+    daemon = lab.mcrd(gateway, "".join(RECIPES[name] for name in ("building", "tak", "ros 2")))
+    assert daemon.status()["rules"] == {"active": 10}
+    places = (
+        *(("255.255.255.255", 47808), ("224.0.23.12", 3671)),
+        *(("239.2.3.1", 6969), ("224.10.10.1", 17012), ("239.255.0.1", 7400)),
+    )
+    for seen, place in enumerate(places, 1):
+        for at, host in enumerate(hosts):
+            with caster(host, "eth0") as sock:
+                sock.sendto(b"%d to %d" % (at, place[1]), place)
+            wait_for(partial(_has, wires[1 - at], seen), f"what {host} said to {place}")
+    for at, wire in enumerate(wires):
+        datagrams = [udp(frame) for frame in wire.stop()]
+        assert {each.payload[:1] for each in datagrams} == {b"%d" % (1 - at)}
+        kept = {each.source for each in datagrams if each.port == 47808}
+        assert kept == {f"10.{2 - at}.0.5"}
+
+
 # Into containers
 
 
@@ -524,11 +579,11 @@ def test_containers(lab: Lab) -> None:
     lab.link(source, "eth0", ["10.1.0.5/24"], gateway, "eth0", ["10.1.0.1/24"])
     _container(lab, gateway, first, "4f2a", 1)
     daemon = lab.mcrd(gateway, RECIPES["containers"])
-    before = daemon.stats()["rules"]
-    assert before["to-containers"]["state"] == "active"
-    assert before["discovery@br-4f2a"]["reason"] == 'no other interface matches "br-*"'
+    assert daemon.stats()["rules"]["to-containers"]["state"] == "active"
     _container(lab, gateway, second, "91c0", 2)
-    names = ["to-containers", "discovery@br-4f2a", "discovery@br-91c0"]
+    ends = ("eth0", "br-*@br-4f2a", "br-*@br-91c0")
+    made = [f"discovery/mdns{version}:{end}" for version in (4, 6) for end in ends]
+    names = ["to-containers", *made]
 
     def all_active() -> bool:
         now = daemon.stats()["rules"]
@@ -547,6 +602,10 @@ def test_containers(lab: Lab) -> None:
     (seen,) = map(udp, wires[1].stop())
     assert (seen.source, seen.source_port, seen.ttl) == ("172.18.2.1", 5353, 255)
     assert wires[0].stop() == []
+    # A container's network that goes takes its rules along.
+    gateway.run("ip", "link", "delete", "br-4f2a")
+    names[:] = [name for name in names if "4f2a" not in name]
+    wait_for(all_active, "the rules of the other one alone")
 
 
 def _container(lab: Lab, gateway: Host, host: Host, name: str, number: int) -> None:
