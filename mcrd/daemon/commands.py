@@ -135,9 +135,9 @@ class Commands:
         }
         if name is None:
             return answers.Rules(found)
-        return answers.OneRule(
-            found, [line for line in config.warnings if is_about(line, str(name))]
-        )
+        of_file = set(map(written, rules))
+        about = [line for line in config.warnings if any(is_about(line, one) for one in of_file)]
+        return answers.OneRule(found, about)
 
     async def stats(self, arguments: Arguments) -> answers.Stats:
         """All counters, or those of a rule and of its input interface.

@@ -173,7 +173,11 @@ def test_wakeonlan_of_debian(triangle: Triangle) -> None:
     """Broadcast by default, and to port 9; and never back."""
     wakeonlan = program("wakeonlan", "wakeonlan")
     table = '[reflect.wake]\ninterfaces = ["r0", "r1"]\nprotocol = "wake-on-lan"\none_way = true\n'
-    triangle.lab.mcrd(triangle.relay, table)
+    table += '[reflect.more]\ninterfaces = ["r[01]"]\naddress = "239.1.1.1"\nport = 5000\n'
+    daemon = triangle.lab.mcrd(triangle.relay, table)
+    for name in ("more", "more/udp4:r[01]@r1"):
+        (warning,) = json.loads(daemon.ctl("rules", name, "--json").stdout)["warnings"]
+        assert "mcr.toml:5:1: reflect.more.ttl: 1 by default, so the first" in warning
     triangle.source.run("ip", "route", "add", "255.255.255.255", "dev", "s0")
     woken = triangle.sink.capture("k0", "udp", direction="in")
     for number, (port, mac) in enumerate(((9, "02:00:00:00:00:05"), (7, "02:00:00:00:00:06")), 1):
