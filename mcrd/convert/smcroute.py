@@ -77,6 +77,8 @@ def _statement(words: list[str]) -> _Statement:
         if word in ("from", "source", "group", "to"):
             key = word
             found[key] = []
+        elif key in ("from", "to") and word.endswith("+"):
+            found[key].append(f"{word[:-1]}*")  # all interfaces whose names begin so
         elif key:
             found[key].append(word)
     return found
@@ -103,7 +105,4 @@ def _route(draft: Draft, statement: _Statement, where: str) -> None:
         [{"interface": name, "source": "keep", "ttl": TTL} for name in outputs],
         where=where,
     )
-    if names := ", ".join(name for name in (interface, *outputs) if name.endswith("+")):
-        rule.enabled = False
-        rule.remarks.append(f"{names}: there are no wildcards; write a rule for each interface")
     draft.rules.append(rule)

@@ -30,7 +30,7 @@ from mcrd.sockets import IngressSocket
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
 KILL_TIMEOUT = 2.0  # seconds, from SIGKILL to giving up: a system call may not be interrupted
-SILENT = 2  # looks in a row without an answer and without progress: it has hung
+SILENT = 2  # checks in a row without an answer and without progress: it has hung
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
 UNPRIVILEGED = ("mcrd-worker", "nobody")  # users: the first that there is
 
