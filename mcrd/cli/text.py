@@ -199,7 +199,7 @@ def stats(answer: Stats) -> Iterator[str]:
 def _refused_and_unsent(count: OutputCounts | AnswerCounts) -> tuple[str, str]:
     named = ", ".join(f"{n} {unsent_for(why)}" for why, n in count.unsent.items() if n)
     unsent = f"; not sent: {named}" if named else ""
-    return f"; {count.refused} refusals reported" if count.refused else "", unsent
+    return f"; {count.refused} ICMP errors reported" if count.refused else "", unsent
 
 
 def _answers(count: AnswerCounts) -> str:

@@ -25,14 +25,14 @@ OVER = 5.0  # seconds without it after which something is over
 
 INTERFACE = {
     "discarded": "packets were thrown away with their rings",
-    "ring_full": "packets found no room in the ring; see workers and ring_size",
+    "ring_full": "packets found no room in a ring; see workers and ring_size",
     "rate_limited": "packets over the limit of a rule were dropped",
     "own_output": "packets that this daemon sent came back and were not relayed again",
 }
 """Drops of an interface that somebody can do something about."""
 
 OUTPUT = {
-    "unreachable": "packets had no way to the host",
+    "unreachable": "packets could not reach the host",
     "rate_limited": "packets over its limit were not sent",
 }
 """Drops of an output that are worth a line."""

@@ -203,7 +203,7 @@ class Commands:
         return answers.Others(found, list(sight.unseen))
 
     async def _listen_often(self) -> None:
-        """While somebody wants to know: of a host that refuses all, hundreds of errors may come."""
+        """While somebody wants to know: of a host that rejects all, hundreds of errors may come."""
         while self._looks.under_way:
             self.listener.listen(self.planner.links.now)
             await asyncio.sleep(LISTEN_EVERY)

@@ -219,7 +219,7 @@ class Estate:
     async def _open_worker(self, worker: Worker, links: Mapping[str, Link]) -> None:
         lane = self._holdings.lanes.get(worker.ring)
         if lane is None:
-            return  # its ring could not be had, and that is a failure already
+            return  # its rings could not be had, and that is a failure already
         try:
             process = await lane.start(worker, self._holdings.guard, links, self._worker_ended)
         except (OSError, WorkerError) as error:

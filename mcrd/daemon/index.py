@@ -37,7 +37,7 @@ KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
 
 
 class KeptRing(msgspec.Struct):
-    """A ring, with the descriptors of its two sockets, of its tally and of its segment."""
+    """A ring pair, with the descriptors of its two sockets, of its tally and of its segment."""
 
     ring: Any
     geometry: Any

@@ -94,7 +94,7 @@ class Initialize(Request, frozen=True, tag=True):
 
 
 class Begin(Request, frozen=True, tag=True):
-    """The worker has its rules, and may look at the ring from now on.
+    """The worker has its rules, and may look at the rings from now on.
 
     Else what waits there for a worker that replaces another would match no rule.
     """

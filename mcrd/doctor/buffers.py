@@ -65,7 +65,7 @@ def fragments(host: Host) -> list[Finding]:
     value = f"{failed} IPv4 packets not completed since the start, {late} of them by timeout"
     threshold = host.sysctl(FRAGMENTS)
     if failed <= late or threshold is None:
-        why = "fragments were lost on the way: no setting of this host helps"
+        why = "fragments were lost on the path: no setting of this host helps"
         return [Finding("fragments", "ok", value, why)]
     if threshold > FRAGMENTS_DEFAULT:
         why = f"{FRAGMENTS} = {threshold} is raised already; if the number grows, raise it further"

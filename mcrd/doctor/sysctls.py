@@ -119,7 +119,7 @@ def neighbours(host: Host, demand: Demand) -> list[Finding]:
 def reverse_path(host: Host, demand: Demand, devices: Mapping[str, Device]) -> list[Finding]:
     """Check rp_filter: it takes no stream from the relay, but may drop queries of IGMP.
 
-    These pass when the way back to who asks leads over their interface; with 2, over any. Without
+    These pass when the route back to who asks leads over their interface; with 2, over any. Without
     an address there, only the first counts (fib_validate_source(); queries of 0.0.0.0 pass).
     """
     every = host.sysctl("net.ipv4.conf.all.rp_filter") or 0
@@ -136,7 +136,7 @@ def reverse_path(host: Host, demand: Demand, devices: Mapping[str, Device]) -> l
     ]
     found: list[Finding] = []
     why = (
-        "a query of IGMP has no way back over an interface without an address: the kernel drops"
+        "a query of IGMP has no route back over an interface without an address: the kernel drops"
         " it and reports no group, so a switch that snoops ends the stream after minutes"
     )
     for name in deaf:
@@ -150,7 +150,7 @@ def reverse_path(host: Host, demand: Demand, devices: Mapping[str, Device]) -> l
     shown = ", ".join(f"{value} on {name}" for name, value in values.items())
     why = "mcrd takes streams before the kernel applies it"
     if asked:
-        why += "; only queries of IGMP are dropped, from an address with no way back to it"
+        why += "; only queries of IGMP are dropped, from an address with no route back to it"
     return [Finding("rp_filter", "ok", shown, why)]
 
 

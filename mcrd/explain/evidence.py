@@ -28,7 +28,7 @@ Answer = Literal["yes", "no", "unknown", "note"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One step of the way: whether the packet gets past it, how that is known, and what to do.
+    """One step of the path: whether the packet gets past it, how that is known, and what to do.
 
     `topic` names what it is about, within its stage. A note is worth knowing, and no more.
     """
@@ -72,7 +72,7 @@ class Host:
 
     `not_joined` are those of the input's groups; None: it cannot be said. `fallback` is the version
     of IGMP or MLD that the interface fell back to, by a query. `back` says over which interface the
-    way back to a source leads. `called`: interfaces that the rule file has an alternative name of.
+    route back to a source leads. `called`: interfaces that the file has an alternative name of.
     `parties` relay the rule as well, None: nobody was asked; `listeners` are on the port of a
     discovery protocol, and `unseen` is what could not be looked at.
     """

@@ -138,7 +138,7 @@ def _beside(name: str, control: Path, here: Rule, host: Host) -> Host:
 
 
 def _concerned(rule: Rule, look: Look) -> list[str]:
-    """The sources whose way back the kernel's own routing would check."""
+    """The sources whose route back the kernel's own routing would check."""
     return sorted({kind.source for kind in sort(rule.input, look.kinds).good})
 
 

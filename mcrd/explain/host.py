@@ -35,7 +35,7 @@ from mcrd.sockets.reports import LATEST
 RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h
 NEIGHBOUR_STATES = {bit: name.removeprefix("NUD_") for bit, name in NUD_VALUES.items() if bit}
 THIS = ThisHost()
-SOURCES = 8  # whose way back is asked for
+SOURCES = 8  # whose route back is asked for
 
 Groups = Sequence[Address]
 Joined = Mapping[int, frozenset[tuple[str, Address]] | None]
@@ -152,7 +152,7 @@ def _neighbour(ask: IPRoute, address: Address, link: Link) -> str | None:
 
 
 def _back(ask: IPRoute, source: str, links: Mapping[str, Link]) -> str | None:
-    """The interface over which the way to a source leads; None: there is none."""
+    """The interface over which the route to a source leads; None: there is none."""
     try:
         (found,) = ask.route("get", dst=source)
     except (NetlinkError, ValueError):

@@ -29,7 +29,7 @@ REMEDIES = {
     "EAGAIN": "the interface is too slow, or the host or router does not answer ARP",
     "ENOBUFS": "the queue of the interface is full: its speed, `txqueuelen`, `tc -s qdisc`; or a"
     " firewall at egress of the interface drops it: `nft list ruleset`",
-    "EMSGSIZE": "larger than a datagram may be on this way: smaller packets, or a larger MTU",
+    "EMSGSIZE": "larger than a datagram may be on this path: smaller packets, or a larger MTU",
     "ENOKEY": "WireGuard has no peer whose AllowedIPs have this host",
     "EDESTADDRREQ": "WireGuard does not know the endpoint of the peer",
     "ENETUNREACH": "there is no route: `ip route get`",
@@ -49,7 +49,7 @@ DROPS = {
         "waited in vain for a socket of their source or group, or could not wait",
         "`members` under [interfaces.NAME]; the log says why a socket could not be opened",
     ),
-    "unreachable": ("had no way to the host", "the route, or the host: see above"),
+    "unreachable": ("could not reach the host", "the route, or the host: see above"),
 }
 SKIPS = {
     "not_wanted": (
@@ -199,7 +199,7 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
     if came is None:
         return
     kinds = evidence.seen.good
-    # What is larger than the MTU that it came over was put together on the way.
+    # What is larger than the MTU that it came over was put together on the path.
     whole = [k.largest for k in kinds if not k.fragment and k.largest <= came.mtu]
     parts = [k.largest for k in kinds if k.fragment]
     given = first_address(evidence.rule.input.address).version
@@ -212,7 +212,7 @@ def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Fi
             )
             remedy = (
                 f"let the source send {size - mtu} bytes less in a packet, or"
-                f" `ip link set {output.interface} mtu {size}`, if all on the way can take them"
+                f" `ip link set {output.interface} mtu {size}`, if all on the path can take them"
             )
             yield say("mtu", answer, text, remedy)
             return

@@ -8,17 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 
 from mcrd.addresses import endpoint, is_to
+from mcrd.events import counted
 from mcrd.explain.evidence import TOLD, Evidence, Finding, Host, Say, ago
 from mcrd.looks import Look, Returned
 from mcrd.model import Output
 
 RECENT = 4.0  # seconds: routers send one such error in a second, or fewer
 _NO_WAY = "check the routes there: it has no route, or the host does not answer it"
-_FILTER = "a firewall there refuses it: let it pass"
+_FILTER = "a firewall there rejects it: let it pass"
 _PORT = "nobody listens on that port there, or a firewall says so"
-_TTL = "`ttl` of the output: one more than there are routers on the way; or a routing loop"
-_PARTS = "a fragment is lost on the way: let the source send smaller packets"
-_LARGE = "let the source send smaller packets, or enlarge the MTU on the way"
+_TTL = "`ttl` of the output: one more than there are routers on the path; or a routing loop"
+_PARTS = "a fragment is lost on the path: let the source send smaller packets"
+_LARGE = "let the source send smaller packets, or enlarge the MTU on the path"
 ERRORS: Mapping[int, Sequence[tuple[Sequence[tuple[int, int]], str, str]]] = {
     4: (
         (((3, 0), (3, 1), (3, 6), (3, 7), (3, 11), (3, 12)), "unreachable", _NO_WAY),
@@ -52,8 +53,8 @@ def returned(
         yield say("refused", "no", f"{error.host} answers for {to}, by ICMP: {words}", remedy)
     if refused > before and not heard:
         to = endpoint(output.address, output.port)
-        text = f"{to} was refused, by ICMP, {_times(refused - before)}"
-        remedy = "nobody listens on that port there, or a firewall or router refuses it"
+        text = f"{counted(refused - before, 'ICMP error')} came back for {to}"
+        remedy = "nobody listens on that port there, or a firewall or router rejects it"
         yield say("refused", "no", text, remedy)
     elif refused and not heard:
         if about:
@@ -62,7 +63,7 @@ def returned(
             text = f"{last.host} answered, by ICMP, {ago(last.ago_s)} ago: {words}"
             yield say("refused", "note", text, remedy)
         else:
-            text = f"it was refused before, by ICMP, {_times(refused)}, but not meanwhile"
+            text = f"{counted(refused, 'ICMP error')} came back before, but none meanwhile"
             yield say("refused", "note", text)
 
 
@@ -81,10 +82,6 @@ def _about(look: Look, host: Host, output: Output, protocol: str) -> list[Return
         and (error.source in own or output.source == "keep")
         and is_to(output, ip_address(error.destination), error.port)
     ]
-
-
-def _times(count: int) -> str:
-    return f"{count} times" if count != 1 else "once"
 
 
 def _words(version: int, kind: int, code: int) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from mcrd.planning.names import written
 from mcrd.words import few
 
 MORE = ("; and {} more", "; ")
-OF_NO_EFFECT = ("description",)  # keys that change nothing of the way
+OF_NO_EFFECT = ("description",)  # keys that change nothing of the path
 
 
 def file(evidence: Evidence) -> Iterator[Finding]:

@@ -141,10 +141,10 @@ def _near(topic: str, given: Input, first: Kind) -> tuple[str, str]:
         case "checksum":
             return "the UDP checksum is wrong", "repair the sender, or what rewrites packets"
         case "fragment":
+            smaller = "let the source send smaller packets"
             if ":" in first.destination:
-                remedy = "IPv6 fragments are not relayed: let the source send smaller packets"
-                return "only fragments arrive", remedy
-            remedy = "a firewall on the way drops fragments; or let the source send smaller packets"
+                return "only fragments arrive", f"IPv6 fragments are not relayed: {smaller}"
+            remedy = f"a firewall on the path drops fragments; or {smaller}"
             return "only a part of the fragments arrives", remedy
         case "vlan":
             if given.vlan is not None:

@@ -64,7 +64,7 @@ def _kernel(evidence: Evidence) -> Iterator[Finding]:
     strict = f", rp_filter is {host.reverse_filter}" if host.reverse_filter is not None else ""
     for source, back in host.back.items():
         over = f"leads over {back}" if back else "is not known"
-        text = f"the way back to {source} {over}"
+        text = f"the route back to {source} {over}"
         if back == name:
             text += f": the kernel could route this{strict}"
         else:

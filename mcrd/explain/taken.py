@@ -15,14 +15,14 @@ ENOUGH = 10  # packets that would have come in the look, if the stream went on a
 REMEDIES = {
     "ring_full": "`ring_size` or `workers` of the interface: docs/performance.md",
     "malformed": "find what sends such packets: `tcpdump -vv` shows them",
-    "bad_checksum": "repair the sender, or what rewrites packets on the way",
+    "bad_checksum": "repair the sender, or what rewrites packets on the path",
     "fragment": "IPv6 fragments are not relayed: let the source send smaller packets",
     "truncated": "`ethtool -K` of the interface: no receive offload",
     "wrong_vlan": "set `vlan` in the rule, or use the VLAN's interface as the input",
     "wrong_source": "`sources` and `exclude` in the rule",
     "own_output": "what this daemon sent comes back: a loop, or rules that feed each other",
     "rate_limited": "`limit` of the input",
-    "duplicate": "nothing, if several senders or ways bring the same: `dedupe` of the input",
+    "duplicate": "nothing, if several senders or paths bring the same: `dedupe` of the input",
     "cut_off": "a loop of relays that keep the source: take one out",
     "looped": "two relays between the same networks, or a ring of them: take one out, or let the"
     " rules of one exclude what the other sends (`exclude`)",
@@ -53,7 +53,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
     if full:
         frames = _more(before.dropped_frames, after.dropped_frames).get("ring_full", full)
         lost = f"{full} packets" if full == frames else f"about {full} packets, in {frames} frames,"
-        text = f"{lost} were lost: the ring of {rule.input.interface} was full"
+        text = f"{lost} were lost: a ring of {rule.input.interface} was full"
         yield Finding("taken", "ring_full", "no", text, REMEDIES["ring_full"])
     if grew:
         yield Finding("taken", "received", "yes", f"the rule received {grew} packets meanwhile")

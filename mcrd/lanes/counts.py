@@ -49,10 +49,10 @@ class OutputCount(Count):
     """What became of the datagrams of one output; `errors` by the name of the errno.
 
     Those `skipped` were not for it, by its `sources`, `exclude` or `sample`.
-    `refused` counts reports of refusals, not datagrams. Of the `dropped` that are unreachable,
-    `unanswered` are among `sent` as well: the kernel took them, and threw them away. `waiting` is
-    how many wait for a socket now. Of answers to an output, which are counted apart, `late` came
-    after their time, and `lost` to a socket without room.
+    `refused` counts ICMP errors that the kernel reported, not datagrams. Of the `dropped` that are
+    unreachable, `unanswered` are among `sent` as well: the kernel took them, and threw them away.
+    `waiting` is how many wait for a socket now. Of answers to an output, which are counted apart,
+    `late` came after their time, and `lost` to a socket without room.
     """
 
     sent: Traffic = field(default_factory=Traffic)

@@ -25,7 +25,7 @@ from mcrd.sockets import EgressSockets, IngressSocket
 from mcrd.sockets.lost import Lost, Taken
 
 OWN_AT_ONCE = 2000  # endpoints in one message
-PAIR = 2  # the kernel's rings of one Ring: for frames up to the MTU, and for larger ones
+PAIR = 2  # the rings of a ring pair: for frames up to the MTU, and for larger ones
 
 Ended = Callable[["Lane", WorkerProcess, str], None]
 """What to do when a worker ends unasked; the text is what to tell the user."""

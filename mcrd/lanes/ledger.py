@@ -64,7 +64,7 @@ class Ledger:
         segment.close()
 
     def lose(self, ring: Ring, reason: str, lost: Lost) -> None:
-        """Count what came to a ring that was detached."""
+        """Count what came to a ring pair that was detached."""
         for kept in (
             self._interfaces.setdefault(ring.interface, InterfaceCount()),
             self._numbered.setdefault((ring.interface, ring.number), InterfaceCount()),
@@ -205,7 +205,7 @@ class Ledger:
         return totals
 
     def ring(self, ring: Ring, ring_full: Lost) -> tuple[InterfaceCount, Rate]:
-        """What one ring received, whose workers come and go, and its rate."""
+        """What one ring pair received, whose workers come and go, and its rate."""
         segment, before = self._live[ring], self._numbered.get((ring.interface, ring.number))
         total = segment.interface(ring_full)
         if before is not None:

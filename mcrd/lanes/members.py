@@ -67,7 +67,7 @@ class Wanted(NamedTuple):
 
 
 class MemberSockets:
-    """The members of one ring: they outlive the worker that asked for them.
+    """The members of one lane: they outlive the worker that asked for them.
 
     `at_most` is how many there may be. `changed` says that there are others than before.
     """

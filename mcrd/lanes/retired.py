@@ -43,7 +43,7 @@ class Retired:
     def add(
         self, key: Ring, ring: IngressSocket, taken: Sequence[Taken], full: Lost, waiting: Lost
     ) -> None:
-        """A ring, what was taken from it, and what is known to be lost."""
+        """A ring pair, what was taken from it, and what is known to be lost."""
         self._rings[key] = _Old(ring, taken, {"ring_full": full, "discarded": waiting})
 
     def rings(self) -> Iterator[IngressSocket]:

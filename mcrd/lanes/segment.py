@@ -87,7 +87,7 @@ class Slots:
 
 
 class Segment:
-    """The memory that one worker at a time writes its counters and its place in the ring to."""
+    """The memory that one worker at a time writes its counters and its place in the rings to."""
 
     def __init__(self, kept: int | None = None) -> None:
         """`kept` is the descriptor of one that there is; raises ValueError when it does not fit."""
@@ -259,7 +259,7 @@ class Segment:
         return [key for key in keys if key is not None]
 
     def interface(self, ring_full: Lost) -> InterfaceCount:
-        """What the worker took from the ring, and what that had no room for."""
+        """What the worker took from the rings, and what they had no room for."""
         view = self._view
         dropped = dict(zip(DROP_REASONS, view.dropped, strict=True))
         count = InterfaceCount(_traffic(view), {**dict.fromkeys(OF_RINGS, 0), **dropped})

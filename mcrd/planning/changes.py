@@ -71,11 +71,11 @@ def changes(old: Config, new: Config) -> Changes:
     )
 
 
-_IN_THE_RING = "workers are replaced; packets wait in the ring"
+_IN_THE_RINGS = "workers are replaced; packets wait in the rings"
 
 
 def _daemon_cost(what: str) -> str:
-    return f" (all {_IN_THE_RING})" if what.startswith("sandbox ") else ""
+    return f" (all {_IN_THE_RINGS})" if what.startswith("sandbox ") else ""
 
 
 def _cost(what: tuple[str, ...]) -> str:
@@ -83,7 +83,7 @@ def _cost(what: tuple[str, ...]) -> str:
     names = {setting.partition(" ")[0] for setting in what}
     if names & {"workers", "ring_size"}:
         return " (its workers are replaced: packets that arrive meanwhile are lost)"
-    return f" (its {_IN_THE_RING})" if "cpus" in names else ""
+    return f" (its {_IN_THE_RINGS})" if "cpus" in names else ""
 
 
 def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:

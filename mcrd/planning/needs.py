@@ -238,7 +238,7 @@ def needs(
 
 
 def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
-    """What lets an input's packets reach the ring: needed, and good to have."""
+    """What lets an input's packets reach the rings: needed, and good to have."""
     where = (link.name, link.index)
     if given.address in (BROADCAST, LIMITED_BROADCAST):
         return (), ()  # nobody answers a broadcast with "port unreachable" (RFC 1122, 3.2.2)

@@ -171,5 +171,5 @@ def _closed(resources: Iterable[Resource], *, anew: bool = False) -> list[Step]:
 
 
 def _lacks(resource: Resource, actual: Actual) -> bool:
-    """A worker cannot be had while its ring is not."""
+    """A worker cannot be had while its rings are not."""
     return isinstance(resource, Worker) and actual.blocked(resource.ingress)

@@ -30,7 +30,7 @@ from mcrd.planning.portions import Portion
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """The packet sockets of an input interface: for each worker one, with its ring and counters."""
+    """The packet sockets of an input interface: for each worker two, with their rings."""
 
     interface: str
     index: int
@@ -61,7 +61,7 @@ class Worker:
 
     @property
     def ring(self) -> Ring:
-        """The ring that it reads."""
+        """The ring pair that it reads."""
         return Ring(self.ingress, self.number)
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One of the rings of an ingress; workers come and go on it."""
+    """One of the ring pairs of an ingress; workers come and go on it."""
 
     ingress: Ingress
     number: int = 0

@@ -220,7 +220,7 @@ def test_workers_on_other_cpus_lose_nothing(triangle: Triangle) -> None:
     wait_for(lambda: handled(daemon, "a") > 1000, "the stream to flow")
     for cpu in (0, 1, 0):
         daemon.edit(plain + f"[interfaces.r0]\ncpus = [{cpu}]\n")
-        assert "packets wait in the ring" in daemon.ctl("reload").stdout
+        assert "packets wait in the rings" in daemon.ctl("reload").stdout
     stream.result()
     result = received.result()
     assert (result["unique"], result["lost"], result["reordered"]) == (10_000, 0, 0)

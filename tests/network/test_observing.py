@@ -129,7 +129,7 @@ def test_a_full_ring_is_a_line_and_its_end_another(triangle: Triangle) -> None:
     with daemon.standing_still(), sender(triangle.source, "s0") as sock:
         for _ in range(5000):
             sock.sendto(bytes(100), ("239.1.1.1", 5000))
-    line(daemon, r"r0: at least \d+ packets found no room in the ring; see .*\(ring_full\)")
+    line(daemon, r"r0: at least \d+ packets found no room in a ring; see .*\(ring_full\)")
     line(daemon, r"r0: at least \d+ of \d+ packets lost \([\d.]+ %\) \(loss\)")
     full = daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"]
     assert full > 0

@@ -146,8 +146,8 @@ def test_two_ways(lab: Lab) -> None:
         metric = ("metric", str(10 + 10 * number))
         a.run("ip", "route", "add", "10.200.0.2", "dev", f"tun{number}", *metric)
     b.run("ip", "address", "add", "10.200.0.2/32", "dev", "lo")
-    at_a = relay(a, "two ways, site A")
-    relay(b, "two ways, site B")
+    at_a = relay(a, "two paths, site A")
+    relay(b, "two paths, site B")
     assert "to 10.200.0.2:10001 by tun0" in at_a.ctl("rules").stdout
     received = [sink(receiver, "239.1.1.1", 5000, "10.2.0.1")]
     send(source, ("239.1.1.1", 5000))

@@ -183,7 +183,7 @@ def test_strict_is_no_matter_where_all_layers_hold(triangle: Triangle) -> None:
     (before,) = daemon.stats()["workers"]
     daemon.edit(STRICT + RULE)
     assert (
-        "~ daemon.sandbox default -> strict (all workers are replaced; packets wait in the ring)"
+        "~ daemon.sandbox default -> strict (all workers are replaced; packets wait in the rings)"
         in daemon.ctl("reload").stdout
     )
     (after,) = daemon.stats()["workers"]

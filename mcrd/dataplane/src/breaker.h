@@ -1,6 +1,6 @@
 /* The last resort against a loop: one in which nothing tells who brings a thing back from who said it first (guard.h).
  * To a relay that is a sender that says the same again and again, as some sensors do. A rule to which known contents
- * come fast is put to the test: nothing is relayed for a moment, while all waits in the ring. A loop falls silent then;
+ * come fast is put to the test: nothing is relayed for a moment, while all waits in the rings. A loop falls silent then;
  * a sender goes on, and has lost nothing.
  *
  * After several silent tests, known contents are dropped for a time; new ones pass.

@@ -1,4 +1,4 @@
-/* The worker's one loop: a harvest of the ring, its sends, and the control channel, on one io_uring.
+/* The worker's one loop: a harvest of the rings, its sends, and the control channel, on one io_uring.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include <errno.h>
 #include <poll.h>

@@ -1,4 +1,4 @@
-/* When to look at the ring again. At a low rate the kernel wakes us for every frame: that is promptest. At a high
+/* When to look at the rings again. At a low rate the kernel wakes us for every frame: that is promptest. At a high
  * one it would wake us for nothing else, so nothing is armed, and a timer says when to look.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_PACE_H

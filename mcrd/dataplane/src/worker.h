@@ -43,7 +43,7 @@ struct worker {
 	uint64_t window;     /* of the segment's meter */
 	int hurry;           /* the last harvest was full, or took much of what the ring of large frames holds */
 
-	int begun;           /* there are rules: the ring may be looked at */
+	int begun;           /* there are rules: the rings may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */
 	int waiting_message; /* a receive is under way */
 	int pause;           /* the packet socket has an error that only the supervisor can take from it */
