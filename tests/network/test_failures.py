@@ -257,10 +257,14 @@ def test_a_neighbour_that_does_not_answer_holds_nobody_up(triangle: Triangle, si
 
 
 def test_a_full_queue_is_counted_and_not_called_sent(triangle: Triangle) -> None:
-    """A token bucket behind the output drops most: sent is what arrives, the rest is ENOBUFS."""
+    """A token bucket behind the output drops most: sent is what arrives, the rest is ENOBUFS.
+
+    It holds the longest run that goes out as one: tbf cuts what is longer than its burst, drops
+    a part, and says that all is well (net/sched/sch_tbf.c, tbf_segment()).
+    """
     triangle.relay.run(
         *("tc", "qdisc", "add", "dev", "r1", "root", "tbf"),
-        *("rate", "1mbit", "burst", "3000", "limit", "3000"),
+        *("rate", "1mbit", "burst", "70000", "limit", "70000"),
     )
     daemon = triangle.lab.mcrd(triangle.relay, A)
     received = triangle.sink.receive("k0", "239.2.2.1", 6000)
