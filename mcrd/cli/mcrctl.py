@@ -180,8 +180,9 @@ COMMANDS = {
         argument("--config", "FILE", f"the rule file (default: the daemon's, or {DEFAULT_CONFIG})",
                   type=Path)]),
     "import": Command(
-        "convert a rule file of smcroute, or of the Rust mcrd, and print it", _convert,
-        [argument("file", "FILE", "smcroute.conf, or JSON5 rules", type=Path)]),
+        "convert the rules of another relay, and print them", _convert,
+        [argument("file", "FILE", "its configuration, or a script with its command line",
+                  type=Path)]),
     "explain": Command("say why nothing flows through a rule, step by step", _explain, [
         argument("rule", "RULE", "name of the rule"),
         argument("--seconds", "N",

@@ -32,19 +32,35 @@ class DraftRule:
 
 
 @dataclass
+class DraftReflect:
+    """A table [reflect.NAME] as it will stand in the file; `where` as of a rule."""
+
+    name: str
+    settings: dict[str, Value]
+    remarks: list[str] = field(default_factory=list)
+    where: str = ""
+
+
+@dataclass
 class Draft:
     """All of a file. `remarks` are about no rule; `understood`: it is such a file."""
 
     source: str
     rules: list[DraftRule] = field(default_factory=list)
+    reflects: list[DraftReflect] = field(default_factory=list)
     interfaces: dict[str, dict[str, Value]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     understood: bool = False
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether there is something to relay."""
+        return bool(self.rules or self.reflects)
+
     def free_name(self, wanted: str) -> str:
-        """A name for a rule that no other has, as near to the wanted one as can be."""
+        """A name for a rule or table that no other has, as near to the wanted one as can be."""
         name = re.sub(r"[^A-Za-z0-9._:]+", "-", wanted).strip("-")[:60] or "rule"
-        taken = {rule.name for rule in self.rules}
+        taken = {rule.name for rule in self.rules} | {each.name for each in self.reflects}
         number = 2
         found = name
         while found in taken:
@@ -66,6 +82,12 @@ def _lines(draft: Draft) -> Iterator[str]:
         yield ""
         yield f"[interfaces.{_key(name)}]"
         yield from (f"{key} = {_value(value)}" for key, value in settings.items())
+    for reflect in draft.reflects:
+        yield ""
+        for remark in reflect.remarks:
+            yield from _remark(remark)
+        yield f"[reflect.{_key(reflect.name)}]"
+        yield from (f"{key} = {_value(value)}" for key, value in reflect.settings.items())
     for rule in draft.rules:
         yield ""
         for remark in rule.remarks:

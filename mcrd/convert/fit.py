@@ -17,6 +17,7 @@ from mcrd.convert.draft import Draft, DraftRule, toml
 from mcrd.model import Network
 
 _OF_A_RULE = re.compile(r"rules\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
+_OF_A_REFLECT = re.compile(r"reflect\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
 _OF_AN_INTERFACE = re.compile(r"interfaces\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
 
 
@@ -27,7 +28,7 @@ def fit(draft: Draft) -> list[str]:
     """
     _put_together(draft)
     _tell_apart(draft)
-    for _ in range(len(draft.rules) + len(draft.interfaces) + 1):
+    for _ in range(len(draft.rules) + len(draft.reflects) + len(draft.interfaces) + 1):
         try:
             config.parse(toml(draft), "the result")
         except config.ConfigError as error:
@@ -100,6 +101,12 @@ def _leave_out(draft: Draft, problems: list[tuple[str, str]]) -> bool:
             name = found[1] or found[2]
             if draft.interfaces.pop(name, None) is not None:
                 draft.remarks.append(f"interfaces.{name}: left out: {message}")
+                return True
+        elif found := _OF_A_REFLECT.match(key):
+            name = found[1] or found[2]
+            for reflect in [each for each in draft.reflects if each.name == name]:
+                draft.reflects.remove(reflect)
+                draft.remarks.append(f"{reflect.where}: left out: {_without_places(message)}")
                 return True
     bad = [rule for rule in draft.rules if rule.name in wrong]
     for rule in bad:

@@ -11,8 +11,8 @@ from mcrd.convert.draft import Draft, DraftRule, Value
 ALL_PORTS = "1-65535"
 TTL = 16  # the kernel lowers that of each packet; mcrd sends with one of its own
 
-_KEEPS = (
-    "smcroute forwards packets of any protocol, and lowers the TTL of each by one. mcrd relays UDP"
+KEEPS = (
+    "{program} forwards packets of any protocol, and lowers the TTL of each by one. mcrd relays UDP"
     f" alone, of all ports here, and sends with a TTL of {TTL}; narrow the ports if you know them."
 )
 _SAME_SOURCE = (
@@ -66,7 +66,7 @@ def from_smcroute(text: str, source: str) -> Draft:
                 " its rules alone"
             )
     if draft.rules:
-        draft.remarks += [_KEEPS, _SAME_SOURCE]
+        draft.remarks += [KEEPS.format(program="smcroute"), _SAME_SOURCE]
     return draft
 
 
@@ -80,8 +80,13 @@ def _statement(words: list[str]) -> _Statement:
         elif key in ("from", "to") and word.endswith("+"):
             found[key].append(f"{word[:-1]}*")  # all interfaces whose names begin so
         elif key:
-            found[key].append(word)
+            found[key].append(_pattern(word))
     return found
+
+
+def _pattern(name: str) -> str:
+    """A name of an interface, whose wildcard is at its end."""
+    return f"{name[:-1]}*" if name.endswith("+") else name
 
 
 def _one(statement: _Statement, key: str) -> str | None:
