@@ -35,7 +35,11 @@ def fit(draft: Draft) -> list[str]:
             problems = error.problems
         else:
             return []
-        if not _leave_out(draft, [(problem.key, problem.message) for problem in problems]):
+        # Lines and columns of a text that nobody has seen yet help nobody.
+        told = [
+            (each.key, re.sub(r" \(the result:\d+:\d+\)", "", each.message)) for each in problems
+        ]
+        if not _leave_out(draft, told):
             break
     return [str(problem) for problem in problems]
 
@@ -106,14 +110,13 @@ def _leave_out(draft: Draft, problems: list[tuple[str, str]]) -> bool:
             name = found[1] or found[2]
             for reflect in [each for each in draft.reflects if each.name == name]:
                 draft.reflects.remove(reflect)
-                draft.remarks.append(f"{reflect.where}: left out: {_without_places(message)}")
+                draft.remarks.append(f"{reflect.where}: left out: {message}")
                 return True
     bad = [rule for rule in draft.rules if rule.name in wrong]
     for rule in bad:
         if _leave_out_outputs(rule, wrong[rule.name]):
             continue
-        # Lines and columns of a text that nobody has seen yet help nobody.
-        why = re.sub(r" \(the result:\d+:\d+\)", "", "; ".join(wrong[rule.name]))
+        why = "; ".join(wrong[rule.name])
         draft.remarks += [f"{rule.where}: left out: {why}", *rule.remarks]
         draft.rules.remove(rule)
     return bool(bad)

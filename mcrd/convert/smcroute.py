@@ -80,13 +80,8 @@ def _statement(words: list[str]) -> _Statement:
         elif key in ("from", "to") and word.endswith("+"):
             found[key].append(f"{word[:-1]}*")  # all interfaces whose names begin so
         elif key:
-            found[key].append(_pattern(word))
+            found[key].append(word)
     return found
-
-
-def _pattern(name: str) -> str:
-    """A name of an interface, whose wildcard is at its end."""
-    return f"{name[:-1]}*" if name.endswith("+") else name
 
 
 def _one(statement: _Statement, key: str) -> str | None:

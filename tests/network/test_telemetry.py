@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import struct
+import subprocess
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -32,12 +35,11 @@ def network(lab: Lab) -> tuple[Host, Host, Host]:
     return agents, gateway, collectors
 
 
-def started(host: Host, name: str, *command: str) -> Path:
+def started(host: Host, name: str, *command: str) -> tuple[Path, subprocess.Popen[bytes]]:
     """Start a program, whose output is in that file."""
     path = host.lab.file(name)
     with path.open("wb") as output:
-        host.start(*command, stdout=output, stderr=output)
-    return path
+        return path, host.start(*command, stdout=output, stderr=output)
 
 
 def said(path: Path, pattern: str) -> Callable[[], list[str]]:
@@ -53,7 +55,7 @@ def test_traps_to_three_collectors(lab: Lab) -> None:
     traps = {}
     for collector in COLLECTORS:
         options = ("-f", "-n", "-C", "-Lo", "--disableAuthorization=yes", "-F", "%b: %v\\n")
-        traps[collector] = started(
+        traps[collector], _ = started(
             collectors, f"traps-{collector}", *QUIET, snmptrapd, *options, f"udp:{collector}:162"
         )
         wait_for(said(traps[collector], "NET-SNMP version"), "snmptrapd to listen")
@@ -127,7 +129,7 @@ def test_flows_to_a_collector(lab: Lab) -> None:
     daemon = relay(gateway, "telemetry")
     flows = lab.file("flows")
     flows.mkdir()
-    log = started(
+    log, listener = started(
         *(collectors, "nfcapd", nfcapd, "-w", str(flows), "-b", "10.2.0.11", "-p", "2055"),
         *("-t", "3600"),
     )
@@ -141,8 +143,7 @@ def test_flows_to_a_collector(lab: Lab) -> None:
         text = collectors.call(nfdump, "-R", str(flows), "-q", "-o", "fmt:%ra %sp %dp").stdout
         return sorted(text.split("\n"))
 
-XX
-    collectors.run("kill", "-TERM", listener)  # it writes its file when it ends
+    os.kill(listener.pid, signal.SIGTERM)  # it writes its file when it ends
     wait_for(lambda: len(exported()) > 10, "the flows in the file")
     assert [line.split()[0] for line in exported() if line.strip()] == [AGENTS[0]] * 10
 

@@ -235,3 +235,13 @@ def test_igmpproxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found, remarks = imported(tmp_path, capsys, "phyint a upstream\nphyint b downstream\n")
     assert not only(found).enabled
     assert any("no whitelist" in remark for remark in remarks)
+
+
+def test_what_another_line_says_already_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, remarks = imported(tmp_path, capsys, "mdns-repeater a b\nmdns-repeater b c\n")
+    assert {(came, to) for came, to, _ in ways(found)} == {("a", "b"), ("b", "a")}
+    assert [remark for remark in remarks if "left out" in remark] == [
+        "line 2: mdns-repeater: left out: same input as reflect.mdns"
+    ]
