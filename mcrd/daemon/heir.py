@@ -72,7 +72,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
     text = "taken over from mcrd %s: %s"
     tell(log, logging.INFO, "taken-over", text, version, heir.summary())
     if heir.misfits:
-        text = "mcrd %s left behind what does not fit; it is closed: %s"
+        text = "some of what mcrd %s left cannot be used, and is closed: %s"
         what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
         tell(log, logging.WARNING, "handover-failed", text, version, what)
     return Left(heir.config, unused > 0)

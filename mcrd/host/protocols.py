@@ -102,7 +102,7 @@ class GroupProtocols:
                 path.write_text(str(before))
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENODEV, errno.ENOENT):  # it has gone
-                log.warning("%s: cannot be undone: %s", wanted, words(error))
+                log.warning("%s: cannot be set back: %s", wanted, words(error))
 
     def _before_of(self, wanted: GroupProtocol) -> int | None:
         """What was there before the first one of this interface, by whatever name."""

@@ -182,7 +182,7 @@ def _content(descriptor: int) -> tuple[int, bytes]:
         return 0, b""
     serial, tries = HEADER.unpack_from(data)
     if tries >= TRIES:
-        log.warning("what was left behind was not taken over in %d starts, and is closed", tries)
+        log.warning("what systemd keeps was not used in %d starts, and is closed", tries)
         return serial, b""
     os.pwrite(descriptor, HEADER.pack(serial, tries + 1), 0)
     return serial, data[HEADER.size :]

@@ -273,7 +273,7 @@ def test_of_another_format_nothing_is_taken_and_everything_closed(
     _change_index(before.manager, change)
     holdings, _ = take_over(before, monkeypatch)
     assert holdings.all() == ()
-    assert "does not fit" in caplog.text
+    assert "cannot be used" in caplog.text
     # The connection to the manager, and the memory of what came back.
     assert _descriptors() <= count + 2
 

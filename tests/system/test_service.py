@@ -261,7 +261,7 @@ def test_what_another_version_left_is_dropped_with_a_line(service: Service) -> N
         machine.run("systemctl", "start", "mcrd")
         wait_for(lambda: machine.show("NFileDescriptorStore") == "2", "the store to fill")
     machine.run("systemctl", "restart", "mcrd")
-    assert "does not fit" in machine.journal("EVENT=handover-failed")
+    assert "cannot be used" in machine.journal("EVENT=handover-failed")
     assert machine.show("ActiveState") == "active"
     with streaming(service) as stream:
         result = stream.end()
