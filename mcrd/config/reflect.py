@@ -58,13 +58,13 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
         },
         {"ttl": 2, "replies": "30s"},
     ),
-    # WS-Discovery 1.1, 2.4 (addresses); SOAP-over-UDP 1.1, 3.2 (answers go to who asked)
+    # OASIS WS-Discovery 1.1, ad hoc mode: matches go to who asked, by unicast
     "ws-discovery": Protocol(
         {"ws-discovery4": ("239.255.255.250", 3702), "ws-discovery6": ("ff02::c", 3702)},
         {"ttl": 1, "replies": "30s"},
     ),
-    # RFC 7252: addresses, section 12.8; a request to a group may be answered until
-    # NON_LIFETIME is over, section 4.8.2. RFC 7390: only requests go to groups, section 2.
+    # RFC 7252: addresses, section 12.8; only requests go to groups, section 8; answers belong
+    # to one until NON_LIFETIME is over, section 4.8.2.
     "coap": Protocol(
         {
             "coap4": ("224.0.1.187", 5683),
