@@ -43,6 +43,18 @@ class Broadcast(IPv4Address):
 
 BROADCAST: Final = Broadcast()
 
+MARK: Final = "@"
+"""What stands between a rule and its interface, where it has become several rules.
+
+No rule of a file has it in its name.
+"""
+
+INPUTS_AT_MOST: Final = 4
+"""Inputs of one rule."""
+
+TOGETHER_AT_MOST: Final = 8
+"""Interfaces that one worker reads: MCRD_INTERFACES, shared.h."""
+
 
 def is_pattern(name: str) -> bool:
     """Whether the name of an interface stands for all that match it, as of glob(7)."""
@@ -175,7 +187,9 @@ class Inspect:
 class Rule:
     """One named relay. `place` is where its table stands; it is no part of its identity.
 
-    `silence` is in seconds: so long without a packet is worth a warning; None: never.
+    `silence` is in seconds: so long without a packet is worth a warning; None: never. `more` are
+    inputs besides the first, as the rule file has them. Such a rule becomes one for each of its
+    inputs, its legs: `leg` is which of them this one has, counted from 1.
     """
 
     name: str
@@ -185,7 +199,14 @@ class Rule:
     description: str = ""
     silence: float | None = None
     inspect: Inspect | None = None
+    more: tuple[Input, ...] = ()
+    leg: int = 0
     place: Place | None = field(default=None, compare=False)
+
+    @property
+    def stream(self) -> str:
+        """What its legs have in common: the name of the rule that they were. Its own, else."""
+        return self.name.partition(MARK)[0] if self.leg else self.name
 
 
 @dataclass(frozen=True, slots=True)

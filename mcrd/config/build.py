@@ -54,7 +54,8 @@ def build(
 
 
 def _rule(name: str, fields: Fields, place: Place) -> Rule:
-    given = Input(**({"port": NO_PORT} | _given(fields["input"])))
+    all_fields = fields["inputs"] or [fields["input"]]
+    given, *more = (Input(**({"port": NO_PORT} | _given(each))) for each in all_fields)
     return Rule(
         name=name,
         input=given,
@@ -63,6 +64,7 @@ def _rule(name: str, fields: Fields, place: Place) -> Rule:
         description=fields["description"],
         silence=fields["silence"],
         inspect=_inspect(fields["inspect"]),
+        more=tuple(more),
         place=place,
     )
 

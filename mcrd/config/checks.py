@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcrd.addresses import plain
+from mcrd.config.legs import check_together, check_workers
 from mcrd.config.outputs import check_rule, shared
 from mcrd.config.overlap import Claim, Spans, clashes, common, everything, first_network
 from mcrd.config.positions import KeyPath
@@ -28,16 +29,19 @@ def check(documents: Sequence[Document]) -> None:
         for name, fields in document.fields.get("interfaces", {}).items():
             _check_cpus(("interfaces", name, "cpus"), fields.get("cpus", []), document.report)
     rules = [rule for document in documents for rule in document.rules]
+    check_together(rules)
     for document in documents:
+        for name, fields in document.fields.get("interfaces", {}).items():
+            check_workers(name, fields.get("workers"), document.report, rules)
         if not document.checked:
             _check_reflect(document)
             for rule in document.rules:
                 check_rule(rule)
             document.checked = not document.report.problems
     # Of rules with one name, a second one draws no more than that.
-    named: dict[str, FoundRule] = {}
+    named: dict[tuple[str, int], FoundRule] = {}
     for rule in rules:
-        named.setdefault(rule.name, rule)
+        named.setdefault((rule.name, rule.leg), rule)
     _check_inputs(list(named.values()))
     _check_source_ports(list(named.values()))
 
@@ -97,7 +101,7 @@ def _check_source_ports(rules: list[FoundRule]) -> None:
     flows: list[tuple[FoundRule, FoundOutput, Claim]] = []
     for rule in rules:
         # Protocols have one port for all, and a network may hear several others.
-        for output in rule.outputs if OF_REFLECT not in rule.name else ():
+        for output in rule.outputs if OF_REFLECT not in rule.name and rule.leg < 2 else ():
             fields, endpoint = output.fields, output.endpoint
             if endpoint is None or "source" not in fields or not fields.get("source_port"):
                 continue

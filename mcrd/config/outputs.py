@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 
 from mcrd.addresses import plain
+from mcrd.config.legs import check_legs
 from mcrd.config.overlap import Claim, clashes, common, everything
 from mcrd.config.positions import KeyPath
 from mcrd.config.problems import key_text
@@ -29,8 +30,13 @@ _NO_PORTS = 'ESP has no ports; leave the key out with protocol = "esp"'
 
 
 def check_rule(rule: FoundRule) -> None:
-    """Report every error between the keys of a rule."""
+    """Report every error between the keys of a rule, or of one of its legs."""
     _check_input(rule)
+    if rule.leg > 1:
+        for output in rule.outputs:
+            _check_loop_back(rule, output)
+        return
+    check_legs(rule)
     _check_listed_twice(rule)
     for output in rule.outputs:
         _check_interface(rule, output)

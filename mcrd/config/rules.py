@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -44,13 +45,19 @@ class Document:
         """Its rules, sorted by where their inputs stand."""
         report = self.report
         found = [
-            _rule(report, name, ("rules", name, "input"), fields)
+            rule
             for name, fields in self.fields.get("rules", {}).items()
+            for rule in _legs(report, name, ("rules", name), fields)
         ]
-        found += [_rule(report, name, path, fields) for name, (path, fields) in self.made.items()]
+        found += [
+            _rule(report, name, path, fields, fields["input"], fields["input"])
+            for name, (path, fields) in self.made.items()
+        ]
         if len(found) > 1:
-            places = {rule.path: report.place(rule.input_path) for rule in found}
-            found.sort(key=lambda rule: (places[rule.path].line, places[rule.path].column))
+            places = {rule.input_path: report.place(rule.input_path) for rule in found}
+            found.sort(
+                key=lambda rule: (places[rule.input_path].line, places[rule.input_path].column)
+            )
         return found
 
     @cached_property
@@ -117,21 +124,21 @@ class FoundOutput:
 
 @dataclass(frozen=True, slots=True)
 class FoundRule:
-    """A rule. Without an input or sources one of the keys that say it is wrong or missing."""
+    """A rule. Without an input or sources one of the keys that say it is wrong or missing.
+
+    One with `inputs` is here once for each of them: `leg` is which, counted from 1.
+    """
 
     report: Report
     name: str
     path: KeyPath
     input_path: KeyPath
+    input_fields: Fields
     fields: Fields
     input: Endpoint | None
     sources: Spans | None
     outputs: tuple[FoundOutput, ...]
-
-    @property
-    def input_fields(self) -> Fields:
-        found: Fields = self.fields.get("input", {})
-        return found
+    leg: int = 0
 
 
 def destination(address: Address | Network, port: int | PortRange) -> str:
@@ -139,20 +146,44 @@ def destination(address: Address | Network, port: int | PortRange) -> str:
     return str(address) if port == NO_PORT else f"{address} port {port}"
 
 
-def _rule(report: Report, name: str, input_path: KeyPath, fields: Fields) -> FoundRule:
+def _legs(report: Report, name: str, path: KeyPath, fields: Fields) -> Iterator[FoundRule]:
+    """The rule, or one for each of its inputs. Outputs go by the first."""
+    if fields.get("inputs") is None:
+        given = fields.get("input") or {}
+        yield _rule(report, name, (*path, "input"), fields, given, given, 0)
+        return
+    inputs = [each if isinstance(each, dict) else {} for each in fields["inputs"]]
+    for leg, given in enumerate(inputs):
+        yield _rule(report, name, (*path, "inputs", leg), fields, given, inputs[0], leg + 1)
+
+
+def _rule(
+    report: Report,
+    name: str,
+    input_path: KeyPath,
+    fields: Fields,
+    input_fields: Fields,
+    first: Fields,
+    leg: int = 0,
+) -> FoundRule:
     path = path_of(name)
-    given: Fields = fields.get("input", {})
-    if given.get("protocol") == "esp":
-        given = given | {"port": NO_PORT}
+    given, first = _with_port(input_fields), _with_port(first)
     is_made = OF_REFLECT in name
     outputs = tuple(
-        _output(path if is_made else (*path, "outputs", index), output, given)
+        _output(path if is_made else (*path, "outputs", index), output, first)
         for index, output in enumerate(fields.get("outputs", ()))
         if isinstance(output, dict)
     )
     endpoint = _endpoint(given, given.get("address"), given.get("port"), given)
     sources = sources_of(given["address"], given) if "address" in given else None
-    return FoundRule(report, name, path, input_path, fields, endpoint, sources, outputs)
+    return FoundRule(
+        *(report, name, path, input_path, input_fields, fields),
+        *(endpoint, sources, outputs, leg),
+    )
+
+
+def _with_port(given: Fields) -> Fields:
+    return given | {"port": NO_PORT} if given.get("protocol") == "esp" else given
 
 
 def _output(path: KeyPath, fields: Fields, given: Fields) -> FoundOutput:

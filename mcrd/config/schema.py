@@ -142,10 +142,11 @@ class Number(Struct):
     order: Literal["big", "little"] = "big"
 
 
-class Rule(Struct):
-    """The table [rules.NAME]."""
+class Rule(Struct, kw_only=True):
+    """The table [rules.NAME]. It has either `input` or `inputs`."""
 
-    input: Input
+    input: Input | UnsetType = UNSET
+    inputs: Annotated[list[Input], Meta(min_length=1)] | UnsetType = UNSET
     outputs: Annotated[list[Output], Meta(min_length=1)]
     enabled: bool = True
     description: str = ""

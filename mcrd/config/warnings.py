@@ -44,7 +44,7 @@ def warn(documents: Sequence[Document]) -> None:
             if rule.fields["enabled"]:
                 _warn_vlan(rule)
                 _warn_source_specific(rule)
-                for output in rule.outputs:
+                for output in rule.outputs if rule.leg < 2 else ():
                     _warn_ttl(rule, output)
         document.warnings = tuple(document.report.problems)
     rules = [rule for document in documents for rule in document.rules]
@@ -141,7 +141,7 @@ def _warn_feeding(rules: list[FoundRule]) -> None:
         if rule.input and rule.sources is not None:
             listening.add(Claim(rule.input.box, rule.sources), rule)
     for rule in rules:
-        for output in rule.outputs:
+        for output in rule.outputs if rule.leg < 2 else ():
             for fed in _fed(rule, output, listening):
                 which = f"{key_text(output.path)} ({rule.report.place(output.path)})"
                 why = "what this host sends is not relayed again"

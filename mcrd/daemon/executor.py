@@ -38,6 +38,7 @@ from mcrd.planning.resources import (
     Relay,
     RelayKey,
     Resource,
+    Ring,
     Worker,
 )
 
@@ -121,8 +122,9 @@ class Estate:
 
     def allow_members(self, allowed: Mapping[str, int]) -> None:
         """How many members a worker may have, by interface, where that is not the default."""
-        for ring, lane in self._holdings.lanes.items():
-            lane.members.at_most = allowed.get(ring.interface, DEFAULT_MEMBERS)
+        for lane in self._holdings.lanes.values():
+            each = (allowed.get(ring.interface, DEFAULT_MEMBERS) for ring in lane.rings)
+            lane.members.at_most = max(each)
 
     def look_at_members(self) -> None:
         """End sockets of members that are idle for long, a few in each look."""
@@ -157,7 +159,7 @@ class Estate:
     def forget(self, config: Config, links: Mapping[str, Link]) -> None:
         """Forgets what concerns nothing of these rules: chosen source ports, counted restarts."""
         rules = config.rules.values()
-        self._holdings.opener.forget({(r.name, t) for r in rules for t in counted_by(r)})
+        self._holdings.opener.forget({(r.stream, t) for r in rules for t in counted_by(r)})
         interfaces = {real(rule.input.interface, links) for rule in rules}
         interfaces.update(worker.ingress.interface for worker in self.workers)
         self._recovery.forget(interfaces)
@@ -197,6 +199,7 @@ class Estate:
         for resource in others:
             if isinstance(resource, Ingress):
                 self._try(resource, links)
+                await self._rest(resource)
         await asyncio.gather(*(self._open_worker(worker, links) for worker in workers))
         self._holdings.look_anew()
         for number, resource in enumerate(others):
@@ -205,6 +208,24 @@ class Estate:
                 if number % STEPS_AT_ONCE == 0:
                     self.advance()
                     await asyncio.sleep(0)
+
+    async def _rest(self, ingress: Ingress) -> None:
+        """End a worker that reads several interfaces, when one of them has come or is to go.
+
+        The next round starts another, which finds all as it was. One whose interface was deleted
+        does not matter to it.
+        """
+        lane = self._holdings.lanes.get(Ring(ingress.home)) if ingress.lane else None
+        ring = Ring(ingress)
+        if lane is None or lane.process is None or ring not in lane.rings:
+            return
+        if lane.hears(ring):
+            await lane.rest()
+
+    def rings_of(self, worker: Worker) -> tuple[Ring, ...]:
+        """The rings that a worker reads."""
+        lane = self._holdings.lane_of(worker)
+        return tuple(lane.rings) if lane is not None else ()
 
     def _try(self, resource: Resource, links: Mapping[str, Link]) -> None:
         try:
@@ -251,7 +272,7 @@ class Estate:
         tell(log, logging.ERROR, "worker-ended", text, worker, process.pid, how, when, **where)
         self._failures[worker] = Failure(how, now + wait, row)
         if process.suspect:
-            self._suspects.add(worker.ingress)
+            self._suspects.update(ring.ingress for ring in lane.rings)
         self._changed()
 
     async def renew_suspects(self) -> None:
@@ -264,7 +285,7 @@ class Estate:
             text = "%s: what waits in its rings is thrown away"
             where = {"interface": ingress.interface}
             tell(log, logging.WARNING, "rings-renewed", text, ingress, **where)
-            for worker in [worker for worker in self.workers if worker.ingress == ingress]:
+            for worker in [worker for worker in self.workers if worker.ingress == ingress.home]:
                 await self._close(worker)
             if self._holdings.has(ingress):
                 await self._close(ingress, anew=True)
@@ -360,6 +381,8 @@ class Estate:
 
     async def _close(self, resource: Resource, *, anew: bool = False) -> None:
         if not isinstance(resource, Worker):
+            if isinstance(resource, Ingress):
+                await self._rest(resource)
             self._holdings.close(resource, anew=anew)
         elif (lane := self._holdings.lanes.get(resource.ring)) is not None:
             lane.members.end(None)

@@ -132,21 +132,27 @@ class Keeper:
             return what
 
         index = Index(FORMAT, __version__, network())
-        for ring, lane in holdings.lanes.items():
-            ingress, segment = lane.rings[ring], lane.segment
-            unit = {identity(number): number for number in _descriptors(ingress, segment)}
-            units.append(unit)
-            index.rings.append(
-                KeptRing(
-                    pack(ring),
-                    pack(ingress.geometry),
-                    pack(ingress.large_geometry),
-                    list(unit),
-                    pack(segment.rules.taken),
-                    [(packed(key), slot) for key, slot in segment.outputs.taken.items()],
-                    list(lane.members.all()),
+        for lane in holdings.lanes.values():
+            segment = lane.segment
+            unit: dict[Identity, int] = {}
+            rules, members = pack(segment.rules.taken), list(lane.members.all())
+            outputs = [(packed(key), slot) for key, slot in segment.outputs.taken.items()]
+            for ring, ingress in lane.rings.items():
+                numbers = {identity(each): each for each in _descriptors(ingress, segment)}
+                unit |= numbers
+                index.rings.append(
+                    KeptRing(
+                        pack(ring),
+                        pack(ingress.geometry),
+                        pack(ingress.large_geometry),
+                        list(numbers),
+                        rules,
+                        outputs,
+                        members,
+                        lane.places[ring],
+                    )
                 )
-            )
+            units.append(unit)
         # In this order: of the last ones, there may be too many for the store, and they can be
         # opened anew.
         for group, memberships in holdings.memberships.sockets().items():

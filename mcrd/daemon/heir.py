@@ -32,7 +32,7 @@ from mcrd.planning.resources import (
     Ring,
 )
 from mcrd.sockets import IngressSocket
-from mcrd.systemd.store import Identity, Store
+from mcrd.systemd.store import Identity, Store, identity
 
 Restarts = Counter[tuple[str, int]]
 """Of workers, by interface and number."""
@@ -185,14 +185,19 @@ class _Heir:
 
     def _take_ingress(self, ingress: Ingress, all_kept: list[tuple[Ring, KeptRing]]) -> None:
         ordered = [kept for _, kept in sorted(all_kept, key=lambda pair: pair[0].number)]
-        needed = [what for kept in ordered for what in kept.descriptors]
+        home = self._holdings.lanes.get(Ring(ingress.home))  # of others, if it is there already
+        own = 4 if home is None else 3
+        needed = [what for kept in ordered for what in kept.descriptors[:own]]
         if len(ordered) != ingress.workers or any(what not in self._unused for what in needed):
             return  # it was about to come or to go
         with contextlib.ExitStack() as undo:
-            rings = []
+            rings: list[tuple[IngressSocket, Segment | None]] = []
             for kept in ordered:
-                segment, same = self._segment(kept)
-                undo.callback(segment.close)
+                if home is not None:
+                    segment, same = None, identity(home.segment.descriptor) == kept.descriptors[3]
+                else:
+                    segment, same = self._segment(kept)
+                    undo.callback(segment.close)
                 ring = self._ring(kept)
                 undo.callback(ring.close)
                 if ring.socket.getsockname()[0] != ingress.interface:
@@ -201,9 +206,9 @@ class _Heir:
                     ring.forget_seen()
                 rings.append((ring, segment))
             undo.pop_all()
-        self._holdings.add_ingress(ingress, rings)
-        for number, kept in enumerate(ordered):
-            lane = self._holdings.lanes[Ring(ingress, number)]
+        self._holdings.add_ingress(ingress, rings, ordered[0].place)
+        for number, kept in enumerate(ordered if home is None else ()):
+            lane = self._holdings.lanes[Ring(ingress.home, number)]
             for key, rule, slot in kept.members:
                 if lane.segment.members.taken.get(key) == slot:
                     lane.members.add(key, rule, slot)

@@ -46,6 +46,7 @@ class KeptRing(msgspec.Struct):
     rules: Any  # slots in the segment
     outputs: Any
     members: list[tuple[MemberKey, str, int]]  # with rule and slot
+    place: int = 0  # of the interface in the segment, which several may have together
 
 
 class Index(msgspec.Struct):
@@ -80,7 +81,8 @@ _NEWER = frozenset(
         *(("Output", "replies"), ("Sending", "replies"), ("Rule", "inspect")),
         *(("Output", "sources"), ("Output", "exclude"), ("Output", "sample")),
         ("OutputCount", "skipped"),
-        ("Interface", "members"),
+        *(("Interface", "members"), ("Ingress", "lane")),
+        *(("Rule", "more"), ("Rule", "leg")),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }
 )

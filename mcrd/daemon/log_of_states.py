@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from mcrd.addresses import where
 from mcrd.daemon import report
 from mcrd.events import tell
-from mcrd.model import Rule
-from mcrd.planning.names import MARK
+from mcrd.model import MARK, Rule
+from mcrd.planning.names import written
 from mcrd.planning.states import OutputState, RuleState
 
 GOOD = OutputState("active")
@@ -24,8 +24,9 @@ def tell_changes(
 ) -> list[str]:
     """Say what has changed; return the rules that have become active."""
     begun = []
+    of_patterns = {written(name) for name, rule in rules.items() if not rule.leg}
     for name in before.keys() - now.keys():
-        if MARK in name:  # else the line of the reload says it
+        if MARK in name and written(name) in of_patterns:  # else the line of the reload says it
             interface = name.partition(MARK)[2]
             text, of = (
                 "rules.%s: gone with the interface %s",

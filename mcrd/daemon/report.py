@@ -30,7 +30,7 @@ from mcrd.planning import replies
 from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.links import Link
 from mcrd.planning.plan import Close, Open, Step
-from mcrd.planning.resources import Egress, Members, Nowhere, Worker
+from mcrd.planning.resources import Egress, Members, Nowhere, Ring, Worker
 from mcrd.planning.states import STATES, OutputState, RuleState
 from mcrd.sums import InspectCount
 
@@ -223,10 +223,10 @@ def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None)
             count.reports,
             rates[name].rounded(),
         )
-    for worker, process in _in_order(estate):
-        if only is None or worker.ingress.interface in only:
-            count, much = ledger.ring(worker.ring, full[worker.ring])
-            about = msgspec.structs.asdict(_worker(worker, process, estate))
+    for ring, worker, process in _in_order(estate):
+        if only is None or ring.interface in only:
+            count, much = ledger.ring(ring, full[ring])
+            about = msgspec.structs.asdict(_worker(ring, worker, process, estate))
             found.workers.append(
                 WorkerCounts(
                     **about,
@@ -249,13 +249,13 @@ def lacking(estate: Estate) -> dict[str, str]:
 
 
 def workers(estate: Estate) -> list[answers.Worker]:
-    """The worker processes."""
-    return [_worker(worker, process, estate) for worker, process in _in_order(estate)]
+    """The worker processes, once for each interface that they read."""
+    return [_worker(*each, estate) for each in _in_order(estate)]
 
 
-def _worker(worker: Worker, process: WorkerProcess, estate: Estate) -> answers.Worker:
+def _worker(ring: Ring, worker: Worker, process: WorkerProcess, estate: Estate) -> answers.Worker:
     return answers.Worker(
-        interface=worker.ingress.interface,
+        interface=ring.interface,
         number=worker.number,
         pid=process.pid,
         cpu=process.cpu,
@@ -266,7 +266,10 @@ def _worker(worker: Worker, process: WorkerProcess, estate: Estate) -> answers.W
     )
 
 
-def _in_order(estate: Estate) -> list[tuple[Worker, WorkerProcess]]:
-    return sorted(
-        estate.workers.items(), key=lambda pair: (pair[0].ingress.interface, pair[0].number)
-    )
+def _in_order(estate: Estate) -> list[tuple[Ring, Worker, WorkerProcess]]:
+    found = [
+        (ring, worker, process)
+        for worker, process in estate.workers.items()
+        for ring in estate.rings_of(worker)
+    ]
+    return sorted(found, key=lambda each: (each[0].interface, each[0].number))

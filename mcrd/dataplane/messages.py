@@ -63,19 +63,20 @@ class Rings(msgspec.Struct, frozen=True, array_like=True):
     """The two packet rings of one interface, whose index is `interface`.
 
     `small` is for frames up to the MTU, `large` for what does not fit the slots of the first.
-    `link` is LINK_ETHERNET or LINK_IP.
+    `link` is LINK_ETHERNET or LINK_IP. `place` is where the segment has the interface's counters.
     """
 
     interface: int
     link: int
     small: Sizes
     large: Sizes
+    place: int = 0
 
 
 class Initialize(Request, frozen=True, tag=True):
     """First of all, with descriptors: an epoll that holds the packet sockets, the memory segment,
     and the memory of what was relayed, which all workers of the daemon share; then two packet
-    sockets for each of the `rings`, of which this version takes one.
+    sockets for each of the `rings`, one interface or more.
 
     `sockets` is how many egress sockets the worker has to have room for. `uid` and `gid` are what
     it becomes; None where the daemon is not root and it stays what it is. `cpu` is where it runs;
@@ -142,7 +143,8 @@ class Match(msgspec.Struct, frozen=True):
     `protocol` is 17 (UDP) or 50 (ESP), `vlan` 0 for untagged frames, `limit` in packets per second
     or 0 for none. No sources: any. `dedupe`: the same payload again within so many ms is
     dropped; 0: it is not. `by_source`: its members differ by source too. `also` are
-    further destinations; they count as the first one.
+    further destinations; they count as the first one. `interface` is the place of that in the
+    segment.
     """
 
     first: Endpoint
@@ -157,6 +159,7 @@ class Match(msgspec.Struct, frozen=True):
     exclude: list[Network] = []
     also: list[Packed] = []
     inspect: Inspect | None = None
+    interface: int = 0
 
 
 NOWHERE = -1

@@ -63,6 +63,7 @@ def _match(match: messages.Match) -> tuple[object, object]:
     made.protocol = match.protocol
     made.by_source = match.by_source
     made.vlan = match.vlan
+    made.interface = match.interface
     made.packets_per_second = match.limit
     made.source_count = len(match.sources)
     made.exclude_count = len(match.exclude)
@@ -161,19 +162,22 @@ def _open_uring(worker: object, sandbox: Sandbox) -> None:
 
 def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, Sandbox]:
     """Do everything from Initialize to Ready; none of the descriptors stays open."""
-    if len(request.rings) != 1:
-        raise RefusedError(f"a worker reads one interface, not {len(request.rings)}")
-    if len(descriptors) != 5:
-        raise RefusedError(f"Initialize takes five descriptors, got {len(descriptors)}")
-    (rings,), (readiness, segment, guard, *packet_sockets) = request.rings, descriptors
+    count, pair = len(request.rings), int(lib.MCRD_RINGS)
+    if not 1 <= count <= lib.MCRD_INTERFACES:
+        raise RefusedError(f"a worker reads 1 to {lib.MCRD_INTERFACES} interfaces, not {count}")
+    if len(descriptors) != 3 + pair * count:
+        wanted = 3 + pair * count
+        raise RefusedError(f"Initialize takes {wanted} descriptors here, got {len(descriptors)}")
+    readiness, segment, guard, *packet_sockets = descriptors
     settings = ffi.new("struct worker_settings *")
     settings.channel = CHANNEL
     settings.readiness = readiness
-    settings.link = rings.link
     settings.sockets = request.sockets
-    settings.interface = rings.interface
-    for which, sizes in enumerate((rings.small, rings.large)):
-        settings.rings[which] = (sizes.block_size, sizes.block_count, sizes.frame_size)
+    settings.interface_count = count
+    for here, rings in zip(settings.interfaces, request.rings, strict=False):
+        here.number, here.link, here.counters = rings.interface, rings.link, rings.place
+        for which, sizes in enumerate((rings.small, rings.large)):
+            here.rings[which] = (sizes.block_size, sizes.block_count, sizes.frame_size)
     if request.cpu is not None:
         try:
             os.sched_setaffinity(0, {request.cpu})
@@ -184,8 +188,8 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
         raise RefusedError(f"cannot begin: {os.strerror(ffi.errno)}")
     _check(lib.worker_map_segment(worker, segment), "mapping the counters")
     _check(lib.worker_map_guard(worker, guard), "mapping what was relayed")
-    for which, sock in enumerate(packet_sockets):
-        _check(lib.worker_map_ring(worker, which, sock), "mapping the packet ring")
+    for at, sock in enumerate(packet_sockets):
+        _check(lib.worker_map_ring(worker, *divmod(at, pair), sock), "mapping the packet ring")
     _close_packet_sockets(packet_sockets)
     os.close(segment)
     os.close(guard)

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -60,7 +60,7 @@ class Holdings:
         self.ledger = Ledger()
         self.guard = guard_memory()
         self.lanes: dict[Ring, Lane] = {}
-        """By the first of the rings that each reads."""
+        """By what their workers call them."""
         self.egress: dict[Egress, socket.socket] = {}
         self.holds: dict[Hold, socket.socket | None] = {}
         self.receptions: dict[Reception, socket.socket] = {}
@@ -133,9 +133,10 @@ class Holdings:
         retired = self._retired.get(ingress.index)
         if retired is not None:
             retired.interface = ingress.interface  # it may have been renamed
-        segments: list[Segment] = []
+        homes = [Ring(ingress.home, number) for number in range(ingress.workers)]
+        segments: list[Segment | None] = []
         try:
-            segments.extend(Segment() for _ in range(ingress.workers))
+            segments.extend(None if home in self.lanes else Segment() for home in homes)
             try:
                 rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
             except OSError as error:
@@ -144,20 +145,38 @@ class Holdings:
                 retired.free_memory()
                 rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
         except OSError:
-            for segment in segments:
+            for segment in filter(None, segments):
                 segment.close()
             raise
-        self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
+        try:
+            self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
+        except OSError:
+            for ring in rings:
+                ring.close()
+            raise
         if retired is not None:
             del self._retired[ingress.index]
             for loss in retired.give_way(rings):
                 self.ledger.lose(*loss)
 
-    def add_ingress(self, ingress: Ingress, rings: list[tuple[IngressSocket, Segment]]) -> None:
-        """Add the rings of an ingress, all of them, with their counters."""
+    def add_ingress(
+        self,
+        ingress: Ingress,
+        rings: Sequence[tuple[IngressSocket, Segment | None]],
+        place: int | None = None,
+    ) -> None:
+        """Add the rings of an ingress, all of them, with their counters.
+
+        No segment: their lane is there and has one. `place` is where that knows them already.
+        Raises OSError when a lane has no room.
+        """
         for number, (sock, segment) in enumerate(rings):
-            ring = Ring(ingress, number)
-            self.lanes[ring] = Lane({ring: sock}, segment, self.opener, self.ledger, self.announce)
+            ring, home = Ring(ingress, number), Ring(ingress.home, number)
+            if segment is None:
+                self.lanes[home].add(ring, sock, place)
+            else:
+                shared = (self.opener, self.ledger, self.announce)
+                self.lanes[home] = Lane(ring, sock, segment, *shared, place or 0)
         self._ingresses.add(ingress)
 
     def add_egress(self, egress: Egress, sock: socket.socket) -> None:
@@ -197,8 +216,10 @@ class Holdings:
     def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
         self._ingresses.discard(ingress)
         retired = Retired(ingress.interface)
-        for first in [first for first in self.lanes if first.ingress == ingress]:
-            self.lanes.pop(first).retire(retired)
+        for number in range(ingress.workers):
+            home = Ring(ingress.home, number)
+            if self.lanes[home].retire(Ring(ingress, number), retired):
+                del self.lanes[home]
         if anew:
             self._retired[ingress.index] = retired
         else:

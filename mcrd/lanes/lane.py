@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from socket import socket
 
 from mcrd.dataplane import messages
+from mcrd.dataplane._dataplane import lib
 from mcrd.lanes.channel import Answer, WorkerError, unheard
 from mcrd.lanes.hostile import ProtocolError
 from mcrd.lanes.ledger import Ledger
@@ -25,7 +27,6 @@ from mcrd.sockets import EgressSockets, IngressSocket
 from mcrd.sockets.lost import Lost, Taken
 
 OWN_AT_ONCE = 2000  # endpoints in one message
-PAIR = 2  # the rings of a ring pair: for frames up to the MTU, and for larger ones
 
 Ended = Callable[["Lane", WorkerProcess, str], None]
 """What to do when a worker ends unasked; the text is what to tell the user."""
@@ -41,14 +42,18 @@ class Lane:
 
     def __init__(
         self,
-        rings: Mapping[Ring, IngressSocket],
+        ring: Ring,
+        sock: IngressSocket,
         segment: Segment,
         opener: EgressSockets,
         ledger: Ledger,
         announce: Callable[[], None],
+        place: int = 0,
     ) -> None:
-        self.rings = rings
-        """In the order in which the worker knows them."""
+        self.rings: dict[Ring, IngressSocket] = {}
+        self.places: dict[Ring, int] = {}
+        """Where the segment has the counters of each, and the positions."""
+        self._left: set[int] = set()  # places of rings that are gone, but not for the worker
         self.segment = segment
         self.members = MemberSockets(segment, opener)
         self.process: WorkerProcess | None = None
@@ -61,8 +66,7 @@ class Lane:
         self._received_before = 0  # packets that the workers before this one took
         self._ledger = ledger
         self._announce = announce
-        for ring in rings:
-            ledger.attach(ring, segment)
+        self.add(ring, sock, place)
 
     # The worker's life.
 
@@ -71,11 +75,12 @@ class Lane:
     ) -> WorkerProcess:
         """Start a worker, which has no rules yet; raise OSError or WorkerError."""
         hardware = {ring: links[ring.interface].hardware for ring in self.rings}
+        self._left.clear()
         process = WorkerProcess(worker, partial(self._ended, ended), self._wanted)
         self._received_before = self.segment.received
         self._starting = process
         try:
-            await process.initialize(self.rings, self.segment, guard, hardware)
+            await process.initialize(self.rings, self.places, self.segment, guard, hardware)
             if process.gone:  # it answered, and ended before anybody listened
                 raise WorkerError("it ended at once")
         except (OSError, WorkerError):
@@ -98,6 +103,11 @@ class Lane:
         self.relays.clear()
         if process is not None:
             await process.stop()
+
+    async def rest(self) -> None:
+        """End the worker for now: the next one finds all as it was."""
+        await self.stop()
+        self.members.rest()
 
     @property
     def connected(self) -> WorkerProcess | None:
@@ -188,13 +198,14 @@ class Lane:
             )
             for output, portion in zip(relay.outputs, relay.portions, strict=True)
         ]
+        match = match_of(relay, self.places[relay.ring or key.worker.ring])
         self._changing.add(key)
         if before is None:
-            future = process.request(messages.AddRule, slot, match_of(relay), outputs)
+            future = process.request(messages.AddRule, slot, match, outputs)
             stay = self.members.rests(key.rule)
         else:
             same = kept(before, relay)
-            future = process.request(messages.ReplaceRule, slot, match_of(relay), outputs, same)
+            future = process.request(messages.ReplaceRule, slot, match, outputs, same)
             stay = bool(same)
             if not stay:
                 self.members.end(process, key.rule)
@@ -220,8 +231,7 @@ class Lane:
 
     def record(self, key: RelayKey, relay: Relay | None) -> None:
         """Note that the worker does that for a rule now; None: nothing any more."""
-        ring = key.worker.ring
-        before = self.relays.pop(key, None)
+        before, ring = self.relays.pop(key, None), next(iter(self.rings))
         gone = {output.target for output in before.outputs} if before else set()
         if relay is None:
             self._ledger.end_rule(ring, key.rule)
@@ -266,6 +276,26 @@ class Lane:
 
     # The rings.
 
+    def add(self, ring: Ring, sock: IngressSocket, place: int | None = None) -> None:
+        """Add a ring, which the next worker reads; raise OSError when there is no room.
+
+        `place` is where the segment knows it already.
+        """
+        if place is None:
+            taken = self._left.union(self.places.values())
+            free = [place for place in range(lib.MCRD_INTERFACES) if place not in taken]
+            if not free:
+                text = f"a worker reads {lib.MCRD_INTERFACES} interfaces at most"
+                raise OSError(errno.ENOSPC, text)
+            place = free[0]
+            self.segment.begin(place)
+        self.rings[ring], self.places[ring] = sock, place
+        self._ledger.attach(ring, self.segment, place)
+
+    def hears(self, ring: Ring) -> bool:
+        """Whether frames may come to the ring: its interface is there."""
+        return bool(self.rings[ring].socket.getsockname()[0])
+
     @property
     def frames(self) -> int:
         """How many frames of the MTU there is room for."""
@@ -276,16 +306,23 @@ class Lane:
         for ring, sock, taken in self._each():
             yield ring, sock.ring_full(taken)
 
-    def retire(self, into: Retired) -> None:
-        """End all of it but the rings, which count on in `into`. It has no worker any more."""
-        self.members.end(None)
-        for ring, sock, taken in self._each():
-            lost = sock.end(taken)
-            into.add(ring, sock, taken, *lost)
-            self._ledger.detach(ring, *lost)
+    def retire(self, ring: Ring, into: Retired) -> bool:
+        """Let go of a ring, which counts on in `into`. Was it the last? Then the lane has ended.
+
+        No worker reads it any more, or nothing comes to it.
+        """
+        if len(self.rings) == 1:
+            self.members.end(None)
+        sock, place = self.rings.pop(ring), self.places.pop(ring)
+        self._left.add(place)
+        sock.take_error()  # a worker that has it still would wake up for that
+        taken = self.segment.taken(place)
+        lost = sock.end(taken)
+        into.add(ring, sock, taken, *lost)
+        self._ledger.detach(ring, *lost)
+        return not self.rings
 
     def _each(self) -> Iterator[tuple[Ring, IngressSocket, Sequence[Taken]]]:
         """Each with what workers took from it."""
-        taken = self.segment.taken
-        for at, (ring, sock) in enumerate(self.rings.items()):
-            yield ring, sock, taken[PAIR * at : PAIR * (at + 1)]
+        for ring, sock in self.rings.items():
+            yield ring, sock, self.segment.taken(self.places[ring])

@@ -24,7 +24,8 @@ class Ledger:
     """Sums what live segments hold and what ended ones held."""
 
     def __init__(self) -> None:
-        self._live: dict[Ring, Segment] = {}
+        self._live: dict[Ring, tuple[Segment, int]] = {}  # with the place in it
+        self._segments: dict[Segment, None] = {}
         self._rules: dict[str, RuleCount] = {}
         self._outputs: dict[tuple[str, Target], OutputCount] = {}
         self._interfaces: dict[str, InterfaceCount] = {}
@@ -39,28 +40,33 @@ class Ledger:
         """Take over what another ledger has kept; raises ValueError when it kept other things."""
         self._rules, self._outputs, self._interfaces, self._numbered = kept
 
-    def attach(self, ring: Ring, segment: Segment) -> None:
-        """Count what this segment holds from now on."""
-        self._live[ring] = segment
+    def attach(self, ring: Ring, segment: Segment, place: int = 0) -> None:
+        """Count what this segment holds from now on; the interface's counters are at `place`."""
+        self._live[ring] = segment, place
+        self._segments[segment] = None
 
     def detach(self, ring: Ring, ring_full: Lost, discarded: Lost = NOTHING) -> None:
-        """Keep what the segment counted, and close it.
+        """Keep what the segment counted of it. With its last ring, the segment is closed.
 
         `ring_full` is what there was no room for, `discarded` what waits and is not taken any more.
         """
-        segment = self._live[ring]
-        for rule in list(segment.rules.taken):
-            self.end_rule(ring, rule)
-        for rule, target in list(segment.outputs.taken):
-            self.end_output(ring, rule, target)
-        count = segment.interface(ring_full)
+        segment, place = self._live.pop(ring)
+        count = segment.interface(ring_full, place)
         count.lose("discarded", discarded)
         known = self._interfaces.pop(ring.interface, InterfaceCount())
         known.add(count)
         self._interfaces[ring.interface] = known  # the last one now
         of_ring = (ring.interface, ring.number)
         self._numbered.setdefault(of_ring, InterfaceCount()).add(count)
-        del self._live[ring]
+        if all(other is not segment for other, _ in self._live.values()):
+            self._end(segment)
+
+    def _end(self, segment: Segment) -> None:
+        for rule in list(segment.rules.taken):
+            self._end_rule(segment, rule)
+        for rule, target in list(segment.outputs.taken):
+            self._end_output(segment, rule, target)
+        del self._segments[segment]
         segment.close()
 
     def lose(self, ring: Ring, reason: str, lost: Lost) -> None:
@@ -78,8 +84,10 @@ class Ledger:
             kept.reports[name] += number
 
     def end_rule(self, ring: Ring, rule: str) -> None:
-        """Keep what a rule counted on a worker that has it no more."""
-        segment = self._live[ring]
+        """Keep what a rule counted on a worker, which reads that ring, and has it no more."""
+        self._end_rule(self._live[ring][0], rule)
+
+    def _end_rule(self, segment: Segment, rule: str) -> None:
         slot = segment.rules.taken.get(rule)
         if slot is not None:
             count = segment.rule(slot)
@@ -89,8 +97,10 @@ class Ledger:
             segment.rules.give_back(rule)
 
     def end_output(self, ring: Ring, rule: str, target: Target) -> None:
-        """Keep what an output counted on a worker that has it no more."""
-        segment = self._live[ring]
+        """Keep what an output counted on a worker, which reads that ring, and has it no more."""
+        self._end_output(self._live[ring][0], rule, target)
+
+    def _end_output(self, segment: Segment, rule: str, target: Target) -> None:
         slot = segment.outputs.taken.get((rule, target))
         if slot is not None:
             segment.end_waiting([slot])
@@ -127,7 +137,7 @@ class Ledger:
         self._rules = {name: kept for name, kept in self._rules.items() if name in known}
         self._outputs = {key: kept for key, kept in self._outputs.items() if key in targets}
         # Slots of what ended while its worker did are still taken.
-        for segment in self._live.values():
+        for segment in self._segments:
             for rule in segment.rules.taken.keys() - known:
                 segment.rules.give_back(rule)
             for output in segment.outputs.taken.keys() - targets:
@@ -167,7 +177,7 @@ class Ledger:
 
     def looped(self) -> set[str]:
         """The rules to which a live worker has seen something come back."""
-        return {rule for segment in self._live.values() for rule in segment.looped()}
+        return {rule for segment in self._segments for rule in segment.looped()}
 
     def returner(self, rule: str) -> str | None:
         """Who brings back what a rule relayed, as far as a live worker knows."""
@@ -180,11 +190,11 @@ class Ledger:
 
     def sent(self) -> int:
         """Datagrams that all outputs sent, on live workers."""
-        return sum(segment.sent for segment in self._live.values())
+        return sum(segment.sent for segment in self._segments)
 
     def failed(self) -> int:
         """A number that grows when datagrams are not sent, and changes when workers come or go."""
-        return sum(segment.failed for segment in self._live.values())
+        return sum(segment.failed for segment in self._segments)
 
     def failing(self) -> dict[str, set[Target]]:
         """Outputs that failed to send something since the last call, by rule.
@@ -192,7 +202,7 @@ class Ledger:
         One whose counters began anew may be among them.
         """
         found: dict[str, set[Target]] = {}
-        for segment in self._live.values():
+        for segment in self._segments:
             for rule, target in segment.failing():
                 found.setdefault(rule, set()).add(target)
         return found
@@ -200,17 +210,17 @@ class Ledger:
     def interface_rates(self, only: Collection[str] | None = None) -> dict[str, Rate]:
         """The rate of each interface, or of these."""
         totals = {name: Rate() for name in self._interfaces if only is None or name in only}
-        for ring, segment in self._of_interfaces(only):
-            totals.setdefault(ring.interface, Rate()).add(segment.interface_rate())
+        for ring, (segment, place) in self._of_interfaces(only):
+            totals.setdefault(ring.interface, Rate()).add(segment.interface_rate(place))
         return totals
 
     def ring(self, ring: Ring, ring_full: Lost) -> tuple[InterfaceCount, Rate]:
         """What one ring pair received, whose workers come and go, and its rate."""
-        segment, before = self._live[ring], self._numbered.get((ring.interface, ring.number))
-        total = segment.interface(ring_full)
+        (segment, place), key = self._live[ring], (ring.interface, ring.number)
+        total, before = segment.interface(ring_full, place), self._numbered.get(key)
         if before is not None:
             total.add(before)
-        return total, segment.interface_rate()
+        return total, segment.interface_rate(place)
 
     def interfaces(
         self, ring_full: dict[Ring, Lost], only: Collection[str] | None = None
@@ -223,30 +233,32 @@ class Ledger:
         for name, kept in self._interfaces.items():
             if only is None or name in only:
                 totals[name] = _sum(InterfaceCount(), (), kept)
-        for ring, segment in self._of_interfaces(only):
+        for ring, (segment, place) in self._of_interfaces(only):
             total = totals.setdefault(ring.interface, InterfaceCount())
-            total.add(segment.interface(ring_full[ring]))
+            total.add(segment.interface(ring_full[ring], place))
         return totals
 
     def _of_rule(self, rule: str) -> Iterator[tuple[Segment, int]]:
         """The places where live workers count for a rule."""
-        for segment in self._live.values():
+        for segment in self._segments:
             slot = segment.rules.taken.get(rule)
             if slot is not None:
                 yield segment, slot
 
     def _of_output(self, rule: str, target: Target) -> Iterator[tuple[Segment, int]]:
         """The places where live workers count for an output."""
-        for segment in self._live.values():
+        for segment in self._segments:
             slot = segment.outputs.taken.get((rule, target))
             if slot is not None:
                 yield segment, slot
 
-    def _of_interfaces(self, only: Collection[str] | None) -> Iterator[tuple[Ring, Segment]]:
-        """The rings of all interfaces, or of these."""
-        for ring, segment in self._live.items():
+    def _of_interfaces(
+        self, only: Collection[str] | None
+    ) -> Iterator[tuple[Ring, tuple[Segment, int]]]:
+        """The rings of all interfaces, or of these, with the places where they count."""
+        for ring, where in self._live.items():
             if only is None or ring.interface in only:
-                yield ring, segment
+                yield ring, where
 
 
 _Any = TypeVar("_Any", bound=Count)

@@ -21,8 +21,8 @@ Change = Add | Replace | Remove
 """A step that concerns one rule in one worker."""
 
 
-def match_of(relay: Relay) -> messages.Match:
-    """What the rule takes."""
+def match_of(relay: Relay, interface: int = 0) -> messages.Match:
+    """What the rule takes; `interface` is the place of that in the segment."""
     given = relay.input
     return messages.Match(
         first=messages.Endpoint(first_address(given.address).packed, first_port(given.port)),
@@ -37,6 +37,7 @@ def match_of(relay: Relay) -> messages.Match:
         sources=_networks(given.sources),
         exclude=_networks(given.exclude),
         also=[address.packed for address in given.also],
+        interface=interface,
     )
 
 

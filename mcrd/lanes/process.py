@@ -133,13 +133,15 @@ class WorkerProcess(Channel):
     async def initialize(
         self,
         rings: Mapping[Ring, IngressSocket],
+        places: Mapping[Ring, int],
         segment: Segment,
         guard: int,
         hardware: Mapping[Ring, int],
     ) -> None:
         """Hand over rings, counters and the guard's memory, and wait until the worker is Ready.
 
-        `hardware` has an ARPHRD_ number for each. Raises WorkerError and OSError.
+        `hardware` has an ARPHRD_ number for each, `places` where the segment has its counters.
+        Raises WorkerError and OSError.
         """
         segment.end_waiting()  # what the last worker had
         uid, gid = _unprivileged()
@@ -149,7 +151,9 @@ class WorkerProcess(Channel):
         request = messages.Initialize(
             sequence=self._first,
             supervisor=os.getpid(),
-            rings=[rings_of(ring, sock, hardware[ring]) for ring, sock in rings.items()],
+            rings=[
+                rings_of(ring, sock, hardware[ring], places[ring]) for ring, sock in rings.items()
+            ],
             sockets=self._room,
             uid=uid,
             gid=gid,
@@ -275,13 +279,16 @@ def link_layer(hardware: int) -> int:
     return int(lib.LINK_ETHERNET if ethernet else lib.LINK_IP)
 
 
-def rings_of(ring: Ring, sock: IngressSocket, hardware: int) -> messages.Rings:
-    """The rings of an interface, as a worker is told of them; `hardware` is an ARPHRD_ number."""
+def rings_of(ring: Ring, sock: IngressSocket, hardware: int, place: int = 0) -> messages.Rings:
+    """The rings of an interface, as a worker is told of them; `hardware` is an ARPHRD_ number.
+
+    `place` is where the segment has the interface's counters.
+    """
     small, large = (
         messages.Sizes(g.block_size, g.block_count, g.frame_size)
         for g in (sock.geometry, sock.large_geometry)
     )
-    return messages.Rings(ring.ingress.index, link_layer(hardware), small, large)
+    return messages.Rings(ring.ingress.index, link_layer(hardware), small, large, place)
 
 
 def _unprivileged() -> tuple[int | None, int | None]:

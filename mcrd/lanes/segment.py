@@ -9,6 +9,7 @@ import itertools
 import mmap
 import os
 import struct
+import sys
 import time
 from array import array
 from collections.abc import Hashable, Iterable, Iterator
@@ -31,6 +32,9 @@ from mcrd.lanes.inspections import lost, read
 from mcrd.lanes.memory import is_sealed, sealed
 from mcrd.sockets.lost import Lost, Taken
 from mcrd.sums import Peak, PerSecond, Rate, Traffic
+
+OF_SEVERAL = 12
+"""The first version whose segments have the positions of several interfaces."""
 
 
 class NoRoomError(Exception):
@@ -110,14 +114,22 @@ class Segment:
 
         It has the positions in the same place, as all versions have.
         """
+        version = int.from_bytes(os.pread(other, 8, 0), sys.byteorder)
+        size = _POSITIONS if version >= OF_SEVERAL else 8 * lib.MCRD_RINGS
         there = slice(_POSITIONS_AT, _POSITIONS_AT + _POSITIONS)
-        known = os.pread(other, _POSITIONS, _POSITIONS_AT)
-        self._memory[there] = known.ljust(_POSITIONS, b"\0")
+        self._memory[there] = os.pread(other, size, _POSITIONS_AT).ljust(_POSITIONS, b"\0")
 
-    @property
-    def taken(self) -> tuple[Taken, ...]:
-        """The frames of each ring that the workers gave back to the kernel."""
-        return tuple(map(Taken, self._view.frames, self._view.datagrams))
+    def begin(self, place: int) -> None:
+        """Count from zero at the place of an interface, whose rings are new."""
+        found = ffi.addressof(self._view.interfaces, place)
+        ffi.memmove(found, bytes(_INTERFACE), _INTERFACE)
+        for which in range(lib.MCRD_RINGS):
+            self._view.positions[lib.MCRD_RINGS * place + which] = 0
+
+    def taken(self, place: int = 0) -> tuple[Taken, ...]:
+        """The frames of each ring of an interface that the workers gave back to the kernel."""
+        found = self._view.interfaces[place]
+        return tuple(map(Taken, found.frames, found.datagrams))
 
     @property
     def sent(self) -> int:
@@ -136,7 +148,7 @@ class Segment:
     @property
     def received(self) -> int:
         """Packets that the worker has taken from its rings."""
-        return int(self._view.traffic.packets)
+        return sum(int(found.traffic.packets) for found in self._view.interfaces)
 
     def close(self) -> None:
         """Unmap and close it."""
@@ -215,9 +227,9 @@ class Segment:
         """How much an output sends."""
         return _rate(self._view.outputs[slot])
 
-    def interface_rate(self) -> Rate:
-        """How much the worker takes from its rings."""
-        return _rate(self._view)
+    def interface_rate(self, place: int = 0) -> Rate:
+        """How much the worker takes from the rings of an interface."""
+        return _rate(self._view.interfaces[place])
 
     def output(self, slot: int) -> OutputCount:
         """What became of an output's datagrams."""
@@ -258,9 +270,9 @@ class Segment:
         keys = map(self.outputs.key_of, slots[0:found])
         return [key for key in keys if key is not None]
 
-    def interface(self, ring_full: Lost) -> InterfaceCount:
-        """What the worker took from the rings, and what they had no room for."""
-        view = self._view
+    def interface(self, ring_full: Lost, place: int = 0) -> InterfaceCount:
+        """What the worker took from the rings of an interface, and what these had no room for."""
+        view = self._view.interfaces[place]
         dropped = dict(zip(DROP_REASONS, view.dropped, strict=True))
         count = InterfaceCount(_traffic(view), {**dict.fromkeys(OF_RINGS, 0), **dropped})
         count.lose("ring_full", ring_full)
@@ -296,7 +308,8 @@ def _rate(counters: Any) -> Rate:
 
 _SEGMENT: int = ffi.sizeof("struct segment")
 _POSITIONS_AT: int = ffi.offsetof("struct segment", "positions")
-_POSITIONS = 8 * int(lib.MCRD_RINGS)
+_POSITIONS = 8 * int(lib.MCRD_POSITIONS)
+_INTERFACE: int = ffi.sizeof("struct interface_counters")
 _RULE: int = ffi.sizeof("struct rule_counters")
 _INSPECTION: int = ffi.sizeof("struct inspect_counters")
 _OUTPUT: int = ffi.sizeof("struct output_counters")

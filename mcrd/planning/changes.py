@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mcrd.addresses import target, where
+from mcrd.addresses import endpoint, target, where
+from mcrd.config.joined import joined
 from mcrd.model import Config, Interface, Output, Rule
 
 IN_A_LINE = 20  # changes that the log names
@@ -81,21 +82,36 @@ def _daemon_cost(what: str) -> str:
 def _cost(what: tuple[str, ...]) -> str:
     """What it takes to change the workers of an interface."""
     names = {setting.partition(" ")[0] for setting in what}
-    if names & {"workers", "ring_size"}:
+    if names & {"worker", "workers", "ring_size"}:
         return " (its workers are replaced: packets that arrive meanwhile are lost)"
     return f" (its {_IN_THE_RINGS})" if "cpus" in names else ""
 
 
 def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
     """Those that rules use before and after: the others cost nothing."""
-    used = {rule.input.interface for rule in old.rules.values() if rule.enabled}
-    used &= {rule.input.interface for rule in new.rules.values() if rule.enabled}
+    before, after = _lanes(old), _lanes(new)
     default = Interface()
     found = {
-        name: tuple(_settings(old.interfaces.get(name, default), new.interfaces.get(name, default)))
-        for name in sorted(used)
+        name: (
+            *_settings(old.interfaces.get(name, default), new.interfaces.get(name, default)),
+            *_reader(before[name], after[name]),
+        )
+        for name in sorted(before.keys() & after.keys())
     }
     return {name: what for name, what in found.items() if what}
+
+
+def _lanes(config: Config) -> dict[str, str]:
+    """The interfaces that rules use, and the first of those that one worker reads together."""
+    rules = (rule for rule in config.rules.values() if rule.enabled)
+    used = [[each.interface for each in (rule.input, *rule.more)] for rule in rules]
+    return {name: "" for names in used for name in names} | joined(used)
+
+
+def _reader(old: str, new: str) -> Iterator[str]:
+    if old != new:
+        before, after = (f"of {name}" if name else "of its own" for name in (old, new))
+        yield f"worker {before} -> {after}"
 
 
 def _settings(old: Interface, new: Interface) -> Iterator[str]:
@@ -109,6 +125,8 @@ def _rule(old: Rule, new: Rule) -> Iterator[str]:
     yield from _fields("input.", dataclasses.replace(old.input, dedupe=dedupe), new.input)
     if old.input.dedupe != dedupe:
         yield f"input.dedupe {_seconds(old.input.dedupe)} -> {_seconds(dedupe)}"
+    if old.more != new.more:
+        yield f"inputs {_inputs(old)} -> {_inputs(new)}"
     yield from _outputs(old.outputs, new.outputs)
     for name in ("enabled", "description"):
         before, after = getattr(old, name), getattr(new, name)
@@ -119,6 +137,11 @@ def _rule(old: Rule, new: Rule) -> Iterator[str]:
 
     if old.inspect != new.inspect:
         yield f"inspect {old.inspect or 'none'} -> {new.inspect or 'none'}"
+
+
+def _inputs(rule: Rule) -> str:
+    ends = (rule.input, *rule.more)
+    return ", ".join(f"{each.interface} {endpoint(each.address, each.port)}" for each in ends)
 
 
 def _seconds(value: float | None) -> str:

@@ -13,20 +13,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from mcrd.addresses import destinations
+from mcrd.config.joined import joined
 from mcrd.config.overlap import Claim, box, clashes, everything, spans
 from mcrd.config.reflect import OF_REFLECT
-from mcrd.model import BROADCAST, Config, Input, Interface, Output, Rule
+from mcrd.model import BROADCAST, MARK, Config, Input, Interface, Output, Rule
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link
 
 Links = Mapping[str, Link]
 """Interfaces by each of their names."""
-
-MARK = "@"
-"""What stands between a rule and its interface, where a pattern has made it several rules.
-
-No rule of a file has it in its name.
-"""
 
 
 def written(rule: str) -> str:
@@ -87,6 +82,21 @@ def members(config: Config, links: Links) -> dict[str, int]:
     """How many members a worker may have, by the interface's own name, where a table is for it."""
     found = {link.name: link for name, link in links.items() if name in config.interfaces}
     return {name: settings(config, link).members for name, link in found.items()}
+
+
+def lanes(config: Config, links: Links) -> Mapping[str, str]:
+    """The lanes of interfaces, by their own names, whose rings one worker reads.
+
+    These are the interfaces of the legs of one rule, and those that have one in common with them.
+    A lane is called by the name that its first interface has in the rule file, there or not.
+    """
+    legs: dict[str, list[str]] = {}
+    for rule in config.rules.values():
+        if rule.leg and rule.enabled:
+            legs.setdefault(rule.stream, []).append(rule.input.interface)
+    called = {real(name, links): name for names in reversed(legs.values()) for name in names[::-1]}
+    own = ([real(name, links) for name in names] for names in legs.values())
+    return {name: called[first] for name, first in joined(own).items()}
 
 
 def rule_here(rule: Rule, links: Links) -> Rule:
@@ -253,7 +263,7 @@ def _source_ports(rules: Sequence[Rule], several: Several) -> Iterator[tuple[tup
     for later, earlier in clashes(claims):
         rule, at, output = here[later]
         other, _, first = here[earlier]
-        if other is not rule:
+        if other.stream != rule.stream:
             names = _one(output.interface, first.interface)
             why = f"same source port, source and destination as an output of rules.{other.name}"
             yield (rule.name, at), f"{why}: {names}"

@@ -48,6 +48,7 @@ from mcrd.planning.resources import (
     Relay,
     RelayKey,
     Resource,
+    Ring,
     Worker,
 )
 
@@ -87,7 +88,7 @@ class _Known(NamedTuple):
 
     look: int
     rule: Rule
-    settings: tuple[Interface | None, str, tuple[str, ...]]
+    settings: tuple[Interface | None, str, tuple[str, ...], str, tuple[int, ...]]
     lookups: tuple[Lookup, ...]
     seen: tuple[Link | Way | bool | None, ...]
     needs: Needs
@@ -107,6 +108,7 @@ class KnownNeeds:
         self._interfaces: Mapping[str, Interface] = {}
         self._rules: Mapping[str, Rule] = {}
         self._doubles = names.NONE
+        self._lanes: Mapping[str, str] = {}
         self._own: frozenset[Address] = frozenset()
         self._look = 0  # another number whenever links, ways or settings are other ones
 
@@ -120,6 +122,7 @@ class KnownNeeds:
         ):
             self._links, self._interfaces, self._rules = links, config.interfaces, config.rules
             self._doubles = names.doubles(config, links)
+            self._lanes = names.lanes(config, links)
             self._own = own_addresses(links)
             self._look += 1
         if ways is not self._ways:
@@ -131,7 +134,8 @@ class KnownNeeds:
         link = links.get(rule.input.interface)
         table = names.settings(config, link) if link is not None else None
         double = self._doubles.of(rule)
-        settings = (table, config.daemon.sandbox, double)
+        lane = self._lanes.get(names.real(rule.input.interface, links), "")
+        settings = (table, config.daemon.sandbox, double, lane, _cpus(config, lane))
         if known is not None and known.rule is rule:
             lookups = known.lookups
         else:
@@ -148,7 +152,7 @@ class KnownNeeds:
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
             found = known.needs
         else:
-            found = needs(rule, config, links, ways, double)
+            found = needs(rule, config, links, ways, double, lane)
             if known is not None and found == known.needs:
                 found = known.needs  # the same object: what was made of it need not be compared
         self._known[rule.name] = _Known(self._look, rule, settings, lookups, seen, found)
@@ -165,8 +169,12 @@ def needs(
     links: Mapping[str, Link],
     ways: Mapping[Lookup, Way] = MappingProxyType({}),
     double: Sequence[str] = (),
+    lane: str = "",
 ) -> Needs:
-    """What `rule` needs, as the links and the routes are now; `double` as Doubles.of()."""
+    """What `rule` needs, as the links and the routes are now; `double` as Doubles.of().
+
+    `lane` is that of its input interface, see names.lanes().
+    """
     link = links.get(rule.input.interface)
     same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
     waiting = tuple(
@@ -181,12 +189,12 @@ def needs(
     if all(waiting):
         return Needs("; ".join(dict.fromkeys(waiting)), waiting=waiting)
     settings = names.settings(config, link)
-    ingress = Ingress(link.name, link.index, settings.workers, settings.ring_size)
+    count = 1 if lane else settings.workers
+    ingress = Ingress(link.name, link.index, count, settings.ring_size, lane)
     strict = config.daemon.sandbox == "strict"
-    cpus = settings.cpus or (None,)
+    cpus = (_cpus(config, lane) if lane else settings.cpus) or (None,)
     workers = tuple(
-        Worker(ingress, number, cpus[number % len(cpus)], strict)
-        for number in range(settings.workers)
+        Worker(ingress.home, number, cpus[number % len(cpus)], strict) for number in range(count)
     )
     relays = {
         RelayKey(worker, rule.name): tuple(
@@ -213,6 +221,7 @@ def needs(
             (ingress, key.worker, *reception),
             by_source,
             rule.inspect,
+            Ring(ingress) if lane else None,
         )
     required = (ingress, *workers, *reception)
     optional += _unasked(rule.input, link, settings, reception)
@@ -235,6 +244,11 @@ def needs(
         doubts=doubts,
         moves=moves,
     )
+
+
+def _cpus(config: Config, lane: str) -> tuple[int, ...]:
+    """Where the worker of a lane runs: as the table of its first interface says."""
+    return config.interfaces.get(lane, Interface()).cpus
 
 
 def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:

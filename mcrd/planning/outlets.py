@@ -135,7 +135,7 @@ def outlet(
     """What the output is in a worker, once it waits for nothing."""
     way = way_of(rule, output, ways)
     if lookup(output, rule.input.protocol) and (why := _nowhere(output, way, links)):
-        return Nowhere(worker, rule.name, target(output), why)
+        return Nowhere(worker, rule.stream, target(output), why)
     routed = output.interface is None
     if output.interface is None:
         assert way is not None
@@ -156,9 +156,9 @@ def outlet(
         or isinstance(port, PortRange)
     ):
         starts = first_address(rule.input.address), first_port(rule.input.port)
-        return Members(worker, rule.name, sending, address, port, called, *starts)
+        return Members(worker, rule.stream, sending, address, port, called, *starts)
     of = called if (output.interface, output.address) != (link.name, address) else None
-    return Egress(worker, rule.name, sending, address, port, of=of)
+    return Egress(worker, rule.stream, sending, address, port, of=of)
 
 
 def _replies(rule: Rule, output: Output, links: Mapping[str, Link]) -> Replies | None:

@@ -1,7 +1,7 @@
 """Patterns of interface names: as many inputs and outputs as interfaces match them now. Pure.
 
 From here on a rule has the names of interfaces alone. One with a pattern in its input becomes a
-rule for each interface, called RULE@INTERFACE.
+rule for each interface, called RULE@INTERFACE, and one with several inputs a rule for each.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mcrd.model import Config, Interface, Output, Rule, is_pattern
+from mcrd.model import MARK, Config, Interface, Output, Rule, is_pattern
 from mcrd.planning.links import Link
-from mcrd.planning.names import MARK, Links, real, reflected, written
+from mcrd.planning.names import Links, real, reflected, written
 
 INPUTS_AT_MOST = 32
 """Interfaces that the pattern of one input stands for: each has a worker and its rings."""
@@ -64,7 +64,7 @@ class Patterns:
         """
         if config is not self._of:
             self._of = self._last = config
-        if not any(map(_has_pattern, config.rules.values())) and not any(
+        if not any(map(_is_several, config.rules.values())) and not any(
             map(is_pattern, config.interfaces)
         ):
             self._made = {}
@@ -73,7 +73,7 @@ class Patterns:
         made = {
             rule.name: self._rules(rule, found, links)
             for rule in config.rules.values()
-            if _has_pattern(rule)
+            if _is_several(rule)
         }
         interfaces = _tables(config, found)
         if (
@@ -141,14 +141,21 @@ def expand(config: Config, links: Links) -> Config:
     return Patterns().expand(config, links)
 
 
-def _has_pattern(rule: Rule) -> bool:
-    return is_pattern(rule.input.interface) or any(
-        output.interface is not None and is_pattern(output.interface) for output in rule.outputs
+def _is_several(rule: Rule) -> bool:
+    return (
+        bool(rule.more)
+        or is_pattern(rule.input.interface)
+        or any(
+            output.interface is not None and is_pattern(output.interface) for output in rule.outputs
+        )
     )
 
 
 def _become(rule: Rule, found: _Matches, links: Links) -> Iterator[Rule]:
     """The rule for each interface of its input; as it is while there is none."""
+    if rule.more:
+        yield from _legs(rule)
+        return
     given, any_came = rule.input, False
     if not is_pattern(given.interface):
         here = real(given.interface, links)
@@ -166,6 +173,19 @@ def _become(rule: Rule, found: _Matches, links: Links) -> Iterator[Rule]:
             )
     if not any_came:
         yield rule
+
+
+def _legs(rule: Rule) -> Iterator[Rule]:
+    """A rule for each of its inputs. One of an interface that another has is called by its number.
+
+    No interface has a slash in its name.
+    """
+    taken: set[str] = set()
+    for leg, given in enumerate((rule.input, *rule.more), start=1):
+        again = f"/{leg}" if given.interface in taken else ""
+        taken.add(given.interface)
+        name = f"{rule.name}{MARK}{given.interface}{again}"
+        yield replace(rule, name=name, input=given, more=(), leg=leg)
 
 
 def _outputs(rule: Rule, came: str, found: _Matches, links: Links) -> Iterator[Output]:

@@ -111,7 +111,7 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
         for resource in wanted
         if resource not in actual.open
         and not actual.blocked(resource)
-        and not _lacks(resource, actual)
+        and not _lacks(resource, wanted, actual)
     ]
     for kind in _ORDER:
         steps += [Open(resource) for resource in missing if type(resource) is kind]
@@ -152,10 +152,11 @@ def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Reso
     rings = {(r.ingress, r.number) for r in wanted if isinstance(r, Worker)}
     gone = actual.open - wanted.keys()
     ingresses = {r for r in gone if isinstance(r, Ingress) and r.index in interfaces}
+    homes = {r.home for r in ingresses}
     workers = {
         r
         for r in gone
-        if isinstance(r, Worker) and (r.ingress in ingresses or (r.ingress, r.number) in rings)
+        if isinstance(r, Worker) and (r.ingress in homes or (r.ingress, r.number) in rings)
     }
     return frozenset(ingresses | workers)
 
@@ -170,6 +171,10 @@ def _closed(resources: Iterable[Resource], *, anew: bool = False) -> list[Step]:
     ]
 
 
-def _lacks(resource: Resource, actual: Actual) -> bool:
-    """A worker cannot be had while its rings are not."""
-    return isinstance(resource, Worker) and actual.blocked(resource.ingress)
+def _lacks(resource: Resource, wanted: Iterable[Resource], actual: Actual) -> bool:
+    """A worker cannot be had while none of its rings is."""
+    return isinstance(resource, Worker) and all(
+        actual.blocked(each)
+        for each in wanted
+        if isinstance(each, Ingress) and each.home == resource.ingress
+    )

@@ -30,15 +30,27 @@ from mcrd.planning.portions import Portion
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """The packet sockets of an input interface: for each worker two, with their rings."""
+    """The packet sockets of an input interface: for each worker two, with their rings.
+
+    `lane` is what those are called by that have one worker together; "": it has its own.
+    """
 
     interface: str
     index: int
     workers: int = 1
     ring_size: int = DEFAULT_RING_SIZE
+    lane: str = ""
 
     def __hash__(self) -> int:
         return hash((self.index, self.workers))
+
+    @property
+    def home(self) -> Ingress:
+        """What its workers are called by: itself, or what stands for all of its lane.
+
+        That stays the same whichever of the interfaces are there.
+        """
+        return Ingress(self.lane, 0, lane=self.lane) if self.lane else self
 
     def __str__(self) -> str:
         return f"ingress on {self.interface}"
@@ -48,7 +60,8 @@ class Ingress:
 class Worker:
     """The process that reads one of the rings of an ingress; `cpu` None: on any CPU.
 
-    `strict`: with every layer of the sandbox or not at all.
+    `ingress` is the home of all that it reads. `strict`: with every layer of the sandbox or not at
+    all.
     """
 
     ingress: Ingress
@@ -61,12 +74,13 @@ class Worker:
 
     @property
     def ring(self) -> Ring:
-        """The ring pair that it reads."""
+        """The ring pair that its lane is called by: its only one, unless it reads several."""
         return Ring(self.ingress, self.number)
 
     def __str__(self) -> str:
         which = f" {self.number}" if self.ingress.workers > 1 else ""
-        return f"worker{which} of {self.ingress.interface}"
+        shared = "shared " if self.ingress.lane else ""
+        return f"{shared}worker{which} of {self.ingress.interface}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +369,7 @@ class Relay:
 
     `needs` is what has to be open for it. `by_source`: its members differ by source, because
     one of the rule's outputs, be it there or not, keeps that, or gives each source a port.
+    `ring` is where its packets come, of a worker that reads several; None: of its only one.
     """
 
     input: Input
@@ -363,6 +378,7 @@ class Relay:
     needs: tuple[Resource, ...] = field(default=(), compare=False)
     by_source: bool = False
     inspect: Inspect | None = None
+    ring: Ring | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Bench:
         """Hands everything over, and waits for Ready."""
         ring = self.worker.ring
         await self.process.initialize(
-            {ring: self.ring}, self.segment, self.guard, {ring: ARPHRD_ETHER}
+            {ring: self.ring}, {ring: 0}, self.segment, self.guard, {ring: ARPHRD_ETHER}
         )
 
     async def end(self) -> None:
@@ -192,7 +192,7 @@ class Bench:
 
     def taken(self) -> InterfaceCount:
         """What the worker took from the ring."""
-        return self.segment.interface(self.ring.ring_full(self.segment.taken))
+        return self.segment.interface(self.ring.ring_full(self.segment.taken()))
 
     def dropped(self, reason: str) -> int:
         """How many datagrams went no further for this reason."""

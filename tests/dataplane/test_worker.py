@@ -535,14 +535,16 @@ def test_the_first_message_has_to_be_initialize(host: Host) -> None:
 def test_initialize_needs_its_descriptors(host: Host) -> None:
     with host.inside(), raw_worker() as worker:
         worker.say(messages.encode(initialize(1)), [0])
-        assert worker.hear() == messages.Refused(3, "Initialize takes five descriptors, got 1")
+        assert worker.hear() == messages.Refused(3, "Initialize takes 5 descriptors here, got 1")
         assert worker.end() == (1, "")
 
 
-def test_a_worker_reads_one_interface(host: Host) -> None:
+@pytest.mark.parametrize("count", [0, 9])
+def test_a_worker_reads_so_many_interfaces(host: Host, count: int) -> None:
     with host.inside(), raw_worker() as worker:
-        worker.say(messages.encode(initialize(2)), [0])
-        assert worker.hear() == messages.Refused(3, "a worker reads one interface, not 2")
+        worker.say(messages.encode(initialize(count)), [0])
+        why = f"a worker reads 1 to 8 interfaces, not {count}"
+        assert worker.hear() == messages.Refused(3, why)
         assert worker.end() == (1, "")
 
 

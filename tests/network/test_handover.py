@@ -37,6 +37,7 @@ from mcrd.planning.resources import (
     Sending,
     Worker,
 )
+from mcrd.sockets.lost import Lost
 from mcrd.systemd.store import HEADER
 from tests.unit.test_store import Manager, hand_over
 
@@ -190,6 +191,31 @@ def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatc
     assert "ff15::2" not in groups
     assert len(before.relay.run("cat", "/proc/net/packet").splitlines()) == 1
     assert _descriptors() < descriptors
+
+
+def test_rings_that_one_worker_reads_stay_together(
+    before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with before.relay.inside():
+        rings = [Ingress(name, socket.if_nametoindex(name), lane="r0") for name in ("r1", "r0")]
+        for ingress in rings:
+            link = Link(ingress.interface, ingress.index, True, True, 1500, 1)
+            before.holdings.open(ingress, {ingress.interface: link})
+    home = Ring(rings[0].home)
+    segment = before.holdings.lanes[home].segment
+    slot = segment.rule_slot("feed@r1")
+    for place, packets in enumerate((3, 4)):
+        segment._view.interfaces[place].traffic.packets = packets  # noqa: SLF001
+        segment._view.positions[2 * place] = packets  # noqa: SLF001
+    before.leave()
+    holdings, _ = take_over(before, monkeypatch)
+    lane = holdings.lanes[home]
+    assert lane.places == {Ring(rings[0]): 0, Ring(rings[1]): 1}
+    assert lane.segment.rules.taken == {"feed@r1": slot}
+    assert list(lane.segment._view.positions)[:4] == [3, 0, 4, 0]  # noqa: SLF001
+    found = [lane.segment.interface(Lost(), place).received.packets for place in (0, 1)]
+    assert found == [3, 4]
+    holdings.close_all()
 
 
 def test_a_group_joined_just_before_a_kill_is_left_by_it(

@@ -285,8 +285,8 @@ def test_all_problems_come_at_once_and_in_order() -> None:
         "f:12:9: rules.b.input: expected a table, got an array",
         "f:13:11: rules.b.outputs: expected at least 1, got none",
         "f:14:15: rules.b.description: expected a string, got the date or time 1979-05-27",
-        "f:15:1: rules.c.input: missing; expected a table",
         "f:15:1: rules.c.outputs: missing; expected an array of tables",
+        "f:15:1: rules.c.input: missing; expected a table",
         "f:17:61: rules.d.input.port: expected an integer from 1 to 65535 or a range such as "
         '"5000-5099", got the floating-point number 5000.0',
         "f:18:63: rules.d.outputs[0].loop: applies to groups only; 10.0.0.1 is a host",
@@ -1378,10 +1378,10 @@ def test_problems_of_all_files_come_at_once_and_in_order(files: Files) -> None:
     files.write("d/c.toml", "[daemon]\n[metrics]\n[rule]\n")
     (files.directory / "d/d.toml").write_bytes(b"\xff")
     assert files.problems() == [
-        "main.toml:9:1: rules.n.input: missing; expected a table",
         "main.toml:9:1: rules.n.outputs: missing; expected an array of tables",
-        "d/a.toml:1:1: rules.a.input: missing; expected a table",
+        "main.toml:9:1: rules.n.input: missing; expected a table",
         "d/a.toml:1:1: rules.a.outputs: missing; expected an array of tables",
+        "d/a.toml:1:1: rules.a.input: missing; expected a table",
         "d/a.toml:2:11: rules.a.enabled: expected true or false, got 1",
         "d/a.toml:5:9: rules.b.input: same input as rules.m (main.toml:5:9)",
         'd/b.toml:1:9: expected "]" at the end of the name of a table',
@@ -1578,7 +1578,7 @@ def test_the_example_passes() -> None:
 def test_the_example_passes_with_all_of_it_in_use() -> None:
     text = example(EXAMPLE)
     config = parse(text, "mcr.toml.example")
-    assert len(config.rules) == 12 + 3 + 3 * 2  # and those of [reflect.NAME]
+    assert len(config.rules) == 13 + 3 + 3 * 2  # and those of [reflect.NAME]
     assert config.warnings == ()
     for key in KEYS:
         assert re.search(rf"\b{key}\b( *=|[.\]])", text), key

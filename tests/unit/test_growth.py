@@ -107,7 +107,7 @@ def test_counters_of_interfaces_that_come_and_go() -> None:
 def lane(estate: Estate, worker: Worker) -> Lane:
     """One whose rings and counters nobody looks at."""
     nothing: Any = SimpleNamespace(received=0, attach=lambda *_: None, end_waiting=lambda *_: None)
-    made = Lane({worker.ring: nothing}, nothing, nothing, nothing, lambda: None)
+    made = Lane(worker.ring, nothing, nothing, nothing, nothing, lambda: None)
     estate._holdings.lanes[worker.ring] = made  # noqa: SLF001
     return made
 

@@ -119,12 +119,12 @@ class Pen:
 
     def frames(self, packets: int, size: int) -> None:
         """Counts frames of the interface."""
-        self.view.traffic.packets += packets
-        self.view.traffic.bytes += packets * size
+        self.view.interfaces[0].traffic.packets += packets
+        self.view.interfaces[0].traffic.bytes += packets * size
 
     def drop(self, reason: str, packets: int) -> None:
         """Counts frames that went no further."""
-        self.view.dropped[DROP_REASONS.index(reason)] += packets
+        self.view.interfaces[0].dropped[DROP_REASONS.index(reason)] += packets
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_what_a_worker_writes_is_read(segment: Segment, pen: Pen) -> None:
 def test_every_reason_to_drop_is_read_under_its_name(segment: Segment, pen: Pen) -> None:
     numbers = {reason: number for number, reason in enumerate(DROP_REASONS, start=1)}
     for reason, number in numbers.items():
-        pen.view.dropped[getattr(lib, f"DROP_{reason.upper()}")] = number
+        pen.view.interfaces[0].dropped[getattr(lib, f"DROP_{reason.upper()}")] = number
     pen.frames(45, 60)
     assert segment.interface(Lost(3, 9)) == InterfaceCount(
         Traffic(45, 2700),
@@ -491,7 +491,7 @@ def test_one_packet_in_a_minute_has_a_rate_and_two_workers_have_its_sum() -> Non
         ledger.attach(ring, made)
         pen = Pen(made)
         for counters in (
-            pen.view,
+            pen.view.interfaces[0],
             pen.view.rules[made.rule_slot("clock")],
             pen.view.outputs[made.output_slot("clock", WALL)],
         ):

@@ -7,6 +7,7 @@ static struct key key_of(const struct packet *packet, uint16_t vlan, int foreign
 {
 	struct key key = {
 		.words = { [4] = (uint64_t)packet->family << 60 | (uint64_t)(foreign != 0) << 59 |
+				 (uint64_t)packet->interface << 52 |
 				 (uint64_t)vlan << 40 | (uint64_t)packet->protocol << 32 |
 				 (uint32_t)packet->destination_port << 16 | packet->source_port },
 	};

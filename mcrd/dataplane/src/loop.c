@@ -74,12 +74,12 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 }
 
 /* It comes back: who brings it is noted, for people. */
-static void drop_returned(struct worker *worker, struct rule *rule, const struct frame *frame,
+static void drop_returned(struct interface *here, struct rule *rule, const struct frame *frame,
 			  const struct packet *packet, enum drop drop)
 {
 	struct returner *returner = &rule->counters->returner;
 
-	count(&worker->segment->dropped[drop], 1);
+	count(&here->counters->dropped[drop], 1);
 	count(drop == DROP_LOOPED ? &rule->counters->looped : &rule->counters->cut_off, 1);
 	returner->family = packet->family;
 	memcpy(returner->address, packet->source, packet->family == 6 ? 16 : 4);
@@ -88,19 +88,19 @@ static void drop_returned(struct worker *worker, struct rule *rule, const struct
 }
 
 /* Does it come back? Then it is dropped, and counted. */
-static int returns(struct worker *worker, struct rule *rule, const struct guard_frame *whose, const struct frame *frame,
-		   const struct packet *packet, const uint8_t *payload, uint32_t length, uint64_t time)
+static int returns(struct worker *worker, struct interface *here, struct rule *rule, const struct guard_frame *whose,
+		   const struct frame *frame, const struct packet *packet, const uint8_t *payload, uint32_t length, uint64_t time)
 {
 	enum guard_answer answer = guard_ask(&worker->guard, whose, payload, length);
 	struct breaker_test *test = &worker->test;
 	uint32_t known;
 
 	if (answer == GUARD_LOOPED) {
-		drop_returned(worker, rule, frame, packet, DROP_LOOPED);
+		drop_returned(here, rule, frame, packet, DROP_LOOPED);
 		return 1;
 	}
 	if (answer != GUARD_PASS && breaker_is_cut(&rule->breaker, whose->now)) {
-		drop_returned(worker, rule, frame, packet, DROP_CUT_OFF);
+		drop_returned(here, rule, frame, packet, DROP_CUT_OFF);
 		return 1;
 	}
 	if (test->began && answer != GUARD_PASS && test->rule == rule->slot)
@@ -112,19 +112,19 @@ static int returns(struct worker *worker, struct rule *rule, const struct guard_
 }
 
 /* Is it a payload that the rule has relayed just before? Then it is dropped, and counted. */
-static int repeats(struct worker *worker, struct rule *rule, const struct guard_frame *whose, const uint8_t *payload,
-		   uint32_t length)
+static int repeats(struct worker *worker, struct interface *here, struct rule *rule, const struct guard_frame *whose,
+		   const uint8_t *payload, uint32_t length)
 {
 	if (!dedupe_knows(&worker->guard, rule, whose, payload, length))
 		return 0;
-	count(&worker->segment->dropped[DROP_DUPLICATE], 1);
+	count(&here->counters->dropped[DROP_DUPLICATE], 1);
 	count(&rule->counters->duplicate, 1);
 	return 1;
 }
 
 /* One frame, which may stand for several datagrams. */
-static int relay_all(struct worker *worker, struct rule *rule, const struct frame *frame, const struct packet *packet,
-		     uint32_t size, uint64_t now)
+static int relay_all(struct worker *worker, struct interface *here, struct rule *rule, const struct frame *frame,
+		     const struct packet *packet, uint32_t size, uint64_t now)
 {
 	struct member *member = NULL;
 	struct guard_frame whose;
@@ -133,7 +133,7 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 
 	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
 	worker->egress.time = now;
-	guard_look(&worker->guard, frame, packet, worker->settings.interface, rule->slot, now, &whose);
+	guard_look(&worker->guard, frame, packet, here->settings->number, rule->slot, now, &whose);
 	if (rule->member_outputs) {
 		member = members_find(&worker->rules, rule, packet, now);
 		waits = !member || member->state != MEMBER_OPEN;
@@ -142,15 +142,15 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
 
-		int dropped = (rule->match.dedupe && repeats(worker, rule, &whose, packet->payload + at, length)) ||
-			      returns(worker, rule, &whose, frame, packet, packet->payload + at, length, now);
+		int dropped = (rule->match.dedupe && repeats(worker, here, rule, &whose, packet->payload + at, length)) ||
+			      returns(worker, here, rule, &whose, frame, packet, packet->payload + at, length, now);
 
 		if (rule->inspector && !dropped)
 			inspect(rule->inspector, packet, packet->payload + at, length, now);
 		if (dropped) {
 			/* counted */
 		} else if (!limit_pass(&rule->limit, now)) {
-			count(&worker->segment->dropped[DROP_RATE_LIMITED], 1);
+			count(&here->counters->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
 		} else {
 			int result = relay(worker, rule, waits ? NULL : member, packet, packet->payload + at, length,
@@ -168,14 +168,14 @@ static int relay_all(struct worker *worker, struct rule *rule, const struct fram
 }
 
 /* Adds what the frame stands for to `taken`. */
-static int relay_frame(struct worker *worker, const struct ring_frame *frame, uint64_t *taken)
+static int relay_frame(struct worker *worker, struct interface *here, const struct ring_frame *frame, uint64_t *taken)
 {
 	static const enum drop drops[] = {
 		[PACKET_FOREIGN] = DROP_UNMATCHED,         [PACKET_MALFORMED] = DROP_MALFORMED,
 		[PACKET_BAD_CHECKSUM] = DROP_BAD_CHECKSUM, [PACKET_FRAGMENT] = DROP_FRAGMENT,
 		[PACKET_TRUNCATED] = DROP_TRUNCATED,
 	};
-	struct segment *segment = worker->segment;
+	struct interface_counters *counters = here->counters;
 	struct rule *rule;
 	struct packet packet;
 	enum verdict verdict = packet_parse(&frame->frame, &packet);
@@ -189,17 +189,18 @@ static int relay_frame(struct worker *worker, const struct ring_frame *frame, ui
 		datagrams = (packet.payload_length + size - 1) / size;
 	}
 	*taken += datagrams;
-	meter_note(&segment->meter, &segment->traffic, &worker->window, frame->time);
-	count(&segment->traffic.packets, datagrams);
-	count(&segment->traffic.bytes, frame->frame.length);
+	meter_note(&counters->meter, &counters->traffic, &here->window, frame->time);
+	count(&counters->traffic.packets, datagrams);
+	count(&counters->traffic.bytes, frame->frame.length);
 	if (verdict != PACKET_DATAGRAM) {
 		drop = drops[verdict];
 	} else {
+		packet.interface = (uint8_t)here->settings->counters;
 		rule = flows_decide(&worker->flows, &worker->rules, &packet, vlan, frame->foreign, &drop);
 		if (rule)
-			return relay_all(worker, rule, &frame->frame, &packet, size, frame->time);
+			return relay_all(worker, here, rule, &frame->frame, &packet, size, frame->time);
 	}
-	count(&segment->dropped[drop], datagrams);
+	count(&counters->dropped[drop], datagrams);
 	return 0;
 }
 
@@ -208,14 +209,14 @@ static int is_held(struct worker *worker)
 {
 	struct breaker_test *test = &worker->test;
 	uint64_t now;
-	int i;
+	uint32_t i;
 
 	if (!test->held)
 		return 0;
 	now = pace_real_now();
 	test->held = now < test->ends && now >= test->began;
-	for (i = 0; i < MCRD_RINGS; i++)
-		if (ring_is_half_full(&worker->rings[i])) {
+	for (i = 0; i < MCRD_INTERFACES * MCRD_RINGS; i++)
+		if (ring_is_half_full(&worker->interfaces[i / MCRD_RINGS].rings[i % MCRD_RINGS])) {
 			test->came = test->expected; /* it goes on */
 			test->held = 0;
 		}
@@ -233,22 +234,57 @@ static void end_test(struct worker *worker)
 	*test = (struct breaker_test){ 0 };
 }
 
+/* Which ring the next frame of all is in, as ring_next(); and whose it is. */
+static struct ring *next_of_all(struct worker *worker, struct interface **whose, struct ring_frame *frame)
+{
+	struct ring *found = NULL, *ring;
+	struct ring_frame other;
+	uint32_t i;
+
+	*whose = &worker->interfaces[0];
+	if (worker->settings.interface_count == 1)
+		return ring_next(&(*whose)->rings[0], &(*whose)->rings[1], frame);
+	for (i = 0; i < worker->settings.interface_count; i++) {
+		struct interface *here = &worker->interfaces[i];
+
+		ring = ring_next(&here->rings[0], &here->rings[1], &other);
+		if (!ring || (found && other.time >= frame->time))
+			continue;
+		found = ring;
+		*whose = here;
+		*frame = other;
+	}
+	return found;
+}
+
+/* Gives all that was taken back to the kernel. */
+static void release(struct interface *here)
+{
+	int i;
+
+	for (i = 0; i < MCRD_RINGS; i++) {
+		ring_release(&here->rings[i], &here->positions[i], &here->counters->frames[i]);
+		count(&here->counters->datagrams[i], here->datagrams[i]);
+		here->datagrams[i] = 0;
+	}
+}
+
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
-	uint64_t datagrams[MCRD_RINGS] = { 0 };
-	struct segment *segment = worker->segment;
 	struct ring_frame frame;
+	struct interface *here;
 	struct ring *ring;
-	int frames, result, i;
+	int frames, result;
+	uint32_t i;
 
 	for (frames = 0; worker->begun && frames < HARVEST && !worker->test.held; frames++) {
-		ring = ring_next(&worker->rings[0], &worker->rings[1], &frame);
+		ring = next_of_all(worker, &here, &frame);
 		if (worker->test.began && (!ring || frame.time > worker->test.ends))
 			end_test(worker);
 		if (!ring)
 			break;
-		result = relay_frame(worker, &frame, &datagrams[ring - worker->rings]);
+		result = relay_frame(worker, here, &frame, &here->datagrams[ring - here->rings]);
 		if (result < 0)
 			return result;
 		ring_take(ring);
@@ -256,14 +292,17 @@ static int harvest(struct worker *worker)
 	worker->hurry = 0;
 	if (frames == 0)
 		return 0;
-	worker->hurry = frames == HARVEST || worker->rings[1].taken > worker->rings[1].frames / 4;
+	worker->hurry = frames == HARVEST;
+	for (i = 0; i < worker->settings.interface_count; i++) {
+		struct ring *large = &worker->interfaces[i].rings[1];
+
+		worker->hurry |= large->taken > large->frames / 4;
+	}
 	result = egress_flush(&worker->egress, on_completion, worker);
 	if (result < 0)
 		return result;
-	for (i = 0; i < MCRD_RINGS; i++) {
-		ring_release(&worker->rings[i], &segment->positions[i], &segment->frames[i]);
-		count(&segment->datagrams[i], datagrams[i]);
-	}
+	for (i = 0; i < worker->settings.interface_count; i++)
+		release(&worker->interfaces[i]);
 	return frames;
 }
 

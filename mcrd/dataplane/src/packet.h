@@ -9,7 +9,7 @@
 #include "shared.h"
 
 enum verdict {
-	PACKET_DATAGRAM,     /* a whole UDP datagram or ESP packet: every field of struct packet is set */
+	PACKET_DATAGRAM,     /* a whole UDP datagram or ESP packet: every field of struct packet but the interface is set */
 	PACKET_FOREIGN,      /* something else: not IP, neither UDP nor ESP, or not at its destination yet */
 	PACKET_MALFORMED,
 	PACKET_BAD_CHECKSUM,
@@ -27,6 +27,7 @@ struct packet {
 	uint16_t vlan; /* tag control information of a tag that is still in the frame; 0: none */
 	uint8_t family; /* 4 or 6 */
 	uint8_t protocol; /* PROTOCOL_ */
+	uint8_t interface; /* that it came by: the place of its counters. The loop sets it. */
 };
 
 enum { PROTOCOL_UDP = 17, PROTOCOL_ESP = 50 };

@@ -16,9 +16,10 @@ static uint64_t small(uint8_t family, uint8_t protocol, uint16_t port)
 	return (uint64_t)family << 56 | (uint64_t)protocol << 48 | (uint64_t)port << 32;
 }
 
-static struct key destination_key(const uint8_t *address, uint8_t family, uint8_t protocol, uint16_t port)
+static struct key destination_key(const uint8_t *address, uint8_t family, uint8_t protocol, uint16_t port,
+				  uint8_t interface)
 {
-	struct key key = { .words = { [4] = small(family, protocol, port) } };
+	struct key key = { .words = { [4] = small(family, protocol, port) | interface } };
 
 	memcpy(key.words, address, address_length(family));
 	return key;
@@ -96,7 +97,7 @@ struct rule *rule_new(const struct rule_match *match, const struct network *netw
 
 		rule->places[i].rule = rule;
 		rule->places[i].entry.key =
-			destination_key(address, match->first.family, match->protocol, match->first.port);
+			destination_key(address, match->first.family, match->protocol, match->first.port, match->interface);
 	}
 	return rule;
 }
@@ -255,7 +256,7 @@ static int is_to(const struct rule *rule, const uint8_t *destination)
 struct rule *rules_match(const struct rules *rules, const struct packet *packet, uint16_t vlan, enum drop *why)
 {
 	struct key key = destination_key(packet->destination, packet->family, packet->protocol,
-					 packet->destination_port);
+					 packet->destination_port, packet->interface);
 	struct entry *entry;
 	struct rule *rule;
 
@@ -268,7 +269,8 @@ struct rule *rules_match(const struct rules *rules, const struct packet *packet,
 	for (rule = rules->ranges; rule; rule = rule->next_range) {
 		const struct rule_match *match = &rule->match;
 
-		if (match->first.family == packet->family && match->protocol == packet->protocol &&
+		if (match->interface == packet->interface && match->first.family == packet->family &&
+		    match->protocol == packet->protocol &&
 		    packet->destination_port >= match->first.port && packet->destination_port <= match->last_port &&
 		    is_to(rule, packet->destination) && takes(rule, packet, vlan, why))
 			return rule;

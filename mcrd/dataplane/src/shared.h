@@ -14,9 +14,11 @@
 #define MCRD_NOWHERE 4294967294
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
+#define MCRD_INTERFACES 8
+#define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 11
+#define MCRD_SEGMENT_VERSION 12
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -97,6 +99,15 @@ struct rule_counters {
 	uint64_t cut_off;
 	uint64_t duplicate;
 	struct returner returner; /* the last one */
+	struct meter meter;
+};
+
+/* What came by one interface. */
+struct interface_counters {
+	struct traffic traffic;
+	uint64_t dropped[MCRD_DROP_REASONS];
+	uint64_t frames[MCRD_RINGS];    /* that were given back to the kernel, */
+	uint64_t datagrams[MCRD_RINGS]; /* and what they stood for: of what a ring had no room for, only frames are known */
 	struct meter meter;
 };
 
@@ -195,14 +206,10 @@ struct inspect_counters {
 
 struct segment {
 	uint64_t version;
-	uint64_t positions[MCRD_RINGS]; /* they stay here in every version: an upgrade reads them */
-	struct traffic traffic;
-	uint64_t dropped[MCRD_DROP_REASONS];
-	uint64_t frames[MCRD_RINGS];    /* that were given back to the kernel, */
-	uint64_t datagrams[MCRD_RINGS]; /* and what they stood for: of what a ring had no room for, only frames are known */
+	uint64_t positions[MCRD_POSITIONS]; /* the first two stay here in every version: an upgrade reads them */
 	uint64_t sent;   /* datagrams of all outputs, */
 	uint64_t failed; /* and those that were not: who watches errors need not look at each */
-	struct meter meter;
+	struct interface_counters interfaces[MCRD_INTERFACES];
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
@@ -252,13 +259,20 @@ struct ring_geometry {
 	uint32_t frame_size;
 };
 
+/* An interface that a worker reads. Rules call it by the place of its counters in the segment. */
+struct interface_settings {
+	uint32_t number;   /* any that no other interface has */
+	uint32_t link;     /* enum link_layer */
+	uint32_t counters; /* its place in the segment */
+	struct ring_geometry rings[MCRD_RINGS]; /* the second is for frames that the first has no room for */
+};
+
 struct worker_settings {
 	int channel;       /* SOCK_SEQPACKET to the supervisor */
 	int readiness;     /* epoll descriptor that holds the packet sockets */
-	uint32_t link;     /* enum link_layer */
 	uint32_t sockets;  /* how many egress sockets the file table has room for */
-	uint32_t interface; /* any number that no other interface has */
-	struct ring_geometry rings[MCRD_RINGS]; /* the second is for frames that the first has no room for */
+	uint32_t interface_count;
+	struct interface_settings interfaces[MCRD_INTERFACES];
 };
 
 /* Where a rule sends. A socket is a place in the file table, from 0; MCRD_BY_MEMBER: each member has its own;
@@ -296,6 +310,7 @@ struct rule_match {
 	uint8_t protocol;            /* 17: UDP; 50: ESP */
 	uint8_t by_source;           /* a member is a source, and not a destination alone */
 	uint16_t last_port;
+	uint8_t interface;           /* its counters' place in the segment */
 	uint16_t vlan;               /* 0: untagged */
 	uint32_t packets_per_second; /* 0: no limit */
 	uint32_t source_count;       /* 0: any */
@@ -319,7 +334,7 @@ struct worker *worker_new(const struct worker_settings *settings); /* NULL: see 
 void worker_free(struct worker *worker);
 int worker_map_segment(struct worker *worker, int descriptor);
 int worker_map_guard(struct worker *worker, int descriptor);
-int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket);
+int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, int packet_socket);
 int worker_open_uring(struct worker *worker); /* 1: without what makes one thread its only user */
 int worker_restrict_uring(struct worker *worker);
 int worker_enable_uring(struct worker *worker);

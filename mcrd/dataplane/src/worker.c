@@ -46,8 +46,8 @@ void worker_free(struct worker *worker)
 	answers_free(&worker->answers);
 	egress_free(&worker->egress);
 	rules_free(&worker->rules); /* it counts what waits */
-	for (i = 0; i < MCRD_RINGS; i++)
-		ring_unmap(&worker->rings[i]);
+	for (i = 0; i < MCRD_INTERFACES * MCRD_RINGS; i++)
+		ring_unmap(&worker->interfaces[i / MCRD_RINGS].rings[i % MCRD_RINGS]);
 	if (worker->segment)
 		munmap(worker->segment, sizeof(*worker->segment));
 	if (worker->shared)
@@ -95,14 +95,22 @@ int worker_map_guard(struct worker *worker, int descriptor)
 }
 
 /* A ring that is not mapped is an empty one. */
-int worker_map_ring(struct worker *worker, uint32_t which, int packet_socket)
+int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, int packet_socket)
 {
-	struct ring *ring = &worker->rings[which];
-	int result = ring_map(ring, packet_socket, &worker->settings.rings[which], worker->settings.link);
+	const struct interface_settings *settings = &worker->settings.interfaces[interface];
+	struct interface *here = &worker->interfaces[interface];
+	struct ring *ring = &here->rings[which];
+	int result;
 
+	if (settings->counters >= MCRD_INTERFACES)
+		return -EINVAL;
+	here->settings = settings;
+	here->counters = &worker->segment->interfaces[settings->counters];
+	here->positions = &worker->segment->positions[(size_t)settings->counters * MCRD_RINGS];
+	result = ring_map(ring, packet_socket, &settings->rings[which], settings->link);
 	if (result < 0)
 		return result;
-	ring_continue(ring, worker->segment->positions[which]);
+	ring_continue(ring, here->positions[which]);
 	return 0;
 }
 
@@ -253,6 +261,17 @@ static int choose_for(struct rule *rule, const struct rule_output *outputs, cons
 	return 0;
 }
 
+/* A number that no other interface has; 0: the worker does not read it. */
+static uint32_t number_of(const struct worker *worker, uint32_t counters)
+{
+	uint32_t i;
+
+	for (i = 0; i < worker->settings.interface_count; i++)
+		if (worker->settings.interfaces[i].counters == counters)
+			return worker->settings.interfaces[i].number;
+	return 0;
+}
+
 int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_match *match,
 		    const struct network *networks, const struct rule_output *outputs, uint32_t output_count,
 		    const struct source_run *runs, const uint32_t *kept, uint32_t kept_count)
@@ -261,7 +280,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	int result;
 	uint32_t i;
 
-	if (slot >= MCRD_RULE_SLOTS || !inspect_is_possible(&match->inspect))
+	if (slot >= MCRD_RULE_SLOTS || match->interface >= MCRD_INTERFACES || !inspect_is_possible(&match->inspect))
 		return -EINVAL;
 	for (i = 0; i < output_count; i++)
 		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS ||
@@ -272,7 +291,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		return -ENOMEM;
 	rule->slot = slot;
 	rule->counters = &worker->segment->rules[slot];
-	rule->dedupe_about = dedupe_about(match, networks, worker->settings.interface);
+	rule->dedupe_about = dedupe_about(match, networks, number_of(worker, match->interface));
 	for (i = 0; i < output_count; i++) {
 		rule->outputs[i].socket = outputs[i].socket;
 		rule->outputs[i].counters = &worker->segment->outputs[outputs[i].counters];

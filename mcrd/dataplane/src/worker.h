@@ -27,7 +27,7 @@ enum { PLACE_CHANNEL, PLACE_READINESS };
 
 struct worker {
 	struct worker_settings settings;
-	struct ring rings[MCRD_RINGS];
+	struct interface interfaces[MCRD_INTERFACES];
 	struct rules rules;
 	struct flows flows;
 	uint32_t inspected; /* flows of all rules that are looked at */
@@ -40,8 +40,7 @@ struct worker {
 	struct egress egress;
 	struct answers answers;
 	struct pace pace;
-	uint64_t window;     /* of the segment's meter */
-	int hurry;           /* the last harvest was full, or took much of what the ring of large frames holds */
+	int hurry;           /* the last harvest was full, or took much of what a ring of large frames holds */
 
 	int begun;           /* there are rules: the rings may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */

@@ -1,0 +1,90 @@
+"""Errors of rules with several inputs."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcrd.config.joined import joined
+from mcrd.config.problems import Report
+from mcrd.config.rules import FoundRule
+from mcrd.config.walk import WRONG, Fields
+from mcrd.model import INPUTS_AT_MOST, TOGETHER_AT_MOST, Network, PortRange, is_pattern
+
+
+def check_legs(rule: FoundRule) -> None:
+    """Report every error of a rule by itself that is one of several inputs."""
+    if rule.fields.get("inputs") is None:
+        if rule.fields.get("input", WRONG) is None:
+            rule.report.absent((*rule.path, "input"), "missing; expected a table")
+        return
+    report, path = rule.report, (*rule.path, "inputs")
+    if rule.fields.get("input") is not None:
+        report.key(path, "a rule has either input or inputs")
+    inputs: list[Fields] = rule.fields["inputs"]
+    if not 2 <= len(inputs) <= INPUTS_AT_MOST:
+        report.value(path, f"expected 2 to {INPUTS_AT_MOST} inputs, got {len(inputs)}")
+    for leg, given in enumerate(inputs):
+        if isinstance(given, dict):
+            _check_leg(rule, leg, given, inputs[0])
+    for at, output in enumerate(rule.fields.get("outputs", ())):
+        if isinstance(output, dict):
+            _check_output(report, (*rule.path, "outputs", at), output)
+
+
+def _check_leg(rule: FoundRule, leg: int, given: Fields, first: Fields) -> None:
+    report, path = rule.report, (*rule.path, "inputs", leg)
+    interface = given.get("interface")
+    if isinstance(interface, str) and is_pattern(interface):
+        report.value((*path, "interface"), "one of several inputs has one interface, no pattern")
+    if isinstance(given.get("address"), Network):
+        report.value((*path, "address"), "one of several inputs has one address, no prefix")
+    if isinstance(given.get("port"), PortRange):
+        report.value((*path, "port"), "one of several inputs has one port, no range")
+    protocols = (given.get("protocol"), isinstance(first, dict) and first.get("protocol"))
+    if WRONG not in protocols and len(set(protocols)) > 1:
+        report.value((*path, "protocol"), "expected that of the first input")
+
+
+def _check_output(report: Report, path: tuple[str | int, ...], output: Fields) -> None:
+    interface = output.get("interface")
+    if isinstance(interface, str) and is_pattern(interface):
+        report.value((*path, "interface"), "a rule with several inputs has no pattern here")
+    if output.get("source") == "keep":
+        report.value((*path, "source"), '"keep" is for rules with one input')
+    if output.get("replies") is not None:
+        report.value((*path, "replies"), "is for rules with one input: who asks has one way in")
+
+
+def check_together(rules: Sequence[FoundRule]) -> None:
+    """Report interfaces that one worker has to read, and cannot."""
+    legs: dict[str, list[FoundRule]] = {}
+    for rule in rules:
+        if rule.leg and rule.input is not None and rule.fields.get("enabled"):
+            legs.setdefault(rule.name, []).append(rule)
+    names = {name: [r.input.interface for r in found if r.input] for name, found in legs.items()}
+    first = joined(names.values())
+    for name, found in legs.items():
+        together = [each for each, head in first.items() if head == first.get(names[name][0])]
+        if len(together) > TOGETHER_AT_MOST:
+            found[0].report.value(
+                (*found[0].path, "inputs"),
+                f"one worker would read {len(together)} interfaces, as they have inputs of one rule"
+                f" two by two; {TOGETHER_AT_MOST} is the most",
+            )
+
+
+def check_workers(
+    interface: str, workers: object, report: Report, rules: Sequence[FoundRule]
+) -> None:
+    """Report several workers of an interface that has to share one with others."""
+    if not isinstance(workers, int) or workers == 1:
+        return
+    for rule in rules:
+        if rule.leg and rule.input is not None and rule.input.interface == interface:
+            report.value(
+                ("interfaces", interface, "workers"),
+                f"the inputs of rules.{rule.name} have one worker together; leave workers out",
+            )
+            return

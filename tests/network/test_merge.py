@@ -1,0 +1,158 @@
+"""Rules with several inputs: one worker reads the interfaces of all of them."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.lab import wait_for
+from tests.lab.datagrams import sender, udp
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from tests.lab import Triangle
+    from tests.lab.daemon import Mcrd
+
+A, B = ("239.1.1.1", 5000), ("239.1.1.2", 5001)
+FEED = """
+[rules.feed]
+inputs = [
+    { interface = "r0", address = "239.1.1.1", port = 5000 },
+    { interface = "q0", address = "239.1.1.2", port = 5001 },
+]
+outputs = [{ interface = "r1", address = "239.2.2.2", port = 6000 }]
+"""
+OTHER = """
+[rules.other]
+input = { interface = "r0", address = "239.1.1.3", port = 5000 }
+outputs = [{ interface = "r1", address = "239.2.2.3", port = 6000 }]
+"""
+
+
+def second_way(triangle: Triangle) -> None:
+    """Another cable between source and relay."""
+    source = (triangle.source, "s1", ["10.4.0.1/24"])
+    triangle.lab.link(*source, triangle.relay, "q0", ["10.4.0.2/24"])
+
+
+class Legs:
+    """A stream that is sent by two ways."""
+
+    def __init__(self, triangle: Triangle, rules: str) -> None:
+        self._triangle = triangle
+        second_way(triangle)
+        self.daemon: Mcrd = triangle.lab.mcrd(triangle.relay, rules)
+        self.a = sender(triangle.source, "s0")
+        self.b = sender(triangle.source, "s1")
+        self._capture = triangle.sink.capture("k0", "udp port 6000")
+        self.sent: list[bytes] = []
+        self.relayed = 0
+
+    def new(self) -> bytes:
+        """A payload that differs from all before."""
+        made = struct.pack("!I", len(self.sent)) + os.urandom(60)
+        self.sent.append(made)
+        return made
+
+    def send(self, by: socket.socket, to: tuple[str, int], count: int) -> None:
+        """So many packets, each once."""
+        for _ in range(count):
+            by.sendto(self.new(), to)
+
+    def stats(self, kind: str, name: str) -> dict[str, Any]:
+        """Counters of a rule or interface."""
+        found: dict[str, Any] = self.daemon.stats()[kind][name]
+        return found
+
+    def received(self, name: str) -> int:
+        """Packets that a rule has taken."""
+        return int(self.stats("rules", name)["received"]["packets"])
+
+    def state(self, name: str) -> str:
+        """Of a rule."""
+        return str(self.daemon.rules()[name]["state"])
+
+    def pids(self) -> dict[str, int]:
+        """The worker of each interface."""
+        return {each["interface"]: each["pid"] for each in self.daemon.status()["workers"]}
+
+    def arrived(self) -> Counter[bytes]:
+        """What has come to the sink, and how often."""
+        return Counter(udp(frame).payload for frame in self._capture.frames())
+
+
+@pytest.fixture
+def legs(triangle: Triangle) -> Iterator[Legs]:
+    """The stream of a rule that relays both."""
+    made = Legs(triangle, FEED + OTHER)
+    yield made
+    made.a.close()
+    made.b.close()
+
+
+def test_two_interfaces_have_one_worker(legs: Legs, triangle: Triangle) -> None:
+    """Counters are by interface; an interface may go and come, the worker may end: nothing lost."""
+    first = legs.pids()
+    assert set(first) == {"r0", "q0"}
+    assert len(set(first.values())) == 1
+    legs.send(legs.a, A, 300)
+    legs.send(legs.b, B, 200)
+    legs.send(legs.a, ("239.1.1.3", 5000), 100)
+    legs.send(legs.b, A, 50)  # of no rule there
+    astray = legs.sent[-50:]
+    wait_for(lambda: legs.received("feed@r0") == 300, "the first leg")
+    wait_for(lambda: legs.received("feed@q0") == 200, "the second leg")
+    wait_for(lambda: legs.received("other") == 100, "the other rule")
+    assert legs.stats("interfaces", "r0")["received"]["packets"] == 400
+    wait_for(lambda: legs.stats("interfaces", "q0")["received"]["packets"] >= 200, "q0")
+
+    triangle.relay.run("ip", "link", "del", "q0")
+    wait_for(lambda: legs.state("feed@q0") == "waiting", "the second leg to wait")
+    legs.send(legs.a, A, 100)
+    wait_for(lambda: legs.received("feed@r0") == 400, "the first leg, alone")
+    assert legs.pids() == {"r0": first["r0"]}  # whoever reads the other one went on
+
+    os.kill(first["r0"], signal.SIGKILL)
+    legs.send(legs.a, A, 100)
+    wait_for(lambda: legs.received("feed@r0") == 500, "the first leg by another worker")
+
+    legs.b.close()
+    second_way(triangle)
+    wait_for(lambda: legs.state("feed@q0") == "active", "the second leg to be there again")
+    legs.b = sender(triangle.source, "s1")
+    legs.send(legs.b, B, 100)
+    legs.send(legs.a, A, 100)
+    wait_for(lambda: legs.received("feed@q0") == 300, "the second leg")
+    wait_for(lambda: legs.received("feed@r0") == 600, "the first leg")
+    assert len(set(legs.pids().values())) == 1
+
+    wanted = Counter(legs.sent) - Counter(astray)
+    wait_for(lambda: legs.arrived() >= wanted, "all of it")
+    assert legs.arrived() == wanted
+
+
+def test_a_rule_that_joins_interfaces_comes_and_goes(legs: Legs) -> None:
+    """Other rules go on, also while the interfaces get workers of their own again."""
+    legs.daemon.edit(OTHER)
+    wait_for(lambda: set(legs.pids()) == {"r0"}, "one interface")
+    wait_for(lambda: legs.state("other") == "active", "the other rule")
+    legs.send(legs.a, ("239.1.1.3", 5000), 10)
+    wait_for(lambda: legs.received("other") == 10, "what it takes")
+    legs.daemon.edit(FEED + OTHER)
+    wait_for(lambda: set(legs.pids()) == {"r0", "q0"}, "both interfaces")
+    assert len(set(legs.pids().values())) == 1
+    wait_for(lambda: legs.state("feed@q0") == "active", "the second leg")
+    legs.send(legs.b, B, 10)
+    legs.send(legs.a, ("239.1.1.3", 5000), 10)
+    wait_for(lambda: legs.received("feed@q0") == 10, "the second leg")
+    wait_for(lambda: legs.received("other") == 20, "the other rule")
+    wait_for(lambda: legs.arrived() == Counter(legs.sent), "all of it")
