@@ -2,7 +2,8 @@
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-from mcrd.config.load import Loader, load, parse
+from mcrd.config.blocks import Blocks
+from mcrd.config.load import load, parse
 from mcrd.config.problems import ConfigError, Problem
 
-__all__ = ["ConfigError", "Loader", "Problem", "load", "parse"]
+__all__ = ["Blocks", "ConfigError", "Problem", "load", "parse"]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -61,12 +62,8 @@ class Draft:
         """A name for a rule or table that no other has, as near to the wanted one as can be."""
         name = re.sub(r"[^A-Za-z0-9._:]+", "-", wanted).strip("-")[:60] or "rule"
         taken = {rule.name for rule in self.rules} | {each.name for each in self.reflects}
-        number = 2
-        found = name
-        while found in taken:
-            found = f"{name}-{number}"
-            number += 1
-        return found
+        others = (f"{name}-{number}" for number in itertools.count(2))
+        return next(n for n in itertools.chain((name,), others) if n not in taken)
 
 
 def toml(draft: Draft) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mcrd import threads
-from mcrd.config import ConfigError, Loader
+from mcrd.config import Blocks, ConfigError, load
 from mcrd.config.problems import Problem
 from mcrd.daemon.watch import Watch
 from mcrd.events import tell
@@ -41,7 +41,7 @@ class RuleFile:
         self.watch = Watch(self.changed)
         self._tasks = tasks
         self._tell_saved = saved
-        self._loader = Loader()
+        self._blocks = Blocks()
         self._reading = asyncio.Lock()
         self._running = Config()
         self._refused: tuple[tuple[Problem, ...], float] = ((), 0.0)  # told last, and when
@@ -148,7 +148,7 @@ class RuleFile:
     async def _read(self) -> Config:
         """Only what has changed is read again. Raises ConfigError."""
         async with self._reading:
-            return await threads.apart(lambda: self._loader.load(self.path))
+            return await threads.apart(lambda: load(self.path, self._blocks))
 
     def _files(self, of: Config) -> set[str]:
         """The files as they are now: the main one, those read, and those that came to match."""

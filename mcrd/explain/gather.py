@@ -95,7 +95,9 @@ def of_daemon(name: str, control: Path, seconds: float) -> Explained:
     daemon = replace(
         daemon, state=state, before=before, after=after, stopped=stopped | _stopped(after)
     )
-    host = _of_host(rule, _concerned(rule, look) if look else ())
+    # The kernel's own routing would check the route back to these.
+    sources = {kind.source for kind in sort(rule.input, look.kinds).good} if look else ()
+    host = _of_host(rule, sorted(sources))
     here = rule_here(rule, host.links)
     host = _beside(name, control, here, host)
     evidence = Evidence(here, host, daemon, look, error, running.warnings)
@@ -135,11 +137,6 @@ def _beside(name: str, control: Path, here: Rule, host: Host) -> Host:
     if isinstance(said, ControlError):
         return host
     return replace(host, parties=tuple(parties(this, said.twice)), unseen=tuple(said.unseen))
-
-
-def _concerned(rule: Rule, look: Look) -> list[str]:
-    """The sources whose route back the kernel's own routing would check."""
-    return sorted({kind.source for kind in sort(rule.input, look.kinds).good})
 
 
 def _differences(name: str, control: Path, daemon: Daemon) -> Daemon:

@@ -174,7 +174,10 @@ def _ttl(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
     if way is not None and way.gateway:
         text = f"ttl is 1, and {first_address(output.address)} is behind router {way.gateway}"
         yield say("ttl", "no", text, "ttl of the output: one more than there are routers")
-    elif output.address.is_multicast and _is_routed(first_address(output.address)):
+        return
+    first = first_address(output.address)
+    # Routers would pass it on (RFC 5771, 4; RFC 4291, 2.7).
+    if first.is_multicast and not is_of_link(first) and is_asked_for(first):
         text = "ttl is 1: receivers behind a router get nothing"
         yield say("ttl", "note", text, "ttl of the output, if there are such receivers")
 
@@ -183,11 +186,6 @@ def _mtu(evidence: Evidence, index: int, found: Link) -> int:
     """That of the interface, or of the route, if it has a lower one."""
     way = evidence.host.ways.get(index)
     return min(found.mtu, way.mtu or found.mtu) if way is not None else found.mtu
-
-
-def _is_routed(group: Address) -> bool:
-    """Whether routers would pass it on (RFC 5771, 4; RFC 4291, 2.7)."""
-    return not is_of_link(group) and is_asked_for(group)
 
 
 def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from mcrd.addresses import endpoint, first_address
 from mcrd.events import counted
 from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
 from mcrd.explain.group import forgotten
-from mcrd.explain.taken import grown, is_here, is_slow, minute, received
+from mcrd.explain.taken import grown, is_slow
 from mcrd.looks import Kind, Look
 from mcrd.model import BROADCAST, Input
 from mcrd.words import few
@@ -91,12 +91,12 @@ def _nothing(
     )
     if not is_active(evidence):
         return Finding("frames", "nothing", miss, f"{text}; the rule asks for nothing now")
-    if not is_here(evidence):
+    if evidence.rule.name not in evidence.stats().rules:
         return Finding("frames", "nothing", miss, text, remedy)
-    before, rate = received(evidence), minute(evidence)
+    count = evidence.counts()
+    before, rate = count.received.packets, count.rate.minute.packets
     if is_slow(evidence):
-        count = max(1, round(rate * 60))
-        text += f", but {counted(count, 'packet')} in the last minute"
+        text += f", but {counted(max(1, round(rate * 60)), 'packet')} in the last minute"
         remedy = f"look longer: `--seconds {min(60, max(10, round(3 / rate)))}`"
         return Finding("frames", "nothing", "unknown", text, remedy)
     if rate:

@@ -139,28 +139,14 @@ def _more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]
 
 def grown(evidence: Evidence) -> int:
     """Packets that the rule received meanwhile."""
-    return received(evidence) - evidence.counts(after=False).received.packets
-
-
-def received(evidence: Evidence) -> int:
-    """Packets that the rule ever received."""
-    return evidence.counts().received.packets
-
-
-def minute(evidence: Evidence) -> float:
-    """Packets per second that it received over the last minute."""
-    return evidence.counts().rate.minute.packets
+    before, after = evidence.counts(after=False), evidence.counts()
+    return after.received.packets - before.received.packets
 
 
 def is_slow(evidence: Evidence) -> bool:
     """Whether it received something in the last minute, but too little for the look to see."""
     seconds = evidence.look.seconds if evidence.look is not None else 0.0
-    return 0 < minute(evidence) * seconds < ENOUGH
-
-
-def is_here(evidence: Evidence) -> bool:
-    """Whether there are counters of the rule."""
-    return evidence.rule.name in evidence.stats().rules
+    return 0 < evidence.counts().rate.minute.packets * seconds < ENOUGH
 
 
 def _dropped(evidence: Evidence, why: str) -> int:

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcrd.config import ConfigError, Loader, parse
-from mcrd.config.blocks import Blocks
+from mcrd.config import Blocks, ConfigError, load, parse
 from mcrd.config.document import document_of
 
 
@@ -96,10 +95,10 @@ def read_whole() -> Iterator[None]:
         yield
 
 
-def outcome(loader: Loader, text: str) -> Any:
+def outcome(blocks: Blocks, text: str) -> Any:
     """The Config with what does not count in its comparison, or what is wrong."""
     try:
-        config = loader.parse(text, "mcr.toml")
+        config = parse(text, "mcr.toml", blocks)
     except ConfigError as error:
         return error.problems
     return config, config.warnings, [(rule, rule.place) for rule in config.rules.values()]
@@ -107,11 +106,11 @@ def outcome(loader: Loader, text: str) -> Any:
 
 @given(st.lists(TEXTS, min_size=1, max_size=6))
 def test_one_text_after_the_other(texts: list[str]) -> None:
-    loader = Loader()
+    blocks = Blocks()
     for text in texts:
         with read_whole():
-            whole = outcome(Loader(), text)
-        assert outcome(loader, text) == whole
+            whole = outcome(Blocks(), text)
+        assert outcome(blocks, text) == whole
 
 
 @given(PARTS, PARTS, st.sampled_from(RULES), st.sampled_from(RULES))
@@ -121,18 +120,18 @@ def test_one_text_after_the_other(texts: list[str]) -> None:
 def test_one_rule_among_others_changes(
     before: list[str], after: list[str], old: str, new: str
 ) -> None:
-    loader = Loader()
+    blocks = Blocks()
     for rule in (old, new, old):
         text = "".join([*before, rule, *after])
         with read_whole():
-            whole = outcome(Loader(), text)
-        assert outcome(loader, text) == whole
+            whole = outcome(Blocks(), text)
+        assert outcome(blocks, text) == whole
 
 
 def test_only_what_changed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    loader = Loader()
+    blocks = Blocks()
     rules = [plain(f"rule-{number}", number) for number in range(1, 200)]
-    loader.parse("".join(rules), "mcr.toml")
+    parse("".join(rules), "mcr.toml", blocks)
     read: list[str] = []
 
     def noted(text: str, file: str, before: str = "") -> Any:
@@ -141,7 +140,7 @@ def test_only_what_changed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("mcrd.config.blocks.document_of", noted)
     rules[50] = plain("rule-51", 51, ", ttl = 7")
-    config = loader.parse("# moved by a line\n" + "".join(rules), "mcr.toml")
+    config = parse("# moved by a line\n" + "".join(rules), "mcr.toml", blocks)
     assert read == ["# moved by a line\n", rules[50]]
     place = config.rules["rule-199"].place
     assert place is not None
@@ -151,15 +150,15 @@ def test_only_what_changed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_files_that_include_others_are_read_in_blocks(tmp_path: Path) -> None:
     main, other = tmp_path / "mcr.toml", tmp_path / "other.toml"
     main.write_text('[daemon]\ninclude = ["other.toml"]\n' + plain("a", 1))
-    loader = Loader()
+    blocks = Blocks()
     for number in (2, 3, 2):
         other.write_text(plain("b", number) + plain("c", 4))
-        config = loader.load(main)
+        config = load(main, blocks)
         assert list(config.rules) == ["a", "b", "c"]
         assert str(config.rules["b"].input.address) == f"239.1.1.{number}"
     other.write_text(plain("a", 7))
     with pytest.raises(ConfigError) as raised:
-        loader.load(main)
+        load(main, blocks)
     (problem,) = raised.value.problems
     assert str(problem) == f"{other}:1:8: rules.a: given twice; first at {main}:3:8"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mcrd.addresses import target
-from mcrd.config import ConfigError, Loader
+from mcrd.config import Blocks, ConfigError, parse
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.executor import Estate
 from mcrd.lanes import ledger as ledgers
@@ -213,18 +213,18 @@ def test_lines_of_the_log_about_what_comes_and_goes(clock: Clock) -> None:
 
 
 def test_files_that_are_refused_again_and_again() -> None:
-    loader = Loader()
+    blocks = Blocks()
     rule = '[rules.{}]\ninput = {{ interface = "r0", address = "239.1.1.1", port = {} }}\n'
     output = 'outputs = [{ interface = "r1", address = "239.2.2.2", port = 6000, ttl = 1 }]\n'
     good = rule.format("a", 5000) + output
-    loader.parse(good, "f")
+    parse(good, "f", blocks)
 
     def step(number: int) -> None:
         with pytest.raises(ConfigError):
-            loader.parse(good + rule.format(f"r{number}", 5000) + output, "f")
+            parse(good + rule.format(f"r{number}", 5000) + output, "f", blocks)
 
-    flat(step, loader)
-    assert list(loader.parse(good, "f").rules) == ["a"]
+    flat(step, blocks)
+    assert list(parse(good, "f", blocks).rules) == ["a"]
 
 
 def test_what_is_open_and_closed_again() -> None:

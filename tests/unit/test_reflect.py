@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcrd.config import ConfigError, Loader, load, parse
+from mcrd.config import Blocks, ConfigError, load, parse
 from mcrd.config.problems import is_about
 from mcrd.config.reflect import PROTOCOLS
 from mcrd.model import Config, Place, Rule, is_pattern
@@ -334,10 +334,10 @@ def test_it_may_stand_in_a_file_that_is_included(tmp_path: Path) -> None:
 
 
 def test_what_did_not_change_stays_the_same_objects() -> None:
-    loader = Loader()
+    blocks = Blocks()
     text = table(THREE, 'protocol = "ssdp"')
-    before = loader.parse(text + table(TWO, 'protocol = "knx"', name="hall"), "f")
-    after = loader.parse("# moved\n" + text + table(THREE, 'protocol = "knx"', name="hall"), "f")
+    before = parse(text + table(TWO, 'protocol = "knx"', name="hall"), "f", blocks)
+    after = parse("# moved\n" + text + table(THREE, 'protocol = "knx"', name="hall"), "f", blocks)
     assert after.rules["home/ssdp4:lan"] == before.rules["home/ssdp4:lan"]
     assert after.rules["home/ssdp4:lan"].place == Place("f", 2, 1)
     assert after.rules["home/ssdp4:lan"].outputs is before.rules["home/ssdp4:lan"].outputs
