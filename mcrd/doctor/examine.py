@@ -63,6 +63,7 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
     return told
 
 
+OTHERWISE = "use one of the names, or another input or output, in the rule file"
 NARROWER = "a pattern that fewer interfaces match, or several rules"
 
 
@@ -84,19 +85,16 @@ def as_named_here(rules: Config) -> tuple[Config, list[Finding], Mapping[str, Li
         *(f"rules.{name}: outputs[{at}] {why}" for (name, at), why in twice.outputs.items()),
     ]
     also = [f"{name} is {own}" for name, own in sorted(names.aliases(used, here).items())]
-    remedy = "use one of the names, or another input or output, in the rule file"
-    told = [Finding(check, "ok", few(also, SHOWN, MORE))] if also else []
     many = [line for line in rules.warnings if line not in before.warnings]
-    told += (
-        [Finding(check, "trouble", few(many, SHOWN, MORE), "those wait in vain", NARROWER)]
-        if many
-        else []
-    )
-    told += (
-        [Finding(check, "trouble", few(found, SHOWN, MORE), "the later one waits", remedy)]
-        if found
-        else []
-    )
+    told: list[Finding] = []
+    if also:
+        told.append(Finding(check, "ok", few(also, SHOWN, MORE)))
+    for these, why, remedy in (
+        (many, "those wait in vain", NARROWER),
+        (found, "the later one waits", OTHERWISE),
+    ):
+        if these:
+            told.append(Finding(check, "trouble", few(these, SHOWN, MORE), why, remedy))
     return names.config_here(rules, here), told, here
 
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from mcrd.addresses import first_address, is_of_link, target
 from mcrd.answers import AnswerCounts, OutputCounts
-from mcrd.explain.evidence import Evidence, Finding, Say, is_active
+from mcrd.explain.evidence import Evidence, Finding, Say, Way, is_active
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
@@ -70,10 +70,10 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     host = evidence.host
     say = partial(Finding, STAGE, output=index)
     asked = output  # as in the file
+    way = host.ways.get(index)
     if output.interface is None:
-        way = host.ways.get(index)
         if way is None or way.interface is None:
-            yield from _way(evidence, say, index, output)
+            yield from _way(say, way, output)
             yield from _counters(evidence, say, asked)
             return
         output = replace(output, interface=way.interface)
@@ -89,21 +89,20 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     text = f"{called(name, host)} is up, with an IPv{output.address.version} address"
     yield say("link", "yes", text)
     source = source_of(output, found)
-    if asked.interface is None and asked.source is None:
-        source = host.ways[index].source
-    elif asked.interface is None and asked.source != "keep":
-        source = asked.source
+    if way is not None and asked.interface is None and asked.source != "keep":
+        source = asked.source or way.source
     if doubted := doubt(output, found, source):
         yield say("carries", "unknown", doubted.reason, doubted.remedy)
-    stages = list(_way(evidence, say, index, output))
+    stages = list(_way(say, way, output))
     if is_broadcast(output.address, found):
         to = destination(output, found, source if isinstance(source, Address) else None)
         text = f"{to} is all hosts of the network on {output.interface}"
         stages = [say("route", "yes", text)]
     yield from stages
     if not any(finding.answer == "no" for finding in stages):
-        yield from _ttl(evidence, say, index, output)
-    yield from _size(evidence, say, output, _mtu(evidence, index, found))
+        yield from _ttl(say, way, output)
+    mtu = way.mtu if way is not None and way.mtu else found.mtu
+    yield from _size(evidence, say, output, min(mtu, found.mtu))
     yield from _counters(evidence, say, asked)
     if index in host.joined_here and not output.loop:
         text = f"this host has joined {output.address}, but does not receive what it sends itself"
@@ -123,9 +122,9 @@ def _address(say: Say, output: Output, found: Link, *, routed: bool) -> Iterator
         yield say("address", "no", text, remedy)
 
 
-def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
+def _way(say: Say, way: Way | None, output: Output) -> Iterator[Finding]:
     """The route to a host, and whether the next one on it answers."""
-    way, host = evidence.host.ways.get(index), first_address(output.address)
+    host = first_address(output.address)
     if way is None:
         return
     if way.error is not None:
@@ -167,8 +166,7 @@ def _way(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
         yield say("neighbour", "yes", f"{hop} is a known neighbour ({way.neighbour})")
 
 
-def _ttl(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
-    way = evidence.host.ways.get(index)
+def _ttl(say: Say, way: Way | None, output: Output) -> Iterator[Finding]:
     if output.ttl != 1:
         return
     if way is not None and way.gateway:
@@ -180,12 +178,6 @@ def _ttl(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[F
     if first.is_multicast and not is_of_link(first) and is_asked_for(first):
         text = "ttl is 1: receivers behind a router get nothing"
         yield say("ttl", "note", text, "ttl of the output, if there are such receivers")
-
-
-def _mtu(evidence: Evidence, index: int, found: Link) -> int:
-    """That of the interface, or of the route, if it has a lower one."""
-    way = evidence.host.ways.get(index)
-    return min(found.mtu, way.mtu or found.mtu) if way is not None else found.mtu
 
 
 def _size(evidence: Evidence, say: Say, output: Output, mtu: int) -> Iterator[Finding]:
