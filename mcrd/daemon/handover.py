@@ -21,7 +21,7 @@ from mcrd.errors import words
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config
-from mcrd.sockets import IngressSocket
+from mcrd.sockets.ingress import IngressSocket
 from mcrd.systemd.store import Identity, Store, identity
 
 KEEP_MEMBERS = 5.0  # seconds

@@ -31,7 +31,7 @@ from mcrd.planning.resources import (
     Reception,
     Ring,
 )
-from mcrd.sockets import IngressSocket
+from mcrd.sockets.ingress import IngressSocket
 from mcrd.systemd.store import Identity, Store, identity
 
 Restarts = Counter[tuple[str, int]]

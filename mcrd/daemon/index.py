@@ -17,7 +17,7 @@ from mcrd.dataplane.messages import MemberKey
 from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount
 from mcrd.planning import resources
 from mcrd.planning.resources import Egress, Sending
-from mcrd.sockets import Geometry
+from mcrd.sockets.ingress import Geometry
 from mcrd.sums import InspectCount, Last, Traffic, TsCount
 from mcrd.systemd.store import Identity
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import NamedTuple
 
+from mcrd.sockets.common import or_close
+
 CLIENTS = 32  # connections at once: less than what is kept of descriptors for such things
 READERS = 8  # of them that are sent an answer: each may hold another one in memory
 REQUEST_LARGEST = 16 * 1024  # bytes
@@ -75,8 +77,7 @@ class Server:
     async def start(self, host: str, port: int) -> None:
         """Listen; raise OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
+        with or_close(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             sock.bind((host, port))
@@ -84,9 +85,6 @@ class Server:
                 self._accept, sock=sock, limit=REQUEST_LARGEST, backlog=AT_ONCE
             )
             sock.listen(BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
 
     def stages(self) -> list[str]:
         """What the clients are at: each asks, waits for its answer, or reads it."""

@@ -14,34 +14,6 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("mcrd/dataplane/src")  # relative: setuptools wants it so, and PEP 517 builds at the top
-SOURCES = (
-    "answers.c",
-    "breaker.c",
-    "choice.c",
-    "counters.c",
-    "dedupe.c",
-    "egress.c",
-    "flows.c",
-    "guard.c",
-    "inspect.c",
-    "late.c",
-    "limit.c",
-    "loop.c",
-    "members.c",
-    "meter.c",
-    "moldudp.c",
-    "mpegts.c",
-    "pace.c",
-    "packet.c",
-    "ring.c",
-    "rtp.c",
-    "rules.c",
-    "sandbox.c",
-    "sequence.c",
-    "table.c",
-    "waiting.c",
-    "worker.c",
-)
 
 
 def declarations(header: str) -> str:
@@ -93,7 +65,7 @@ ffi.cdef(declarations((HERE / "shared.h").read_text(encoding="utf-8")))
 ffi.set_source(
     "mcrd.dataplane._dataplane",
     '#include "shared.h"\n' + system_calls(),
-    sources=[str(HERE / name) for name in SOURCES],
+    sources=[str(path) for path in sorted(HERE.glob("*.c"))],
     include_dirs=[str(HERE)],
     extra_link_args=liburing(),
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"],

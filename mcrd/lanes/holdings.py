@@ -39,16 +39,10 @@ from mcrd.planning.resources import (
     Ring,
     Worker,
 )
-from mcrd.sockets import (
-    EgressSockets,
-    IngressSocket,
-    Memberships,
-    Receivers,
-    open_hold,
-    open_ingress,
-    open_reception,
-)
+from mcrd.sockets.egress import EgressSockets
+from mcrd.sockets.ingress import IngressSocket, open_ingress, open_reception
 from mcrd.sockets.lost import Lost
+from mcrd.sockets.membership import Memberships, Receivers, open_hold
 
 log = logging.getLogger(__name__)
 

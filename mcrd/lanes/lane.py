@@ -23,7 +23,8 @@ from mcrd.lanes.segment import Segment
 from mcrd.planning.links import Link
 from mcrd.planning.replies import answers
 from mcrd.planning.resources import Egress, Relay, RelayKey, Ring, Worker
-from mcrd.sockets import EgressSockets, IngressSocket
+from mcrd.sockets.egress import EgressSockets
+from mcrd.sockets.ingress import IngressSocket
 from mcrd.sockets.lost import Lost, Taken
 
 OWN_AT_ONCE = 2000  # endpoints in one message

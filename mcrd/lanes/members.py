@@ -35,7 +35,7 @@ from mcrd.planning.replies import (
     sockets_of,
 )
 from mcrd.planning.resources import ELSEWHERE, Egress, Members, Relay
-from mcrd.sockets import EgressSockets, lost_by, source_port
+from mcrd.sockets.egress import EgressSockets, lost_by, source_port
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
 ROOM_AT_ONCE = 128  # a part: one in so many makes room together, at the least 64

@@ -25,7 +25,7 @@ from mcrd.lanes.channel import Answer, Channel, WorkerError, unheard
 from mcrd.lanes.hostile import Words
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ring, Worker
-from mcrd.sockets import IngressSocket
+from mcrd.sockets.ingress import IngressSocket
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL

@@ -12,7 +12,7 @@ from mcrd.host.protocols import forced, igmp_spoken
 from mcrd.model import Address
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Membership, Rejoin
-from mcrd.sockets import Repeater, Said
+from mcrd.sockets.rejoin import Repeater, Said
 from mcrd.sockets.reports import LATEST, Wanted
 
 Spoken = Callable[[int], int | None]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from mcrd.errors import words
 from mcrd.model import Network
 from mcrd.planning.resources import Ring
-from mcrd.sockets import IngressSocket
+from mcrd.sockets.ingress import IngressSocket
 from mcrd.sockets.lost import NOTHING, Lost, Taken
 
 log = logging.getLogger(__name__)

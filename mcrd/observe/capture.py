@@ -26,6 +26,7 @@ from mcrd.sockets.common import (
     SOL_PACKET,
     attach_filter,
     keep_some,
+    or_close,
     packet_statistics,
 )
 
@@ -84,8 +85,7 @@ class Looks:
 
 def _open(given: Input) -> socket.socket:
     flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    sock = socket.socket(socket.AF_PACKET, flags, 0)
-    try:
+    with or_close(socket.socket(socket.AF_PACKET, flags, 0)) as sock:
         keep_some(sock)
         attach_filter(sock, DROP_ALL)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
@@ -97,10 +97,7 @@ def _open(given: Input) -> socket.socket:
                 raise OSError(errno.ENODEV, f"there is no interface {given.interface}") from None
             raise
         attach_filter(sock, about(given))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 async def _watch(sock: socket.socket, sight: _Sight, until: float, frames: int) -> _Sight:

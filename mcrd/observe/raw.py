@@ -17,6 +17,7 @@ from mcrd.errors import NEVER, words
 from mcrd.events import tell
 from mcrd.model import Address
 from mcrd.observe.messages import ICMP_ERRORS, MLD
+from mcrd.sockets.common import or_close
 
 # linux/in.h, linux/icmp.h, linux/icmpv6.h
 IPPROTO_PIM = 103
@@ -104,8 +105,7 @@ class Ears:
 
 def _open(family: int, protocol: int, types: Sequence[int]) -> socket.socket:
     flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    sock = socket.socket(family, flags, protocol)
-    try:
+    with or_close(socket.socket(family, flags, protocol)) as sock:
         blocked = [0xFFFFFFFF] * 8
         for kind in types:
             blocked[kind >> 5] &= ~(1 << (kind & 31))
@@ -117,10 +117,7 @@ def _open(family: int, protocol: int, types: Sequence[int]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def _read(sock: socket.socket, protocol: int) -> Message | None:

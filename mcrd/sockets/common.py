@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import resource
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mcrd.model import Address
 from mcrd.planning.links import Protocol
@@ -27,6 +28,16 @@ KEPT = 64  # descriptors that no output gets
 
 # Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
 DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
+
+
+@contextlib.contextmanager
+def or_close(sock: socket.socket) -> Iterator[socket.socket]:
+    """A new socket, which is closed when what is to be done with it fails."""
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def keep_some(sock: socket.socket) -> None:
@@ -74,17 +85,21 @@ def check_index(interface: str, index: int) -> None:
         raise OSError(errno.ENODEV, f"{interface} is another interface now")
 
 
+def hardware_of(group: Address) -> bytes:
+    """The hardware address of a group (RFC 1112, 6.4; RFC 2464, 7)."""
+    packed = group.packed
+    if len(packed) == 4:
+        return bytes((1, 0, 0x5E, packed[1] & 0x7F, *packed[2:]))
+    return b"\x33\x33" + packed[-4:]
+
+
 def quiet_socket(protocol: Protocol, address: Address, interface: str | None) -> socket.socket:
     """A UDP or raw ESP socket that never receives; bound to an interface, if it is given."""
-    sock = plain_socket(protocol, address, interface)
-    try:
+    with or_close(plain_socket(protocol, address, interface)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _DROP_ALL[0])
         sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel makes it its least
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def plain_socket(protocol: Protocol, address: Address, interface: str | None) -> socket.socket:
@@ -92,19 +107,16 @@ def plain_socket(protocol: Protocol, address: Address, interface: str | None) ->
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     if protocol == "udp":
-        sock = socket.socket(family, socket.SOCK_DGRAM | flags, socket.IPPROTO_UDP)
+        kind, number = socket.SOCK_DGRAM, socket.IPPROTO_UDP
     else:
-        sock = socket.socket(family, socket.SOCK_RAW | flags, socket.IPPROTO_ESP)
-    try:
+        kind, number = socket.SOCK_RAW, socket.IPPROTO_ESP
+    with or_close(socket.socket(family, kind | flags, number)) as sock:
         keep_some(sock)
         if family == socket.AF_INET6 and protocol == "udp":  # a raw socket is IPv6 alone anyway
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if interface is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def socket_name(

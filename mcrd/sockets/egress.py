@@ -18,7 +18,7 @@ from mcrd.errors import words
 from mcrd.model import LIMITED_BROADCAST, Address
 from mcrd.planning.replies import back, ear, is_answer, receives
 from mcrd.planning.resources import Egress
-from mcrd.sockets.common import check_index, plain_socket, quiet_socket, socket_name
+from mcrd.sockets.common import check_index, or_close, plain_socket, quiet_socket, socket_name
 from mcrd.sockets.netlink import master_of
 from mcrd.sockets.routes import Question, RouteQueries
 
@@ -59,8 +59,7 @@ class EgressSockets:
         check_index(sending.interface, sending.index)
         interface = None if sending.routed else sending.interface
         make = plain_socket if receives(egress) else quiet_socket
-        sock = make(sending.protocol, address, interface)
-        try:
+        with or_close(make(sending.protocol, address, interface)) as sock:
             if address.version == 4:
                 _set_ipv4(sock, egress)
             else:
@@ -72,10 +71,7 @@ class EgressSockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(not is_answer(egress)))
             self._bind(sock, egress)
             sock.connect(socket_name(address, egress.port, sending.index))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+            return sock
 
     def open_member(
         self, egress: Egress, have: Mapping[Egress, socket.socket]
@@ -163,14 +159,10 @@ def _open_ear(egress: Egress) -> socket.socket:
     """A socket that is not connected, for anybody may answer, on a port that nobody has."""
     sending = egress.sending
     interface = None if sending.routed else sending.interface
-    sock = plain_socket(sending.protocol, egress.address, interface)
-    try:
+    with or_close(plain_socket(sending.protocol, egress.address, interface)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANSWERS_WAIT)
         sock.bind(socket_name(egress.source, 0, sending.index))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def lost_by(sock: socket.socket) -> int:
@@ -189,11 +181,8 @@ def _check_route(question: Question) -> None:
     connect() would not: on a socket that is bound to an interface, the kernel takes a destination
     without a route for a neighbour, and ARP for it is in vain (ip_route_output_key_hash_rcu()).
     """
-    queries = RouteQueries()
-    try:
+    with contextlib.closing(RouteQueries()) as queries:
         (found,) = queries.routes([question])
-    finally:
-        queries.close()
     if found.error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         if found.over and master_of(found.over) == question.over:
             return  # a VRF device: the kernel names the interface in it

@@ -25,6 +25,8 @@ from mcrd.sockets.common import (
     SOL_PACKET,
     attach_filter,
     check_index,
+    hardware_of,
+    or_close,
     packet_statistics,
     program_of,
 )
@@ -257,8 +259,7 @@ class IngressSocket:
 
 
 def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-    try:
+    with or_close(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC)) as sock:
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         # What comes before the socket is in its group would come to its siblings too.
@@ -269,10 +270,7 @@ def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:
         sock.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
         check_index(ingress.interface, ingress.index)
         sock.bind((ingress.interface, ETH_P_ALL))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def open_ingress(
@@ -283,39 +281,28 @@ def open_ingress(
     What is let in is sent to one of the networks; None: all.
     """
     rings: list[IngressSocket] = []
-    try:
+    with contextlib.ExitStack() as undo:
         group = None
         for _ in range(ingress.workers):
             ring = IngressSocket.open(ingress, mtu)
+            undo.callback(ring.close)
             rings.append(ring)
             group = ring.join(group)
         rings[0].share(ingress.workers)
         for ring in rings:
             ring.admit(networks)
-    except BaseException:
-        for ring in rings:
-            ring.close()
-        raise
+        undo.pop_all()
     return rings
 
 
 def open_reception(reception: Reception) -> socket.socket:
     """Let a group's frames through the interface's filter as long as the socket is open."""
     check_index(reception.interface, reception.index)
-    group = reception.group
-    if group is None:
+    if reception.group is None:
         kind, mac = PACKET_MR_ALLMULTI, b""
-    elif group.version == 4:
-        mac = b"\x01\x00\x5e" + bytes([group.packed[1] & 0x7F]) + group.packed[2:]  # RFC 1112, 6.4
-        kind = PACKET_MR_MULTICAST
     else:
-        mac = b"\x33\x33" + group.packed[12:]  # RFC 2464, 7
-        kind = PACKET_MR_MULTICAST
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-    try:
+        kind, mac = PACKET_MR_MULTICAST, hardware_of(reception.group)
+    with or_close(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC)) as sock:
         mreq = struct.pack("iHH8s", reception.index, kind, len(mac), mac)
         sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Rejoin
-from mcrd.sockets.common import check_index, keep_some
+from mcrd.sockets.common import check_index, hardware_of, keep_some, or_close
 from mcrd.sockets.reports import Report, Wanted, reports
 
 AT_ONCE = 50  # reports of an interface in one look, and there are two in a second
@@ -46,13 +46,10 @@ class Repeater:
         self._next = now + random.uniform(0, min(SOON, rejoin.every))
         self._left: list[Report] = []
         flags = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._socket = socket.socket(socket.AF_PACKET, flags)  # of no protocol: it hears nothing
-        try:
+        # Of no protocol: it hears nothing.
+        with or_close(socket.socket(socket.AF_PACKET, flags)) as self._socket:
             keep_some(self._socket)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
-        except BaseException:
-            self._socket.close()
-            raise
 
     def is_due(self, now: float) -> bool:
         """Whether another round is to begin. One that is not over goes on first."""
@@ -93,12 +90,6 @@ def source_for(link: Link, version: int) -> IPv4Address | IPv6Address:
 
 
 def _address(report: Report, link: Link) -> tuple[str, int, int, int, bytes]:
-    """Of packet(7); a group has a hardware address of its own (RFC 1112, 6.4; RFC 2464, 7)."""
-    packed = report.destination.packed
-    if link.hardware != ARPHRD_ETHER:
-        hardware = b""  # there is none in the frame
-    elif len(packed) == 4:
-        hardware = bytes((1, 0, 0x5E, packed[1] & 0x7F, *packed[2:]))
-    else:
-        hardware = b"\x33\x33" + packed[-4:]
+    """Of packet(7); a frame that is not of Ethernet has no hardware address."""
+    hardware = hardware_of(report.destination) if link.hardware == ARPHRD_ETHER else b""
     return (link.name, ETH_P[report.destination.version], 0, link.hardware, hardware)

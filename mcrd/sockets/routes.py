@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from mcrd.model import Address
+from mcrd.sockets.common import or_close
 from mcrd.sockets.netlink import attributes
 
 # linux/netlink.h, linux/rtnetlink.h, linux/neighbour.h
@@ -84,17 +85,24 @@ class Change(NamedTuple):
     over: int = 0
 
 
-class RouteQueries:
-    """Asks. The kernel has answered when it has taken the question: nothing waits."""
+class _Netlink:
+    """A socket for routes and neighbours, which never waits."""
 
     def __init__(self) -> None:
         flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
-        self._sequence = 0
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close it."""
         self._socket.close()
+
+
+class RouteQueries(_Netlink):
+    """Asks. The kernel has answered when it has taken the question: nothing waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sequence = 0
 
     def routes(self, questions: Sequence[Question]) -> Iterator[Route]:
         """The answer to each question, in their order; raises OSError."""
@@ -132,27 +140,19 @@ class RouteQueries:
                 yield kind, answer[16:]
 
 
-class RouteChanges:
+class RouteChanges(_Netlink):
     """Hears of changes; what there was no room for is a change of who knows what."""
 
     def __init__(self) -> None:
-        flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._socket = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
-        try:
+        super().__init__()
+        with or_close(self._socket):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
             self._socket.bind((0, _GROUPS))
-        except OSError:
-            self._socket.close()
-            raise
         self._overrun = False
 
     def fileno(self) -> int:
         """To be watched: readable when something has changed."""
         return self._socket.fileno()
-
-    def close(self) -> None:
-        """Hear no more."""
-        self._socket.close()
 
     def read(self, seconds: float) -> Iterator[Change | None]:
         """What has changed, as far as it is read in so many seconds of a CPU; None: any way."""

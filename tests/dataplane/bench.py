@@ -27,7 +27,8 @@ from mcrd.lanes.memory import guard_memory
 from mcrd.lanes.process import ARPHRD_ETHER, WorkerProcess, rings_of
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Egress, Ingress, Ring, Sending, Worker
-from mcrd.sockets import EgressSockets, IngressSocket, open_ingress
+from mcrd.sockets.egress import EgressSockets
+from mcrd.sockets.ingress import IngressSocket, open_ingress
 from mcrd.sums import Traffic
 from tests.lab import Host, wait_for
 

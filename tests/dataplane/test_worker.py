@@ -23,7 +23,7 @@ import pytest
 from mcrd.dataplane import messages
 from mcrd.lanes.channel import WorkerError, end_sockets
 from mcrd.planning.resources import Egress, Ingress, Sending, Worker
-from mcrd.sockets import EgressSockets
+from mcrd.sockets.egress import EgressSockets
 from tests.dataplane.bench import (
     Bench,
     Seen,

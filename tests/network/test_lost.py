@@ -21,7 +21,7 @@ import pytest
 from mcrd.lanes.holdings import Holdings
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Ingress
-from mcrd.sockets import IngressSocket
+from mcrd.sockets.ingress import IngressSocket
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule

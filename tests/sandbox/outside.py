@@ -25,7 +25,7 @@ from mcrd.lanes import process
 from mcrd.lanes.channel import WorkerError
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ingress, Worker
-from mcrd.sockets import open_ingress
+from mcrd.sockets.ingress import open_ingress
 from tests.dataplane.bench import Bench, until
 
 REPOSITORY = Path(__file__).parents[2]

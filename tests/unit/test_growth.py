@@ -29,7 +29,7 @@ from mcrd.lanes.recovery import STALE
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.planning.resources import Egress, Ingress, Ring, Sending, Worker
-from mcrd.sockets import EgressSockets
+from mcrd.sockets.egress import EgressSockets
 from mcrd.sockets.lost import Lost
 from mcrd.systemd.journal import AT_ONCE_IN, Limiter
 from tests.lab.sizes import sizes

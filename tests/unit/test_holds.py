@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mcrd.planning.resources import Hold
-from mcrd.sockets import Receivers, open_hold
+from mcrd.sockets.membership import Receivers, open_hold
 
 HOST = ip_address("127.0.0.1")
 

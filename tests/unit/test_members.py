@@ -24,7 +24,7 @@ from mcrd.lanes.segment import Segment
 from mcrd.model import Input
 from mcrd.planning.portions import ALL
 from mcrd.planning.resources import Ingress, Members, Relay, Sending, Worker
-from mcrd.sockets import EgressSockets
+from mcrd.sockets.egress import EgressSockets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
