@@ -222,9 +222,9 @@ class Interface:
     cpus: tuple[int, ...] = ()
     ring_size: int = DEFAULT_RING_SIZE
     members: int = DEFAULT_MEMBERS
-    rejoin: float | None = None
     igmp_version: int | None = None
     mld_version: int | None = None
+    rejoin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
+from msgspec.structs import asdict
 
 from mcrd import __version__, answers
 from mcrd.answers import Twice
@@ -35,7 +35,7 @@ from mcrd.observe.capture import LONGEST, SHORTEST, BusyError, Looks
 from mcrd.observe.kinds import mark
 from mcrd.observe.listener import Listener
 from mcrd.planning import names
-from mcrd.planning.changes import Changes, changes
+from mcrd.planning.changes import changes
 from mcrd.planning.names import written
 from mcrd.planning.patterns import called, several
 from mcrd.systemd import journal
@@ -61,7 +61,7 @@ class Commands:
     watcher: Watcher
     listener: Listener
     tasks: Tasks
-    reload: Callable[[str], Awaitable[Changes]]
+    reload: Callable[[str], Awaitable[answers.Changes]]
     adopted: float = 0.0
     """When the rules that run were applied, in seconds since the epoch."""
     metrics: Metrics = field(init=False)
@@ -87,20 +87,20 @@ class Commands:
     async def reloaded(self, _: Arguments) -> answers.Reload:
         """Read the rule file again, and say what changed."""
         changed = await self.reload("mcrctl")
-        return answers.Reload(**_plain(changed), troubled=report.troubled(self.planner.states))
+        troubled = report.troubled(self.planner.states)
+        return answers.Reload(**asdict(changed), troubled=troubled)
 
     async def diff(self, arguments: Arguments) -> answers.Changes:
         """What a reload would change. Of one rule: with the reasons why the file is refused."""
         name, old = arguments.get("name"), self.planner.written
         if name is None:
-            return answers.Changes(**_plain(changes(old, await self.file.now())))
+            return changes(old, await self.file.now())
         try:
             new = await self.file.now()
         except ConfigError as error:
             return answers.Diff(refused=[str(problem) for problem in error.problems])
         of_file = written(str(name))
-        changed = changes(_only(old, of_file), _only(new, of_file))
-        return answers.Diff(**_plain(changed))
+        return answers.Diff(**asdict(changes(_only(old, of_file), _only(new, of_file))))
 
     async def status(self, _: Arguments) -> answers.Status:
         """The daemon, its workers, and the rules in numbers."""
@@ -253,10 +253,6 @@ COMMANDS = {
 }
 GUARDED = frozenset(name for name, command in COMMANDS.items() if command.is_guarded)
 LASTING = frozenset(name for name, command in COMMANDS.items() if command.lasts)
-
-
-def _plain(changed: Changes) -> dict[str, Any]:
-    return {**msgspec.to_builtins(changed), "text": changed.lines()}
 
 
 def _only(config: Config, name: str) -> Config:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mcrd import __version__
+from mcrd.answers import Changes
 from mcrd.beside.watch import Watcher
 from mcrd.config import ConfigError
 from mcrd.daemon import commands
@@ -27,7 +28,7 @@ from mcrd.daemon.rulefile import RuleFile
 from mcrd.events import tell
 from mcrd.model import Config
 from mcrd.observe.listener import Listener
-from mcrd.planning.changes import Changes, changes
+from mcrd.planning.changes import changes
 from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
 from mcrd.tasks import Tasks, clean_up, log_uncaught, take_all

@@ -7,69 +7,56 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from mcrd.addresses import endpoint, target, where
+from mcrd.answers import Changes
 from mcrd.config.joined import joined
 from mcrd.model import Config, Interface, Output, Rule
 
 IN_A_LINE = 20  # changes that the log names
 LONGEST = 200  # characters of each
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Names of rules; for those that changed, what about them. `daemon`: settings of the daemon."""
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: dict[str, tuple[str, ...]]
-    unchanged: int
-    daemon: tuple[str, ...] = ()
-    interfaces: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    metrics: tuple[str, ...] = ()
-
-    def summary(self) -> str:
-        """One line of bounded length, for the log."""
-        lines = self.lines()
-        if len(lines) > IN_A_LINE:
-            more = f"... {len(lines) - IN_A_LINE} more"
-            lines = [*lines[: IN_A_LINE - 1], more, lines[-1]]
-        return ", ".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines)
-
-    def lines(self) -> list[str]:
-        """The lines that `mcrctl reload` prints."""
-        return [
-            *(f"+ rules.{name}" for name in self.added),
-            *(f"~ rules.{name}: {'; '.join(what)}" for name, what in self.changed.items()),
-            *(f"- rules.{name}" for name in self.removed),
-            *(f"~ daemon.{what}{_daemon_cost(what)}" for what in self.daemon),
-            *(f"~ metrics.{what}" for what in self.metrics),
-            *(
-                f"~ interfaces.{name}: {'; '.join(what)}{_cost(what)}"
-                for name, what in self.interfaces.items()
-            ),
-            f"= {self.unchanged} unchanged",
-        ]
+IN_SECONDS = ("replies", "rejoin", "dedupe", "silence")
 
 
 def changes(old: Config, new: Config) -> Changes:
-    """What it takes to get from `old` to `new`."""
+    """What it takes to get from `old` to `new`; its text is what `mcrctl reload` prints."""
     common = [name for name in new.rules if name in old.rules]
     changed = {
-        name: tuple(_rule(old.rules[name], new.rules[name]))
+        name: list(_rule(old.rules[name], new.rules[name]))
         for name in common
         if old.rules[name] != new.rules[name]
     }
-    return Changes(
-        added=tuple(name for name in new.rules if name not in old.rules),
-        removed=tuple(name for name in old.rules if name not in new.rules),
+    found = Changes(
+        added=[name for name in new.rules if name not in old.rules],
+        removed=[name for name in old.rules if name not in new.rules],
         changed=changed,
         unchanged=len(common) - len(changed),
-        daemon=tuple(_fields("", old.daemon, new.daemon)),
+        daemon=list(_fields("", old.daemon, new.daemon)),
         interfaces=_interfaces(old, new),
-        metrics=tuple(_fields("", old.metrics, new.metrics)),
+        metrics=list(_fields("", old.metrics, new.metrics)),
     )
+    found.text = [
+        *(f"+ rules.{name}" for name in found.added),
+        *(f"~ rules.{name}: {'; '.join(what)}" for name, what in changed.items()),
+        *(f"- rules.{name}" for name in found.removed),
+        *(f"~ daemon.{what}{_daemon_cost(what)}" for what in found.daemon),
+        *(f"~ metrics.{what}" for what in found.metrics),
+        *(
+            f"~ interfaces.{name}: {'; '.join(what)}{_cost(what)}"
+            for name, what in found.interfaces.items()
+        ),
+        f"= {found.unchanged} unchanged",
+    ]
+    return found
+
+
+def summary(found: Changes) -> str:
+    """One line of bounded length, for the log."""
+    lines = found.text
+    if len(lines) > IN_A_LINE:
+        more = f"... {len(lines) - IN_A_LINE} more"
+        lines = [*lines[: IN_A_LINE - 1], more, lines[-1]]
+    return ", ".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines)
 
 
 _IN_THE_RINGS = "workers are replaced; packets wait in the rings"
@@ -79,7 +66,7 @@ def _daemon_cost(what: str) -> str:
     return f" (all {_IN_THE_RINGS})" if what.startswith("sandbox ") else ""
 
 
-def _cost(what: tuple[str, ...]) -> str:
+def _cost(what: list[str]) -> str:
     """What it takes to change the workers of an interface."""
     names = {setting.partition(" ")[0] for setting in what}
     if names & {"worker", "workers", "ring_size"}:
@@ -87,15 +74,15 @@ def _cost(what: tuple[str, ...]) -> str:
     return f" (its {_IN_THE_RINGS})" if "cpus" in names else ""
 
 
-def _interfaces(old: Config, new: Config) -> dict[str, tuple[str, ...]]:
+def _interfaces(old: Config, new: Config) -> dict[str, list[str]]:
     """Those that rules use before and after: the others cost nothing."""
     before, after = _lanes(old), _lanes(new)
     default = Interface()
     found = {
-        name: (
-            *_settings(old.interfaces.get(name, default), new.interfaces.get(name, default)),
+        name: [
+            *_fields("", old.interfaces.get(name, default), new.interfaces.get(name, default)),
             *_reader(before[name], after[name]),
-        )
+        ]
         for name in sorted(before.keys() & after.keys())
     }
     return {name: what for name, what in found.items() if what}
@@ -114,29 +101,13 @@ def _reader(old: str, new: str) -> Iterator[str]:
         yield f"worker {before} -> {after}"
 
 
-def _settings(old: Interface, new: Interface) -> Iterator[str]:
-    yield from _fields("", dataclasses.replace(old, rejoin=new.rejoin), new)
-    if old.rejoin != new.rejoin:
-        yield f"rejoin {_seconds(old.rejoin)} -> {_seconds(new.rejoin)}"
-
-
 def _rule(old: Rule, new: Rule) -> Iterator[str]:
-    dedupe = new.input.dedupe
-    yield from _fields("input.", dataclasses.replace(old.input, dedupe=dedupe), new.input)
-    if old.input.dedupe != dedupe:
-        yield f"input.dedupe {_seconds(old.input.dedupe)} -> {_seconds(dedupe)}"
+    yield from _fields("input.", old.input, new.input)
     if old.more != new.more:
         yield f"inputs {_inputs(old)} -> {_inputs(new)}"
     yield from _outputs(old.outputs, new.outputs)
-    for name in ("enabled", "description"):
-        before, after = getattr(old, name), getattr(new, name)
-        if before != after:
-            yield f"{name} {_text(before)} -> {_text(after)}"
-    if old.silence != new.silence:
-        yield f"silence {_seconds(old.silence)} -> {_seconds(new.silence)}"
-
-    if old.inspect != new.inspect:
-        yield f"inspect {old.inspect or 'none'} -> {new.inspect or 'none'}"
+    told = dataclasses.replace(old, input=new.input, more=new.more, outputs=new.outputs)
+    yield from _fields("", dataclasses.replace(told, place=new.place), new)
 
 
 def _inputs(rule: Rule) -> str:
@@ -171,7 +142,7 @@ def _fields(prefix: str, old: object, new: object) -> Iterator[str]:
     for entry in sorted(fields, key=lambda each: bool(each.kw_only)):  # what is inherited, last
         before, after = getattr(old, entry.name), getattr(new, entry.name)
         if before != after:
-            shown = _seconds if entry.name == "replies" else _text
+            shown = _seconds if entry.name in IN_SECONDS else _text
             yield f"{prefix}{entry.name} {shown(before)} -> {shown(after)}"
 
 

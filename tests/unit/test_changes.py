@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcrd.answers import Changes
 from mcrd.model import Config, Daemon, Input, Inspect, Interface, Metrics, Output, Place, Rule
-from mcrd.planning.changes import Changes, changes
+from mcrd.planning.changes import changes
 from tests.unit.test_plan import configs
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def lines(before: Rule | None, after: Rule | None) -> list[str]:
     """What is printed when one rule changes."""
     old = Config(rules={before.name: before} if before else {})
     new = Config(rules={after.name: after} if after else {})
-    return changes(old, new).lines()
+    return changes(old, new).text
 
 
 def about(**change: object) -> str:
@@ -53,7 +54,7 @@ def test_the_words_of_a_reload() -> None:
             "y": replace(RULE, outputs=(replace(WALL, ttl=8), CLOUD)),
         }
     )
-    assert changes(old, new).lines() == [
+    assert changes(old, new).text == [
         "+ rules.x",
         "~ rules.y: outputs[0].ttl 1 -> 8",
         "- rules.z",
@@ -154,7 +155,7 @@ def test_an_output_that_moved_and_changed_is_called_by_its_new_place() -> None:
 
 def test_the_daemon_s_own_settings() -> None:
     loud = Config(daemon=Daemon(log_level="debug", watch=False))
-    assert changes(Config(), loud).lines() == [
+    assert changes(Config(), loud).text == [
         "~ daemon.log_level info -> debug",
         "~ daemon.watch true -> false",
         "= 0 unchanged",
@@ -163,7 +164,7 @@ def test_the_daemon_s_own_settings() -> None:
 
 def test_where_the_metrics_are_and_what_the_sandbox_costs() -> None:
     other = Config(metrics=Metrics("127.0.0.1:9464"), daemon=Daemon(sandbox="strict", loss=0.01))
-    assert changes(Config(), other).lines() == [
+    assert changes(Config(), other).text == [
         "~ daemon.sandbox default -> strict (all workers are replaced; packets wait in the rings)",
         "~ daemon.loss 0.001 -> 0.01",
         "~ metrics.listen none -> 127.0.0.1:9464",
@@ -176,12 +177,13 @@ def test_where_the_metrics_are_and_what_the_sandbox_costs() -> None:
 
 
 def test_warnings_are_no_change() -> None:
-    assert changes(Config(), Config(warnings=("a TTL of 1",))).lines() == ["= 0 unchanged"]
+    assert changes(Config(), Config(warnings=("a TTL of 1",))).text == ["= 0 unchanged"]
 
 
 @given(configs())
 def test_a_rule_file_and_itself_differ_in_nothing(config: Config) -> None:
-    assert changes(config, config) == Changes((), (), {}, len(config.rules))
+    same = len(config.rules)
+    assert changes(config, config) == Changes(unchanged=same, text=[f"= {same} unchanged"])
 
 
 @given(configs(), configs(), st.randoms())
@@ -236,6 +238,6 @@ def test_what_is_added_one_way_is_removed_the_other(old: Config, new: Config) ->
 )
 def test_what_is_reported_costs_no_packet(new: Interface, words: str) -> None:
     old = Config(rules={"y": RULE})
-    line, _ = changes(old, replace(old, interfaces={"eth0": new})).lines()
+    line, _ = changes(old, replace(old, interfaces={"eth0": new})).text
     assert line.startswith(f"~ interfaces.eth0: {words}")
     assert line.endswith((words, ")"))

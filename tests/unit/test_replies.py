@@ -106,4 +106,4 @@ def test_a_change_is_told_in_seconds() -> None:
         Config(rules={"ssdp": rule_of(replace(SEARCH, replies=replies))})
         for replies in (None, 30.0)
     )
-    assert changes(old, new).changed == {"ssdp": ("outputs[0].replies none -> 30 s",)}
+    assert changes(old, new).changed == {"ssdp": ["outputs[0].replies none -> 30 s"]}
