@@ -9,7 +9,6 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 from mcrd.daemon.failures import Failures, explain
@@ -58,32 +57,19 @@ class Estate:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self.advanced = time.monotonic()  # when a plan that is carried out last came further
-        self._holdings = Holdings()
-        self._recovery = Recovery()
-        self._failures = Failures()
-        self._handover = Handover(self._holdings, self._recovery.restarts)
+        self.holdings = Holdings()
+        self.recovery = Recovery()
+        self.failures = Failures()
+        self.handover = Handover(self.holdings, self.recovery.restarts)
         self._level = "info"
         self._suspects: set[Ingress] = set()
         self._lacking: set[str] = set()  # layers of the sandbox that the log has named
-        self.take_over = self._handover.take_over
-        self.run_by = self._handover.run_by
-        self.keep = self._handover.keep
-        self.restarts = self._recovery.restarts
-        self.ledger = self._holdings.ledger
-        self.next_retry = self._failures.next_retry
-        self.retry_now = self._failures.retry_now
-        self.retry_outputs_now = self._failures.retry_outputs_now
-        self.admit = self._holdings.admit
-        self.ring_full = self._holdings.ring_full
-        self.take_errors = self._holdings.take_errors
-        self.rejoin = self._holdings.rejoin
-        self.ring_inodes = self._holdings.ring_inodes
-        self.output_inodes = self._holdings.output_inodes
+        self.ledger = self.holdings.ledger
 
     @property
     def workers(self) -> dict[Worker, WorkerProcess]:
         """The workers that run."""
-        lanes = self._holdings.lanes.values()
+        lanes = self.holdings.lanes.values()
         return {lane.process.worker: lane.process for lane in lanes if lane.process is not None}
 
     def actual(
@@ -98,38 +84,38 @@ class Estate:
         return Actual(
             links=links,
             ways=ways,
-            open=frozenset(self._holdings.all()),
+            open=frozenset(self.holdings.all()),
             relays=self._relays(),
-            failures=self._failures.now(now, to_plan=to_plan),
+            failures=self.failures.now(now, to_plan=to_plan),
             now=now,
         )
 
     def _relays(self) -> dict[RelayKey, Relay]:
         found: dict[RelayKey, Relay] = {}
-        for lane in self._holdings.lanes.values():
+        for lane in self.holdings.lanes.values():
             found |= lane.relays
         return found
 
     def end_retired(self) -> None:
         """Closes old rings in whose place no others are to be opened any more."""
-        tried = [what for what in self._failures if isinstance(what, Ingress)]
-        self._holdings.end_retired({ingress.index for ingress in tried})
+        tried = [what for what in self.failures if isinstance(what, Ingress)]
+        self.holdings.end_retired({ingress.index for ingress in tried})
 
     def look_at_workers(self) -> None:
         """End those that hang; others take their place."""
-        for lane in self._holdings.lanes.values():
+        for lane in self.holdings.lanes.values():
             lane.look()
 
     def allow_members(self, allowed: Mapping[str, int]) -> None:
         """How many members a worker may have, by interface, where that is not the default."""
-        for lane in self._holdings.lanes.values():
+        for lane in self.holdings.lanes.values():
             each = (allowed.get(ring.interface, DEFAULT_MEMBERS) for ring in lane.rings)
             lane.members.at_most = max(each)
 
     def look_at_members(self) -> None:
         """End sockets of members that are idle for long, a few in each look."""
-        if sum(lane.look_at_members() for lane in self._holdings.lanes.values()):
-            self._holdings.announce()
+        if sum(lane.look_at_members() for lane in self.holdings.lanes.values()):
+            self.holdings.announce()
 
     def advance(self) -> None:
         """A plan comes further: whoever carries it out does not hang."""
@@ -139,7 +125,7 @@ class Estate:
         """How many of these steps, just applied, came to nothing."""
         relays = self._relays()
         return sum(
-            not self._holdings.has(step.resource)
+            not self.holdings.has(step.resource)
             if isinstance(step, Open)
             else isinstance(step, Add | Replace) and step.key not in relays
             for step in steps
@@ -153,16 +139,16 @@ class Estate:
         """What workers are to log, those that run and those that come."""
         if level != self._level:
             self._level = level
-            for lane in self._holdings.lanes.values():
+            for lane in self.holdings.lanes.values():
                 lane.tell(messages.SetLevel, level)
 
     def forget(self, config: Config, links: Mapping[str, Link]) -> None:
         """Forgets what concerns nothing of these rules: chosen source ports, counted restarts."""
         rules = config.rules.values()
-        self._holdings.opener.forget({(r.stream, t) for r in rules for t in counted_by(r)})
+        self.holdings.opener.forget({(r.stream, t) for r in rules for t in counted_by(r)})
         interfaces = {real(rule.input.interface, links) for rule in rules}
         interfaces.update(worker.ingress.interface for worker in self.workers)
-        self._recovery.forget(interfaces)
+        self.recovery.forget(interfaces)
 
     async def apply(self, steps: Sequence[Step], links: Mapping[str, Link]) -> None:
         """Carries out the steps in their order; what fails becomes a failure to retry."""
@@ -171,7 +157,7 @@ class Estate:
             self.advance()
             if kind is Open:
                 await self._open_all([s.resource for s in group if isinstance(s, Open)], links)
-                self._holdings.announce()
+                self.holdings.announce()
             elif kind is Close:
                 for step in [s for s in group if isinstance(s, Close)]:
                     await self._close(step.resource, anew=step.anew)
@@ -180,17 +166,17 @@ class Estate:
                 await self._change_relays(
                     [s for s in group if isinstance(s, Add | Replace | Remove)]
                 )
-        self._holdings.announce()
-        self._handover.is_due |= bool(steps)
+        self.holdings.announce()
+        self.handover.is_due |= bool(steps)
 
     async def close(self) -> None:
         """Closes everything, or leaves it in the store: who knows whether this is a restart."""
-        await asyncio.gather(*(lane.stop() for lane in self._holdings.lanes.values()))
-        if self._handover.goes_on:
-            self._holdings.end_protocols()  # it may be a stop, and nobody else would undo them
-            await self._handover.close()
+        await asyncio.gather(*(lane.stop() for lane in self.holdings.lanes.values()))
+        if self.handover.goes_on:
+            self.holdings.end_protocols()  # it may be a stop, and nobody else would undo them
+            await self.handover.close()
         else:
-            self._holdings.close_all()
+            self.holdings.close_all()
 
     async def _open_all(self, resources: Sequence[Resource], links: Mapping[str, Link]) -> None:
         # Rings come before workers, and workers before all else; they start side by side.
@@ -201,7 +187,7 @@ class Estate:
                 self._try(resource, links)
                 await self._rest(resource)
         await asyncio.gather(*(self._open_worker(worker, links) for worker in workers))
-        self._holdings.look_anew()
+        self.holdings.look_anew()
         for number, resource in enumerate(others):
             if not isinstance(resource, Ingress):
                 self._try(resource, links)
@@ -215,7 +201,7 @@ class Estate:
         The next round starts another, which finds all as it was. One whose interface was deleted
         does not matter to it.
         """
-        lane = self._holdings.lanes.get(Ring(ingress.home)) if ingress.lane else None
+        lane = self.holdings.lanes.get(Ring(ingress.home)) if ingress.lane else None
         ring = Ring(ingress)
         if lane is None or lane.process is None or ring not in lane.rings:
             return
@@ -224,31 +210,31 @@ class Estate:
 
     def rings_of(self, worker: Worker) -> tuple[Ring, ...]:
         """The rings that a worker reads."""
-        lane = self._holdings.lane_of(worker)
+        lane = self.holdings.lane_of(worker)
         return tuple(lane.rings) if lane is not None else ()
 
     def _try(self, resource: Resource, links: Mapping[str, Link]) -> None:
         try:
-            self._holdings.open(resource, links)
+            self.holdings.open(resource, links)
         except OSError as error:
-            if isinstance(resource, Rejoin | GroupProtocol) and resource not in self._failures:
+            if isinstance(resource, Rejoin | GroupProtocol) and resource not in self.failures:
                 log.warning("%s: %s", resource, words(error))  # no rule fails by that
-            self._failures.add(resource, explain(error, resource))
+            self.failures.add(resource, explain(error, resource))
         else:
-            self._failures.pop(resource, None)
+            self.failures.pop(resource, None)
 
     async def _open_worker(self, worker: Worker, links: Mapping[str, Link]) -> None:
-        lane = self._holdings.lanes.get(worker.ring)
+        lane = self.holdings.lanes.get(worker.ring)
         if lane is None:
             return  # its rings could not be had, and that is a failure already
         try:
-            process = await lane.start(worker, self._holdings.guard, links, self._worker_ended)
+            process = await lane.start(worker, self.holdings.guard, links, self._worker_ended)
         except (OSError, WorkerError) as error:
             why = explain(error, worker) if isinstance(error, OSError) else str(error)
-            self._failures.add(worker, why)
+            self.failures.add(worker, why)
             return
         lane.tell(messages.SetLevel, self._level)
-        self._failures.pop(worker, None)
+        self.failures.pop(worker, None)
         text, frames = "%s: pid %d, ring of %d frames", lane.frames
         where = {"interface": worker.ingress.interface, "worker": worker}
         tell(log, logging.INFO, "worker-started", text, worker, process.pid, frames, **where)
@@ -263,14 +249,14 @@ class Estate:
 
     def _worker_ended(self, lane: Lane, process: WorkerProcess, how: str) -> None:
         worker, now = process.worker, time.monotonic()
-        wait, row = self._recovery.ended(
+        wait, row = self.recovery.ended(
             worker, now, early=process.age < STEADY, useful=lane.is_useful
         )
         text = "%s: pid %d %s; another starts %s"
         when = f"in {wait:g} s" if wait else "at once"
         where = {"interface": worker.ingress.interface, "worker": worker}
         tell(log, logging.ERROR, "worker-ended", text, worker, process.pid, how, when, **where)
-        self._failures[worker] = Failure(how, now + wait, row)
+        self.failures[worker] = Failure(how, now + wait, row)
         if process.suspect:
             self._suspects.update(ring.ingress for ring in lane.rings)
         self._changed()
@@ -287,11 +273,11 @@ class Estate:
             tell(log, logging.WARNING, "rings-renewed", text, ingress, **where)
             for worker in [worker for worker in self.workers if worker.ingress == ingress.home]:
                 await self._close(worker)
-            if self._holdings.has(ingress):
+            if self.holdings.has(ingress):
                 await self._close(ingress, anew=True)
 
     async def _change_relays(self, steps: Sequence[Change]) -> None:
-        lanes = self._holdings.running()
+        lanes = self.holdings.running()
         self._hand_over_many(steps, lanes)
         together = handed_on(steps, self._relays())
         under_way = []
@@ -340,13 +326,13 @@ class Estate:
         except WorkerError as error:
             # The end of a worker is no failure of its rules.
             if lane.connected:
-                self._failures.add(key, str(error))
+                self.failures.add(key, str(error))
             return False
         if lane.process is None:
             return False  # it has ended since it answered
         lane.record(key, relay)
         if relay is not None:
-            self._failures.pop(key, None)
+            self.failures.pop(key, None)
         return True
 
     def _send(self, step: Change, lanes: Mapping[Worker, Lane]) -> Sent | None:
@@ -354,19 +340,19 @@ class Estate:
 
         A rule that cannot be had in its new form does not stay in its old one.
         """
-        key, lane, has = step.key, lanes.get(step.key.worker), self._holdings.has
+        key, lane, has = step.key, lanes.get(step.key.worker), self.holdings.has
         if lane is None or not lane.connected:
             return None
         if not isinstance(step, Remove) and all(map(has, step.relay.needs)):
-            relay = _usable(step.relay, has)
+            relay = step.relay.only(has)
             if relay is not None and lane.relays.get(key) == relay:
                 return None
             if relay is not None:
                 try:
-                    return lane, key, relay, lane.put(key, relay, self._holdings.egress)
+                    return lane, key, relay, lane.put(key, relay, self.holdings.egress)
                 except (NoRoomError, WorkerError) as error:
                     if lane.connected:  # the end of a worker is no failure of its rules
-                        self._failures.add(key, str(error))
+                        self.failures.add(key, str(error))
         removal = lane.remove(key)
         return (lane, key, None, removal) if removal is not None else None
 
@@ -377,28 +363,16 @@ class Estate:
             if not isinstance(step, Remove):
                 new.setdefault(step.key.worker, []).append(step.relay)
         for worker in new.keys() & lanes.keys():
-            lanes[worker].add_sockets(new[worker], self._holdings.egress)
+            lanes[worker].add_sockets(new[worker], self.holdings.egress)
 
     async def _close(self, resource: Resource, *, anew: bool = False) -> None:
         if not isinstance(resource, Worker):
             if isinstance(resource, Ingress):
                 await self._rest(resource)
-            self._holdings.close(resource, anew=anew)
-        elif (lane := self._holdings.lanes.get(resource.ring)) is not None:
+            self.holdings.close(resource, anew=anew)
+        elif (lane := self.holdings.lanes.get(resource.ring)) is not None:
             lane.members.end(None)
             await lane.stop()
-
-
-def _usable(relay: Relay, is_open: Callable[[Resource], bool]) -> Relay | None:
-    """The relay with those of its outputs that are open; None if none is."""
-    pairs = zip(relay.outputs, relay.portions, strict=True)
-    usable = [pair for pair in pairs if is_open(pair[0])]
-    if len(usable) == len(relay.outputs):
-        return relay
-    if not usable:
-        return None
-    outputs, portions = zip(*usable, strict=True)
-    return replace(relay, outputs=outputs, portions=portions)
 
 
 def _kind(step: Step) -> type[Step]:

@@ -58,7 +58,7 @@ class Health:
 
     def _flow_now(self) -> Flow:
         estate = self._planner.estate
-        interfaces = estate.ledger.interfaces(estate.ring_full())
+        interfaces = estate.ledger.interfaces(estate.holdings.ring_full())
         received = sum(count.received.packets for count in interfaces.values())
         lost = sum(count.dropped[name] for count in interfaces.values() for name in OF_RINGS)
         lost += estate.ledger.failed()

@@ -113,7 +113,7 @@ class _Heir:
             if joined and (sock := self._socket(what)) is not None:
                 self._try("groups", partial(holdings.memberships.take_over, sock, joined))
         for protocol, was in self._each(index.protocols, GroupProtocol):
-            holdings.protocols.take_over(protocol, was)
+            holdings.protocols[protocol] = was
         self._try(
             "ports",
             lambda: holdings.opener.ports.update({unpack(key): port for key, port in index.ports}),

@@ -71,9 +71,9 @@ class Planner:
     def run_by(self, new: Config) -> None:
         """Want what these rules need; settle() makes it so."""
         self.written = new
-        self.estate.run_by(new)
+        self.estate.handover.run_by(new)
         self._run_by(self._patterns.expand(new, self.links.now))
-        self.estate.retry_now()
+        self.estate.failures.retry_now()
 
     def _run_by(self, new: Config) -> None:
         told, self.config = self.config.warnings, new
@@ -100,7 +100,7 @@ class Planner:
             self._look_at_interfaces()
             await estate.renew_suspects()
             estate.allow_members(names.members(self.config, self.links.now))
-            estate.admit(self._names.networks, also_old=True)
+            estate.holdings.admit(self._names.networks, also_old=True)
             actual = estate.actual(self.links.now, self.routes.now, to_plan=True)
             steps = plan(self.config, actual, self._needs)
             if not steps:
@@ -121,9 +121,9 @@ class Planner:
             text = "planning did not converge after %d rounds; retrying in %g s"
             log.warning(text, ROUNDS, UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self.woken.set)
-        estate.admit(self._names.networks, also_old=False)
+        estate.holdings.admit(self._names.networks, also_old=False)
         estate.end_retired()
-        await estate.keep()
+        await estate.handover.keep()
         self._unanswered.count(self.routes.now)
         self.pending = False
         self.states = self.now()
@@ -153,10 +153,10 @@ class Planner:
     def links_changed(self, changed: frozenset[str]) -> None:
         """Plan anew, and try again what failed on these interfaces."""
         self.woken.set()  # first: planning looks at what is there, whatever fails here
-        self.estate.retry_now(changed)
+        self.estate.failures.retry_now(changed)
         self.routes.links_changed()
-        self.estate.take_errors()
+        self.estate.holdings.take_errors()
 
     def _ways_changed(self, interfaces: frozenset[str]) -> None:
         self.woken.set()
-        self.estate.retry_outputs_now(interfaces)
+        self.estate.failures.retry_outputs_now(interfaces)

@@ -213,7 +213,7 @@ def _answers(name: str, output: Output, ledger: Ledger) -> AnswerCounts | None:
 
 def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None) -> None:
     """Add the counters of interfaces, all or only these, and their workers; and the kernel's."""
-    ledger, full = estate.ledger, estate.ring_full()
+    ledger, full = estate.ledger, estate.holdings.ring_full()
     rates = ledger.interface_rates(only)
     for name, count in sorted(ledger.interfaces(full, only).items()):
         found.interfaces[name] = InterfaceCounts(
@@ -260,7 +260,7 @@ def _worker(ring: Ring, worker: Worker, process: WorkerProcess, estate: Estate) 
         pid=process.pid,
         cpu=process.cpu,
         state="running",
-        restarts=estate.restarts[worker.ingress.interface, worker.number],
+        restarts=estate.recovery.restarts[worker.ingress.interface, worker.number],
         layers=process.layers,
         missing=sorted(process.missing),
     )

@@ -56,11 +56,12 @@ class Supervisor:
         self._tasks = Tasks()
         self._planner = Planner()
         self._estate = self._planner.estate
+        holdings = self._estate.holdings
         self._file = RuleFile(path, self._tasks, lambda: self._reload_soon("file saved"))
         self._notify = Notify()
         self._health = Health(self._planner, self._file, self._notify)
         self._alarms = Alarms()
-        self._watcher = Watcher(self._estate.ring_inodes, self._estate.output_inodes)
+        self._watcher = Watcher(holdings.ring_inodes, holdings.output_inodes)
         self._listener = Listener()
         self._commands = Commands(
             planner=self._planner,
@@ -126,7 +127,7 @@ class Supervisor:
         tell(log, logging.INFO, "started", text, __version__, self._health.summary())
         woken = self._planner.woken
         while not self._stop.is_set():  # Python 3.11's wait_for() may swallow a cancellation
-            retry = self._estate.next_retry()
+            retry = self._estate.failures.next_retry()
             pause = TICK if retry is None else min(TICK, retry)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), pause)
@@ -135,17 +136,17 @@ class Supervisor:
                     woken.clear()
                     await self._settle()
                 else:
-                    await self._estate.keep(at_once=False)
+                    await self._estate.handover.keep(at_once=False)
 
     async def _begin(self) -> None:
         """Go on from what the supervisor before left, or begin anew."""
         await self._planner.links.start()
         await self._planner.routes.start()
-        start = self._file.begin(self._start, await self._estate.take_over())
+        start = self._file.begin(self._start, await self._estate.handover.take_over())
         self._health.begin()
         # What was counted before is no news.
         ledger = self._estate.ledger
-        self._alarms.begin(start, ledger, ledger.interfaces(self._estate.ring_full()))
+        self._alarms.begin(start, ledger, ledger.interfaces(self._estate.holdings.ring_full()))
         self._tasks.endless("periodic checks", self._look_around)
         await self._file.has_been_read(start)
         await self._adopt(start)
@@ -153,7 +154,7 @@ class Supervisor:
     async def _look_around(self) -> None:
         """At what makes no event, beside planning, which may have to wait for a worker."""
         checks = (
-            ("packet sockets", self._estate.take_errors),
+            ("packet sockets", self._estate.holdings.take_errors),
             ("workers", self._estate.look_at_workers),
             ("members", self._estate.look_at_members),
             ("counters", self._look_at_counters),
@@ -170,7 +171,7 @@ class Supervisor:
 
     def _look_at_counters(self) -> None:
         planner, ledger = self._planner, self._estate.ledger
-        interfaces = ledger.interfaces(self._estate.ring_full())
+        interfaces = ledger.interfaces(self._estate.holdings.ring_full())
         self._alarms.look(planner.config, planner.states, ledger, interfaces)
 
     def _look_beside(self) -> None:
@@ -184,7 +185,7 @@ class Supervisor:
             )
 
     def _rejoin(self) -> None:
-        self._estate.rejoin(self._planner.links.now, self._listener.mld)
+        self._estate.holdings.rejoin(self._planner.links.now, self._listener.mld)
 
     async def _settle(self) -> None:
         before, ran = self._planner.states, self._planner.config

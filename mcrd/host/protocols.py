@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 from mcrd.errors import words
@@ -51,25 +50,15 @@ def igmp_spoken(interface: str) -> int | None:
     return None
 
 
-class GroupProtocols:
-    """The versions that were asked for, and what the sysctls said before."""
+class GroupProtocols(dict[GroupProtocol, int | None]):
+    """The versions that were asked for, and what the sysctls said before.
 
-    def __init__(self) -> None:
-        self._before: dict[GroupProtocol, int | None] = {}  # None: they were not written
-
-    def __contains__(self, wanted: GroupProtocol) -> bool:
-        return wanted in self._before
-
-    def __iter__(self) -> Iterator[GroupProtocol]:
-        return iter(self._before)
+    None: they were not written.
+    """
 
     def written(self) -> dict[GroupProtocol, int]:
         """Those that were set here, with what was there before."""
-        return {wanted: before for wanted, before in self._before.items() if before is not None}
-
-    def take_over(self, wanted: GroupProtocol, before: int) -> None:
-        """One that a supervisor before this one has set."""
-        self._before[wanted] = before
+        return {wanted: before for wanted, before in self.items() if before is not None}
 
     def set(self, wanted: GroupProtocol) -> None:
         """Set it, or say in the log how; raise OSError when the interface has gone."""
@@ -89,12 +78,12 @@ class GroupProtocols:
             key = f"{NAMES[wanted.version]} = {wanted.spoken}"
             log.warning(text, wanted.interface, key, words(error), name, wanted.spoken)
             before = None
-        self._before[wanted] = before
+        self[wanted] = before
 
     def end(self, wanted: GroupProtocol) -> None:
         """Set it as it was, unless another version is asked for, or somebody else has set it."""
-        before = self._before.pop(wanted)
-        if before is None or any(_place(other) == _place(wanted) for other in self._before):
+        before = self.pop(wanted)
+        if before is None or any(_place(other) == _place(wanted) for other in self):
             return
         try:
             path = _path(socket.if_indextoname(wanted.index), wanted)
@@ -106,7 +95,7 @@ class GroupProtocols:
 
     def _before_of(self, wanted: GroupProtocol) -> int | None:
         """What was there before the first one of this interface, by whatever name."""
-        others = (b for other, b in self._before.items() if _place(other) == _place(wanted))
+        others = (b for other, b in self.items() if _place(other) == _place(wanted))
         return next((before for before in others if before is not None), None)
 
 

@@ -21,32 +21,23 @@ Spoken = Callable[[int], int | None]
 log = logging.getLogger(__name__)
 
 
-class Rejoins:
+class Rejoins(dict[Rejoin, Repeater]):
     """The interfaces on which memberships are reported unasked."""
-
-    def __init__(self) -> None:
-        self._repeaters: dict[Rejoin, Repeater] = {}
-
-    def __contains__(self, rejoin: Rejoin) -> bool:
-        return rejoin in self._repeaters
-
-    def __iter__(self) -> Iterator[Rejoin]:
-        return iter(self._repeaters)
 
     def begin(self, rejoin: Rejoin) -> None:
         """Report from now on; raise OSError."""
-        self._repeaters[rejoin] = Repeater(rejoin, time.monotonic())
+        self[rejoin] = Repeater(rejoin, time.monotonic())
 
     def end(self, rejoin: Rejoin) -> None:
         """Report no more."""
-        self._repeaters.pop(rejoin).close()
+        self.pop(rejoin).close()
 
     def look(
         self, links: Mapping[str, Link], memberships: Iterable[Membership], spoken: Spoken
     ) -> Iterator[tuple[str, Said]]:
         """Send what is due; how many that were, by interface. One without carrier waits."""
         now = time.monotonic()
-        for rejoin, repeater in self._repeaters.items():
+        for rejoin, repeater in self.items():
             link = links.get(rejoin.interface)
             if link is None or link.index != rejoin.index or not (link.up and link.carrier):
                 continue

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
@@ -152,7 +152,7 @@ class KnownNeeds:
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
             found = known.needs
         else:
-            found = needs(rule, config, links, ways, double, lane)
+            found = needs(rule, config, links, ways, double, lane, self._own)
             if known is not None and found == known.needs:
                 found = known.needs  # the same object: what was made of it need not be compared
         self._known[rule.name] = _Known(self._look, rule, settings, lookups, seen, found)
@@ -170,11 +170,14 @@ def needs(
     ways: Mapping[Lookup, Way] = MappingProxyType({}),
     double: Sequence[str] = (),
     lane: str = "",
+    own: Collection[Address] | None = None,
 ) -> Needs:
     """What `rule` needs, as the links and the routes are now; `double` as Doubles.of().
 
-    `lane` is that of its input interface, see names.lanes().
+    `lane` is that of its input interface, see names.lanes(); `own` as own_addresses(), where they
+    are known.
     """
+    own = own_addresses(links) if own is None else own
     link = links.get(rule.input.interface)
     same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
     waiting = tuple(
@@ -198,7 +201,7 @@ def needs(
     )
     relays = {
         RelayKey(worker, rule.name): tuple(
-            waits or outlet(worker, rule, output, links, ways)
+            waits or outlet(worker, rule, output, links, ways, own)
             for waits, output in zip(waiting, rule.outputs, strict=True)
         )
         for worker in workers

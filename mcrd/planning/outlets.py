@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -103,10 +103,12 @@ def own_addresses(links: Mapping[str, Link]) -> frozenset[Address]:
     return frozenset(address.ip for link in links.values() for address in link.addresses)
 
 
-def _nowhere(output: Output, way: Way | None, links: Mapping[str, Link]) -> str:
+def _nowhere(
+    output: Output, way: Way | None, links: Mapping[str, Link], own: Collection[Address]
+) -> str:
     """Why no way leads to the host of an output; "" when one does."""
     source = output.source if output.interface is None else None
-    if isinstance(source, Address) and source not in own_addresses(links):
+    if isinstance(source, Address) and source not in own:
         # The kernel finds no route from such a source, whatever the routes are.
         return f"this host does not have the address {source}"
     if way is not None and way.trouble:
@@ -131,10 +133,11 @@ def outlet(
     output: Output,
     links: Mapping[str, Link],
     ways: Mapping[Lookup, Way],
+    own: Collection[Address],
 ) -> Outlet:
-    """What the output is in a worker, once it waits for nothing."""
+    """What the output is in a worker, once it waits for nothing; `own` as own_addresses()."""
     way = way_of(rule, output, ways)
-    if lookup(output, rule.input.protocol) and (why := _nowhere(output, way, links)):
+    if lookup(output, rule.input.protocol) and (why := _nowhere(output, way, links, own)):
         return Nowhere(worker, rule.stream, target(output), why)
     routed = output.interface is None
     if output.interface is None:

@@ -9,7 +9,7 @@ planning again gives the empty plan. What is new is opened before what is old is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mcrd.model import Config
 from mcrd.planning.needs import KnownNeeds
@@ -132,14 +132,7 @@ def _without_failures(key: RelayKey, whole: Relay, actual: Actual) -> Relay | No
     """What is left of it without what has failed and is not to be tried again yet."""
     if any(actual.blocked(need) for need in (*whole.needs, key)):
         return None
-    pairs = zip(whole.outputs, whole.portions, strict=True)
-    usable = [pair for pair in pairs if not actual.blocked(pair[0])]
-    if not usable:
-        return None
-    if len(usable) == len(whole.outputs):
-        return whole
-    outputs, portions = zip(*usable, strict=True)
-    return replace(whole, outputs=outputs, portions=portions)
+    return whole.only(lambda output: not actual.blocked(output))
 
 
 def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Resource]:

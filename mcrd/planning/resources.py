@@ -8,7 +8,7 @@ They are looked up by the thousand: their hashes are of few fields, which tell a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
@@ -29,14 +29,20 @@ from mcrd.planning.portions import Portion
 
 
 @dataclass(frozen=True, slots=True)
-class Ingress:
+class OnInterface:
+    """What is on an interface, by its name and index."""
+
+    interface: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress(OnInterface):
     """The packet sockets of an input interface: for each worker two, with their rings.
 
     `lane` is what those are called by that have one worker together; "": it has its own.
     """
 
-    interface: str
-    index: int
     workers: int = 1
     ring_size: int = DEFAULT_RING_SIZE
     lane: str = ""
@@ -97,11 +103,9 @@ class Ring:
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(OnInterface):
     """A group that the host has joined on an interface, from any source or from one (SSM)."""
 
-    interface: str
-    index: int
     group: Address
     source: Address | None = None
     _hash: int = field(init=False, repr=False, compare=False)
@@ -119,11 +123,9 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
-class Reception:
+class Reception(OnInterface):
     """The interface's own filter lets a group in, or all of them (None). No switch hears of it."""
 
-    interface: str
-    index: int
     group: Address | None
 
     def __hash__(self) -> int:
@@ -134,14 +136,12 @@ class Reception:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejoin:
+class Rejoin(OnInterface):
     """Reports of all memberships on an interface that are sent every so many seconds, unasked.
 
     `mld` is the version of MLD that the rule file has for it.
     """
 
-    interface: str
-    index: int
     every: float
     mld: int | None = None
 
@@ -150,11 +150,9 @@ class Rejoin:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupProtocol:
+class GroupProtocol(OnInterface):
     """A version of IGMP (`version` 4) or MLD (6) that the kernel is to speak on an interface."""
 
-    interface: str
-    index: int
     version: int
     spoken: int
 
@@ -164,11 +162,9 @@ class GroupProtocol:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(OnInterface):
     """A unicast input, held so that the kernel does not answer "port unreachable" for it."""
 
-    interface: str
-    index: int
     address: Address
     port: int
     protocol: Protocol = "udp"
@@ -379,6 +375,17 @@ class Relay:
     by_source: bool = False
     inspect: Inspect | None = None
     ring: Ring | None = None
+
+    def only(self, is_usable: Callable[[Outlet], bool]) -> Relay | None:
+        """The relay with those of its outputs; itself with all of them, None without any."""
+        pairs = zip(self.outputs, self.portions, strict=True)
+        usable = [pair for pair in pairs if is_usable(pair[0])]
+        if len(usable) == len(self.outputs):
+            return self
+        if not usable:
+            return None
+        outputs, portions = zip(*usable, strict=True)
+        return replace(self, outputs=outputs, portions=portions)
 
 
 @dataclass(frozen=True, slots=True)

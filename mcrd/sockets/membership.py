@@ -82,7 +82,7 @@ def open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:
     return sock
 
 
-class Memberships:
+class Memberships(dict[Membership, socket.socket]):
     """Groups joined any-source (IGMP, MLD), over as many sockets as the kernel's limits take.
 
     A socket takes net.ipv4.igmp_max_memberships groups, or what net.core.optmem_max has room for.
@@ -91,7 +91,7 @@ class Memberships:
     """
 
     def __init__(self) -> None:
-        self._joined: dict[Membership, socket.socket] = {}
+        super().__init__()
         self._groups: dict[socket.socket, int] = {}
         self._roomy: dict[int, list[socket.socket]] = {4: [], 6: []}
         self._kept: set[socket.socket] = set()
@@ -116,19 +116,13 @@ class Memberships:
                 roomy.pop()
             else:
                 break
-        self._joined[membership] = roomy[-1]
+        self[membership] = roomy[-1]
         self._groups[roomy[-1]] = self._groups.get(roomy[-1], 0) + 1
-
-    def __contains__(self, membership: Membership) -> bool:
-        return membership in self._joined
-
-    def __iter__(self) -> Iterator[Membership]:
-        return iter(self._joined)
 
     def sockets(self) -> dict[socket.socket, list[Membership]]:
         """The groups that each socket has joined."""
         found: dict[socket.socket, list[Membership]] = {}
-        for membership, sock in self._joined.items():
+        for membership, sock in self.items():
             found.setdefault(sock, []).append(membership)
         return found
 
@@ -145,7 +139,7 @@ class Memberships:
         if not has:
             sock.close()
             return
-        self._joined.update(dict.fromkeys(has, sock))
+        self.update(dict.fromkeys(has, sock))
         self._groups[sock] = len(has)
         self._kept.add(sock)
 
@@ -156,7 +150,7 @@ class Memberships:
 
     def leave(self, membership: Membership) -> None:
         """Leave the group; an interface that has gone has left it already."""
-        sock = self._joined.pop(membership)
+        sock = self.pop(membership)
         try:
             _membership_option(sock, False, membership)
         except OSError as error:

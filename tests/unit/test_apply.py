@@ -75,10 +75,10 @@ def test_a_way_that_moved_ends_the_wait_of_outputs_and_of_nothing_else() -> None
     later = time.monotonic() + 20.0
     failed: list[Resource | RelayKey] = [worker, worker.ingress, key("a", 1), egress, other]
     for what in failed:
-        estate._failures[what] = Failure("no", later, 3)  # noqa: SLF001
-    estate.retry_outputs_now({"eth1"})
+        estate.failures[what] = Failure("no", later, 3)
+    estate.failures.retry_outputs_now({"eth1"})
     failures = estate.actual({}).failures
     assert {what for what, failure in failures.items() if failure.retry_at < later} == {egress}
-    estate.retry_now({"eth1"})
+    estate.failures.retry_now({"eth1"})
     failures = estate.actual({}).failures
     assert {what for what, failure in failures.items() if failure.retry_at == later} == {other}

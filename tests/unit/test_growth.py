@@ -108,7 +108,7 @@ def lane(estate: Estate, worker: Worker) -> Lane:
     """One whose rings and counters nobody looks at."""
     nothing: Any = SimpleNamespace(received=0, attach=lambda *_: None, end_waiting=lambda *_: None)
     made = Lane(worker.ring, nothing, nothing, nothing, nothing, lambda: None)
-    estate._holdings.lanes[worker.ring] = made  # noqa: SLF001
+    estate.holdings.lanes[worker.ring] = made
     return made
 
 
@@ -132,14 +132,14 @@ def test_workers_that_end_early_on_interfaces_that_come_and_go(clock: Clock) -> 
         worker = Worker(Ingress(f"v{number}", number))
         estate.forget(of(f"v{number}"), {})
         end(lane(estate, worker), estate, 0.1)
-        del estate._holdings.lanes[worker.ring]  # noqa: SLF001
+        del estate.holdings.lanes[worker.ring]
         estate.actual({})
 
     try:
         flat(step, estate, most=int(STALE) + 1)
     finally:
         logging.disable(logging.NOTSET)
-    assert dict(estate.restarts) == {(f"v{MANY - 1}", 0): 1}
+    assert dict(estate.recovery.restarts) == {(f"v{MANY - 1}", 0): 1}
 
 
 def test_a_worker_that_ends_again_and_again_waits_longer_and_longer(clock: Clock) -> None:
