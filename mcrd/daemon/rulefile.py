@@ -17,7 +17,7 @@ from mcrd import threads
 from mcrd.answers import Changes
 from mcrd.config import Blocks, ConfigError, load
 from mcrd.config.problems import Problem
-from mcrd.daemon.watch import Watch
+from mcrd.daemon.rulewatch import Watch
 from mcrd.events import tell
 from mcrd.files import read_file
 from mcrd.model import Config

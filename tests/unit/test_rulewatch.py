@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import shutil
@@ -17,15 +18,15 @@ import threading
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcrd.daemon.watch import LONGEST, SETTLE, Watch
+from mcrd.daemon.rulewatch import LONGEST, SETTLE, Watch
 from tests.lab import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
 TIMEOUT = 10.0  # seconds until the call that has to come
 OFTEN, NEVER = 0.05, 3600.0  # seconds between two looks
@@ -34,6 +35,8 @@ QUIET = 3 * SETTLE  # without a call for so long, no other comes
 
 class Calls:
     """What is called, and how often it was."""
+
+    watch: Watch
 
     def __init__(self) -> None:
         self.count = 0
@@ -75,18 +78,41 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def watching(
+    files: Iterable[Path],
+    patterns: Iterable[str] = (),
+    every: float = NEVER,
+    within: contextlib.AbstractContextManager[None] | None = None,
+) -> Iterator[Calls]:
+    """The calls of a watch of these files, which is started `within`."""
+    calls = Calls()
+    watch = calls.watch = Watch(calls, every=every)
+    with within or contextlib.nullcontext():
+        watch.start(map(str, files), patterns)
+    try:
+        yield calls
+    finally:
+        watch.stop()
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Let the test run in a loop of its own."""
+
+    @functools.wraps(test)
+    def run(*arguments: object, **fixtures: object) -> None:
+        asyncio.run(test(*arguments, **fixtures))
+
+    return run
+
+
 def calls_of(file: Path, save: Callable[[Path], None]) -> int:
     """How often a watch of the file calls when it is saved in this way."""
 
     async def scenario() -> int:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
-        try:
+        with watching([file]) as calls:
             await asyncio.to_thread(save, file)
             await calls.one()
-        finally:
-            watch.stop()
         assert calls.threads == {threading.get_ident()}
         return calls.count
 
@@ -97,18 +123,13 @@ def calls_without_a_save(file: Path, touch: Callable[[Path], None]) -> int:
     """How often it calls for what is none; a save at the end shows that it listened all along."""
 
     async def scenario() -> int:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
-        try:
+        with watching([file]) as calls:
             await asyncio.to_thread(touch, file)
             await calls.none()
             before = calls.count
             await asyncio.to_thread(in_place, file)
             await calls.one()
             assert calls.count == before + 1
-        finally:
-            watch.stop()
         return before
 
     return asyncio.run(scenario())
@@ -232,53 +253,44 @@ def test_a_file_that_is_not_there_yet(tmp_path: Path) -> None:
     assert calls_of(tmp_path / "mcr.toml", in_place) == 1
 
 
-def test_every_save_of_several_is_noticed(file: Path) -> None:
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
-        try:
-            for number, save in enumerate((in_place, rename_over, anew, sed), start=1):
-                await asyncio.to_thread(save, file)
-                await calls.one()
-                assert calls.count == number
-        finally:
-            watch.stop()
-
-    asyncio.run(scenario())
+@in_a_loop
+async def test_every_save_of_several_is_noticed(file: Path) -> None:
+    with watching([file]) as calls:
+        for number, save in enumerate((in_place, rename_over, anew, sed), start=1):
+            await asyncio.to_thread(save, file)
+            await calls.one()
+            assert calls.count == number
 
 
-def test_a_file_that_is_written_without_end_is_read_meanwhile(file: Path) -> None:
+@in_a_loop
+async def test_a_file_that_is_written_without_end_is_read_meanwhile(file: Path) -> None:
     """Each event comes before the flock of those before it is over."""
 
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
-        ended = threading.Event()
-        written = [time.monotonic()]
+    calls = Calls()
+    watch = Watch(calls, every=NEVER)
+    watch.start([str(file)])
+    ended = threading.Event()
+    written = [time.monotonic()]
 
-        def write() -> None:
-            while not ended.wait(SETTLE / 3):
-                in_place(file)
-                written.append(time.monotonic())
+    def write() -> None:
+        while not ended.wait(SETTLE / 3):
+            in_place(file)
+            written.append(time.monotonic())
 
-        writing = asyncio.ensure_future(asyncio.to_thread(write))
-        try:
-            began = time.monotonic()
-            for _ in range(2):
-                await calls.next()
-            took = time.monotonic() - began
-        finally:
-            ended.set()
-            await writing
-            watch.stop()
-        # It is read, but not for every event. A busy machine may make pauses, which end a flock.
-        pauses = sum(later - sooner > SETTLE / 2 for sooner, later in pairwise(written))
-        assert pauses or (took > 1.5 * LONGEST and len(written) > 10)
-        assert calls.count == 2
-
-    asyncio.run(scenario())
+    writing = asyncio.ensure_future(asyncio.to_thread(write))
+    try:
+        began = time.monotonic()
+        for _ in range(2):
+            await calls.next()
+        took = time.monotonic() - began
+    finally:
+        ended.set()
+        await writing
+        watch.stop()
+    # It is read, but not for every event. A busy machine may make pauses, which end a flock.
+    pauses = sum(later - sooner > SETTLE / 2 for sooner, later in pairwise(written))
+    assert pauses or (took > 1.5 * LONGEST and len(written) > 10)
+    assert calls.count == 2
 
 
 # What is no save.
@@ -327,24 +339,22 @@ def test_what_is_no_save_is_no_call(file: Path, touch: Callable[[Path], None]) -
     assert calls_without_a_save(file, touch) == 0
 
 
-def test_reading_the_file_when_called_is_no_call_again(file: Path) -> None:
-    async def scenario() -> None:
-        calls = Calls()
+@in_a_loop
+async def test_reading_the_file_when_called_is_no_call_again(file: Path) -> None:
+    calls = Calls()
 
-        def reload() -> None:
-            file.read_bytes()
-            calls()
+    def reload() -> None:
+        file.read_bytes()
+        calls()
 
-        watch = Watch(reload, every=NEVER)
-        watch.start([str(file)])
-        try:
-            await asyncio.to_thread(in_place, file)
-            await calls.one()
-        finally:
-            watch.stop()
-        assert calls.count == 1
-
-    asyncio.run(scenario())
+    watch = Watch(reload, every=NEVER)
+    watch.start([str(file)])
+    try:
+        await asyncio.to_thread(in_place, file)
+        await calls.one()
+    finally:
+        watch.stop()
+    assert calls.count == 1
 
 
 # Several files, and those that come to match a pattern.
@@ -356,18 +366,13 @@ def calls_for(
     """How often it calls for the change; saving `last` shows that it listened all along."""
 
     async def scenario() -> int:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start(map(str, files), patterns)
-        try:
+        with watching(files, patterns) as calls:
             await asyncio.to_thread(change)
             await calls.none()
             before = calls.count
             await asyncio.to_thread(in_place, last)
             await calls.one()
             assert calls.count == before + 1
-        finally:
-            watch.stop()
         return before
 
     return asyncio.run(scenario())
@@ -397,103 +402,77 @@ def test_a_file_that_ceases_to_match_a_pattern(file: Path) -> None:
     assert calls_for([file], [pattern], (directory / "a.toml").unlink, file) == 1
 
 
-def test_what_is_watched_can_change(file: Path) -> None:
+@in_a_loop
+async def test_what_is_watched_can_change(file: Path) -> None:
     directory = file.parent / "mcr.d"
     directory.mkdir()
     other = directory / "a.toml"
-
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file), str(other)])
-        try:
-            watch.start([str(file)])
-            await asyncio.to_thread(in_place, other)
-            await calls.none()
-            assert calls.count == 0
-            watch.start([str(other)])
-            await asyncio.to_thread(in_place, file)
-            await calls.none()
-            assert calls.count == 0
-            await asyncio.to_thread(in_place, other)
-            await calls.one()
-            assert calls.count == 1
-        finally:
-            watch.stop()
-
-    asyncio.run(scenario())
+    with watching([file, other]) as calls:
+        calls.watch.start([str(file)])
+        await asyncio.to_thread(in_place, other)
+        await calls.none()
+        assert calls.count == 0
+        calls.watch.start([str(other)])
+        await asyncio.to_thread(in_place, file)
+        await calls.none()
+        assert calls.count == 0
+        await asyncio.to_thread(in_place, other)
+        await calls.one()
+        assert calls.count == 1
 
 
 # Beginning and end.
 
 
-def test_after_stop_there_is_no_call(file: Path) -> None:
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
+@in_a_loop
+async def test_after_stop_there_is_no_call(file: Path) -> None:
+    with watching([file]) as calls:
         await asyncio.to_thread(in_place, file)
-        watch.stop()
+    await asyncio.to_thread(in_place, file)
+    await calls.none()
+    assert calls.count == 0
+
+
+@in_a_loop
+async def test_it_can_be_started_again_and_twice(file: Path) -> None:
+    with watching([file]) as calls:
+        calls.watch.stop()
+        calls.watch.stop()
+        calls.watch.start([str(file)])
+        calls.watch.start([str(file)])
         await asyncio.to_thread(in_place, file)
-        await calls.none()
-        assert calls.count == 0
-
-    asyncio.run(scenario())
+        await calls.one()
+    assert calls.count == 1
 
 
-def test_it_can_be_started_again_and_twice(file: Path) -> None:
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
-        watch.stop()
-        watch.stop()
-        watch.start([str(file)])
-        watch.start([str(file)])
-        try:
-            await asyncio.to_thread(in_place, file)
-            await calls.one()
-        finally:
-            watch.stop()
-        assert calls.count == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_thread_that_has_ended_begins_anew(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
+@in_a_loop
+async def test_a_thread_that_has_ended_begins_anew(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with watching([file]) as calls:
+        watch = calls.watch
         watch.look()
         watch._poll.stop(TIMEOUT)  # noqa: SLF001
         watch._retry = 0.0  # noqa: SLF001
-        try:
-            assert caplog.messages == []
-            watch.look()
-            assert caplog.messages == ["the watch of the rule files has ended; restarting it"]
-            await calls.one()  # for what came meanwhile
-            await asyncio.to_thread(in_place, file)
-            await calls.one()
-            watch.look()
-        finally:
-            watch.stop()
-        assert calls.count == 2
-
-    asyncio.run(scenario())
+        assert caplog.messages == []
+        watch.look()
+        assert caplog.messages == ["the watch of the rule files has ended; restarting it"]
+        await calls.one()  # for what came meanwhile
+        await asyncio.to_thread(in_place, file)
+        await calls.one()
+        watch.look()
+    assert calls.count == 2
     assert len(caplog.messages) == 1
 
 
-def test_stop_leaves_no_thread_and_no_descriptor(file: Path) -> None:
-    async def scenario() -> None:
-        before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
-        for _ in range(5):
-            watch = Watch(lambda: None)
-            watch.start([str(file)])
-            watch.stop()
-        assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
-
-    asyncio.run(scenario())
+@in_a_loop
+async def test_stop_leaves_no_thread_and_no_descriptor(file: Path) -> None:
+    before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        watch = Watch(lambda: None)
+        watch.start([str(file)])
+        watch.stop()
+    assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
 
 
 # Where the kernel tells nothing.
@@ -516,110 +495,79 @@ def no_descriptors(left: int = 0) -> Iterator[None]:
 @pytest.mark.parametrize(
     "save", [in_place, sed, rename_over, with_a_backup, anew, delete, hard_link, symlink, set_mode]
 )
-def test_without_inotify_a_save_is_one_call(file: Path, save: Callable[[Path], None]) -> None:
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=OFTEN)
-        with no_descriptors():
-            watch.start([str(file)])
-        try:
-            await asyncio.to_thread(save, file)
-            await calls.one()
-        finally:
-            watch.stop()
-        assert calls.count == 1
-
-    asyncio.run(scenario())
+@in_a_loop
+async def test_without_inotify_a_save_is_one_call(file: Path, save: Callable[[Path], None]) -> None:
+    with watching([file], every=OFTEN, within=no_descriptors()) as calls:
+        await asyncio.to_thread(save, file)
+        await calls.one()
+    assert calls.count == 1
 
 
-def test_without_inotify_a_pattern_is_looked_at(file: Path) -> None:
+@in_a_loop
+async def test_without_inotify_a_pattern_is_looked_at(file: Path) -> None:
     directory = file.parent / "mcr.d"
-
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=OFTEN)
-        with no_descriptors():
-            watch.start([str(file)], [str(directory / "*.toml")])
-        try:
-            directory.mkdir()
-            in_place(directory / "a.toml")
-            await calls.one()
-            save_a_neighbour(file)
-            in_place(directory / "b.conf")
-            await calls.none()
-            assert calls.count == 1
-            (directory / "a.toml").unlink()
-            await calls.one()
-        finally:
-            watch.stop()
-        assert calls.count == 2
-
-    asyncio.run(scenario())
+    with watching(
+        [file], [str(directory / "*.toml")], every=OFTEN, within=no_descriptors()
+    ) as calls:
+        directory.mkdir()
+        in_place(directory / "a.toml")
+        await calls.one()
+        save_a_neighbour(file)
+        in_place(directory / "b.conf")
+        await calls.none()
+        assert calls.count == 1
+        (directory / "a.toml").unlink()
+        await calls.one()
+    assert calls.count == 2
 
 
-@pytest.mark.parametrize("save", [in_place, rename_over])
-def test_what_makes_no_event_is_noticed(file: Path, save: Callable[[Path], None]) -> None:
-    """The directory of a symlink's target is not watched: as silent as a file server."""
-    elsewhere = file.parent / "elsewhere"
-    elsewhere.mkdir()
-    real = elsewhere / "real.toml"
+def elsewhere(file: Path) -> Path:
+    """Let the file be a symlink to another one, in another directory."""
+    directory = file.parent / "elsewhere"
+    directory.mkdir()
+    real = directory / "real.toml"
     real.write_text("ttl = 1\n", encoding="utf-8")
     file.unlink()
     file.symlink_to(real)
-
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=OFTEN)
-        watch.start([str(file)])
-        try:
-            await asyncio.to_thread(save, real)
-            await calls.one()
-        finally:
-            watch.stop()
-        assert calls.count == 1
-
-    asyncio.run(scenario())
+    return real
 
 
-def test_both_ways_together_are_one_call(file: Path) -> None:
+@pytest.mark.parametrize("save", [in_place, rename_over])
+@in_a_loop
+async def test_what_makes_no_event_is_noticed(file: Path, save: Callable[[Path], None]) -> None:
+    """The directory of a symlink's target is not watched: as silent as a file server."""
+    real = elsewhere(file)
+    with watching([file], every=OFTEN) as calls:
+        await asyncio.to_thread(save, real)
+        await calls.one()
+    assert calls.count == 1
+
+
+@in_a_loop
+async def test_both_ways_together_are_one_call(file: Path) -> None:
     """However often it is looked at, a save that made an event is not noticed again."""
-
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=0.01)
-        watch.start([str(file)])
-        try:
-            for number in range(1, 4):
-                await asyncio.to_thread(in_place, file)
-                await calls.one()
-                assert calls.count == number
-        finally:
-            watch.stop()
-
-    asyncio.run(scenario())
+    with watching([file], every=0.01) as calls:
+        for number in range(1, 4):
+            await asyncio.to_thread(in_place, file)
+            await calls.one()
+            assert calls.count == number
 
 
-def test_inotify_that_comes_later_is_used(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+@in_a_loop
+async def test_inotify_that_comes_later_is_used(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
 
-    async def scenario() -> None:
-        calls = Calls()
-        watch = Watch(calls, every=NEVER)
-        with no_descriptors():
-            watch.start([str(file)])
-        try:
-            watch.look()
-            assert len(caplog.messages) == 1  # not yet again
-            watch._retry = 0.0  # noqa: SLF001
-            watch.look()
-            await calls.one()
-            in_place(file)
-            await calls.one()
-        finally:
-            watch.stop()
-        assert calls.count == 2
-
-    asyncio.run(scenario())
+    with watching([file], within=no_descriptors()) as calls:
+        calls.watch.look()
+        assert len(caplog.messages) == 1  # not yet again
+        calls.watch._retry = 0.0  # noqa: SLF001
+        calls.watch.look()
+        await calls.one()
+        in_place(file)
+        await calls.one()
+    assert calls.count == 2
     assert caplog.messages == [
         "cannot watch the rule files: Too many open files; they are checked every 3600 s instead",
         "the rule files are watched as they should be",
@@ -636,77 +584,66 @@ def inotify_descriptors() -> list[int]:
     return found
 
 
-def test_one_instance_is_enough_for_all_directories(file: Path) -> None:
+@in_a_loop
+async def test_one_instance_is_enough_for_all_directories(file: Path) -> None:
     others = [file.parent / str(number) / file.name for number in range(3)]
     for other in others:
         other.parent.mkdir()
 
-    async def scenario() -> None:
-        calls = Calls()
-        before = len(inotify_descriptors())
-        watch = Watch(calls, every=NEVER)
-        watch.start(map(str, [file, *others]))
-        try:
-            assert len(inotify_descriptors()) == before + 1
-            for number, other in enumerate(others, start=1):
-                in_place(other)
-                await calls.one()
-                assert calls.count == number
-        finally:
-            watch.stop()
-        assert len(inotify_descriptors()) == before
-
-    asyncio.run(scenario())
+    before = len(inotify_descriptors())
+    with watching([file, *others]) as calls:
+        assert len(inotify_descriptors()) == before + 1
+        for number, other in enumerate(others, start=1):
+            in_place(other)
+            await calls.one()
+            assert calls.count == number
+    assert len(inotify_descriptors()) == before
 
 
-def test_an_instance_that_cannot_be_read_is_replaced(
+@in_a_loop
+async def test_an_instance_that_cannot_be_read_is_replaced(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario() -> None:
-        calls = Calls()
-        before = set(inotify_descriptors()), len(os.listdir("/proc/self/fd"))
-        watch = Watch(calls, every=NEVER)
-        watch.start([str(file)])
-        threads = threading.active_count()
-        (descriptor,) = set(inotify_descriptors()) - before[0]
-        directory = os.open(file.parent, os.O_RDONLY)
-        os.dup2(directory, descriptor)  # read(2) says EISDIR
-        os.close(directory)
-        try:
-            in_place(file)  # who waits for the instance wakes
-            wait_for(lambda: threading.active_count() < threads, "the end of the thread")
-            watch._retry = 0.0  # noqa: SLF001
-            watch.look()
-            assert caplog.messages == ["the watch of the rule files has ended; restarting it"]
-            await calls.one()  # for what came meanwhile
-            assert threading.active_count() == threads
-            in_place(file)
-            await calls.one()
-            assert calls.count == 2
-        finally:
-            watch.stop()
-        assert len(os.listdir("/proc/self/fd")) == before[1]
-
-    asyncio.run(scenario())
+    calls = Calls()
+    before = set(inotify_descriptors()), len(os.listdir("/proc/self/fd"))
+    watch = Watch(calls, every=NEVER)
+    watch.start([str(file)])
+    threads = threading.active_count()
+    (descriptor,) = set(inotify_descriptors()) - before[0]
+    directory = os.open(file.parent, os.O_RDONLY)
+    os.dup2(directory, descriptor)  # read(2) says EISDIR
+    os.close(directory)
+    try:
+        in_place(file)  # who waits for the instance wakes
+        wait_for(lambda: threading.active_count() < threads, "the end of the thread")
+        watch._retry = 0.0  # noqa: SLF001
+        watch.look()
+        assert caplog.messages == ["the watch of the rule files has ended; restarting it"]
+        await calls.one()  # for what came meanwhile
+        assert threading.active_count() == threads
+        in_place(file)
+        await calls.one()
+        assert calls.count == 2
+    finally:
+        watch.stop()
+    assert len(os.listdir("/proc/self/fd")) == before[1]
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
-def test_with_too_few_descriptors_none_is_held(file: Path, left: int) -> None:
+@in_a_loop
+async def test_with_too_few_descriptors_none_is_held(file: Path, left: int) -> None:
     """An instance takes three; what is short is not said to be another thing."""
 
-    async def scenario() -> None:
-        watch = Watch(lambda: None, every=NEVER)
-        before = len(os.listdir("/proc/self/fd"))
-        with no_descriptors(left):
-            watch.start([str(file)])
-            for _ in range(3):
-                watch._retry = 0.0  # noqa: SLF001
-                watch.look()
-            assert "rule files: Too many open files;" in watch.trouble
-        assert len(os.listdir("/proc/self/fd")) == before
-        watch.stop()
-
-    asyncio.run(scenario())
+    watch = Watch(lambda: None, every=NEVER)
+    before = len(os.listdir("/proc/self/fd"))
+    with no_descriptors(left):
+        watch.start([str(file)])
+        for _ in range(3):
+            watch._retry = 0.0  # noqa: SLF001
+            watch.look()
+        assert "rule files: Too many open files;" in watch.trouble
+    assert len(os.listdir("/proc/self/fd")) == before
+    watch.stop()
 
 
 @contextlib.contextmanager
@@ -719,42 +656,40 @@ def no_threads() -> Iterator[None]:
         threading.stack_size(size)
 
 
-def test_without_a_thread_nothing_is_left_open(file: Path) -> None:
+@in_a_loop
+async def test_without_a_thread_nothing_is_left_open(file: Path) -> None:
     """Each try, also one that comes half way, gives back what it took."""
     other = file.parent / "more" / file.name
     other.parent.mkdir()
 
-    async def scenario() -> None:
-        calls = Calls()
-        before = len(os.listdir("/proc/self/fd"))
-        watch = Watch(calls, every=NEVER)
-        with no_threads():
-            watch.start([str(file)])
-            for _ in range(3):
-                watch._retry = 0.0  # noqa: SLF001
-                watch.look()
-            assert "there is no room for another thread" in watch.trouble
-            assert len(os.listdir("/proc/self/fd")) == before
-        try:
+    calls = Calls()
+    before = len(os.listdir("/proc/self/fd"))
+    watch = Watch(calls, every=NEVER)
+    with no_threads():
+        watch.start([str(file)])
+        for _ in range(3):
             watch._retry = 0.0  # noqa: SLF001
             watch.look()
-            assert watch.trouble == ""
-            with no_threads():
-                watch.start([str(file), str(other)])
-            assert "there is no room for another thread" in watch.trouble
-            assert len(os.listdir("/proc/self/fd")) == before
-            watch._retry = 0.0  # noqa: SLF001
-            watch.look()
-            assert watch.trouble == ""
-            await calls.one()
-            in_place(other)
-            await calls.one()
-            assert calls.count == 2
-        finally:
-            watch.stop()
+        assert "there is no room for another thread" in watch.trouble
         assert len(os.listdir("/proc/self/fd")) == before
-
-    asyncio.run(scenario())
+    try:
+        watch._retry = 0.0  # noqa: SLF001
+        watch.look()
+        assert watch.trouble == ""
+        with no_threads():
+            watch.start([str(file), str(other)])
+        assert "there is no room for another thread" in watch.trouble
+        assert len(os.listdir("/proc/self/fd")) == before
+        watch._retry = 0.0  # noqa: SLF001
+        watch.look()
+        assert watch.trouble == ""
+        await calls.one()
+        in_place(other)
+        await calls.one()
+        assert calls.count == 2
+    finally:
+        watch.stop()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_directory_that_may_not_be_read_is_named() -> None:
@@ -790,8 +725,8 @@ def test_a_directory_by_a_symlink_is_watched(file: Path) -> None:
 WATCHES = """
 import asyncio, subprocess, sys
 from pathlib import Path
-from tests.unit.test_watch import NEVER, Calls, in_place
-from mcrd.daemon.watch import Watch
+from tests.unit.test_rulewatch import NEVER, Calls, in_place
+from mcrd.daemon.rulewatch import Watch
 
 async def main():
     file, mounted = Path(sys.argv[1]), sys.argv[2] == "mounted"
@@ -838,7 +773,8 @@ def test_a_directory_whose_file_system_goes_is_watched_anew(file: Path) -> None:
     assert done.stdout == "2\n"
 
 
-def test_the_loop_does_not_wait_for_a_look_at_what_was_saved(
+@in_a_loop
+async def test_the_loop_does_not_wait_for_a_look_at_what_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go = threading.Event(), threading.Event()
@@ -851,17 +787,14 @@ def test_the_loop_does_not_wait_for_a_look_at_what_was_saved(
     file = tmp_path / "mcr.toml"
     file.write_text("a")
 
-    async def scenario() -> None:
-        told = asyncio.Event()
-        watch = Watch(told.set)
-        watch.start([str(file)])
-        async with asyncio.timeout(20.0):
-            file.write_text("b")
-            while not begun.is_set():  # noqa: ASYNC110  the thread makes no event of the loop
-                await asyncio.sleep(0.01)
-            assert not told.is_set()
-            go.set()
-            await told.wait()
-        watch.stop()
-
-    asyncio.run(scenario())
+    told = asyncio.Event()
+    watch = Watch(told.set)
+    watch.start([str(file)])
+    async with asyncio.timeout(20.0):
+        file.write_text("b")
+        while not begun.is_set():  # noqa: ASYNC110  the thread makes no event of the loop
+            await asyncio.sleep(0.01)
+        assert not told.is_set()
+        go.set()
+        await told.wait()
+    watch.stop()
