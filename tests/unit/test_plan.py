@@ -29,6 +29,7 @@ from mcrd.model import (
 from mcrd.planning import names
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.needs import KnownNeeds, needs
+from mcrd.planning.outlets import own_addresses
 from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
 from mcrd.planning.portions import ALL, Portion
@@ -452,8 +453,10 @@ def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPat
         ways: Mapping[Lookup, Way],
         double: object,
         lane: str,
+        own: Collection[Address],
     ) -> object:
         assert (double, lane) == ((), "")
+        assert own == own_addresses(links)
         asked.append(rule.name)
         return needs(rule, config, links, ways)
 
