@@ -23,12 +23,12 @@ RULES = ("choice.c", "limit.c", "members.c", "rules.c", "table.c", "waiting.c", 
 
 # What each test file is linked with.
 SUBJECTS = {
-    "answers": ("answers.c", "egress.c", "counters.c", "meter.c"),
+    "answers": ("answers.c", "egress.c", "gather.c", "counters.c", "meter.c"),
     "breaker": ("breaker.c",),
     "choice": ("choice.c",),
     "counters": ("counters.c",),
     "dedupe": ("dedupe.c", "guard.c"),
-    "egress": ("egress.c", "counters.c", "meter.c"),
+    "egress": ("egress.c", "gather.c", "counters.c", "meter.c"),
     "flows": ("flows.c", *RULES),
     "guard": ("guard.c",),
     "inspect": INSPECT,

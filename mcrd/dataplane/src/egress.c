@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "egress.h"
+#include "gather.h"
 #include "meter.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef SOL_UDP
@@ -15,18 +15,10 @@
 #define UDP_SEGMENT 103 /* linux/udp.h, since Linux 4.18 */
 #endif
 
-enum { NONE = EGRESS_RUNS, ATTEMPTS = 3, ANY_LENGTH = 65536 };
+enum { ATTEMPTS = 3 };
 
 #define CAREFUL_NS 1000000000ULL  /* after a queue was full */
 #define REMEMBER_NS 5000000000ULL /* after a segment was larger than the MTU, which may change */
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
-}
 
 int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *sent, uint64_t *failed)
 {
@@ -42,7 +34,7 @@ int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, 
 	egress->places = places;
 	for (i = 0; i < places; i++) {
 		egress->sockets[i].descriptor = -1;
-		egress->sockets[i].first = NONE;
+		egress->sockets[i].first = GATHER_NONE;
 	}
 	return 0;
 }
@@ -70,7 +62,7 @@ void egress_put(struct egress *egress, uint32_t place, int descriptor)
 	if (descriptor >= 0)
 		setsockopt(descriptor, SOL_UDP, UDP_SEGMENT, &none, sizeof(none));
 	socket->segment = 0;
-	socket->below = descriptor < 0 ? 0 : ANY_LENGTH;
+	socket->below = descriptor < 0 ? 0 : GATHER_ANY;
 	socket->restore = 0;
 	socket->window = 0;
 }
@@ -93,15 +85,6 @@ static int may_be_a_report(int error)
 		return 1;
 	}
 	return 0;
-}
-
-/* From here on, the socket's datagrams of this length and more go one by one, for a time (0: for good). */
-static void gather_below(struct egress_socket *socket, uint32_t length, uint64_t time)
-{
-	if (socket->below < length || (socket->below < ANY_LENGTH && socket->restore == 0))
-		return;
-	socket->below = length;
-	socket->restore = time ? now_ns() + time : 0;
 }
 
 /* Nothing of the socket may be under way. What the kernel will not set it is not asked for again. */
@@ -172,7 +155,7 @@ static uint32_t prepare_socket(struct egress *egress, struct egress_socket *sock
 
 	if (socket->descriptor >= 0)
 		set_segment(socket, segment_for(socket, &egress->runs[socket->first]));
-	for (index = socket->first; index != NONE; index = egress->runs[index].next) {
+	for (index = socket->first; index != GATHER_NONE; index = egress->runs[index].next) {
 		struct run *run = &egress->runs[index];
 
 		if (!before && run->datagrams > 1 && socket->segment != run->length)
@@ -309,7 +292,7 @@ static int settle(struct egress *egress, struct egress_socket *socket, int waite
 	uint32_t index, *link = &socket->first;
 
 	/* They were submitted from the front on. */
-	while ((index = *link) != NONE && egress->runs[index].state == RUN_ANSWERED) {
+	while ((index = *link) != GATHER_NONE && egress->runs[index].state == RUN_ANSWERED) {
 		struct run *run = &egress->runs[index];
 
 		run->state = RUN_GATHERED;
@@ -318,7 +301,7 @@ static int settle(struct egress *egress, struct egress_socket *socket, int waite
 		else
 			*link = run->next;
 	}
-	return socket->first != NONE;
+	return socket->first != GATHER_NONE;
 }
 
 int egress_flush(struct egress *egress, egress_other *other, void *context)
@@ -342,65 +325,5 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 		egress->active_count = kept;
 	}
 	egress->count = 0;
-	return 0;
-}
-
-/* Does the run take another datagram? */
-static int takes(const struct egress_socket *socket, const struct run *run, const struct output *output,
-		 uint32_t length)
-{
-	/* Nothing would be left of an empty datagram; and what is longer than the rest would be cut. */
-	return !run->closed && run->output == output && length > 0 && length <= run->length &&
-	       run->length < socket->below && run->datagrams < EGRESS_SEGMENTS && run->bytes + length <= EGRESS_BYTES;
-}
-
-static struct run *new_run(struct egress *egress, struct egress_socket *socket, const struct output *output,
-			   uint32_t length)
-{
-	uint32_t index = egress->count++;
-	struct run *run = &egress->runs[index];
-
-	if (socket->restore && now_ns() >= socket->restore) {
-		socket->below = ANY_LENGTH;
-		socket->restore = 0;
-	}
-	if (socket->first == NONE) {
-		socket->first = index;
-		egress->active[egress->active_count++] = output->socket;
-	} else {
-		egress->runs[socket->last].next = index;
-	}
-	socket->last = index;
-	*run = (struct run){ .output = output, .next = NONE, .length = length };
-	return run;
-}
-
-int egress_add(struct egress *egress, const struct output *output, const uint8_t *data, uint32_t length,
-	       egress_other *other, void *context)
-{
-	struct egress_socket *socket = &egress->sockets[output->socket];
-	struct run *run = socket->first == NONE ? NULL : &egress->runs[socket->last];
-	struct iovec *vector;
-
-	if (!run || !takes(socket, run, output, length)) {
-		if (egress->count == EGRESS_RUNS) {
-			int result = egress_flush(egress, other, context);
-
-			if (result < 0)
-				return result;
-		}
-		run = new_run(egress, socket, output, length);
-	}
-	run->closed = length < run->length;
-	run->datagrams++;
-	run->bytes += length;
-	vector = egress->vectors[run - egress->runs] + run->vectors;
-	/* The datagrams of a super-frame stand side by side. */
-	if (run->vectors > 0 && data == (uint8_t *)vector[-1].iov_base + vector[-1].iov_len) {
-		vector[-1].iov_len += length;
-	} else {
-		*vector = (struct iovec){ (void *)(uintptr_t)data, length };
-		run->vectors++;
-	}
 	return 0;
 }

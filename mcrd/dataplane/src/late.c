@@ -22,13 +22,11 @@ static int send_one(struct worker *worker, const struct member *member, const st
 		count(&output->counters->waiting, (uint64_t)-1);
 		if (to->socket == MCRD_BY_MEMBER) {
 			count(&output->counters->dropped.new_member, 1);
-		} else if (!limit_pass(&output->limit, time)) {
-			count(&output->counters->dropped.rate_limited, 1);
-		} else {
-			result = egress_add(&worker->egress, to, packet->payload, packet->length, other, worker);
-			if (result < 0)
-				return result;
+			continue;
 		}
+		result = worker_send(worker, output, to, packet->payload, packet->length, time, other);
+		if (result < 0)
+			return result;
 	}
 	return 0;
 }

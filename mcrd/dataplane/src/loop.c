@@ -62,11 +62,7 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 			if (!to)
 				continue;
 		}
-		if (!limit_pass(&output->limit, now)) {
-			count(&output->counters->dropped.rate_limited, 1);
-			continue;
-		}
-		result = egress_add(&worker->egress, to, payload, length, on_completion, worker);
+		result = worker_send(worker, output, to, payload, length, now, on_completion);
 		if (result < 0)
 			return result;
 	}

@@ -54,4 +54,16 @@ struct worker {
 	_Alignas(struct cmsghdr) uint8_t ancillary[CMSG_SPACE(DESCRIPTORS * sizeof(int))];
 };
 
+/* Sends a datagram of an output by `to`, the output itself or what a member has for it, within the output's limit. As
+ * egress_add(). */
+static inline int worker_send(struct worker *worker, struct output *output, const struct output *to, const uint8_t *data,
+			      uint32_t length, uint64_t now, egress_other *other)
+{
+	if (!limit_pass(&output->limit, now)) {
+		count(&output->counters->dropped.rate_limited, 1);
+		return 0;
+	}
+	return egress_add(&worker->egress, to, data, length, other, worker);
+}
+
 #endif
