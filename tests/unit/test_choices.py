@@ -149,7 +149,7 @@ def test_changes_are_told() -> None:
     old, new = given("r1 10.2.0.9 162"), given('r1 10.2.0.9 162 sources=["10.3.0.0/16"] sample=10')
     told = changes(Config(rules={"a": old}), Config(rules={"a": new})).changed
     assert told == {
-        "a": ("outputs[0].sources [] -> [10.3.0.0/16]", "outputs[0].sample 1 -> 10"),
+        "a": ["outputs[0].sources [] -> [10.3.0.0/16]", "outputs[0].sample 1 -> 10"],
     }
 
 

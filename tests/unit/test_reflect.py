@@ -341,7 +341,7 @@ def test_what_did_not_change_stays_the_same_objects() -> None:
     assert after.rules["home/ssdp4:lan"] == before.rules["home/ssdp4:lan"]
     assert after.rules["home/ssdp4:lan"].place == Place("f", 2, 1)
     assert after.rules["home/ssdp4:lan"].outputs is before.rules["home/ssdp4:lan"].outputs
-    told = changes(before, after).lines()
+    told = changes(before, after).text
     assert told[0] == "+ rules.hall/knx4:guest"
     assert told[-1] == "= 9 unchanged"
 
