@@ -15,8 +15,8 @@ from mcrd.dataplane._dataplane import lib
 from mcrd.lanes.channel import Answer, WorkerError, unheard
 from mcrd.lanes.hostile import ProtocolError
 from mcrd.lanes.ledger import Ledger
-from mcrd.lanes.members import MemberSockets, Wanted, is_fit, may_have
-from mcrd.lanes.orders import kept, match_of, place_of, runs_of
+from mcrd.lanes.members import MemberSockets, Wanted
+from mcrd.lanes.orders import is_fit, kept, match_of, may_have, place_of, runs_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
@@ -130,7 +130,7 @@ class Lane:
         """End some members that are idle for long. Were there any?"""
         process = self.connected
         ended = process is not None and process.begun and self.members.end_idle(process)
-        for (rule, target), lost in self.members.take_lost().items():
+        for (rule, target), lost in self.members.askers.take_lost().items():
             self._ledger.lose_answers(rule, target, lost)
         return ended
 

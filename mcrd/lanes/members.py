@@ -19,23 +19,20 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mcrd.addresses import Target, covers, first_port, last_port
 from mcrd.dataplane import messages
 from mcrd.errors import words
+from mcrd.lanes.askers import Askers
 from mcrd.lanes.channel import WorkerError, end_sockets, unheard
+from mcrd.lanes.orders import may_have, members_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
-from mcrd.model import BROADCAST, DEFAULT_MEMBERS
+from mcrd.model import DEFAULT_MEMBERS
 from mcrd.planning.replies import (
     ASKERS_AT_MOST,
-    answers,
-    back,
-    ear,
-    receives,
     sockets_of,
 )
-from mcrd.planning.resources import ELSEWHERE, Egress, Members, Relay
-from mcrd.sockets.egress import EgressSockets, lost_by, source_port
+from mcrd.planning.resources import Egress, Members, Relay
+from mcrd.sockets.egress import EgressSockets, source_port
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
 ROOM_AT_ONCE = 128  # a part: one in so many makes room together, at the least 64
@@ -74,6 +71,7 @@ class MemberSockets:
 
     def __init__(self, segment: Segment, opener: EgressSockets) -> None:
         self.at_most = DEFAULT_MEMBERS
+        self.askers = Askers(segment)
         self._segment = segment
         self._opener = opener
         self._members: dict[messages.MemberKey, _Member] = {}
@@ -81,8 +79,6 @@ class MemberSockets:
         self._own: Counter[messages.Endpoint] = Counter()
         self._look_again: dict[str | None, int] = {}  # nanoseconds, for rules and for all
         self._of_rule: Counter[str] = Counter()
-        self._told: dict[Egress, int] = {}  # what sockets that receive had lost at the last look
-        self._lost: Counter[tuple[str, Target]] = Counter()  # of answers
         self._next: list[messages.MemberKey] = []  # those that are looked at next, the last first
         self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
         self.changed = False
@@ -261,42 +257,12 @@ class MemberSockets:
         member.ends_after = _ends_after(outputs)
         for egress in outputs:
             if egress.sending.replies is not None and egress in member.sockets:
-                self._listen(process, egress, member)
+                try:
+                    self.askers.listen(process, egress, member.slot)
+                except NoRoomError as error:
+                    self._complain(egress.rule, str(error))
         has = [process.places.get(egress) for egress in outputs]
         unheard(process.request(messages.AddMember, key, member.slot, has))
-
-    def _listen(self, process: WorkerProcess, egress: Egress, member: _Member) -> None:
-        """Tell the worker where the answers to an asker come, and where they go."""
-        assert egress.sending.replies is not None
-        to = process.places.get(back(egress))
-        if to is None or ear(egress) not in process.places:
-            return
-        try:
-            slot = self._segment.output_slot(egress.rule, answers(egress.target))
-        except NoRoomError as error:
-            self._complain(egress.rule, str(error))
-            return
-        within = round(1000 * egress.sending.replies.seconds)
-        for one in (egress, ear(egress)):
-            if receives(one):
-                where = (process.places[one], to)
-                unheard(process.request(messages.Listen, *where, slot, member.slot, within))
-
-    def take_lost(self) -> dict[tuple[str, Target], int]:
-        """How many answers came to full sockets since the last call, by rule and output.
-
-        Those of members that end_idle() has looked at meanwhile, and of those that ended.
-        """
-        found, self._lost = dict(self._lost), Counter()
-        return found
-
-    def _look_at_lost(self, sockets: Mapping[Egress, socket.socket]) -> None:
-        for egress, sock in sockets.items():
-            if receives(egress) and (lost := lost_by(sock)):
-                new = lost - self._told.get(egress, 0)
-                if new:
-                    self._told[egress] = lost
-                    self._lost[egress.rule, answers(egress.target)] += new
 
     def own(self) -> set[messages.Endpoint]:
         """Addresses and ports of this host that members send from."""
@@ -321,7 +287,7 @@ class MemberSockets:
         some, self._next = self._next[-LOOKED_AT:], self._next[:-LOOKED_AT]
         for key in some:
             if key in self._members:
-                self._look_at_lost(self._members[key].sockets)
+                self.askers.look(self._members[key].sockets)
         idle = [key for key in some if key in self._members and self._is_idle(key, now)]
         for key in idle:
             unheard(process.request(messages.RemoveMember, key))
@@ -378,9 +344,7 @@ class MemberSockets:
 
     def _end(self, process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
         self._own -= Counter(_own(sockets))
-        self._look_at_lost(sockets)
-        for egress in sockets:
-            self._told.pop(egress, None)
+        self.askers.forget(sockets)
         end_sockets(process, sockets)
 
     def _complain(self, rule: str, what: str) -> None:
@@ -408,47 +372,6 @@ def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:
 def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
     """Those of this host: a source that is kept is somebody else's."""
     return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]
-
-
-def is_fit(key: messages.MemberKey) -> bool:
-    """Whether its source is a host: anybody may send packets that say otherwise."""
-    if key.source is None:
-        return True
-    source = ip_address(key.source.address)
-    return not (source.is_multicast or source.is_loopback or source.is_unspecified)
-
-
-def may_have(relay: Relay, key: messages.MemberKey) -> bool:
-    """Whether it is a member of the relay's range, from a source that the relay takes.
-
-    A worker asks for no others.
-    """
-    given = relay.input
-    ports = range(first_port(given.port), last_port(given.port) + 1)
-    if (key.source is not None) != relay.by_source:
-        return False
-    try:
-        destination = ip_address(key.destination.address)
-        source = ip_address(key.source.address) if key.source is not None else None
-    except ValueError:
-        return False
-    elsewhere = given.address == BROADCAST and destination == ELSEWHERE
-    within = elsewhere or covers(given.address, destination)
-    if not within or key.destination.port not in ports:
-        return False
-    if key.source is None or source is None:
-        return True
-    return (
-        source.version == destination.version
-        and 0 <= key.source.port < 65536
-        and (not given.sources or any(source in network for network in given.sources))
-        and not any(source in network for network in given.exclude)
-    )
-
-
-def members_of(relay: Relay) -> Sequence[Members]:
-    """The outputs of a relay that go by member."""
-    return [output for output in relay.outputs if isinstance(output, Members)]
 
 
 def _egress(output: Members, key: messages.MemberKey) -> Egress:

@@ -1,4 +1,4 @@
-"""What a worker is told of a rule, and which rules change together. Pure."""
+"""What a worker is told of a rule, may ask of it, and which rules change together. Pure."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -6,16 +6,24 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
-from mcrd.addresses import destinations, first_address, first_port, last_port
+from mcrd.addresses import covers, destinations, first_address, first_port, last_port
 from mcrd.dataplane import messages
 from mcrd.lanes.inspections import FORMATS
-from mcrd.lanes.members import members_of
-from mcrd.model import Address, Input, Inspect, Network
+from mcrd.model import BROADCAST, Address, Input, Inspect, Network
 from mcrd.planning.plan import Add, Remove, Replace
 from mcrd.planning.portions import Portion
-from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Relay, RelayKey, Worker
+from mcrd.planning.resources import (
+    ELSEWHERE,
+    Egress,
+    Members,
+    Nowhere,
+    Outlet,
+    Relay,
+    RelayKey,
+    Worker,
+)
 
 Change = Add | Replace | Remove
 """A step that concerns one rule in one worker."""
@@ -72,6 +80,47 @@ def runs_of(portion: Portion, given: Input) -> list[messages.SourceRun]:
     size = first_address(given.address).max_prefixlen // 8
     ends = ((first.to_bytes(size), last.to_bytes(size)) for first, last in portion.sources)
     return [messages.SourceRun(*both) for both in ends]
+
+
+def is_fit(key: messages.MemberKey) -> bool:
+    """Whether its source is a host: anybody may send packets that say otherwise."""
+    if key.source is None:
+        return True
+    source = ip_address(key.source.address)
+    return not (source.is_multicast or source.is_loopback or source.is_unspecified)
+
+
+def may_have(relay: Relay, key: messages.MemberKey) -> bool:
+    """Whether it is a member of the relay's range, from a source that the relay takes.
+
+    A worker asks for no others.
+    """
+    given = relay.input
+    ports = range(first_port(given.port), last_port(given.port) + 1)
+    if (key.source is not None) != relay.by_source:
+        return False
+    try:
+        destination = ip_address(key.destination.address)
+        source = ip_address(key.source.address) if key.source is not None else None
+    except ValueError:
+        return False
+    elsewhere = given.address == BROADCAST and destination == ELSEWHERE
+    within = elsewhere or covers(given.address, destination)
+    if not within or key.destination.port not in ports:
+        return False
+    if key.source is None or source is None:
+        return True
+    return (
+        source.version == destination.version
+        and 0 <= key.source.port < 65536
+        and (not given.sources or any(source in network for network in given.sources))
+        and not any(source in network for network in given.exclude)
+    )
+
+
+def members_of(relay: Relay) -> Sequence[Members]:
+    """The outputs of a relay that go by member."""
+    return [output for output in relay.outputs if isinstance(output, Members)]
 
 
 def kept(before: Relay, relay: Relay) -> list[int | None]:

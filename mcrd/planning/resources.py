@@ -210,7 +210,21 @@ ELSEWHERE = IPv4Address("0.0.0.0")  # nobody listens there
 
 
 @dataclass(frozen=True, slots=True)
-class Egress:
+class Sender:
+    """What an output with a way is in one worker, whether or not it has a socket of its own."""
+
+    worker: Worker
+    rule: str
+    sending: Sending
+
+    @property
+    def interface(self) -> str:
+        """Where it leaves now."""
+        return self.sending.interface
+
+
+@dataclass(frozen=True, slots=True)
+class Egress(Sender):
     """A connected socket: one output of one rule, for one worker; or a member of such an output.
 
     `transparent`: source and port are those of somebody else's packets. `of` is what the output is
@@ -220,9 +234,6 @@ class Egress:
     `hears`: it is not connected, and receives what is sent to the port of an asker.
     """
 
-    worker: Worker
-    rule: str
-    sending: Sending
     address: Address
     port: int
     transparent: bool = False
@@ -245,11 +256,6 @@ class Egress:
         return self._hash
 
     @property
-    def interface(self) -> str:
-        """Where it leaves now."""
-        return self.sending.interface
-
-    @property
     def source(self) -> Address:
         """The address that it sends from."""
         if self.sending.source is None:
@@ -266,16 +272,13 @@ class Egress:
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
+class Members(Sender):
     """An output whose sockets are made when a member is first seen: of a range, or by source.
 
     `target` is what the output is called by within its rule. Member goes to member: `input_address`
     and `input_port` are where the rule's own range begins.
     """
 
-    worker: Worker
-    rule: str
-    sending: Sending
     address: Address | Network
     port: int | PortRange
     target: Target
@@ -289,11 +292,6 @@ class Members:
 
     def __hash__(self) -> int:
         return self._hash
-
-    @property
-    def interface(self) -> str:
-        """Where it leaves now."""
-        return self.sending.interface
 
     def member(
         self, destination: Address, port: int, source: Address | None, source_port: int | None

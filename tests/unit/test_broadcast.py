@@ -17,7 +17,7 @@ from mcrd.config import ConfigError, parse
 from mcrd.daemon.index import pack, unpack
 from mcrd.dataplane import messages
 from mcrd.host.links import broadcasts_of
-from mcrd.lanes.members import may_have
+from mcrd.lanes.orders import may_have
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Config, Output
 from mcrd.planning.broadcast import DEFAULT_LIMIT, NETWORKS_AT_MOST, destination, input_here, limit
 from mcrd.planning.doubts import doubt

@@ -17,7 +17,7 @@ from mcrd.dataplane import messages
 from mcrd.lanes import process as workers
 from mcrd.lanes.channel import WorkerError, unheard
 from mcrd.lanes.ledger import Ledger
-from mcrd.lanes.members import is_fit, may_have
+from mcrd.lanes.orders import is_fit, may_have
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Input, PortRange
