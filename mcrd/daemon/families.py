@@ -17,6 +17,7 @@ from prometheus_client.core import Metric
 from mcrd.answers import OutputCounts, RuleCounts, Stats, WorkerCounts
 from mcrd.inspected import FAULTS, TS_FAULTS
 from mcrd.planning.states import STATES
+from mcrd.sums import InspectCount
 
 
 class Snapshot(Stats):
@@ -71,6 +72,12 @@ ANSWERS = Subject(
         if output.answers is not None
     ),
 )
+INSPECTED = Subject(
+    ("rule", "interface"),
+    lambda given: (
+        (labels, rule.inspect) for labels, rule in RULE.entries(given) if rule.inspect is not None
+    ),
+)
 INTERFACE = Subject(
     ("interface",), lambda given: (((name,), each) for name, each in given.interfaces.items())
 )
@@ -114,22 +121,12 @@ def _ring_full_frames(worker: WorkerCounts) -> int:
     return worker.dropped_frames["ring_full"]
 
 
-def _of_inspect(name: str) -> Callable[[RuleCounts], Any]:
-    return lambda rule: attrgetter(name)(rule.inspect) if rule.inspect is not None else None
+def _stream_faults(found: InspectCount) -> dict[str, int]:
+    return {name: getattr(found, name) for name in FAULTS}
 
 
-def _stream_faults(rule: RuleCounts) -> dict[str, int]:
-    found = rule.inspect
-    return {name: getattr(found, name) for name in FAULTS} if found is not None else {}
-
-
-def _ts_faults(rule: RuleCounts) -> dict[str, int]:
-    found = rule.inspect.mpeg_ts if rule.inspect is not None else None
-    return {name: getattr(found, name) for name in TS_FAULTS} if found is not None else {}
-
-
-def _by_pid(rule: RuleCounts) -> dict[str, int]:
-    return rule.inspect.mpeg_ts.by_pid if rule.inspect is not None else {}
+def _ts_faults(found: InspectCount) -> dict[str, int]:
+    return {name: getattr(found.mpeg_ts, name) for name in TS_FAULTS}
 
 
 def _missing(worker: WorkerCounts) -> int:
@@ -158,23 +155,23 @@ FAMILIES = (
         "1 when a rule has received nothing for longer than its silence."),
     Family("mcrd_rule_peak_packets", Gauge, RULE, "rate.peak.minute", None,
         "The most datagrams for a rule in 10 ms, within the last minute."),
-    Family("mcrd_rule_inspected_packets", Counter, RULE, _of_inspect("inspected"), None,
+    Family("mcrd_rule_inspected_packets", Counter, INSPECTED, "inspected", None,
         "Datagrams of a rule with inspect that were looked at."),
-    Family("mcrd_rule_lost_before", Counter, RULE, _of_inspect("lost"), None,
+    Family("mcrd_rule_lost_before", Counter, INSPECTED, "lost", None,
         "Datagrams, or messages of MoldUDP64, that were lost before they came here."),
-    Family("mcrd_rule_stream_faults", Counter, RULE, _stream_faults, "fault",
+    Family("mcrd_rule_stream_faults", Counter, INSPECTED, _stream_faults, "fault",
         "What else the numbers of a stream show."),
-    Family("mcrd_rule_jitter_seconds", Gauge, RULE, _of_inspect("jitter_s"), None,
+    Family("mcrd_rule_jitter_seconds", Gauge, INSPECTED, "jitter_s", None,
         "Interarrival jitter of RTP, as in RFC 3550."),
-    Family("mcrd_rule_longest_silence_seconds", Gauge, RULE, _of_inspect("longest_silence_s"), None,
+    Family("mcrd_rule_longest_silence_seconds", Gauge, INSPECTED, "longest_silence_s", None,
         "The longest time between two datagrams of a flow."),
-    Family("mcrd_rule_ts_continuity_errors", Counter, RULE, _by_pid, "pid",
+    Family("mcrd_rule_ts_continuity_errors", Counter, INSPECTED, "mpeg_ts.by_pid", "pid",
         "Errors of the continuity counters of MPEG-TS."),
-    Family("mcrd_rule_ts_faults", Counter, RULE, _ts_faults, "fault",
+    Family("mcrd_rule_ts_faults", Counter, INSPECTED, _ts_faults, "fault",
         "What else packets of MPEG-TS show."),
-    Family("mcrd_rule_pcr_interval_seconds", Gauge, RULE, _of_inspect("mpeg_ts.pcr_interval_s"),
+    Family("mcrd_rule_pcr_interval_seconds", Gauge, INSPECTED, "mpeg_ts.pcr_interval_s",
         None, "The longest time between two PCRs of MPEG-TS, by the times in them."),
-    Family("mcrd_rule_pcr_jitter_seconds", Gauge, RULE, _of_inspect("mpeg_ts.pcr_jitter_s"), None,
+    Family("mcrd_rule_pcr_jitter_seconds", Gauge, INSPECTED, "mpeg_ts.pcr_jitter_s", None,
         "How far from the times in them the PCRs of MPEG-TS arrive."),
     Family("mcrd_output_sent_packets", Counter, OUTPUT, "sent.packets", None,
         "Datagrams that an output sent."),

@@ -55,12 +55,10 @@ class Host:
         """Process ids by the inodes of their sockets, of the processes that may be looked at."""
         found: dict[int, list[int]] = {}
         for pid in self._processes():
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(self.root / "proc" / str(pid) / "fd"):
-                    with contextlib.suppress(OSError, ValueError):
-                        target = os.readlink(entry.path)
-                        if target.startswith("socket:["):
-                            found.setdefault(int(target[8:-1]), []).append(pid)
+            for target in self._opened(pid):
+                if target.startswith("socket:["):
+                    with contextlib.suppress(ValueError):
+                        found.setdefault(int(target[8:-1]), []).append(pid)
         return found
 
     def inotify(self, uid: int) -> dict[int, int]:
@@ -68,21 +66,21 @@ class Host:
 
         An instance is that of a user; those of processes that may not be looked at are not seen.
         """
-        found: dict[int, int] = {}
-        for pid in self._processes():
-            with contextlib.suppress(OSError):
-                if self._owner(pid) != uid:
-                    continue
-                for entry in os.scandir(self.root / "proc" / str(pid) / "fd"):
-                    with contextlib.suppress(OSError):
-                        if os.readlink(entry.path) == "anon_inode:inotify":
-                            found[pid] = found.get(pid, 0) + 1
-        return found
+        own = (pid for pid in self._processes() if self._status(pid, "Uid") == uid)
+        found = {pid: list(self._opened(pid)).count("anon_inode:inotify") for pid in own}
+        return {pid: count for pid, count in found.items() if count}
 
-    def _owner(self, pid: int) -> int | None:
-        """The process's real user."""
+    def _opened(self, pid: int) -> Iterator[str]:
+        """What the descriptors of a process are links to, as far as one may look."""
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self.root / "proc" / str(pid) / "fd"):
+                with contextlib.suppress(OSError):
+                    yield os.readlink(entry.path)
+
+    def _status(self, pid: int, field: str) -> int | None:
+        """The first number of a field, such as the real user; None where it is not visible."""
         for line in self.lines(f"proc/{pid}/status"):
-            if line.startswith("Uid:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1])
         return None
 
@@ -133,10 +131,7 @@ class Host:
 
     def parent(self, pid: int) -> int | None:
         """The parent of a process; None where it is not visible."""
-        for line in self.lines(f"proc/{pid}/status"):
-            if line.startswith("PPid:"):
-                return int(line.split()[1])
-        return None
+        return self._status(pid, "PPid")
 
     def unit(self, pid: int) -> str:
         """The service of the system that a process belongs to; "" where it belongs to none."""

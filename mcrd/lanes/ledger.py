@@ -145,35 +145,35 @@ class Ledger:
 
     def rule(self, rule: str) -> RuleCount:
         """What a rule has received, over all workers."""
-        live = (segment.rule(slot) for segment, slot in self._of_rule(rule))
+        live = (segment.rule(slot) for segment, slot in self._of(rule))
         return _sum(RuleCount(), live, self._rules.get(rule))
 
     def output(self, rule: str, target: Target) -> OutputCount:
         """What became of an output's datagrams, over all workers."""
-        live = (segment.output(slot) for segment, slot in self._of_output(rule, target))
+        live = (segment.output(slot) for segment, slot in self._of((rule, target)))
         return _sum(OutputCount(), live, self._outputs.get((rule, target)))
 
     def rule_rate(self, rule: str) -> Rate:
         """How much a rule receives, over all workers."""
-        return _sum(Rate(), (segment.rule_rate(slot) for segment, slot in self._of_rule(rule)))
+        return _sum(Rate(), (segment.rule_rate(slot) for segment, slot in self._of(rule)))
 
     def output_rate(self, rule: str, target: Target) -> Rate:
         """How much an output sends, over all workers."""
-        live = (segment.output_rate(slot) for segment, slot in self._of_output(rule, target))
+        live = (segment.output_rate(slot) for segment, slot in self._of((rule, target)))
         return _sum(Rate(), live)
 
     def faults(self, rule: str) -> tuple[int, int]:
         """What a rule lost before it came here, and its continuity errors, over all workers."""
         kept = self._rules.get(rule, RuleCount()).inspect or InspectCount()
         lost, errors = kept.lost, kept.mpeg_ts.continuity_errors
-        for segment, slot in self._of_rule(rule):
+        for segment, slot in self._of(rule):
             more = segment.faults(slot)
             lost, errors = lost + more[0], errors + more[1]
         return lost, errors
 
     def askers(self, rule: str) -> int:
         """How many members a rule has on live workers."""
-        return sum(segment.members_of(slot) for segment, slot in self._of_rule(rule))
+        return sum(segment.members_of(slot) for segment, slot in self._of(rule))
 
     def looped(self) -> set[str]:
         """The rules to which a live worker has seen something come back."""
@@ -181,12 +181,12 @@ class Ledger:
 
     def returner(self, rule: str) -> str | None:
         """Who brings back what a rule relayed, as far as a live worker knows."""
-        found = (segment.returner(slot) for segment, slot in self._of_rule(rule))
+        found = (segment.returner(slot) for segment, slot in self._of(rule))
         return next((text for text in found if text is not None), None)
 
     def received(self, rule: str) -> int:
         """Packets that a rule has received on live workers."""
-        return sum(segment.received_by(slot) for segment, slot in self._of_rule(rule))
+        return sum(segment.received_by(slot) for segment, slot in self._of(rule))
 
     def sent(self) -> int:
         """Datagrams that all outputs sent, on live workers."""
@@ -238,17 +238,11 @@ class Ledger:
             total.add(segment.interface(ring_full[ring], place))
         return totals
 
-    def _of_rule(self, rule: str) -> Iterator[tuple[Segment, int]]:
-        """The places where live workers count for a rule."""
+    def _of(self, counted: str | tuple[str, Target]) -> Iterator[tuple[Segment, int]]:
+        """The places where live workers count for a rule, or for an output of one."""
         for segment in self._segments:
-            slot = segment.rules.taken.get(rule)
-            if slot is not None:
-                yield segment, slot
-
-    def _of_output(self, rule: str, target: Target) -> Iterator[tuple[Segment, int]]:
-        """The places where live workers count for an output."""
-        for segment in self._segments:
-            slot = segment.outputs.taken.get((rule, target))
+            slots = segment.rules if isinstance(counted, str) else segment.outputs
+            slot = slots.taken.get(counted)
             if slot is not None:
                 yield segment, slot
 

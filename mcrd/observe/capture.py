@@ -19,7 +19,7 @@ from mcrd.looks import Look
 from mcrd.model import Input
 from mcrd.observe.frames import Summary
 from mcrd.observe.kinds import takes
-from mcrd.observe.program import PACKET_OUTGOING, about
+from mcrd.observe.program import about
 from mcrd.sockets.common import (
     DROP_ALL,
     ETH_P_ALL,
@@ -29,6 +29,7 @@ from mcrd.sockets.common import (
     or_close,
     packet_statistics,
 )
+from mcrd.sockets.filters import PACKET_OUTGOING
 
 # linux/if_packet.h
 PACKET_AUXDATA = 8

@@ -16,8 +16,11 @@ from mcrd.addresses import first_address, first_port, last_port
 from mcrd.model import Input
 from mcrd.sockets.filters import (
     AND,
+    ETH_P_8021AD,
+    ETH_P_8021Q,
     ETH_P_IP,
     ETH_P_IPV6,
+    EXTENSIONS,
     GO,
     IF_AT_LEAST,
     IF_EQUAL,
@@ -27,6 +30,7 @@ from mcrd.sockets.filters import (
     LOAD_HEADER_LENGTH,
     LOAD_WORD,
     NETWORK,
+    PACKET_OUTGOING,
     PACKET_TYPE,
     PROTOCOL,
     RETURN,
@@ -36,11 +40,8 @@ from mcrd.sockets.filters import (
 LOAD_HALF_AT = 0x48  # at k + X
 PASS: Instruction = (RETURN, 0, 0, 0x40000)
 DROP: Instruction = (RETURN, 0, 0, 0)
-PACKET_OUTGOING = 4  # linux/if_packet.h
-ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 OFFSET = 0x1FFF  # of the IPv4 header's fragment field
 ICMP, IGMP, UDP, ESP, ICMPV6 = 1, 2, 17, 50, 58
-EXTENSIONS = (0, 43, 44, 51, 60)
 NEIGHBOUR_DISCOVERY = (133, 137)  # types of ICMPv6 that say nothing about a stream
 
 

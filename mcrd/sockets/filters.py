@@ -24,7 +24,7 @@ LOAD_CELL = 0x60
 LOAD_HEADER_LENGTH = 0xB1  # X: four times the lower half of the byte at k
 LOAD_NUMBER = 0x00
 STORE = 0x02
-TO_X, FROM_X = 0x07, 0x87
+TO_X = 0x07
 XOR_X, AND, ADD, MULTIPLY, DIVIDE_REST, SHIFT_RIGHT = 0xAC, 0x54, 0x04, 0x24, 0x94, 0x74
 GO = 0x05
 IF_EQUAL, IF_GREATER, IF_AT_LEAST = 0x15, 0x25, 0x35
@@ -112,11 +112,11 @@ Span = tuple[int, int]
 
 _PASS: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
 _DROP: Instruction = (RETURN, 0, 0, 0)
-_PACKET_OUTGOING = 4  # linux/if_packet.h
-_ETH_P_8021Q, _ETH_P_8021AD = 0x8100, 0x88A8  # a tag that the kernel left in the frame
+PACKET_OUTGOING = 4  # linux/if_packet.h
+ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8  # a tag that the kernel left in the frame
 _MORE_OR_OFFSET = 0x3FFF  # of the IPv4 header's fragment field
 # IPv6 headers that stand before a fragment, or before the last destination (RFC 8200, 4).
-_EXTENSIONS = (0, 43, 44, 51, 60)
+EXTENSIONS = (0, 43, 44, 51, 60)
 SPANS = 800
 """How many spans fit BPF_MAXINSNS, 4096 instructions (linux/bpf_common.h)."""
 
@@ -162,7 +162,7 @@ def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[In
         )
         ipv6 = (
             (LOAD_BYTE, 0, 0, NETWORK + 6),
-            *((IF_EQUAL, len(_EXTENSIONS) - n, 0, header) for n, header in enumerate(_EXTENSIONS)),
+            *((IF_EQUAL, len(EXTENSIONS) - n, 0, header) for n, header in enumerate(EXTENSIONS)),
             (GO, 0, 0, 1),
             _PASS,
             (LOAD_WORD, 0, 0, NETWORK + 36),
@@ -170,12 +170,12 @@ def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[In
         )
     return (
         (LOAD_HALF, 0, 0, PACKET_TYPE),
-        (IF_EQUAL, 6, 0, _PACKET_OUTGOING),
+        (IF_EQUAL, 6, 0, PACKET_OUTGOING),
         (LOAD_HALF, 0, 0, PROTOCOL),
         (IF_EQUAL, 6, 0, ETH_P_IP),
         (IF_EQUAL, 4, 0, ETH_P_IPV6),
-        (IF_EQUAL, 1, 0, _ETH_P_8021Q),
-        (IF_EQUAL, 0, 1, _ETH_P_8021AD),
+        (IF_EQUAL, 1, 0, ETH_P_8021Q),
+        (IF_EQUAL, 0, 1, ETH_P_8021AD),
         _PASS,
         _DROP,
         (GO, 0, 0, len(ipv4)),
