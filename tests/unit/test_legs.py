@@ -156,4 +156,4 @@ def test_what_changes_is_said() -> None:
     two = parse(rule("feed", A, B), "f")
     text = "\n".join(map(str, [changes(one, two)]))
     assert "inputs eth0 239.1.1.1:5000 -> eth0 239.1.1.1:5000, eth1 239.1.1.2:5001" in text
-    assert changes(one, two).interfaces == {"eth0": ("worker of its own -> of eth0",)}
+    assert changes(one, two).interfaces == {"eth0": ["worker of its own -> of eth0"]}
