@@ -24,13 +24,12 @@ from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.recovery import STEADY, Recovery
 from mcrd.lanes.segment import NoRoomError
 from mcrd.model import DEFAULT_MEMBERS, Config
+from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.names import real
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step
 from mcrd.planning.replies import counted_by
 from mcrd.planning.resources import (
-    Actual,
-    Failure,
     GroupProtocol,
     Ingress,
     Rejoin,

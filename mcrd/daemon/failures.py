@@ -11,16 +11,8 @@ from dataclasses import replace
 
 from mcrd.errors import named
 from mcrd.lanes.recovery import STALE, backoff
-from mcrd.planning.resources import (
-    Egress,
-    Failure,
-    Ingress,
-    Members,
-    Membership,
-    RelayKey,
-    Resource,
-    Worker,
-)
+from mcrd.planning.actual import Failure
+from mcrd.planning.resources import Egress, Ingress, Members, Membership, RelayKey, Resource, Worker
 
 What = Resource | RelayKey
 

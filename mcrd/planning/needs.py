@@ -22,6 +22,7 @@ from mcrd.model import (
     Rule,
 )
 from mcrd.planning import names, patterns
+from mcrd.planning.actual import Actual
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.outlets import (
@@ -36,7 +37,6 @@ from mcrd.planning.outlets import (
 )
 from mcrd.planning.portions import portion
 from mcrd.planning.resources import (
-    Actual,
     GroupProtocol,
     Hold,
     Ingress,

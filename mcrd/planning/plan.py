@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mcrd.model import Config
+from mcrd.planning.actual import Actual
 from mcrd.planning.needs import KnownNeeds
 from mcrd.planning.resources import (
-    Actual,
     Egress,
     GroupProtocol,
     Hold,

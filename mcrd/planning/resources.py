@@ -8,7 +8,7 @@ They are looked up by the thousand: their hashes are of few fields, which tell a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
@@ -24,7 +24,7 @@ from mcrd.model import (
     Network,
     PortRange,
 )
-from mcrd.planning.links import Link, Lookup, Protocol, Way
+from mcrd.planning.links import Protocol
 from mcrd.planning.portions import Portion
 
 
@@ -384,33 +384,3 @@ class Relay:
             return None
         outputs, portions = zip(*usable, strict=True)
         return replace(self, outputs=outputs, portions=portions)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why something could not be done, and when it is tried again (seconds, monotonic)."""
-
-    reason: str
-    retry_at: float
-    attempts: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Actual:
-    """What there is, at the time `now` (seconds, monotonic).
-
-    `ways` has where the routes lead; of an output to a host that has none there, on an interface of
-    its own, it is taken for granted.
-    """
-
-    links: Mapping[str, Link] = field(default_factory=dict)
-    open: frozenset[Resource] = frozenset()
-    relays: Mapping[RelayKey, Relay] = field(default_factory=dict)
-    failures: Mapping[Resource | RelayKey, Failure] = field(default_factory=dict)
-    now: float = 0.0
-    ways: Mapping[Lookup, Way] = field(default_factory=dict)
-
-    def blocked(self, what: Resource | RelayKey) -> bool:
-        """It failed, and its time to be tried again has not come."""
-        failure = self.failures.get(what)
-        return failure is not None and failure.retry_at > self.now

@@ -10,8 +10,9 @@ from functools import cache
 from typing import Literal, get_args
 
 from mcrd.model import Config, Rule
+from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.needs import KnownNeeds, Needs
-from mcrd.planning.resources import Actual, Failure, Nowhere, RelayKey, Resource
+from mcrd.planning.resources import Nowhere, RelayKey, Resource
 
 State = Literal["active", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)

@@ -13,17 +13,9 @@ import pytest
 from mcrd.daemon.executor import Estate
 from mcrd.lanes.orders import handed_on
 from mcrd.model import Input, PortRange
+from mcrd.planning.actual import Failure
 from mcrd.planning.plan import Add, Remove, Replace
-from mcrd.planning.resources import (
-    Egress,
-    Failure,
-    Ingress,
-    Relay,
-    RelayKey,
-    Resource,
-    Sending,
-    Worker,
-)
+from mcrd.planning.resources import Egress, Ingress, Relay, RelayKey, Resource, Sending, Worker
 
 WORKERS = [Worker(Ingress(name, index)) for index, name in enumerate(("eth0", "eth1"), 2)]
 

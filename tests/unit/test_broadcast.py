@@ -19,12 +19,13 @@ from mcrd.dataplane import messages
 from mcrd.host.links import broadcasts_of
 from mcrd.lanes.orders import may_have
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Config, Output
+from mcrd.planning.actual import Actual
 from mcrd.planning.broadcast import DEFAULT_LIMIT, NETWORKS_AT_MOST, destination, input_here, limit
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, lookup
 from mcrd.planning.plan import Add, Open, Step, plan
 from mcrd.planning.portions import Portion
-from mcrd.planning.resources import Actual, Egress, Members
+from mcrd.planning.resources import Egress, Members
 from mcrd.sockets.filters import networks
 from tests.lab.rules import rule
 

@@ -11,20 +11,12 @@ import pytest
 from mcrd.config import ConfigError, parse
 from mcrd.config.joined import joined
 from mcrd.planning import names
+from mcrd.planning.actual import Actual
 from mcrd.planning.changes import changes
 from mcrd.planning.links import Link
 from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, plan
-from mcrd.planning.resources import (
-    Actual,
-    Egress,
-    Ingress,
-    Relay,
-    RelayKey,
-    Resource,
-    Ring,
-    Worker,
-)
+from mcrd.planning.resources import Egress, Ingress, Relay, RelayKey, Resource, Ring, Worker
 
 A = '{ interface = "eth0", address = "239.1.1.1", port = 5000 }'
 B = '{ interface = "eth1", address = "239.1.1.2", port = 5001 }'

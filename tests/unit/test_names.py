@@ -12,10 +12,11 @@ import pytest
 from mcrd import config
 from mcrd.model import Config, Interface
 from mcrd.planning import names
+from mcrd.planning.actual import Actual
 from mcrd.planning.links import Link
 from mcrd.planning.needs import KnownNeeds, needs
 from mcrd.planning.plan import Close, Open, plan
-from mcrd.planning.resources import Actual, Ingress
+from mcrd.planning.resources import Ingress
 from mcrd.planning.states import states
 from mcrd.sockets.filters import networks
 from tests.lab.rules import rule

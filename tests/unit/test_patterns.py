@@ -13,10 +13,10 @@ import pytest
 from mcrd.config import ConfigError, parse
 from mcrd.model import Config
 from mcrd.planning import names
+from mcrd.planning.actual import Actual
 from mcrd.planning.links import Link
 from mcrd.planning.patterns import INPUTS_AT_MOST, Patterns, called, expand, missing, several
 from mcrd.planning.plan import Add, plan
-from mcrd.planning.resources import Actual
 from mcrd.planning.states import states
 from tests.lab.rules import rule
 

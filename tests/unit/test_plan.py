@@ -27,6 +27,7 @@ from mcrd.model import (
     Rule,
 )
 from mcrd.planning import names
+from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.needs import KnownNeeds, needs
 from mcrd.planning.outlets import own_addresses
@@ -34,9 +35,7 @@ from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
 from mcrd.planning.portions import ALL, Portion
 from mcrd.planning.resources import (
-    Actual,
     Egress,
-    Failure,
     GroupProtocol,
     Hold,
     Ingress,

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 
 from mcrd.model import Config, Input, Output, Rule
+from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link
 from mcrd.planning.needs import needs
 from mcrd.planning.plan import plan
-from mcrd.planning.resources import Actual, Egress, Failure, Members, Nowhere, RelayKey
+from mcrd.planning.resources import Egress, Members, Nowhere, RelayKey
 from mcrd.planning.states import OutputState, RuleState, State, states
 from tests.unit.test_plan import carry_out, configs, hosts, reach
 

@@ -1,0 +1,41 @@
+"""What is open and what failed, as values: a plan leads from there to what the rules need."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mcrd.planning.links import Link, Lookup, Way
+from mcrd.planning.resources import Relay, RelayKey, Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something could not be done, and when it is tried again (seconds, monotonic)."""
+
+    reason: str
+    retry_at: float
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What there is, at the time `now` (seconds, monotonic).
+
+    `ways` has where the routes lead; of an output to a host that has none there, on an interface of
+    its own, it is taken for granted.
+    """
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    open: frozenset[Resource] = frozenset()
+    relays: Mapping[RelayKey, Relay] = field(default_factory=dict)
+    failures: Mapping[Resource | RelayKey, Failure] = field(default_factory=dict)
+    now: float = 0.0
+    ways: Mapping[Lookup, Way] = field(default_factory=dict)
+
+    def blocked(self, what: Resource | RelayKey) -> bool:
+        """It failed, and its time to be tried again has not come."""
+        failure = self.failures.get(what)
+        return failure is not None and failure.retry_at > self.now
