@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
-from mcrd.sums import InspectCount, Rate, Traffic
+from mcrd.sums import InspectCount, MergeCount, Rate, Traffic
 
 PROTOCOL = 1
 
@@ -270,7 +270,7 @@ class OutputCounts(OutputDrops):
 
 
 class RuleCounts(Struct):
-    """What a rule took, and what became of it; `inspect` is None where it does not."""
+    """What a rule took, and what became of it; `inspect` and `merge` are None where it does not."""
 
     interface: str = ""
     interface_now: str | None = None
@@ -281,6 +281,7 @@ class RuleCounts(Struct):
     dropped: dict[str, int] = {}
     returner: str | None = None
     inspect: InspectCount | None = None
+    merge: MergeCount | None = None
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
 

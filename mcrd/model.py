@@ -184,6 +184,13 @@ class Inspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """What makes datagrams of several inputs copies, of which the first alone is relayed."""
+
+    by: Literal["rtp", "sequence", "content"]
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One named relay. `place` is where its table stands; it is no part of its identity.
 
@@ -200,6 +207,7 @@ class Rule:
     silence: float | None = None
     inspect: Inspect | None = None
     more: tuple[Input, ...] = ()
+    merge: Merge | None = None
     leg: int = 0
     place: Place | None = field(default=None, compare=False)
 

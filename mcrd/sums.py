@@ -117,6 +117,33 @@ class TsCount(Count):
 
 
 @dataclass(slots=True)
+class MergeCount(Count):
+    """How one of several inputs of a stream fares that are merged. Datagrams; times in seconds.
+
+    Of those `received`, the `first` ones no other input had brought before, and they were relayed.
+    The `second` ones another had, the `repeated` ones this one had. Of the first ones, those
+    `only_here` no other brought after that; `lost` are those that others brought and this one did
+    not. Both are known after four seconds. Of the second ones, what `differs` has the number of
+    another, and not the content. `forgotten` are those that were remembered for less than half a
+    second, as there were too many.
+    The skew is how much later than the first the second ones came; half of them no later than p50.
+    """
+
+    HIGHEST = frozenset(("skew_p50_s", "skew_most_s"))
+
+    received: int = 0
+    first: int = 0
+    second: int = 0
+    repeated: int = 0
+    differs: int = 0
+    only_here: int = 0
+    lost: int = 0
+    forgotten: int = 0
+    skew_p50_s: float = 0.0
+    skew_most_s: float = 0.0
+
+
+@dataclass(slots=True)
 class InspectCount(Count):
     """What the payloads of a rule say of the network before this host. Times are in seconds.
 

@@ -29,6 +29,7 @@ from mcrd.answers import (
 from mcrd.cli.output import drops, printable
 from mcrd.events import counted
 from mcrd.inspected import inspected
+from mcrd.merged import merged
 from mcrd.sums import Rate, Traffic
 from mcrd.words import unsent_for
 
@@ -170,6 +171,8 @@ def stats(answer: Stats) -> Iterator[str]:
         yield from _rate(rule.rate, "        ")
         if rule.inspect is not None:
             yield from (f"    {line}" for line in inspected(rule.inspect))
+        if rule.merge is not None:
+            yield f"    merged: {merged(rule.merge)}"
         for output in rule.outputs:
             refused, errors = _refused_and_unsent(output)
             waits = f"; {output.waiting} waiting for a socket" if output.waiting else ""

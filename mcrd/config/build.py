@@ -11,7 +11,18 @@ from typing import Any, Final
 
 from mcrd.config.rules import NO_PORT, Document
 from mcrd.config.walk import Fields
-from mcrd.model import Config, Daemon, Input, Inspect, Interface, Metrics, Output, Place, Rule
+from mcrd.model import (
+    Config,
+    Daemon,
+    Input,
+    Inspect,
+    Interface,
+    Merge,
+    Metrics,
+    Output,
+    Place,
+    Rule,
+)
 
 _TTL_TO_GROUP: Final = 1
 _TTL_TO_HOST: Final = 64
@@ -65,6 +76,7 @@ def _rule(name: str, fields: Fields, place: Place) -> Rule:
         silence=fields["silence"],
         inspect=_inspect(fields["inspect"]),
         more=tuple(more),
+        merge=Merge(**fields["merge"]) if fields["merge"] else None,
         place=place,
     )
 

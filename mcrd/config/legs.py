@@ -15,6 +15,7 @@ from mcrd.model import INPUTS_AT_MOST, TOGETHER_AT_MOST, Network, PortRange, is_
 
 def check_legs(rule: FoundRule) -> None:
     """Report every error of a rule by itself that is one of several inputs."""
+    _check_merge(rule)
     if rule.fields.get("inputs") is None:
         if rule.fields.get("input", WRONG) is None:
             rule.report.absent((*rule.path, "input"), "missing; expected a table")
@@ -31,6 +32,19 @@ def check_legs(rule: FoundRule) -> None:
     for at, output in enumerate(rule.fields.get("outputs", ())):
         if isinstance(output, dict):
             _check_output(report, (*rule.path, "outputs", at), output)
+
+
+def _check_merge(rule: FoundRule) -> None:
+    merge, path = rule.fields.get("merge"), (*rule.path, "merge")
+    if not isinstance(merge, dict):
+        return
+    if rule.fields.get("inputs") is None:
+        rule.report.key(path, "is for a rule with several inputs: inputs = [{ ... }, { ... }]")
+    inspect = rule.fields.get("inspect", WRONG)
+    counts = inspect in (WRONG, "moldudp64") or isinstance(inspect, dict)
+    if merge.get("by") == "sequence" and not counts:
+        message = 'which number? Say it by inspect: a table with its place, or "moldudp64"'
+        rule.report.value((*path, "by"), message)
 
 
 def _check_leg(rule: FoundRule, leg: int, given: Fields, first: Fields) -> None:

@@ -142,6 +142,12 @@ class Number(Struct):
     order: Literal["big", "little"] = "big"
 
 
+class Merge(Struct):
+    """The table `merge` of a rule with several inputs."""
+
+    by: Literal["rtp", "sequence", "content"]
+
+
 class Rule(Struct, kw_only=True):
     """The table [rules.NAME]. It has either `input` or `inputs`."""
 
@@ -151,6 +157,7 @@ class Rule(Struct, kw_only=True):
     enabled: bool = True
     description: str = ""
     silence: Duration | UnsetType = UNSET
+    merge: Merge | UnsetType = UNSET
     inspect: Literal["rtp", "mpeg-ts", "moldudp64", "auto"] | Number | UnsetType = UNSET
 
 

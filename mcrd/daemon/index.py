@@ -18,7 +18,7 @@ from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount
 from mcrd.planning import resources
 from mcrd.planning.resources import Egress, Sending
 from mcrd.sockets.ingress import Geometry
-from mcrd.sums import InspectCount, Last, Traffic, TsCount
+from mcrd.sums import InspectCount, Last, MergeCount, Traffic, TsCount
 from mcrd.systemd.store import Identity
 
 FORMAT = 1
@@ -28,8 +28,16 @@ ADDRESSES = (model.Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 VALUES: tuple[type[Any], ...] = (
     *(Egress, resources.GroupProtocol, resources.Hold, resources.Ingress, resources.Membership),
     *(resources.Reception, resources.Ring, resources.Worker, Geometry),
-    *(InspectCount, InterfaceCount, Last, OutputCount, RuleCount, Traffic, TsCount),
-    *(model.Config, model.Daemon, model.Input, model.Inspect, model.Interface, model.Metrics),
+    *(InspectCount, InterfaceCount, Last, MergeCount, OutputCount, RuleCount, Traffic, TsCount),
+    *(
+        model.Config,
+        model.Daemon,
+        model.Input,
+        model.Inspect,
+        model.Interface,
+        model.Merge,
+        model.Metrics,
+    ),
     *(model.Output, model.Place, model.PortRange, model.Rule),
 )
 SENDING = [field.name for field in dataclasses.fields(Sending)]
@@ -82,7 +90,8 @@ _NEWER = frozenset(
         *(("Output", "sources"), ("Output", "exclude"), ("Output", "sample")),
         ("OutputCount", "skipped"),
         *(("Interface", "members"), ("Ingress", "lane")),
-        *(("Rule", "more"), ("Rule", "leg")),
+        *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge")),
+        ("RuleCount", "merge"),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }
 )

@@ -32,7 +32,7 @@ from mcrd.planning.links import Link
 from mcrd.planning.plan import Close, Open, Step
 from mcrd.planning.resources import Egress, Members, Nowhere, Ring, Worker
 from mcrd.planning.states import STATES, OutputState, RuleState
-from mcrd.sums import InspectCount
+from mcrd.sums import InspectCount, MergeCount
 
 OF_OUTPUTS = {Egress: "output", Members: "output by member", Nowhere: "output without a way"}
 
@@ -163,6 +163,7 @@ def rule_counts(
         dropped=count.dropped,
         returner=ledger.returner(entry.name),
         inspect=(count.inspect or InspectCount()) if entry.inspect else None,
+        merge=(count.merge or MergeCount()) if entry.merge else None,
         rate=ledger.rule_rate(entry.name).rounded(),
         outputs=[
             _output(entry.name, output, how, ledger, links)

@@ -137,6 +137,20 @@ class Inspect(msgspec.Struct, frozen=True, array_like=True):
     little: bool = False
 
 
+class Merge(msgspec.Struct, frozen=True, array_like=True):
+    """Which leg of which stream a rule is, from 0, and what makes two datagrams copies.
+
+    `stream` is 64 bits, `by` one of enum merge_by, shared.h. The rest is of MERGE_SEQUENCE: where
+    the number stands, and of how many bytes it is.
+    """
+
+    stream: int
+    leg: int
+    by: int
+    offset: int = 0
+    bytes: int = 0
+
+
 class Match(msgspec.Struct, frozen=True):
     """What a rule takes: destinations from `first` on, `bits` of prefix, up to `last_port`.
 
@@ -160,6 +174,7 @@ class Match(msgspec.Struct, frozen=True):
     also: list[Packed] = []
     inspect: Inspect | None = None
     interface: int = 0
+    merge: Merge | None = None
 
 
 NOWHERE = -1

@@ -75,6 +75,9 @@ def _match(match: messages.Match) -> tuple[object, object]:
         made.inspect.offset = wanted.offset
         made.inspect.bytes = wanted.bytes
         made.inspect.little = wanted.little
+    if match.merge is not None:
+        leg = match.merge
+        made.merge = (leg.stream, leg.offset, leg.by, leg.leg, leg.bytes)
     size = len(match.first.address)
     further = [messages.Network(address, 8 * size) for address in match.also]
     listed = (*match.sources, *match.exclude, *further)

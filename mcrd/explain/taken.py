@@ -23,6 +23,7 @@ REMEDIES = {
     "own_output": "what this daemon sent comes back: a loop, or rules that feed each other",
     "rate_limited": "`limit` of the input",
     "duplicate": "nothing, if several senders or paths bring the same: `dedupe` of the input",
+    "second_copy": "nothing: another input of the rule brought the same before (`merge`)",
     "cut_off": "a loop of relays that keep the source: take one out",
     "looped": "two relays between the same networks, or a ring of them: take one out, or let the"
     " rules of one exclude what the other sends (`exclude`)",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.sockets.lost import Lost
-from mcrd.sums import Count, InspectCount, Traffic
+from mcrd.sums import Count, InspectCount, MergeCount, Traffic
 
 _DROPS = sorted(ffi.typeof("enum drop").elements.items())
 DROP_REASONS: tuple[str, ...] = tuple(
@@ -42,6 +42,7 @@ class RuleCount(Count):
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RULES, 0))
     inspect: InspectCount | None = None
+    merge: MergeCount | None = None
 
 
 @dataclass(slots=True)

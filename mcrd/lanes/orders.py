@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from ipaddress import ip_address, ip_network
 
 from mcrd.addresses import covers, destinations, first_address, first_port, last_port
 from mcrd.dataplane import messages
 from mcrd.lanes.inspections import FORMATS
+from mcrd.lanes.merges import MERGE_BY
 from mcrd.model import BROADCAST, Address, Input, Inspect, Network
 from mcrd.planning.plan import Add, Remove, Replace
 from mcrd.planning.portions import Portion
@@ -46,6 +48,7 @@ def match_of(relay: Relay, interface: int = 0) -> messages.Match:
         exclude=_networks(given.exclude),
         also=[address.packed for address in given.also],
         interface=interface,
+        merge=_merge(relay),
     )
 
 
@@ -54,6 +57,20 @@ def _inspect(given: Inspect | None) -> messages.Inspect | None:
         return None
     number, is_little = FORMATS[given.format], given.order == "little"
     return messages.Inspect(number, given.offset, given.bytes, is_little)
+
+
+def _merge(relay: Relay) -> messages.Merge | None:
+    """Which leg it is. Of other settings, it would be another stream."""
+    if relay.merge is None:
+        return None
+    (stream, leg, merge), inspect = relay.merge, relay.inspect
+    by, offset, size = MERGE_BY[merge.by], 0, 0
+    if merge.by == "sequence" and inspect is not None:
+        by = MERGE_BY["moldudp64"] if inspect.format == "moldudp64" else by
+        offset, size = inspect.offset, inspect.bytes
+    about = f"{stream} {by} {offset} {size}".encode()
+    number = int.from_bytes(blake2b(about, digest_size=8).digest(), "big")
+    return messages.Merge(number, leg, by, offset, size)
 
 
 def _bits(address: Address | Network) -> int:

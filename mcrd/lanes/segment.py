@@ -18,6 +18,7 @@ from typing import Any
 
 from mcrd.addresses import Target
 from mcrd.dataplane._dataplane import ffi, lib
+from mcrd.lanes import merges
 from mcrd.lanes.counts import (
     DROP_REASONS,
     OF_OUTPUTS,
@@ -162,6 +163,7 @@ class Segment:
             ffi.memmove(ffi.addressof(self._view.rules, slot), bytes(_RULE), _RULE)
             found = ffi.addressof(self._view.inspections, slot)
             ffi.memmove(found, bytes(_INSPECTION), _INSPECTION)
+            ffi.memmove(ffi.addressof(self._view.merges, slot), bytes(_MERGE), _MERGE)
         return slot
 
     def output_slot(self, rule: str, target: Target) -> int:
@@ -190,7 +192,8 @@ class Segment:
         """What a rule received."""
         counters = self._view.rules[slot]
         dropped = {name: getattr(counters, name) for name in OF_RULES}
-        return RuleCount(_traffic(counters), dropped, read(self._view.inspections[slot]))
+        inspected, merged = read(self._view.inspections[slot]), merges.read(self._view.merges[slot])
+        return RuleCount(_traffic(counters), dropped, inspected, merged)
 
     def faults(self, slot: int) -> tuple[int, int]:
         """How many datagrams or messages of a rule were lost before they came here.
@@ -312,4 +315,5 @@ _POSITIONS = 8 * int(lib.MCRD_POSITIONS)
 _INTERFACE: int = ffi.sizeof("struct interface_counters")
 _RULE: int = ffi.sizeof("struct rule_counters")
 _INSPECTION: int = ffi.sizeof("struct inspect_counters")
+_MERGE: int = ffi.sizeof("struct merge_counters")
 _OUTPUT: int = ffi.sizeof("struct output_counters")

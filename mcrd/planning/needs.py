@@ -225,6 +225,7 @@ def needs(
             by_source,
             rule.inspect,
             Ring(ingress) if lane else None,
+            (rule.stream, rule.leg - 1, rule.merge) if rule.merge and rule.leg else None,
         )
     required = (ingress, *workers, *reception)
     optional += _unasked(rule.input, link, settings, reception)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import struct
 from collections import Counter
@@ -156,3 +157,60 @@ def test_a_rule_that_joins_interfaces_comes_and_goes(legs: Legs) -> None:
     wait_for(lambda: legs.received("feed@q0") == 10, "the second leg")
     wait_for(lambda: legs.received("other") == 20, "the other rule")
     wait_for(lambda: legs.arrived() == Counter(legs.sent), "all of it")
+
+
+def rtp(number: int) -> bytes:
+    """A packet of RTP, as all senders of one stream send it."""
+    head = struct.pack("!BBHII", 0x80, 33, number & 0xFFFF, number * 90 & 2**32 - 1, 7)
+    return head + number.to_bytes(4, "big") * 40
+
+
+@pytest.mark.parametrize("by", ["rtp", "sequence", "content"])
+def test_one_stream_by_two_ways(triangle: Triangle, by: str) -> None:
+    """The output lacks exactly what both ways lost, and has nothing twice."""
+    inspect = "inspect = { offset = 12, bytes = 4 }\n" if by == "sequence" else ""
+    rules = f'{FEED}merge = {{ by = "{by}" }}\n{inspect}'
+    legs, chance = Legs(triangle, rules), random.Random(by)
+    lost = {leg: {n for n in range(3000) if chance.random() < 0.02} for leg in "ab"}
+    lost["a"] |= set(range(1000, 1100))
+    lost["b"] |= set(range(1090, 1200))
+    for number in range(3000 + 40):
+        if number < 3000 and number not in lost["a"]:
+            legs.a.sendto(rtp(number), A)
+        late = number - 40
+        if late >= 0 and late not in lost["b"]:
+            legs.b.sendto(rtp(late), B)
+    wanted = Counter(rtp(n) for n in range(3000) if n not in lost["a"] & lost["b"])
+    sent = {"feed@r0": 3000 - len(lost["a"]), "feed@q0": 3000 - len(lost["b"])}
+
+    def merged(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = legs.stats("rules", name)["merge"]
+        return found
+
+    wait_for(lambda: all(merged(name)["received"] == sent[name] for name in sent), "all of it")
+    wait_for(lambda: legs.arrived() >= wanted, "the stream")
+    assert legs.arrived() == wanted
+    for name, count in sent.items():
+        found, counts = merged(name), legs.stats("rules", name)
+        assert found["first"] + found["second"] == count
+        assert found["first"] == counts["received"]["packets"]
+        assert found["second"] == counts["dropped"]["second_copy"]
+        assert found["first"] == counts["outputs"][0]["sent"]["packets"]
+        interface = legs.stats("interfaces", name.partition("@")[2])["dropped"]
+        assert interface["second_copy"] == found["second"]
+    # The worker is killed, and its successor knows what has passed.
+    os.kill(legs.pids()["r0"], signal.SIGKILL)
+    for number in range(3000, 3100):
+        legs.a.sendto(rtp(number), A)
+    wanted += Counter(rtp(number) for number in range(3000, 3100))
+    wait_for(lambda: legs.arrived() >= wanted, "the rest, by another worker")
+    for number in range(3050, 3100):
+        legs.b.sendto(rtp(number), B)
+    legs.a.sendto(rtp(3100), A)
+    wanted[rtp(3100)] += 1
+    wait_for(lambda: merged("feed@q0")["received"] == sent["feed@q0"] + 50, "copies")
+    wait_for(lambda: legs.arrived() >= wanted, "the last one")
+    assert legs.arrived() == wanted
+    assert "    merged: " in legs.daemon.ctl("stats").stdout
+    legs.a.close()
+    legs.b.close()

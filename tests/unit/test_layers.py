@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "mcrd"
 FLOORS = [
     {"model", "errors", "events", "files", "sums", "threads", "words", "dataplane"},
     {"addresses", "answers"},
-    {"client", "inspected", "looks", "tasks", "config", "systemd"},
+    {"client", "inspected", "looks", "merged", "tasks", "config", "systemd"},
     {"planning", "convert"},
     {"sockets"},
     {"host", "observe"},

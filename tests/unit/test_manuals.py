@@ -89,6 +89,7 @@ TABLES = {
     "The input of a rule": schema.Input,
     "The outputs of a rule": schema.Output,
     "Limits": schema.Limit,
+    "One stream by several ways": schema.Merge,
     "What was lost before": schema.Number,
 }
 """By the section of mcr.toml(5)."""

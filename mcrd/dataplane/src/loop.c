@@ -118,6 +118,17 @@ static int repeats(struct worker *worker, struct interface *here, struct rule *r
 	return 1;
 }
 
+/* Has another leg of the rule brought it before? Then it is dropped, and counted. */
+static int is_copy(struct worker *worker, struct interface *here, struct rule *rule, const uint8_t *payload,
+		   uint32_t length, uint64_t now)
+{
+	if (merge_is_first(rule->merge, &rule->match.merge, worker->segment->copies, &worker->guard, payload, length, now))
+		return 0;
+	count(&here->counters->dropped[DROP_SECOND_COPY], 1);
+	count(&rule->counters->second_copy, 1);
+	return 1;
+}
+
 /* One frame, which may stand for several datagrams. */
 static int relay_all(struct worker *worker, struct interface *here, struct rule *rule, const struct frame *frame,
 		     const struct packet *packet, uint32_t size, uint64_t now)
@@ -138,10 +149,12 @@ static int relay_all(struct worker *worker, struct interface *here, struct rule 
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
 
-		int dropped = (rule->match.dedupe && repeats(worker, here, rule, &whose, packet->payload + at, length)) ||
+		int copy = rule->merge && is_copy(worker, here, rule, packet->payload + at, length, now);
+		int dropped = copy ||
+			      (rule->match.dedupe && repeats(worker, here, rule, &whose, packet->payload + at, length)) ||
 			      returns(worker, here, rule, &whose, frame, packet, packet->payload + at, length, now);
 
-		if (rule->inspector && !dropped)
+		if (rule->inspector && (copy || !dropped))
 			inspect(rule->inspector, packet, packet->payload + at, length, now);
 		if (dropped) {
 			/* counted */
@@ -211,8 +224,8 @@ static int is_held(struct worker *worker)
 		return 0;
 	now = pace_real_now();
 	test->held = now < test->ends && now >= test->began;
-	for (i = 0; i < MCRD_INTERFACES * MCRD_RINGS; i++)
-		if (ring_is_half_full(&worker->interfaces[i / MCRD_RINGS].rings[i % MCRD_RINGS])) {
+	for (i = 0; i < worker->settings.interface_count; i++)
+		if (interface_is_half_full(&worker->interfaces[i])) {
 			test->came = test->expected; /* it goes on */
 			test->held = 0;
 		}
@@ -230,41 +243,6 @@ static void end_test(struct worker *worker)
 	*test = (struct breaker_test){ 0 };
 }
 
-/* Which ring the next frame of all is in, as ring_next(); and whose it is. */
-static struct ring *next_of_all(struct worker *worker, struct interface **whose, struct ring_frame *frame)
-{
-	struct ring *found = NULL, *ring;
-	struct ring_frame other;
-	uint32_t i;
-
-	*whose = &worker->interfaces[0];
-	if (worker->settings.interface_count == 1)
-		return ring_next(&(*whose)->rings[0], &(*whose)->rings[1], frame);
-	for (i = 0; i < worker->settings.interface_count; i++) {
-		struct interface *here = &worker->interfaces[i];
-
-		ring = ring_next(&here->rings[0], &here->rings[1], &other);
-		if (!ring || (found && other.time >= frame->time))
-			continue;
-		found = ring;
-		*whose = here;
-		*frame = other;
-	}
-	return found;
-}
-
-/* Gives all that was taken back to the kernel. */
-static void release(struct interface *here)
-{
-	int i;
-
-	for (i = 0; i < MCRD_RINGS; i++) {
-		ring_release(&here->rings[i], &here->positions[i], &here->counters->frames[i]);
-		count(&here->counters->datagrams[i], here->datagrams[i]);
-		here->datagrams[i] = 0;
-	}
-}
-
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
@@ -275,7 +253,7 @@ static int harvest(struct worker *worker)
 	uint32_t i;
 
 	for (frames = 0; worker->begun && frames < HARVEST && !worker->test.held; frames++) {
-		ring = next_of_all(worker, &here, &frame);
+		ring = interface_next(worker->interfaces, worker->settings.interface_count, &here, &frame);
 		if (worker->test.began && (!ring || frame.time > worker->test.ends))
 			end_test(worker);
 		if (!ring)
@@ -298,7 +276,7 @@ static int harvest(struct worker *worker)
 	if (result < 0)
 		return result;
 	for (i = 0; i < worker->settings.interface_count; i++)
-		release(&worker->interfaces[i]);
+		interface_release(&worker->interfaces[i]);
 	return frames;
 }
 

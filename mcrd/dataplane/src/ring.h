@@ -89,14 +89,4 @@ static inline struct ring *ring_next(struct ring *small, struct ring *large, str
 	return large;
 }
 
-/* The two rings of an interface, that a worker reads; see interface_settings. */
-struct interface {
-	struct ring rings[MCRD_RINGS];
-	const struct interface_settings *settings;
-	struct interface_counters *counters;
-	uint64_t *positions;
-	uint64_t window; /* of the meter */
-	uint64_t datagrams[MCRD_RINGS]; /* of the frames that are not released */
-};
-
 #endif

@@ -8,6 +8,7 @@
 #include "choice.h"
 #include "inspect.h"
 #include "limit.h"
+#include "merge.h"
 #include "packet.h"
 #include "queue.h"
 #include "table.h"
@@ -36,6 +37,7 @@ struct rule {
 	struct breaker breaker;
 	struct rule_counters *counters;
 	struct inspector *inspector; /* NULL: nobody asked for it */
+	struct merge_stream *merge;  /* that it is a leg of; NULL: of none. The worker joins and leaves. */
 	uint64_t window; /* of its meter */
 	uint64_t dedupe_about; /* what tells its payloads from those of others */
 	uint32_t slot;

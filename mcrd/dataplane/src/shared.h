@@ -18,7 +18,7 @@
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 12
+#define MCRD_SEGMENT_VERSION 13
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -26,6 +26,9 @@
 #define MCRD_GUARD_WAYS 2
 #define MCRD_DEDUPE_PAYLOADS 65536
 #define MCRD_GUARD_DETAILED 2147483648
+#define MCRD_LEGS 4
+#define MCRD_SKEWS 24
+#define MCRD_MERGE_COPIES 262144
 
 /* Why a frame was not relayed; nowhere else is there a list of it. The name of a counter is the one here without DROP_, in
  * small letters; one that struct rule_counters has too is counted for the rule as well. The tests say which documents
@@ -44,6 +47,7 @@ enum drop {
 	DROP_LOOPED,       /* was relayed before, and somebody returns it: guard.h */
 	DROP_CUT_OFF,      /* known contents, after a test that found a loop: breaker.h */
 	DROP_DUPLICATE,    /* the payload was relayed just before, and the rule wants it once: dedupe.h */
+	DROP_SECOND_COPY,  /* another leg of the rule has brought it before, or this one: merge.h */
 	MCRD_DROP_REASONS
 };
 
@@ -98,6 +102,7 @@ struct rule_counters {
 	uint64_t looped;
 	uint64_t cut_off;
 	uint64_t duplicate;
+	uint64_t second_copy;
 	struct returner returner; /* the last one */
 	struct meter meter;
 };
@@ -135,6 +140,51 @@ struct output_counters {
 	uint64_t late;    /* of answers: after their time */
 	struct error_counter errors[MCRD_ERROR_PLACES];
 	struct meter meter;
+};
+
+/* What makes two datagrams of several legs copies, see merge.h. */
+enum merge_by {
+	MERGE_NOTHING,
+	MERGE_RTP,
+	MERGE_SEQUENCE,
+	MERGE_MOLDUDP64,
+	MERGE_CONTENT
+};
+
+/* `offset` and `bytes` are of MERGE_SEQUENCE: where the number stands, in bytes. */
+struct merge_settings {
+	uint64_t stream; /* the same for all of its legs, and for nothing else */
+	uint32_t offset;
+	uint8_t by;      /* enum merge_by */
+	uint8_t leg;     /* which one it is, from 0 */
+	uint8_t bytes;   /* 1 to 8 */
+	uint8_t unused;
+};
+
+/* How a leg fares. Datagrams. */
+struct merge_counters {
+	uint64_t received;
+	uint64_t first;     /* no other leg had brought it before: they were relayed */
+	uint64_t second;    /* another leg had */
+	uint64_t repeated;  /* this leg had */
+	uint64_t differs;   /* of the second ones: the number is the same, and the content is not */
+	uint64_t only_here; /* of the first ones: no other leg has brought it since */
+	uint64_t lost;      /* others brought it, and this one did not */
+	uint64_t forgotten; /* of any leg, that made room for one of this leg within half a second */
+	uint64_t skew_most; /* how much later than the first the second ones came, in ns; */
+	uint64_t skews[MCRD_SKEWS]; /* below 2^n us each */
+};
+
+/* What passed, and how often each leg has said it. */
+struct merge_copy {
+	uint64_t tag;  /* 0: none */
+	uint64_t time; /* when it passed, in ns */
+	uint16_t check;
+	uint8_t count[MCRD_LEGS];
+	uint8_t first;  /* the leg that brought it, */
+	uint8_t shared; /* and bits of those that brought it after that */
+	uint8_t period; /* that it passed in */
+	uint8_t unused[7];
 };
 
 /* What a rule finds in its payloads, see inspect.h. */
@@ -214,6 +264,8 @@ struct segment {
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
 	struct inspect_counters inspections[MCRD_RULE_SLOTS];
+	struct merge_counters merges[MCRD_RULE_SLOTS];
+	struct merge_copy copies[MCRD_MERGE_COPIES];
 };
 
 /* Something that was said; see guard.h. Most is said once: the rest is made of this when it is said again. */
@@ -318,6 +370,7 @@ struct rule_match {
 	uint32_t dedupe; /* the same payload again within so many ms is dropped; 0: it is not */
 	uint32_t also_count;
 	struct inspect_settings inspect;
+	struct merge_settings merge;
 };
 
 /* A member of a rule: a destination that it takes, with the source where rules go by that. */

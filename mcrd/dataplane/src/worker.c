@@ -37,6 +37,14 @@ struct worker *worker_new(const struct worker_settings *settings)
 	return worker;
 }
 
+static void leave_stream(struct worker *worker, struct rule *rule)
+{
+	if (rule && rule->merge)
+		merge_leave(&worker->merged, rule->merge, &worker->segment->merges[rule->slot]);
+	if (rule)
+		rule->merge = NULL;
+}
+
 void worker_free(struct worker *worker)
 {
 	int i;
@@ -45,6 +53,8 @@ void worker_free(struct worker *worker)
 		io_uring_queue_exit(&worker->uring);
 	answers_free(&worker->answers);
 	egress_free(&worker->egress);
+	for (i = 0; i < MCRD_RULE_SLOTS; i++)
+		leave_stream(worker, worker->rules.by_slot[i]);
 	rules_free(&worker->rules); /* it counts what waits */
 	for (i = 0; i < MCRD_INTERFACES * MCRD_RINGS; i++)
 		ring_unmap(&worker->interfaces[i / MCRD_RINGS].rings[i % MCRD_RINGS]);
@@ -261,6 +271,24 @@ static int choose_for(struct rule *rule, const struct rule_output *outputs, cons
 	return 0;
 }
 
+/* The rule is the leg of a stream that the one before was, or of another, or of none. */
+static int merge_for(struct worker *worker, struct rule *rule)
+{
+	const struct merge_settings *settings = &rule->match.merge;
+	struct rule *old = worker->rules.by_slot[rule->slot];
+
+	if (old && old->merge && old->merge->id == settings->stream && old->match.merge.leg == settings->leg) {
+		rule->merge = old->merge;
+		old->merge = NULL;
+		return 0;
+	}
+	leave_stream(worker, old);
+	if (settings->by == MERGE_NOTHING)
+		return 0;
+	rule->merge = merge_join(&worker->merged, settings, &worker->segment->merges[rule->slot]);
+	return rule->merge ? 0 : -ENOMEM;
+}
+
 /* A number that no other interface has; 0: the worker does not read it. */
 static uint32_t number_of(const struct worker *worker, uint32_t counters)
 {
@@ -280,7 +308,8 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	int result;
 	uint32_t i;
 
-	if (slot >= MCRD_RULE_SLOTS || match->interface >= MCRD_INTERFACES || !inspect_is_possible(&match->inspect))
+	if (slot >= MCRD_RULE_SLOTS || match->interface >= MCRD_INTERFACES || !inspect_is_possible(&match->inspect) ||
+	    !merge_is_possible(&match->merge))
 		return -EINVAL;
 	for (i = 0; i < output_count; i++)
 		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS ||
@@ -310,7 +339,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		rule_free(rule);
 		return -EINVAL;
 	}
-	if (inspect_for(worker, rule) < 0) {
+	if (inspect_for(worker, rule) < 0 || merge_for(worker, rule) < 0) {
 		rule_free(rule);
 		return -ENOMEM;
 	}
@@ -320,6 +349,8 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 
 int worker_remove_rule(struct worker *worker, uint32_t slot)
 {
+	if (slot < MCRD_RULE_SLOTS)
+		leave_stream(worker, worker->rules.by_slot[slot]);
 	return rules_remove(&worker->rules, slot);
 }
 

@@ -11,6 +11,7 @@
 #include "egress.h"
 #include "flows.h"
 #include "guard.h"
+#include "interface.h"
 #include "members.h"
 #include "pace.h"
 #include "ring.h"
@@ -31,6 +32,7 @@ struct worker {
 	struct rules rules;
 	struct flows flows;
 	uint32_t inspected; /* flows of all rules that are looked at */
+	struct merge_stream *merged;
 	struct segment *segment;
 	struct guard_memory *shared;
 	struct guard guard;
