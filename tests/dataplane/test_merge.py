@@ -7,7 +7,6 @@ from __future__ import annotations
 import random
 import struct
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -277,13 +276,3 @@ def test_a_clock_that_is_set_back(library: tuple[FFI, Any]) -> None:
             worker.give(1, struct.pack("!Q", number), now)
     assert worker.counts(0)["first"] == 3000
     assert worker.counts(1)["second"] == 3000
-
-
-def test_cost(library: tuple[FFI, Any]) -> None:
-    """Printed, for people: the call itself, by cffi, is most of it."""
-    worker, data = Worker(library, RTP), [rtp(n, content=bytes(1316)) for n in range(50_000)]
-    began = time.perf_counter()
-    for number, each in enumerate(data):
-        worker.give(0, each, BEGIN + number * 50_000)
-        worker.give(1, each, BEGIN + number * 50_000 + 1000)
-    print(f"{(time.perf_counter() - began) / 100_000 * 1e9:.0f} ns")
