@@ -6,6 +6,7 @@
 
 #include "counters.h"
 #include "dedupe.h"
+#include "hold.h"
 #include "late.h"
 #include "meter.h"
 #include "worker.h"
@@ -213,36 +214,6 @@ static int relay_frame(struct worker *worker, struct interface *here, const stru
 	return 0;
 }
 
-/* While a rule is put to the test, all waits, unless it has no room to. */
-static int is_held(struct worker *worker)
-{
-	struct breaker_test *test = &worker->test;
-	uint64_t now;
-	uint32_t i;
-
-	if (!test->held)
-		return 0;
-	now = pace_real_now();
-	test->held = now < test->ends && now >= test->began;
-	for (i = 0; i < worker->settings.interface_count; i++)
-		if (interface_is_half_full(&worker->interfaces[i])) {
-			test->came = test->expected; /* it goes on */
-			test->held = 0;
-		}
-	return test->held;
-}
-
-/* All that came during the test has been looked at. */
-static void end_test(struct worker *worker)
-{
-	struct breaker_test *test = &worker->test;
-	struct rule *rule = worker->rules.by_slot[test->rule];
-
-	if (rule)
-		breaker_end(&rule->breaker, test, (uint32_t)(test->ends / 1000000));
-	*test = (struct breaker_test){ 0 };
-}
-
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
@@ -255,7 +226,7 @@ static int harvest(struct worker *worker)
 	for (frames = 0; worker->begun && frames < HARVEST && !worker->test.held; frames++) {
 		ring = interface_next(worker->interfaces, worker->settings.interface_count, &here, &frame);
 		if (worker->test.began && (!ring || frame.time > worker->test.ends))
-			end_test(worker);
+			hold_end(worker);
 		if (!ring)
 			break;
 		result = relay_frame(worker, here, &frame, &here->datagrams[ring - here->rings]);
@@ -370,7 +341,7 @@ int worker_run(struct worker *worker)
 			wait_for_message(worker);
 		worker->rules.now = began;
 		members_expire(&worker->rules);
-		if (!is_held(worker)) {
+		if (!hold_lasts(worker)) {
 			result = late_send(worker, on_completion);
 			if (result < 0)
 				return result;

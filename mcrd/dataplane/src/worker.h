@@ -1,5 +1,5 @@
-/* A worker: what it has, and what its parts share. worker.c is what the supervisor's messages do to it, loop.c
- * what it does between them.
+/* A worker: what it has, and what its parts share. orders.c is what the supervisor's messages do to its
+ * rules, loop.c what it does between them.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_WORKER_H
 #define MCRD_WORKER_H
@@ -55,6 +55,9 @@ struct worker {
 	uint8_t message[MESSAGE_ROOM];
 	_Alignas(struct cmsghdr) uint8_t ancillary[CMSG_SPACE(DESCRIPTORS * sizeof(int))];
 };
+
+/* The rule is no leg of a stream any more. */
+void worker_leave_stream(struct worker *worker, struct rule *rule);
 
 /* Sends a datagram of an output by `to`, the output itself or what a member has for it, within the output's limit. As
  * egress_add(). */
