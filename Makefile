@@ -46,10 +46,10 @@ build:
 demo: setup
 	@$(VENV)/python -m tests.demo
 
-# Two at a time, since most tests on packets wait most of the time, but for those that
+# Three at a time, since most tests on packets wait most of the time, but for those that
 # have to be alone. First what takes longest in one piece; last what comes in many small ones.
 DIRECTORIES := $(addprefix tests/,system sandbox dataplane unit network)
-SIDE_BY_SIDE := -n 2 -m "not alone" $(DIRECTORIES)
+SIDE_BY_SIDE := -n 3 -m "not alone" $(DIRECTORIES)
 ALONE := -m alone $(DIRECTORIES)
 RUN = $(if $(ARGS),$(PYTEST) $(LONG) $(ARGS),status=0; \
 	$(PYTEST) $(LONG) $(SIDE_BY_SIDE) || status=$$?; $(PYTEST) $(LONG) $(ALONE) || status=$$?; \

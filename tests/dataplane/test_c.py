@@ -71,7 +71,8 @@ def test_unit(subject: str, build: str, tmp_path: Path) -> None:
 
 
 def test_every_c_file_is_run() -> None:
-    others = {"fuzz_packet.c", "replay.c"}  # the second is of test_inspect.py
+    # Two are run by test_inspect.py and test_merge.py.
+    others = {"fuzz_packet.c", "replay.c", "remerge.c"}
     named = {f"test_{subject}.c" for subject in SUBJECTS} | others
     assert {path.name for path in TESTS.glob("*.c")} == named
 

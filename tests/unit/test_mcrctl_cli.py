@@ -52,7 +52,9 @@ def test_one_who_interrupts_it_gets_no_answer(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(tmp_path / "control.sock"))
         sock.listen()
-        command = (*MCRCTL, "--control", str(tmp_path / "control.sock"), "explain", "a")
+        # A job in the background of a shell, as a whole test run may be, ignores SIGINT.
+        whole = ("env", "--default-signal=INT", *MCRCTL)
+        command = (*whole, "--control", str(tmp_path / "control.sock"), "explain", "a")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             client, _ = sock.accept()
             with client:

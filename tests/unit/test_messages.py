@@ -56,6 +56,9 @@ st.register_type_strategy(
 st.register_type_strategy(messages.Endpoint, ENDPOINTS)
 st.register_type_strategy(messages.Match, MATCHES)
 # hypothesis takes a default that is made anew each time for a value.
+SOURCES = st.lists(st.builds(messages.SourceRun, ADDRESSES, ADDRESSES), max_size=3)
+OUTPUTS = st.builds(messages.RuleOutput, st.none() | NUMBERS, NUMBERS, NUMBERS, NUMBERS, SOURCES)
+st.register_type_strategy(messages.RuleOutput, OUTPUTS)
 st.register_type_strategy(
     messages.ReplaceRule,
     st.builds(
@@ -63,7 +66,7 @@ st.register_type_strategy(
         sequence=NUMBERS,
         slot=NUMBERS,
         match=MATCHES,
-        outputs=st.lists(st.from_type(messages.RuleOutput), max_size=3),
+        outputs=st.lists(OUTPUTS, max_size=3),
         kept=st.lists(st.none() | NUMBERS, max_size=3),
     ),
 )
