@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +14,9 @@ from cffi import FFI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.dataplane.libraries import SOURCES, build_library
 from tests.dataplane.oracle import SECOND, Mold, Rtp, Sequence, Ts
 
-HERE = Path(__file__).parent / "c"
-SOURCES = Path(__file__).parents[2] / "mcrd" / "dataplane" / "src"
 PARTS = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
 BEGIN = 1_700_000_000 * SECOND
 RTP, MPEG_TS, MOLDUDP64, SEQUENCE = 1, 2, 3, 4  # enum inspect_format
@@ -47,14 +44,7 @@ class Replay:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FFI, Any]]:
-    made = tmp_path_factory.mktemp("replay") / "replay.so"
-    command = [
-        *("gcc", "-std=gnu11", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"),
-        *("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", f"-I{SOURCES}"),
-        *(str(HERE / "replay.c"), *(str(SOURCES / name) for name in PARTS), "-o", str(made)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    made = build_library(tmp_path_factory.mktemp("replay"), "replay", PARTS, "-O1")
     ffi = FFI()
     ffi.cdef(_declarations())
     ffi.cdef(

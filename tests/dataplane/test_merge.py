@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import random
 import struct
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +16,8 @@ from cffi import FFI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-HERE = Path(__file__).parent / "c"
-SOURCES = Path(__file__).parents[2] / "mcrd" / "dataplane" / "src"
+from tests.dataplane.libraries import build_library
+
 PARTS = ("merge.c", "guard.c", "moldudp.c", "rtp.c", "sequence.c")
 RTP, SEQUENCE, MOLDUDP64, CONTENT = 1, 2, 3, 4  # enum merge_by
 LEGS, SECOND = 4, 10**9
@@ -31,14 +29,7 @@ NAMES = ("received", "first", "second", "repeated", "differs", "only_here", "los
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FFI, Any]]:
-    made = tmp_path_factory.mktemp("remerge") / "remerge.so"
-    command = [
-        *("gcc", "-std=gnu11", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"),
-        *("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", f"-I{SOURCES}"),
-        *(str(HERE / "remerge.c"), *(str(SOURCES / name) for name in PARTS), "-o", str(made)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    made = build_library(tmp_path_factory.mktemp("remerge"), "remerge", PARTS, "-O2")
     ffi = FFI()
     ffi.cdef(
         """

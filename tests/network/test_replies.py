@@ -178,11 +178,7 @@ def test_late_answers_go_nowhere_and_an_asker_ends(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(
         triangle.relay, rule("a", "r0 239.255.255.250 1900", 'r1 - - replies="5s"')
     )
-    device = Device(triangle.sink, "k0")
-    sock = asker(triangle.source, "s0")
-    ask(sock, daemon, b"?")
-    device.answer()
-    assert sock.recv(100) == b"I am here: ?"
+    device, sock = answered(triangle, daemon, b"?")
 
     def late() -> bool:
         device.answers.sendto(b"?", device.asked[0])
@@ -214,13 +210,19 @@ def test_late_answers_go_nowhere_and_an_asker_ends(triangle: Triangle) -> None:
     assert before["lost"] == 0
 
 
-def test_answers_go_on_through_a_changed_rule_and_another_worker(triangle: Triangle) -> None:
-    daemon = triangle.lab.mcrd(triangle.relay, SEARCH)
+def answered(triangle: Triangle, daemon: Mcrd, question: bytes) -> tuple[Device, socket.socket]:
+    """A device, and an asker that has had its answer."""
     device = Device(triangle.sink, "k0")
     sock = asker(triangle.source, "s0")
-    ask(sock, daemon, b"1")
+    ask(sock, daemon, question)
     device.answer()
-    assert sock.recv(100) == b"I am here: 1"
+    assert sock.recv(100) == b"I am here: " + question
+    return device, sock
+
+
+def test_answers_go_on_through_a_changed_rule_and_another_worker(triangle: Triangle) -> None:
+    daemon = triangle.lab.mcrd(triangle.relay, SEARCH)
+    device, sock = answered(triangle, daemon, b"1")
     daemon.edit(SEARCH + rule("b", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))
     daemon.ctl("reload")
     (worker,) = daemon.stats()["workers"]
@@ -247,11 +249,7 @@ def test_answers_go_on_through_a_changed_rule_and_another_worker(triangle: Trian
 
 def test_more_answers_than_a_socket_holds_are_counted(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, SEARCH)
-    device = Device(triangle.sink, "k0")
-    sock = asker(triangle.source, "s0")
-    ask(sock, daemon, b"?")
-    device.answer()
-    assert sock.recv(100) == b"I am here: ?"
+    device, _ = answered(triangle, daemon, b"?")
     (worker,) = daemon.stats()["workers"]
     os.kill(worker["pid"], signal.SIGSTOP)
     sent = 2000
