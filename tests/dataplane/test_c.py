@@ -19,6 +19,7 @@ BUILDS = {
 }
 
 INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
+WORKER = tuple(sorted(path.name for path in SOURCES.glob("*.c") if path.name != "sandbox.c"))
 RULES = ("choice.c", "limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
 
 # What each test file is linked with.
@@ -34,6 +35,7 @@ SUBJECTS = {
     "inspect": INSPECT,
     "pace": ("pace.c",),
     "limit": ("limit.c",),
+    "loop": WORKER,
     "meter": ("meter.c",),
     "packet": ("packet.c",),
     "receive": ("../../traffic/src/send.c",),  # and the receiver, which the test includes

@@ -16,11 +16,18 @@
 enum {
 	HARVEST = 2048, /* frames that are released together */
 	ERROR_PAUSE_NS = 20 * 1000 * 1000,
+	MESSAGE_TRIES = 20, /* with pauses, 0.4 s: the supervisor gives a worker a second to answer */
 	HOLD_LOOK_NS = 1000 * 1000,
 };
 
 /* user_data of the worker's own operations. */
-enum { DONE_MESSAGE = 1, DONE_READY, DONE_PAUSE };
+enum { DONE_NOTHING, DONE_MESSAGE, DONE_READY, DONE_PAUSE };
+
+/* Whether a receive that failed may do better a little later. */
+static int may_pass(int result)
+{
+	return result == -ENOBUFS || result == -ENOMEM || result == -EAGAIN;
+}
 
 static void on_completion(void *context, const struct io_uring_cqe *cqe)
 {
@@ -31,7 +38,8 @@ static void on_completion(void *context, const struct io_uring_cqe *cqe)
 	switch (cqe->user_data) {
 	case DONE_MESSAGE:
 		worker->waiting_message = 0;
-		worker->message_done = 1;
+		worker->message_failed = may_pass(cqe->res) ? worker->message_failed + 1 : 0;
+		worker->message_done = !worker->message_failed || worker->message_failed == MESSAGE_TRIES;
 		worker->message_length = cqe->res;
 		break;
 	case DONE_READY:
@@ -251,10 +259,25 @@ static int harvest(struct worker *worker)
 	return frames;
 }
 
-static void wait_for_message(struct worker *worker)
+static struct io_uring_sqe *prepare_pause(struct worker *worker, unsigned int flags, uint64_t done)
 {
+	static struct __kernel_timespec pause = { .tv_nsec = ERROR_PAUSE_NS };
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&worker->uring);
 
+	io_uring_prep_timeout(sqe, &pause, 0, flags);
+	io_uring_sqe_set_data64(sqe, done);
+	return sqe;
+}
+
+static void wait_for_message(struct worker *worker)
+{
+	struct io_uring_sqe *sqe;
+
+	if (worker->message_failed) {
+		sqe = prepare_pause(worker, IORING_TIMEOUT_ETIME_SUCCESS, DONE_NOTHING);
+		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | IOSQE_IO_LINK);
+	}
+	sqe = io_uring_get_sqe(&worker->uring);
 	worker->message_data = (struct iovec){ worker->message, sizeof(worker->message) };
 	worker->message_header = (struct msghdr){
 		.msg_iov = &worker->message_data,
@@ -272,14 +295,13 @@ static void wait_for_message(struct worker *worker)
 
 static void wait_for_frames(struct worker *worker)
 {
-	static struct __kernel_timespec pause = { .tv_nsec = ERROR_PAUSE_NS };
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&worker->uring);
+	struct io_uring_sqe *sqe;
 
 	if (worker->pause) {
 		worker->pause = 0;
-		io_uring_prep_timeout(sqe, &pause, 0, 0);
-		io_uring_sqe_set_data64(sqe, DONE_PAUSE);
+		sqe = prepare_pause(worker, 0, DONE_PAUSE);
 	} else {
+		sqe = io_uring_get_sqe(&worker->uring);
 		io_uring_prep_poll_add(sqe, PLACE_READINESS, POLLIN);
 		io_uring_sqe_set_data64(sqe, DONE_READY);
 	}

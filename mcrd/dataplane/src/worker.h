@@ -47,6 +47,7 @@ struct worker {
 	int begun;           /* there are rules: the rings may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */
 	int waiting_message; /* a receive is under way */
+	int message_failed;  /* so many receives in a row */
 	int pause;           /* the packet socket has an error that only the supervisor can take from it */
 	int message_done;
 	int message_length;
