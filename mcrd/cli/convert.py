@@ -8,20 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from mcrd.convert import (
-    Draft,
-    ForeignError,
-    fit,
-    from_commands,
-    from_igmpproxy,
-    from_json5,
-    from_samplicator,
-    from_smcroute,
-    is_command,
-    is_igmpproxy,
-    is_samplicator,
-    toml,
-)
+from mcrd.convert import ForeignError, draft_of, fit, toml
 from mcrd.errors import words
 from mcrd.files import read_file
 
@@ -30,7 +17,7 @@ def run(path: Path, as_json: bool) -> int:
     """Print a rule file; what is still wrong with it goes to stderr, and makes the status 1."""
     try:
         text = read_file(str(path)).decode()
-        draft = _draft(text, path)
+        draft = draft_of(text, path)
     except OSError as error:
         return _fail(f"{path}: cannot read: {words(error)}")
     except UnicodeDecodeError as error:
@@ -56,21 +43,6 @@ def run(path: Path, as_json: bool) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
-
-
-def _draft(text: str, path: Path) -> Draft:
-    """What the file says, whatever it is of; raises ForeignError."""
-    start = text.lstrip()
-    if is_command(text):
-        # A path in a command line is one of the root, or of where the file is.
-        return from_commands(
-            text, str(path), lambda name: read_file(str(path.parent / name)).decode()
-        )
-    if not start.startswith("[") and is_samplicator(text):
-        return from_samplicator(text, str(path))
-    if start.startswith(("{", "[", "//", "/*")):
-        return from_json5(text, str(path))
-    return (from_igmpproxy if is_igmpproxy(text) else from_smcroute)(text, str(path))
 
 
 def _fail(why: str) -> int:

@@ -96,13 +96,8 @@ def _sent_text(sent: Sent) -> str:
 
 
 def _received_text(received: Received) -> str:
-    told = {
-        "unique": received.unique,
-        "lost": received.lost,
-        "duplicated": received.duplicated,
-        "reordered": received.reordered,
-        "corrupt": received.corrupt,
-    }
+    names = ("unique", "lost", "duplicated", "reordered", "corrupt")
+    told = {name: getattr(received, name) for name in names}
     rare = {
         "unsequenced": received.unsequenced,
         "dropped by this receiver's kernel": received.kernel_dropped,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from pathlib import PurePath
 
@@ -30,12 +30,12 @@ _EXEC = re.compile(r"Exec[A-Za-z]*=[-@+!:]*")
 
 @dataclass
 class _Command:
-    """A command line: its options with their values, and the other words."""
+    """A command line: its options with their values, and the other words; it adds to `draft`."""
 
+    draft: Draft
     where: str
     options: dict[str, list[str]] = field(default_factory=dict)
     rest: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
 
     def one(self, name: str, default: str = "") -> str:
         return (self.options.get(name) or [default])[-1]
@@ -46,12 +46,15 @@ class _Command:
     def has(self, name: str) -> bool:
         return name in self.options
 
+    def remark(self, text: str) -> None:
+        self.draft.remarks.append(f"{self.where}: {text}")
+
 
 @dataclass(frozen=True)
 class _Program:
     """How a program reads its options, by name with the number of their values."""
 
-    convert: Callable[[Draft, _Command, Read], None]
+    convert: Callable[[_Command, Read], None]
     options: Mapping[str, int]
     idle: frozenset[str]
     """Options that need no equivalent."""
@@ -66,13 +69,11 @@ def from_commands(text: str, source: str, read: Read) -> Draft:
     """A draft of what the command lines say; what has no equivalent is a remark."""
     draft = Draft(source, understood=True)
     for where, program, words in _commands(text):
-        found = _parsed(where, PROGRAMS[program], words)
-        for word in found.unknown:
-            draft.remarks.append(f"{where}: {word}: not understood")
+        found = _parsed(draft, where, PROGRAMS[program], words)
         idle = [name for name in found.options if name in PROGRAMS[program].idle]
         if idle:
-            draft.remarks.append(f"{where}: {', '.join(map(_dashed, idle))}: needs no equivalent")
-        PROGRAMS[program].convert(draft, found, read)
+            found.remark(f"{', '.join(map(_dashed, idle))}: needs no equivalent")
+        PROGRAMS[program].convert(found, read)
     return draft
 
 
@@ -98,8 +99,8 @@ def _commands(text: str) -> Iterator[tuple[str, str, list[str]]]:
                 break
 
 
-def _parsed(where: str, program: _Program, words: list[str]) -> _Command:
-    found, left = _Command(where), list(words)
+def _parsed(draft: Draft, where: str, program: _Program, words: list[str]) -> _Command:
+    found, left = _Command(draft, where), list(words)
     while left:
         word = left.pop(0)
         if not word.startswith("-") or word == "-":
@@ -115,7 +116,7 @@ def _parsed(where: str, program: _Program, words: list[str]) -> _Command:
             equals = value
         takes = program.options.get(name)
         if takes is None:
-            found.unknown.append(word)
+            found.remark(f"{word}: not understood")
             continue
         given = [value] if equals else []
         while left and not left[0].startswith("-") and (takes == MANY or len(given) < takes):
@@ -128,31 +129,35 @@ def _dashed(name: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name}"
 
 
-def _remark(draft: Draft, command: _Command, *names: str, why: str) -> None:
+def _remark(command: _Command, *names: str, why: str) -> None:
     """A remark for options that are given, and have no equivalent."""
     for name in names:
         if command.has(name):
             text = " ".join([_dashed(name), *command.many(name)])
-            draft.remarks.append(f"{command.where}: {text}: {why}")
+            command.remark(f"{text}: {why}")
 
 
-def _names(draft: Draft, command: _Command, given: list[str]) -> list[str]:
+def _names(command: _Command, given: list[str]) -> list[str]:
     """The interfaces; other ways to say one have no equivalent."""
     names = list(dict.fromkeys(given))
     wrong = [name for name in names if re.fullmatch(r"[0-9.]+(/[0-9]+)?", name)]
     for name in wrong:
-        draft.remarks.append(f"{command.where}: {name}: left out: an interface goes by its name")
+        command.remark(f"{name}: left out: an interface goes by its name")
     return [name for name in names if name not in wrong]
 
 
-def _sources(draft: Draft, command: _Command, name: str) -> list[str]:
-    """Networks that an option lists, of which some may have bits of a host."""
-    made = []
-    for text in command.many(name):
-        try:
-            made.append(str(ip_network(text, strict=False)))
-        except ValueError:
-            draft.remarks.append(f"{command.where}: {text}: left out: not a network")
+def _chosen(command: _Command, **options: str) -> dict[str, Value]:
+    """The networks that options list, by the keys that they are here; some have bits of a host."""
+    made: dict[str, Value] = {}
+    for key, name in options.items():
+        networks: list[str] = []
+        for text in command.many(name):
+            try:
+                networks.append(str(ip_network(text, strict=False)))
+            except ValueError:
+                command.remark(f"{text}: left out: not a network")
+        if networks:
+            made[key] = networks
     return made
 
 
@@ -172,11 +177,12 @@ class _Mesh:
     """Those on which the source is not kept."""
 
 
-def _add(draft: Draft, command: _Command, mesh: _Mesh) -> None:
+def _add(command: _Command, mesh: _Mesh) -> None:
     """Add a table [reflect.NAME] where that can say it, else a rule for each interface."""
     if len(mesh.interfaces) < 2:
-        draft.remarks.append(f"{command.where}: no rule: it takes two interfaces")
+        command.remark("no rule: it takes two interfaces")
         return
+    draft = command.draft
     name = draft.free_name(mesh.name)
     plain = not mesh.input and not mesh.silent and not mesh.own
     said = not mesh.output.keys() - {"ttl", "source", "replies"}
@@ -207,35 +213,34 @@ def _kept(output: dict[str, Value], own: bool) -> dict[str, Value]:
     return {key: value for key, value in output.items() if not (own and value == "keep")}
 
 
-def _samplicate(draft: Draft, command: _Command, read: Read) -> None:
-    _remark(draft, command, "x", why="mcrd sends at once; `limit` bounds packets per second")
-    _remark(draft, command, "n", why="packets have their checksum")
+def _samplicate(command: _Command, read: Read) -> None:
+    _remark(command, "x", why="mcrd sends at once; `limit` bounds packets per second")
+    _remark(command, "n", why="packets have their checksum")
     given = []
     for path in command.many("c"):
         try:
-            given += lines(draft, read(path), f"{path}: ")
+            given += lines(command.draft, read(path), f"{path}: ")
         except (OSError, UnicodeDecodeError) as error:
-            draft.remarks.append(f"{command.where}: {path}: left out: cannot be read: {error}")
+            command.remark(f"{path}: left out: cannot be read: {error}")
     port = command.one("p", str(PORT))
     if not port.isdigit():
-        draft.remarks.append(f"{command.where}: -p {port}: not understood: expected a number")
+        command.remark(f"-p {port}: not understood: expected a number")
         return
     given.append(Line(command.where, None, command.rest))
-    add(draft, given, Listening(command.one("s") or None, int(port), command.has("S")))
+    listening = Listening(command.one("s") or None, int(port), command.has("S"))
+    add(command.draft, given, listening)
 
 
-def _broadcast_relay(draft: Draft, command: _Command, _: Read) -> None:
+def _broadcast_relay(command: _Command, _: Read) -> None:
     """udp-broadcast-relay-redux, and udpbroadcastrelay, which has more options."""
-    _remark(draft, command, "id", "blockid", why="what comes back is known by its contents")
-    _remark(draft, command, "msearch", why="mcrd does not look into packets")
+    _remark(command, "id", "blockid", why="what comes back is known by its contents")
+    _remark(command, "msearch", why="mcrd does not look into packets")
     port = command.one("port")
     if not port.isdigit():
-        draft.remarks.append(f"{command.where}: no rule: it takes --port NUMBER")
+        command.remark("no rule: it takes --port NUMBER")
         return
-    mesh = _Mesh("", _names(draft, command, command.many("dev")), {})
-    for key, name in (("exclude", "blockcidr"), ("sources", "allowcidr")):
-        if found := _sources(draft, command, name):
-            mesh.input[key] = list[str](found)
+    chosen = _chosen(command, exclude="blockcidr", sources="allowcidr")
+    mesh = _Mesh("", _names(command, command.many("dev")), {}, chosen)
     source = command.one("s")
     if not source:
         mesh.output["source"] = "keep"
@@ -244,13 +249,13 @@ def _broadcast_relay(draft: Draft, command: _Command, _: Read) -> None:
             mesh.output["source_port"] = int(port)
         else:
             text = "the source port of each packet is not kept with an address of the interface"
-            draft.remarks.append(f"{command.where}: -s {source}: {text}: a port is chosen once")
+            command.remark(f"-s {source}: {text}: a port is chosen once")
     else:
         mesh.output["source"] = source
     groups = command.many("multicast")
     if groups:
         text = "broadcasts to this port were relayed as well; mcrd relays these groups alone"
-        draft.remarks.append(f"{command.where}: {text}")
+        command.remark(text)
     to = command.one("t")
     if to:
         mesh.output["address"] = "broadcast" if to == "255.255.255.255" else to
@@ -260,40 +265,39 @@ def _broadcast_relay(draft: Draft, command: _Command, _: Read) -> None:
         output = dict(mesh.output)
         if address != "broadcast" and not to:
             output["ttl"] = 255 if int(port) == MDNS_PORT else TTL
-        _add(draft, command, _Mesh(**{**vars(mesh), "output": output}))
+        _add(command, replace(mesh, output=output))
 
 
-def _old_broadcast_relay(draft: Draft, command: _Command, _: Read) -> None:
+def _old_broadcast_relay(command: _Command, _: Read) -> None:
     """udp-broadcast-relay, whose arguments are ID PORT INTERFACE..."""
     if len(command.rest) < 2 or not command.rest[1].isdigit():
-        draft.remarks.append(f"{command.where}: not understood: expected ID PORT INTERFACE...")
+        command.remark("not understood: expected ID PORT INTERFACE...")
         return
-    names = _names(draft, command, command.rest[2:])
+    names = _names(command, command.rest[2:])
     where: dict[str, Value] = {"address": "broadcast", "port": int(command.rest[1])}
     mesh = _Mesh(f"udp-{command.rest[1]}", names, where, output={"source": "keep"})
-    _add(draft, command, mesh)
+    _add(command, mesh)
 
 
-def _multicast_relay(draft: Draft, command: _Command, _: Read) -> None:
+def _multicast_relay(command: _Command, _: Read) -> None:
     _remark(
-        draft,
         command,
         *("ifFilter", "listen", "remote", "remotePort", "remoteRetry", "noRemoteRelay", "aes"),
         *("oneInterface", "mdnsForceUnicast", "ssdpRepeat", "mdnsRepeat"),
         why="no equivalent",
     )
     if command.has("ifFilter"):
-        draft.remarks.append(
+        command.draft.remarks.append(
             "`sources` of an output says whose packets it sends, as --ifFilter does"
         )
-    names = _names(draft, command, command.many("interfaces"))
+    names = _names(command, command.many("interfaces"))
     silent, own = command.many("noTransmitInterfaces"), command.many("masquerade")
     family: dict[str, Value] = {} if silent or own else {"family": "ipv4"}
     ttl = command.one("ttl")
     common: dict[str, Value] = {"ttl": int(ttl)} if ttl.isdigit() and ttl != "0" else {}
 
     def mesh(name: str, destination: dict[str, Value], output: dict[str, Value]) -> None:
-        _add(draft, command, _Mesh(name, names, destination, {}, output, silent, own))
+        _add(command, _Mesh(name, names, destination, {}, output, silent, own))
 
     if not command.has("noMDNS"):
         whole: dict[str, Value] = {"source_port": MDNS_PORT, "ttl": 255}
@@ -310,24 +314,22 @@ def _multicast_relay(draft: Draft, command: _Command, _: Read) -> None:
     for relay in command.many("relay"):
         address, _colon, number_text = relay.rpartition(":")
         if not number_text.isdigit():
-            draft.remarks.append(f"{command.where}: --relay {relay}: not understood")
+            command.remark(f"--relay {relay}: not understood")
             continue
         address = "broadcast" if address == "255.255.255.255" else address
         mesh(f"relay-{relay}", {"address": address, "port": int(number_text)}, kept)
 
 
-def _mdns_repeater(draft: Draft, command: _Command, _: Read) -> None:
-    names = _names(draft, command, command.rest)
-    mesh = _Mesh("mdns", names, {"protocol": "mdns", "family": "ipv4"})
-    for key, name in (("exclude", "b"), ("sources", "w")):
-        if found := _sources(draft, command, name):
-            mesh.input[key] = list[str](found)
+def _mdns_repeater(command: _Command, _: Read) -> None:
+    names = _names(command, command.rest)
+    chosen = _chosen(command, exclude="b", sources="w")
+    mesh = _Mesh("mdns", names, {"protocol": "mdns", "family": "ipv4"}, chosen)
     if mesh.input:
         mesh.output |= {"source_port": MDNS_PORT, "ttl": 255}
-    _add(draft, command, mesh)
+    _add(command, mesh)
 
 
-def _program(convert: Callable[[Draft, _Command, Read], None], options: str, idle: str) -> _Program:
+def _program(convert: Callable[[_Command, Read], None], options: str, idle: str) -> _Program:
     """Options as "NAME", "NAME:" with a value, "NAME*" with several."""
     takes = {
         each.rstrip(":*"): {":": 1, "*": MANY}.get(each[-1], 0) for each in (options + idle).split()

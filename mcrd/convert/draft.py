@@ -76,15 +76,9 @@ def _lines(draft: Draft) -> Iterator[str]:
     for remark in draft.remarks:
         yield from _remark(remark)
     for name, settings in draft.interfaces.items():
-        yield ""
-        yield f"[interfaces.{_key(name)}]"
-        yield from (f"{key} = {_value(value)}" for key, value in settings.items())
+        yield from _settings(f"interfaces.{_key(name)}", settings)
     for reflect in draft.reflects:
-        yield ""
-        for remark in reflect.remarks:
-            yield from _remark(remark)
-        yield f"[reflect.{_key(reflect.name)}]"
-        yield from (f"{key} = {_value(value)}" for key, value in reflect.settings.items())
+        yield from _settings(f"reflect.{_key(reflect.name)}", reflect.settings, reflect.remarks)
     for rule in draft.rules:
         yield ""
         for remark in rule.remarks:
@@ -96,6 +90,14 @@ def _lines(draft: Draft) -> Iterator[str]:
         yield "outputs = ["
         yield from (f"    {_table(output)}," for output in rule.outputs)
         yield "]"
+
+
+def _settings(table: str, settings: dict[str, Value], remarks: Iterable[str] = ()) -> Iterator[str]:
+    yield ""
+    for remark in remarks:
+        yield from _remark(remark)
+    yield f"[{table}]"
+    yield from (f"{key} = {_value(value)}" for key, value in settings.items())
 
 
 def _remark(text: str) -> Iterable[str]:

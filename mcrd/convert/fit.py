@@ -16,9 +16,7 @@ from mcrd.addresses import plain
 from mcrd.convert.draft import Draft, DraftRule, toml
 from mcrd.model import Network
 
-_OF_A_RULE = re.compile(r"rules\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
-_OF_A_REFLECT = re.compile(r"reflect\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
-_OF_AN_INTERFACE = re.compile(r"interfaces\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
+_TABLE = re.compile(r"(rules|reflect|interfaces)\.(?:\"([^\"]+)\"|([A-Za-z0-9_-]+))")
 
 
 def fit(draft: Draft) -> list[str]:
@@ -97,17 +95,15 @@ def _leave_out(draft: Draft, problems: list[tuple[str, str]]) -> bool:
     """Take what has a problem out of the draft; False when nothing has."""
     wrong: dict[str, list[str]] = {}
     for key, message in problems:
-        if found := _OF_A_RULE.match(key):
-            name = found[1] or found[2]
+        found = _TABLE.match(key)
+        table, name = (found[1], found[2] or found[3]) if found else ("", "")
+        if found and table == "rules":
             about = key[found.end() :].lstrip(".")
             wrong.setdefault(name, []).append(f"{about}: {message}" if about else message)
-        elif found := _OF_AN_INTERFACE.match(key):
-            name = found[1] or found[2]
-            if draft.interfaces.pop(name, None) is not None:
-                draft.remarks.append(f"interfaces.{name}: left out: {message}")
-                return True
-        elif found := _OF_A_REFLECT.match(key):
-            name = found[1] or found[2]
+        elif table == "interfaces" and draft.interfaces.pop(name, None) is not None:
+            draft.remarks.append(f"interfaces.{name}: left out: {message}")
+            return True
+        elif table == "reflect":
             for reflect in [each for each in draft.reflects if each.name == name]:
                 draft.reflects.remove(reflect)
                 draft.remarks.append(f"{reflect.where}: left out: {message}")
