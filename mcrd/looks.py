@@ -10,8 +10,11 @@ from mcrd.answers import Answer
 
 
 class Kind(Struct):
-    """Frames that have much in common, as `observe.frames.Kind`, and how many there were.
+    """Frames that have all in common that stands before `count`, and how many there were.
 
+    `fragment` is "", "first" or "later": what is behind the first has no ports. `detail` says what
+    a message of IGMP, MLD or ICMP is about. `other_host`: it was for another hardware address.
+    `outgoing`: this host sent it. `inner_vlan`: of a second tag. `largest` is a size of IP packets.
     `rule` is another rule that they are for, and `back` says that it relays the other way.
     """
 

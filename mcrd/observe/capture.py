@@ -13,7 +13,6 @@ import errno
 import socket
 import struct
 import time
-from dataclasses import dataclass
 
 from mcrd.looks import Look
 from mcrd.model import Input
@@ -51,13 +50,6 @@ class BusyError(Exception):
     """Another look is under way."""
 
 
-@dataclass(slots=True)
-class _Sight:
-    summary: Summary
-    lost: int = 0
-    ended: str = "time"
-
-
 class Looks:
     """The looks that are under way: one at a time for an interface, and a few in all."""
 
@@ -71,16 +63,16 @@ class Looks:
         if len(self.under_way) >= AT_ONCE:
             raise BusyError(f"{AT_ONCE} looks are under way; try again after them")
         self.under_way.add(given.interface)
+        found = Look(given.interface)
+        summary = Summary(found, lambda kind: takes(given, kind))
         try:
             with _open(given) as sock:
                 began = time.monotonic()
-                summary = Summary(lambda kind: takes(given, kind))
-                sight = await _watch(sock, _Sight(summary), began + seconds, frames)
-                took = time.monotonic() - began
+                await _watch(sock, summary, began + seconds, frames)
+                found.seconds = round(time.monotonic() - began, 3)
         finally:
             self.under_way.discard(given.interface)
-        found = Look(given.interface, round(took, 3), sight.ended, sight.lost)
-        summary.tell(found)
+        summary.end()
         return found
 
 
@@ -101,8 +93,8 @@ def _open(given: Input) -> socket.socket:
         return sock
 
 
-async def _watch(sock: socket.socket, sight: _Sight, until: float, frames: int) -> _Sight:
-    loop = asyncio.get_running_loop()
+async def _watch(sock: socket.socket, summary: Summary, until: float, frames: int) -> None:
+    loop, look = asyncio.get_running_loop(), summary.look
     readable = asyncio.Event()
     loop.add_reader(sock, readable.set)
     try:
@@ -113,22 +105,21 @@ async def _watch(sock: socket.socket, sight: _Sight, until: float, frames: int) 
                 break
             readable.clear()
             began = time.monotonic()
-            if not _read(sock, sight.summary, min(began + SLICE, until), frames):
-                sight.ended = "interface"
+            if not _read(sock, summary, min(began + SLICE, until), frames):
+                look.ended = "interface"
                 break
-            if sight.summary.frames >= frames:
-                sight.ended = "frames"
+            if look.frames >= frames:
+                look.ended = "frames"
                 break
             await asyncio.sleep(time.monotonic() - began)  # others have as long
     finally:
         loop.remove_reader(sock)
-    _, sight.lost = packet_statistics(sock)
-    return sight
+    _, look.lost = packet_statistics(sock)
 
 
 def _read(sock: socket.socket, summary: Summary, until: float, frames: int) -> bool:
     """Read what waits in the socket, for a while; False when the interface is gone or down."""
-    while summary.frames < frames and time.monotonic() < until:
+    while summary.look.frames < frames and time.monotonic() < until:
         try:
             packet, ancillary, _, name = sock.recvmsg(LARGEST, 64)
         except BlockingIOError:

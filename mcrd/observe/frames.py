@@ -7,10 +7,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from ipaddress import ip_address
 
-from mcrd import looks
+from msgspec.structs import astuple
+
+from mcrd.looks import Kind, Look
 from mcrd.observe.messages import MLD, MalformedError, Query, icmp, igmp, mld
 
 KINDS = 256  # of which more are only counted, but for as many again that the rule takes
@@ -21,39 +22,11 @@ TAGS = (0x8100, 0x88A8)
 VERSIONS = {ETH_P_IP: 4, ETH_P_IPV6: 6}
 ICMP, IGMP, UDP, ESP, ICMPV6 = 1, 2, 17, 50, 58
 NAMES = {ICMP: "icmp", IGMP: "igmp", UDP: "udp", ESP: "esp", ICMPV6: "icmpv6"}
+TOLD_APART = Kind.__struct_fields__.index("count")  # fields by which one kind is not another
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION = 0, 43, 44, 51, 60
 
 
-class Kind(NamedTuple):
-    """What frames that are counted together have in common: the first fields of looks.Kind.
-
-    `fragment` is "", "first" or "later": what is behind the first has no ports. `detail` says what
-    a message of IGMP, MLD or ICMP is about. `other_host`: it was for another hardware address.
-    `outgoing`: this host sent it. `inner_vlan`: of a second tag.
-    """
-
-    vlan: int | None
-    source: str
-    destination: str
-    protocol: str
-    port: int | None = None
-    fragment: str = ""
-    wrong_checksum: bool = False
-    detail: str = ""
-    other_host: bool = False
-    outgoing: bool = False
-    inner_vlan: int | None = None
-
-
-class Frame(NamedTuple):
-    """One frame: its kind, and what differs within a kind; `size` is that of the IP packet."""
-
-    kind: Kind
-    ttl: int
-    size: int
-
-
-def parse(packet: bytes, protocol: int, vlan: int | None, verify: bool) -> Frame | None:
+def parse(packet: bytes, protocol: int, vlan: int | None, verify: bool) -> Kind | None:
     """What a frame is, without its link header; None: neither IPv4 nor IPv6. Raises MalformedError.
 
     `protocol` is the EtherType, `vlan` that of the tag that the kernel took off. `verify`: the
@@ -69,14 +42,11 @@ def parse(packet: bytes, protocol: int, vlan: int | None, verify: bool) -> Frame
             tags.append(tag & 0xFFF)
             at += 4
         outer, inner, *_ = (*filter(None, tags), None, None)  # 0 is a priority, and no VLAN
-        match protocol:
-            case 0x0800:
-                frame = _ipv4(packet[at:], outer, verify)
-            case 0x86DD:
-                frame = _ipv6(packet[at:], outer, verify)
-            case _:
-                return None
-        return frame._replace(kind=frame.kind._replace(inner_vlan=inner))
+        if protocol not in VERSIONS:
+            return None
+        kind = (_ipv4 if protocol == ETH_P_IP else _ipv6)(packet[at:], outer, verify)
+        kind.inner_vlan = inner
+        return kind
     except (struct.error, IndexError):
         raise MalformedError("it is too short") from None
 
@@ -94,7 +64,7 @@ def _begins_with_tag(packet: bytes, protocol: int) -> bool:
     return not is_ip and (inner in TAGS or inner == protocol)
 
 
-def _ipv4(packet: bytes, vlan: int | None, verify: bool) -> Frame:
+def _ipv4(packet: bytes, vlan: int | None, verify: bool) -> Kind:
     first, _, total, _, where, ttl, protocol, _, source, destination = struct.unpack_from(
         "!BBHHHBBH4s4s", packet
     )
@@ -103,12 +73,12 @@ def _ipv4(packet: bytes, vlan: int | None, verify: bool) -> Frame:
         raise MalformedError("its lengths contradict each other")
     body = packet[header:total]
     offset, more = (where & 0x1FFF) * 8, bool(where & 0x2000)
-    kind = Kind(vlan, _name(source), _name(destination), NAMES.get(protocol, str(protocol)))
-    kind = _payload(kind, protocol, body, offset, more, verify, source + destination)
-    return Frame(kind, ttl, total + offset)
+    kind = _kind(vlan, source, destination, protocol, ttl, total + offset)
+    _payload(kind, protocol, body, offset, more, verify, source + destination)
+    return kind
 
 
-def _ipv6(packet: bytes, vlan: int | None, verify: bool) -> Frame:
+def _ipv6(packet: bytes, vlan: int | None, verify: bool) -> Kind:
     word, length, protocol, hops, source, destination = struct.unpack_from("!IHBB16s16s", packet)
     if word >> 28 != 6 or 40 + length > len(packet):
         raise MalformedError("its lengths contradict each other")
@@ -131,38 +101,45 @@ def _ipv6(packet: bytes, vlan: int | None, verify: bool) -> Frame:
             break  # what follows is the middle of something
     else:
         raise MalformedError("it has too many extension headers")
-    kind = Kind(vlan, _name(source), _name(destination), NAMES.get(protocol, str(protocol)))
-    kind = _payload(kind, protocol, body, offset, more, verify, source + destination)
-    return Frame(kind, hops, 40 + length + offset)
+    kind = _kind(vlan, source, destination, protocol, hops, 40 + length + offset)
+    _payload(kind, protocol, body, offset, more, verify, source + destination)
+    return kind
+
+
+def _kind(
+    vlan: int | None, source: bytes, destination: bytes, protocol: int, ttl: int, size: int
+) -> Kind:
+    ends = (_name(source), _name(destination), NAMES.get(protocol, str(protocol)))
+    return Kind(vlan, *ends, count=1, largest=size, ttl_lowest=ttl, ttl_highest=ttl)
 
 
 def _payload(
     kind: Kind, protocol: int, body: bytes, offset: int, more: bool, verify: bool, addresses: bytes
-) -> Kind:
+) -> None:
+    """Say of the kind what follows the header of IP."""
     if offset:
-        return kind._replace(fragment="later")
+        kind.fragment = "later"
+        return
     if more:
-        kind = kind._replace(fragment="first")
+        kind.fragment = "first"
     if protocol == UDP:
-        _, port, length, checksum = struct.unpack_from("!HHHH", body)
-        wrong = False
+        _, kind.port, length, checksum = struct.unpack_from("!HHHH", body)
         # In a super-frame, the length may be that of one datagram, and of the first fragment it is
         # that of the whole.
         if not more and length == len(body):
             missing = checksum == 0 and len(addresses) == 32
-            wrong = missing or (verify and checksum != 0 and not _adds_up(addresses, body))
+            wrong = verify and checksum != 0 and not _adds_up(addresses, body)
+            kind.wrong_checksum = missing or wrong
         elif not more and (length < 8 or length > len(body)):
             raise MalformedError("the length of UDP is wrong")
-        return kind._replace(port=port, wrong_checksum=wrong)
-    if more:
-        return kind
-    if protocol == IGMP:
-        return kind._replace(detail=_group_message(body, 4))
-    if protocol == ICMPV6 and body[0] in MLD:
-        return kind._replace(protocol="mld", detail=_group_message(body, 6))
-    if protocol in (ICMP, ICMPV6):
-        return kind._replace(detail=_icmp(body, 4 if protocol == ICMP else 6))
-    return kind
+    elif more:
+        return
+    elif protocol == IGMP:
+        kind.detail = _group_message(body, 4)
+    elif protocol == ICMPV6 and body[0] in MLD:
+        kind.protocol, kind.detail = "mld", _group_message(body, 6)
+    elif protocol in (ICMP, ICMPV6):
+        kind.detail = _icmp(body, 4 if protocol == ICMP else 6)
 
 
 def _adds_up(addresses: bytes, body: bytes) -> bool:
@@ -197,22 +174,19 @@ def _icmp(body: bytes, version: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _name(address: bytes) -> str:
-    return str(IPv4Address(address) if len(address) == 4 else IPv6Address(address))
+    return str(ip_address(address))
 
 
 class Summary:
-    """What arrived, by kind, in memory that does not depend on what arrives.
+    """What arrived, by kind, for a look, in memory that does not depend on what arrives.
 
     Kinds that are `wanted` have room of their own, which all the others cannot fill.
     """
 
-    def __init__(self, wanted: Callable[[Kind], bool] = lambda _: False) -> None:
+    def __init__(self, look: Look, wanted: Callable[[Kind], bool] = lambda _: False) -> None:
+        self.look = look
         self._wanted = wanted
-        self._kinds: dict[Kind, looks.Kind] = {}
-        self.frames = 0
-        self.malformed = 0
-        self.not_ip = 0
-        self.of_more_kinds = 0
+        self._kinds: dict[tuple[object, ...], Kind] = {}
 
     def add(
         self,
@@ -225,31 +199,28 @@ class Summary:
         outgoing: bool = False,
     ) -> None:
         """Add one more frame, as parse() returns it."""
-        self.frames += 1
+        self.look.frames += 1
         try:
-            frame = parse(packet, protocol, vlan, verify)
+            kind = parse(packet, protocol, vlan, verify)
         except MalformedError:
-            self.malformed += 1
+            self.look.malformed += 1
             return
-        if frame is None:
-            self.not_ip += 1
+        if kind is None:
+            self.look.not_ip += 1
             return
-        kind, ttl, size = frame
-        if other_host or outgoing:
-            kind = kind._replace(other_host=other_host, outgoing=outgoing)
-        found = self._kinds.get(kind)
+        kind.other_host, kind.outgoing = other_host, outgoing
+        key = astuple(kind)[:TOLD_APART]
+        found = self._kinds.get(key)
         if found is not None:
             found.count += 1
-            found.largest = max(found.largest, size)
-            found.ttl_lowest = min(found.ttl_lowest, ttl)
-            found.ttl_highest = max(found.ttl_highest, ttl)
+            found.largest = max(found.largest, kind.largest)
+            found.ttl_lowest = min(found.ttl_lowest, kind.ttl_lowest)
+            found.ttl_highest = max(found.ttl_highest, kind.ttl_highest)
         elif len(self._kinds) < KINDS or (len(self._kinds) < 2 * KINDS and self._wanted(kind)):
-            self._kinds[kind] = looks.Kind(*kind, 1, size, ttl, ttl)
+            self._kinds[key] = kind
         else:
-            self.of_more_kinds += 1
+            self.look.of_more_kinds += 1
 
-    def tell(self, look: looks.Look) -> None:
-        """Add it to a look, the most frequent kind first."""
-        look.frames, look.malformed = self.frames, self.malformed
-        look.not_ip, look.of_more_kinds = self.not_ip, self.of_more_kinds
-        look.kinds = sorted(self._kinds.values(), key=lambda kind: -kind.count)
+    def end(self) -> None:
+        """Put the kinds into the look, the most frequent one first."""
+        self.look.kinds = sorted(self._kinds.values(), key=lambda kind: -kind.count)

@@ -7,14 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Generic, TypeVar
 
 from mcrd.addresses import covers, destinations, first_address, has_port
 from mcrd.looks import Kind, Look
 from mcrd.model import Address, Input, Network, PortRange, Rule
-from mcrd.observe import frames
 
-Thing = TypeVar("Thing")
 RANGES = 256  # that are looked through for each kind
 
 
@@ -58,8 +55,8 @@ def mark(look: Look, rule: Rule, rules: Iterable[Rule]) -> None:
     It takes or sends these kinds, or sends to that group; None: none does.
     """
     interface = rule.input.interface
-    inputs: _Index[Rule] = _Index()
-    outputs: dict[str, _Index[Rule]] = {name: _Index() for name in (interface, *look.heard)}
+    inputs = _Index()
+    outputs = {name: _Index() for name in (interface, *look.heard)}
     for other in rules:
         if other.name == rule.name or not other.enabled:
             continue
@@ -95,33 +92,33 @@ def _is_back(rule: Rule, other: Rule) -> bool:
     )
 
 
-class _Index(Generic[Thing]):
-    """An index by address and port of things that may be thousands."""
+class _Index:
+    """An index by address and port of rules that may be thousands."""
 
     def __init__(self) -> None:
-        self._single: dict[tuple[Address, int], list[Thing]] = {}
-        self._any_port: dict[Address, Thing] = {}
-        self._ranges: list[tuple[Address | Network, int | PortRange, Thing]] = []
+        self._single: dict[tuple[Address, int], list[Rule]] = {}
+        self._any_port: dict[Address, Rule] = {}
+        self._ranges: list[tuple[Address | Network, int | PortRange, Rule]] = []
 
-    def add(self, address: Address | Network, port: int | PortRange, thing: Thing) -> None:
+    def add(self, address: Address | Network, port: int | PortRange, rule: Rule) -> None:
         if isinstance(address, Address):
-            self._any_port.setdefault(address, thing)
+            self._any_port.setdefault(address, rule)
         if isinstance(address, Address) and isinstance(port, int):
-            self._single.setdefault((address, port), []).append(thing)
+            self._single.setdefault((address, port), []).append(rule)
         elif len(self._ranges) < RANGES:
-            self._ranges.append((address, port, thing))
+            self._ranges.append((address, port, rule))
 
-    def at(self, address: Address, port: int) -> Iterator[Thing]:
+    def at(self, address: Address, port: int) -> Iterator[Rule]:
         """Those at an address and port; port 0: at any."""
         if port == 0 and address in self._any_port:
             yield self._any_port[address]
         yield from self._single.get((address, port), ())
-        for network, ports, thing in self._ranges:
+        for network, ports, rule in self._ranges:
             if covers(network, address) and (port == 0 or has_port(ports, port)):
-                yield thing
+                yield rule
 
 
-def takes(given: Input, kind: Kind | frames.Kind) -> bool:
+def takes(given: Input, kind: Kind) -> bool:
     """Whether frames of this kind are for the rule."""
     return not _lacks(given, kind)
 
@@ -130,7 +127,7 @@ def _is_to(given: Input, address: Address) -> bool:
     return any(covers(each, address) for each in destinations(given))
 
 
-def _lacks(given: Input, kind: Kind | frames.Kind) -> list[str]:
+def _lacks(given: Input, kind: Kind) -> list[str]:
     """What a kind lacks, in the order in which a person would look."""
     lacks = []
     if not _is_to(given, ip_address(kind.destination)):
@@ -144,7 +141,7 @@ def _lacks(given: Input, kind: Kind | frames.Kind) -> list[str]:
     elif given.protocol == "udp" and kind.port is not None and not has_port(given.port, kind.port):
         lacks.append("port")
     if kind.port is None and "group" in lacks:
-        lacks.append("port")  # of another group, and nothing says that it is about the rule
+        lacks.append("port")  # of another group, and norule says that it is about the rule
     if kind.wrong_checksum:
         lacks.append("checksum")
     if kind.other_host:

@@ -20,7 +20,6 @@ from mcrd.client import ControlError, fetch, read
 from mcrd.daemon.commands import COMMANDS
 from mcrd.daemon.control import Request, Server
 from mcrd.lanes.counts import OF_OUTPUTS, OF_SKIPS
-from mcrd.observe import frames
 
 MANUAL = (Path(__file__).parents[2] / "man/mcrctl.1").read_text(encoding="utf-8")
 STRUCTS = [
@@ -62,7 +61,6 @@ def test_what_a_rule_file_says_is_in_the_answer() -> None:
         names -= {"also"}  # as `broadcasts`
         told_as = {IN_SECONDS.get(name, name) for name in names}
         assert told_as <= set(told.__struct_fields__)
-    assert looks.Kind.__struct_fields__[: len(frames.Kind._fields)] == frames.Kind._fields
 
 
 def test_every_drop_of_an_output_is_in_the_answer() -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcrd.looks import Look
+from mcrd.looks import Kind, Look
 from mcrd.model import Input
 from mcrd.observe.capture import AUXDATA, _auxiliary
-from mcrd.observe.frames import KINDS, Kind, Summary, parse
+from mcrd.observe.frames import KINDS, Summary, parse
 from mcrd.observe.kinds import takes
 from mcrd.observe.messages import MalformedError
 from tests.dataplane.frames import frame
@@ -31,7 +31,7 @@ def packet(**settings: Any) -> bytes:
 def kind(data: bytes, protocol: int = IP, vlan: int | None = None, verify: bool = True) -> Kind:
     found = parse(data, protocol, vlan, verify)
     assert found is not None
-    return found.kind
+    return found
 
 
 def ipv6(following: int, body: bytes, destination: str = "ff02::1") -> bytes:
@@ -47,16 +47,17 @@ def ipv4(protocol: int, body: bytes, fragment: int = 0) -> bytes:
 def test_a_datagram() -> None:
     found = parse(packet(), IP, None, verify=True)
     assert found is not None
-    assert found.kind == Kind(None, "10.1.0.1", "239.1.1.1", "udp", 5000)
-    assert (found.ttl, found.size) == (8, 32)
+    sizes: dict[str, Any] = {"count": 1, "largest": 32, "ttl_lowest": 8, "ttl_highest": 8}
+    assert found == Kind(None, "10.1.0.1", "239.1.1.1", "udp", 5000, **sizes)
     six = kind(packet(source="fd01::1", destination="ff15::1"), IPV6)
-    assert six == Kind(None, "fd01::1", "ff15::1", "udp", 5000)
+    sizes["largest"] += 20
+    assert six == Kind(None, "fd01::1", "ff15::1", "udp", 5000, **sizes)
 
 
 def test_padding_is_no_part_of_it() -> None:
     found = parse(packet() + bytes(14), IP, None, verify=True)
     assert found is not None
-    assert (found.size, found.kind.wrong_checksum) == (32, False)
+    assert (found.largest, found.wrong_checksum) == (32, False)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"xy", b"\xff" * 1400, bytes(1401)])
@@ -98,7 +99,7 @@ def test_fragments() -> None:
     assert (first.fragment, first.port) == ("first", 5000)
     later = parse(packet(fragment=0x2001), IP, None, verify=True)
     assert later is not None
-    assert (later.kind.fragment, later.kind.port, later.size) == ("later", None, 40)
+    assert (later.fragment, later.port, later.largest) == ("later", None, 40)
     udp = frame(b"data", source="fd01::1", destination="ff15::1")[54:]
     for where, part in ((1, "first"), (8, "later"), (0, "")):
         header = struct.pack("!BBHI", 17, 0, where, 7)
@@ -167,36 +168,36 @@ def test_what_makes_no_sense(data: bytes, protocol: int) -> None:
     st.booleans(),
 )
 def test_no_bytes_do_harm(data: bytes, protocol: int, vlan: int | None, verify: bool) -> None:
-    summary = Summary()
+    told = Look()
+    summary = Summary(told)
     summary.add(data, protocol, vlan, verify, other_host=False)
     # With a header that is right, more of it is read.
     summary.add(ipv4(data[0] if data else 17, data), IP, vlan, verify, other_host=False)
     summary.add(ipv6(data[0] if data else 44, data), IPV6, vlan, verify, other_host=True)
-    told = Look()
-    summary.tell(told)
+    summary.end()
     apart = told.malformed + told.not_ip + told.of_more_kinds
     assert told.frames == 3 == apart + sum(each.count for each in told.kinds)
 
 
 def test_a_summary_is_bounded() -> None:
-    summary = Summary()
+    told = Look()
+    summary = Summary(told)
     for number in range(KINDS + 100):
         summary.add(packet(ports=(1, 1000 + number)), IP, None, verify=True, other_host=False)
     summary.add(packet(ports=(1, 1000)), IP, None, verify=True, other_host=False)
-    told = Look()
-    summary.tell(told)
+    summary.end()
     assert (len(told.kinds), told.of_more_kinds) == (KINDS, 100)
     assert (told.kinds[0].count, told.kinds[0].largest) == (2, 32)
 
 
 def test_what_the_rule_takes_is_not_crowded_out() -> None:
     wanted = Input("eth0", ip_address("239.1.1.1"), 5000)
-    summary = Summary(lambda kind: takes(wanted, kind))
+    told = Look()
+    summary = Summary(told, lambda kind: takes(wanted, kind))
     for number in range(KINDS + 100):
         summary.add(packet(ports=(1, 6000 + number)), IP, None, verify=True, other_host=False)
     summary.add(packet(ports=(1, 5000)), IP, None, verify=True, other_host=False)
-    told = Look()
-    summary.tell(told)
+    summary.end()
     assert len(told.kinds) == KINDS + 1
     assert told.kinds[-1].port == 5000
 
