@@ -16,12 +16,10 @@ from mcrd.addresses import first_address, first_port, last_port
 from mcrd.model import Input
 from mcrd.sockets.filters import (
     AND,
-    ETH_P_8021AD,
-    ETH_P_8021Q,
+    DROP,
     ETH_P_IP,
     ETH_P_IPV6,
     EXTENSIONS,
-    GO,
     IF_AT_LEAST,
     IF_EQUAL,
     IF_GREATER,
@@ -32,14 +30,14 @@ from mcrd.sockets.filters import (
     NETWORK,
     PACKET_OUTGOING,
     PACKET_TYPE,
+    PASS,
     PROTOCOL,
-    RETURN,
     Instruction,
+    by_version,
+    within,
 )
 
 LOAD_HALF_AT = 0x48  # at k + X
-PASS: Instruction = (RETURN, 0, 0, 0x40000)
-DROP: Instruction = (RETURN, 0, 0, 0)
 OFFSET = 0x1FFF  # of the IPv4 header's fragment field
 ICMP, IGMP, UDP, ESP, ICMPV6 = 1, 2, 17, 50, 58
 NEIGHBOUR_DISCOVERY = (133, 137)  # types of ICMPv6 that say nothing about a stream
@@ -47,23 +45,12 @@ NEIGHBOUR_DISCOVERY = (133, 137)  # types of ICMPv6 that say nothing about a str
 
 def about(given: Input) -> Sequence[Instruction]:
     """The program for one input."""
-    ipv4, ipv6 = _ipv4(given), _ipv6(given)
     own = _outgoing(given)
     return (
         (LOAD_BYTE, 0, 0, PACKET_TYPE),
         (IF_EQUAL, 0, len(own), PACKET_OUTGOING),
         *own,
-        (LOAD_HALF, 0, 0, PROTOCOL),
-        (IF_EQUAL, 5, 0, ETH_P_IP),
-        (IF_EQUAL, 5, 0, ETH_P_IPV6),
-        (IF_EQUAL, 1, 0, ETH_P_8021Q),
-        (IF_EQUAL, 0, 1, ETH_P_8021AD),
-        PASS,
-        DROP,
-        (GO, 0, 0, 1),
-        (GO, 0, 0, len(ipv4)),
-        *ipv4,
-        *ipv6,
+        *by_version(_ipv4(given), _ipv6(given)),
     )
 
 
@@ -96,7 +83,7 @@ def _ipv4(given: Input) -> Sequence[Instruction]:
         DROP,
         (LOAD_HEADER_LENGTH, 0, 0, NETWORK),
         (LOAD_HALF_AT, 0, 0, NETWORK + 2),
-        *_port(given),
+        *within(first_port(given.port), last_port(given.port)),
     )
 
 
@@ -114,7 +101,7 @@ def _ipv6(given: Input) -> Sequence[Instruction]:
         (IF_EQUAL, 1, 0, UDP),
         DROP,
         (LOAD_HALF, 0, 0, NETWORK + 42),
-        *_port(given),
+        *within(first_port(given.port), last_port(given.port)),
     )
 
 
@@ -142,9 +129,3 @@ def _destination(given: Input, version: int, at: int) -> Sequence[Instruction]:
         (IF_EQUAL, 0, 1, int(first) & mask),
         PASS,
     )
-
-
-def _port(given: Input) -> Sequence[Instruction]:
-    """Pass what is sent to the ports of the input, of which A has one, and drop all else."""
-    first, last = first_port(given.port), last_port(given.port)
-    return (IF_AT_LEAST, 0, 1, first), (IF_GREATER, 0, 1, last), DROP, PASS

@@ -110,8 +110,8 @@ def share(workers: int, largest: int) -> Sequence[Instruction]:
 Span = tuple[int, int]
 """The lowest and the highest of consecutive 32-bit numbers."""
 
-_PASS: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
-_DROP: Instruction = (RETURN, 0, 0, 0)
+PASS: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
+DROP: Instruction = (RETURN, 0, 0, 0)
 PACKET_OUTGOING = 4  # linux/if_packet.h
 ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8  # a tag that the kernel left in the frame
 _MORE_OR_OFFSET = 0x3FFF  # of the IPv4 header's fragment field
@@ -148,15 +148,15 @@ def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[In
     `spans`, and of IPv6 the last 32 bits decide. None: all IP. Never what this host sends.
     """
     if wanted is None or spans < 2:
-        ipv4: Sequence[Instruction] = (_PASS,)
-        ipv6: Sequence[Instruction] = (_PASS,)
+        ipv4: Sequence[Instruction] = (PASS,)
+        ipv6: Sequence[Instruction] = (PASS,)
     else:
         known = list(wanted)
         ipv4 = (
             (LOAD_HALF, 0, 0, NETWORK + 6),
             (AND, 0, 0, _MORE_OR_OFFSET),
             (IF_EQUAL, 1, 0, 0),
-            _PASS,
+            PASS,
             (LOAD_WORD, 0, 0, NETWORK + 16),
             *_search(_spans([n for n in known if n.version == 4], spans // 2)),
         )
@@ -164,20 +164,28 @@ def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[In
             (LOAD_BYTE, 0, 0, NETWORK + 6),
             *((IF_EQUAL, len(EXTENSIONS) - n, 0, header) for n, header in enumerate(EXTENSIONS)),
             (GO, 0, 0, 1),
-            _PASS,
+            PASS,
             (LOAD_WORD, 0, 0, NETWORK + 36),
             *_search(_spans([n for n in known if n.version == 6], spans // 2)),
         )
     return (
         (LOAD_HALF, 0, 0, PACKET_TYPE),
-        (IF_EQUAL, 6, 0, PACKET_OUTGOING),
+        (IF_EQUAL, 0, 1, PACKET_OUTGOING),
+        DROP,
+        *by_version(ipv4, ipv6),
+    )
+
+
+def by_version(ipv4: Sequence[Instruction], ipv6: Sequence[Instruction]) -> tuple[Instruction, ...]:
+    """Judge IPv4 and IPv6 by these, pass what has a tag in the frame, and drop all else."""
+    return (
         (LOAD_HALF, 0, 0, PROTOCOL),
         (IF_EQUAL, 6, 0, ETH_P_IP),
         (IF_EQUAL, 4, 0, ETH_P_IPV6),
         (IF_EQUAL, 1, 0, ETH_P_8021Q),
         (IF_EQUAL, 0, 1, ETH_P_8021AD),
-        _PASS,
-        _DROP,
+        PASS,
+        DROP,
         (GO, 0, 0, len(ipv4)),
         *ipv4,
         *ipv6,
@@ -213,14 +221,18 @@ def _span(network: Network) -> Span:
 def _search(spans: Sequence[Span]) -> Sequence[Instruction]:
     """A binary search of A among the spans."""
     if not spans:
-        return (_DROP,)
+        return (DROP,)
     if len(spans) == 1:
-        first, last = spans[0]
-        if first == last:
-            return (IF_EQUAL, 1, 0, first), _DROP, _PASS
-        return (IF_AT_LEAST, 0, 1, first), (IF_GREATER, 0, 1, last), _DROP, _PASS
+        return within(*spans[0])
     middle = len(spans) // 2
     low, high = _search(spans[:middle]), _search(spans[middle:])
     if len(low) <= 255:
         return (IF_AT_LEAST, len(low), 0, spans[middle][0]), *low, *high
     return (IF_AT_LEAST, 0, 1, spans[middle][0]), (GO, 0, 0, len(low)), *low, *high
+
+
+def within(first: int, last: int) -> Sequence[Instruction]:
+    """Pass where A is one of these numbers, and drop all else."""
+    if first == last:
+        return (IF_EQUAL, 1, 0, first), DROP, PASS
+    return (IF_AT_LEAST, 0, 1, first), (IF_GREATER, 0, 1, last), DROP, PASS
