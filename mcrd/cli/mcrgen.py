@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from ipaddress import ip_address
 
 from mcrd.cli.arguments import argument
-from mcrd.traffic import Address, StopOnSignal, Target, TrafficError
+from mcrd.traffic import Address, Target, TrafficError, stop_on_signal
 from mcrd.traffic.receive import Ending, Received, receive
 from mcrd.traffic.send import Pattern, Sent, send
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         subparser.error(str(error))
     try:
-        with StopOnSignal() as stopped:
+        with stop_on_signal() as stopped:
             if sending:
                 return _send(arguments, target, subparser, stopped)
             return _receive(arguments, target, subparser, stopped)
@@ -43,7 +43,7 @@ def _send(
     arguments: argparse.Namespace,
     target: Target,
     parser: argparse.ArgumentParser,
-    stopped: StopOnSignal,
+    stopped: Callable[[], bool],
 ) -> int:
     if arguments.size > target.max_size:
         parser.error(f"argument --size: expected 0 to {target.max_size}, got {arguments.size}")
@@ -59,7 +59,7 @@ def _receive(
     arguments: argparse.Namespace,
     target: Target,
     parser: argparse.ArgumentParser,
-    stopped: StopOnSignal,
+    stopped: Callable[[], bool],
 ) -> int:
     source = arguments.source
     if source is not None and source.version != target.address.version:

@@ -22,7 +22,7 @@ from mcrd.addresses import first_address
 from mcrd.explain.evidence import Host, Way
 from mcrd.host.bridges import Bridge, bridge_of
 from mcrd.host.links import links_of
-from mcrd.host.netlink import os_errors
+from mcrd.host.netlink import asking
 from mcrd.host.procfs import NET
 from mcrd.host.procfs import Host as ThisHost
 from mcrd.host.protocols import forced, igmp_spoken
@@ -47,7 +47,7 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
 
     Raises OSError.
     """
-    with os_errors(), IPRoute() as ask:
+    with asking() as ask:
         messages = {message.get("ifname"): message for message in ask.get_links()}
         links = by_name(links_of(messages.values(), ask.get_addr()))
         called = {own: name for name, own in aliases(names_of(rule), links).items()}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mcrd.host.netlink import asking
 from mcrd.planning.links import Link
 from mcrd.planning.names import by_name
 
@@ -53,22 +54,15 @@ class Device:
 
 def links() -> dict[str, Link]:
     """The interfaces of this host by each of their names, without addresses. Raises OSError."""
-    from pyroute2 import IPRoute  # noqa: PLC0415  slow, and nothing else needs it
+    from mcrd.host.links import link_of  # noqa: PLC0415  slow, and nothing else needs it
 
-    from mcrd.host.links import link_of  # noqa: PLC0415
-    from mcrd.host.netlink import os_errors  # noqa: PLC0415
-
-    with os_errors(), IPRoute() as netlink:
+    with asking() as netlink:
         return by_name(link_of(message, ()) for message in netlink.get_links())
 
 
 def devices(names: Iterable[str]) -> dict[str, Device]:
     """The named interfaces that exist. Raises OSError."""
-    from pyroute2 import IPRoute  # noqa: PLC0415  slow, and nothing else needs it
-
-    from mcrd.host.netlink import os_errors  # noqa: PLC0415
-
-    with os_errors(), IPRoute() as netlink:
+    with asking() as netlink:
         links = {link["index"]: link for link in netlink.get_links()}
         addressed = {address["index"] for address in netlink.get_addr(family=socket.AF_INET)}
     vlans: dict[int, set[int]] = {}

@@ -1,4 +1,4 @@
-"""Errors of netlink as OSError, which pyroute2's are not."""
+"""Questions over netlink by pyroute2, and its errors as OSError, which they are not."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -8,13 +8,23 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
+
+@contextlib.contextmanager
+def asking() -> Iterator[Any]:
+    """A socket of pyroute2's for questions of rtnetlink(7). Raises OSError."""
+    from pyroute2 import IPRoute  # noqa: PLC0415  slow, and seldom needed
+
+    with os_errors(), IPRoute() as netlink:
+        yield netlink
 
 
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
     """Raise as OSError what the kernel, or pyroute2 in its place, refuses."""
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415  as above
+
     try:
         yield
     except NetlinkError as error:

@@ -7,13 +7,12 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Self
 
-if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+from mcrd.host.netlink import asking
 
 Address = IPv4Address | IPv6Address
 
@@ -95,11 +94,7 @@ class Target:
 
 def _index_of_altname(name: str) -> int | None:
     """The interface that has this alternative name; if_nametoindex(3) takes 15 bytes of one."""
-    from pyroute2 import IPRoute  # noqa: PLC0415  slow, and seldom needed
-
-    from mcrd.host.netlink import os_errors  # noqa: PLC0415
-
-    with suppress(OSError), os_errors(), IPRoute() as netlink:
+    with suppress(OSError), asking() as netlink:
         for link in netlink.get_links():
             properties = link.get("prop_list")
             if properties and name in properties.get_attrs("IFLA_ALT_IFNAME"):
@@ -132,29 +127,16 @@ def allow_descriptors(sockets: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-class StopOnSignal:
-    """While entered, SIGINT and SIGTERM only make it true."""
-
-    def __init__(self) -> None:
-        self._stopped = False
-        self._before: dict[signal.Signals, signal.Handlers] = {}
-
-    def __call__(self) -> bool:
-        return self._stopped
-
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stopped = True
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._stop)  # type: ignore[assignment]
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Meanwhile, SIGINT and SIGTERM do no more than make what it gives true."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)

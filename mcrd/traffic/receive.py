@@ -8,9 +8,10 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mcrd.errors import named
 from mcrd.traffic import (
@@ -22,9 +23,6 @@ from mcrd.traffic import (
     open_socket,
 )
 from mcrd.traffic._traffic import ffi, lib
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 RECEIVE_BUFFER = 256 * 1024 * 1024
 QUIET_NS = 200_000_000  # after the last expected packet, for duplicates to show

@@ -8,9 +8,9 @@ import os
 import secrets
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mcrd.errors import named
 from mcrd.traffic import (
@@ -22,9 +22,6 @@ from mcrd.traffic import (
     open_socket,
 )
 from mcrd.traffic._traffic import ffi, lib
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Enough for the longest datagram, and few enough small ones to fit a transmit queue.
 SEND_BUFFER = 512 * 1024
