@@ -38,6 +38,12 @@ def destinations(given: Input) -> tuple[Address | Network, ...]:
     return (first, *given.also)
 
 
+def allows(given: Input, source: Address) -> bool:
+    """Whether an input takes what comes from there."""
+    listed = not given.sources or any(source in network for network in given.sources)
+    return listed and not any(source in network for network in given.exclude)
+
+
 def has_port(ports: int | PortRange, port: int) -> bool:
     """Whether it is that port, or in that range."""
     return first_port(ports) <= port <= last_port(ports)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
-from mcrd.addresses import covers, has_port
+from mcrd.addresses import allows, covers, has_port
 from mcrd.answers import Twice
 from mcrd.beside.sight import Route, Sender, Sight
-from mcrd.model import Address, Input, Network, Output, PortRange, Rule
+from mcrd.model import Address, Network, Output, PortRange, Rule
 from mcrd.planning.broadcast import destination
 from mcrd.planning.links import Link, source_of
 
@@ -80,16 +80,10 @@ def _routed(rule: Rule, links: Mapping[str, Link], routes: Iterable[Route]) -> I
         and (output.address, output.port) == (given.address, given.port)
     }
     for route in routes if same else ():
-        if not covers(given.address, route.group) or not _takes(given, route.source):
+        takes = route.source is None or allows(given, route.source)
+        if not takes or not covers(given.address, route.group):
             continue
         outputs = tuple(sorted(at for index, at in same.items() if index in route.leaves))
         if outputs:
             yield Twice(rule.name, "kernel", outputs, group=str(route.group))
             return
-
-
-def _takes(given: Input, source: Address | None) -> bool:
-    if source is None:
-        return True
-    listed = not given.sources or any(source in network for network in given.sources)
-    return listed and not any(source in network for network in given.exclude)

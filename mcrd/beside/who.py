@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mcrd.answers import Twice
+from mcrd.beside.sight import bound
 from mcrd.host.procfs import Host
 
 RAW = {4: ("raw", 2), 6: ("raw6", 58)}  # tables, with IGMP and ICMPv6, of multicast routers
@@ -92,9 +93,11 @@ def router(host: Host, holders: Holders, version: int) -> tuple[str, str]:
     """What may have set up the kernel's routing, by such a socket, and how to stop it."""
     pids: dict[int, str] = {}
     unknown = False
-    for inode, _ in host.raw(*RAW[version]):
-        unknown = unknown or inode not in holders
-        pids |= {pid: host.program(pid) for pid in holders.get(inode, ())}
+    table, protocol = RAW[version]
+    for entry in bound(host.net(table)):
+        if entry.port == protocol:  # so it stands there (proc(5), /proc/net/raw)
+            unknown = unknown or entry.inode not in holders
+            pids |= {pid: host.program(pid) for pid in holders.get(entry.inode, ())}
     pids = {pid: name for pid, name in pids.items() if name != ITSELF}
     known = {pid: name for pid, name in pids.items() if name in ROUTERS}
     likely = known or (pids if version == 4 else {})

@@ -112,16 +112,6 @@ class Host:
             return self.text(f"proc/{pid}/cmdline").rstrip("\0").split("\0")
         return []
 
-    def raw(self, table: str, protocol: int) -> list[tuple[int, int]]:
-        """Inodes and users of the raw sockets of a protocol (proc(5), /proc/net/raw)."""
-        found = []
-        for line in self.net(table):
-            words = line.split()
-            with contextlib.suppress(IndexError, ValueError):
-                if int(words[1].rpartition(":")[2], 16) == protocol:
-                    found.append((int(words[9]), int(words[7])))
-        return found
-
     def command(self, pid: int) -> str:
         """The command line of a process, or its name where that is not visible."""
         words = self.words(pid)

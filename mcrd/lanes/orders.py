@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from ipaddress import ip_address, ip_network
 
-from mcrd.addresses import covers, destinations, first_address, first_port, last_port
+from mcrd.addresses import allows, covers, destinations, first_address, first_port, last_port
 from mcrd.dataplane import messages
 from mcrd.lanes.inspections import FORMATS
 from mcrd.lanes.merges import MERGE_BY
@@ -130,8 +130,7 @@ def may_have(relay: Relay, key: messages.MemberKey) -> bool:
     return (
         source.version == destination.version
         and 0 <= key.source.port < 65536
-        and (not given.sources or any(source in network for network in given.sources))
-        and not any(source in network for network in given.exclude)
+        and allows(given, source)
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from mcrd.addresses import covers, destinations, first_address, has_port
+from mcrd.addresses import allows, covers, destinations, first_address, has_port
 from mcrd.looks import Kind, Look
 from mcrd.model import Address, Input, Network, PortRange, Rule
 
@@ -134,7 +134,7 @@ def _lacks(given: Input, kind: Kind) -> list[str]:
         lacks.append("group")
     if kind.vlan != given.vlan or kind.inner_vlan:
         lacks.append("vlan")
-    if not _allows(given, kind.source):
+    if not allows(given, ip_address(kind.source)):
         lacks.append("source")
     if kind.protocol != given.protocol:
         lacks.append("protocol")
@@ -153,13 +153,6 @@ def _lacks(given: Input, kind: Kind) -> list[str]:
 
 def _version(kind: Kind) -> int:
     return 6 if ":" in kind.destination else 4
-
-
-def _allows(given: Input, source: str) -> bool:
-    host = ip_address(source)
-    if any(host in network for network in given.exclude):
-        return False
-    return not given.sources or any(host in network for network in given.sources)
 
 
 def queries(kinds: Sequence[Kind], version: int) -> tuple[str, str] | None:

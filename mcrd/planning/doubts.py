@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
 from typing import NamedTuple
 
-from mcrd.addresses import first_address
+from mcrd.addresses import first_address, is_of_link
 from mcrd.model import LIMITED_BROADCAST, Address, Output
 from mcrd.planning.broadcast import destination, is_broadcast
 from mcrd.planning.links import Link
+
+LINK_GROUPS = IPv4Network("224.0.0.0/24")
 
 
 class Doubt(NamedTuple):
@@ -51,10 +54,4 @@ def doubt(output: Output, link: Link, source: Address | None) -> Doubt | None:
 
 def _on_link(address: Address) -> bool:
     """Whether no router passes on what is sent there (RFC 4291, 2.7; RFC 5771, 4; RFC 919, 7)."""
-    if address == LIMITED_BROADCAST:
-        return True
-    if not address.is_multicast:
-        return address.is_link_local
-    if address.version == 4:
-        return address.packed[:3] == b"\xe0\0\0"
-    return address.packed[1] & 0x0F <= 2
+    return address == LIMITED_BROADCAST or address in LINK_GROUPS or is_of_link(address)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Literal
@@ -96,10 +97,15 @@ def source_of(output: Output | Lookup, link: Link) -> Address | None:
         return None
     if output.source is not None:
         return next((a.ip for a in family if a.ip == output.source), None)
-    address = first_address(output.address)
+    return nearest(first_address(output.address), family)
+
+
+def nearest(address: Address, own: Sequence[IPv4Interface | IPv6Interface]) -> Address | None:
+    """Of these, one of the address's network; else of the same scope; else the first."""
     local = is_of_link(address)
-    best = sorted(
-        family,
+    best = min(
+        own,
         key=lambda a: (address not in a.network, is_of_link(a.ip) is not local),
+        default=None,
     )
-    return best[0].ip if best else None
+    return best.ip if best is not None else None

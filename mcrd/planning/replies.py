@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface
 
 from mcrd.addresses import Target, target
-from mcrd.model import Address, Rule
-from mcrd.planning.links import Link
+from mcrd.model import Rule
+from mcrd.planning.links import Link, nearest
 from mcrd.planning.resources import Egress, Replies, Sending
 
 ASKERS_AT_MOST = 1024  # of one rule in one worker: each takes a port, and three sockets
@@ -67,7 +66,7 @@ def back(egress: Egress) -> Egress:
     assert replies is not None
     assert heard is not None
     address, port = heard
-    source = _source(replies.sources, address)
+    source = nearest(address, replies.sources)
     how = Sending(
         *(replies.interface, replies.index, source),
         ttl=max(TTL, sending.ttl),
@@ -75,9 +74,3 @@ def back(egress: Egress) -> Egress:
     )
     called = answers(egress.target)
     return Egress(egress.worker, egress.rule, how, address, port, of=called, heard=heard)
-
-
-def _source(own: Sequence[IPv4Interface | IPv6Interface], asker: Address) -> Address:
-    """As links.source_of(): one of the asker's network, then of the same scope, then the first."""
-    best = min(own, key=lambda a: (asker not in a.network, a.is_link_local != asker.is_link_local))
-    return best.ip
