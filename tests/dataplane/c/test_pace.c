@@ -49,23 +49,23 @@ static void test_sleep(void)
 
 	check_about("sleep");
 	run(&pace, &now, 220000, 5);
-	CHECK(pace_sleep(&pace, 1000, 1000) >= 50 * US && pace_sleep(&pace, 1000, 1000) <= 65 * US);
+	CHECK(pace_sleep(&pace, 1000, 1000) >= 130 * US && pace_sleep(&pace, 1000, 1000) <= 150 * US);
 	run(&pace, &now, 150000, 5);
-	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000), 50 * US);
-	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 20 * US), 30 * US);
-	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 40 * US), 40 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000), 100 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 40 * US), 60 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 80 * US), 80 * US);
 	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 390 * US), 10 * US);
 	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 400 * US), 0);
 	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 5 * MS), 0);
-	run(&pace, &now, 300000, 5);
-	CHECK(pace_sleep(&pace, 1000, 1000) >= 95 * US && pace_sleep(&pace, 1000, 1000) <= 105 * US);
+	run(&pace, &now, 250000, 5);
+	CHECK(pace_sleep(&pace, 1000, 1000) >= 190 * US && pace_sleep(&pace, 1000, 1000) <= 210 * US);
 	run(&pace, &now, 900000, 5);
-	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000), 200 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000), 300 * US);
 	for (took = 0; took < 1 * MS; took += 777) {
 		uint64_t sleep = pace_sleep(&pace, 5, 5 + took);
 
 		CHECK(sleep == 0 || sleep >= PACE_SHORTEST_NS);
-		CHECK(sleep <= 200 * US);
+		CHECK(sleep <= 300 * US);
 	}
 }
 
