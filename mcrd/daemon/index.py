@@ -29,16 +29,8 @@ VALUES: tuple[type[Any], ...] = (
     *(Egress, resources.GroupProtocol, resources.Hold, resources.Ingress, resources.Membership),
     *(resources.Reception, resources.Ring, resources.Worker, Geometry),
     *(InspectCount, InterfaceCount, Last, MergeCount, OutputCount, RuleCount, Traffic, TsCount),
-    *(
-        model.Config,
-        model.Daemon,
-        model.Input,
-        model.Inspect,
-        model.Interface,
-        model.Merge,
-        model.Metrics,
-    ),
-    *(model.Output, model.Place, model.PortRange, model.Rule),
+    *(model.Config, model.Daemon, model.Input, model.Inspect, model.Interface, model.Merge),
+    *(model.Metrics, model.Output, model.Place, model.PortRange, model.Rule),
 )
 SENDING = [field.name for field in dataclasses.fields(Sending)]
 KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
@@ -88,10 +80,10 @@ _NEWER = frozenset(
         *(("Egress", "beside"), ("Egress", "hears"), ("Input", "also"), ("Input", "dedupe")),
         *(("Output", "replies"), ("Sending", "replies"), ("Rule", "inspect")),
         *(("Output", "sources"), ("Output", "exclude"), ("Output", "sample")),
-        ("OutputCount", "skipped"),
+        *(("OutputCount", "waiting"), ("OutputCount", "late"), ("OutputCount", "lost")),
+        *(("OutputCount", "skipped"), ("RuleCount", "inspect"), ("RuleCount", "merge")),
         *(("Interface", "members"), ("Ingress", "lane")),
         *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge")),
-        ("RuleCount", "merge"),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }
 )

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from mcrd.daemon.index import pack, unpack
+from mcrd.lanes.counts import OutputCount, RuleCount
 from mcrd.model import Input, Output, PortRange, Rule
 from mcrd.planning.resources import Egress, Ingress, Sending, Worker
+from mcrd.sums import InspectCount
 
 # Written by mcrd before it had a Sending.
 BEFORE = json.loads((Path(__file__).parent / "handover.json").read_text("utf-8"))
@@ -86,3 +88,12 @@ def test_an_output_without_the_keys_of_later_versions_has_their_defaults() -> No
     later = ("dscp", "source_port", "loop", "protocol", "transparent", "of", "heard", "routed")
     found = unpack([name, {key: value for key, value in content.items() if key not in later}])
     assert found.sending == Sending("r1", 3, SOURCE, ttl=4)
+
+
+def test_counts_that_say_nothing_new_are_as_versions_before_have_them() -> None:
+    assert pack(RuleCount())[1].keys() == {"received", "dropped"}
+    known = {"sent", "errors", "refused", "dropped", "unanswered"}
+    assert pack(OutputCount())[1].keys() == known
+    for count in (OutputCount(), RuleCount(), OutputCount(waiting=1, late=2, lost=3)):
+        assert unpack(pack(count)) == count
+    assert unpack(pack(RuleCount(inspect=InspectCount(lost=4)))).inspect.lost == 4
