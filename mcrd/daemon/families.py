@@ -87,10 +87,6 @@ WORKER = Subject(
 )
 
 
-def _build(daemon: Snapshot) -> dict[str, str]:
-    return {"version": daemon.version}
-
-
 def _is_good(daemon: Snapshot) -> bool:
     return not daemon.config_errors
 
@@ -113,29 +109,17 @@ def _routed(output: OutputCounts) -> dict[str, int]:
     return {by: 1} if by and output.interface is None else {}
 
 
-def _ring_full(worker: WorkerCounts) -> int:
-    return worker.dropped["ring_full"]
+def _ring_full(counted: str) -> Callable[[WorkerCounts], int]:
+    return lambda worker: int(getattr(worker, counted)["ring_full"])
 
 
-def _ring_full_frames(worker: WorkerCounts) -> int:
-    return worker.dropped_frames["ring_full"]
-
-
-def _stream_faults(found: InspectCount) -> dict[str, int]:
-    return {name: getattr(found, name) for name in FAULTS}
-
-
-def _ts_faults(found: InspectCount) -> dict[str, int]:
-    return {name: getattr(found.mpeg_ts, name) for name in TS_FAULTS}
-
-
-def _missing(worker: WorkerCounts) -> int:
-    return len(worker.missing)
+def _faults(names: Iterable[str], of: str = "") -> Callable[[InspectCount], dict[str, int]]:
+    return lambda found: {name: attrgetter(of + name)(found) for name in names}
 
 
 # fmt: off
 FAMILIES = (
-    Family("mcrd_build", Info, DAEMON, _build, None,
+    Family("mcrd_build", Info, DAEMON, lambda daemon: {"version": daemon.version}, None,
         "The version of mcrd that runs."),
     Family("mcrd_config_last_reload_successful", Gauge, DAEMON, _is_good, None,
         "1 when the rule file that was read last is in use; 0 when it has problems."),
@@ -159,7 +143,7 @@ FAMILIES = (
         "Datagrams of a rule with inspect that were looked at."),
     Family("mcrd_rule_lost_before", Counter, INSPECTED, "lost", None,
         "Datagrams, or messages of MoldUDP64, that were lost before they came here."),
-    Family("mcrd_rule_stream_faults", Counter, INSPECTED, _stream_faults, "fault",
+    Family("mcrd_rule_stream_faults", Counter, INSPECTED, _faults(FAULTS), "fault",
         "What else the numbers of a stream show."),
     Family("mcrd_rule_jitter_seconds", Gauge, INSPECTED, "jitter_s", None,
         "Interarrival jitter of RTP, as in RFC 3550."),
@@ -167,7 +151,7 @@ FAMILIES = (
         "The longest time between two datagrams of a flow."),
     Family("mcrd_rule_ts_continuity_errors", Counter, INSPECTED, "mpeg_ts.by_pid", "pid",
         "Errors of the continuity counters of MPEG-TS."),
-    Family("mcrd_rule_ts_faults", Counter, INSPECTED, _ts_faults, "fault",
+    Family("mcrd_rule_ts_faults", Counter, INSPECTED, _faults(TS_FAULTS, "mpeg_ts."), "fault",
         "What else packets of MPEG-TS show."),
     Family("mcrd_rule_pcr_interval_seconds", Gauge, INSPECTED, "mpeg_ts.pcr_interval_s",
         None, "The longest time between two PCRs of MPEG-TS, by the times in them."),
@@ -213,13 +197,13 @@ FAMILIES = (
         "The most datagrams in 10 ms, within the last minute."),
     Family("mcrd_worker_received_packets", Counter, WORKER, "received.packets", None,
         "Datagrams that the workers on a ring have taken from it."),
-    Family("mcrd_worker_ring_full_packets", Counter, WORKER, _ring_full, None,
+    Family("mcrd_worker_ring_full_packets", Counter, WORKER, _ring_full("dropped"), None,
         "Datagrams that found no room in the rings of a worker, estimated."),
-    Family("mcrd_worker_ring_full_frames", Counter, WORKER, _ring_full_frames, None,
+    Family("mcrd_worker_ring_full_frames", Counter, WORKER, _ring_full("dropped_frames"), None,
         "Frames that found no room in the rings of a worker, each of one datagram or more; exact."),
     Family("mcrd_worker_restarts", Counter, WORKER, "restarts", None,
         "Workers on a ring that ended when they should not have."),
-    Family("mcrd_worker_sandbox_missing_layers", Gauge, WORKER, _missing, None,
+    Family("mcrd_worker_sandbox_missing_layers", Gauge, WORKER, lambda one: len(one.missing), None,
         "Layers of the sandbox that the worker is without."),
     Family("mcrd_kernel_fragment_sets_lost", Counter, DAEMON, _fragments, "family",
         "Sets of fragments that never became a packet, of this host's whole network."),

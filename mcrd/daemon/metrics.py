@@ -30,14 +30,14 @@ RETRY = 5.0  # seconds until the next try to listen
 log = logging.getLogger(__name__)
 
 
-class Metrics:
-    """The server, which listens nowhere until told."""
+class Metrics(Collector):
+    """The server, which listens nowhere until told, and what it shows while it is asked."""
 
     def __init__(self, snapshot: Callable[[], Coroutine[Any, Any, Snapshot]]) -> None:
         self._snapshot = snapshot
-        self._collector = _Collector()
+        self._given: Snapshot | None = None
         registry = CollectorRegistry()
-        registry.register(self._collector)
+        registry.register(self)
         self._app = make_wsgi_app(registry)
         self._turn = asyncio.Lock()
         self._waiting: dict[tuple[str, ...], asyncio.Task[Answer]] = {}
@@ -62,6 +62,14 @@ class Metrics:
             retry.cancel()
             await asyncio.gather(retry, return_exceptions=True)
         await self.server.stop()
+
+    def describe(self) -> list[Metric]:
+        """Describe nothing, or registration would scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, of one moment."""
+        return families(self._given) if self._given is not None else iter(())
 
     async def _try_again(self, where: str) -> None:
         listens = False
@@ -96,7 +104,7 @@ class Metrics:
     async def _make(self, key: tuple[str, ...]) -> Answer:
         async with self._turn:
             del self._waiting[key]  # who comes now wants what is newer
-            self._collector.given = await self._snapshot()
+            self._given = await self._snapshot()
             try:
                 # An executor would keep what it has no thread for, and do it later.
                 return await threads.apart(partial(self._call, *key), or_here=False)
@@ -104,7 +112,7 @@ class Metrics:
                 tell(log, logging.WARNING, "metrics-failed", "metrics: %s", words(error))
                 return Answer("503 Service Unavailable", (("Retry-After", "1"),))
             finally:
-                self._collector.given = None
+                self._given = None
 
     def _call(self, method: str, path: str, query: str, accept: str, encoding: str) -> Answer:
         """Ask prometheus-client, which knows the formats; in a thread."""
@@ -118,19 +126,3 @@ class Metrics:
         }
         body = b"".join(self._app(environ, lambda *start: told.extend(start)))
         return Answer(told[0], tuple(told[1]), body)
-
-
-class _Collector(Collector):
-    """What the metrics show, while there is something to be shown."""
-
-    def __init__(self) -> None:
-        self.given: Snapshot | None = None
-
-    def describe(self) -> list[Metric]:
-        """Describe nothing, or registration would scrape."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics, of one moment."""
-        if self.given is not None:
-            yield from families(self.given)

@@ -218,7 +218,7 @@ def test_a_thread_that_cannot_start_is_said_and_the_next_scrape_has_one(
                 for _ in range(2 * web.CLIENTS):
                     head, _ = await daemon.ask("GET /metrics HTTP/1.1\n\n")
                     assert head.startswith("HTTP/1.1 503 ")
-                    assert daemon.metrics._collector.given is None  # noqa: SLF001
+                    assert daemon.metrics._given is None  # noqa: SLF001
             assert "mcrd_build_info" in await daemon.scrape()
             assert len(called) == 1  # what was refused is not done later
 
