@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -56,9 +56,9 @@ TOGETHER_AT_MOST: Final = 8
 """Interfaces that one worker reads: MCRD_INTERFACES, shared.h."""
 
 
-def is_pattern(name: str) -> bool:
+def is_pattern(name: str | None) -> TypeGuard[str]:
     """Whether the name of an interface stands for all that match it, as of glob(7)."""
-    return not _OF_PATTERNS.isdisjoint(name)
+    return name is not None and not _OF_PATTERNS.isdisjoint(name)
 
 
 _OF_PATTERNS: Final = frozenset("*?[")

@@ -65,6 +65,11 @@ Share = Annotated[str, _means(values.share, 'a percentage, as in "0.1%"')]
 Listen = Annotated[str, _means(values.listen, 'an address and a port: "127.0.0.1:9464"')]
 
 
+DiscoveryProtocol = Literal[
+    "mdns", "llmnr", "ssdp", "ws-discovery", "coap", "wake-on-lan", "bacnet", "knx", "sacn"
+]
+
+
 class Daemon(Struct):
     """The table [daemon]."""
 
@@ -165,20 +170,7 @@ class Reflect(Struct):
     """The table [reflect.NAME]. Either protocol, or address and port."""
 
     interfaces: InterfaceNames
-    protocol: (
-        Literal[
-            "mdns",
-            "llmnr",
-            "ssdp",
-            "ws-discovery",
-            "coap",
-            "wake-on-lan",
-            "bacnet",
-            "knx",
-            "sacn",
-        ]
-        | UnsetType
-    ) = UNSET
+    protocol: DiscoveryProtocol | UnsetType = UNSET
     address: Destination | UnsetType = UNSET
     port: Ports | UnsetType = UNSET
     family: Literal["ipv4", "ipv6"] | UnsetType = UNSET

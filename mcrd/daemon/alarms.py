@@ -37,6 +37,12 @@ OUTPUT = {
 }
 """Drops of an output that are worth a line."""
 
+LOOPS = {
+    "looped": "packets came back that were relayed before, and were dropped:",
+    "cut_off": "repeated packets were dropped: they stop while nothing is relayed, so they loop;",
+}
+"""Drops of a rule to which something comes back."""
+
 log = logging.getLogger(__name__)
 
 
@@ -169,16 +175,9 @@ class Alarms:
                 continue
             dropped = ledger.rule(name).dropped
             who = ledger.returner(name) or "somebody"
-            what = (
-                "packets came back that were relayed before, and were dropped: on"
-                f" {rule.input.interface}, {who} returns what this daemon sends"
-            )
-            self._count(_rule(rule), "looped", what, dropped["looped"], now)
-            what = (
-                "repeated packets were dropped: they stop while nothing is relayed, so they loop;"
-                f" on {rule.input.interface}, {who} returns what this daemon sends"
-            )
-            self._count(_rule(rule), "cut_off", what, dropped["cut_off"], now)
+            returned = f"on {rule.input.interface}, {who} returns what this daemon sends"
+            for event, what in LOOPS.items():
+                self._count(_rule(rule), event, f"{what} {returned}", dropped[event], now)
 
     def _look_at_streams(self, config: Config, ledger: Ledger, now: float) -> None:
         for name, rule in config.rules.items():
@@ -351,14 +350,4 @@ def _last_second(ledger: Ledger, rule: str, called: Target) -> int:
 
 
 def _tell(level: int, event: str, subject: Subject, text: str) -> None:
-    tell(
-        log,
-        level,
-        event.replace("_", "-"),
-        "%s: %s",
-        subject,
-        text,
-        rule=subject.rule,
-        interface=subject.interface,
-        output=subject.output,
-    )
+    tell(log, level, event.replace("_", "-"), "%s: %s", subject, text, **subject._asdict())

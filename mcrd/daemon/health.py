@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mcrd.daemon import report
 from mcrd.daemon.planner import Planner
 from mcrd.daemon.rulefile import RuleFile
+from mcrd.events import counted
 from mcrd.lanes.counts import OF_RINGS
 from mcrd.systemd.notify import Notify
 
@@ -70,7 +71,7 @@ def flow(before: Flow, now: Flow) -> str:
     took = max(now.at - before.at, 0.001)
     into = max(0, now.received - before.received) / took
     out = max(0, now.sent - before.sent) / took
-    number = f"{now.interfaces} interface{'s' if now.interfaces != 1 else ''}"
+    number = counted(now.interfaces, "interface")
     return f"{number}, {_rate(into)} in, {_rate(out)} out, {now.lost} lost"
 
 

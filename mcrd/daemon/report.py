@@ -22,6 +22,7 @@ from mcrd.answers import (
     WorkerCounts,
 )
 from mcrd.daemon.executor import Estate
+from mcrd.events import counted
 from mcrd.host import fragments
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
@@ -48,7 +49,7 @@ def state(what: RuleState | OutputState) -> str:
 def summary(states: Mapping[str, RuleState], errors: Sequence[str] = ()) -> str:
     """One line: the number of rules, the trouble with some, and with the rule file."""
     counts: Counter[str] = Counter(entry.state for entry in states.values())
-    text = f"{len(states)} rule{'s' if len(states) != 1 else ''}"
+    text = counted(len(states), "rule")
     for kind in STATES[1:]:
         if counts[kind]:
             first = next(
@@ -63,7 +64,7 @@ def summary(states: Mapping[str, RuleState], errors: Sequence[str] = ()) -> str:
         if output.state != "active"
     ]
     if trouble:
-        number = f"{len(trouble)} output{'s' if len(trouble) != 1 else ''}"
+        number = counted(len(trouble), "output")
         text += f"; {number} of active rules waiting or failed: {trouble[0].reason}"
     return f"{text}; rule file refused: {errors[0]}" if errors else text
 

@@ -40,7 +40,7 @@ def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
     path = shlex.quote(daemon.config)
     if daemon.refused:
         own = [line for line in daemon.refused if is_about(line, written(name))]
-        concerns = own or not all(map(_of_a_rule, daemon.refused))
+        concerns = own or not all("rules." in line or "reflect." in line for line in daemon.refused)
         text = f"{daemon.config} is refused, and the rules from before still run: "
         remedy = f"repair it; `mcrctl check {path}` shows each problem"
         some = few(own or daemon.refused, TOLD, *MORE)
@@ -54,7 +54,3 @@ def disk(daemon: Daemon, name: str) -> Iterator[Finding]:
         yield Finding("file", "not_loaded", "no" if matters else "note", text, remedy)
     else:
         yield Finding("file", "loaded", "yes", f"what runs is what {daemon.config} says")
-
-
-def _of_a_rule(line: str) -> bool:
-    return "rules." in line or "reflect." in line

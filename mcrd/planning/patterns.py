@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mcrd.model import MARK, Config, Interface, Output, Rule, is_pattern
 from mcrd.planning.links import Link
 from mcrd.planning.names import Links, real, reflected, written
+from mcrd.words import few
 
 INPUTS_AT_MOST = 32
 """Interfaces that the pattern of one input stands for: each has a worker and its rings."""
@@ -33,11 +34,9 @@ def called(name: str, rules: Iterable[str]) -> list[str]:
 
 def several(name: str, rules: Sequence[str]) -> str:
     """Words for who has to say which one is meant."""
-    more = ", ..." if len(rules) > NAMED else ""
-    told = ", ".join(rules[:NAMED])
     is_one = name != reflected(rules[0])
     what = f"a rule for each of {len(rules)} interfaces" if is_one else f"{len(rules)} rules"
-    return f"{name} is {what}; name one: {told}{more}"
+    return f"{name} is {what}; name one: {few(rules, NAMED, ', ...')}"
 
 
 class _Made(NamedTuple):
@@ -99,7 +98,7 @@ class Patterns:
 
     def _rules(self, rule: Rule, found: _Matches, links: Links) -> _Made:
         patterns = (rule.input.interface, *(output.interface for output in rule.outputs))
-        by = tuple(found.names(name) for name in patterns if name is not None and is_pattern(name))
+        by = tuple(found.names(name) for name in patterns if is_pattern(name))
         # A literal name may stand for an interface that a pattern matches, too.
         by += (tuple(real(name, links) for name in patterns if name is not None),)
         known = self._made.get(rule.name)
@@ -142,13 +141,8 @@ def expand(config: Config, links: Links) -> Config:
 
 
 def _is_several(rule: Rule) -> bool:
-    return (
-        bool(rule.more)
-        or is_pattern(rule.input.interface)
-        or any(
-            output.interface is not None and is_pattern(output.interface) for output in rule.outputs
-        )
-    )
+    ends = (rule.input.interface, *(output.interface for output in rule.outputs))
+    return bool(rule.more) or any(map(is_pattern, ends))
 
 
 def _become(rule: Rule, found: _Matches, links: Links) -> Iterator[Rule]:
@@ -197,7 +191,7 @@ def _outputs(rule: Rule, came: str, found: _Matches, links: Links) -> Iterator[O
     }
     by_pattern = is_pattern(rule.input.interface)
     for output in rule.outputs:
-        if output.interface is None or not is_pattern(output.interface):
+        if not is_pattern(output.interface):
             back = output.interface is not None and real(output.interface, links) == came
             if not (by_pattern and back):
                 yield output
@@ -222,13 +216,11 @@ def _left_out(rule: Rule, found: _Matches) -> Iterator[str]:
         for at, output in enumerate(rule.outputs)
     ]
     for end, pattern, most in ends:
-        names = found.names(pattern) if pattern is not None and is_pattern(pattern) else ()
+        names = found.names(pattern) if is_pattern(pattern) else ()
         if len(names) > most:
-            rest = names[most:]
-            more = f" and {len(rest) - NAMED} more" if len(rest) > NAMED else ""
             yield (
                 f"{rule.place}: rules.{rule.name}.{end}.interface: {len(names)} interfaces match"
-                f' "{pattern}", and {most} is the most: {", ".join(rest[:NAMED])}{more} left out'
+                f' "{pattern}", and {most} is the most: {few(names[most:], NAMED)} left out'
             )
 
 

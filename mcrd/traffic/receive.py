@@ -92,7 +92,8 @@ def receive(
                 for address in target.addresses
             ]
             receiver = _new(sockets, target, source)
-            ready(_buffer_of(sockets[0]))
+            # The kernel doubles what it is given, for its own overhead, and tells that number.
+            ready(sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2)
             _run(receiver, ending, stopped)
             return _result(receiver, ending, sum(_dropped(sock) for sock in sockets))
     except OSError as error:
@@ -144,11 +145,6 @@ def _sockaddr_storage(address: Address) -> bytes:
     if address.version == 4:
         return struct.pack("=HH4s", socket.AF_INET, 0, address.packed).ljust(128, b"\0")
     return struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, 0).ljust(128, b"\0")
-
-
-def _buffer_of(sock: socket.socket) -> int:
-    # The kernel doubles what it is given, for its own overhead, and tells the doubled number.
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
 
 def _dropped(sock: socket.socket) -> int:

@@ -130,7 +130,7 @@ def events() -> set[str]:
     """The value of EVENT of every line of the log that has one."""
     code = "".join(path.read_text(encoding="utf-8") for path in (TOP / "mcrd").rglob("*.py"))
     told = set(re.findall(r"\btell\(\s*log,\s*[\w.]+,\s*\"([a-z-]+)\"", code))
-    lasting = {*alarms.INTERFACE, *alarms.OUTPUT}
+    lasting = {*alarms.INTERFACE, *alarms.OUTPUT, *alarms.LOOPS}
     lasting.update(re.findall(r"\bself\._(?:count|begin_or_go_on)\([^\"]*?, \"([a-z_]+)\"", code))
     return told | {f"{name.replace('_', '-')}{end}" for name in lasting for end in ("", "-end")}
 
