@@ -289,7 +289,8 @@ class RuleCounts(Struct):
 class InterfaceCounts(Struct):
     """What was taken from the rings of an interface, and why some of it went no further.
 
-    `reports` are those of memberships, sent unasked.
+    `reports` are those of memberships, sent unasked. `gro`: whether the interface merges datagrams,
+    None where the rule file does not ask for it.
     """
 
     received: Traffic = field(default_factory=Traffic)
@@ -297,6 +298,7 @@ class InterfaceCounts(Struct):
     dropped_frames: dict[str, int] = {}
     reports: dict[str, int] = {}
     rate: Rate = field(default_factory=Rate)
+    gro: bool | None = None
 
 
 class WorkerCounts(Worker):

@@ -223,7 +223,8 @@ class Interface:
 
     `ring_size` is in bytes, for each worker. `members` is how many members of ranges and kept
     sources a worker has sockets for. `rejoin` is in seconds: so often are memberships reported
-    unasked; None: never. Versions None: those that the kernel chooses.
+    unasked; None: never. Versions None: those that the kernel chooses. `gro`: the kernel is to
+    merge datagrams of a flow before they reach the rings.
     """
 
     workers: int = 1
@@ -233,6 +234,7 @@ class Interface:
     igmp_version: int | None = None
     mld_version: int | None = None
     rejoin: float | None = None
+    gro: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mcrd.answers import Others, Status
+from mcrd.answers import Others, Stats, Status
 from mcrd.cli.mcrd import DEFAULT_CONFIG
 from mcrd.client import ControlError, fetch, peer
 from mcrd.config.problems import printable
@@ -26,7 +26,9 @@ def run(path: Path | None, control: Path, as_json: bool) -> int:
     """Return 1 when there is trouble. Without a path: the daemon's rule file, or the default."""
     try:
         status = fetch(control, Status, TIMEOUT)
-        running = Running(status, seen=peer(control), others=_others(control))
+        stats = fetch(control, Stats, TIMEOUT)
+        rates = {name: each.rate.second.packets for name, each in stats.interfaces.items()}
+        running = Running(status, seen=peer(control), others=_others(control), rates=rates)
     except ControlError as error:
         running = Running(silence=str(error))
     if path is None:

@@ -190,6 +190,9 @@ def stats(answer: Stats) -> Iterator[str]:
             also = f", {failed} could not be sent" if failed else ""
             sent = interface.reports.get("repeated", 0)
             yield f"    {sent} membership reports sent unasked (rejoin){also}"
+        if interface.gro is not None:
+            how = "on" if interface.gro else "off: `mcrctl doctor` has the line for it"
+            yield f"    gro is {how}"
         if workers[name] > 1:
             for worker in answer.workers:
                 if worker.interface == name:

@@ -96,6 +96,7 @@ class Interface(Struct):
     rejoin: Rejoin | UnsetType = UNSET
     igmp_version: IgmpVersion | UnsetType = UNSET
     mld_version: MldVersion | UnsetType = UNSET
+    gro: bool = False
 
 
 class Limit(Struct):

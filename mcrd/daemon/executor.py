@@ -39,6 +39,7 @@ from mcrd.planning.resources import (
     Ring,
     Worker,
 )
+from mcrd.systemd.jobs import is_restarted
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
@@ -171,7 +172,10 @@ class Estate:
     async def close(self) -> None:
         """Closes everything, or leaves it in the store: who knows whether this is a restart."""
         await asyncio.gather(*(lane.stop() for lane in self.holdings.lanes.values()))
-        if self.handover.goes_on:
+        merging, stays = self.holdings.merging, self.handover.goes_on
+        if merging.switched_on and not (stays and await is_restarted()):
+            merging.want(())
+        if stays:
             self.holdings.end_protocols()  # it may be a stop, and nobody else would undo them
             await self.handover.close()
         else:

@@ -165,6 +165,7 @@ class Keeper:
         for egress, sock in itertools.islice(holdings.egress.items(), OUTPUTS):
             index.egress.append((packed(egress), among(sock)))
         index.protocols = [(pack(one), was) for one, was in holdings.protocols.written().items()]
+        index.offloads = dict(holdings.merging.switched_on)
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
         index.restarts = pack(restarts)

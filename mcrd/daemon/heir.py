@@ -114,6 +114,7 @@ class _Heir:
                 self._try("groups", partial(holdings.memberships.take_over, sock, joined))
         for protocol, was in self._each(index.protocols, GroupProtocol):
             holdings.protocols[protocol] = was
+        holdings.merging.switched_on.update(index.offloads)
         self._try(
             "ports",
             lambda: holdings.opener.ports.update({unpack(key): port for key, port in index.ports}),

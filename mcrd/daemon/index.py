@@ -61,6 +61,7 @@ class Index(msgspec.Struct):
     holds: list[tuple[Any, Identity | None]] = []
     joined: list[tuple[Identity, list[Any]]] = []
     protocols: list[tuple[Any, int]] = []  # with what was there before
+    offloads: dict[int, list[str]] = {}  # switched on by the index of their interface
     ports: Any = None
     counts: Any = None  # what Ledger.kept has
     restarts: Any = None
@@ -83,6 +84,7 @@ _NEWER = frozenset(
         *(("OutputCount", "waiting"), ("OutputCount", "late"), ("OutputCount", "lost")),
         *(("OutputCount", "skipped"), ("RuleCount", "inspect"), ("RuleCount", "merge")),
         *(("Interface", "members"), ("Ingress", "lane")),
+        *(("Interface", "gro"), ("Ingress", "gro")),
         *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge")),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }

@@ -74,6 +74,7 @@ class Planner:
         self.estate.handover.run_by(new)
         self._run_by(self._patterns.expand(new, self.links.now))
         self.estate.failures.retry_now()
+        self.estate.holdings.merging.try_again()
 
     def _run_by(self, new: Config) -> None:
         told, self.config = self.config.warnings, new
@@ -123,6 +124,8 @@ class Planner:
             asyncio.get_running_loop().call_later(UNSETTLED, self.woken.set)
         estate.holdings.admit(self._names.networks, also_old=False)
         estate.end_retired()
+        merged = names.merging(self.config, self.links.now)
+        estate.handover.is_due |= estate.holdings.merging.want(merged)
         await estate.handover.keep()
         self._unanswered.count(self.routes.now)
         self.pending = False

@@ -13,7 +13,8 @@ from mcrd.dataplane._dataplane import lib
 
 WORK = {
     "net_raw": 13,  # packet sockets, raw and transparent ones, those bound to a device
-    "net_bind_service": 10,  # ports below 1024; only where it was given
+    "net_bind_service": 10,  # ports below 1024; only where it was given,
+    "net_admin": 12,  # as this: offloads of interfaces with `gro`
 }
 """By the names and numbers of linux/capability.h."""
 

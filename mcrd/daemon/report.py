@@ -24,6 +24,8 @@ from mcrd.answers import (
 from mcrd.daemon.executor import Estate
 from mcrd.events import counted
 from mcrd.host import fragments
+from mcrd.host.devices import features
+from mcrd.host.merging import lacking as lacking_to_merge
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Inspect, Output, PortRange, Rule
@@ -217,6 +219,7 @@ def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None)
     """Add the counters of interfaces, all or only these, and their workers; and the kernel's."""
     ledger, full = estate.ledger, estate.holdings.ring_full()
     rates = ledger.interface_rates(only)
+    merged = {ring.interface for ring, _ in estate.holdings.rings() if ring.ingress.gro}
     for name, count in sorted(ledger.interfaces(full, only).items()):
         found.interfaces[name] = InterfaceCounts(
             count.received,
@@ -224,6 +227,7 @@ def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None)
             count.dropped_frames,
             count.reports,
             rates[name].rounded(),
+            not lacking_to_merge(features(name)) if name in merged else None,
         )
     for ring, worker, process in _in_order(estate):
         if only is None or ring.interface in only:

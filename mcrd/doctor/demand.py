@@ -30,7 +30,7 @@ from mcrd.planning.resources import (
     Worker,
 )
 from mcrd.sockets.common import KEPT
-from mcrd.sockets.ingress import LARGE_LEAST, LARGE_SHARE
+from mcrd.sockets.ingress import large_size
 
 WORKER_DESCRIPTORS = 10
 WORKER_MEMORY = 18 << 20
@@ -74,8 +74,9 @@ class Demand:
 
     def memory(self, interface: str) -> int:
         """Bytes that one worker of the interface takes, with its two rings."""
-        size = self.settings(interface).ring_size
-        return WORKER_MEMORY + size + max(LARGE_LEAST, size // LARGE_SHARE)
+        settings = self.settings(interface)
+        size = settings.ring_size
+        return WORKER_MEMORY + size + large_size(size, settings.gro)
 
     def spoken(self, interface: str, version: int) -> int | None:
         """The version of IGMP or MLD that the rule file has for it, where it joins such groups."""

@@ -110,20 +110,23 @@ def of_both(
         *sysctls.ipv6(host, demand),
         *sysctls.low_ports(host, running, demand),
         *sysctls.neighbours(host, demand),
-        *of_interfaces(host, demand),
+        *of_interfaces(host, running, demand, here),
         others.programs(host, running, demand),
         *others.relays(host, running, demand, here),
     ]
 
 
-def of_interfaces(host: Host, demand: Demand) -> list[Finding]:
+def of_interfaces(
+    host: Host, running: Running, demand: Demand, here: Mapping[str, Link]
+) -> list[Finding]:
     """Checks that depend on the interfaces of the rules."""
+    merged = [link.name for link in names.merging(demand.config, here)]
     try:
-        found = devices([*demand.inputs(), *demand.outputs()])
+        found = devices([*demand.inputs(), *demand.outputs(), *merged])
     except OSError as error:
         return [Finding("interfaces", "unknown", f"cannot find out: {words(error)}")]
     return [
-        *offloads.offloads(demand, found, kernel.release(host)),
+        *offloads.offloads(demand, found, kernel.release(host), merged, running.rates),
         *sysctls.reverse_path(host, demand, found),
     ]
 

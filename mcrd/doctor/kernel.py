@@ -13,10 +13,10 @@ import struct
 from dataclasses import dataclass
 
 from mcrd.doctor.finding import Finding, setting, unreadable
+from mcrd.host.merging import SUPER_FRAMES
 from mcrd.host.procfs import Host, Running
 
 NEEDED = (5, 19)
-SUPER_FRAMES = (6, 2)
 LACKS = {
     (6, 0): "frames that this host sends are kept out by the filter alone",
     (6, 1): "an io_uring is not bound to one thread: a layer of the sandbox less",

@@ -9,29 +9,39 @@ kernel takes off the tags itself before mcrd sees a frame.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 
 from mcrd.config.values import LONGEST_INTERFACE_NAME
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding
-from mcrd.doctor.kernel import SUPER_FRAMES
 from mcrd.host.devices import Device
+from mcrd.host.merging import SUPER_FRAMES, lacking, line
 
 SEGMENT = "tx-udp-segmentation"
 CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")
 MERGING = ("rx-udp-gro-forwarding", "rx-gro-list")
 VLAN_FILTER = "rx-vlan-filter"
 VIRTUAL = ("veth", "bridge", "tun", "macvlan", "ipvlan")
+WORTH_MERGING = 100_000  # packets/s
 LOST = "before Linux 6.2 the kernel drops UDP super-frames before the ring: one each in ring_full"
 
 
 def offloads(
-    demand: Demand, devices: Mapping[str, Device], release: tuple[int, int] | None
+    demand: Demand,
+    devices: Mapping[str, Device],
+    release: tuple[int, int] | None,
+    merged: Collection[str] = (),
+    rates: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Finding]:
-    """Check every interface of the rules, or say that it is missing."""
+    """Check every interface of the rules, or say that it is missing.
+
+    `merged` are those that `gro` is for, ports of an input among them; `rates` what came in a
+    second, in packets.
+    """
     found = []
     old = release is not None and release < SUPER_FRAMES
-    for name in dict.fromkeys([*demand.inputs(), *demand.outputs()]):
+    for name in dict.fromkeys([*demand.inputs(), *demand.outputs(), *merged]):
         check = f"offloads of {name}"
         device = devices.get(name)
         if device is None:
@@ -40,11 +50,24 @@ def offloads(
             continue
         these = [
             *(_input(device, check, old) if name in demand.inputs() else ()),
+            *_merging(device, check, old, name in merged, rates.get(name, 0)),
             *(_tagged(device, check, demand)),
             *(_output(device, check, old) if name in demand.outputs() else ()),
         ]
         found += these or [Finding(check, "ok", "nothing harmful")]
     return found
+
+
+def _merging(device: Device, check: str, old: bool, wanted: bool, rate: int) -> Iterator[Finding]:
+    if wanted and old:
+        yield Finding(check, "trouble", "`gro` in the rule file", LOST, "take it out")
+    elif wanted and (off := lacking(device.features)):
+        why = "`gro` needs it, and the daemon may set it with CAP_NET_ADMIN alone"
+        yield Finding(check, "trouble", f"{' and '.join(off)} off", why, line(device.name, off))
+    elif not wanted and not old and rate >= WORTH_MERGING:
+        why = "to merge datagrams of a flow takes half the CPU time; other programs see it too"
+        remedy = f"gro = true under [interfaces.{device.name}] of the rule file: mcr.toml(5)"
+        yield Finding(check, "ok", f"{rate} packets/s without `gro`", why, remedy)
 
 
 def _input(device: Device, check: str, old: bool) -> Iterator[Finding]:

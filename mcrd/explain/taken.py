@@ -13,7 +13,7 @@ from mcrd.inspected import lost_before
 RETURNED = ("looped", "cut_off")  # drops of what comes back
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
 REMEDIES = {
-    "ring_full": "`ring_size` or `workers` of the interface: docs/performance.md",
+    "ring_full": "`gro`, `workers` or `ring_size` of the interface: docs/performance.md",
     "malformed": "find what sends such packets: `tcpdump -vv` shows them",
     "bad_checksum": "repair the sender, or what rewrites packets on the path",
     "fragment": "IPv6 fragments are not relayed: let the source send smaller packets",

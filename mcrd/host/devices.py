@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -79,21 +81,21 @@ def devices(names: Iterable[str]) -> dict[str, Device]:
             kinds[indices[name]],
             frozenset(vlans.get(indices[name], ())),
             indices[name] in addressed,
-            _features(name),
+            features(name),
         )
         for name in names
         if name in indices
     }
 
 
-def _features(name: str) -> dict[str, Feature]:
+def features(name: str) -> dict[str, Feature]:
     """The features by their names in `ethtool -k`; empty where the driver tells none."""
-    from pyroute2.ethtool.ioctl import IoctlEthtool  # noqa: PLC0415
+    from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool  # noqa: PLC0415
 
     with contextlib.closing(IoctlEthtool(name)) as tool:
         try:
             found = tool.get_features()
-        except OSError:
+        except (OSError, EthtoolError):
             return {}
         return {
             feature: Feature(
@@ -104,3 +106,19 @@ def _features(name: str) -> dict[str, Feature]:
             for feature in found.keys()  # noqa: SIM118  # its iteration gives more
             if feature
         }
+
+
+def switch(name: str, wanted: Iterable[str], *, on: bool) -> None:
+    """Switch these features of an interface on or off; raise OSError."""
+    from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool  # noqa: PLC0415
+
+    with contextlib.closing(IoctlEthtool(name)) as tool:
+        found = tool.get_features()
+        for feature in wanted:
+            if feature not in found.keys():  # noqa: SIM118  # an older kernel
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            found.set_value(feature, on)
+        try:
+            tool.set_features(found)
+        except EthtoolError:  # its only words are the name
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None

@@ -32,6 +32,7 @@ IFF_LOWER_UP = 0x10000
 IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
 
+ABOVE = ("vlan", "macvlan", "macvtap", "ipvlan")  # kinds of link whose frames come by another
 LONGEST_WITH_BROADCAST = 30  # bits of a prefix (RFC 3021, 2.2)
 
 SETTLE = 0.005  # seconds; events come in flocks
@@ -172,6 +173,8 @@ def link_of(
     """The interface that an RTM_NEWLINK is about."""
     flags = message["flags"]
     properties = message.get("prop_list")
+    about = message.get("linkinfo")
+    kind = about.get("kind") if about else None
     return Link(
         name=message.get("ifname"),
         index=message["index"],
@@ -185,6 +188,7 @@ def link_of(
         broadcast=bool(flags & IFF_BROADCAST),
         broadcasts=tuple(dict.fromkeys(broadcasts)),
         master=message.get("master") or 0,
+        lower=message.get("link") or 0 if kind in ABOVE else 0,
     )
 
 

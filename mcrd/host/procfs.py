@@ -8,8 +8,8 @@ import contextlib
 import os
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcrd.answers import Others, Status
@@ -158,13 +158,15 @@ class Running:
     """What the daemon says of itself (`mcrctl status`), or why it says nothing.
 
     `seen` is its process id as seen from here, 0 where it is not; None: as it says. `others` is
-    who else relays what it does, None where it does not say that.
+    who else relays what it does, None where it does not say that. `rates` are packets that each
+    interface received in a second.
     """
 
     status: Status | None = None
     silence: str = "no daemon answers"
     seen: int | None = None
     others: Others | None = None
+    rates: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def workers(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
+from mcrd.host.merging import Merging
 from mcrd.host.protocols import GroupProtocols
 from mcrd.lanes.channel import end_sockets
 from mcrd.lanes.lane import Lane
@@ -61,6 +62,7 @@ class Holdings:
         self.memberships = Memberships()
         self.protocols = GroupProtocols()
         self.rejoins = Rejoins()
+        self.merging = Merging()
         self.opener = EgressSockets()
         self._receivers = Receivers()
         self.look_anew = self._receivers.look_anew

@@ -69,7 +69,7 @@ def _daemon_cost(what: str) -> str:
 def _cost(what: list[str]) -> str:
     """What it takes to change the workers of an interface."""
     names = {setting.partition(" ")[0] for setting in what}
-    if names & {"worker", "workers", "ring_size"}:
+    if names & {"worker", "workers", "ring_size", "gro"}:
         return " (its workers are replaced: packets that arrive meanwhile are lost)"
     return f" (its {_IN_THE_RINGS})" if "cpus" in names else ""
 

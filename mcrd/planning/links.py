@@ -36,6 +36,7 @@ class Link:
     broadcast: bool = True  # IFF_BROADCAST
     broadcasts: tuple[IPv4Address, ...] = ()  # of its networks, in the order of the addresses
     master: int = 0  # the index of the VRF device or bridge that it belongs to; 0: to none
+    lower: int = 0  # that of the interface below a VLAN or macvlan; 0: it is not such a one
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,23 @@ def members(config: Config, links: Links) -> dict[str, int]:
     return {name: settings(config, link).members for name, link in found.items()}
 
 
+def merging(config: Config, links: Links) -> list[Link]:
+    """Inputs with `gro`, and the interfaces that their frames come by: ports, and what is below."""
+    if not any(table.gro for table in config.interfaces.values()):
+        return []
+    inputs = (links.get(r.input.interface) for r in config.rules.values() if r.enabled)
+    found = {link.index: link for link in inputs if link and settings(config, link).gro}
+    waiting = list(found.values())
+    while waiting:
+        above = waiting.pop()
+        for link in links.values():
+            below = link.master == above.index or link.index == above.lower
+            if below and link.index not in found:
+                found[link.index] = link
+                waiting.append(link)
+    return list(found.values())
+
+
 def lanes(config: Config, links: Links) -> Mapping[str, str]:
     """The lanes of interfaces, by their own names, whose rings one worker reads.
 

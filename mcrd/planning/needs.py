@@ -193,7 +193,7 @@ def needs(
         return Needs("; ".join(dict.fromkeys(waiting)), waiting=waiting)
     settings = names.settings(config, link)
     count = 1 if lane else settings.workers
-    ingress = Ingress(link.name, link.index, count, settings.ring_size, lane)
+    ingress = Ingress(link.name, link.index, count, settings.ring_size, lane, settings.gro)
     strict = config.daemon.sandbox == "strict"
     cpus = (_cpus(config, lane) if lane else settings.cpus) or (None,)
     workers = tuple(

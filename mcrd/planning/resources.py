@@ -41,12 +41,14 @@ class OnInterface:
 class Ingress(OnInterface):
     """The packet sockets of an input interface: for each worker two, with their rings.
 
-    `lane` is what those are called by that have one worker together; "": it has its own.
+    `lane` is what those are called by that have one worker together; "": it has its own. `gro`:
+    many frames stand for several datagrams, and the second ring has room for them.
     """
 
     workers: int = 1
     ring_size: int = DEFAULT_RING_SIZE
     lane: str = ""
+    gro: bool = False
 
     def __hash__(self) -> int:
         return hash((self.index, self.workers))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).parent / "c" / "exact.c"
 FLOWS = 4
 PROGRESS_SIZE = 4096
+MERGED = "[interfaces.r0]\ngro = true\n"
 
 
 def start(host: Host, *command: str | int | Path) -> subprocess.Popen[bytes]:
@@ -31,9 +32,18 @@ def start(host: Host, *command: str | int | Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    "count", [400_000, pytest.param(10_000_000, marks=pytest.mark.long)], ids=str
+    ("count", "interface"),
+    [
+        (400_000, ""),
+        (400_000, MERGED),
+        pytest.param(10_000_000, "", marks=pytest.mark.long),
+        pytest.param(10_000_000, MERGED, marks=pytest.mark.long),
+    ],
+    ids=str,
 )
-def test_datagrams_of_any_length_at_full_speed(fork: Fork, tmp_path: Path, count: int) -> None:
+def test_datagrams_of_any_length_at_full_speed(
+    fork: Fork, tmp_path: Path, count: int, interface: str
+) -> None:
     """0 to 1472 bytes each, in four flows, to two outputs: byte-exact, in order, once."""
     exact, progress = tmp_path / "exact", tmp_path / "progress"
     subprocess.run(
@@ -42,7 +52,8 @@ def test_datagrams_of_any_length_at_full_speed(fork: Fork, tmp_path: Path, count
     progress.write_bytes(bytes(PROGRESS_SIZE))
     daemon = fork.lab.mcrd(
         fork.relay,
-        "\n".join(
+        interface
+        + "\n".join(
             rule(
                 f"flow-{flow}",
                 f"r0 239.1.1.{1 + flow} 5000",
@@ -66,6 +77,7 @@ def test_datagrams_of_any_length_at_full_speed(fork: Fork, tmp_path: Path, count
     failed = any(process.returncode for process in (*receivers, sender))
     assert not failed, "".join(said.decode() for _, said in ends)
     stats = daemon.stats()
+    assert stats["interfaces"]["r0"]["gro"] == (True if interface else None)
     assert sum(entry["received"]["packets"] for entry in stats["rules"].values()) == count
     for number in range(len(receivers)):
         outputs = [entry["outputs"][number] for entry in stats["rules"].values()]

@@ -1232,6 +1232,11 @@ def test_how_memberships_are_reported() -> None:
     ]
 
 
+def test_gro() -> None:
+    found = [parse(with_interface(line), "f").interfaces["eth0"] for line in ("gro = true", "")]
+    assert [each.gro for each in found] == [True, False]
+
+
 # Includes
 
 

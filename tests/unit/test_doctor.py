@@ -593,6 +593,38 @@ def test_offloads_of_an_input(
     assert remedy in found[0].remedy
 
 
+GRO = {"rx-gro": ON, "rx-udp-gro-forwarding": ON}
+LINE = "ethtool -K r0 gro on rx-udp-gro-forwarding on"
+
+
+@pytest.mark.parametrize(
+    ("device", "release", "wanted", "rate", "verdict", "remedy"),
+    [
+        (Device("r0", features=GRO), (6, 2), True, 0, "ok", ""),
+        (Device("r0"), (6, 2), True, 0, "trouble", LINE),
+        (Device("r0", features=dict.fromkeys(GRO, OFF)), (6, 2), True, 0, "trouble", LINE),
+        (
+            Device("r0", features=GRO | {"rx-udp-gro-forwarding": OFF}),
+            *((6, 2), True, 0, "trouble"),
+            "ethtool -K r0 rx-udp-gro-forwarding on",
+        ),
+        (Device("r0"), (6, 1), True, 0, "trouble", "take it out"),
+        (Device("r0"), (6, 2), False, 10**5, "ok", "gro = true under [interfaces.r0]"),
+        (Device("r0"), (6, 2), False, 10**5 - 1, "ok", ""),
+        (Device("r0"), (6, 1), False, 10**5, "ok", ""),
+    ],
+)
+def test_merging(
+    device: Device, release: tuple[int, int], wanted: bool, rate: int, verdict: str, remedy: str
+) -> None:
+    merged = ["r0"] if wanted else []
+    rules, both = demand(rule("a", TAKEN, SENT)), {"r0": device, "r1": Device("r1")}
+    found = offloads.offloads(rules, both, release, merged, {"r0": rate, "r1": rate})
+    assert verdicts(found) == [verdict, "ok"]
+    assert remedy in found[0].remedy if remedy else not found[0].remedy
+    assert not found[1].remedy
+
+
 @pytest.mark.parametrize(
     ("device", "release", "verdict", "remedy"),
     [
