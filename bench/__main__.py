@@ -32,6 +32,7 @@ from bench.relays import (
     LIMIT,
     MCRD,
     MCRD_ALONE,
+    MCRD_GRO,
     MULTISHOT,
     PEERS_ALL,
     REFERENCE,
@@ -71,7 +72,7 @@ FULL = Plan(
 
 QUICK = Plan(
     cells=QUICK_CELLS,
-    peers=(LIMIT, MCRD, MCRD_ALONE, REFERENCE, REFERENCE_ALONE, KERNEL),
+    peers=(LIMIT, MCRD, MCRD_ALONE, MCRD_GRO, REFERENCE, REFERENCE_ALONE, KERNEL),
     rounds=3,
     seconds=0.5,
     detailed=DETAILED_CELLS[:1],

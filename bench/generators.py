@@ -100,5 +100,5 @@ class LatencySink:
         self._process.send_signal(signal.SIGUSR1)
 
     def stop(self) -> dict[str, float]:
-        """p50, p99, p999 in microseconds, and how many were measured."""
+        """p50, p99, p999, p9999 in microseconds, and how many were measured."""
         return {name: float(value) for name, value in end(self._process).items()}

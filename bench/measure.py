@@ -110,6 +110,7 @@ class Stand:
             p50=found["p50"],
             p99=found["p99"],
             p999=found["p999"],
+            p9999=found["p9999"],
             lost=window.total.arrived * cell.outputs - window.total.datagrams(cell.size),
             relay_ns=window.usage.relay_ns / max(1, window.counted.datagrams(cell.size)),
             steal=window.usage.steal,

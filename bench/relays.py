@@ -23,7 +23,7 @@ from tests.lab.rules import rule
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 RELAY_ADDRESS = "10.1.0.2"  # of r0
 SOCAT_OUTPUTS_MAX = 3
@@ -240,14 +240,16 @@ class _Daemon(Running):
 class Daemon(Peer):
     """mcrd, with so many workers on its input interface."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, gro: bool = False) -> None:
         self.workers = workers
-        self.name = f"mcrd-{workers}"
+        self.name = "mcrd-gro" if gro else f"mcrd-{workers}"
         self.label = "mcrd" if workers == 1 else f"mcrd, {workers} workers"
+        self.label += ", gro" if gro else ""
+        self._settings = f"[interfaces.r0]\nworkers = {workers}\n" + "gro = true\n" * gro
 
     def rules(self, cell: Cell) -> str:
         """The rule file."""
-        text = "" if self.workers == 1 else f"[interfaces.r0]\nworkers = {self.workers}\n\n"
+        text = self._settings
         for group, routes in groupby(cell.routes(), lambda route: route.group):
             outputs = [f"{route.interface} {route.to} {OUT_PORT} ttl=8" for route in routes]
             text += rule(f"flow-{group.rpartition('.')[2]}", f"r0 {group} {PORT}", *outputs) + "\n"
@@ -297,20 +299,23 @@ class Alone(Peer):
         return None if cell in ALONE_CELLS else "measured in some cells only"
 
     def start(self, site: Site, cell: Cell) -> Running:
+        def undo() -> None:
+            site.network.let_in(site.network.relay, "r0")
+
         try:
             site.network.drop_groups("r0")
-            return _Alone(self._peer.start(site, cell), site)
+            return _Beside(self._peer.start(site, cell), undo)
         except BaseException:
-            site.network.let_in(site.network.relay, "r0")
+            undo()
             raise
 
 
-class _Alone(Running):
-    """Takes the rule of nftables away with the relay."""
+class _Beside(Running):
+    """Undoes with the relay what was set up for it."""
 
-    def __init__(self, running: Running, site: Site) -> None:
+    def __init__(self, running: Running, undo: Callable[[], None]) -> None:
         self._running = running
-        self._site = site
+        self._undo = undo
         self.exact = running.exact
 
     def pids(self) -> list[int]:
@@ -320,7 +325,28 @@ class _Alone(Running):
         try:
             return self._running.stop()
         finally:
-            self._site.network.let_in(self._site.network.relay, "r0")
+            self._undo()
+
+
+class Merged(Peer):
+    """A relay that knows nothing of it, where the interface merges datagrams (UDP GRO)."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.name = f"{peer.name}-gro"
+        self.label = f"{peer.label}, gro"
+        self.routed = peer.routed
+
+    def missing(self, site: Site, cell: Cell) -> str | None:
+        return self._peer.missing(site, cell)
+
+    def start(self, site: Site, cell: Cell) -> Running:
+        site.network.merge("on")
+        try:
+            return _Beside(self._peer.start(site, cell), lambda: site.network.merge("off"))
+        except BaseException:
+            site.network.merge("off")
+            raise
 
 
 class DaemonAmongOthers(Daemon):
@@ -374,16 +400,18 @@ class GeneratorLimit(Peer):
 
 MCRD = Daemon(1)
 MCRD_2 = Daemon(2)
+MCRD_GRO = Daemon(1, gro=True)
 REFERENCE = Program("reference", "reference design")
 MULTISHOT = Program("multishot", "multishot + send")
 KERNEL = KernelRouting()
 LIMIT = GeneratorLimit()
 MCRD_ALONE, REFERENCE_ALONE = Alone(MCRD), Alone(REFERENCE)
+MCRD_GRO_ALONE, KERNEL_GRO = Alone(MCRD_GRO), Merged(KERNEL)
 FILTERED, LET_IN = DaemonAmongOthers(let_in=False), DaemonAmongOthers(let_in=True)
 
 PEERS_ALL: tuple[Peer, ...] = (
-    *(LIMIT, MCRD, MCRD_ALONE, MCRD_2, REFERENCE, REFERENCE_ALONE, MULTISHOT, KERNEL),
-    *(Socat(), PythonRelay()),
+    *(LIMIT, MCRD, MCRD_ALONE, MCRD_GRO, MCRD_GRO_ALONE, MCRD_2, REFERENCE, REFERENCE_ALONE),
+    *(MULTISHOT, KERNEL, KERNEL_GRO, Socat(), PythonRelay()),
 )
 LABELS = {peer.name: peer.label for peer in PEERS_ALL}
 FOREIGN_LABELS = {peer.name: peer.label for peer in (FILTERED, LET_IN)}

@@ -178,19 +178,20 @@ def _latency(results: Results) -> str:
             for peer in LABELS:
                 found = [
                     results.median_latency(cell.name, peer, point, what)
-                    for what in ("rate", "p50", "p99", "p999", "relay_ns")
+                    for what in ("rate", "p50", "p99", "p999", "p9999", "relay_ns")
                 ]
                 if None not in found:
-                    rate, p50, p99, p999, cpu = (value or 0.0 for value in found)
+                    rate, p50, p99, p999, p9999, cpu = (value or 0.0 for value in found)
                     rows.append(
                         [
                             *(f"{cell.name}, {text}", LABELS[peer], f"{rate / 1000:.0f}"),
-                            *(f"{p50:.0f}", f"{p99:.0f}", f"{p999:.0f}", f"{cpu:.0f}"),
+                            *(f"{p50:.0f}", f"{p99:.0f}", f"{p999:.0f}"),
+                            *(f"{p9999:.0f}" if p9999 else "", f"{cpu:.0f}"),
                         ]
                     )
     if not rows:
         return ""
-    titles = ["", "", "thousands/s", "p50", "p99", "p99.9", "CPU ns of the relay"]
+    titles = ["", "", "thousands/s", "p50", "p99", "p99.9", "p99.99", "CPU ns of the relay"]
     return "### Latency, microseconds\n\n" + _table(titles, rows)
 
 

@@ -52,6 +52,7 @@ class Latency:
     relay_ns: float
     steal: float
     others: float
+    p9999: float = 0.0  # 0 in results that are older than it
 
 
 @dataclass(frozen=True)

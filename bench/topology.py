@@ -92,6 +92,11 @@ class Network:
                 self.relay.run("ethtool", "-K", name, "tx-udp-segmentation", state)
             self._offload = cell.offload
 
+    def merge(self, state: str) -> None:
+        """Switches UDP GRO of the relay's input `on` or `off`."""
+        features = ("gro", state, "rx-udp-gro-forwarding", state)
+        self.relay.run("ethtool", "-K", "r0", *features)
+
     def count(self) -> Counters:
         """The counters now."""
         relay, sink = _interfaces(self.relay), _interfaces(self.sink)

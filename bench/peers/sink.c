@@ -146,9 +146,10 @@ int main(int argc, char **argv)
     }
     qsort(samples, count, sizeof(samples[0]), compare);
     if (count == 0)
-        printf("{\"measured\": 0, \"p50\": 0, \"p99\": 0, \"p999\": 0}\n");
+        printf("{\"measured\": 0, \"p50\": 0, \"p99\": 0, \"p999\": 0, \"p9999\": 0}\n");
     else
-        printf("{\"measured\": %u, \"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f}\n", count,
-               percentile(count, 0.5), percentile(count, 0.99), percentile(count, 0.999));
+        printf("{\"measured\": %u, \"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"p9999\": %.1f}\n", count,
+               percentile(count, 0.5), percentile(count, 0.99), percentile(count, 0.999),
+               percentile(count, 0.9999));
     return 0;
 }
