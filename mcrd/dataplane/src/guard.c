@@ -126,6 +126,7 @@ void guard_look(const struct guard *guard, const struct frame *frame, const stru
 				     hardware ^ guard->seed[1]) >> 32);
 	out->rule = rule;
 	out->now = (uint32_t)(time / 1000000);
+	out->ahead = 0;
 }
 
 /* Frames of two CPUs have times that may go back a little; a clock that is set goes back by more. */
@@ -315,13 +316,42 @@ static enum guard_answer ask_of_copy(struct guard *guard, struct guard_content *
 	return GUARD_LOOPED;
 }
 
+static struct guard_content *bucket_of(const struct guard *guard, uint64_t content)
+{
+	return &guard->shared->contents[content % (MCRD_GUARD_CONTENTS / MCRD_GUARD_WAYS) * MCRD_GUARD_WAYS];
+}
+
+/* Of several datagrams the misses of the cache overlap. */
+static void look_ahead(const struct guard *guard, struct guard_frame *frame, const uint8_t *payload, uint32_t left,
+		       uint32_t size)
+{
+	uint32_t count = left > size ? (left + size - 1) / size : 1, i;
+
+	if (count > GUARD_AHEAD)
+		count = GUARD_AHEAD;
+	for (i = 0; i < count; i++, payload += size, left -= size) {
+		uint64_t content = content_of(guard, frame->destination, payload, left < size ? left : size);
+
+		__builtin_prefetch(bucket_of(guard, content), 1);
+		frame->contents[count - 1 - i] = content;
+	}
+	frame->ahead = count;
+}
+
+void guard_next(const struct guard *guard, struct guard_frame *frame, const uint8_t *payload, uint32_t left,
+		uint32_t size)
+{
+	if (frame->ahead == 0)
+		look_ahead(guard, frame, payload, left, size);
+	frame->content = frame->contents[--frame->ahead];
+}
+
 enum guard_answer guard_ask(struct guard *guard, const struct guard_frame *frame, const uint8_t *payload,
 			    uint32_t length)
 {
-	uint64_t content = content_of(guard, frame->destination, payload, length);
+	uint64_t content = frame->content;
 	uint32_t tag = (uint32_t)(content >> 32), now = frame->now, i;
-	struct guard_content *bucket =
-		&guard->shared->contents[content % (MCRD_GUARD_CONTENTS / MCRD_GUARD_WAYS) * MCRD_GUARD_WAYS];
+	struct guard_content *bucket = bucket_of(guard, content);
 	struct guard_details *details;
 	int armed = is_armed(guard, now);
 

@@ -20,6 +20,7 @@ enum {
 	GUARD_REMEMBER = 60000,   /* ms: what is thought of a neighbour, since it was last of use */
 	GUARD_COPIES = 2048,
 	GUARD_NEIGHBOURS = 256,
+	GUARD_AHEAD = 16,         /* datagrams of a super-frame that are looked up together */
 };
 
 /* What other senders than the first say of a content. */
@@ -59,6 +60,9 @@ struct guard_frame {
 	uint32_t sender; /* hardware address, address, TTL, interface; not the port, which a host chooses anew */
 	uint32_t rule;
 	uint32_t now;    /* ms */
+	uint32_t ahead;  /* contents that are known, from the next datagram on */
+	uint64_t content; /* hash of the datagram that is asked for */
+	uint64_t contents[GUARD_AHEAD]; /* of it and the next ones, backwards */
 };
 
 enum guard_answer {
@@ -76,6 +80,12 @@ void guard_look(const struct guard *guard, const struct frame *frame, const stru
 /* Of all bytes, and of what they are about. */
 uint64_t guard_hash(const struct guard *guard, uint64_t about, const uint8_t *payload, uint32_t length);
 
+/* Goes on to the next datagram of the frame: `left` bytes are left of it, `size` for each datagram but the last, which
+ * may be shorter. */
+void guard_next(const struct guard *guard, struct guard_frame *frame, const uint8_t *payload, uint32_t left,
+		uint32_t size);
+
+/* Is that a copy? */
 enum guard_answer guard_ask(struct guard *guard, const struct guard_frame *frame, const uint8_t *payload,
 			    uint32_t length);
 

@@ -158,6 +158,7 @@ static int relay_all(struct worker *worker, struct interface *here, struct rule 
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
 
+		guard_next(&worker->guard, &whose, packet->payload + at, left, size);
 		int copy = rule->merge && is_copy(worker, here, rule, packet->payload + at, length, now);
 		int dropped = copy ||
 			      (rule->match.dedupe && repeats(worker, here, rule, &whose, packet->payload + at, length)) ||

@@ -43,6 +43,7 @@ static enum guard_answer said(struct guard *guard, uint32_t interface, uint32_t 
 	header[22] = 255;
 	memcpy(header + 30, "\340\0\0\373", 4);
 	guard_look(guard, &frame, &packet, interface, interface, ms * 1000000, &whose);
+	guard_next(guard, &whose, payload, length, length);
 	return guard_ask(guard, &whose, payload, length);
 }
 
