@@ -41,6 +41,7 @@ def offloads(
     """
     found = []
     old = release is not None and release < SUPER_FRAMES
+    heard = {name: rates.get(name, 0) for name in demand.inputs()}
     for name in dict.fromkeys([*demand.inputs(), *demand.outputs(), *merged]):
         check = f"offloads of {name}"
         device = devices.get(name)
@@ -50,7 +51,7 @@ def offloads(
             continue
         these = [
             *(_input(device, check, old) if name in demand.inputs() else ()),
-            *_merging(device, check, old, name in merged, rates.get(name, 0)),
+            *_merging(device, check, old, name in merged, heard.get(name, 0)),
             *(_tagged(device, check, demand)),
             *(_output(device, check, old) if name in demand.outputs() else ()),
         ]
