@@ -21,7 +21,7 @@ from typing import NamedTuple
 from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.sockets import netlink
-from mcrd.sockets.routes import hops
+from mcrd.sockets.rtnetlink import hops
 
 # linux/sock_diag.h, linux/packet_diag.h
 SOCK_DIAG_BY_FAMILY = 20

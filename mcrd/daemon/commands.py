@@ -16,8 +16,8 @@ from msgspec.structs import asdict
 
 from mcrd import __version__, answers
 from mcrd.answers import Twice
+from mcrd.beside.lookout import Watcher
 from mcrd.beside.twice import twice
-from mcrd.beside.watch import Watcher
 from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
 from mcrd.config.problems import is_about

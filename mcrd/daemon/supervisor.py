@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mcrd import __version__
 from mcrd.answers import Changes
-from mcrd.beside.watch import Watcher
+from mcrd.beside.lookout import Watcher
 from mcrd.config import ConfigError
 from mcrd.daemon import commands
 from mcrd.daemon.alarms import Alarms

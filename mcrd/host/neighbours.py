@@ -13,7 +13,7 @@ from itertools import islice
 from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.sockets.probe import probe
-from mcrd.sockets.routes import NUD_FAILED, NUD_INCOMPLETE
+from mcrd.sockets.rtnetlink import NUD_FAILED, NUD_INCOMPLETE
 
 PATIENCE = 0.5  # seconds in which a neighbour has to answer,
 PROBES_AT_ONCE = 64  # and in which so many are asked for

@@ -22,7 +22,7 @@ from ipaddress import IPv4Address, IPv6Address
 from mcrd.errors import words
 from mcrd.host.neighbours import PATIENCE, Hop, Neighbours
 from mcrd.planning.links import Link, Lookup, Way, source_of
-from mcrd.sockets.routes import Change, Question, Route, RouteChanges, RouteQueries
+from mcrd.sockets.rtnetlink import Change, Question, Route, RouteChanges, RouteQueries
 from mcrd.tasks import until_it_can
 
 SLICE = 0.005  # seconds of reading what changed, at once

@@ -20,7 +20,7 @@ from mcrd.planning.replies import back, ear, is_answer, receives
 from mcrd.planning.resources import Egress
 from mcrd.sockets.common import check_index, or_close, plain_socket, quiet_socket, socket_name
 from mcrd.sockets.netlink import master_of
-from mcrd.sockets.routes import Question, RouteQueries
+from mcrd.sockets.rtnetlink import Question, RouteQueries
 
 # linux/in.h, linux/in6.h
 IP_MTU_DISCOVER = 10

@@ -39,25 +39,24 @@ ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 GOLDEN = 0x9E3779B1  # 2^32 over the golden ratio: spreads what differs in the low bits
 
 
+def _addresses(source: int, destination: int) -> tuple[Instruction, ...]:
+    """Put into cell 1 what the last words of both addresses make, which are at these offsets."""
+    return (
+        (LOAD_WORD, 0, 0, NETWORK + source),
+        (MULTIPLY, 0, 0, GOLDEN),
+        (TO_X, 0, 0, 0),
+        (LOAD_WORD, 0, 0, NETWORK + destination),
+        (XOR_X, 0, 0, 0),
+        (STORE, 0, 0, 1),
+    )
+
+
 _FLOW_IPV4: Sequence[Instruction] = (
-    (LOAD_WORD, 0, 0, NETWORK + 12),
-    (MULTIPLY, 0, 0, GOLDEN),
-    (TO_X, 0, 0, 0),
-    (LOAD_WORD, 0, 0, NETWORK + 16),
-    (XOR_X, 0, 0, 0),
-    (STORE, 0, 0, 1),
+    *_addresses(12, 16),
     (LOAD_HEADER_LENGTH, 0, 0, NETWORK),
     (LOAD_WORD_AT, 0, 0, NETWORK),  # both ports
 )
-_FLOW_IPV6: Sequence[Instruction] = (
-    (LOAD_WORD, 0, 0, NETWORK + 20),
-    (MULTIPLY, 0, 0, GOLDEN),
-    (TO_X, 0, 0, 0),
-    (LOAD_WORD, 0, 0, NETWORK + 36),
-    (XOR_X, 0, 0, 0),
-    (STORE, 0, 0, 1),
-    (LOAD_WORD, 0, 0, NETWORK + 40),
-)
+_FLOW_IPV6: Sequence[Instruction] = (*_addresses(20, 36), (LOAD_WORD, 0, 0, NETWORK + 40))
 # Of the ports in A, and the addresses in cell 1.
 _MIX: Sequence[Instruction] = (
     (STORE, 0, 0, 2),

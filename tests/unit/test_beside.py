@@ -22,9 +22,9 @@ from mcrd import config
 from mcrd.answers import Twice
 from mcrd.beside import sight
 from mcrd.beside.discovery import listeners, protocol_of
+from mcrd.beside.lookout import Watcher
 from mcrd.beside.sight import Ring, Route, Sender, Sight
 from mcrd.beside.twice import twice
-from mcrd.beside.watch import Watcher
 from mcrd.beside.who import parties
 from mcrd.host.procfs import Host
 from mcrd.model import Rule
@@ -161,7 +161,7 @@ def test_the_log_says_it_once_when_it_is_sure_and_again_when_it_comes_again(
     assert not watcher.is_due()
     watcher.soon("a")
     assert not watcher.is_due()  # however often a rule comes and goes
-    monkeypatch.setattr("mcrd.beside.watch.AGAIN", 0.0)
+    monkeypatch.setattr("mcrd.beside.lookout.AGAIN", 0.0)
     watcher.soon("a")
     assert watcher.is_due()
 
@@ -178,8 +178,8 @@ def test_a_look_waits_in_a_thread_and_no_other_begins_meanwhile(
         assert go.wait(10.0)
         return Sight(rings=tuple(Ring(1, inode, 0) for inode in (1, 2, 3)))
 
-    monkeypatch.setattr("mcrd.beside.watch.rings_and_routes", slow)
-    monkeypatch.setattr("mcrd.beside.watch.AGAIN", 0.0)
+    monkeypatch.setattr("mcrd.beside.lookout.rings_and_routes", slow)
+    monkeypatch.setattr("mcrd.beside.lookout.AGAIN", 0.0)
     watcher = Watcher(lambda: frozenset(own), frozenset)
 
     async def scenario() -> None:
@@ -278,7 +278,7 @@ def test_avahi_in_a_container_reads_a_file_of_its_own(host: MakeHost, tmp_path: 
 def test_the_log_says_once_that_a_reflector_does_the_work_of_a_rule(
     host: MakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mcrd.beside.watch.rings_and_routes", Sight)
+    monkeypatch.setattr("mcrd.beside.lookout.rings_and_routes", Sight)
     scans: list[Host] = []
     scan = Host.holders
 

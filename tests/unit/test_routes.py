@@ -17,7 +17,7 @@ from mcrd.host.neighbours import ASK_AGAIN, PATIENCE, PROBES_AT_ONCE, SELDOM_AFT
 from mcrd.host.routes import PORTION, Routes
 from mcrd.model import Address
 from mcrd.planning.links import Link, Lookup, Way
-from mcrd.sockets import routes
+from mcrd.sockets import rtnetlink as routes
 
 HOP: Hop = (7, ip_address("10.0.0.9"))
 REACHABLE, STALE = 0x02, 0x04
