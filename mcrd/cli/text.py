@@ -8,24 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_network
 
-from mcrd import __version__
+from mcrd import __version__, answers
 from mcrd.addresses import plain
-from mcrd.answers import (
-    AnswerCounts,
-    Changes,
-    Input,
-    InterfaceCounts,
-    Number,
-    Output,
-    OutputCounts,
-    Reload,
-    Rule,
-    RuleCounts,
-    Rules,
-    Stats,
-    Status,
-    WorkerCounts,
-)
 from mcrd.cli.output import drops, printable
 from mcrd.events import counted
 from mcrd.inspected import inspected
@@ -34,19 +18,19 @@ from mcrd.sums import Rate, Traffic
 from mcrd.words import unsent_for
 
 
-def changes(answer: Changes) -> Iterator[str]:
+def changes(answer: answers.Changes) -> Iterator[str]:
     """The lines of diff."""
     yield from answer.text
 
 
-def reloaded(answer: Reload) -> Iterator[str]:
+def reloaded(answer: answers.Reload) -> Iterator[str]:
     """The lines of reload."""
     yield from answer.text
     for name, entry in answer.troubled.items():
         yield f"! rules.{name}: {entry.state}: {entry.reason}"
 
 
-def status(answer: Status) -> Iterator[str]:
+def status(answer: answers.Status) -> Iterator[str]:
     """The daemon, its workers and their sandbox."""
     up = f"up {answer.uptime_s:.0f} s"
     yield f"mcrd {answer.version}, pid {answer.pid}, {up}, {answer.config}"
@@ -79,20 +63,20 @@ def status(answer: Status) -> Iterator[str]:
     )
 
 
-def _interface(entry: Input | Output | OutputCounts) -> str:
+def _interface(entry: answers.Input | answers.Output | answers.OutputCounts) -> str:
     """A name of the rule file, with the interface's own beside it where that is another one."""
     name, own = entry.interface or "", entry.interface_now
     return name if own in (None, name) else f"{name} ({own})"
 
 
-def _endpoint(entry: Input | Output | OutputCounts) -> str:
+def _endpoint(entry: answers.Input | answers.Output | answers.OutputCounts) -> str:
     if entry.port == 0:
         return f"{entry.address} esp"
     address = f"[{entry.address}]" if ":" in entry.address else entry.address
     return f"{address}:{entry.port}"
 
 
-def _to(output: Output | OutputCounts) -> str:
+def _to(output: answers.Output | answers.OutputCounts) -> str:
     """Where an output sends; of one that follows the routes, by which interface now."""
     if output.interface is not None:
         return f"{_interface(output)} {_endpoint(output)}"
@@ -100,11 +84,11 @@ def _to(output: Output | OutputCounts) -> str:
     return _endpoint(output) + (f" by {by}" if by else "")
 
 
-def _state(entry: Rule | Output | RuleCounts) -> str:
+def _state(entry: answers.Rule | answers.Output | answers.RuleCounts) -> str:
     return f"{entry.state}: {entry.reason}" if entry.reason else entry.state
 
 
-def _settings(end: Input | Output, *names: str) -> str:
+def _settings(end: answers.Input | answers.Output, *names: str) -> str:
     """The settings that are given, in words."""
     words = []
     for name in names:
@@ -121,7 +105,7 @@ def _networks(given: list[str]) -> str:
     return ", ".join(str(plain(ip_network(each))) for each in given)
 
 
-def rules(answer: Rules) -> Iterator[str]:
+def rules(answer: answers.Rules) -> Iterator[str]:
     """Rules with their states, inputs and outputs."""
     if not answer.rules:
         yield "no rules"
@@ -143,7 +127,7 @@ def rules(answer: Rules) -> Iterator[str]:
             yield f"      to {_to(output)}{settings}{how}"
 
 
-def _inspects(given: str | Number) -> str:
+def _inspects(given: str | answers.Number) -> str:
     if isinstance(given, str):
         return given
     return f"a number of {counted(given.bytes, 'byte')} at {given.offset}, {given.order} end first"
@@ -160,7 +144,7 @@ def _rate(rate: Rate, indent: str) -> Iterator[str]:
     )
 
 
-def stats(answer: Stats) -> Iterator[str]:
+def stats(answer: answers.Stats) -> Iterator[str]:
     """Counters and rates of rules, outputs, interfaces and workers."""
     if not answer.rules:
         yield "no rules"
@@ -202,18 +186,18 @@ def stats(answer: Stats) -> Iterator[str]:
         yield f"the kernel, for all of this host's network: {drops(lost)}"
 
 
-def _refused_and_unsent(count: OutputCounts | AnswerCounts) -> tuple[str, str]:
+def _refused_and_unsent(count: answers.OutputCounts | answers.AnswerCounts) -> tuple[str, str]:
     named = ", ".join(f"{n} {unsent_for(why)}" for why, n in count.unsent.items() if n)
     unsent = f"; not sent: {named}" if named else ""
     return f"; {count.refused} ICMP errors reported" if count.refused else "", unsent
 
 
-def _answers(count: AnswerCounts) -> str:
+def _answers(count: answers.AnswerCounts) -> str:
     askers = counted(count.askers, "asker") + "".join(_refused_and_unsent(count))
     return f"        answers: {_traffic(count.sent)} to {askers}"
 
 
-def _of_rings(name: str, count: InterfaceCounts | WorkerCounts) -> Iterator[str]:
+def _of_rings(name: str, count: answers.InterfaceCounts | answers.WorkerCounts) -> Iterator[str]:
     dropped = drops(count.dropped, count.dropped_frames)
     yield f"{name}: received {_traffic(count.received)}; dropped: {dropped}"
     yield from _rate(count.rate, "    " + " " * (len(name) - len(name.lstrip())))

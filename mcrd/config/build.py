@@ -9,20 +9,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
+from mcrd import model
 from mcrd.config.rules import NO_PORT, Document
 from mcrd.config.walk import Fields
-from mcrd.model import (
-    Config,
-    Daemon,
-    Input,
-    Inspect,
-    Interface,
-    Merge,
-    Metrics,
-    Output,
-    Place,
-    Rule,
-)
 
 _TTL_TO_GROUP: Final = 1
 _TTL_TO_HOST: Final = 64
@@ -34,10 +23,10 @@ def build(
     warnings: tuple[str, ...],
     files: tuple[str, ...],
     include_patterns: tuple[str, ...],
-) -> Config:
+) -> model.Config:
     """The Config that documents without errors say, the main one first."""
-    rules: dict[str, Rule] = {}
-    interfaces: dict[str, Interface] = {}
+    rules: dict[str, model.Rule] = {}
+    interfaces: dict[str, model.Interface] = {}
     # Those of [reflect.NAME] come last, however the files were read.
     tables = [(document, document.fields["rules"]) for document in documents]
     tables += [(document, document.made_fields()) for document in documents]
@@ -52,10 +41,10 @@ def build(
             rules[name] = document.built[name] = rule
     for document in documents:
         for name, fields in document.fields["interfaces"].items():
-            interfaces[name] = Interface(**_given(fields))
-    return Config(
-        daemon=Daemon(**_given(documents[0].fields["daemon"])),
-        metrics=Metrics(**_given(documents[0].fields["metrics"])),
+            interfaces[name] = model.Interface(**_given(fields))
+    return model.Config(
+        daemon=model.Daemon(**_given(documents[0].fields["daemon"])),
+        metrics=model.Metrics(**_given(documents[0].fields["metrics"])),
         rules=MappingProxyType(rules),
         interfaces=MappingProxyType(interfaces),
         warnings=warnings,
@@ -64,10 +53,10 @@ def build(
     )
 
 
-def _rule(name: str, fields: Fields, place: Place) -> Rule:
+def _rule(name: str, fields: Fields, place: model.Place) -> model.Rule:
     all_fields = fields["inputs"] or [fields["input"]]
-    given, *more = (Input(**({"port": NO_PORT} | _given(each))) for each in all_fields)
-    return Rule(
+    given, *more = (model.Input(**({"port": NO_PORT} | _given(each))) for each in all_fields)
+    return model.Rule(
         name=name,
         input=given,
         outputs=tuple(_output(output, given) for output in fields["outputs"]),
@@ -76,18 +65,18 @@ def _rule(name: str, fields: Fields, place: Place) -> Rule:
         silence=fields["silence"],
         inspect=_inspect(fields["inspect"]),
         more=tuple(more),
-        merge=Merge(**fields["merge"]) if fields["merge"] else None,
+        merge=model.Merge(**fields["merge"]) if fields["merge"] else None,
         place=place,
     )
 
 
-def _inspect(given: Any) -> Inspect | None:
+def _inspect(given: Any) -> model.Inspect | None:
     if given is None:
         return None
-    return Inspect("sequence", **given) if isinstance(given, dict) else Inspect(given)
+    return model.Inspect("sequence", **given) if isinstance(given, dict) else model.Inspect(given)
 
 
-def _output(fields: Fields, given: Input) -> Output:
+def _output(fields: Fields, given: model.Input) -> model.Output:
     output: dict[str, Any] = {
         "interface": None,
         "address": given.address,
@@ -95,7 +84,7 @@ def _output(fields: Fields, given: Input) -> Output:
         **_given(fields),
     }
     ttl = _TTL_TO_GROUP if output["address"].is_multicast else _TTL_TO_HOST
-    return Output(**({"ttl": ttl} | output))
+    return model.Output(**({"ttl": ttl} | output))
 
 
 def _given(fields: Fields) -> dict[str, Any]:

@@ -28,10 +28,8 @@ def tell_changes(
     for name in before.keys() - now.keys():
         if MARK in name and written(name) in of_patterns:  # else the line of the reload says it
             interface = name.partition(MARK)[2]
-            text, of = (
-                "rules.%s: gone with the interface %s",
-                {"rule": name, "interface": interface},
-            )
+            of = {"rule": name, "interface": interface}
+            text = "rules.%s: gone with the interface %s"
             tell(log, logging.INFO, "rule-state", text, name, interface, **of)
     for name, state in now.items():
         was, rule = before.get(name), rules[name]

@@ -12,15 +12,6 @@ import msgspec
 
 from mcrd import answers
 from mcrd.addresses import target, where
-from mcrd.answers import (
-    AnswerCounts,
-    InterfaceCounts,
-    OutputCounts,
-    RuleCounts,
-    Stats,
-    Trouble,
-    WorkerCounts,
-)
 from mcrd.daemon.executor import Estate
 from mcrd.events import counted
 from mcrd.host import fragments
@@ -71,10 +62,10 @@ def summary(states: Mapping[str, RuleState], errors: Sequence[str] = ()) -> str:
     return f"{text}; rule file refused: {errors[0]}" if errors else text
 
 
-def troubled(states: Mapping[str, RuleState]) -> dict[str, Trouble]:
+def troubled(states: Mapping[str, RuleState]) -> dict[str, answers.Trouble]:
     """The rules that wait or have failed, and why."""
     return {
-        name: Trouble(entry.state, entry.reason)
+        name: answers.Trouble(entry.state, entry.reason)
         for name, entry in states.items()
         if entry.state in ("waiting", "failed")
     }
@@ -153,10 +144,10 @@ def _port(port: int | PortRange) -> int | str:
 
 def rule_counts(
     entry: Rule, now: RuleState, ledger: Ledger, silent: set[str], links: Mapping[str, Link]
-) -> RuleCounts:
+) -> answers.RuleCounts:
     """The counters of a rule and its outputs."""
     count = ledger.rule(entry.name)
-    return RuleCounts(
+    return answers.RuleCounts(
         interface=entry.input.interface,
         interface_now=_own(entry.input.interface, links),
         state=now.state,
@@ -177,9 +168,9 @@ def rule_counts(
 
 def _output(
     name: str, output: Output, how: OutputState, ledger: Ledger, links: Mapping[str, Link]
-) -> OutputCounts:
+) -> answers.OutputCounts:
     count = ledger.output(name, target(output))
-    return OutputCounts(
+    return answers.OutputCounts(
         where=where(output),
         interface=output.interface,
         interface_now=_now(output, how, links),
@@ -199,12 +190,12 @@ def _output(
     )
 
 
-def _answers(name: str, output: Output, ledger: Ledger) -> AnswerCounts | None:
+def _answers(name: str, output: Output, ledger: Ledger) -> answers.AnswerCounts | None:
     if output.replies is None:
         return None
     called = replies.answers(target(output))
     count = ledger.output(name, called)
-    return AnswerCounts(
+    return answers.AnswerCounts(
         askers=ledger.askers(name),
         sent=count.sent,
         errors=count.errors,
@@ -215,13 +206,13 @@ def _answers(name: str, output: Output, ledger: Ledger) -> AnswerCounts | None:
     )
 
 
-def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None) -> None:
+def add_rings(found: answers.Stats, estate: Estate, only: Collection[str] | None = None) -> None:
     """Add the counters of interfaces, all or only these, and their workers; and the kernel's."""
     ledger, full = estate.ledger, estate.holdings.ring_full()
     rates = ledger.interface_rates(only)
     merged = {ring.interface for ring, _ in estate.holdings.rings() if ring.ingress.gro}
     for name, count in sorted(ledger.interfaces(full, only).items()):
-        found.interfaces[name] = InterfaceCounts(
+        found.interfaces[name] = answers.InterfaceCounts(
             count.received,
             count.dropped,
             count.dropped_frames,
@@ -234,7 +225,7 @@ def add_rings(found: Stats, estate: Estate, only: Collection[str] | None = None)
             count, much = ledger.ring(ring, full[ring])
             about = msgspec.structs.asdict(_worker(ring, worker, process, estate))
             found.workers.append(
-                WorkerCounts(
+                answers.WorkerCounts(
                     **about,
                     received=count.received,
                     dropped=count.dropped,

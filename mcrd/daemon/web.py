@@ -27,9 +27,8 @@ CHUNK = 64 * 1024  # bytes, of which some have to be taken
 CHUNK_TIMEOUT = 10.0  # within so many seconds
 SEND_BUFFER = 256 * 1024  # bytes that the kernel keeps for a connection
 BACKLOG = 1024  # connections that wait for the loop
-AT_ONCE = (
-    4  # that are accepted before others have their turn: so a request is seen before it is old
-)
+# That are accepted before others have their turn: so a request is seen before it is old.
+AT_ONCE = 4
 
 log = logging.getLogger(__name__)
 

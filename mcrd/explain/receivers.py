@@ -63,15 +63,13 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Heard) -> Findin
     if fitting:
         text = f"{_hosts(fitting)} asked for {wanted}, {ago(fitting[0].ago_s)} ago"
         return say(TOPIC, "yes", text)
-    if asked and output.source == "keep":
-        only = ", ".join((asked[0].sources or ())[:TOLD])
-        text = f"{_hosts(asked)} asked for {wanted} from {only} only, from which nothing was seen"
-        return say(TOPIC, "unknown", text)
     if asked:
         only = ", ".join((asked[0].sources or ())[:TOLD])
-        text = f"{_hosts(asked)} asked for {wanted} from {only} only, and it is sent from "
+        text = f"{_hosts(asked)} asked for {wanted} from {only} only"
+        if output.source == "keep":
+            return say(TOPIC, "unknown", f"{text}, from which nothing was seen")
         remedy = '`source` of the output (`"keep"`: that of each packet), or in the receiver'
-        return say(TOPIC, "no", text + ", ".join(sorted(own)), remedy)
+        return say(TOPIC, "no", f"{text}, and it is sent from {', '.join(sorted(own))}", remedy)
     if heard.forgot:
         text = f"more groups were joined on {name} than are remembered: {wanted} may be one of them"
         return say(TOPIC, "unknown", text)

@@ -16,17 +16,7 @@ from mcrd.looks import Kind, Look
 from mcrd.model import BROADCAST, Input
 from mcrd.words import few
 
-TOPICS = (
-    "own",
-    "checksum",
-    "fragment",
-    "vlan",
-    "source",
-    "port",
-    "protocol",
-    "hardware",
-    "group",
-)
+TOPICS = ("own", "checksum", "fragment", "vlan", "source", "port", "protocol", "hardware", "group")
 
 
 def frames(evidence: Evidence) -> Iterator[Finding]:

@@ -27,10 +27,7 @@ from mcrd.lanes.orders import may_have, members_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.model import DEFAULT_MEMBERS
-from mcrd.planning.replies import (
-    ASKERS_AT_MOST,
-    sockets_of,
-)
+from mcrd.planning.replies import ASKERS_AT_MOST, sockets_of
 from mcrd.planning.resources import Egress, Members, Relay
 from mcrd.sockets.egress import EgressSockets, source_port
 

@@ -16,6 +16,10 @@ from mcrd.observe.raw import IPPROTO_PIM, Ears
 from mcrd.observe.returned import Returned
 from mcrd.planning.links import Link
 
+HEARD_BY: Mapping[Protocol, tuple[int, int]] = {
+    "igmp": (socket.AF_INET, socket.IPPROTO_IGMP),
+    "mld": (socket.AF_INET6, socket.IPPROTO_ICMPV6),
+}
 MLD_FIRST = bytes([128])  # types of ICMPv6 below are errors (RFC 4443, 2.1)
 
 
@@ -45,15 +49,6 @@ class Listener:
             else:
                 self._returned.take(source, body, now)
 
-    @property
-    def _protocols(self) -> list[Protocol]:
-        found: list[Protocol] = []
-        if self._ears.hears(socket.AF_INET, socket.IPPROTO_IGMP):
-            found.append("igmp")
-        if self._ears.hears(socket.AF_INET6, socket.IPPROTO_ICMPV6):
-            found.append("mld")
-        return found
-
     def mld(self, index: int) -> int | None:
         """The version of MLD that is queried in on an interface; None: nobody queries there."""
         return self._heard.version(index, "mld", time.monotonic())
@@ -73,8 +68,9 @@ class Listener:
             candidates = (*single.get(destination, ()), *ranges)
             return any(is_to(output, destination, port) for output in candidates)
 
+        protocols = [each for each, where in HEARD_BY.items() if self._ears.hears(*where)]
         heard = {
-            name: self._heard.plain(self._links[name].index, now, concerns, self._protocols)
+            name: self._heard.plain(self._links[name].index, now, concerns, protocols)
             for name in dict.fromkeys(names)
             if name in self._links
         }

@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcrd.errors import named
-from mcrd.traffic import (
-    SLICE_NS,
-    Address,
-    Target,
-    TrafficError,
-    allow_descriptors,
-    open_socket,
-)
+from mcrd.traffic import SLICE_NS, Address, Target, TrafficError, allow_descriptors, open_socket
 from mcrd.traffic._traffic import ffi, lib
 
 RECEIVE_BUFFER = 256 * 1024 * 1024

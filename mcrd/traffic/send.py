@@ -13,14 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from mcrd.errors import named
-from mcrd.traffic import (
-    SLICE_NS,
-    Address,
-    Target,
-    TrafficError,
-    allow_descriptors,
-    open_socket,
-)
+from mcrd.traffic import SLICE_NS, Address, Target, TrafficError, allow_descriptors, open_socket
 from mcrd.traffic._traffic import ffi, lib
 
 # Enough for the longest datagram, and few enough small ones to fit a transmit queue.
