@@ -39,7 +39,7 @@ def start(host: Host, *command: str | int | Path) -> subprocess.Popen[bytes]:
         pytest.param(10_000_000, "", marks=pytest.mark.long),
         pytest.param(10_000_000, MERGED, marks=pytest.mark.long),
     ],
-    ids=str,
+    ids=["plain", "gro", "plain-long", "gro-long"],
 )
 def test_datagrams_of_any_length_at_full_speed(
     fork: Fork, tmp_path: Path, count: int, interface: str
