@@ -224,7 +224,7 @@ class Interface:
     `ring_size` is in bytes, for each worker. `members` is how many members of ranges and kept
     sources a worker has sockets for. `rejoin` is in seconds: so often are memberships reported
     unasked; None: never. Versions None: those that the kernel chooses. `gro`: the kernel is to
-    merge datagrams of a flow before they reach the rings.
+    merge datagrams of a flow before they reach the rings. `busy_poll`: a worker never sleeps.
     """
 
     workers: int = 1
@@ -235,6 +235,7 @@ class Interface:
     mld_version: int | None = None
     rejoin: float | None = None
     gro: bool = False
+    busy_poll: bool = False
 
 
 @dataclass(frozen=True, slots=True)

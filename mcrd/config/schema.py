@@ -97,6 +97,7 @@ class Interface(Struct):
     igmp_version: IgmpVersion | UnsetType = UNSET
     mld_version: MldVersion | UnsetType = UNSET
     gro: bool = False
+    busy_poll: bool = False
 
 
 class Limit(Struct):

@@ -85,6 +85,7 @@ _NEWER = frozenset(
         *(("OutputCount", "skipped"), ("RuleCount", "inspect"), ("RuleCount", "merge")),
         *(("Interface", "members"), ("Ingress", "lane")),
         *(("Interface", "gro"), ("Ingress", "gro")),
+        *(("Interface", "busy_poll"), ("Worker", "busy_poll")),
         *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge")),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }

@@ -81,7 +81,7 @@ class Initialize(Request, frozen=True, tag=True):
     `sockets` is how many egress sockets the worker has to have room for. `uid` and `gid` are what
     it becomes; None where the daemon is not root and it stays what it is. `cpu` is where it runs;
     None: anywhere. `strict`: the sandbox is whole, or the worker does not start. `given` are
-    namespaces, "ipc" or "uts", that the service has of its own.
+    namespaces, "ipc" or "uts", that the service has of its own. `busy_poll`: it never sleeps.
     """
 
     supervisor: int
@@ -92,6 +92,7 @@ class Initialize(Request, frozen=True, tag=True):
     cpu: int | None = None
     strict: bool = False
     given: tuple[str, ...] = ()
+    busy_poll: bool = False
 
 
 class Begin(Request, frozen=True, tag=True):

@@ -177,6 +177,7 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     settings.readiness = readiness
     settings.sockets = request.sockets
     settings.interface_count = count
+    settings.busy_poll = request.busy_poll
     for here, rings in zip(settings.interfaces, request.rings, strict=False):
         here.number, here.link, here.counters = rings.interface, rings.link, rings.place
         for which, sizes in enumerate((rings.small, rings.large)):

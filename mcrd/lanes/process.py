@@ -159,6 +159,7 @@ class WorkerProcess(Channel):
             gid=gid,
             cpu=self.cpu,
             strict=self.worker.strict,
+            busy_poll=self.worker.busy_poll,
             given=tuple(os.environ.get(GIVEN, "").split()),
         )
         with select.epoll() as readiness:  # the worker keeps its copy

@@ -71,7 +71,7 @@ def _cost(what: list[str]) -> str:
     names = {setting.partition(" ")[0] for setting in what}
     if names & {"worker", "workers", "ring_size", "gro"}:
         return " (its workers are replaced: packets that arrive meanwhile are lost)"
-    return f" (its {_IN_THE_RINGS})" if "cpus" in names else ""
+    return f" (its {_IN_THE_RINGS})" if names & {"cpus", "busy_poll"} else ""
 
 
 def _interfaces(old: Config, new: Config) -> dict[str, list[str]]:

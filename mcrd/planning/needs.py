@@ -88,7 +88,7 @@ class _Known(NamedTuple):
 
     look: int
     rule: Rule
-    settings: tuple[Interface | None, str, tuple[str, ...], str, tuple[int, ...]]
+    settings: tuple[Interface | None, str, tuple[str, ...], str, Interface]
     lookups: tuple[Lookup, ...]
     seen: tuple[Link | Way | bool | None, ...]
     needs: Needs
@@ -135,7 +135,7 @@ class KnownNeeds:
         table = names.settings(config, link) if link is not None else None
         double = self._doubles.of(rule)
         lane = self._lanes.get(names.real(rule.input.interface, links), "")
-        settings = (table, config.daemon.sandbox, double, lane, _cpus(config, lane))
+        settings = (table, config.daemon.sandbox, double, lane, _reader(config, lane))
         if known is not None and known.rule is rule:
             lookups = known.lookups
         else:
@@ -195,9 +195,11 @@ def needs(
     count = 1 if lane else settings.workers
     ingress = Ingress(link.name, link.index, count, settings.ring_size, lane, settings.gro)
     strict = config.daemon.sandbox == "strict"
-    cpus = (_cpus(config, lane) if lane else settings.cpus) or (None,)
+    reader = _reader(config, lane) if lane else settings
+    cpus = reader.cpus or (None,)
     workers = tuple(
-        Worker(ingress.home, number, cpus[number % len(cpus)], strict) for number in range(count)
+        Worker(ingress.home, number, cpus[number % len(cpus)], strict, reader.busy_poll)
+        for number in range(count)
     )
     relays = {
         RelayKey(worker, rule.name): tuple(
@@ -250,9 +252,9 @@ def needs(
     )
 
 
-def _cpus(config: Config, lane: str) -> tuple[int, ...]:
-    """Where the worker of a lane runs: as the table of its first interface says."""
-    return config.interfaces.get(lane, Interface()).cpus
+def _reader(config: Config, lane: str) -> Interface:
+    """How the worker of a lane runs: as the table of its first interface says."""
+    return config.interfaces.get(lane, Interface())
 
 
 def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:

@@ -70,13 +70,14 @@ class Worker:
     """The process that reads one of the rings of an ingress; `cpu` None: on any CPU.
 
     `ingress` is the home of all that it reads. `strict`: with every layer of the sandbox or not at
-    all.
+    all. `busy_poll`: it never sleeps.
     """
 
     ingress: Ingress
     number: int = 0
     cpu: int | None = None
     strict: bool = False
+    busy_poll: bool = False
 
     def __hash__(self) -> int:
         return hash((self.ingress.index, self.number))

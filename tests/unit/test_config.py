@@ -1232,9 +1232,12 @@ def test_how_memberships_are_reported() -> None:
     ]
 
 
-def test_gro() -> None:
-    found = [parse(with_interface(line), "f").interfaces["eth0"] for line in ("gro = true", "")]
-    assert [each.gro for each in found] == [True, False]
+def test_gro_and_busy_poll() -> None:
+    given = ("gro = true", "busy_poll = true", "")
+    found = [parse(with_interface(line), "f").interfaces["eth0"] for line in given]
+    assert [(each.gro, each.busy_poll) for each in found] == [
+        *((True, False), (False, True), (False, False))
+    ]
 
 
 # Includes

@@ -138,6 +138,7 @@ SETTINGS = st.dictionaries(
         ring_size=st.sampled_from([2**20, 2**25]),
         rejoin=st.sampled_from([None, 30.0]),
         gro=st.booleans(),
+        busy_poll=st.booleans(),
         igmp_version=st.sampled_from([None, 2]),
         mld_version=st.sampled_from([None, 1]),
     ),

@@ -322,7 +322,7 @@ static void take_completions(struct worker *worker)
 }
 
 /* Waits for whatever comes first: frames, when the rate is low; the time of the next harvest, when it is high; a
- * message. */
+ * message. With `busy_poll` it does not wait. */
 static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 {
 	uint64_t now = pace_now(), sleep, late;
@@ -333,6 +333,8 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 	if (worker->test.held) {
 		timeout = (struct __kernel_timespec){ .tv_nsec = HOLD_LOOK_NS };
 		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
+	} else if (worker->settings.busy_poll && worker->begun) {
+		return 0;
 	} else if (pace_note(&worker->pace, now, frames)) {
 		sleep = worker->hurry ? 0 : pace_sleep(&worker->pace, began, now);
 		if (sleep == 0)

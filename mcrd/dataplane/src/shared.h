@@ -323,6 +323,7 @@ struct worker_settings {
 	int channel;       /* SOCK_SEQPACKET to the supervisor */
 	int readiness;     /* epoll descriptor that holds the packet sockets */
 	uint32_t sockets;  /* how many egress sockets the file table has room for */
+	uint32_t busy_poll; /* it never sleeps */
 	uint32_t interface_count;
 	struct interface_settings interfaces[MCRD_INTERFACES];
 };
