@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mcrd.sockets.netlink import master_of
+from tests.dataplane.frames import frame, inject
 from tests.lab import Host, Lab, Mcrd, datagrams, wait_for
 from tests.lab.rules import rule
 
@@ -153,9 +154,20 @@ def test_an_output_without_an_interface_follows_the_routes(ways: Ways) -> None:
     assert (found["sent"]["packets"], counted(found)) == (count, 0)
     assert found["where"] == f"{HOST}:6000"
     # From the address of each way.
-    sources = [socket.inet_ntoa(frame[26:30]) for frame in seen.stop()]
-    assert set(sources) == {"10.2.0.1", "10.3.0.1"}
-    assert sources[-1] == "10.3.0.1"
+    sent = [datagrams.udp(each) for each in seen.stop()]
+    assert {each.source for each in sent} == {"10.2.0.1", "10.3.0.1"}
+    assert sent[-1].source == "10.3.0.1"
+    # What comes back from the port of the moment is its own, and no longer from the one before.
+    for number, each in enumerate((sent[-1], sent[0])):
+        ports = (each.source_port, 5000)
+        inject(ways.source, "s0", frame(b"back %d" % number, source=each.source, ports=ports))
+
+    def came() -> tuple[int, int]:
+        stats = daemon.stats()
+        own = stats["interfaces"]["r0"]["dropped"]["own_output"]
+        return own, stats["rules"]["a"]["received"]["packets"]
+
+    wait_for(lambda: came() == (1, count + 1), "one of them to be its own")
 
 
 def test_what_a_missing_route_costs_is_counted(ways: Ways) -> None:
