@@ -225,7 +225,5 @@ def _wrong_replies(rule: FoundRule, output: FoundOutput) -> Wrong:
     if rule.input_fields.get("protocol") == "esp":
         esp = 'ESP has none; leave replies out with protocol = "esp"'
         yield key, f"answers come to a port, and {esp}"
-    elif fields.get("source_port") is not None:
-        yield key, "each asker has a port of its own; leave source_port out"
     elif fields.get("source") == "keep":
         yield key, 'with source = "keep" answers go to the asker by themselves, if there is a route'

@@ -38,10 +38,11 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS: Final[Mapping[str, Protocol]] = {
-    # RFC 6762: addresses, section 3; answers from port 5353, section 6; TTL, section 11
+    # RFC 6762: addresses, section 3; answers from port 5353, section 6; TTL, section 11. Who asks
+    # from another port is answered by unicast, section 6.7.
     "mdns": Protocol(
         {"mdns4": ("224.0.0.251", 5353), "mdns6": ("ff02::fb", 5353)},
-        {"source_port": 5353, "ttl": 255},
+        {"source_port": 5353, "ttl": 255, "replies": "10s"},
     ),
     # RFC 4795: addresses, section 2; TTL, section 2.5. Only questions go to the group.
     "llmnr": Protocol(
@@ -167,7 +168,6 @@ def made(name: str, fields: Fields) -> Iterator[Made]:
         output["replies"] = f"{fields['replies']:.9f}s"
     elif fields["source"] is not None:
         output.pop("replies", None)
-    if fields["source"] is not None or fields["replies"] is not None:
         output.pop("source_port", None)
     limit = fields["limit"] or (protocol.limit and {"packets_per_second": protocol.limit})
     for place, (address, port) in _places(fields).items():

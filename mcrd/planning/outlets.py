@@ -16,7 +16,7 @@ from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
 from mcrd.planning.replies import replies_to
-from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Replies, Sending, Worker
+from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Sending, Worker
 
 
 def lookups_of(rule: Rule) -> Iterator[Lookup]:
@@ -70,7 +70,7 @@ def why_unanswered(rule: Rule, output: Output, link: Link | None) -> str:
     if output.replies is None or link is None:
         return ""
     version = rule.input.address.version
-    if replies_to(output.replies, link, version) is not None:
+    if replies_to(output, link, version) is not None:
         return ""
     return f"{link.name} has no IPv{version} address to answer from"
 
@@ -147,7 +147,9 @@ def outlet(
     else:
         link = links[output.interface]
         source = source_of(output, link)
-    replies = _replies(rule, output, links)
+    replies = None
+    if output.replies is not None:
+        replies = replies_to(output, links[rule.input.interface], rule.input.address.version)
     leaving = (link.name, link.index, source, rule.input.protocol, routed, replies)
     sending = _sending(leaving, _manner(output))
     address, port, called = destination(output, link, source), output.port, target(output)
@@ -162,12 +164,6 @@ def outlet(
         return Members(worker, rule.stream, sending, address, port, called, *starts)
     of = called if (output.interface, output.address) != (link.name, address) else None
     return Egress(worker, rule.stream, sending, address, port, of=of)
-
-
-def _replies(rule: Rule, output: Output, links: Mapping[str, Link]) -> Replies | None:
-    if output.replies is None:
-        return None
-    return replies_to(output.replies, links[rule.input.interface], rule.input.address.version)
 
 
 @lru_cache(maxsize=256)

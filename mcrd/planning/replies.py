@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mcrd.addresses import Target, target
-from mcrd.model import Rule
+from mcrd.model import Output, Rule
 from mcrd.planning.links import Link, nearest
 from mcrd.planning.resources import Egress, Replies, Sending
 
@@ -30,10 +30,12 @@ def counted_by(rule: Rule) -> Iterator[Target]:
             yield answers(called)
 
 
-def replies_to(seconds: float, link: Link, version: int) -> Replies | None:
+def replies_to(output: Output, link: Link, version: int) -> Replies | None:
     """How askers on this interface are answered; None: it has no address of that version."""
     found = tuple(address for address in link.addresses if address.version == version)
-    return Replies(seconds, link.name, link.index, found) if found else None
+    if output.replies is None or not found:
+        return None
+    return Replies(output.replies, link.name, link.index, found, output.source_port)
 
 
 def sockets_of(egress: Egress) -> tuple[Egress, ...]:
@@ -60,7 +62,7 @@ def ear(egress: Egress) -> Egress:
 
 
 def back(egress: Egress) -> Egress:
-    """What sends answers to who asked, from a port that the kernel chooses."""
+    """What sends answers to who asked."""
     sending, heard = egress.sending, egress.heard
     replies = sending.replies
     assert replies is not None
@@ -71,6 +73,7 @@ def back(egress: Egress) -> Egress:
         *(replies.interface, replies.index, source),
         ttl=max(TTL, sending.ttl),
         dscp=sending.dscp,
+        source_port=replies.port,
     )
     called = answers(egress.target)
     return Egress(egress.worker, egress.rule, how, address, port, of=called, heard=heard)

@@ -184,13 +184,15 @@ class Hold(OnInterface):
 class Replies:
     """What answers a relayed packet within so many seconds goes back to who asked.
 
-    Askers are on this interface, and get the answers from one of these addresses of it.
+    Askers are on this interface, and get the answers from one of these addresses of it, and from
+    this port; None: from one that the kernel chooses.
     """
 
     seconds: float
     interface: str
     index: int
     sources: tuple[IPv4Interface | IPv6Interface, ...]
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,8 @@ class Sending(Manner):
     """How an output sends here and now: what all its sockets have in common, whoever the worker.
 
     `source` None: the address and port of each packet are kept. `routed`: the sockets are not bound
-    to the interface, which is where the routes lead now. `replies`: each asker has its own port.
+    to the interface, which is where the routes lead now. `replies`: each asker has its own port,
+    but who sends from `source_port` is none.
     """
 
     interface: str
@@ -313,6 +316,11 @@ class Members(Sender):
         sending = self.sending
         if kept:
             sending = replace(sending, source=source, source_port=source_port)
+        elif sending.replies is not None and sending.source_port is not None:
+            if source_port == sending.source_port:
+                sending = replace(sending, replies=None)
+            else:
+                sending = replace(sending, source_port=None)
         offset = port - self.input_port if isinstance(self.port, PortRange) else 0
         return Egress(
             *(self.worker, self.rule, sending, address, first_port(self.port) + offset),

@@ -17,6 +17,7 @@ import pytest
 from mcrd.lanes.counts import OF_RULES
 from tests.dataplane.frames import frame, inject
 from tests.lab import wait_for
+from tests.lab.datagrams import udp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,11 @@ class Wires:
         """What each relay dropped for coming back."""
         rules = [daemon.stats()["rules"].values() for daemon in self.daemons]
         return [sum(rule["dropped"]["looped"] for rule in each) for each in rules]
+
+    def began_with(self, start: bytes) -> int:
+        """How many datagrams on all wires so far began like this."""
+        all_frames = (each for capture in self._captures for each in capture.frames())
+        return sum(udp(each).payload.startswith(start) for each in all_frames)
 
     def silence(self) -> int:
         """Waits until nothing moves any more; how many datagrams were on all wires so far."""

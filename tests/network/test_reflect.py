@@ -102,9 +102,29 @@ def test_two_relays_side_by_side_make_no_storm(lab: Lab) -> None:
     first, second = (Avahi(host, host.name) for host in wires.networks[:2])
     published = first.publish("printer", 631)
     finds(second, "printer")
+    _a_simple_resolver(wires)
     published.send_signal(signal.SIGTERM)
     finds(second)
     wires.silence()
+
+
+def _a_simple_resolver(wires: Wires) -> None:
+    """It asks once, from a port of its own: RFC 6762, sections 5.1 and 6.7."""
+    question = b"\x04_ipp\x04_tcp\x05local\0" + bytes.fromhex("000c0001")  # PTR, IN
+    host = wires.networks[1]
+    seen = host.capture("wire", "udp src port 5353", direction="in")
+    sock = asker(host, "wire")
+    sock.sendto(bytes.fromhex("471100000001000000000000") + question, ("224.0.0.251", 5353))
+    answer, (address, port) = sock.recvfrom(9000)
+    assert (answer[:2], answer[2] >> 7) == (bytes.fromhex("4711"), 1)
+    assert question in answer
+    assert b"printer" in answer
+    assert (address.startswith("10.2."), port) == (True, 5353)
+    wires.silence()
+    ours = [each for each in map(udp, seen.stop()) if each.port == sock.getsockname()[1]]
+    assert {each.ttl for each in ours} == {255}
+    # Mostly 9: asked, relayed twice by each relay, and answered to each, which passes it on.
+    assert wires.began_with(bytes.fromhex("4711")) < BOUND
 
 
 SSDP = """

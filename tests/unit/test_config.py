@@ -932,10 +932,7 @@ def test_replies() -> None:
     assert output_problems("replies = 30, " + HOST) == [
         'f:5:17: rules.a.outputs[0].replies: expected a duration, as in "30s", got 30'
     ]
-    assert output_problems('replies = "30s", source_port = 5, ' + HOST) == [
-        "f:5:17: rules.a.outputs[0].replies: each asker has a port of its own; "
-        "leave source_port out"
-    ]
+    assert output_of('replies = "30s", source_port = 5, ' + HOST).source_port == 5
     assert output_problems('replies = "30s", source = "keep", ' + HOST) == [
         'f:5:17: rules.a.outputs[0].replies: with source = "keep" answers go to the asker by '
         "themselves, if there is a route"

@@ -56,8 +56,8 @@ def test_it_is_what_would_be_written_by_hand() -> None:
         [rules.lan]
         input = { interface = "lan", address = "224.0.0.251", port = 5353, limit = { packets_per_second = 1000 } }
         outputs = [
-            { interface = "iot", source_port = 5353, ttl = 255 },
-            { interface = "guest", source_port = 5353, ttl = 255 },
+            { interface = "iot", source_port = 5353, ttl = 255, replies = "10s" },
+            { interface = "guest", source_port = 5353, ttl = 255, replies = "10s" },
         ]
         """),  # noqa: E501
         "f",
@@ -78,7 +78,7 @@ def ends(rules: dict[str, Rule]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("protocol", "where", "ttl", "replies"),
     [
-        ("mdns", {"mdns4": "224.0.0.251 5353", "mdns6": "ff02::fb 5353"}, 255, None),
+        ("mdns", {"mdns4": "224.0.0.251 5353", "mdns6": "ff02::fb 5353"}, 255, 10),
         ("llmnr", {"llmnr4": "224.0.0.252 5355", "llmnr6": "ff02::1:3 5355"}, 255, 10),
         (
             "ssdp",
@@ -156,12 +156,12 @@ def test_what_a_table_says_comes_before_what_the_protocol_wants() -> None:
     rules = of(TWO, 'protocol = "ssdp"', "ttl = 4", 'replies = "5s"', 'family = "ipv4"')
     (output,) = rules["home/ssdp4:lan"].outputs
     assert (output.ttl, output.replies) == (4, 5)
-    # A source that is kept answers by itself, and mDNS with either has no port of its own.
+    # A source that is kept answers by itself, and has its own port.
     for key, more in (("ssdp", 'source = "keep"'), ("mdns", 'replies = "1s"')):
         for rule in of(TWO, f'protocol = "{key}"', more).values():
             (output,) = rule.outputs
             assert (output.source == "keep") != (output.replies == 1)
-            assert output.source_port is None
+            assert output.source_port == (None if output.source == "keep" else 5353)
     off = of(TWO, 'protocol = "knx"', "enabled = false", 'description = "Hall"')
     assert {(rule.enabled, rule.description) for rule in off.values()} == {(False, "Hall")}
 
@@ -192,8 +192,8 @@ def test_who_may_ask_and_who_may_answer() -> None:
 def test_patterns() -> None:
     rules = of('interfaces = ["lan", "br-*"]', 'protocol = "mdns"', 'family = "ipv4"')
     assert ways(rules) == {
-        "lan": [("br-*", None)],
-        "br-*": [("lan", None), ("br-*", None)],
+        "lan": [("br-*", 10)],
+        "br-*": [("lan", 10), ("br-*", 10)],
     }
     there = names.by_name(
         Link(
@@ -205,7 +205,7 @@ def test_patterns() -> None:
     now = expand(Config(rules=rules), there)
     made = ["home/mdns4:br-*@br-a", "home/mdns4:br-*@br-b"]
     assert list(now.rules) == ["home/mdns4:lan", *made]
-    assert ways({"a:a": now.rules[made[0]]}) == {"a": [("lan", None), ("br-b", None)]}
+    assert ways({"a:a": now.rules[made[0]]}) == {"a": [("lan", 10), ("br-b", 10)]}
     assert names.doubles(now, there) == names.NONE
     assert called("home", now.rules) == ["home/mdns4:lan", *made]
     assert called("home/mdns4:br-*", now.rules) == made
@@ -296,7 +296,7 @@ def test_a_clash_with_a_rule_is_reported_under_its_own_name() -> None:
     rule = textwrap.dedent("""\
         [rules.mdns]
         input = { interface = "iot", address = "224.0.0.251", port = 5353 }
-        outputs = [{ interface = "lan", source_port = 5353, ttl = 255 }]
+        outputs = [{ interface = "lan", source_port = 5353, ttl = 255, replies = "10s" }]
         """)
     mine = table(TWO, 'protocol = "mdns"')
     said = "reflect.home.interfaces[1]: same input as rules.mdns (f:2:9)"

@@ -71,6 +71,17 @@ def test_a_higher_ttl_is_that_of_answers_too() -> None:
     assert back(asker(replace(SEARCH, ttl=255))).sending.ttl == 255
 
 
+def test_who_sends_from_the_port_of_the_output_is_no_asker() -> None:
+    """And all others are answered from that port."""
+    output = replace(SEARCH, source_port=40000)
+    plain = asker(output)
+    assert sockets_of(plain) == (plain,)
+    assert plain.sending.source_port == 40000
+    asks = members(output, ETH0, ETH1).member(GROUP, 1900, ASKER, 40001)
+    assert sockets_of(asks) == (asks, ear(asks), back(asks))
+    assert (asks.sending.source_port, back(asks).sending.source_port) == (None, 40000)
+
+
 def test_two_askers_have_nothing_in_common() -> None:
     one, other = (
         members(SEARCH, ETH0, ETH1).member(GROUP, 1900, ASKER, port) for port in (40000, 40001)
