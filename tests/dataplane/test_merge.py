@@ -23,7 +23,7 @@ RTP, SEQUENCE, MOLDUDP64, CONTENT = 1, 2, 3, 4  # enum merge_by
 LEGS, SECOND = 4, 10**9
 WITHIN = 2 * SECOND
 BEGIN = 850_000_000 * WITHIN
-BEHIND, MOST = 16, 250
+BEHIND = 15
 NAMES = ("received", "first", "second", "repeated", "differs", "only_here", "lost", "forgotten")
 
 
@@ -106,8 +106,6 @@ class Oracle:
         return self._passes(known, leg, now)
 
     def _passes(self, known: Passed, leg: int, now: int) -> bool:
-        if max(known.said.values(), default=0) >= MOST:
-            known.said = Counter({each: max(0, n - MOST // 2) for each, n in known.said.items()})
         known.said[leg] += 1
         for each in range(LEGS):
             known.said[each] = max(known.said[each], known.said[leg] - BEHIND)

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <string.h>
 
+#include "arrival.h"
 #include "counters.h"
 #include "dedupe.h"
 #include "hold.h"
@@ -127,21 +128,31 @@ static int repeats(struct worker *worker, struct interface *here, struct rule *r
 	return 1;
 }
 
-/* Has another leg of the rule brought it before? Then it is dropped, and counted. */
-static int is_copy(struct worker *worker, struct interface *here, struct rule *rule, const uint8_t *payload,
-		   uint32_t length, uint64_t now)
+/* Has another leg of the rule brought it before? Then it is dropped, and counted. What names the next datagram is on its
+ * way meanwhile. */
+static int is_copy(struct worker *worker, struct arrival *arrival, uint32_t at)
 {
-	if (merge_is_first(rule->merge, &rule->match.merge, worker->segment->copies, &worker->guard, payload, length, now))
+	struct rule *rule = arrival->rule;
+	struct merge_name name = arrival->name;
+
+	if (arrival->packet.payload_length - at > arrival->size)
+		arrival_name(worker, arrival, at + arrival->size);
+	if (merge_is_first(rule->merge, rule->match.merge.leg, worker->segment->copies, &name, arrival->frame.time))
 		return 0;
-	count(&here->counters->dropped[DROP_SECOND_COPY], 1);
+	count(&arrival->here->counters->dropped[DROP_SECOND_COPY], 1);
 	count(&rule->counters->second_copy, 1);
 	return 1;
 }
 
 /* One frame, which may stand for several datagrams. */
-static int relay_all(struct worker *worker, struct interface *here, struct rule *rule, const struct frame *frame,
-		     const struct packet *packet, uint32_t size, uint64_t now)
+static int relay_all(struct worker *worker, struct arrival *arrival)
 {
+	const struct packet *packet = &arrival->packet;
+	const struct frame *frame = &arrival->frame.frame;
+	struct interface *here = arrival->here;
+	struct rule *rule = arrival->rule;
+	uint32_t size = arrival->size;
+	uint64_t now = arrival->frame.time;
 	struct member *member = NULL;
 	struct guard_frame whose;
 	uint32_t at = 0;
@@ -157,12 +168,13 @@ static int relay_all(struct worker *worker, struct interface *here, struct rule 
 	do {
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
+		int copy, dropped;
 
 		guard_next(&worker->guard, &whose, packet->payload + at, left, size);
-		int copy = rule->merge && is_copy(worker, here, rule, packet->payload + at, length, now);
-		int dropped = copy ||
-			      (rule->match.dedupe && repeats(worker, here, rule, &whose, packet->payload + at, length)) ||
-			      returns(worker, here, rule, &whose, frame, packet, packet->payload + at, length, now);
+		copy = rule->merge && is_copy(worker, arrival, at);
+		dropped = copy ||
+			  (rule->match.dedupe && repeats(worker, here, rule, &whose, packet->payload + at, length)) ||
+			  returns(worker, here, rule, &whose, frame, packet, packet->payload + at, length, now);
 
 		if (rule->inspector && (copy || !dropped))
 			inspect(rule->inspector, packet, packet->payload + at, length, now);
@@ -186,62 +198,54 @@ static int relay_all(struct worker *worker, struct interface *here, struct rule 
 	return 0;
 }
 
-/* Adds what the frame stands for to `taken`. */
-static int relay_frame(struct worker *worker, struct interface *here, const struct ring_frame *frame, uint64_t *taken)
+static int relay_frame(struct worker *worker, struct arrival *arrival)
 {
 	static const enum drop drops[] = {
 		[PACKET_FOREIGN] = DROP_UNMATCHED,         [PACKET_MALFORMED] = DROP_MALFORMED,
 		[PACKET_BAD_CHECKSUM] = DROP_BAD_CHECKSUM, [PACKET_FRAGMENT] = DROP_FRAGMENT,
 		[PACKET_TRUNCATED] = DROP_TRUNCATED,
 	};
+	struct interface *here = arrival->here;
 	struct interface_counters *counters = here->counters;
-	struct rule *rule;
-	struct packet packet;
-	enum verdict verdict = packet_parse(&frame->frame, &packet);
-	uint32_t datagrams = 1, size = packet.payload_length;
-	uint16_t vlan = frame->vlan ? frame->vlan : packet.vlan & 0x0fff;
-	enum drop drop;
+	uint32_t size = arrival->size, datagrams = 1;
 
 	/* A super-frame counts as the datagrams that it stands for. */
-	if (frame->segment && packet.payload_length > frame->segment) {
-		size = frame->segment;
-		datagrams = (packet.payload_length + size - 1) / size;
-	}
-	*taken += datagrams;
-	meter_note(&counters->meter, &counters->traffic, &here->window, frame->time);
+	if (arrival->packet.payload_length > size)
+		datagrams = (arrival->packet.payload_length + size - 1) / size;
+	here->datagrams[arrival->ring - here->rings] += datagrams;
+	meter_note(&counters->meter, &counters->traffic, &here->window, arrival->frame.time);
 	count(&counters->traffic.packets, datagrams);
-	count(&counters->traffic.bytes, frame->frame.length);
-	if (verdict != PACKET_DATAGRAM) {
-		drop = drops[verdict];
-	} else {
-		packet.interface = (uint8_t)here->settings->counters;
-		rule = flows_decide(&worker->flows, &worker->rules, &packet, vlan, frame->foreign, &drop);
-		if (rule)
-			return relay_all(worker, here, rule, &frame->frame, &packet, size, frame->time);
-	}
-	count(&counters->dropped[drop], datagrams);
+	count(&counters->traffic.bytes, arrival->frame.frame.length);
+	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule)
+		return relay_all(worker, arrival);
+	count(&counters->dropped[arrival->verdict == PACKET_DATAGRAM ? arrival->drop : drops[arrival->verdict]],
+	      datagrams);
 	return 0;
 }
 
 /* Relays what is ready, up to a harvest. Returns the number of frames, or a negative errno. */
 static int harvest(struct worker *worker)
 {
-	struct ring_frame frame;
-	struct interface *here;
-	struct ring *ring;
+	struct arrival arrivals[2], *arrival = arrivals, *next;
 	int frames, result;
 	uint32_t i;
 
+	arrival->ring = NULL;
 	for (frames = 0; worker->begun && frames < HARVEST && !worker->test.held; frames++) {
-		ring = interface_next(worker->interfaces, worker->settings.interface_count, &here, &frame);
-		if (worker->test.began && (!ring || frame.time > worker->test.ends))
+		if (!arrival->ring)
+			arrival_look(worker, arrival);
+		if (worker->test.began && (!arrival->ring || arrival->frame.time > worker->test.ends))
 			hold_end(worker);
-		if (!ring)
+		if (!arrival->ring)
 			break;
-		result = relay_frame(worker, here, &frame, &here->datagrams[ring - here->rings]);
+		ring_take(arrival->ring);
+		/* What the next one needs is on its way while this one is relayed. */
+		next = &arrivals[(frames + 1) % 2];
+		arrival_look(worker, next);
+		result = relay_frame(worker, arrival);
 		if (result < 0)
 			return result;
-		ring_take(ring);
+		arrival = next;
 	}
 	worker->hurry = 0;
 	if (frames == 0)

@@ -8,7 +8,12 @@
 #include "moldudp.h"
 #include "rtp.h"
 
-enum { COUNT_MOST = 250, CHECK_TAIL = 16, RTP_KEY_AT = 2, RTP_KEY = 10 };
+enum { CHECK_TAIL = 16, RTP_KEY_AT = 2, RTP_KEY = 10, TIME_BITS = 40, TAG_BITS = 48, LEG_BITS = 4 };
+
+/* A leg that is as far behind as can be noted. */
+#define LEG_BEHIND ((1U << LEG_BITS) - 1)
+#define WITHIN_US (MERGE_WITHIN_NS / 1000)
+#define SURELY_US (MERGE_SURELY_NS / 1000)
 
 int merge_is_possible(const struct merge_settings *settings)
 {
@@ -78,22 +83,20 @@ static void settle(struct merge_stream *stream, struct merge_pending *pending)
 }
 
 /* What came two periods ago has had all its copies. Times of frames may go back a little. */
-static uint64_t look_at_time(struct merge_stream *stream, uint64_t now)
+static void look_at_time(struct merge_stream *stream, uint64_t now)
 {
 	uint64_t period = now / MERGE_WITHIN_NS;
 
 	if (period <= stream->period && stream->period - period < 2)
-		return stream->period;
+		return;
 	settle(stream, &stream->pending[period & 1]);
 	if (period != stream->period + 1)
 		settle(stream, &stream->pending[(period + 1) & 1]);
 	stream->period = period;
-	return period;
 }
 
-/* What copies have in common, never 0; `again`: it may be said again, as a heartbeat is. */
-static uint64_t tag_of(const struct merge_settings *settings, const struct guard *guard, const uint8_t *payload,
-		       uint32_t length, int *again)
+static uint64_t hash_of(const struct merge_settings *settings, const struct guard *guard, const uint8_t *payload,
+			uint32_t length, uint8_t *again)
 {
 	uint64_t about = settings->stream;
 	struct rtp_packet rtp;
@@ -101,13 +104,13 @@ static uint64_t tag_of(const struct merge_settings *settings, const struct guard
 
 	*again = 0;
 	if (settings->by == MERGE_RTP && rtp_parse(payload, length, &rtp))
-		return guard_hash(guard, about + MERGE_RTP, payload + RTP_KEY_AT, RTP_KEY) | 1;
+		return guard_hash(guard, about + MERGE_RTP, payload + RTP_KEY_AT, RTP_KEY);
 	if (settings->by == MERGE_SEQUENCE && length >= settings->offset && length - settings->offset >= settings->bytes)
-		return guard_hash(guard, about + MERGE_SEQUENCE, payload + settings->offset, settings->bytes) | 1;
+		return guard_hash(guard, about + MERGE_SEQUENCE, payload + settings->offset, settings->bytes);
 	if (settings->by == MERGE_MOLDUDP64 && mold_parse(payload, length, &mold) && mold.messages > 0)
-		return guard_hash(guard, about + MERGE_MOLDUDP64, payload, MOLD_HEADER) | 1;
+		return guard_hash(guard, about + MERGE_MOLDUDP64, payload, MOLD_HEADER);
 	*again = 1;
-	return guard_hash(guard, about + MERGE_CONTENT, payload, length) | 1;
+	return guard_hash(guard, about + MERGE_CONTENT, payload, length);
 }
 
 /* Tells contents apart that have one number. */
@@ -118,122 +121,141 @@ static uint16_t check_of(const struct guard *guard, const uint8_t *payload, uint
 	return (uint16_t)(guard_hash(guard, length, payload + length - tail, tail) >> 48);
 }
 
+/* In us; the clock may have been set back. */
 static uint64_t age_of(const struct merge_copy *copy, uint64_t now)
 {
-	return now > copy->time ? now - copy->time : copy->time - now; /* the clock may have been set back */
+	int64_t age = (int64_t)((now / 1000 - copy->time) << (64 - TIME_BITS)) >> (64 - TIME_BITS);
+
+	return (uint64_t)(age < 0 ? -age : age);
 }
 
-/* Where it is remembered, or is to be. */
-static struct merge_copy *find(struct merge_copy *copies, uint64_t tag, uint64_t now, struct merge_counters *counters)
+/* Where something new is remembered. */
+static struct merge_copy *place_in(struct merge_copy *set, uint64_t now, struct merge_counters *counters)
 {
-	struct merge_copy *set = copies + (tag >> 32) % MERGE_SETS * MERGE_WAYS, *oldest = set;
+	struct merge_copy *oldest = set;
+	uint64_t age, most = 0;
 	int i;
 
-	for (i = 0; i < MERGE_WAYS; i++) {
-		if (set[i].tag == tag)
-			return &set[i];
-		if (age_of(&set[i], now) > age_of(oldest, now))
+	for (i = 0; i < MERGE_WAYS && most < WITHIN_US; i++) {
+		age = set[i].tag == 0 ? WITHIN_US : age_of(&set[i], now);
+		if (age >= most) {
 			oldest = &set[i];
+			most = age;
+		}
 	}
-	if (oldest->tag != 0 && age_of(oldest, now) < MERGE_SURELY_NS)
+	if (most < SURELY_US)
 		count(&counters->forgotten, 1);
-	oldest->tag = 0;
 	return oldest;
 }
 
-static void count_skew(struct merge_counters *counters, uint64_t skew)
+/* NULL: it is not remembered. */
+static struct merge_copy *find(struct merge_copy *set, uint64_t tag)
 {
-	uint64_t micros = skew / 1000;
+	int i;
+
+	for (i = 0; i < MERGE_WAYS; i++)
+		if (set[i].tag == tag)
+			return &set[i];
+	return NULL;
+}
+
+static void count_skew(struct merge_counters *counters, uint64_t micros)
+{
 	uint32_t place = micros ? 64 - (uint32_t)__builtin_clzll(micros) : 0;
 
 	count(&counters->skews[place < MCRD_SKEWS ? place : MCRD_SKEWS - 1], 1);
-	if (skew > counters->skew_most)
-		__atomic_store_n(&counters->skew_most, skew, __ATOMIC_RELAXED);
+	if (micros * 1000 > counters->skew_most)
+		__atomic_store_n(&counters->skew_most, micros * 1000, __ATOMIC_RELAXED);
 }
 
-/* The most that any leg has said of it. */
-static uint8_t most_of(const struct merge_copy *copy)
+static uint32_t behind(const struct merge_copy *copy, uint32_t leg)
 {
-	uint8_t most = 0;
-	int i;
-
-	for (i = 0; i < MCRD_LEGS; i++)
-		most = copy->count[i] > most ? copy->count[i] : most;
-	return most;
+	return copy->behind >> (LEG_BITS * leg) & LEG_BEHIND;
 }
 
-static int passes(struct merge_stream *stream, struct merge_copy *copy, uint8_t leg, uint64_t period, uint64_t now)
+/* The leg says it more often than any other does. */
+static uint16_t say(const struct merge_copy *copy, uint32_t leg)
 {
-	uint8_t most = most_of(copy);
-	int i;
+	uint32_t each, all = 0, less;
 
-	if (most >= COUNT_MOST)
-		for (i = 0; i < MCRD_LEGS; i++)
-			copy->count[i] = copy->count[i] > COUNT_MOST / 2 ? copy->count[i] - COUNT_MOST / 2 : 0;
-	copy->count[leg]++;
-	most = most_of(copy);
-	for (i = 0; i < MCRD_LEGS; i++)
-		if (copy->count[i] + MERGE_BEHIND < most)
-			copy->count[i] = (uint8_t)(most - MERGE_BEHIND);
-	copy->first = leg;
-	copy->shared = 0;
-	copy->period = (uint8_t)period;
-	copy->time = now;
-	stream->pending[period & 1].first[leg]++;
+	for (each = 0; each < MCRD_LEGS; each++) {
+		less = behind(copy, each);
+		if (each != leg)
+			all |= (less < MERGE_BEHIND ? less + 1 : less) << (LEG_BITS * each);
+	}
+	return (uint16_t)all;
+}
+
+/* `copy` is what it is remembered by from now on. */
+static int passes(struct merge_stream *stream, struct merge_copy *copy, struct merge_copy known, uint32_t leg,
+		  uint64_t now)
+{
+	known.behind = say(&known, leg);
+	known.first = leg;
+	known.shared = 0;
+	known.period = stream->period;
+	known.time = now / 1000;
+	*copy = known;
+	stream->pending[stream->period & 1].first[leg]++;
 	count(&stream->legs[leg]->first, 1);
 	return 1;
 }
 
 /* A copy of what another leg has brought. */
-static int is_second(struct merge_stream *stream, struct merge_copy *copy, uint8_t leg, uint64_t now)
+static int is_second(struct merge_stream *stream, struct merge_copy *copy, uint32_t leg, uint64_t now)
 {
 	struct merge_pending *pending = &stream->pending[copy->period & 1];
-	uint8_t bit = (uint8_t)(1U << leg);
+	uint32_t bit = 1U << leg;
 
-	copy->count[leg]++;
+	copy->behind -= 1U << (LEG_BITS * leg);
 	count(&stream->legs[leg]->second, 1);
-	count_skew(stream->legs[leg], now > copy->time ? now - copy->time : 0);
+	count_skew(stream->legs[leg], age_of(copy, now));
 	/* Once for each that passed. */
-	if ((uint8_t)(stream->period - copy->period) < 2 && !(copy->shared & bit)) {
+	if (((stream->period - copy->period) & 3) < 2 && !(copy->shared & bit)) {
 		pending->second[leg]++;
-		/* A worker before this one could write there. */
-		pending->shared[copy->first % MCRD_LEGS] += copy->shared == 0;
+		pending->shared[copy->first] += copy->shared == 0;
 		copy->shared |= bit;
 	}
 	return 0;
 }
 
-int merge_is_first(struct merge_stream *stream, const struct merge_settings *settings, struct merge_copy *copies,
-		   const struct guard *guard, const uint8_t *payload, uint32_t length, uint64_t now)
+void merge_look(const struct merge_settings *settings, const struct merge_copy *copies, const struct guard *guard,
+		const uint8_t *payload, uint32_t length, struct merge_name *name)
 {
-	struct merge_counters *counters = stream->legs[settings->leg];
-	uint64_t period = look_at_time(stream, now), tag;
-	uint8_t leg = settings->leg;
-	struct merge_copy *copy;
-	uint16_t check;
-	int again;
+	const struct merge_copy *set;
 
-	tag = tag_of(settings, guard, payload, length, &again);
-	check = again ? 0 : check_of(guard, payload, length);
-	copy = find(copies, tag, now, counters);
+	name->hash = hash_of(settings, guard, payload, length, &name->again);
+	set = copies + name->hash % MERGE_SETS * MERGE_WAYS;
+	__builtin_prefetch(set, 1);
+	__builtin_prefetch(set + MERGE_WAYS / 2, 1);
+	name->check = name->again ? 0 : check_of(guard, payload, length);
+}
+
+int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy *copies, const struct merge_name *name,
+		   uint64_t now)
+{
+	struct merge_copy fresh = { .tag = name->hash >> (64 - TAG_BITS) | 1, .check = name->check };
+	struct merge_copy *set = copies + name->hash % MERGE_SETS * MERGE_WAYS, *copy = find(set, fresh.tag);
+	struct merge_counters *counters = stream->legs[leg];
+
+	look_at_time(stream, now);
 	count(&counters->received, 1);
-	if (copy->tag != tag || age_of(copy, now) >= MERGE_WITHIN_NS) {
-		*copy = (struct merge_copy){ .tag = tag, .check = check };
-		return passes(stream, copy, leg, period, now);
-	}
-	if (copy->count[leg] < most_of(copy)) {
+	if (!copy)
+		return passes(stream, place_in(set, now, counters), fresh, leg, now);
+	if (age_of(copy, now) >= WITHIN_US)
+		return passes(stream, copy, fresh, leg, now);
+	if (behind(copy, leg) > 0) {
 		/* Another leg has said it more often. */
-		if (copy->check != check)
+		if (copy->check != name->check)
 			count(&counters->differs, 1);
 		return is_second(stream, copy, leg, now);
 	}
-	if (again)
-		return passes(stream, copy, leg, period, now);
-	if (copy->check == check) {
+	if (name->again)
+		return passes(stream, copy, *copy, leg, now);
+	if (copy->check == name->check) {
 		count(&counters->repeated, 1);
 		return 0;
 	}
 	/* The number is used anew. */
-	*copy = (struct merge_copy){ .tag = tag, .check = check };
-	return passes(stream, copy, leg, period, now);
+	return passes(stream, copy, fresh, leg, now);
 }

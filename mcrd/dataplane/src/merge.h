@@ -20,7 +20,7 @@
 enum {
 	MERGE_WAYS = 8,
 	MERGE_SETS = MCRD_MERGE_COPIES / MERGE_WAYS,
-	MERGE_BEHIND = 16, /* so far may a leg be behind another with contents that are said again and again */
+	MERGE_BEHIND = 15, /* so far may a leg be behind another with contents that are said again and again */
 };
 
 /* What came first within a period, and is not settled yet: copies may follow. */
@@ -46,8 +46,19 @@ struct merge_stream *merge_join(struct merge_stream **streams, const struct merg
 				struct merge_counters *counters);
 void merge_leave(struct merge_stream **streams, struct merge_stream *stream, const struct merge_counters *counters);
 
+/* What a datagram is remembered by. */
+struct merge_name {
+	uint64_t hash; /* of what copies have in common */
+	uint16_t check;
+	uint8_t again; /* it may be said again, as a heartbeat is */
+};
+
+/* Names a datagram, and has the CPU fetch where it is remembered: best before the datagram ahead of it is relayed. */
+void merge_look(const struct merge_settings *settings, const struct merge_copy *copies, const struct guard *guard,
+		const uint8_t *payload, uint32_t length, struct merge_name *name);
+
 /* Is it the first copy? All is counted. `now` is the time of its frame, in ns. */
-int merge_is_first(struct merge_stream *stream, const struct merge_settings *settings, struct merge_copy *copies,
-		   const struct guard *guard, const uint8_t *payload, uint32_t length, uint64_t now);
+int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy *copies, const struct merge_name *name,
+		   uint64_t now);
 
 #endif

@@ -18,7 +18,7 @@
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 13
+#define MCRD_SEGMENT_VERSION 14
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -175,16 +175,15 @@ struct merge_counters {
 	uint64_t skews[MCRD_SKEWS]; /* below 2^n us each */
 };
 
-/* What passed, and how often each leg has said it. */
+/* What passed: eight of them are two lines of the CPU's cache. */
 struct merge_copy {
-	uint64_t tag;  /* 0: none */
-	uint64_t time; /* when it passed, in ns */
-	uint16_t check;
-	uint8_t count[MCRD_LEGS];
-	uint8_t first;  /* the leg that brought it, */
-	uint8_t shared; /* and bits of those that brought it after that */
-	uint8_t period; /* that it passed in */
-	uint8_t unused[7];
+	uint64_t tag : 48;    /* 0: none */
+	uint64_t behind : 16; /* how much less often each leg has said it than the one that says it most; 4 bits each */
+	uint64_t time : 40;   /* when it passed, in us */
+	uint64_t check : 16;
+	uint64_t shared : 4;  /* bits of the legs that brought it after the */
+	uint64_t first : 2;   /* one that brought it */
+	uint64_t period : 2;  /* that it passed in */
 };
 
 /* What a rule finds in its payloads, see inspect.h. */

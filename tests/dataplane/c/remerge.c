@@ -65,6 +65,8 @@ const uint64_t *remerge_counters(const struct remerge *remerge, uint8_t leg)
 
 int remerge_give(struct remerge *remerge, uint8_t leg, const uint8_t *data, uint32_t length, uint64_t now)
 {
-	return merge_is_first(remerge->stream, &remerge->settings[leg], remerge->copies, &remerge->guard, data, length,
-			      now);
+	struct merge_name name;
+
+	merge_look(&remerge->settings[leg], remerge->copies, &remerge->guard, data, length, &name);
+	return merge_is_first(remerge->stream, leg, remerge->copies, &name, now);
 }
