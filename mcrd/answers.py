@@ -282,6 +282,7 @@ class RuleCounts(Struct):
     returner: str | None = None
     inspect: InspectCount | None = None
     merge: MergeCount | None = None
+    leg_faults: list[str] = []
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
 

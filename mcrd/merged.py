@@ -6,8 +6,19 @@ from __future__ import annotations
 
 from mcrd.sums import MergeCount
 
-RESULTS = ("first", "second", "repeated", "differs", "only_here", "lost", "forgotten")
+RESULTS = (
+    *("first", "second", "repeated", "differs", "only_here", "lost", "forgotten", "shared", "late"),
+)
 """What becomes of the datagrams of an input."""
+
+
+MEANINGS = {
+    "leg_dead": "this input brings nothing, while others do; the stream may be whole",
+    "leg_apart": "no other input brings the same: another stream, or more than 2 s apart",
+    "leg_late": "its packets come more than 2 s after those of another, and are relayed again",
+    "leg_differs": "its packets have numbers of another input's, but other contents",
+}
+"""What is wrong with an input, by the event of the log."""
 
 
 def merged(found: MergeCount) -> str:
@@ -15,7 +26,7 @@ def merged(found: MergeCount) -> str:
     named = ", ".join(
         f"{number} {name.replace('_', ' ')}"
         for name in RESULTS
-        if (number := getattr(found, name)) or name in ("first", "lost")
+        if ((number := getattr(found, name)) and name != "shared") or name in ("first", "lost")
     )
     skew = f"; skew {_time(found.skew_p50_s)}, at most {_time(found.skew_most_s)}"
     return f"{found.received} received: {named}{skew if found.second else ''}"

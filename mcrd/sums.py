@@ -123,9 +123,10 @@ class MergeCount(Count):
     Of those `received`, the `first` ones no other input had brought before, and they were relayed.
     The `second` ones another had, the `repeated` ones this one had. Of the first ones, those
     `only_here` no other brought after that; `lost` are those that others brought and this one did
-    not. Both are known after four seconds. Of the second ones, what `differs` has the number of
-    another, and not the content. `forgotten` are those that were remembered for less than half a
-    second, as there were too many.
+    not. Both are known after four seconds; those `shared`, which another brought too, at once.
+    The `late` ones another had brought over two seconds before, as far as that is remembered.
+    Of the second ones, what `differs` has the number of another, and not the content. `forgotten`
+    are those that were remembered for less than half a second, as there were too many.
     The skew is how much later than the first the second ones came; half of them no later than p50.
     """
 
@@ -139,6 +140,8 @@ class MergeCount(Count):
     only_here: int = 0
     lost: int = 0
     forgotten: int = 0
+    shared: int = 0
+    late: int = 0
     skew_p50_s: float = 0.0
     skew_most_s: float = 0.0
 

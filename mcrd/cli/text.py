@@ -13,7 +13,7 @@ from mcrd.addresses import plain
 from mcrd.cli.output import drops, printable
 from mcrd.events import counted
 from mcrd.inspected import inspected
-from mcrd.merged import merged
+from mcrd.merged import MEANINGS, merged
 from mcrd.sums import Rate, Traffic
 from mcrd.words import unsent_for
 
@@ -157,6 +157,8 @@ def stats(answer: answers.Stats) -> Iterator[str]:
             yield from (f"    {line}" for line in inspected(rule.inspect))
         if rule.merge is not None:
             yield f"    merged: {merged(rule.merge)}"
+        for fault in rule.leg_faults:
+            yield f"    {fault}: {MEANINGS.get(fault, 'this input has a fault')}"
         for output in rule.outputs:
             refused, errors = _refused_and_unsent(output)
             waits = f"; {output.waiting} waiting for a socket" if output.waiting else ""

@@ -25,6 +25,7 @@ from rich.text import Text
 from mcrd.answers import InterfaceCounts, OutputCounts, RuleCounts, Stats
 from mcrd.cli.output import drops
 from mcrd.events import counted
+from mcrd.merged import MEANINGS
 from mcrd.sums import Rate
 
 Ask = Callable[[], Stats]
@@ -66,7 +67,12 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "before": ("lost before", lambda count: str(count or "")),
 }
 """What of a row stands in which column: its title, and how a value is written."""
-STYLES = {"failed": "red", "waiting": "yellow", "silent": "yellow", "disabled": "dim"}
+STYLES = {
+    "failed": "red",
+    "waiting": "yellow",
+    "silent": "yellow",
+    "disabled": "dim",
+} | dict.fromkeys(MEANINGS, "yellow")
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def rows(answer: Stats, view: View) -> list[list[Row]]:
     for name, rule in answer.rules.items():
         outputs = [_of_output(output) for output in rule.outputs]
         lost = sum(row.lost for row in outputs) + sum(rule.dropped.values())
-        state = "silent" if rule.silent else rule.state
+        state = next(iter(rule.leg_faults), "silent" if rule.silent else rule.state)
         found.append([_row(name, state, rule.rate, lost, _before(rule)), *outputs])
     return sorted(found, key=lambda group: getattr(group[0], view.sort), reverse=view.reverse)
 

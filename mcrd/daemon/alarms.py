@@ -12,11 +12,13 @@ from functools import partial
 from typing import NamedTuple
 
 from mcrd.addresses import Target, target, where
+from mcrd.daemon.legs import FAULTS, Legs
 from mcrd.events import counted, tell
 from mcrd.lanes.counts import InterfaceCount, OutputCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.model import Config, Output, Rule
 from mcrd.planning.states import RuleState
+from mcrd.sums import MergeCount
 from mcrd.words import unsent_for
 
 AT_ONCE = 256  # outputs that are read in one look, or a few more: of thousands, each in its turn
@@ -102,6 +104,7 @@ class Alarms:
     _limited: bool = False  # some output has a limit
     _unread: dict[str, set[Target]] = field(default_factory=dict)  # outputs that failed, by rule
     _looks: int = 0
+    _legs: Legs = field(default_factory=Legs)
     silent: set[str] = field(default_factory=set)
 
     def keep(self, rules: Mapping[str, Rule]) -> None:
@@ -154,6 +157,7 @@ class Alarms:
             self._looped = looped
             self._look_at_loops(config, ledger, now)
         self._look_at_streams(config, ledger, now)
+        self._look_at_legs(config, ledger, now)
         for subject, found, recent in self._outputs(config, ledger):
             errors = sum(found.errors.values())
             before = self._errors.get(subject, {})
@@ -189,6 +193,23 @@ class Alarms:
             self._count(_rule(rule), "lost_before", what, lost, now, noun=noun)
             what = "continuity errors in MPEG-TS: packets of it were lost or repeated"
             self._count(_rule(rule), "continuity", what, errors, now, noun="error")
+
+    def _look_at_legs(self, config: Config, ledger: Ledger, now: float) -> None:
+        streams: dict[str, dict[str, MergeCount]] = {}
+        for name, rule in config.rules.items():
+            if rule.merge is not None and rule.leg:
+                streams.setdefault(rule.stream, {})[name] = ledger.merged(name)
+        for name, event, more in self._legs.look(streams, now):
+            text = f"{more} {FAULTS[event]}"
+            self._begin_or_go_on(_rule(config.rules[name]), event, text, more, now, "")
+
+    def faults_of_legs(self) -> dict[str, list[str]]:
+        """What is wrong now with legs of merged streams, by the names of their rules."""
+        found: dict[str, list[str]] = {}
+        for event, subject in self._ongoing:
+            if event in FAULTS and subject.rule is not None:
+                found.setdefault(subject.rule, []).append(event)
+        return found
 
     def _look_at_silence(
         self, config: Config, states: Mapping[str, RuleState], ledger: Ledger, now: float

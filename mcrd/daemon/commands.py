@@ -156,10 +156,12 @@ class Commands:
     async def _count(self, found: Found, name: object = None) -> Found:
         planner, given = self.planner, self._named(name)
         states, ledger, silent = planner.now(given), planner.estate.ledger, self.alarms.silent
+        faults = self.alarms.faults_of_legs()
         for number, (key, rule) in enumerate(given.items(), 1):
             found.rules[key] = report.rule_counts(
                 rule, states[key], ledger, silent, planner.links.now
             )
+            found.rules[key].leg_faults = faults.get(key, [])
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
         here = (names.real(r.input.interface, planner.links.now) for r in given.values())

@@ -15,7 +15,9 @@ from prometheus_client.core import InfoMetricFamily as Info
 from prometheus_client.core import Metric
 
 from mcrd.answers import OutputCounts, RuleCounts, Stats, WorkerCounts
+from mcrd.daemon.legs import FAULTS as LEG_FAULTS
 from mcrd.inspected import FAULTS, TS_FAULTS
+from mcrd.merged import RESULTS
 from mcrd.planning.states import STATES
 from mcrd.sums import InspectCount
 
@@ -78,6 +80,10 @@ INSPECTED = Subject(
         (labels, rule.inspect) for labels, rule in RULE.entries(given) if rule.inspect is not None
     ),
 )
+MERGED = Subject(
+    ("rule", "interface"),
+    lambda given: ((labels, rule) for labels, rule in RULE.entries(given) if rule.merge),
+)
 INTERFACE = Subject(
     ("interface",), lambda given: (((name,), each) for name, each in given.interfaces.items())
 )
@@ -111,6 +117,10 @@ def _routed(output: OutputCounts) -> dict[str, int]:
 
 def _ring_full(counted: str) -> Callable[[WorkerCounts], int]:
     return lambda worker: int(getattr(worker, counted)["ring_full"])
+
+
+def _leg_faults(rule: RuleCounts) -> dict[str, int]:
+    return {name.removeprefix("leg_"): int(name in rule.leg_faults) for name in LEG_FAULTS}
 
 
 def _faults(names: Iterable[str], of: str = "") -> Callable[[InspectCount], dict[str, int]]:
@@ -157,6 +167,16 @@ FAMILIES = (
         None, "The longest time between two PCRs of MPEG-TS, by the times in them."),
     Family("mcrd_rule_pcr_jitter_seconds", Gauge, INSPECTED, "mpeg_ts.pcr_jitter_s", None,
         "How far from the times in them the PCRs of MPEG-TS arrive."),
+    Family("mcrd_rule_leg_received_packets", Counter, MERGED, "merge.received", None,
+        "Datagrams that an input of a merged stream brought."),
+    Family("mcrd_rule_leg_packets", Counter, MERGED, _faults(RESULTS, "merge."), "result",
+        "What became of the datagrams of an input of a merged stream, and what it lost."),
+    Family("mcrd_rule_leg_fault", Gauge, MERGED, _leg_faults, "fault",
+        "1 while an input of a merged stream brings nothing, late packets or another stream."),
+    Family("mcrd_rule_leg_skew_seconds", Gauge, MERGED, "merge.skew_p50_s", None,
+        "How much later than the first ones the copies of an input come: half of them at most."),
+    Family("mcrd_rule_leg_skew_most_seconds", Gauge, MERGED, "merge.skew_most_s", None,
+        "How much later than the first one a copy of an input came at most."),
     Family("mcrd_output_sent_packets", Counter, OUTPUT, "sent.packets", None,
         "Datagrams that an output sent."),
     Family("mcrd_output_sent_bytes", Counter, OUTPUT, "sent.bytes", None,

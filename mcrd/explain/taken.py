@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from mcrd.answers import Stats
 from mcrd.explain.evidence import Evidence, Finding, is_active
 from mcrd.inspected import lost_before
+from mcrd.merged import MEANINGS, merged
 
 RETURNED = ("looped", "cut_off")  # drops of what comes back
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
@@ -72,6 +73,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
     yield from _looped(evidence)
     yield from _lost_before(evidence)
+    yield from _merged(evidence)
     limited = _dropped(evidence, "rate_limited")
     if limited:
         text = f"{limited} packets were over the limit of the input, {rule.input.limit} in a second"
@@ -109,6 +111,16 @@ def _lost_before(evidence: Evidence) -> Iterator[Finding]:
     if here := dropped.get("ring_full", 0) + dropped.get("discarded", 0):
         remedy = f"some may be of the {here} that {interface} lost here (ring_full, discarded)"
     yield Finding("taken", "lost_before", "note", f"lost before it came here: {lost}", remedy)
+
+
+def _merged(evidence: Evidence) -> Iterator[Finding]:
+    """How the rule fares as one of several inputs of a stream, if these are merged."""
+    counts = evidence.counts()
+    for fault in counts.leg_faults:
+        remedy = "`mcrctl stats` has all inputs of the stream: compare their senders and paths"
+        yield Finding("taken", fault, "no", MEANINGS.get(fault, fault), remedy)
+    if counts.merge is not None:
+        yield Finding("taken", "merge", "note", f"merged: {merged(counts.merge)}")
 
 
 def _workers(

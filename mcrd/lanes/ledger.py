@@ -15,7 +15,7 @@ from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, RuleCount
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ring
 from mcrd.sockets.lost import NOTHING, Lost
-from mcrd.sums import Count, InspectCount, Rate
+from mcrd.sums import Count, InspectCount, MergeCount, Rate
 
 OTHERS = 64  # interfaces without a rule whose counts are remembered
 
@@ -170,6 +170,11 @@ class Ledger:
             more = segment.faults(slot)
             lost, errors = lost + more[0], errors + more[1]
         return lost, errors
+
+    def merged(self, rule: str) -> MergeCount:
+        """How a leg of a merged stream fares, over all workers."""
+        live = (found for s, slot in self._of(rule) if (found := s.merged(slot)) is not None)
+        return _sum(MergeCount(), live, self._rules.get(rule, RuleCount()).merge)
 
     def askers(self, rule: str) -> int:
         """How many members a rule has on live workers."""

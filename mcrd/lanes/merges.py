@@ -18,7 +18,7 @@ MERGE_BY: dict[str, int] = {
 _LONGEST = 10**18  # ns: what a worker says may be wrong
 _NUMBERS = (
     *("received", "first", "second", "repeated", "differs"),
-    *("only_here", "lost", "forgotten"),
+    *("only_here", "lost", "forgotten", "shared", "late"),
 )
 
 

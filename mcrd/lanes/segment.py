@@ -32,7 +32,7 @@ from mcrd.lanes.counts import (
 from mcrd.lanes.inspections import lost, read
 from mcrd.lanes.memory import is_sealed, sealed
 from mcrd.sockets.lost import Lost, Taken
-from mcrd.sums import Peak, PerSecond, Rate, Traffic
+from mcrd.sums import MergeCount, Peak, PerSecond, Rate, Traffic
 
 OF_SEVERAL = 12
 """The first version whose segments have the positions of several interfaces."""
@@ -192,8 +192,12 @@ class Segment:
         """What a rule received."""
         counters = self._view.rules[slot]
         dropped = {name: getattr(counters, name) for name in OF_RULES}
-        inspected, merged = read(self._view.inspections[slot]), merges.read(self._view.merges[slot])
-        return RuleCount(_traffic(counters), dropped, inspected, merged)
+        inspected = read(self._view.inspections[slot])
+        return RuleCount(_traffic(counters), dropped, inspected, self.merged(slot))
+
+    def merged(self, slot: int) -> MergeCount | None:
+        """How a leg of a merged stream fares; None when it took nothing."""
+        return merges.read(self._view.merges[slot])
 
     def faults(self, slot: int) -> tuple[int, int]:
         """How many datagrams or messages of a rule were lost before they came here.

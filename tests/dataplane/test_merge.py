@@ -24,7 +24,10 @@ LEGS, SECOND = 4, 10**9
 WITHIN = 2 * SECOND
 BEGIN = 850_000_000 * WITHIN
 BEHIND = 15
-NAMES = ("received", "first", "second", "repeated", "differs", "only_here", "lost", "forgotten")
+NAMES = (
+    *("received", "first", "second", "repeated", "differs"),
+    *("only_here", "lost", "forgotten", "shared", "late"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,9 @@ class Oracle:
         name, again = self._name(data), self._name(data) is None
         known = self._known.get(name or data)
         if known is None or now - known.time >= WITHIN:
+            behind = known is not None and known.said[leg] < max(known.said.values())
+            is_late = behind and not again and known is not None and known.content == data
+            self.counts[leg]["late"] += is_late
             known = self._known[name or data] = Passed(data, now)
             return self._passes(known, leg, now)
         most = max(known.said.values())
@@ -119,6 +125,7 @@ class Oracle:
         """No copy follows any more."""
         for item in self._items:
             self.counts[item[0]]["only_here"] += len(item) == 1
+            self.counts[item[0]]["shared"] += len(item) > 1
             for leg in range(LEGS):
                 self.counts[leg]["lost"] += leg not in item
 

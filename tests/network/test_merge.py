@@ -214,3 +214,42 @@ def test_one_stream_by_two_ways(triangle: Triangle, by: str) -> None:
     assert "    merged: " in legs.daemon.ctl("stats").stdout
     legs.a.close()
     legs.b.close()
+
+
+def test_a_dead_leg_is_named_although_the_stream_is_whole(triangle: Triangle) -> None:
+    """One leg falls silent, its interface is deleted and comes again: nothing is lost."""
+    legs, number = Legs(triangle, f'{FEED}merge = {{ by = "rtp" }}\n'), 0
+
+    def send(*by: tuple[socket.socket, tuple[str, int]]) -> None:
+        nonlocal number
+        for each in range(number, number + 20):
+            for leg, to in by:
+                leg.sendto(rtp(each), to)
+        number += 20
+
+    def a_alone_until(said: str) -> bool:
+        send((legs.a, A))
+        return said in legs.daemon.log()
+
+    send((legs.a, A), (legs.b, B))
+    wait_for(lambda: a_alone_until("(leg_dead)"), "the dead leg to be named")
+    assert "rules.feed@q0: " in legs.daemon.log().partition("(leg_dead)")[0].splitlines()[-1]
+    assert legs.stats("rules", "feed@q0")["leg_faults"] == ["leg_dead"]
+    assert legs.stats("rules", "feed@r0")["leg_faults"] == []
+    assert "    leg_dead: " in legs.daemon.ctl("stats").stdout
+    explained = legs.daemon.ctl("explain", "feed@q0", "--seconds", "0.3", check=False).stdout
+    assert "this input brings nothing" in explained
+    triangle.relay.run("ip", "link", "del", "q0")
+    wait_for(lambda: legs.state("feed@q0") == "waiting", "the second leg to wait")
+    send((legs.a, A))
+    legs.b.close()
+    second_way(triangle)
+    wait_for(lambda: legs.state("feed@q0") == "active", "the second leg to be there again")
+    legs.b = sender(triangle.source, "s1")
+    send((legs.b, B), (legs.a, A))
+    send((legs.b, B))
+    wanted = Counter(rtp(each) for each in range(number))
+    wait_for(lambda: legs.arrived() >= wanted, "the stream")
+    assert legs.arrived() == wanted
+    legs.a.close()
+    legs.b.close()

@@ -16,7 +16,7 @@ import pytest
 
 from mcrd.cli import mcrctl, mcrd, mcrgen
 from mcrd.config import schema
-from mcrd.daemon import alarms
+from mcrd.daemon import alarms, legs
 from mcrd.explain.outputs import DROPS, SKIPS
 from mcrd.explain.taken import REMEDIES
 from mcrd.lanes.counts import DROP_REASONS, OF_OUTPUTS, OF_RINGS, OF_RULES, OF_SKIPS
@@ -130,7 +130,7 @@ def events() -> set[str]:
     """The value of EVENT of every line of the log that has one."""
     code = "".join(path.read_text(encoding="utf-8") for path in (TOP / "mcrd").rglob("*.py"))
     told = set(re.findall(r"\btell\(\s*log,\s*[\w.]+,\s*\"([a-z-]+)\"", code))
-    lasting = {*alarms.INTERFACE, *alarms.OUTPUT, *alarms.LOOPS}
+    lasting = {*alarms.INTERFACE, *alarms.OUTPUT, *alarms.LOOPS, *legs.FAULTS}
     lasting.update(re.findall(r"\bself\._(?:count|begin_or_go_on)\([^\"]*?, \"([a-z_]+)\"", code))
     return told | {f"{name.replace('_', '-')}{end}" for name in lasting for end in ("", "-end")}
 

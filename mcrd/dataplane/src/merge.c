@@ -213,7 +213,11 @@ static int is_second(struct merge_stream *stream, struct merge_copy *copy, uint3
 	/* Once for each that passed. */
 	if (((stream->period - copy->period) & 3) < 2 && !(copy->shared & bit)) {
 		pending->second[leg]++;
-		pending->shared[copy->first] += copy->shared == 0;
+		if (copy->shared == 0) {
+			pending->shared[copy->first]++;
+			if (stream->legs[copy->first])
+				count(&stream->legs[copy->first]->shared, 1);
+		}
 		copy->shared |= bit;
 	}
 	return 0;
@@ -242,8 +246,11 @@ int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy 
 	count(&counters->received, 1);
 	if (!copy)
 		return passes(stream, place_in(set, now, counters), fresh, leg, now);
-	if (age_of(copy, now) >= WITHIN_US)
+	if (age_of(copy, now) >= WITHIN_US) {
+		if (behind(copy, leg) > 0 && copy->check == name->check && !name->again)
+			count(&counters->late, 1);
 		return passes(stream, copy, fresh, leg, now);
+	}
 	if (behind(copy, leg) > 0) {
 		/* Another leg has said it more often. */
 		if (copy->check != name->check)

@@ -171,6 +171,8 @@ struct merge_counters {
 	uint64_t only_here; /* of the first ones: no other leg has brought it since */
 	uint64_t lost;      /* others brought it, and this one did not */
 	uint64_t forgotten; /* of any leg, that made room for one of this leg within half a second */
+	uint64_t shared;    /* of the first ones: another leg has brought them too */
+	uint64_t late;      /* of the first ones: another leg had brought them longer ago than copies are known for */
 	uint64_t skew_most; /* how much later than the first the second ones came, in ns; */
 	uint64_t skews[MCRD_SKEWS]; /* below 2^n us each */
 };
