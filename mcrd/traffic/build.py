@@ -26,7 +26,7 @@ ffi.set_source(
     '#include "traffic.h"',
     # setuptools wants them relative to the root of the repository, where it runs.
     sources=["mcrd/traffic/src/send.c", "mcrd/traffic/src/receive.c"],
-    depends=["mcrd/traffic/src/traffic.h"],
+    depends=["mcrd/traffic/src/histogram.h", "mcrd/traffic/src/traffic.h"],
     include_dirs=["mcrd/traffic/src"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"],
 )

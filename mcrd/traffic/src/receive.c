@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
 #define _GNU_SOURCE
+#include "histogram.h"
 #include "traffic.h"
 
 #include <errno.h>
@@ -30,10 +31,6 @@ enum {
     CHUNKS = 1024,   /* of one space: the window is 2^24 sequence numbers */
     SPACE_BITS = 15, /* slots of the hash table */
     SPACES = 16384,
-
-    FINE_BITS = 6, /* histogram buckets in each power of two: better than 2 % */
-    RANGE_BITS = 36,
-    BUCKETS = (RANGE_BITS - FINE_BITS + 1) << FINE_BITS,
 };
 
 /* A difference of clocks below this is jitter; further down, the clock is another host's. */
@@ -68,7 +65,7 @@ struct traffic_receiver {
     struct traffic_received result;
     uint64_t secret[2]; /* of the hash: keys come from whoever sends */
     struct space *spaces[1u << SPACE_BITS];
-    uint64_t histogram[BUCKETS];
+    struct histogram latencies;
     struct mmsghdr messages[BATCH];
     struct iovec vectors[BATCH];
     struct sockaddr_storage names[BATCH];
@@ -200,31 +197,13 @@ static bool place(struct traffic_receiver *receiver, uint64_t key, uint32_t numb
     return true;
 }
 
-static uint32_t bucket_of(uint64_t ns)
-{
-    if (ns < 1u << FINE_BITS)
-        return (uint32_t)ns;
-    uint32_t shift = 63 - (uint32_t)__builtin_clzll(ns) - FINE_BITS;
-    uint32_t bucket = (shift << FINE_BITS) + (uint32_t)(ns >> shift);
-    return bucket < BUCKETS ? bucket : BUCKETS - 1;
-}
-
-static uint64_t middle_of(uint32_t bucket)
-{
-    if (bucket < 2u << FINE_BITS)
-        return bucket;
-    uint32_t shift = (bucket >> FINE_BITS) - 1;
-    uint64_t low = (uint64_t)((bucket & ((1u << FINE_BITS) - 1)) | 1u << FINE_BITS) << shift;
-    return low + (1ull << shift) / 2;
-}
-
 static void measure(struct traffic_receiver *receiver, uint64_t sent, uint64_t arrived)
 {
     int unused = 64 - TRAFFIC_TIME_BITS;
     int64_t ns = (int64_t)((arrived - sent) << unused) >> unused;
-    if (ns < -SKEW_NS || ns >= 1ll << RANGE_BITS)
+    if (ns < -SKEW_NS || ns >= HISTOGRAM_END)
         return;
-    receiver->histogram[bucket_of(ns < 0 ? 0 : (uint64_t)ns)]++;
+    histogram_note(&receiver->latencies, ns < 0 ? 0 : (uint64_t)ns);
     receiver->result.measured++;
 }
 
@@ -373,18 +352,6 @@ int traffic_receive(struct traffic_receiver *receiver, uint64_t slice_ns)
     return 0;
 }
 
-static uint64_t percentile(const struct traffic_receiver *receiver, uint64_t percent)
-{
-    uint64_t rank = (receiver->result.measured * percent + 99) / 100;
-    uint64_t below = 0;
-    for (uint32_t bucket = 0; bucket < BUCKETS; bucket++) {
-        below += receiver->histogram[bucket];
-        if (below >= rank)
-            return middle_of(bucket);
-    }
-    return 0;
-}
-
 void traffic_receiver_result(const struct traffic_receiver *receiver,
                              struct traffic_received *result)
 {
@@ -396,8 +363,8 @@ void traffic_receiver_result(const struct traffic_receiver *receiver,
             result->missing += space->highest - space->lowest + 1 - space->unique;
     }
     if (result->measured > 0) {
-        result->p50_ns = percentile(receiver, 50);
-        result->p99_ns = percentile(receiver, 99);
+        result->p50_ns = histogram_percentile(&receiver->latencies, result->measured, 50);
+        result->p99_ns = histogram_percentile(&receiver->latencies, result->measured, 99);
     }
 }
 
