@@ -32,6 +32,7 @@ from bench.relays import (
     LIMIT,
     MCRD,
     MCRD_ALONE,
+    MCRD_BUSY,
     MCRD_GRO,
     MULTISHOT,
     PEERS_ALL,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 DETAIL_PEERS = (MCRD, REFERENCE, MULTISHOT, KERNEL)
+LATENCY_PEERS = (*DETAIL_PEERS, MCRD_BUSY)
 
 FULL = Plan(
     cells=CELLS,
@@ -54,7 +56,7 @@ FULL = Plan(
     rounds=3,
     seconds=0.8,
     detailed=DETAILED_CELLS,
-    latency_peers=DETAIL_PEERS,
+    latency_peers=LATENCY_PEERS,
     latency_points=("10k", "100k", "half"),
     latency_seconds=1.0,
     backlog_cells=BACKLOG_CELLS,
@@ -76,7 +78,7 @@ QUICK = Plan(
     rounds=3,
     seconds=0.5,
     detailed=DETAILED_CELLS[:1],
-    latency_peers=(MCRD, MULTISHOT),
+    latency_peers=(MCRD, MCRD_BUSY, MULTISHOT),
     latency_points=("10k", "100k"),
     latency_seconds=0.7,
     backlog_cells=(),

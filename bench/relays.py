@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import ALONE_CELLS, OUT_PORT, PORT, Cell
+from bench.cells import ALONE_CELLS, CELLS, DETAILED_CELLS, OUT_PORT, PORT, Cell
 from bench.generators import Site, end, wait_for_ready
 from bench.processor import pin
 from bench.programs import PEERS
@@ -23,7 +23,7 @@ from tests.lab.rules import rule
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 RELAY_ADDRESS = "10.1.0.2"  # of r0
 SOCAT_OUTPUTS_MAX = 3
@@ -240,12 +240,17 @@ class _Daemon(Running):
 class Daemon(Peer):
     """mcrd, with so many workers on its input interface."""
 
-    def __init__(self, workers: int, *, gro: bool = False) -> None:
+    def __init__(self, workers: int, key: str = "", cells: Collection[Cell] = CELLS) -> None:
         self.workers = workers
-        self.name = "mcrd-gro" if gro else f"mcrd-{workers}"
+        self.name = f"mcrd-{key or workers}"
         self.label = "mcrd" if workers == 1 else f"mcrd, {workers} workers"
-        self.label += ", gro" if gro else ""
-        self._settings = f"[interfaces.r0]\nworkers = {workers}\n" + "gro = true\n" * gro
+        self.label += f", {key}" if key else ""
+        self._settings = f"[interfaces.r0]\nworkers = {workers}\n"
+        self._settings += f"{key} = true\n" if key else ""
+        self._cells = cells
+
+    def missing(self, _site: Site, cell: Cell) -> str | None:
+        return None if cell in self._cells else "measured in some cells only"
 
     def rules(self, cell: Cell) -> str:
         """The rule file."""
@@ -338,6 +343,8 @@ class Merged(Peer):
         self.routed = peer.routed
 
     def missing(self, site: Site, cell: Cell) -> str | None:
+        if cell not in ALONE_CELLS:
+            return "measured in some cells only"
         return self._peer.missing(site, cell)
 
     def start(self, site: Site, cell: Cell) -> Running:
@@ -400,7 +407,8 @@ class GeneratorLimit(Peer):
 
 MCRD = Daemon(1)
 MCRD_2 = Daemon(2)
-MCRD_GRO = Daemon(1, gro=True)
+MCRD_GRO = Daemon(1, "gro", (*ALONE_CELLS, CELLS[14]))
+MCRD_BUSY = Daemon(1, "busy_poll", DETAILED_CELLS)
 REFERENCE = Program("reference", "reference design")
 MULTISHOT = Program("multishot", "multishot + send")
 KERNEL = KernelRouting()
@@ -411,7 +419,7 @@ FILTERED, LET_IN = DaemonAmongOthers(let_in=False), DaemonAmongOthers(let_in=Tru
 
 PEERS_ALL: tuple[Peer, ...] = (
     *(LIMIT, MCRD, MCRD_ALONE, MCRD_GRO, MCRD_GRO_ALONE, MCRD_2, REFERENCE, REFERENCE_ALONE),
-    *(MULTISHOT, KERNEL, KERNEL_GRO, Socat(), PythonRelay()),
+    *(MULTISHOT, KERNEL, KERNEL_GRO, MCRD_BUSY, Socat(), PythonRelay()),
 )
 LABELS = {peer.name: peer.label for peer in PEERS_ALL}
 FOREIGN_LABELS = {peer.name: peer.label for peer in (FILTERED, LET_IN)}
