@@ -67,6 +67,13 @@ class Diff(Changes):
     refused: list[str] = []
 
 
+class Use(Answer):
+    """Which input of a rule is used from now on, in words."""
+
+    command = "use"
+    text: list[str] = []
+
+
 class Sandbox(Struct):
     """The sandbox of the workers; `missing` are layers that some lack, and why."""
 
@@ -111,7 +118,7 @@ class Worker(Struct):
 
 
 class Status(Answer):
-    """The daemon; `rules` are numbers by state."""
+    """The daemon; `rules` are numbers by state, `chosen` inputs that are used by hand."""
 
     command = "status"
     version: str = ""
@@ -128,6 +135,7 @@ class Status(Answer):
     privileges: Privileges = field(default_factory=Privileges)
     lost: Lost = field(default_factory=Lost)
     metrics: Metrics = field(default_factory=Metrics)
+    chosen: dict[str, str] = {}
     workers: list[Worker] = []
 
 
@@ -181,6 +189,26 @@ class Number(Struct):
     order: str = ""
 
 
+class Switch(Struct):
+    """One of several inputs of a rule, of which one is in use; it is number `input`, from 1.
+
+    `in_use` is the rule of the one that is, `why` and `since` when, in seconds from the epoch;
+    `chosen`: by hand. It was switched to `switches` times. `forgotten` are numbers of datagrams
+    that were remembered for too short a time. The rest is as in the rule file.
+    """
+
+    input: int = 0
+    used: bool = False
+    in_use: str | None = None
+    chosen: bool = False
+    why: str = ""
+    since: float | None = None
+    switches: int = 0
+    forgotten: int = 0
+    silence_s: float = 0.0
+    back_s: float | None = None
+
+
 class Rule(Struct):
     """A rule with its settings and state."""
 
@@ -190,6 +218,7 @@ class Rule(Struct):
     description: str = ""
     place: str | None = None
     inspect: str | Number | None = None
+    switch: Switch | None = None
     input: Input = field(default_factory=Input)
     outputs: list[Output] = []
 
@@ -270,7 +299,7 @@ class OutputCounts(OutputDrops):
 
 
 class RuleCounts(Struct):
-    """What a rule took, and what became of it; `inspect` and `merge` are None where it does not."""
+    """What a rule took, and what became of it; `inspect` to `switch` are None where it does not."""
 
     interface: str = ""
     interface_now: str | None = None
@@ -283,6 +312,7 @@ class RuleCounts(Struct):
     inspect: InspectCount | None = None
     merge: MergeCount | None = None
     leg_faults: list[str] = []
+    switch: Switch | None = None
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
 

@@ -191,6 +191,24 @@ class Merge:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """When another of several inputs is used, of which one is at a time. Times are in seconds.
+
+    Another takes over from one that is silent for `silence`. An earlier one does when it has been
+    steady for `back`; None: it does not. `chosen` is the one that somebody wants used, counted from
+    1; 0: as they flow. No rule file says it.
+    """
+
+    silence: float
+    back: float | None = None
+    chosen: int = 0
+
+    def __str__(self) -> str:
+        back = "never back" if self.back is None else f"back after {self.back:g} s"
+        return f"after {self.silence:g} s of silence, {back}"
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One named relay. `place` is where its table stands; it is no part of its identity.
 
@@ -208,6 +226,7 @@ class Rule:
     inspect: Inspect | None = None
     more: tuple[Input, ...] = ()
     merge: Merge | None = None
+    switch: Switch | None = None
     leg: int = 0
     place: Place | None = field(default=None, compare=False)
 

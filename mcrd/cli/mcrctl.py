@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from mcrd import __version__
-from mcrd.answers import Answer, Diff, Reload, Rules, Stats, Status
+from mcrd.answers import Answer, Diff, Reload, Rules, Stats, Status, Use
 from mcrd.cli import text
 from mcrd.cli.arguments import Argument, argument
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
@@ -92,6 +92,15 @@ def _ask(
     return 0
 
 
+def _use(options: argparse.Namespace) -> int:
+    arguments = {"name": options.rule, "input": options.input}
+    if options.json:
+        print(json.dumps(ask(options.control, Use.command, RELOAD_TIMEOUT, **arguments)))
+    else:
+        print(*fetch(options.control, Use, RELOAD_TIMEOUT, **arguments).text, sep="\n")
+    return 0
+
+
 # These modules are slow, and each command needs but its own.
 
 
@@ -160,6 +169,10 @@ COMMANDS = {
     "reload": Command(
         "read the rule file again, wait until it is applied, and say what changed",
         partial(_ask, Reload, text.reloaded, timeout=RELOAD_TIMEOUT)),
+    "use": Command(
+        "have one of several inputs of a rule used, until `mcrctl use RULE auto`", _use, [
+        argument("rule", "RULE", "name of the rule"),
+        argument("input", "INPUT", "its number from 1, its interface, or auto: as they flow")]),
     "diff": Command(
         "say what a reload would change",
         partial(_ask, Diff, text.changes, timeout=RELOAD_TIMEOUT)),

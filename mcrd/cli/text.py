@@ -12,7 +12,7 @@ from mcrd import __version__, answers
 from mcrd.addresses import plain
 from mcrd.cli.output import drops, printable
 from mcrd.events import counted
-from mcrd.inspected import inspected
+from mcrd.inspected import clock, inspected
 from mcrd.merged import MEANINGS, merged
 from mcrd.sums import Rate, Traffic
 from mcrd.words import unsent_for
@@ -44,6 +44,8 @@ def status(answer: answers.Status) -> Iterator[str]:
         yield from (f"  {problem}" for problem in answer.config_errors)
     if answer.watch_trouble:
         yield answer.watch_trouble
+    for name, leg in answer.chosen.items():
+        yield f"rules.{name}: {leg} is in use by hand; `mcrctl use {name} auto` ends that"
     for worker in answer.workers:
         yield (
             f"worker {worker.number} of {worker.interface}: {worker.state}, pid {worker.pid},"
@@ -116,6 +118,11 @@ def rules(answer: answers.Rules) -> Iterator[str]:
         yield f"    from {_interface(rule.input)} {_endpoint(rule.input)}{settings}"
         if rule.inspect is not None:
             yield f"    inspects {_inspects(rule.inspect)}"
+        if rule.switch is not None:
+            back = rule.switch.back_s
+            never = "never" if back is None else f"after {back:g} s"
+            yield f"    switches after {rule.switch.silence_s:g} s of silence, and back {never}"
+            yield f"    {_in_use(rule.switch)}"
         for output in rule.outputs:
             how = "" if _state(output) == _state(rule) else f"  {_state(output)}"
             settings = _settings(output, "ttl", "dscp", "source", "source_port", "loop", "limit")
@@ -125,6 +132,14 @@ def rules(answer: answers.Rules) -> Iterator[str]:
             if output.replies_s is not None:
                 settings += f" (answers go back for {output.replies_s:g} s)"
             yield f"      to {_to(output)}{settings}{how}"
+
+
+def _in_use(switch: answers.Switch) -> str:
+    if switch.in_use is None:
+        return "not in use: nothing has come by any input"
+    begin = "in use" if switch.used else f"not in use: {switch.in_use} is"
+    since = f" since {clock(switch.since)}" if switch.since else ""
+    return f"{begin}{since}: {switch.why}"
 
 
 def _inspects(given: str | answers.Number) -> str:
@@ -159,6 +174,11 @@ def stats(answer: answers.Stats) -> Iterator[str]:
             yield f"    merged: {merged(rule.merge)}"
         for fault in rule.leg_faults:
             yield f"    {fault}: {MEANINGS.get(fault, 'this input has a fault')}"
+        if rule.switch is not None:
+            forgotten = rule.switch.forgotten
+            lacks = f"; {counted(forgotten, 'number')} forgotten early" if forgotten else ""
+            switched = counted(rule.switch.switches, "time")
+            yield f"    {_in_use(rule.switch)}; switched to {switched}{lacks}"
         for output in rule.outputs:
             refused, errors = _refused_and_unsent(output)
             waits = f"; {output.waiting} waiting for a socket" if output.waiting else ""

@@ -66,6 +66,7 @@ def _rule(name: str, fields: Fields, place: model.Place) -> model.Rule:
         inspect=_inspect(fields["inspect"]),
         more=tuple(more),
         merge=model.Merge(**fields["merge"]) if fields["merge"] else None,
+        switch=model.Switch(**_given(fields["switch"])) if fields["switch"] else None,
         place=place,
     )
 

@@ -16,6 +16,7 @@ from mcrd.model import INPUTS_AT_MOST, TOGETHER_AT_MOST, Network, PortRange, is_
 def check_legs(rule: FoundRule) -> None:
     """Report every error of a rule by itself that is one of several inputs."""
     _check_merge(rule)
+    _check_switch(rule)
     if rule.fields.get("inputs") is None:
         if rule.fields.get("input", WRONG) is None:
             rule.report.absent((*rule.path, "input"), "missing; expected a table")
@@ -45,6 +46,17 @@ def _check_merge(rule: FoundRule) -> None:
     if merge.get("by") == "sequence" and not counts:
         message = 'which number? Say it by inspect: a table with its place, or "moldudp64"'
         rule.report.value((*path, "by"), message)
+
+
+def _check_switch(rule: FoundRule) -> None:
+    path = (*rule.path, "switch")
+    if not isinstance(rule.fields.get("switch"), dict):
+        return
+    if rule.fields.get("inputs") is None:
+        rule.report.key(path, "is for a rule with several inputs: inputs = [{ ... }, { ... }]")
+    if rule.fields.get("merge") is not None:
+        message = "a rule has either switch or merge: all inputs are in use where they are merged"
+        rule.report.key(path, message)
 
 
 def _check_leg(rule: FoundRule, leg: int, given: Fields, first: Fields) -> None:

@@ -56,6 +56,8 @@ Size = Annotated[int | str, Meta(extra={"read": values.ring_size})]
 Pattern = Annotated[str, Meta(extra={"read": values.pattern})]
 Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file names and patterns"})]
 Duration = Annotated[str, _lasts("silence", "2s")]
+Switches = Annotated[str, _lasts("switch.silence", "200ms")]
+Back = Annotated[str, _lasts("back", "5s")]
 Dedupe = Annotated[str, _lasts("dedupe", "200ms")]
 Rejoin = Annotated[str, _lasts("rejoin", "30s")]
 Replies = Annotated[str, _lasts("replies", "30s")]
@@ -155,6 +157,13 @@ class Merge(Struct):
     by: Literal["rtp", "sequence", "content"]
 
 
+class Switch(Struct):
+    """The table `switch` of a rule with several inputs."""
+
+    silence: Switches
+    back: Back | UnsetType = UNSET
+
+
 class Rule(Struct, kw_only=True):
     """The table [rules.NAME]. It has either `input` or `inputs`."""
 
@@ -165,6 +174,7 @@ class Rule(Struct, kw_only=True):
     description: str = ""
     silence: Duration | UnsetType = UNSET
     merge: Merge | UnsetType = UNSET
+    switch: Switch | UnsetType = UNSET
     inspect: Literal["rtp", "mpeg-ts", "moldudp64", "auto"] | Number | UnsetType = UNSET
 
 

@@ -175,6 +175,8 @@ def ring_size(value: object) -> int:
 
 DURATIONS: Final = {
     "silence": (1.0, 86400.0, '1 second to 1 day, in ms, s, min or h, as in "2s"'),
+    "switch.silence": (0.01, 60.0, '10 ms to 1 minute, in ms or s, as in "200ms"'),
+    "back": (0.1, 3600.0, '100 ms to 1 hour, in ms, s, min or h, as in "5s"'),
     "dedupe": (0.001, 10.0, '1 ms to 10 s, as in "200ms"'),
     # Oftener, reports would be a load on every switch.
     "rejoin": (5.0, 3600.0, '5 seconds to 1 hour, in s, min or h, as in "30s"'),

@@ -21,7 +21,7 @@ from mcrd.beside.twice import twice
 from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
 from mcrd.config.problems import is_about
-from mcrd.daemon import privileges, report
+from mcrd.daemon import privileges, report, switches
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.control import Request
 from mcrd.daemon.families import Snapshot
@@ -52,7 +52,10 @@ Found = TypeVar("Found", bound=answers.Stats)
 
 @dataclass(slots=True)
 class Commands:
-    """The parts of the daemon that answers are about; `reload` reads the rule file again."""
+    """The parts of the daemon that answers are about.
+
+    `reload` reads the rule file again; `use` has an input of a rule used, or None: as they flow.
+    """
 
     planner: Planner
     file: RuleFile
@@ -62,6 +65,7 @@ class Commands:
     listener: Listener
     tasks: Tasks
     reload: Callable[[str], Awaitable[answers.Changes]]
+    use: Callable[[str, str | None], Awaitable[None]]
     adopted: float = 0.0
     """When the rules that run were applied, in seconds since the epoch."""
     metrics: Metrics = field(init=False)
@@ -89,6 +93,17 @@ class Commands:
         changed = await self.reload("mcrctl")
         troubled = report.troubled(self.planner.states)
         return answers.Reload(**asdict(changed), troubled=troubled)
+
+    async def used(self, arguments: Arguments) -> answers.Use:
+        """Have an input of a rule used, until that is taken back."""
+        name, wanted = str(arguments.get("name")), str(arguments.get("input"))
+        if name not in self.planner.written.rules:
+            raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
+        leg = switches.wanted(name, wanted, self.planner.config.rules)
+        await self.use(name, leg.name if leg is not None else None)
+        switches.tell_choice(name, leg)
+        rules, ledger = self.planner.config.rules, self.planner.estate.ledger
+        return answers.Use(list(switches.outcome(name, leg, rules, self.planner.states, ledger)))
 
     async def diff(self, arguments: Arguments) -> answers.Changes:
         """What a reload would change. Of one rule: with the reasons why the file is refused."""
@@ -121,6 +136,7 @@ class Commands:
             privileges=privileges.now(),
             lost=answers.Lost(journal.lost(), self.notify.lost),
             metrics=answers.Metrics(metrics.listen, self.metrics.error),
+            chosen=dict(planner.estate.handover.chosen),
             workers=report.workers(planner.estate),
         )
 
@@ -133,6 +149,9 @@ class Commands:
             key: report.rule(rule, now[key], links, names.rejoin(config, rule, links))
             for key, rule in rules.items()
         }
+        switched = switches.Inputs(config.rules, self.planner.estate.ledger)
+        for key, rule in rules.items():
+            found[key].switch = switched.of(rule)
         if name is None:
             return answers.Rules(found)
         of_file = set(map(written, rules))
@@ -157,11 +176,13 @@ class Commands:
         planner, given = self.planner, self._named(name)
         states, ledger, silent = planner.now(given), planner.estate.ledger, self.alarms.silent
         faults = self.alarms.faults_of_legs()
+        switched = switches.Inputs(planner.config.rules, ledger)
         for number, (key, rule) in enumerate(given.items(), 1):
             found.rules[key] = report.rule_counts(
                 rule, states[key], ledger, silent, planner.links.now
             )
             found.rules[key].leg_faults = faults.get(key, [])
+            found.rules[key].switch = switched.of(rule)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
         here = (names.real(r.input.interface, planner.links.now) for r in given.values())
@@ -246,6 +267,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "reload": Command(Commands.reloaded, is_guarded=True, is_logged=True),
+    "use": Command(Commands.used, is_guarded=True, is_logged=True),
     "diff": Command(Commands.diff),
     "status": Command(Commands.status),
     "rules": Command(Commands.rules),

@@ -84,6 +84,12 @@ MERGED = Subject(
     ("rule", "interface"),
     lambda given: ((labels, rule) for labels, rule in RULE.entries(given) if rule.merge),
 )
+SWITCHED = Subject(
+    ("rule", "interface"),
+    lambda given: (
+        (labels, rule.switch) for labels, rule in RULE.entries(given) if rule.switch is not None
+    ),
+)
 INTERFACE = Subject(
     ("interface",), lambda given: (((name,), each) for name, each in given.interfaces.items())
 )
@@ -177,6 +183,10 @@ FAMILIES = (
         "How much later than the first ones the copies of an input come: half of them at most."),
     Family("mcrd_rule_leg_skew_most_seconds", Gauge, MERGED, "merge.skew_most_s", None,
         "How much later than the first one a copy of an input came at most."),
+    Family("mcrd_rule_switches", Counter, SWITCHED, "switches", None,
+        "How often a rule with switch began to use this input in place of another."),
+    Family("mcrd_rule_in_use", Gauge, SWITCHED, "used", None,
+        "1 for the input of a rule with switch that is in use, 0 for the others."),
     Family("mcrd_output_sent_packets", Counter, OUTPUT, "sent.packets", None,
         "Datagrams that an output sent."),
     Family("mcrd_output_sent_bytes", Counter, OUTPUT, "sent.bytes", None,

@@ -43,6 +43,8 @@ class Handover:
         self._holdings = holdings
         self._restarts = restarts
         self._config = Config()
+        self.chosen: dict[str, str] = {}
+        """The inputs that are used by hand, by rule."""
         self._kept_at = 0.0
         self.goes_on = False
         """Whether there is a store, and what it had was taken over."""
@@ -58,6 +60,7 @@ class Handover:
             return None
         left = take_over(self._store, self._holdings, self._restarts)
         self.goes_on = True
+        self.chosen.update(left.chosen)
         if left.config is not None:
             self._config = left.config
         if left.to_drop:  # before anything is opened that the store still has
@@ -82,7 +85,9 @@ class Handover:
         if not self.goes_on or not (self.is_due or (late and any(m.changed for m in members))):
             return True
         try:
-            self.is_due = not await self._keeper.keep(self._holdings, self._restarts, self._config)
+            self.is_due = not await self._keeper.keep(
+                self._holdings, self._restarts, self._config, self.chosen
+            )
         except OSError as error:
             if not self.is_due:
                 log.warning("what is open cannot be left for a restart: %s", words(error))
@@ -111,7 +116,9 @@ class Keeper:
         self._holds: set[Identity] = set()
         self._gone = False  # a port that went may still be in the store
 
-    async def keep(self, holdings: Holdings, restarts: Restarts, config: Config) -> bool:
+    async def keep(
+        self, holdings: Holdings, restarts: Restarts, config: Config, chosen: dict[str, str]
+    ) -> bool:
         """Leave all that is open in the store; False: try again. Raises OSError.
 
         Members go without their sockets: senders decide when they come and go.
@@ -168,7 +175,7 @@ class Keeper:
         index.offloads = dict(holdings.merging.switched_on)
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
-        index.restarts = pack(restarts)
+        index.restarts, index.chosen = pack(restarts), chosen
         index.config = pack(dataclasses.replace(config, rules={}))
         index.rules = [packed(rule) for rule in config.rules.values()]
         done = self._store.keep(msgspec.msgpack.encode(index), units, loose)

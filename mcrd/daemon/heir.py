@@ -44,10 +44,12 @@ log = logging.getLogger(__name__)
 class Left:
     """What a supervisor left besides what is open.
 
-    `config` are the rules that it ran by. `to_drop`: the store has things that were not taken over.
+    `config` are the rules that it ran by, `chosen` the inputs that are used by hand. `to_drop`: the
+    store has things that were not taken over.
     """
 
     config: Config | None = None
+    chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
     to_drop: bool = False
 
 
@@ -75,7 +77,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
         text = "some of what mcrd %s left cannot be used, and is closed: %s"
         what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
         tell(log, logging.WARNING, "handover-failed", text, version, what)
-    return Left(heir.config, unused > 0)
+    return Left(heir.config, heir.chosen, unused > 0)
 
 
 class _Heir:
@@ -89,10 +91,11 @@ class _Heir:
         self._unused = dict(descriptors)
         self.misfits: Counter[str] = Counter()
         self.config: Config | None = None
+        self.chosen: Mapping[str, str] = {}
 
     def take(self, index: Index) -> None:
         """Take all that fits."""
-        holdings = self._holdings
+        holdings, self.chosen = self._holdings, index.chosen
         by_ingress: dict[Ingress, list[tuple[Ring, KeptRing]]] = {}
         for ring, kept in self._each(((kept.ring, kept) for kept in index.rings), Ring):
             by_ingress.setdefault(ring.ingress, []).append((ring, kept))

@@ -14,7 +14,7 @@ import msgspec
 
 from mcrd import model
 from mcrd.dataplane.messages import MemberKey
-from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount
+from mcrd.lanes.counts import OF_OUTPUTS, InterfaceCount, OutputCount, RuleCount, SwitchCount
 from mcrd.planning import resources
 from mcrd.planning.resources import Egress, Sending
 from mcrd.sockets.ingress import Geometry
@@ -28,9 +28,10 @@ ADDRESSES = (model.Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 VALUES: tuple[type[Any], ...] = (
     *(Egress, resources.GroupProtocol, resources.Hold, resources.Ingress, resources.Membership),
     *(resources.Reception, resources.Ring, resources.Worker, Geometry),
-    *(InspectCount, InterfaceCount, Last, MergeCount, OutputCount, RuleCount, Traffic, TsCount),
+    *(InspectCount, InterfaceCount, Last, MergeCount, OutputCount, RuleCount, SwitchCount),
+    *(Traffic, TsCount),
     *(model.Config, model.Daemon, model.Input, model.Inspect, model.Interface, model.Merge),
-    *(model.Metrics, model.Output, model.Place, model.PortRange, model.Rule),
+    *(model.Metrics, model.Output, model.Place, model.PortRange, model.Rule, model.Switch),
 )
 SENDING = [field.name for field in dataclasses.fields(Sending)]
 KNOWN = {kind.__name__: kind for kind in (*ADDRESSES, *VALUES)}
@@ -65,6 +66,7 @@ class Index(msgspec.Struct):
     ports: Any = None
     counts: Any = None  # what Ledger.kept has
     restarts: Any = None
+    chosen: dict[str, str] = {}  # inputs that are used by hand, by rule
     config: Any = None  # what ran, but for its rules,
     rules: list[Any] = []  # which are these
 
@@ -86,7 +88,8 @@ _NEWER = frozenset(
         *(("Interface", "members"), ("Ingress", "lane")),
         *(("Interface", "gro"), ("Ingress", "gro")),
         *(("Interface", "busy_poll"), ("Worker", "busy_poll")),
-        *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge")),
+        *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge"), ("Rule", "switch")),
+        ("RuleCount", "switch"),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }
 )

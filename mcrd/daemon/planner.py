@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 
-from mcrd.daemon import report
+from mcrd.daemon import report, switches
 from mcrd.daemon.executor import Estate
 from mcrd.daemon.interface_names import InterfaceNames
 from mcrd.daemon.unanswered import Unanswered
@@ -53,7 +53,7 @@ class Planner:
         self._unanswered = Unanswered(self.estate.ledger)
         self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
         self._names = InterfaceNames()
-        self._patterns = Patterns()
+        self._patterns = Patterns(self.estate.handover.chosen)
         self._needs = KnownNeeds()
         self._turn = asyncio.Lock()
 
@@ -76,7 +76,18 @@ class Planner:
         self.estate.failures.retry_now()
         self.estate.holdings.merging.try_again()
 
+    def use(self, rule: str, leg: str | None) -> None:
+        """Want an input of the rule used; None: as they flow. settle() makes it so."""
+        handover = self.estate.handover
+        if leg is None:
+            handover.chosen.pop(rule, None)
+        else:
+            handover.chosen[rule] = leg
+        handover.is_due = True
+        self.woken.set()
+
     def _run_by(self, new: Config) -> None:
+        switches.drop_choices(self.estate.handover.chosen, new.rules)
         told, self.config = self.config.warnings, new
         for warning in new.warnings:
             if warning not in told and warning not in self.written.warnings:

@@ -25,10 +25,12 @@ from mcrd.daemon.health import Health
 from mcrd.daemon.log_of_states import tell_changes
 from mcrd.daemon.planner import Planner
 from mcrd.daemon.rulefile import RuleFile
+from mcrd.daemon.switches import Switches
 from mcrd.events import tell
 from mcrd.model import Config
 from mcrd.observe.listener import Listener
 from mcrd.planning.changes import changes
+from mcrd.planning.patterns import expand
 from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
 from mcrd.tasks import Tasks, clean_up, log_uncaught, take_all
@@ -61,6 +63,7 @@ class Supervisor:
         self._notify = Notify()
         self._health = Health(self._planner, self._file, self._notify)
         self._alarms = Alarms()
+        self._switches = Switches()
         self._watcher = Watcher(holdings.ring_inodes, holdings.output_inodes)
         self._listener = Listener()
         self._commands = Commands(
@@ -72,6 +75,7 @@ class Supervisor:
             listener=self._listener,
             tasks=self._tasks,
             reload=self._reload,
+            use=self._use,
         )
         self._metrics = self._commands.metrics
         answer = self._commands.answer
@@ -146,6 +150,7 @@ class Supervisor:
         self._health.begin()
         # What was counted before is no news.
         ledger = self._estate.ledger
+        self._switches.look(expand(start, self._planner.links.now).rules, ledger, is_news=False)
         self._alarms.begin(start, ledger, ledger.interfaces(self._estate.holdings.ring_full()))
         self._tasks.endless("periodic checks", self._look_around)
         await self._file.has_been_read(start)
@@ -173,6 +178,7 @@ class Supervisor:
         planner, ledger = self._planner, self._estate.ledger
         interfaces = ledger.interfaces(self._estate.holdings.ring_full())
         self._alarms.look(planner.config, planner.states, ledger, interfaces)
+        self._switches.look(planner.config.rules, ledger)
 
     def _look_beside(self) -> None:
         if self._watcher.is_due():
@@ -229,6 +235,11 @@ class Supervisor:
                 self._notify.ready()
             self._file.tell_reload(why, changed)
             return changed
+
+    async def _use(self, rule: str, leg: str | None) -> None:
+        async with self._planner.turn():
+            self._planner.use(rule, leg)
+            await self._settle()
 
     def _reload_soon(self, why: str) -> None:
         """One that waits already will read what is there then."""

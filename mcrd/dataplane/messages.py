@@ -152,6 +152,20 @@ class Merge(msgspec.Struct, frozen=True, array_like=True):
     bytes: int = 0
 
 
+class Switch(msgspec.Struct, frozen=True, array_like=True):
+    """One leg of several is in use: another takes over when that has been silent for `silence`.
+
+    An earlier one does when it has been steady for `back` (0: never); both in ns. `copies` says
+    which leg a rule is, and by what datagrams are told after a switch. `chosen` is the leg that is
+    to be in use, from 1; 0: as they flow.
+    """
+
+    copies: Merge
+    silence: int
+    back: int = 0
+    chosen: int = 0
+
+
 class Match(msgspec.Struct, frozen=True):
     """What a rule takes: destinations from `first` on, `bits` of prefix, up to `last_port`.
 
@@ -176,6 +190,7 @@ class Match(msgspec.Struct, frozen=True):
     inspect: Inspect | None = None
     interface: int = 0
     merge: Merge | None = None
+    switches: Switch | None = None
 
 
 NOWHERE = -1

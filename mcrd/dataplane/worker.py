@@ -55,6 +55,10 @@ def _place(place: int | None) -> int:
     return int(lib.MCRD_BY_MEMBER) if place is None else place
 
 
+def _leg(leg: messages.Merge) -> tuple[int, ...]:
+    return leg.stream, leg.offset, leg.by, leg.leg, leg.bytes
+
+
 def _match(match: messages.Match) -> tuple[object, object]:
     made = ffi.new("struct rule_match *")
     made.first = _endpoint(match.first)[0]
@@ -70,14 +74,13 @@ def _match(match: messages.Match) -> tuple[object, object]:
     made.dedupe = match.dedupe
     made.also_count = len(match.also)
     if match.inspect is not None:
-        wanted = match.inspect
-        made.inspect.format = wanted.format
-        made.inspect.offset = wanted.offset
-        made.inspect.bytes = wanted.bytes
-        made.inspect.little = wanted.little
+        found = match.inspect
+        made.inspect = (found.offset, found.format, found.bytes, found.little)
     if match.merge is not None:
-        leg = match.merge
-        made.merge = (leg.stream, leg.offset, leg.by, leg.leg, leg.bytes)
+        made.merge = _leg(match.merge)
+    if match.switches is not None:
+        wanted = match.switches
+        made.switches = (_leg(wanted.copies), wanted.silence, wanted.back, wanted.chosen)
     size = len(match.first.address)
     further = [messages.Network(address, 8 * size) for address in match.also]
     listed = (*match.sources, *match.exclude, *further)

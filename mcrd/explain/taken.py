@@ -10,6 +10,7 @@ from mcrd.answers import Stats
 from mcrd.explain.evidence import Evidence, Finding, is_active
 from mcrd.inspected import lost_before
 from mcrd.merged import MEANINGS, merged
+from mcrd.model import MARK
 
 RETURNED = ("looped", "cut_off")  # drops of what comes back
 ENOUGH = 10  # packets that would have come in the look, if the stream went on as before
@@ -25,6 +26,7 @@ REMEDIES = {
     "rate_limited": "`limit` of the input",
     "duplicate": "nothing, if several senders or paths bring the same: `dedupe` of the input",
     "second_copy": "nothing: another input of the rule brought the same before (`merge`)",
+    "standby_input": "nothing: another input of the rule is in use (`switch`, `mcrctl use`)",
     "cut_off": "a loop of relays that keep the source: take one out",
     "looped": "two relays between the same networks, or a ring of them: take one out, or let the"
     " rules of one exclude what the other sends (`exclude`)",
@@ -72,6 +74,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         text = f"{back} packets that this daemon sent itself came back on {rule.input.interface}"
         yield Finding("taken", "own_output", "note", text, REMEDIES["own_output"])
     yield from _looped(evidence)
+    yield from _switched(evidence)
     yield from _lost_before(evidence)
     yield from _merged(evidence)
     limited = _dropped(evidence, "rate_limited")
@@ -95,6 +98,17 @@ def _looped(evidence: Evidence) -> Iterator[Finding]:
     if cut := count.dropped.get("cut_off", 0):
         text += f"; {cut} of them were cut off"
     yield Finding("taken", "looped", "note", text, REMEDIES["looped"])
+
+
+def _switched(evidence: Evidence) -> Iterator[Finding]:
+    """Which of several inputs is in use, and why."""
+    switch = evidence.counts().switch
+    if switch is None or switch.in_use is None:
+        return
+    which = "this input" if switch.used else switch.in_use
+    name = evidence.rule.name.partition(MARK)[0]
+    remedy = f"`mcrctl use {name} auto` ends that" if switch.chosen else ""
+    yield Finding("taken", "switch", "note", f"{which} is in use: {switch.why}", remedy)
 
 
 def _lost_before(evidence: Evidence) -> Iterator[Finding]:

@@ -36,6 +36,36 @@ OF_SKIPS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct output_
 
 
 @dataclass(slots=True)
+class SwitchCount(Count):
+    """One of several inputs of a rule, of which one is in use. Times are seconds from the epoch.
+
+    It was switched to so many times from another. The last time that it was taken into use was
+    `since`, for a reason of enum switch_reason, shared.h: then `before` was in use, counted from 1,
+    and had been silent for `silent` seconds. `last` is when it brought something. Of the numbers of
+    its datagrams, those `forgotten` were remembered for less than half a second.
+    """
+
+    used: bool = False
+    switches: int = 0
+    since: float = 0.0
+    why: str = ""
+    before: int = 0
+    silent: float = 0.0
+    last: float = 0.0
+    forgotten: int = 0
+
+    def add(self, other: SwitchCount) -> None:
+        """Add what was counted; the rest is that of the later one."""
+        if other.since > self.since:
+            self.since, self.why = other.since, other.why
+            self.before, self.silent = other.before, other.silent
+        self.used = self.used or other.used
+        self.last = max(self.last, other.last)
+        self.switches += other.switches
+        self.forgotten += other.forgotten
+
+
+@dataclass(slots=True)
 class RuleCount(Count):
     """What a rule took, what went no further, and what its payloads say; None: nobody looked."""
 
@@ -43,6 +73,7 @@ class RuleCount(Count):
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RULES, 0))
     inspect: InspectCount | None = None
     merge: MergeCount | None = None
+    switch: SwitchCount | None = None
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from mcrd.addresses import Target
-from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, RuleCount
+from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, RuleCount, SwitchCount
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ring
 from mcrd.sockets.lost import NOTHING, Lost
@@ -93,6 +93,8 @@ class Ledger:
             count = segment.rule(slot)
             if count.inspect is not None:
                 count.inspect.end()
+            if count.switch is not None:
+                count.switch.used = False
             self._rules.setdefault(rule, RuleCount()).add(count)
             segment.rules.give_back(rule)
 
@@ -176,6 +178,12 @@ class Ledger:
         live = (found for s, slot in self._of(rule) if (found := s.merged(slot)) is not None)
         return _sum(MergeCount(), live, self._rules.get(rule, RuleCount()).merge)
 
+    def switch(self, rule: str) -> SwitchCount:
+        """Whether a rule that is one of several inputs is in use, and how often it was."""
+        kept = self._rules.get(rule, RuleCount()).switch
+        live = (segment.switch(slot) for segment, slot in self._of(rule))
+        return _sum(SwitchCount(), (found for found in live if found is not None), kept)
+
     def askers(self, rule: str) -> int:
         """How many members a rule has on live workers."""
         return sum(segment.members_of(slot) for segment, slot in self._of(rule))
@@ -190,7 +198,7 @@ class Ledger:
         return next((text for text in found if text is not None), None)
 
     def received(self, rule: str) -> int:
-        """Packets that a rule has received on live workers."""
+        """Packets that came for a rule on live workers, also those that another input brings."""
         return sum(segment.received_by(slot) for segment, slot in self._of(rule))
 
     def sent(self) -> int:

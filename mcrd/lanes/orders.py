@@ -13,7 +13,7 @@ from mcrd.addresses import allows, covers, destinations, first_address, first_po
 from mcrd.dataplane import messages
 from mcrd.lanes.inspections import FORMATS
 from mcrd.lanes.merges import MERGE_BY
-from mcrd.model import BROADCAST, Address, Input, Inspect, Network
+from mcrd.model import BROADCAST, Address, Input, Inspect, Merge, Network, Switch
 from mcrd.planning.plan import Add, Remove, Replace
 from mcrd.planning.portions import Portion
 from mcrd.planning.resources import (
@@ -49,6 +49,7 @@ def match_of(relay: Relay, interface: int = 0) -> messages.Match:
         also=[address.packed for address in given.also],
         interface=interface,
         merge=_merge(relay),
+        switches=_switches(relay),
     )
 
 
@@ -60,17 +61,41 @@ def _inspect(given: Inspect | None) -> messages.Inspect | None:
 
 
 def _merge(relay: Relay) -> messages.Merge | None:
-    """Which leg it is. Of other settings, it would be another stream."""
-    if relay.merge is None:
+    """Which leg it is, of a merged stream. Of other settings, it would be another stream."""
+    stream, leg, merge = relay.leg or ("", 0, None)
+    if not isinstance(merge, Merge):
         return None
-    (stream, leg, merge), inspect = relay.merge, relay.inspect
-    by, offset, size = MERGE_BY[merge.by], 0, 0
-    if merge.by == "sequence" and inspect is not None:
-        by = MERGE_BY["moldudp64"] if inspect.format == "moldudp64" else by
-        offset, size = inspect.offset, inspect.bytes
-    about = f"{stream} {by} {offset} {size}".encode()
-    number = int.from_bytes(blake2b(about, digest_size=8).digest(), "big")
-    return messages.Merge(number, leg, by, offset, size)
+    by, *place = _number(merge.by, relay.inspect)
+    return messages.Merge(_hash(f"{stream} {by} {place[0]} {place[1]}"), leg, by, *place)
+
+
+def _switches(relay: Relay) -> messages.Switch | None:
+    """Which leg it is, of several of which one is in use."""
+    stream, leg, switch = relay.leg or ("", 0, None)
+    if not isinstance(switch, Switch):
+        return None
+    tells = relay.inspect.format if relay.inspect is not None else ""
+    by = "sequence" if tells == "moldudp64" else tells
+    number = _number(by, relay.inspect) if by in MERGE_BY else (0, 0, 0)
+    return messages.Switch(
+        messages.Merge(_hash(stream), leg, *number),
+        round(switch.silence * 1e9),
+        round((switch.back or 0) * 1e9),
+        switch.chosen,
+    )
+
+
+def _number(by: str, inspect: Inspect | None) -> tuple[int, int, int]:
+    """What tells datagrams apart: of enum merge_by, with the place of the number and its bytes."""
+    if by != "sequence" or inspect is None:
+        return MERGE_BY[by], 0, 0
+    if inspect.format == "moldudp64":
+        by = inspect.format
+    return MERGE_BY[by], inspect.offset, inspect.bytes
+
+
+def _hash(about: str) -> int:
+    return int.from_bytes(blake2b(about.encode(), digest_size=8).digest(), "big")
 
 
 def _bits(address: Address | Network) -> int:

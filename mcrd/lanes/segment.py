@@ -18,7 +18,7 @@ from typing import Any
 
 from mcrd.addresses import Target
 from mcrd.dataplane._dataplane import ffi, lib
-from mcrd.lanes import merges
+from mcrd.lanes import merges, switches
 from mcrd.lanes.counts import (
     DROP_REASONS,
     OF_OUTPUTS,
@@ -28,6 +28,7 @@ from mcrd.lanes.counts import (
     InterfaceCount,
     OutputCount,
     RuleCount,
+    SwitchCount,
 )
 from mcrd.lanes.inspections import lost, read
 from mcrd.lanes.memory import is_sealed, sealed
@@ -143,8 +144,9 @@ class Segment:
         return int(self._view.failed)
 
     def received_by(self, slot: int) -> int:
-        """Packets that a rule received."""
-        return int(self._view.rules[slot].traffic.packets)
+        """Packets that came for a rule, also those that another input brings."""
+        found = self._view.rules[slot]
+        return int(found.traffic.packets + found.second_copy + found.standby_input)
 
     @property
     def received(self) -> int:
@@ -164,6 +166,7 @@ class Segment:
             found = ffi.addressof(self._view.inspections, slot)
             ffi.memmove(found, bytes(_INSPECTION), _INSPECTION)
             ffi.memmove(ffi.addressof(self._view.merges, slot), bytes(_MERGE), _MERGE)
+            ffi.memmove(ffi.addressof(self._view.switches, slot), bytes(_SWITCH), _SWITCH)
         return slot
 
     def output_slot(self, rule: str, target: Target) -> int:
@@ -193,11 +196,17 @@ class Segment:
         counters = self._view.rules[slot]
         dropped = {name: getattr(counters, name) for name in OF_RULES}
         inspected = read(self._view.inspections[slot])
-        return RuleCount(_traffic(counters), dropped, inspected, self.merged(slot))
+        return RuleCount(
+            _traffic(counters), dropped, inspected, self.merged(slot), self.switch(slot)
+        )
 
     def merged(self, slot: int) -> MergeCount | None:
         """How a leg of a merged stream fares; None when it took nothing."""
         return merges.read(self._view.merges[slot])
+
+    def switch(self, slot: int) -> SwitchCount | None:
+        """Whether a rule that is one of several inputs is in use."""
+        return switches.read(self._view.switches[slot], self._view.merges[slot].forgotten)
 
     def faults(self, slot: int) -> tuple[int, int]:
         """How many datagrams or messages of a rule were lost before they came here.
@@ -320,4 +329,5 @@ _INTERFACE: int = ffi.sizeof("struct interface_counters")
 _RULE: int = ffi.sizeof("struct rule_counters")
 _INSPECTION: int = ffi.sizeof("struct inspect_counters")
 _MERGE: int = ffi.sizeof("struct merge_counters")
+_SWITCH: int = ffi.sizeof("struct switch_counters")
 _OUTPUT: int = ffi.sizeof("struct output_counters")

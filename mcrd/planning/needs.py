@@ -209,7 +209,7 @@ def needs(
         for worker in workers
     }
     reception, optional = _reception(rule.input, link)
-    whole = {}
+    whole, manner = {}, rule.merge or rule.switch
     by_source = any(o.source == "keep" or o.replies is not None for o in rule.outputs)
     for key, outputs in relays.items():
         opened = [
@@ -227,7 +227,7 @@ def needs(
             by_source,
             rule.inspect,
             Ring(ingress) if lane else None,
-            (rule.stream, rule.leg - 1, rule.merge) if rule.merge and rule.leg else None,
+            (rule.stream, rule.leg - 1, manner) if manner and rule.leg else None,
         )
     required = (ingress, *workers, *reception)
     optional += _unasked(rule.input, link, settings, reception)

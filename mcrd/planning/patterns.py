@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mcrd.model import MARK, Config, Interface, Output, Rule, is_pattern
+from mcrd.model import MARK, Config, Interface, Output, Rule, Switch, is_pattern
 from mcrd.planning.links import Link
 from mcrd.planning.names import Links, real, reflected, written
 from mcrd.words import few
@@ -52,6 +52,8 @@ class _Made(NamedTuple):
 class Patterns:
     """Puts interfaces in the place of patterns. What did not change stays the same object."""
 
+    chosen: dict[str, str] = field(default_factory=dict)
+    """The inputs that are used by hand, by rule, as what becomes of them is called."""
     _of: Config = field(default_factory=Config)
     _made: dict[str, _Made] = field(default_factory=dict)
     _last: Config = field(default_factory=Config)
@@ -99,12 +101,14 @@ class Patterns:
     def _rules(self, rule: Rule, found: _Matches, links: Links) -> _Made:
         patterns = (rule.input.interface, *(output.interface for output in rule.outputs))
         by = tuple(found.names(name) for name in patterns if is_pattern(name))
+        chosen = self.chosen.get(rule.name, "")
+        by += ((chosen,),)
         # A literal name may stand for an interface that a pattern matches, too.
         by += (tuple(real(name, links) for name in patterns if name is not None),)
         known = self._made.get(rule.name)
         if known is not None and known.by == by and known.rule is rule:
             return known
-        rules = tuple(_become(rule, found, links)) if rule.enabled else (rule,)
+        rules = tuple(_become(rule, found, links, chosen)) if rule.enabled else (rule,)
         if known is not None:
             same = {each.name: each for each in known.rules}
             rules = tuple(same[r.name] if same.get(r.name) == r else r for r in rules)
@@ -145,10 +149,12 @@ def _is_several(rule: Rule) -> bool:
     return bool(rule.more) or any(map(is_pattern, ends))
 
 
-def _become(rule: Rule, found: _Matches, links: Links) -> Iterator[Rule]:
+def _become(rule: Rule, found: _Matches, links: Links, chosen: str) -> Iterator[Rule]:
     """The rule for each interface of its input; as it is while there is none."""
     if rule.more:
-        yield from _legs(rule)
+        legs = list(_legs(rule))
+        switch = _with(rule.switch, legs, chosen)
+        yield from legs if switch is rule.switch else (replace(r, switch=switch) for r in legs)
         return
     given, any_came = rule.input, False
     if not is_pattern(given.interface):
@@ -180,6 +186,11 @@ def _legs(rule: Rule) -> Iterator[Rule]:
         taken.add(given.interface)
         name = f"{rule.name}{MARK}{given.interface}{again}"
         yield replace(rule, name=name, input=given, more=(), leg=leg)
+
+
+def _with(switch: Switch | None, legs: Sequence[Rule], chosen: str) -> Switch | None:
+    numbers = [leg.leg for leg in legs if leg.name == chosen]
+    return replace(switch, chosen=numbers[0]) if switch is not None and numbers else switch
 
 
 def _outputs(rule: Rule, came: str, found: _Matches, links: Links) -> Iterator[Output]:

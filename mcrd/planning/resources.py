@@ -24,6 +24,7 @@ from mcrd.model import (
     Merge,
     Network,
     PortRange,
+    Switch,
 )
 from mcrd.planning.links import Protocol
 from mcrd.planning.portions import Portion
@@ -376,7 +377,7 @@ class Relay:
     `needs` is what has to be open for it. `by_source`: its members differ by source, because
     one of the rule's outputs, be it there or not, keeps that, or gives each source a port.
     `ring` is where its packets come, of a worker that reads several; None: of its only one.
-    `merge` has a stream, which leg of it the rule is, from 0, and how the legs become one.
+    `leg` has a stream, which leg of it the rule is, from 0, and how the legs become one.
     """
 
     input: Input
@@ -386,7 +387,7 @@ class Relay:
     by_source: bool = False
     inspect: Inspect | None = None
     ring: Ring | None = None
-    merge: tuple[str, int, Merge] | None = None
+    leg: tuple[str, int, Merge | Switch] | None = None
 
     def only(self, is_usable: Callable[[Outlet], bool]) -> Relay | None:
         """The relay with those of its outputs; itself with all of them, None without any."""

@@ -19,6 +19,7 @@ BUILDS = {
 }
 
 INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
+MERGE = ("guard.c", "merge.c", "moldudp.c", "rtp.c", "sequence.c")
 WORKER = tuple(sorted(path.name for path in SOURCES.glob("*.c") if path.name != "sandbox.c"))
 RULES = ("choice.c", "limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
 
@@ -43,6 +44,7 @@ SUBJECTS = {
     "sequence": ("sequence.c",),
     "members": RULES,
     "rules": RULES,
+    "switch": ("switch.c", *MERGE),
     "table": ("table.c",),
     "waiting": ("waiting.c",),
 }

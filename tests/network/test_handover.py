@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from tests.lab import Triangle
 
 
+CHOSEN = {"feed": "feed@r0"}
 CONFIG = Config(
     rules={
         "a": Rule(
@@ -123,7 +124,7 @@ class Before:
         """With the manager, as it is now; then it is gone."""
         with self.relay.inside():
             assert not keep or asyncio.run(
-                Keeper(self.manager.client()).keep(self.holdings, self.restarts, CONFIG)
+                Keeper(self.manager.client()).keep(self.holdings, self.restarts, CONFIG, CHOSEN)
             )
         self.manager.look()
         for _, ring in self.holdings.rings():
@@ -154,6 +155,7 @@ def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings
         left = heir.take_over(before.manager.client(), holdings, restarts)
     if left.config is not None:
         assert left.config == CONFIG
+        assert left.chosen == CHOSEN
     return holdings, restarts
 
 
@@ -225,7 +227,7 @@ def test_a_group_joined_just_before_a_kill_is_left_by_it(
     late = Membership("r0", before.ingress.index, ip_address("239.1.1.7"))
     with before.relay.inside():
         keeper = Keeper(before.manager.client())
-        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG))
+        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN))
         before.holdings.open(late, {})
     assert "239.1.1.7" in before.relay.run("ip", "maddress", "show", "dev", "r0")
     before.leave(keep=False)
@@ -319,7 +321,7 @@ def test_what_changed_after_the_index_was_made_is_as_it_is_now(
     """A supervisor that was killed between the two: an output closed, a group left."""
     with before.relay.inside():
         keeper = Keeper(before.manager.client())
-        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG))
+        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN))
         before.manager.look()
         before.holdings.close(before.egress)
         before.holdings.close(before.joined[0])

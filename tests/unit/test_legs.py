@@ -4,17 +4,24 @@
 
 from __future__ import annotations
 
+import logging
 from ipaddress import ip_interface
 
 import pytest
 
+from mcrd.client import ControlError
 from mcrd.config import ConfigError, parse
 from mcrd.config.joined import joined
+from mcrd.daemon.switches import Inputs, Switches, drop_choices, wanted
+from mcrd.lanes.counts import RuleCount, SwitchCount
+from mcrd.lanes.ledger import Ledger
+from mcrd.lanes.merges import MERGE_BY
+from mcrd.lanes.orders import match_of
 from mcrd.planning import names
 from mcrd.planning.actual import Actual
 from mcrd.planning.changes import changes
 from mcrd.planning.links import Link
-from mcrd.planning.patterns import expand
+from mcrd.planning.patterns import Patterns, expand
 from mcrd.planning.plan import Add, Close, Open, plan
 from mcrd.planning.resources import Egress, Ingress, Relay, RelayKey, Resource, Ring, Worker
 
@@ -64,6 +71,23 @@ def test_each_input_becomes_a_rule() -> None:
         (
             rule("a", A, B, outputs=OUT.replace("}", ', source = "keep" }')),
             'rules.a.outputs[0].source: "keep" is for rules with one input',
+        ),
+        (
+            rule("a", A, B, more='switch = { silence = "1ms" }\n'),
+            "f:4:22: rules.a.switch.silence: expected 10 ms to 1 minute",
+        ),
+        (
+            rule("a", A, B, more='switch = { silence = "1s", back = "2h" }\n'),
+            "f:4:35: rules.a.switch.back: expected 100 ms to 1 hour",
+        ),
+        (rule("a", A, B, more="switch = {}\n"), "rules.a.switch.silence: missing"),
+        (
+            rule("a", A, B, more='switch = { silence = "1s" }\nmerge = { by = "rtp" }\n'),
+            "f:4:1: rules.a.switch: a rule has either switch or merge",
+        ),
+        (
+            f'[rules.a]\ninput = {A}\noutputs = [{OUT}]\nswitch = {{ silence = "1s" }}\n',
+            "f:4:1: rules.a.switch: is for a rule with several inputs",
         ),
         (rule("a", A, A), "rules.a.inputs[1]: same input as rules.a (f:2:11)"),
         (
@@ -149,3 +173,90 @@ def test_what_changes_is_said() -> None:
     text = "\n".join(map(str, [changes(one, two)]))
     assert "inputs eth0 239.1.1.1:5000 -> eth0 239.1.1.1:5000, eth1 239.1.1.2:5001" in text
     assert changes(one, two).interfaces == {"eth0": ["worker of its own -> of eth0"]}
+
+
+SWITCH = 'switch = { silence = "200ms", back = "5s" }\n'
+
+
+@pytest.mark.parametrize(
+    ("inspect", "by"),
+    [
+        ("", (0, 0, 0)),
+        ('inspect = "auto"\n', (0, 0, 0)),
+        ('inspect = "rtp"\n', (MERGE_BY["rtp"], 0, 0)),
+        ('inspect = "moldudp64"\n', (MERGE_BY["moldudp64"], 0, 0)),
+        ("inspect = { offset = 4, bytes = 2 }\n", (MERGE_BY["sequence"], 4, 2)),
+    ],
+)
+def test_what_a_worker_is_told_of_a_switch(inspect: str, by: tuple[int, int, int]) -> None:
+    patterns = Patterns({"feed": "feed@eth1"})
+    written = parse(rule("feed", A, B, more=SWITCH + inspect), "f")
+    config = patterns.expand(written, LINKS)
+    steps = plan(config, Actual(LINKS))
+    relays = {step.key.rule: step.relay for step in steps if isinstance(step, Add)}
+    told = [match_of(relays[name]).switches for name in ("feed@eth0", "feed@eth1")]
+    for leg, switch in enumerate(told):
+        assert switch is not None
+        assert (switch.silence, switch.back, switch.chosen) == (200_000_000, 5_000_000_000, 2)
+        copies = switch.copies
+        assert (copies.leg, copies.by, copies.offset, copies.bytes) == (leg, *by)
+    assert match_of(relays["feed@eth0"]).merge is None
+    # The same objects while the choice is the same, and others when it is not.
+    assert patterns.expand(written, LINKS) is config
+    patterns.chosen.clear()
+    after = patterns.expand(written, LINKS).rules["feed@eth0"].switch
+    assert after is not None
+    assert after.chosen == 0
+
+
+def test_an_input_is_chosen_by_any_name() -> None:
+    again = B.replace("5001", "5002")
+    rules = expand(parse(rule("feed", A, B, again, more=SWITCH), "f"), LINKS).rules
+    for text, name in (("1", "feed@eth0"), ("eth0", "feed@eth0"), ("feed@eth1/3", "feed@eth1/3")):
+        found = wanted("feed", text, rules)
+        assert found is not None
+        assert found.name == name
+    assert wanted("feed", "auto", rules) is None
+    for text, told in (("eth1", "several inputs of that"), ("4", "no input '4'; say one of 1 ")):
+        with pytest.raises(ControlError, match=told):
+            wanted("feed", text, rules)
+    with pytest.raises(ControlError, match="has no switch"):
+        wanted("b", "1", rules)
+    chosen = {"feed": "feed@eth9"}
+    drop_choices(chosen, rules)
+    assert not chosen
+
+
+def test_switches_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The last one of several, once; how it came to it is in the answers."""
+    rules = expand(parse(rule("feed", A, B, more=SWITCH), "f"), LINKS).rules
+    counts = {
+        "feed@eth0": SwitchCount(since=10.0, why="first", last=19.0),
+        "feed@eth1": SwitchCount(True, 1, 20.0, "silent", 1, 0.25, 20.0),
+    }
+    ledger = Ledger()
+    ledger.take_over(({name: RuleCount(switch=each) for name, each in counts.items()}, {}, {}, {}))
+    switches = Switches()
+    caplog.set_level(logging.INFO)
+    switches.look(rules, ledger)
+    switches.look(rules, ledger)
+    told = "rules.feed: input 2 (eth1) is in use now: input 1 (eth0) was silent for 250 ms"
+    assert caplog.messages == [told]
+    first, second = (Inputs(rules, ledger).of(rules[name]) for name in counts)
+    assert first is not None
+    assert second is not None
+    assert (first.used, first.in_use, second.used, second.switches) == (False, "feed@eth1", True, 1)
+    assert first.why == "input 1 (eth0) was silent for 250 ms"
+    counts["feed@eth0"].add(SwitchCount(True, 3, 30.0, "steady", 2))
+    counts["feed@eth1"].used = False
+    switches.look(rules, ledger)
+    assert caplog.messages[1:] == [
+        "rules.feed: input 1 (eth0) is in use now: it has been steady for 5 s"
+        " (3 switches since the last look)"
+    ]
+
+
+def test_a_change_of_switch_is_said() -> None:
+    one, two = (parse(rule("feed", A, B, more=more), "f") for more in (SWITCH, ""))
+    told = "switch after 0.2 s of silence, back after 5 s -> none"
+    assert any(told in line.replace('"', "") for line in changes(one, two).changed["feed"])

@@ -90,6 +90,7 @@ TABLES = {
     "The outputs of a rule": schema.Output,
     "Limits": schema.Limit,
     "One stream by several ways": schema.Merge,
+    "One input of several": schema.Switch,
     "What was lost before": schema.Number,
 }
 """By the section of mcr.toml(5)."""

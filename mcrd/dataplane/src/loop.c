@@ -9,6 +9,7 @@
 #include "dedupe.h"
 #include "hold.h"
 #include "late.h"
+#include "legs.h"
 #include "meter.h"
 #include "worker.h"
 
@@ -128,22 +129,6 @@ static int repeats(struct worker *worker, struct interface *here, struct rule *r
 	return 1;
 }
 
-/* Has another leg of the rule brought it before? Then it is dropped, and counted. What names the next datagram is on its
- * way meanwhile. */
-static int is_copy(struct worker *worker, struct arrival *arrival, uint32_t at)
-{
-	struct rule *rule = arrival->rule;
-	struct merge_name name = arrival->name;
-
-	if (arrival->packet.payload_length - at > arrival->size)
-		arrival_name(worker, arrival, at + arrival->size);
-	if (merge_is_first(rule->merge, rule->match.merge.leg, worker->segment->copies, &name, arrival->frame.time))
-		return 0;
-	count(&arrival->here->counters->dropped[DROP_SECOND_COPY], 1);
-	count(&rule->counters->second_copy, 1);
-	return 1;
-}
-
 /* One frame, which may stand for several datagrams. */
 static int relay_all(struct worker *worker, struct arrival *arrival)
 {
@@ -156,7 +141,7 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 	struct member *member = NULL;
 	struct guard_frame whose;
 	uint32_t at = 0;
-	int waits = 0;
+	int waits = 0, standby = legs_wait(rule, now);
 
 	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
 	worker->egress.time = now;
@@ -171,7 +156,7 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 		int copy, dropped;
 
 		guard_next(&worker->guard, &whose, packet->payload + at, left, size);
-		copy = rule->merge && is_copy(worker, arrival, at);
+		copy = legs_drop(worker, arrival, standby, at);
 		dropped = copy ||
 			  (rule->match.dedupe && repeats(worker, here, rule, &whose, packet->payload + at, length)) ||
 			  returns(worker, here, rule, &whose, frame, packet, packet->payload + at, length, now);

@@ -266,3 +266,24 @@ int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy 
 	/* The number is used anew. */
 	return passes(stream, copy, fresh, leg, now);
 }
+
+int merge_knows(const struct merge_settings *settings, struct merge_counters *counters, struct merge_copy *copies,
+		const struct guard *guard, const uint8_t *payload, uint32_t length, uint64_t now)
+{
+	struct merge_copy fresh = { .first = settings->leg, .time = now / 1000 }, *set, *copy;
+	struct merge_name name;
+
+	if (settings->by == MERGE_NOTHING)
+		return 0;
+	merge_look(settings, copies, guard, payload, length, &name);
+	if (name.again)
+		return 0;
+	fresh.tag = name.hash >> (64 - TAG_BITS) | 1;
+	fresh.check = name.check;
+	set = copies + name.hash % MERGE_SETS * MERGE_WAYS;
+	copy = find(set, fresh.tag);
+	if (copy && copy->check == name.check && copy->first != settings->leg && age_of(copy, now) < WITHIN_US)
+		return 1;
+	*(copy ? copy : place_in(set, now, counters)) = fresh;
+	return 0;
+}

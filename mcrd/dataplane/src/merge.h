@@ -61,4 +61,8 @@ void merge_look(const struct merge_settings *settings, const struct merge_copy *
 int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy *copies, const struct merge_name *name,
 		   uint64_t now);
 
+/* Of a rule that merges nothing: has another leg brought it just before, as its number says? Else it is remembered. */
+int merge_knows(const struct merge_settings *settings, struct merge_counters *counters, struct merge_copy *copies,
+		const struct guard *guard, const uint8_t *payload, uint32_t length, uint64_t now);
+
 #endif

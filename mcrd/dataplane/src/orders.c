@@ -9,8 +9,12 @@ void worker_leave_stream(struct worker *worker, struct rule *rule)
 {
 	if (rule && rule->merge)
 		merge_leave(&worker->merged, rule->merge, &worker->segment->merges[rule->slot]);
+	if (rule && rule->switches)
+		switch_leave(&worker->switched, rule->switches, &worker->segment->switches[rule->slot]);
 	if (rule)
 		rule->merge = NULL;
+	if (rule)
+		rule->switches = NULL;
 }
 
 /* The rule looks at its payloads as the one before did, which then does no more, or begins to. */
@@ -74,6 +78,23 @@ static int merge_for(struct worker *worker, struct rule *rule)
 	return rule->merge ? 0 : -ENOMEM;
 }
 
+/* As merge_for(). What is in use stands in the segment, so nothing is lost in between. */
+static int switch_for(struct worker *worker, struct rule *rule)
+{
+	const struct switch_settings *settings = &rule->match.switches;
+	struct rule *old = worker->rules.by_slot[rule->slot];
+	struct switch_counters *counters = &worker->segment->switches[rule->slot];
+
+	if (old && old->switches)
+		switch_leave(&worker->switched, old->switches, counters);
+	if (old)
+		old->switches = NULL;
+	if (settings->silence == 0)
+		return 0;
+	rule->switches = switch_join(&worker->switched, settings, counters, pace_real_now());
+	return rule->switches ? 0 : -ENOMEM;
+}
+
 /* A number that no other interface has; 0: the worker does not read it. */
 static uint32_t number_of(const struct worker *worker, uint32_t counters)
 {
@@ -94,7 +115,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	uint32_t i;
 
 	if (slot >= MCRD_RULE_SLOTS || match->interface >= MCRD_INTERFACES || !inspect_is_possible(&match->inspect) ||
-	    !merge_is_possible(&match->merge))
+	    !merge_is_possible(&match->merge) || !switch_is_possible(&match->switches))
 		return -EINVAL;
 	for (i = 0; i < output_count; i++)
 		if (outputs[i].counters >= MCRD_OUTPUT_SLOTS ||
@@ -124,7 +145,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		rule_free(rule);
 		return -EINVAL;
 	}
-	if (inspect_for(worker, rule) < 0 || merge_for(worker, rule) < 0) {
+	if (inspect_for(worker, rule) < 0 || merge_for(worker, rule) < 0 || switch_for(worker, rule) < 0) {
 		rule_free(rule);
 		return -ENOMEM;
 	}

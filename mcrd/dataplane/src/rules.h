@@ -11,6 +11,7 @@
 #include "merge.h"
 #include "packet.h"
 #include "queue.h"
+#include "switch.h"
 #include "table.h"
 #include "waiting.h"
 
@@ -38,6 +39,7 @@ struct rule {
 	struct rule_counters *counters;
 	struct inspector *inspector; /* NULL: nobody asked for it */
 	struct merge_stream *merge;  /* that it is a leg of; NULL: of none. The worker joins and leaves. */
+	struct switch_stream *switches; /* likewise */
 	uint64_t window; /* of its meter */
 	uint64_t dedupe_about; /* what tells its payloads from those of others */
 	uint32_t slot;

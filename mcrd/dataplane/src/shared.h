@@ -18,7 +18,7 @@
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 14
+#define MCRD_SEGMENT_VERSION 15
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -48,6 +48,7 @@ enum drop {
 	DROP_CUT_OFF,      /* known contents, after a test that found a loop: breaker.h */
 	DROP_DUPLICATE,    /* the payload was relayed just before, and the rule wants it once: dedupe.h */
 	DROP_SECOND_COPY,  /* another leg of the rule has brought it before, or this one: merge.h */
+	DROP_STANDBY_INPUT, /* another leg of the rule is in use: switch.h */
 	MCRD_DROP_REASONS
 };
 
@@ -103,6 +104,7 @@ struct rule_counters {
 	uint64_t cut_off;
 	uint64_t duplicate;
 	uint64_t second_copy;
+	uint64_t standby_input;
 	struct returner returner; /* the last one */
 	struct meter meter;
 };
@@ -188,6 +190,37 @@ struct merge_copy {
 	uint64_t period : 2;  /* that it passed in */
 };
 
+/* One leg of several is in use, see switch.h. `copies` is which leg of which stream it is, and by what its datagrams are
+ * told, so that none is relayed again after a switch; MERGE_NOTHING: by nothing. */
+struct switch_settings {
+	struct merge_settings copies;
+	uint64_t silence; /* of the leg in use, in ns, before another takes over; 0: the rule does not switch */
+	uint64_t back;    /* so long has a leg before it to be steady, in ns; 0: it never takes over */
+	uint8_t chosen;   /* the leg that somebody wants used, from 1; 0: as they flow */
+};
+
+/* Why a leg is in use. */
+enum switch_reason {
+	SWITCH_NEVER,
+	SWITCH_FIRST,  /* nothing had come by another before */
+	SWITCH_SILENT, /* the one before was */
+	SWITCH_STEADY, /* it has been, and is before the other in order */
+	SWITCH_CHOSEN, /* by hand */
+	SWITCH_GONE    /* the one before is not there any more */
+};
+
+/* Times are in nanoseconds from the epoch. What is below `since` is of that switch. */
+struct switch_counters {
+	uint64_t last;     /* when it brought something */
+	uint64_t steady;   /* since when it has not been silent */
+	uint64_t used;     /* 1: it is in use */
+	uint64_t switches; /* to it, from another */
+	uint64_t since;    /* when it was taken into use last */
+	uint64_t why;      /* enum switch_reason */
+	uint64_t before;   /* which one was in use before, from 1; 0: none */
+	uint64_t silent;   /* how long that one had been, in ns */
+};
+
 /* What a rule finds in its payloads, see inspect.h. */
 enum inspect_format {
 	INSPECT_NOTHING,
@@ -266,6 +299,7 @@ struct segment {
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
 	struct inspect_counters inspections[MCRD_RULE_SLOTS];
 	struct merge_counters merges[MCRD_RULE_SLOTS];
+	struct switch_counters switches[MCRD_RULE_SLOTS];
 	struct merge_copy copies[MCRD_MERGE_COPIES];
 };
 
@@ -373,6 +407,7 @@ struct rule_match {
 	uint32_t also_count;
 	struct inspect_settings inspect;
 	struct merge_settings merge;
+	struct switch_settings switches;
 };
 
 /* A member of a rule: a destination that it takes, with the source where rules go by that. */

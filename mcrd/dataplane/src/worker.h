@@ -33,6 +33,7 @@ struct worker {
 	struct flows flows;
 	uint32_t inspected; /* flows of all rules that are looked at */
 	struct merge_stream *merged;
+	struct switch_stream *switched;
 	struct segment *segment;
 	struct guard_memory *shared;
 	struct guard guard;
