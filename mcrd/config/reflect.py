@@ -50,7 +50,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
         {"ttl": 255, "replies": "10s"},
         tells=False,
     ),
-    # UPnP Device Architecture 2.0: 1.3.2 (TTL of 2, answers by unicast), annex A (IPv6)
+    # UPnP Device Architecture 2.0: 1.3.2 (TTL of 2), 1.3.3 (answers by unicast), annex A (IPv6)
     "ssdp": Protocol(
         {
             "ssdp4": ("239.255.255.250", 1900),
@@ -59,7 +59,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
         },
         {"ttl": 2, "replies": "30s"},
     ),
-    # OASIS WS-Discovery 1.1, ad hoc mode: matches go to who asked, by unicast
+    # OASIS WS-Discovery 1.1, ad hoc mode: matches go to who asked, by unicast. TTL: SOAP-over-UDP.
     "ws-discovery": Protocol(
         {"ws-discovery4": ("239.255.255.250", 3702), "ws-discovery6": ("ff02::c", 3702)},
         {"ttl": 1, "replies": "30s"},
@@ -81,11 +81,18 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
     ),
     # ASHRAE 135, annex J: hosts go by the source of a broadcast to answer, so it is kept.
     "bacnet": Protocol({"bacnet4": ("broadcast", 47808)}, {"source": "keep"}),
-    # ISO 22510 (KNXnet/IP): searches and routing go to the system setup address.
+    # ISO 22510 (KNXnet/IP): searches and routing go to the system setup address. The TTL is a
+    # property of each device (PID_TTL); routers have 16 (knxd, issue 452).
     "knx": Protocol({"knx4": ("224.0.23.12", 3671)}, {"ttl": 16, "replies": "30s"}),
-    # ANSI E1.31-2018, 9.3: a group for each universe. Receivers say nothing.
+    # ANSI E1.31-2018, 9.3: a group for each universe. Receivers say nothing. Of IPv6, the bytes of
+    # table 9-12 are ff18::8300:0/112, as ETC's library has it; others take "FF18::83:00:hi:lo" for
+    # an address.
     "sacn": Protocol(
-        {"sacn4": ("239.255.0.0/16", 5568), "sacn6": ("ff18::83:0:0:0/96", 5568)},
+        {
+            "sacn4": ("239.255.0.0/16", 5568),
+            "sacn6": ("ff18::8300:0/112", 5568),
+            "sacn6-words": ("ff18::83:0:0:0/96", 5568),
+        },
         {"ttl": 1},
         tells=False,
         limit=None,

@@ -5,19 +5,21 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.lab import wait_for
-from tests.lab.avahi import Avahi, program
-from tests.lab.datagrams import udp
+from tests.lab.avahi import Avahi, absent, program
+from tests.lab.datagrams import sender, udp
 from tests.network.test_broadcast import caster
 from tests.network.test_loops import BOUND, Wires
 from tests.network.test_replies import Device, asker
 
 if TYPE_CHECKING:
-    from tests.lab import Capture, Fork, Lab, Mcrd, Triangle
+    from tests.lab import Capture, Fork, Host, Lab, Mcrd, Triangle
 
 HOME = """
 [reflect.home]
@@ -190,6 +192,47 @@ def test_a_search_through_a_firewall_that_knows_the_relay_alone(lab: Lab) -> Non
     assert counter["packets"] == 0
 
 
+# What it is connected to has to be public. Nothing is sent there.
+IGD = """
+ext_ifname=wan
+ext_ip=5.5.5.5
+listening_ip=eth0
+uuid=7f2b4b3a-2a4c-4e3a-9f65-0d8c1f3f6a01
+enable_natpmp=no
+"""
+
+
+def test_real_programs_find_a_real_device(lab: Lab) -> None:
+    """upnpc, ten at once and each from a port of its own, finds miniupnpd: no route between."""
+    upnpc, miniupnpd = program("upnpc", "miniupnpc"), program("miniupnpd", "miniupnpd-nftables")
+    laptop, relay, gateway = lab.hosts("laptop", "relay", "gateway")
+    lab.link(laptop, "eth0", ["10.1.0.5/24"], relay, "eth0", ["10.1.0.1/24"])
+    lab.link(gateway, "eth0", ["10.2.0.5/24"], relay, "eth1", ["10.2.0.1/24"])
+    gateway.run("ip", "link", "add", "wan", "type", "bridge")
+    gateway.run("ip", "address", "add", "192.0.2.1/24", "dev", "wan")
+    if (tried := laptop.call(upnpc, "-?")).returncode == 127:
+        absent(f"upnpc does not run here: {tried.stderr.strip()}")
+    daemon = lab.mcrd(relay, SSDP)
+    conf, pid = lab.file("igd.conf"), lab.file("igd.pid")
+    conf.write_text(IGD)
+    device = gateway.start(miniupnpd, "-d", "-f", str(conf), "-P", str(pid))
+    wait_for(lambda: ":1900 " in gateway.run("ss", "-Hunl"), "the device to listen")
+    found = [lab.file(f"upnpc{number}") for number in range(10)]
+    searches = []
+    for path in found:
+        with path.open("wb") as output:
+            searches.append(laptop.start(upnpc, "-m", "eth0", "-l", stdout=output, stderr=output))
+    for search in searches:
+        search.wait(60)
+    assert device.poll() is None
+    where = re.compile(r"^ desc: http://10\.2\.0\.5:\d+/rootDesc\.xml$", re.MULTILINE)
+    said = [path.read_text() for path in found]
+    assert [text for text in said if not where.search(text)] == []
+    counted = daemon.stats()["rules"]["television/ssdp4:eth0"]["outputs"][0]
+    assert counted["answers"]["askers"] == 10
+    assert counted["new_member"] == 0
+
+
 def test_wakeonlan_of_debian(triangle: Triangle) -> None:
     """Broadcast by default, and to port 9; and never back."""
     wakeonlan = program("wakeonlan", "wakeonlan")
@@ -225,6 +268,11 @@ protocol = "bacnet"
 [reflect.lights]
 interfaces = ["r0", "r1"]
 protocol = "knx"
+
+[reflect.names]
+interfaces = ["r0", "r1"]
+protocol = "llmnr"
+family = "ipv4"
 """
 
 
@@ -260,5 +308,24 @@ def test_bacnet_and_knx_of_a_building(triangle: Triangle) -> None:
     sock.sendto(search, ("224.0.23.12", 3671))
     assert device.answer(b"SEARCH_RESPONSE") == search
     assert sock.recv(100) == b"SEARCH_RESPONSE"
+    _names(workstation, controller)
     found: dict[str, Any] = daemon.stats()["rules"]
     assert found["hvac/bacnet4:r0"]["outputs"][0]["sent"]["packets"] == 1
+
+
+def _names(workstation: Host, controller: Host) -> None:
+    """LLMNR is answered by unicast: to a resolver's own port, or to 5355 where it asks from there.
+
+    The first is what Windows does, the second systemd-resolved (RFC 4795, section 2.3).
+    """
+    responder = Device(controller, "k0", "224.0.0.252", 5355)
+    for port in (0, 5355):
+        sock = sender(workstation, "s0")
+        with closing(sock), workstation.inside():
+            sock.settimeout(30)
+            sock.bind(("", port))
+            sock.sendto(b"\x00%d who is controller?" % port, ("224.0.0.252", 5355))
+            answer = b"\x00%d controller is here" % port
+            assert responder.answer(answer).endswith(b"who is controller?")
+            assert sock.recvfrom(100)[0] == answer
+    assert {address for address, _ in responder.asked} == {"10.2.0.1"}

@@ -114,7 +114,16 @@ def ends(rules: dict[str, Rule]) -> dict[str, str]:
         ),
         ("bacnet", {"bacnet4": "broadcast 47808"}, 64, None),
         ("knx", {"knx4": "224.0.23.12 3671"}, 16, 30),
-        ("sacn", {"sacn4": "239.255.0.0/16 5568", "sacn6": "ff18::83:0:0:0/96 5568"}, 1, None),
+        (
+            "sacn",
+            {
+                "sacn4": "239.255.0.0/16 5568",
+                "sacn6": "ff18::8300:0/112 5568",
+                "sacn6-words": "ff18::83:0:0:0/96 5568",
+            },
+            1,
+            None,
+        ),
     ],
 )
 def test_each_protocol(
