@@ -226,4 +226,5 @@ def _wrong_replies(rule: FoundRule, output: FoundOutput) -> Wrong:
         esp = 'ESP has none; leave replies out with protocol = "esp"'
         yield key, f"answers come to a port, and {esp}"
     elif fields.get("source") == "keep":
-        yield key, 'with source = "keep" answers go to the asker by themselves, if there is a route'
+        direct = "answers go straight to the asker, from whoever answers"
+        yield key, f'with source = "keep" {direct}; leave replies out, and see to routes there'

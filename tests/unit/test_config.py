@@ -934,8 +934,8 @@ def test_replies() -> None:
     ]
     assert output_of('replies = "30s", source_port = 5, ' + HOST).source_port == 5
     assert output_problems('replies = "30s", source = "keep", ' + HOST) == [
-        'f:5:17: rules.a.outputs[0].replies: with source = "keep" answers go to the asker by '
-        "themselves, if there is a route"
+        'f:5:17: rules.a.outputs[0].replies: with source = "keep" answers go straight to the '
+        "asker, from whoever answers; leave replies out, and see to routes there"
     ]
     esp = 'interface = "eth0", address = "10.0.0.9", protocol = "esp"'
     assert problems(

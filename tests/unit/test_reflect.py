@@ -283,7 +283,7 @@ def test_names_of_interfaces_that_are_no_names_of_rules() -> None:
         ),
         (
             (TWO, 'protocol = "knx"', 'replies = "2s"', 'source = "keep"'),
-            'f:4:11: reflect.home.replies: with source = "keep" answers go to the asker by',
+            'f:4:11: reflect.home.replies: with source = "keep" answers go straight to',
         ),
         ((TWO, 'protocol = "knx"', "ttl = 0"), "f:4:7: reflect.home.ttl: expected an integer"),
         (
