@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mcrd.config.problems import described, quoted
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Network, PortRange
@@ -72,13 +72,18 @@ def rule_name(text: str) -> str:
     return text
 
 
-def address(text: str) -> Address:
-    """The address of a group or of one host."""
+def address(
+    text: str,
+    expected: str = "an IPv4 or IPv6 address",
+    key: str = "address",
+    port: str | None = "port",
+) -> Address:
+    """The address of a group or of one host. `expected` and the rest are for what is none."""
     bare, zone, _ = text.partition("%")
     try:
         found = ip_address(bare)
     except ValueError:
-        raise _unfit("an IPv4 or IPv6 address", text, _instead(text)) from None
+        raise _unfit(expected, text, _instead(text, key, port)) from None
     if zone:
         raise _unfit('an address without "%"', text, _WITHOUT_ZONE)
     if found.is_unspecified:
@@ -113,8 +118,8 @@ def destination(text: str) -> Address | Network:
 
 def sources(text: str) -> Network:
     """The addresses of some hosts."""
-    expected = "an address or a prefix of hosts"
-    found = _prefix(text, None) if "/" in text else ip_network(_host_address(text, expected))
+    words = ("an address or a prefix of hosts", "address", None)
+    found = _prefix(text, None) if "/" in text else ip_network(host_address(text, *words))
     if found.num_addresses == 1:
         host_address(str(found.network_address))
     if found.is_multicast:
@@ -126,12 +131,12 @@ def source(text: str) -> Address | Literal["keep"]:
     """What to send from."""
     if text == "keep":
         return "keep"
-    return _host_address(text, 'the address of a host, or "keep"', "source", "source_port")
+    return host_address(text, 'the address of a host, or "keep"', "source", "source_port")
 
 
-def host_address(text: str) -> Address:
-    """The address of one host."""
-    found = address(text)
+def host_address(text: str, *words: Any) -> Address:
+    """The address of one host; the words are for address()."""
+    found = address(text, *words)
     if found.is_multicast:
         raise ValueError(f"expected the address of a host, got the group {found}")
     return found
@@ -227,17 +232,6 @@ def pattern(text: str) -> str:
 
 def _unfit(expected: str, got: object, more: str = "") -> ValueError:
     return ValueError(f"expected {expected}, got {described(got)}{more}")
-
-
-def _host_address(
-    text: str, expected: str, key: str = "address", port: str | None = None
-) -> Address:
-    """As host_address(), with other words for what is no address; the rest is for _instead()."""
-    try:
-        ip_address(text.partition("%")[0])
-    except ValueError:
-        raise _unfit(expected, text, _instead(text, key, port)) from None
-    return host_address(text)
 
 
 def _instead(text: str, key: str = "address", port: str | None = "port") -> str:

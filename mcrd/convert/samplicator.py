@@ -92,7 +92,7 @@ def _source(text: str) -> Network | None:
 def add(draft: Draft, given: Iterable[Line], listening: Listening) -> None:
     """Add a rule for each family of sources: with an output for each receiver."""
     rules: dict[int, DraftRule] = {}
-    chosen: dict[tuple[int, str], set[Network] | None] = {}
+    chosen: dict[tuple[Value, ...], set[Network] | None] = {}
     for line in given:
         version = line.source.version if line.source else _family(listening)
         rule = rules.get(version) or _rule(draft, version, listening, line.where)
@@ -102,8 +102,8 @@ def add(draft: Draft, given: Iterable[Line], listening: Listening) -> None:
             if isinstance(output, str):
                 rule.remarks.append(f"{line.where}: {word}: left out: {output}")
                 continue
-            key = (version, f"{output['address']} {output['port']}")
-            known = next((o for o in rule.outputs if _place(o) == _place(output)), None)
+            key = (version, *_place(output))
+            known = next((o for o in rule.outputs if _place(o) == key[1:]), None)
             if known is None:
                 rule.outputs.append(output)
                 chosen[key] = {line.source} if line.source else None
@@ -114,7 +114,7 @@ def add(draft: Draft, given: Iterable[Line], listening: Listening) -> None:
                 chosen[key] = sources | {line.source} if line.source else None
     for version, rule in rules.items():
         for output in rule.outputs:
-            sources = chosen[version, f"{output['address']} {output['port']}"]
+            sources = chosen[(version, *_place(output))]
             if sources is not None:
                 output["sources"] = sorted(map(_text, sources))
         if rule.outputs:

@@ -37,27 +37,26 @@ def from_smcroute(text: str, source: str) -> Draft:
             continue
         if not words:
             continue
+        where = f"line {number}: {' '.join(words)}"
+        draft.understood |= words[0] in ("mgroup", "ssmgroup", "phyint", "include")
         match words[0]:
             case "mroute":
-                _route(draft, _statement(words[1:]), f"line {number}: {' '.join(words)}")
+                _route(draft, _statement(words[1:]), where)
             case "mgroup" | "ssmgroup":
-                draft.understood = True
                 statement = _statement(words[1:])
                 joined.append((_one(statement, "from") or "?", _one(statement, "group") or "?"))
             case "phyint":
-                draft.understood = True
                 draft.remarks.append(
-                    f"line {number}: {' '.join(words)}: an interface needs no leave here; a"
-                    " threshold of the TTL has no equivalent"
+                    f"{where}: an interface needs no leave here; a threshold of the TTL has no"
+                    " equivalent"
                 )
             case "include":
-                draft.understood = True
                 draft.remarks.append(
-                    f"line {number}: {' '.join(words)}: import that file too, and name the result"
-                    " in include = [...] under [daemon]"
+                    f"{where}: import that file too, and name the result in include = [...] under"
+                    " [daemon]"
                 )
             case _:
-                draft.remarks.append(f"line {number}: {' '.join(words)}: not understood")
+                draft.remarks.append(f"{where}: not understood")
     routed = {(rule.input["interface"], rule.input["address"]) for rule in draft.rules}
     for interface, group in joined:
         if (interface, group) not in routed:

@@ -21,20 +21,10 @@ from mcrd.model import (
     Network,
     Rule,
 )
-from mcrd.planning import names, patterns
+from mcrd.planning import names, outlets, patterns
 from mcrd.planning.actual import Actual
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
-from mcrd.planning.outlets import (
-    doubt_of,
-    lookups_of,
-    outlet,
-    own_addresses,
-    way_of,
-    why_down,
-    why_unanswered,
-    why_waiting,
-)
 from mcrd.planning.portions import portion
 from mcrd.planning.resources import (
     GroupProtocol,
@@ -123,7 +113,7 @@ class KnownNeeds:
             self._links, self._interfaces, self._rules = links, config.interfaces, config.rules
             self._doubles = names.doubles(config, links)
             self._lanes = names.lanes(config, links)
-            self._own = own_addresses(links)
+            self._own = outlets.own_addresses(links)
             self._look += 1
         if ways is not self._ways:
             self._ways = ways
@@ -139,7 +129,7 @@ class KnownNeeds:
         if known is not None and known.rule is rule:
             lookups = known.lookups
         else:
-            lookups = tuple(lookups_of(rule))
+            lookups = tuple(outlets.lookups_of(rule))
         there = [ways.get(one) for one in lookups]
         seen = (
             links.get(rule.input.interface),
@@ -177,11 +167,11 @@ def needs(
     `lane` is that of its input interface, see names.lanes(); `own` as own_addresses(), where they
     are known.
     """
-    own = own_addresses(links) if own is None else own
+    own = outlets.own_addresses(links) if own is None else own
     link = links.get(rule.input.interface)
     same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
     waiting = tuple(
-        twice or why_waiting(output, links) or why_unanswered(rule, output, link)
+        twice or outlets.why_waiting(output, links) or outlets.why_unanswered(rule, output, link)
         for twice, output in zip(of_outputs, rule.outputs, strict=True)
     )
     if link is None:
@@ -203,7 +193,7 @@ def needs(
     )
     relays = {
         RelayKey(worker, rule.name): tuple(
-            waits or outlet(worker, rule, output, links, ways, own)
+            waits or outlets.outlet(worker, rule, output, links, ways, own)
             for waits, output in zip(waiting, rule.outputs, strict=True)
         )
         for worker in workers
@@ -233,7 +223,7 @@ def needs(
     optional += _unasked(rule.input, link, settings, reception)
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(
-        "" if waits else doubt_of(output, links, way_of(rule, output, ways))
+        "" if waits else outlets.doubt_of(output, links, outlets.way_of(rule, output, ways))
         for waits, output in zip(waiting, rule.outputs, strict=True)
     )
     moves = any(
@@ -242,7 +232,7 @@ def needs(
         for output in relay.outputs
     )
     return Needs(
-        why_down(rule.input.interface, links),
+        outlets.why_down(rule.input.interface, links),
         required,
         optional + heard,
         relays,
