@@ -22,9 +22,8 @@ from mcrd.config.walk import WRONG
 
 def check(documents: Sequence[Document]) -> None:
     """Report every error between keys, outputs, rules and files."""
-    _check_names("rules", documents)
-    _check_names("reflect", documents)
-    _check_names("interfaces", documents)
+    for table in ("rules", "reflect", "interfaces"):
+        _check_names(table, documents)
     for document in documents:
         for name, fields in document.fields.get("interfaces", {}).items():
             _check_cpus(("interfaces", name, "cpus"), fields.get("cpus", []), document.report)

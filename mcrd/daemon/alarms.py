@@ -104,6 +104,7 @@ class Alarms:
     _limited: bool = False  # some output has a limit
     _unread: dict[str, set[Target]] = field(default_factory=dict)  # outputs that failed, by rule
     _looks: int = 0
+    _now: float = 0.0  # seconds, monotonic
     _legs: Legs = field(default_factory=Legs)
     silent: set[str] = field(default_factory=set)
 
@@ -133,9 +134,9 @@ class Alarms:
         interfaces: Mapping[str, InterfaceCount],
     ) -> None:
         """Say what has begun since the last look, and what is over."""
-        now = time.monotonic()
+        self._now = time.monotonic()
         self._looks += 1
-        self._look_at_silence(config, states, ledger, now)
+        self._look_at_silence(config, states, ledger)
         if interfaces.keys() != self._interfaces:
             self._interfaces = frozenset(interfaces)
             self._seen = {
@@ -147,32 +148,32 @@ class Alarms:
                 number = count.dropped[reason]
                 exact = count.dropped_frames.get(reason) in (None, number)
                 least = reason in count.dropped_frames
-                self._count(subject, reason, what, number, now, _how(least, exact))
+                self._count(subject, reason, what, number, _how(least, exact))
             full = count.dropped["ring_full"]
             total = count.received.packets + full
             how = _how(True, full == count.dropped_frames["ring_full"])
-            self._share(subject, full, total, config.daemon.loss, now, how=how)
+            self._share(subject, full, total, config.daemon.loss, how=how)
         looped = sum(n.dropped["looped"] + n.dropped["cut_off"] for n in interfaces.values())
         if looped != self._looped:
             self._looped = looped
-            self._look_at_loops(config, ledger, now)
-        self._look_at_streams(config, ledger, now)
-        self._look_at_legs(config, ledger, now)
+            self._look_at_loops(config, ledger)
+        self._look_at_streams(config, ledger)
+        self._look_at_legs(config, ledger)
         for subject, found, recent in self._outputs(config, ledger):
             errors = sum(found.errors.values())
             before = self._errors.get(subject, {})
             grown = (unsent_for(name) for name, n in found.errors.items() if n != before.get(name))
             what = f"packets were not sent: {', '.join(sorted(grown))}"
             self._errors[subject] = found.errors
-            self._count(subject, "unsent", what, errors, now)
+            self._count(subject, "unsent", what, errors)
             for reason, what in OUTPUT.items():
-                self._count(subject, reason, what, found.dropped[reason], now)
+                self._count(subject, reason, what, found.dropped[reason])
             lost = errors + found.dropped["unreachable"]
             total, second = found.sent.packets + lost, recent()
-            self._share(subject, lost, total, config.daemon.loss, now, second)
-        self._end(now)
+            self._share(subject, lost, total, config.daemon.loss, second)
+        self._end()
 
-    def _look_at_loops(self, config: Config, ledger: Ledger, now: float) -> None:
+    def _look_at_loops(self, config: Config, ledger: Ledger) -> None:
         for name in ledger.looped():
             rule = config.rules.get(name)
             if rule is None:
@@ -181,27 +182,27 @@ class Alarms:
             who = ledger.returner(name) or "somebody"
             returned = f"on {rule.input.interface}, {who} returns what this daemon sends"
             for event, what in LOOPS.items():
-                self._count(_rule(rule), event, f"{what} {returned}", dropped[event], now)
+                self._count(_rule(rule), event, f"{what} {returned}", dropped[event])
 
-    def _look_at_streams(self, config: Config, ledger: Ledger, now: float) -> None:
+    def _look_at_streams(self, config: Config, ledger: Ledger) -> None:
         for name, rule in config.rules.items():
             if rule.inspect is None:
                 continue
             lost, errors = ledger.faults(name)
             noun = "message" if rule.inspect.format == "moldudp64" else "packet"
             what = f"{noun}s were lost before they came here"
-            self._count(_rule(rule), "lost_before", what, lost, now, noun=noun)
+            self._count(_rule(rule), "lost_before", what, lost, noun=noun)
             what = "continuity errors in MPEG-TS: packets of it were lost or repeated"
-            self._count(_rule(rule), "continuity", what, errors, now, noun="error")
+            self._count(_rule(rule), "continuity", what, errors, noun="error")
 
-    def _look_at_legs(self, config: Config, ledger: Ledger, now: float) -> None:
+    def _look_at_legs(self, config: Config, ledger: Ledger) -> None:
         streams: dict[str, dict[str, MergeCount]] = {}
         for name, rule in config.rules.items():
             if rule.merge is not None and rule.leg:
                 streams.setdefault(rule.stream, {})[name] = ledger.merged(name)
-        for name, event, more in self._legs.look(streams, now):
+        for name, event, more in self._legs.look(streams, self._now):
             text = f"{more} {FAULTS[event]}"
-            self._begin_or_go_on(_rule(config.rules[name]), event, text, more, now, "")
+            self._begin_or_go_on(_rule(config.rules[name]), event, text, more, "")
 
     def faults_of_legs(self) -> dict[str, list[str]]:
         """What is wrong now with legs of merged streams, by the names of their rules."""
@@ -212,7 +213,7 @@ class Alarms:
         return found
 
     def _look_at_silence(
-        self, config: Config, states: Mapping[str, RuleState], ledger: Ledger, now: float
+        self, config: Config, states: Mapping[str, RuleState], ledger: Ledger
     ) -> None:
         for name in [name for name in self._heard if name not in config.rules]:
             self._not_silent(name, "silence is no longer watched: the rule has gone")
@@ -224,13 +225,14 @@ class Alarms:
                     self._not_silent(name, f"silence is no longer watched: {why}")
                 continue
             packets = ledger.received(name)
-            heard = self._heard.setdefault(name, _Heard(packets, now, rule))
+            heard = self._heard.setdefault(name, _Heard(packets, self._now, rule))
+            lasted = self._now - heard.since
             if packets > heard.packets:
-                self._not_silent(name, f"packets again, after {now - heard.since:.1f} s of silence")
-                self._heard[name] = _Heard(packets, now, rule)
+                self._not_silent(name, f"packets again, after {lasted:.1f} s of silence")
+                self._heard[name] = _Heard(packets, self._now, rule)
                 continue
             heard.packets, heard.rule = packets, rule  # fewer: of rings that were made anew
-            if now - heard.since < rule.silence:
+            if lasted < rule.silence:
                 self._not_silent(name, "no longer silent: `silence` is longer now", forget=False)
             elif name not in self.silent:
                 self.silent.add(name)
@@ -282,7 +284,6 @@ class Alarms:
         event: str,
         what: str,
         number: int,
-        now: float,
         how: str = "",
         noun: str = "packet",
     ) -> None:
@@ -290,7 +291,7 @@ class Alarms:
         seen = self._seen.setdefault((event, subject), _Counted())
         more, seen.lost = number - seen.lost, number
         if more > 0:
-            self._begin_or_go_on(subject, event, f"{how}{more} {what}", more, now, how, noun)
+            self._begin_or_go_on(subject, event, f"{how}{more} {what}", more, how, noun)
 
     def _share(
         self,
@@ -298,7 +299,6 @@ class Alarms:
         lost: int,
         total: int,
         threshold: float,
-        now: float,
         second: int | None = None,
         how: str = "",
     ) -> None:
@@ -317,31 +317,24 @@ class Alarms:
             percent = 100 * more / of
             told = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"  # .2g of 100 is 1e+02
             text = f"{how}{more} of {of} packets lost ({told} %)"
-            self._begin_or_go_on(subject, "loss", text, more, now, how)
+            self._begin_or_go_on(subject, "loss", text, more, how)
 
     def _begin_or_go_on(
-        self,
-        subject: Subject,
-        event: str,
-        text: str,
-        more: int,
-        now: float,
-        how: str,
-        noun: str = "packet",
+        self, subject: Subject, event: str, text: str, more: int, how: str, noun: str = "packet"
     ) -> None:
         if not self._news:
             return
         going = self._ongoing.get((event, subject))
         if going is None:
-            going = self._ongoing[event, subject] = _Ongoing(now, now, noun=noun)
+            going = self._ongoing[event, subject] = _Ongoing(self._now, self._now, noun=noun)
             _tell(logging.WARNING, event, subject, f"{text} ({event})")
-        going.last = now
+        going.last = self._now
         going.total += more
         going.about = going.about or how == ABOUT
 
-    def _end(self, now: float) -> None:
+    def _end(self) -> None:
         for (event, subject), going in list(self._ongoing.items()):
-            if now - going.last >= OVER and subject.rule not in self._unread:
+            if self._now - going.last >= OVER and subject.rule not in self._unread:
                 self._over(event, subject)
 
     def _over(self, event: str, subject: Subject) -> None:
