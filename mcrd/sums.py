@@ -15,6 +15,12 @@ class Count:
     HIGHEST: ClassVar[frozenset[str]] = frozenset()
     """Fields whose higher value stays."""
 
+    @classmethod
+    def numbers(cls, found: Any) -> Self:
+        """The count with the whole numbers that `found`, of C, has by the same names."""
+        names = (each.name for each in fields(cls) if each.type == "int")
+        return cls(**{name: getattr(found, name) for name in names})
+
     def add(self, other: Self) -> None:
         """Add what another worker has counted, or one before."""
         for name in (each.name for each in fields(self)):

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -175,7 +176,7 @@ COMMANDS = {
         argument("input", "INPUT", "its number from 1, its interface, or auto: as they flow")]),
     "diff": Command(
         "say what a reload would change",
-        partial(_ask, Diff, text.changes, timeout=RELOAD_TIMEOUT)),
+        partial(_ask, Diff, attrgetter("text"), timeout=RELOAD_TIMEOUT)),
     "status": Command("state of the daemon and its workers", partial(_ask, Status, text.status)),
     "stats": Command("all counters", partial(_ask, Stats, text.stats)),
     "rules": Command("rules and their states", partial(_ask, Rules, text.rules), [

@@ -31,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         subparser.error(str(error))
     try:
         with stop_on_signal() as stopped:
-            if sending:
-                return _send(arguments, target, subparser, stopped)
-            return _receive(arguments, target, subparser, stopped)
+            run = _send if sending else _receive
+            return run(arguments, target, subparser, stopped)
     except TrafficError as error:
         print(f"mcrgen: {error}", file=sys.stderr)
         return 1

@@ -18,11 +18,6 @@ from mcrd.sums import Rate, Traffic
 from mcrd.words import unsent_for
 
 
-def changes(answer: answers.Changes) -> Iterator[str]:
-    """The lines of diff."""
-    yield from answer.text
-
-
 def reloaded(answer: answers.Reload) -> Iterator[str]:
     """The lines of reload."""
     yield from answer.text

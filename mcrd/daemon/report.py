@@ -14,9 +14,9 @@ from mcrd import answers
 from mcrd.addresses import target, where
 from mcrd.daemon.executor import Estate
 from mcrd.events import counted
-from mcrd.host import fragments
 from mcrd.host.devices import features
 from mcrd.host.merging import lacking as lacking_to_merge
+from mcrd.host.procfs import Host
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.process import WorkerProcess
 from mcrd.model import Input, Inspect, Output, PortRange, Rule
@@ -233,7 +233,7 @@ def add_rings(found: answers.Stats, estate: Estate, only: Collection[str] | None
                     rate=much.rounded(),
                 )
             )
-    found.kernel = fragments.lost()
+    found.kernel = Host().fragments_lost()
 
 
 def lacking(estate: Estate) -> dict[str, str]:

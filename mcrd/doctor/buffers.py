@@ -55,10 +55,9 @@ def _fits(taken: frozenset[Network] | None) -> bool:
 
 def fragments(host: Host) -> list[Finding]:
     """Check lost fragments: sets without a timeout had no room, or were wrong. Silent if none."""
-    lines = [line.split() for line in host.lines(f"{NET}/snmp") if line.startswith("Ip:")]
-    if len(lines) != 2:
+    counts = host.ip_counters()
+    if not counts:
         return [unreadable("fragments", f"/{NET}/snmp", "no counters")]
-    counts = dict(zip(*lines, strict=False))
     failed, late = (int(counts.get(name, 0)) for name in ("ReasmFails", "ReasmTimeout"))
     if failed == 0:
         return []

@@ -126,7 +126,7 @@ def of_interfaces(
     except OSError as error:
         return [Finding("interfaces", "unknown", f"cannot find out: {words(error)}")]
     return [
-        *offloads.offloads(demand, found, kernel.release(host), merged, running.rates),
+        *offloads.offloads(demand, found, host.release(), merged, running.rates),
         *sysctls.reverse_path(host, demand, found),
     ]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import socket
 import struct
 from dataclasses import dataclass
@@ -41,16 +40,9 @@ NAMESPACES_WHY = (
 )
 
 
-def release(host: Host) -> tuple[int, int] | None:
-    """Major and minor version."""
-    lines = host.lines("proc/sys/kernel/osrelease")
-    found = re.match(r"(\d+)\.(\d+)", lines[0]) if lines else None
-    return (int(found[1]), int(found[2])) if found else None
-
-
 def version(host: Host) -> Finding:
     """Check what the kernel is too old for."""
-    has = release(host)
+    has = host.release()
     if has is None:
         return unreadable("kernel", "kernel.osrelease", "no version")
     value = f"Linux {host.lines('proc/sys/kernel/osrelease')[0]}"

@@ -7,14 +7,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
-import re
 import shlex
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 from mcrd.errors import words
 from mcrd.host.devices import Feature, features, switch
+from mcrd.host.procfs import Host
 from mcrd.planning.links import Link
 
 FEATURES = {"rx-gro": "gro", "rx-udp-gro-forwarding": "rx-udp-gro-forwarding"}
@@ -73,8 +72,8 @@ class Merging:
 
 def _begin(interface: str) -> list[str]:
     """Switch on what is off, and return it."""
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if found is not None and (int(found[1]), int(found[2])) < SUPER_FRAMES:
+    release = Host().release()
+    if release is not None and release < SUPER_FRAMES:
         log.warning("interfaces.%s: no gro before Linux 6.2: rings cannot hold it", interface)
         return []
     off = lacking(features(interface))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -39,6 +40,34 @@ class Host:
         with contextlib.suppress(OSError, ValueError):
             return int(self.text(f"proc/sys/{path}"))
         return None
+
+    def release(self) -> tuple[int, int] | None:
+        """Major and minor version of the kernel."""
+        found = re.match(r"(\d+)\.(\d+)", "".join(self.lines("proc/sys/kernel/osrelease")))
+        return (int(found[1]), int(found[2])) if found else None
+
+    def ip_counters(self) -> dict[str, str]:
+        """The counters of IPv4 by their names (proc(5), /proc/net/snmp); none: they are not there.
+
+        They are of the whole network namespace.
+        """
+        lines = [line.split() for line in self.lines(f"{NET}/snmp") if line.startswith("Ip:")]
+        return dict(zip(*lines, strict=False)) if len(lines) == 2 else {}
+
+    def fragments_lost(self) -> dict[str, int]:
+        """Sets of fragments that never became a packet (RFC 4293).
+
+        They are ipReasmFails and ipv6IfStatsReasmFails, of the whole network namespace. No frame of
+        such a set of IPv4 reaches a ring; those of IPv6 do. A name is missing where the kernel has
+        no such counter.
+        """
+        found: dict[str, int] = {}
+        with contextlib.suppress(ValueError, KeyError):
+            found["ipv4_fragments_lost"] = int(self.ip_counters()["ReasmFails"])
+        with contextlib.suppress(ValueError, KeyError):
+            counts = dict(line.split() for line in self.lines(f"{NET}/snmp6"))
+            found["ipv6_fragments_lost"] = int(counts["Ip6ReasmFails"])
+        return found
 
     def network_namespace(self) -> str:
         """The namespace of this process, as net:[INODE]; raises OSError."""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import fields
 from typing import Any
 
 from mcrd.dataplane._dataplane import ffi
@@ -41,8 +40,7 @@ def read(found: Any) -> InspectCount | None:
     """The counters of a struct inspect_counters; None when nobody looked."""
     if not found.inspected and not found.not_inspected:
         return None
-    names = [each.name for each in fields(InspectCount) if each.type == "int"]
-    count = InspectCount(**{name: getattr(found, name) for name in names})
+    count = InspectCount.numbers(found)
     given_up = lost(found) - count.lost
     count.lost, count.missing = count.lost + given_up, count.missing - given_up
     count.longest_silence_s = _seconds(found.longest_silence)

@@ -16,17 +16,13 @@ MERGE_BY: dict[str, int] = {
 """What makes copies, by its name in the rule file, as numbers of enum merge_by."""
 
 _LONGEST = 10**18  # ns: what a worker says may be wrong
-_NUMBERS = (
-    *("received", "first", "second", "repeated", "differs"),
-    *("only_here", "lost", "forgotten", "shared", "late"),
-)
 
 
 def read(found: Any) -> MergeCount | None:
     """The counters of a struct merge_counters; None when the rule is no leg, or took nothing."""
     if not found.received:
         return None
-    count = MergeCount(**{name: getattr(found, name) for name in _NUMBERS})
+    count = MergeCount.numbers(found)
     count.skew_most_s = min(found.skew_most, _LONGEST) / 1e9
     half, seen = sum(found.skews) / 2, 0
     for place, number in enumerate(found.skews):
