@@ -189,6 +189,9 @@ class Merge:
 
     by: Literal["rtp", "sequence", "content"]
 
+    def __str__(self) -> str:
+        return f"by {self.by}"
+
 
 @dataclass(frozen=True, slots=True)
 class Switch:

@@ -105,9 +105,6 @@ def _rule(old: Rule, new: Rule) -> Iterator[str]:
     yield from _fields("input.", old.input, new.input)
     if old.more != new.more:
         yield f"inputs {_inputs(old)} -> {_inputs(new)}"
-    if old.merge != new.merge:
-        before, after = (f"by {each.merge.by}" if each.merge else "none" for each in (old, new))
-        yield f"merge {before} -> {after}"
     yield from _outputs(old.outputs, new.outputs)
     told = dataclasses.replace(old, input=new.input, more=new.more, outputs=new.outputs)
     yield from _fields("", dataclasses.replace(told, place=new.place), new)

@@ -256,7 +256,13 @@ def test_switches_are_told(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_a_change_of_switch_is_said() -> None:
-    one, two = (parse(rule("feed", A, B, more=more), "f") for more in (SWITCH, ""))
-    told = "switch after 0.2 s of silence, back after 5 s -> none"
-    assert any(told in line.replace('"', "") for line in changes(one, two).changed["feed"])
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (SWITCH, "switch after 0.2 s of silence, back after 5 s -> none"),
+        ('merge = { by = "rtp" }\n', "merge by rtp -> none"),
+    ],
+)
+def test_that_legs_do_something_else_is_said_once(key: str, told: str) -> None:
+    one, two = (parse(rule("feed", A, B, more=more), "f") for more in (key, ""))
+    assert changes(one, two).changed["feed"] == [told]
