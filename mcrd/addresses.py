@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from ipaddress import IPv6Address
 
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Output, PortRange
@@ -87,3 +89,13 @@ def is_of_link(address: Address) -> bool:
     if isinstance(address, IPv6Address) and address.is_multicast:
         return address.packed[1] & 0x0F <= 2
     return address.is_link_local
+
+
+def storage(address: Address, index: int = 0) -> bytes:
+    """A struct sockaddr_storage, without a port; `index` is the zone of a link-local address."""
+    if address.version == 4:
+        name = struct.pack("=HH4s", socket.AF_INET, 0, address.packed)
+    else:
+        zone = index if address.is_link_local else 0
+        name = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, zone)
+    return struct.pack("128s", name)

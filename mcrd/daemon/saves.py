@@ -12,17 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
+from watchdog import events
 from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD
@@ -30,14 +20,15 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Inotify
 from mcrd.threads import NO_MORE
 
 # The kernel is asked for these alone: reading a file is no event.
-KINDS: list[type[FileSystemEvent]] = [
-    *(FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent),
-    *(DirCreatedEvent, DirDeletedEvent, DirMovedEvent),
+KINDS: list[type[events.FileSystemEvent]] = [
+    *(events.FileClosedEvent, events.FileCreatedEvent),
+    *(events.FileDeletedEvent, events.FileMovedEvent),
+    *(events.DirCreatedEvent, events.DirDeletedEvent, events.DirMovedEvent),
 ]
 SYSCTLS = Path("/proc/sys")
 
 
-class Saves(FileSystemEventHandler):
+class Saves(events.FileSystemEventHandler):
     """Tells `happened` in the loop of each name that `concerns`, and whether it came or went.
 
     `concerns` is called in a thread of watchdog's. `lost` is called in the loop when events were
@@ -104,9 +95,9 @@ class Saves(FileSystemEventHandler):
         if observer is not None:
             observer.end()
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
+    def on_any_event(self, event: events.FileSystemEvent) -> None:
         """Hand an event over to the loop; runs in the observer's thread."""
-        came_or_went = not isinstance(event, FileClosedEvent)
+        came_or_went = not isinstance(event, events.FileClosedEvent)
         for name in filter(None, (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))):
             if self._concerns(name):
                 self._hand_over(self._tell, name, came_or_went)

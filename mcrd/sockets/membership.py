@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
+from mcrd.addresses import storage
 from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.planning.resources import Hold, Membership
@@ -181,20 +182,10 @@ def _membership_socket(group: Address) -> socket.socket:
 def _membership_option(sock: socket.socket, join: bool, membership: Membership) -> None:
     """Join or leave by a struct group_req or group_source_req (RFC 3678, 5.1 and 5.2)."""
     level = socket.IPPROTO_IP if membership.group.version == 4 else socket.IPPROTO_IPV6
-    request = struct.pack("I4x", membership.index) + _storage(membership.group, membership.index)
+    request = struct.pack("I4x", membership.index) + storage(membership.group, membership.index)
     if membership.source is None:
         option = MCAST_JOIN_GROUP if join else MCAST_LEAVE_GROUP
     else:
         option = MCAST_JOIN_SOURCE_GROUP if join else MCAST_LEAVE_SOURCE_GROUP
-        request += _storage(membership.source, membership.index)
+        request += storage(membership.source, membership.index)
     sock.setsockopt(level, option, request)
-
-
-def _storage(address: Address, index: int) -> bytes:
-    """A struct sockaddr_storage."""
-    if address.version == 4:
-        name = struct.pack("=HH4s", socket.AF_INET, 0, address.packed)
-    else:
-        zone = index if address.is_link_local else 0
-        name = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, zone)
-    return struct.pack("128s", name)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from mcrd.addresses import is_of_link
 from mcrd.host.netlink import asking
 
 Address = IPv4Address | IPv6Address
@@ -72,12 +73,7 @@ class Target:
 
     def scope(self, interface_index: int) -> int:
         """The sin6_scope_id: link-local addresses mean nothing without one (RFC 4007)."""
-        address = self.address
-        if address.version == 4:
-            return 0
-        # Multicast scopes 1 and 2 are interface-local and link-local (RFC 4291, section 2.7).
-        local_group = address.is_multicast and address.packed[1] & 0x0F in {1, 2}
-        return interface_index if address.is_link_local or local_group else 0
+        return interface_index if self.address.version == 6 and is_of_link(self.address) else 0
 
     def endpoint(
         self, address: Address, interface_index: int

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from mcrd.addresses import storage
 from mcrd.errors import named
 from mcrd.traffic import SLICE_NS, Address, Target, TrafficError, allow_descriptors, open_socket
 from mcrd.traffic._traffic import ffi, lib
@@ -126,18 +127,11 @@ def _join(sock: socket.socket, group: Address, source: Address | None, index: in
         with suppress(OSError):  # Linux before 4.20; the bound address filters just as well
             sock.setsockopt(level, IPV6_MULTICAST_ALL, 0)
     # struct group_req and group_source_req: the sockaddr_storage is aligned like a long
-    request = struct.pack("@I0L", index) + _sockaddr_storage(group)
+    request = struct.pack("@I0L", index) + storage(group)
     if source is None:
         sock.setsockopt(level, MCAST_JOIN_GROUP, request)
     else:
-        sock.setsockopt(level, MCAST_JOIN_SOURCE_GROUP, request + _sockaddr_storage(source))
-
-
-def _sockaddr_storage(address: Address) -> bytes:
-    """The address as 128 bytes of sockaddr_in or sockaddr_in6; port, flow and scope are 0."""
-    if address.version == 4:
-        return struct.pack("=HH4s", socket.AF_INET, 0, address.packed).ljust(128, b"\0")
-    return struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, 0).ljust(128, b"\0")
+        sock.setsockopt(level, MCAST_JOIN_SOURCE_GROUP, request + storage(source))
 
 
 def _dropped(sock: socket.socket) -> int:
