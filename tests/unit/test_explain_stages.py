@@ -23,7 +23,7 @@ from mcrd.looks import Heard, Kind, Look, Query, Returned
 from mcrd.model import Input, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import mark
 from mcrd.planning.links import Link
-from mcrd.sums import InspectCount, Last
+from mcrd.sums import InspectCount, Last, MergeCount
 
 RULE = Rule(
     "a",
@@ -510,6 +510,16 @@ def test_a_loop_is_named_even_if_it_is_over() -> None:
     assert "5 packets came back" in found.text
     assert "0 of them meanwhile" in found.text
     assert "10.1.0.9 brought the last one" in found.text
+
+
+def test_a_leg_with_a_fault_is_told() -> None:
+    after = stats(110, 110)
+    after.rules["a"].merge = MergeCount(received=100, first=100, lost=7)
+    after.rules["a"].leg_faults = ["leg_apart"]
+    told = replace(HEALTHY, daemon=replace(WELL, after=after))
+    assert finding(told, "leg_apart").answer == "no"
+    assert "another stream" in finding(told, "leg_apart").text
+    assert finding(told, "merge").text == "merged: 100 received: 100 first, 7 lost"
 
 
 def test_what_was_lost_before_is_said_with_its_time() -> None:
