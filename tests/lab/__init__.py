@@ -20,7 +20,7 @@ files, mcrd-lab-* where temporary files go.
 
 from tests.lab.capture import Capture
 from tests.lab.daemon import Mcrd
-from tests.lab.network import Host, Lab
+from tests.lab.network import Host, Lab, cut, super_frames_arrive
 from tests.lab.processes import CommandError, LabError, leftovers, wait_for
 from tests.lab.scenarios import Fork, Triangle, build_fork, build_triangle
 from tests.lab.traffic import Receiver, Sender
@@ -38,6 +38,8 @@ __all__ = [
     "Triangle",
     "build_fork",
     "build_triangle",
+    "cut",
     "leftovers",
+    "super_frames_arrive",
     "wait_for",
 ]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from mcrd.host.merging import SUPER_FRAMES
+from mcrd.host.procfs import Host as Machine
 from tests.lab import processes
 from tests.lab.capture import Capture, Direction
 from tests.lab.daemon import Mcrd
@@ -312,6 +315,9 @@ class Lab:
             *("netns", str(right.pid)),
         )
         ends = ((left, left_name, left_addresses), (right, right_name, right_addresses))
+        if not super_frames_arrive():
+            for host, name, _ in ends:
+                cut(host, name)
         for host, name, addresses in ends:
             for address in addresses:
                 nodad = ["nodad"] if ":" in address else []
@@ -384,6 +390,19 @@ class Lab:
         self.daemons.append(daemon)
         daemon.wait_until_it_answers(ready)
         return daemon
+
+
+def cut(host: Host, *interfaces: str) -> None:
+    """What is written with UDP_SEGMENT is cut before it leaves: every datagram is a frame."""
+    for interface in interfaces:
+        host.run("ethtool", "-K", interface, "tx-udp-segmentation", "off")
+
+
+@functools.cache
+def super_frames_arrive() -> bool:
+    """Whether packet rings of this kernel take UDP super-frames; mcrgen sends some."""
+    release = Machine().release()
+    return release is not None and release >= SUPER_FRAMES
 
 
 def _sysctl_path(name: str) -> Path:

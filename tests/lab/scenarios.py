@@ -27,6 +27,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.lab.network import cut
+
 if TYPE_CHECKING:
     from tests.lab.network import Host, Lab
 
@@ -59,7 +61,7 @@ def build_triangle(lab: Lab) -> Triangle:
         *(relay, "r1", ["10.2.0.1/24", "fd02::1/64"]),
         *(sink, "k0", ["10.2.0.2/24", "fd02::2/64"]),
     )
-    _cut(relay, "r1")
+    cut(relay, "r1")
     return Triangle(lab, source, relay, sink)
 
 
@@ -71,10 +73,5 @@ def build_fork(lab: Lab) -> Fork:
         *(base.relay, "r2", ["10.3.0.1/24", "fd03::1/64"]),
         *(sink2, "k1", ["10.3.0.2/24", "fd03::2/64"]),
     )
-    _cut(base.relay, "r2")
+    cut(base.relay, "r2")
     return Fork(lab, base.source, base.relay, base.sink, sink2)
-
-
-def _cut(host: Host, interface: str) -> None:
-    """What is written with UDP_SEGMENT is cut before it leaves: every datagram is a frame."""
-    host.run("ethtool", "-K", interface, "tx-udp-segmentation", "off")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mcrd.planning.patterns import OUTPUTS_AT_MOST
-from tests.lab import wait_for
+from tests.lab import cut, wait_for
 from tests.lab.datagrams import sender, udp
 from tests.lab.rules import rule
 from tests.network.test_broadcast import caster
@@ -30,8 +30,7 @@ def container(triangle: Triangle, host: Host, number: int) -> None:
     address = f"172.18.{number}"
     triangle.lab.link(host, "eth0", [f"{address}.2/24"], triangle.relay, f"v{number}", [])
     triangle.lab.bridge(triangle.relay, f"br-{number}", [f"v{number}"], [f"{address}.1/24"])
-    for name in (f"br-{number}", f"v{number}"):  # each datagram is a frame
-        triangle.relay.run("ethtool", "-K", name, "tx-udp-segmentation", "off")
+    cut(triangle.relay, f"br-{number}", f"v{number}")
 
 
 def ends(triangle: Triangle, number: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.documents import recipes
-from tests.lab import Capture, Host, Lab, Mcrd, Receiver, wait_for
+from tests.lab import Capture, Host, Lab, Mcrd, Receiver, cut, wait_for
 from tests.lab.datagrams import sender, udp
 from tests.network.test_broadcast import caster
 from tests.network.test_inspect import rtp, transport_stream
@@ -52,12 +52,6 @@ def send(host: Host, *streams: tuple[str, int], size: int = 1316) -> None:
         for stream in streams
     ]
     assert [each.result()["sent"] for each in senders] == [COUNT] * len(streams)
-
-
-def cut(host: Host, *interfaces: str) -> None:
-    """What is written with UDP_SEGMENT is cut before it leaves, so that a capture has datagrams."""
-    for interface in interfaces:
-        host.run("ethtool", "-K", interface, "tx-udp-segmentation", "off")
 
 
 def all_arrive(sinks: Sequence[Receiver]) -> None:
