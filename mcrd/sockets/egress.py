@@ -25,11 +25,13 @@ from mcrd.sockets.rtnetlink import Question, RouteQueries
 # linux/in.h, linux/in6.h
 IP_MTU_DISCOVER = 10
 IP_RECVERR = 11
+IP_FREEBIND = 15
 IP_TRANSPARENT = 19
 IP_PMTUDISC_DONT = 0
 IPV6_MTU_DISCOVER = 23
 IPV6_RECVERR = 25
 IPV6_TRANSPARENT = 75
+IPV6_FREEBIND = 78
 IPV6_PMTUDISC_DONT = 0
 
 
@@ -69,6 +71,8 @@ class EgressSockets:
                 self._check_route(egress)
             # Who asks is a host: a forged broadcast address gets no answer.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(not is_answer(egress)))
+            if sending.routed and master_of(sending.index):
+                _bind_freely(sock, address.version)
             self._bind(sock, egress)
             sock.connect(socket_name(address, egress.port, sending.index))
             return sock
@@ -158,7 +162,9 @@ class EgressSockets:
 def _open_ear(egress: Egress) -> socket.socket:
     """A socket that is not connected, for anybody may answer, on a port that nobody has."""
     sending = egress.sending
-    interface = None if sending.routed else sending.interface
+    # Into a VRF comes what is bound there (Linux, Documentation/networking/vrf.rst).
+    everywhere = sending.routed and not master_of(sending.index)
+    interface = None if everywhere else sending.interface
     with or_close(plain_socket(sending.protocol, egress.address, interface)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANSWERS_WAIT)
         sock.bind(socket_name(egress.source, 0, sending.index))
@@ -173,6 +179,17 @@ def lost_by(sock: socket.socket) -> int:
 
 def _from(egress: Egress, port: int) -> Egress:
     return replace(egress, sending=replace(egress.sending, source_port=port))
+
+
+def _bind_freely(sock: socket.socket, version: int) -> None:
+    """Let it bind to an address of a VRF, which bind() seeks there for sockets of the VRF alone.
+
+    Bound to the interface, it would send by the routes of the VRF, not by those that led there.
+    """
+    if version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
 
 
 def _check_route(question: Question) -> None:
