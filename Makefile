@@ -6,6 +6,8 @@
 #   make test        the tests; without root, those on real packets are skipped. ARGS="-k name"
 #   make test-full   those that take long as well
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
+#   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
+#                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
 #   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
@@ -35,7 +37,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh bench bench-quick wheel deb install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels bench bench-quick wheel deb install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -64,6 +66,9 @@ test-full: setup
 
 test-fresh:
 	scripts/fresh $(SUITE)
+
+test-kernels:
+	@scripts/kernels $(KERNEL)
 
 bench: setup
 	@$(VENV)/python -m bench

@@ -27,6 +27,7 @@ import pytest
 from hypothesis import settings
 
 from tests.lab import Fork, Lab, Triangle, build_fork, build_triangle, leftovers, wait_for
+from tests.lab.processes import SLOWNESS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tests.lanes import Lanes
 
 # Seconds, of which no test needs a tenth.
-LIMIT, LIMIT_LONG = 300, 1800
+LIMIT, LIMIT_LONG = int(300 * SLOWNESS), int(1800 * SLOWNESS)
 
 # No database: the examples that it keeps would be root's under sudo.
 settings.register_profile("mcrd", database=None, deadline=None)

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# How many times slower than others this machine is: one that is emulated says so.
+SLOWNESS = float(os.environ.get("MCRD_SLOWNESS", "1"))
 # Seconds for what takes less than one: a machine may have ten times as much to do as CPUs for it.
-PATIENCE = 30.0
+PATIENCE = 30.0 * SLOWNESS
 
 # The process groups of all that this Python process ever started in a lab.
 _groups: set[int] = set()

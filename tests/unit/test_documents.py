@@ -85,3 +85,10 @@ def anchors(text: str) -> set[str]:
     """What GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_core_of_the_tests_is_there() -> None:
+    lines = (ROOT / "tests/core").read_text().splitlines()
+    for line in lines:
+        path, _, name = line.partition("::")
+        assert line.startswith("#") or f"def {name}" in (ROOT / path).read_text(), line
