@@ -314,9 +314,9 @@ def test_bacnet_and_knx_of_a_building(triangle: Triangle) -> None:
 
 
 def _names(workstation: Host, controller: Host) -> None:
-    """LLMNR is answered by unicast: to a resolver's own port, or to 5355 where it asks from there.
+    """LLMNR is answered by unicast, to where a question came from (RFC 4795, section 2.3).
 
-    The first is what Windows does, the second systemd-resolved (RFC 4795, section 2.3).
+    That is a port of the resolver's own, or 5355 as with systemd-resolved.
     """
     responder = Device(controller, "k0", "224.0.0.252", 5355)
     for port in (0, 5355):
