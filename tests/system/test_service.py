@@ -296,6 +296,29 @@ def test_a_stop_leaves_the_groups_and_keeps_nothing(service: Service) -> None:
     assert received(machine) == 0
 
 
+def test_gro_stays_over_a_restart_and_ends_with_a_stop(service: Service) -> None:
+    machine, relay = service.machine, service.network.relay
+
+    def merges() -> bool:
+        return "rx-udp-gro-forwarding: on" in relay.run("ethtool", "-k", "r0")
+
+    rights = "CAP_NET_RAW CAP_NET_ADMIN"
+    with drop_in(machine, f"AmbientCapabilities={rights}\nCapabilityBoundingSet={rights}"):
+        service.rules(A + "gro = true\n")
+        wait_for(merges, "gro")
+        machine.run("systemctl", "restart", "mcrd")
+        assert merges()
+        machine.write("/etc/mcr.toml", A)
+        machine.run("systemctl", "reload", "mcrd")
+        wait_for(lambda: not merges(), "no gro: the second daemon knows who had set it")
+        machine.write("/etc/mcr.toml", A + "gro = true\n")
+        machine.run("systemctl", "reload", "mcrd")
+        wait_for(merges, "gro again")
+        machine.run("systemctl", "stop", "mcrd")
+        assert not merges()
+    service.rules(A)
+
+
 @pytest.mark.long
 def test_the_watchdog_ends_a_supervisor_that_stands_still(service: Service) -> None:
     machine = service.machine
