@@ -175,6 +175,7 @@ class Output(Struct):
     sources: list[str] = []
     exclude: list[str] = []
     sample: int = 1
+    when: str | None = None
     interface_now: str | None = None
     state: str = ""
     reason: str | None = None
@@ -365,6 +366,41 @@ class Twice(Struct, frozen=True):
     inodes: tuple[int, ...] = ()
     uid: int | None = None
     group: str | None = None
+
+
+class Listening(Struct):
+    """A group that hosts of an interface want, from these sources (None: any).
+
+    `version` is the oldest of IGMP or MLD that one of them speaks.
+    """
+
+    group: str
+    sources: list[str] | None
+    since_s: float
+    version: int
+
+
+class Asked(Struct):
+    """What hosts of an interface say of groups, in "igmp" or "mld"; and who asks them.
+
+    `elected`: this host does. `ignored` are reports that there was no room for.
+    """
+
+    interface: str
+    protocol: str
+    querier: str | None
+    elected: bool
+    queries: int = 0
+    reports: int = 0
+    ignored: int = 0
+    groups: list[Listening] = []
+
+
+class Members(Answer):
+    """Who wants which groups, where this host asks for it."""
+
+    command = "members"
+    asked: list[Asked] = []
 
 
 class Others(Answer):

@@ -152,6 +152,7 @@ class Output(Manner):
     the source address and port of each packet. `limit` is in packets per second. `replies` is in
     seconds: so long does what answers a packet go back to who asked; None: never. Of what the rule
     takes it sends one packet in `sample`, of those from `sources` (none given: any) less `exclude`.
+    `when` is "members" where it sends only while some host on the interface is in its group.
     """
 
     interface: str | None
@@ -163,6 +164,7 @@ class Output(Manner):
     sources: tuple[Network, ...] = ()
     exclude: tuple[Network, ...] = ()
     sample: int = 1
+    when: Literal["members"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,7 @@ class Interface:
     sources a worker has sockets for. `rejoin` is in seconds: so often are memberships reported
     unasked; None: never. Versions None: those that the kernel chooses. `gro`: the kernel is to
     merge datagrams of a flow before they reach the rings. `busy_poll`: a worker never sleeps.
+    `querier`: this host asks who listens there.
     """
 
     workers: int = 1
@@ -258,6 +261,7 @@ class Interface:
     rejoin: float | None = None
     gro: bool = False
     busy_poll: bool = False
+    querier: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ complete -c mcrctl -n __fish_use_subcommand -a diff -d 'Say what a reload would 
 complete -c mcrctl -n __fish_use_subcommand -a status -d 'State of the daemon and its workers'
 complete -c mcrctl -n __fish_use_subcommand -a stats -d 'All counters'
 complete -c mcrctl -n __fish_use_subcommand -a rules -d 'Rules and their states'
+complete -c mcrctl -n __fish_use_subcommand -a members -d 'Who wants which groups, where this host asks (querier)'
 complete -c mcrctl -n __fish_use_subcommand -a top -d 'Rules and interfaces, live'
 complete -c mcrctl -n __fish_use_subcommand -a check -d 'Check a rule file; needs no daemon'
 complete -c mcrctl -n __fish_use_subcommand -a doctor -d 'Say which settings of this host stand in the way'

@@ -60,8 +60,8 @@ _mcrd_rules() {
 _mcrd_known() {
     case $1 in
         mcrd:) options='--help --config --control --check --log-level --version' wanted='' ;;
-        mcrctl:) options='--help --json --control --version' wanted='reload use diff status stats rules top check doctor import explain' ;;
-        mcrctl:reload | mcrctl:diff | mcrctl:status | mcrctl:stats) options='--help --json --control' wanted='' ;;
+        mcrctl:) options='--help --json --control --version' wanted='reload use diff status stats rules members top check doctor import explain' ;;
+        mcrctl:reload | mcrctl:diff | mcrctl:status | mcrctl:stats | mcrctl:members) options='--help --json --control' wanted='' ;;
         mcrctl:use | mcrctl:rules) options='--help --json --control' wanted='@rules' ;;
         mcrctl:top) options='--help --json --control --interval --count' wanted='' ;;
         mcrctl:check | mcrctl:import) options='--help --json --control' wanted='@files' ;;

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from mcrd import __version__
-from mcrd.answers import Answer, Diff, Reload, Rules, Stats, Status, Use
+from mcrd.answers import Answer, Diff, Members, Reload, Rules, Stats, Status, Use
 from mcrd.cli import text
 from mcrd.cli.arguments import Argument, argument
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
@@ -181,6 +181,9 @@ COMMANDS = {
     "stats": Command("all counters", partial(_ask, Stats, text.stats)),
     "rules": Command("rules and their states", partial(_ask, Rules, text.rules), [
         argument("name", "NAME", "only this rule", nargs="?")]),
+    "members": Command(
+        "who wants which groups, where this host asks (querier)",
+        partial(_ask, Members, text.members)),
     "top": Command("rules and interfaces, live", _top, [
         argument("--interval", "SECONDS", "seconds between two refreshes (default: %(default)g)",
                   type=_seconds, default=1.0),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 from mcrd import __version__, answers
 from mcrd.addresses import plain
@@ -152,6 +152,22 @@ def _rate(rate: Rate, indent: str) -> Iterator[str]:
         f"{indent}{rate.second.packets}/s, {rate.minute.packets:.10g}/s over a minute;"
         f" peak in 10 ms {rate.peak.second}, over a minute {rate.peak.minute}"
     )
+
+
+def members(answer: answers.Members) -> Iterator[str]:
+    """Who wants which groups."""
+    if not answer.asked:
+        yield "this host asks on no interface: `querier = true` under [interfaces.NAME]"
+    for asked in answer.asked:
+        name = asked.protocol.upper()
+        who = f"{asked.querier} asks" if asked.querier else "nobody asks"
+        also = " (this host)" if asked.elected else ""
+        yield f"{asked.interface}  {name}  {who}{also}"
+        for each in sorted(asked.groups, key=lambda group: ip_address(group.group)):
+            only = "" if each.sources is None else f" from {', '.join(each.sources)}"
+            yield f"    {each.group}{only}  for {each.since_s:.0f} s, {name}v{each.version}"
+        if asked.ignored:
+            yield f"    {asked.ignored} reports were not looked at: there was no room"
 
 
 def stats(answer: answers.Stats) -> Iterator[str]:

@@ -41,7 +41,14 @@ def check_rule(rule: FoundRule) -> None:
     for output in rule.outputs:
         _check_interface(rule, output)
         _check_loop_back(rule, output)
-        for wrong in (_wrong_for_esp, _wrong_sizes, _wrong_source, _wrong_loop, _wrong_replies):
+        for wrong in (
+            _wrong_for_esp,
+            _wrong_sizes,
+            _wrong_source,
+            _wrong_loop,
+            _wrong_when,
+            _wrong_replies,
+        ):
             for key, message in wrong(rule, output):
                 rule.report.value((*output.path, key), message)
     _check_choices(rule)
@@ -216,6 +223,16 @@ def _wrong_loop(_rule: FoundRule, output: FoundOutput) -> Wrong:
         if address in (BROADCAST, LIMITED_BROADCAST):
             hosts = "programs on this host hear every broadcast"
         yield "loop", f"applies to groups only; {hosts}"
+
+
+def _wrong_when(rule: FoundRule, output: FoundOutput) -> Wrong:
+    address = output.address
+    if output.fields.get("when") is None or address is None:
+        return
+    if not address.is_multicast:
+        yield "when", f"there are members of groups only, and {address} is none"
+    elif isinstance(address, Network) or rule.input_fields.get("vlan") is not None:
+        yield "when", "not possible for a range of groups, or with a VLAN; write a rule for each"
 
 
 def _wrong_replies(rule: FoundRule, output: FoundOutput) -> Wrong:

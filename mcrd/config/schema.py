@@ -99,6 +99,7 @@ class Interface(Struct):
     igmp_version: IgmpVersion | UnsetType = UNSET
     mld_version: MldVersion | UnsetType = UNSET
     gro: bool = False
+    querier: bool = False
     busy_poll: bool = False
 
 
@@ -141,6 +142,7 @@ class Output(Struct):
     sources: Sources = field(default_factory=list)
     exclude: Sources = field(default_factory=list)
     sample: Sample = 1
+    when: Literal["members"] | UnsetType = UNSET
 
 
 class Number(Struct):

@@ -57,7 +57,8 @@ def _warn_interfaces(documents: Sequence[Document], rules: list[FoundRule]) -> N
     for document in documents:
         for name, fields in document.fields["interfaces"].items():
             path = ("interfaces", name)
-            if name not in used and not any(map(is_pattern, (name, *used))):
+            read = name in used or any(map(is_pattern, (name, *used)))
+            if not read and not fields["querier"]:
                 message = "no effect, unless this is another name of an interface"
                 document.report.key(path, f"no rule has its input here: {message}")
                 continue

@@ -225,6 +225,11 @@ class Commands:
             found = [one for one in seen if not look or (one.rule, one.by) in before]
         return answers.Others(found, list(sight.unseen))
 
+    async def members(self, _: Arguments) -> answers.Members:
+        """Who wants which groups, where this host asks."""
+        queriers = self.planner.estate.holdings.queriers
+        return answers.Members([asking.told() for asking in queriers.values()])
+
     async def _listen_often(self) -> None:
         """While somebody wants to know: of a host that rejects all, hundreds of errors may come."""
         while self._looks.under_way:
@@ -273,6 +278,7 @@ COMMANDS = {
     "rules": Command(Commands.rules),
     "stats": Command(Commands.stats),
     "others": Command(Commands.others),
+    "members": Command(Commands.members),
     "look": Command(Commands.look, is_guarded=True, lasts=True),
 }
 GUARDED = frozenset(name for name, command in COMMANDS.items() if command.is_guarded)

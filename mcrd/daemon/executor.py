@@ -32,6 +32,7 @@ from mcrd.planning.replies import counted_by
 from mcrd.planning.resources import (
     GroupProtocol,
     Ingress,
+    Querying,
     Rejoin,
     Relay,
     RelayKey,
@@ -88,6 +89,7 @@ class Estate:
             relays=self._relays(),
             failures=self.failures.now(now, to_plan=to_plan),
             now=now,
+            listeners=self.holdings.queriers.listeners,
         )
 
     def _relays(self) -> dict[RelayKey, Relay]:
@@ -220,7 +222,10 @@ class Estate:
         try:
             self.holdings.open(resource, links)
         except OSError as error:
-            if isinstance(resource, Rejoin | GroupProtocol) and resource not in self.failures:
+            if (
+                isinstance(resource, Rejoin | GroupProtocol | Querying)
+                and resource not in self.failures
+            ):
                 log.warning("%s: %s", resource, words(error))  # no rule fails by that
             self.failures.add(resource, explain(error, resource))
         else:

@@ -56,7 +56,7 @@ def _is_news(at: int, output: OutputState, rule: RuleState, before: RuleState | 
 
 
 def _tell_output(rule: Rule, at: int, state: OutputState) -> None:
-    level = logging.INFO if state == GOOD else logging.WARNING
+    level = logging.INFO if state == GOOD or state.state == "idle" else logging.WARNING
     output = rule.outputs[at]
     of = {"rule": rule.name, "interface": output.interface, "output": where(output)}
     text = "rules.%s: outputs[%d]: %s"

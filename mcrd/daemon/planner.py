@@ -49,6 +49,7 @@ class Planner:
         self.pending = True
         self.woken = asyncio.Event()
         self.estate = Estate(self.woken.set)
+        self.estate.holdings.queriers.changed = self.woken.set
         self.links = Links(self.links_changed)
         self._unanswered = Unanswered(self.estate.ledger)
         self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
@@ -94,6 +95,8 @@ class Planner:
                 log.warning("%s", warning)
         self._names.look(new, self.links.now, anew=True)
         self.routes.watch(self._unanswered.watch(new))
+        outputs = (output for rule in new.rules.values() for output in rule.outputs)
+        self.estate.holdings.queriers.groups = frozenset(o.address for o in outputs if o.when)
         self._needs.keep(new.rules)
         self.estate.forget(new, self.links.now)
 

@@ -166,6 +166,7 @@ class Supervisor:
             ("who else relays", self._look_beside),
             ("what is heard", lambda: self._listener.listen(self._planner.links.now)),
             ("memberships", self._rejoin),
+            ("queriers", lambda: self._estate.holdings.queriers.look(self._planner.links.now)),
             ("rule files", self._file.watch.look),
             ("the log", journal.look),
             ("the service manager", self._health.tell),

@@ -159,7 +159,8 @@ def _unasked(evidence: Evidence, text: str, answer: Answer, remedy: str, more: s
 
 
 def _querier_or_rejoin(given: Input) -> str:
-    return f'{QUERIER}; or `rejoin = "60s"` under [interfaces.{given.interface}] of the rule file'
+    keys = f'`querier = true` or `rejoin = "60s"` under [interfaces.{given.interface}]'
+    return f"{QUERIER}; or {keys} of the rule file"
 
 
 def _drops_queries(evidence: Evidence, heard: Heard | None) -> bool:

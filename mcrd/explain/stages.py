@@ -53,6 +53,10 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
         told = any(f.answer == "no" and f.topic in causes for f in rest)
         text = f"the rule is {state}: {reason}"
         remedy = "" if told else "mcrd(8) explains the reasons; mcrd tries again by itself"
+        if state == "idle":
+            remedy = (
+                "join there; `mcrctl members` shows who has, and who asks (`when` in mcr.toml(5))"
+            )
         yield Finding("file", "state", "note" if told else "no", text, remedy)
 
 

@@ -21,6 +21,7 @@ from mcrd.lanes.lane import Lane
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import own_source
 from mcrd.lanes.memory import guard_memory
+from mcrd.lanes.queriers import Queriers
 from mcrd.lanes.rejoin import Rejoins, Spoken
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
@@ -34,6 +35,7 @@ from mcrd.planning.resources import (
     Members,
     Membership,
     Nowhere,
+    Querying,
     Reception,
     Rejoin,
     Resource,
@@ -62,6 +64,7 @@ class Holdings:
         self.memberships = Memberships()
         self.protocols = GroupProtocols()
         self.rejoins = Rejoins()
+        self.queriers = Queriers()
         self.merging = Merging()
         self.opener = EgressSockets()
         self._receivers = Receivers()
@@ -77,6 +80,7 @@ class Holdings:
             Membership: self.memberships,
             GroupProtocol: self.protocols,
             Rejoin: self.rejoins,
+            Querying: self.queriers,
         }
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
@@ -123,6 +127,8 @@ class Holdings:
                 self.protocols.set(resource)
             case Rejoin():
                 self.rejoins.begin(resource)
+            case Querying():
+                self.queriers.begin(resource, links)
 
     def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
         """Open all of its rings, or none; those that they replace count until then."""
@@ -208,6 +214,8 @@ class Holdings:
                 self.protocols.end(resource)
             case Rejoin():
                 self.rejoins.end(resource)
+            case Querying():
+                self.queriers.end(resource)
 
     def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
         self._ingresses.discard(ingress)

@@ -25,15 +25,18 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Somebody asks who wants what: all groups (None), or one.
+    """Somebody asks who wants what: all groups (None), or one, or that from some sources (packed).
 
-    `response`: seconds to answer; `interval`: seconds between two general ones.
+    `response`: seconds to answer; `interval`: seconds between two general ones. `suppress`: routers
+    are to leave their timers (the S flag).
     """
 
     version: int
     group: Address | None
     response: float
     interval: float = 125.0
+    sources: frozenset[bytes] = frozenset()
+    suppress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,17 @@ class Record:
     """What a host wants of a group, `now`; or which sources it wants in addition, or no longer.
 
     `sources` None: any. No sources, now: it has left. They are packed, as bytes: the hashes of
-    addresses are those of numbers, which whoever chooses the addresses can make equal.
+    addresses are those of numbers, which whoever chooses the addresses can make equal. `kind` is
+    that of the record (RFC 3376, 4.2.12), and `refused` the sources that it does not want; 0: a
+    message of an older `version` of IGMP or MLD.
     """
 
     group: Address
     sources: frozenset[bytes] | None = None
     change: Literal["now", "allow", "block"] = "now"
+    kind: int = 0
+    refused: frozenset[bytes] = frozenset()
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +83,12 @@ def igmp(body: bytes) -> Message:
         case 0x11:
             version = 3 if len(body) >= 12 else 2 if code else 1
             tenths = (_exponential(code, 4) if version == 3 else code) or 100
-            every = _exponential(body[9], 4) if version == 3 else 0
-            return Query(version, group if int(group) else None, tenths / 10, every or 125.0)
+            about = group if int(group) else None
+            return _query(version, about, tenths / 10, body[8:] if version == 3 else b"")
         case 0x12 | 0x16:
-            return (Record(group),)
+            return (Record(group, version=1 if kind == 0x12 else 2),)
         case 0x17:
-            return (Record(group, frozenset()),)
+            return (Record(group, frozenset(), version=2),)
         case 0x22:
             return tuple(_records(body, 4))
     return None
@@ -101,9 +109,22 @@ def mld(body: bytes) -> Message:
     if kind == 130:
         version = 2 if len(body) >= 28 else 1
         milliseconds = _exponential(code, 12) if version == 2 else code
-        every = _exponential(body[25], 4) if version == 2 else 0
-        return Query(version, group if int(group) else None, milliseconds / 1000, every or 125.0)
-    return (Record(group, None if kind == 131 else frozenset()),)
+        about = group if int(group) else None
+        return _query(version, about, milliseconds / 1000, body[24:] if version == 2 else b"")
+    return (Record(group, None if kind == 131 else frozenset(), version=1),)
+
+
+def _query(version: int, group: Address | None, response: float, more: bytes) -> Query:
+    """`more` is what the latest version has behind the group (RFC 3376, 4.1; RFC 3810, 5.1)."""
+    if not more:
+        return Query(version, group, response)
+    flags, every, count = struct.unpack_from("!BBH", more)
+    size = len(group.packed) if group is not None else 4
+    if count and len(more) < 4 + count * size:
+        raise MalformedError("it is too short")
+    listed = (more[at : at + size] for at in range(4, 4 + min(count, SOURCES) * size, size))
+    interval = _exponential(every, 4) or 125.0
+    return Query(version, group, response, interval, frozenset(listed), bool(flags & 8))
 
 
 def icmp(body: bytes, version: int) -> Error | None:
@@ -150,14 +171,14 @@ def _records(body: bytes, size: int) -> Iterator[Record]:
             at += sources * size + more * 4
             named = frozenset(listed) if sources <= SOURCES else None
             match kind:
-                case 2 | 4:  # IS_EXCLUDE, TO_EXCLUDE: whom it does not want is not looked at
-                    yield Record(_address(group))
+                case 2 | 4:  # IS_EXCLUDE, TO_EXCLUDE: some others than those that it names
+                    yield Record(_address(group), kind=kind, refused=named or frozenset())
                 case 1 | 3:  # IS_INCLUDE, TO_INCLUDE
-                    yield Record(_address(group), named)
+                    yield Record(_address(group), named, kind=kind)
                 case 5:  # ALLOW
-                    yield Record(_address(group), named, "allow")
+                    yield Record(_address(group), named, "allow", kind)
                 case 6 if named is not None:  # BLOCK
-                    yield Record(_address(group), named, "block")
+                    yield Record(_address(group), named, "block", kind)
     except struct.error:
         raise MalformedError("it is too short") from None
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from mcrd.model import Address, Network
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.resources import Relay, RelayKey, Resource
 
@@ -18,6 +20,25 @@ class Failure:
     reason: str
     retry_at: float
     attempts: int = 1
+
+
+class Wanted(NamedTuple):
+    """Which sources of a group hosts want: these, packed; or any but those that are refused."""
+
+    any: bool
+    sources: frozenset[bytes]
+    refused: frozenset[bytes] = frozenset()
+
+    def takes(self, source: Address | None) -> bool:
+        """Whether somebody wants what this source sends; None: some source or other."""
+        if source is None:
+            return True
+        packed = source.packed
+        return packed in self.sources or (self.any and packed not in self.refused)
+
+
+Listeners = Mapping[tuple[int, Address | Network], Wanted]
+"""What hosts want, by the index of their interface and the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +55,7 @@ class Actual:
     failures: Mapping[Resource | RelayKey, Failure] = field(default_factory=dict)
     now: float = 0.0
     ways: Mapping[Lookup, Way] = field(default_factory=dict)
+    listeners: Listeners = field(default_factory=dict)
 
     def blocked(self, what: Resource | RelayKey) -> bool:
         """It failed, and its time to be tried again has not come."""

@@ -19,10 +19,11 @@ from mcrd.model import (
     Input,
     Interface,
     Network,
+    Output,
     Rule,
 )
 from mcrd.planning import names, outlets, patterns
-from mcrd.planning.actual import Actual
+from mcrd.planning.actual import Actual, Listeners, Wanted
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.portions import portion
@@ -33,6 +34,7 @@ from mcrd.planning.resources import (
     Membership,
     Nowhere,
     Outlet,
+    Querying,
     Reception,
     Rejoin,
     Relay,
@@ -60,7 +62,8 @@ class Needs:
     each worker and each output of the rule, what is to be opened or what it waits for; `waiting`
     the same where there is no worker to be had. `whole` is what the workers do when all of it can
     be opened. `doubts` say of each output why its packets may go nowhere. `moves`: some output
-    follows the routes, or leads nowhere now.
+    follows the routes, or leads nowhere now. `idle` are the places of the outputs that wait for
+    nothing but members.
     """
 
     waits: str
@@ -71,6 +74,7 @@ class Needs:
     whole: Mapping[RelayKey, Relay] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     moves: bool = False
+    idle: frozenset[int] = frozenset()
 
 
 class _Known(NamedTuple):
@@ -80,7 +84,7 @@ class _Known(NamedTuple):
     rule: Rule
     settings: tuple[Interface | None, str, tuple[str, ...], str, Interface]
     lookups: tuple[Lookup, ...]
-    seen: tuple[Link | Way | bool | None, ...]
+    seen: tuple[Link | Way | Wanted | bool | None, ...]
     needs: Needs
 
 
@@ -95,6 +99,7 @@ class KnownNeeds:
         self._known: dict[str, _Known] = {}
         self._links: Mapping[str, Link] = {}
         self._ways: Mapping[Lookup, Way] = {}
+        self._listeners: Listeners = {}
         self._interfaces: Mapping[str, Interface] = {}
         self._rules: Mapping[str, Rule] = {}
         self._doubles = names.NONE
@@ -115,8 +120,8 @@ class KnownNeeds:
             self._lanes = names.lanes(config, links)
             self._own = outlets.own_addresses(links)
             self._look += 1
-        if ways is not self._ways:
-            self._ways = ways
+        if ways is not self._ways or actual.listeners is not self._listeners:
+            self._ways, self._listeners = ways, actual.listeners
             self._look += 1
         known = self._known.get(rule.name)
         if known is not None and known.look == self._look and known.rule is rule:
@@ -137,12 +142,13 @@ class KnownNeeds:
             *there,
             *(links.get(way.interface) for way in there if way is not None),
             *(o.source in self._own for o in rule.outputs if o.interface is None and o.source),
+            *(_wanted(o, links, actual.listeners) for o in rule.outputs if o.when is not None),
         )
         # Of tuples, what is the same object is compared no further.
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
             found = known.needs
         else:
-            found = needs(rule, config, links, ways, double, lane, self._own)
+            found = needs(rule, config, links, ways, double, lane, self._own, actual.listeners)
             if known is not None and found == known.needs:
                 found = known.needs  # the same object: what was made of it need not be compared
         self._known[rule.name] = _Known(self._look, rule, settings, lookups, seen, found)
@@ -153,6 +159,35 @@ class KnownNeeds:
         self._known = {name: known for name, known in self._known.items() if name in rules}
 
 
+def queriers(config: Config, links: Mapping[str, Link]) -> Iterator[Querying]:
+    """Those that the rule file asks for, on the interfaces that are there, by whatever name."""
+    for name, settings in config.interfaces.items():
+        link = links.get(name) if settings.querier else None
+        if link is not None:
+            yield querying(config, link, 4)
+            yield querying(config, link, 6)
+
+
+def querying(config: Config, link: Link, version: int) -> Querying:
+    """Who listens on an interface, in IGMP or MLD, as its table says."""
+    table = names.settings(config, link)
+    spoken = table.igmp_version if version == 4 else table.mld_version
+    return Querying(link.name, link.index, version, table.querier, spoken)
+
+
+def _asking(rule: Rule, config: Config, links: Mapping[str, Link]) -> Iterator[Querying]:
+    """What tells of the members that outputs send to alone."""
+    for output in rule.outputs:
+        link = links.get(output.interface or "") if output.when is not None else None
+        if link is not None:
+            yield querying(config, link, output.address.version)
+
+
+def _wanted(output: Output, links: Mapping[str, Link], listeners: Listeners) -> Wanted | None:
+    link = links.get(output.interface or "")
+    return listeners.get((link.index, output.address)) if link is not None else None
+
+
 def needs(
     rule: Rule,
     config: Config,
@@ -161,6 +196,7 @@ def needs(
     double: Sequence[str] = (),
     lane: str = "",
     own: Collection[Address] | None = None,
+    listeners: Listeners = MappingProxyType({}),
 ) -> Needs:
     """What `rule` needs, as the links and the routes are now; `double` as Doubles.of().
 
@@ -179,8 +215,15 @@ def needs(
         return Needs(missing, waiting=tuple(waits or missing for waits in waiting))
     if same:
         return Needs(same, waiting=tuple(waits or same for waits in waiting))
-    if all(waiting):
-        return Needs("; ".join(dict.fromkeys(waiting)), waiting=waiting)
+    unwanted = tuple(
+        "" if waits else outlets.why_unwanted(output, links, listeners)
+        for waits, output in zip(waiting, rule.outputs, strict=True)
+    )
+    idle = frozenset(at for at, why in enumerate(unwanted) if why)
+    asking = tuple(dict.fromkeys(_asking(rule, config, links)))
+    waiting = tuple(waits or why for waits, why in zip(waiting, unwanted, strict=True))
+    if all(waiting) and not idle:
+        return Needs("; ".join(dict.fromkeys(waiting)), optional=asking, waiting=waiting)
     settings = names.settings(config, link)
     count = 1 if lane else settings.workers
     ingress = Ingress(link.name, link.index, count, settings.ring_size, lane, settings.gro)
@@ -191,6 +234,8 @@ def needs(
         Worker(ingress.home, number, cpus[number % len(cpus)], strict, reader.busy_poll)
         for number in range(count)
     )
+    if all(waiting):  # the worker is there when somebody joins, and no group is joined until then
+        return Needs("", (ingress, *workers), asking, waiting=waiting, idle=idle)
     relays = {
         RelayKey(worker, rule.name): tuple(
             waits or outlets.outlet(worker, rule, output, links, ways, own)
@@ -234,11 +279,12 @@ def needs(
     return Needs(
         outlets.why_down(rule.input.interface, links),
         required,
-        optional + heard,
+        optional + heard + asking,
         relays,
         whole=whole,
         doubts=doubts,
         moves=moves,
+        idle=idle,
     )
 
 

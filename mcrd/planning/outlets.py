@@ -12,6 +12,7 @@ from typing import Any
 from mcrd.addresses import Target, first_address, first_port, target
 from mcrd.model import MANNER, Address, Config, Output, PortRange, Rule
 from mcrd.planning import names, patterns
+from mcrd.planning.actual import Listeners
 from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
@@ -63,6 +64,20 @@ def why_waiting(output: Output, links: Mapping[str, Link]) -> str:
             return f"{name} does not have the address {output.source}"
         return f"{name} has no IPv{output.address.version} address"
     return ""
+
+
+def why_unwanted(output: Output, links: Mapping[str, Link], listeners: Listeners) -> str:
+    """Why an output with `when` has nobody to send to, once it waits for nothing; "" if it has."""
+    if output.when is None or output.interface is None:
+        return ""
+    link = links[output.interface]
+    wanted = listeners.get((link.index, output.address))
+    source = source_of(output, link)
+    if wanted is not None and wanted.takes(None if output.source == "keep" else source):
+        return ""
+    only = f" from {source}" if wanted is not None else ""
+    name = names.shown(output.interface, links)
+    return f"nobody on {name} has joined {output.address}{only}"
 
 
 def why_unanswered(rule: Rule, output: Output, link: Link | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from mcrd.model import Config
 from mcrd.planning.actual import Actual
-from mcrd.planning.needs import KnownNeeds
+from mcrd.planning.needs import KnownNeeds, queriers
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
@@ -22,6 +22,7 @@ from mcrd.planning.resources import (
     Members,
     Membership,
     Nowhere,
+    Querying,
     Reception,
     Rejoin,
     Relay,
@@ -84,6 +85,7 @@ _ORDER: tuple[type[Resource], ...] = (
     GroupProtocol,
     Membership,
     Rejoin,
+    Querying,
 )
 
 
@@ -92,6 +94,7 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
     known = known or KnownNeeds()
     wanted: dict[Resource, None] = {}
     relays: dict[RelayKey, Relay] = {}
+    wanted.update(dict.fromkeys(queriers(config, actual.links)))
     for rule in config.rules.values():
         if not rule.enabled:
             continue

@@ -167,6 +167,22 @@ class GroupProtocol(OnInterface):
 
 
 @dataclass(frozen=True, slots=True)
+class Querying(OnInterface):
+    """Who listens on an interface, heard in IGMP (`version` 4) or MLD (6), and asked for.
+
+    `asks`: it takes part in the election of the querier. `spoken` is the version of the protocol
+    that it asks in; None: the latest.
+    """
+
+    version: int
+    asks: bool
+    spoken: int | None = None
+
+    def __str__(self) -> str:
+        return f"{'IGMP' if self.version == 4 else 'MLD'} querier on {self.interface}"
+
+
+@dataclass(frozen=True, slots=True)
 class Hold(OnInterface):
     """A unicast input, held so that the kernel does not answer "port unreachable" for it."""
 
@@ -356,7 +372,9 @@ class Nowhere:
 Outlet = Egress | Members | Nowhere
 """What an output of a rule is in one worker."""
 
-Resource = Ingress | Worker | Membership | Reception | Hold | Outlet | Rejoin | GroupProtocol
+Resource = (
+    Ingress | Worker | Membership | Reception | Hold | Outlet | Rejoin | GroupProtocol | Querying
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.needs import KnownNeeds, Needs
 from mcrd.planning.resources import Nowhere, RelayKey, Resource
 
-State = Literal["active", "waiting", "failed", "disabled"]
+State = Literal["active", "idle", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)
 
 
@@ -75,7 +75,8 @@ def _rule(rule: Rule, config: Config, actual: Actual, known: KnownNeeds) -> Rule
     if failed is not None:
         return RuleState("failed", failed.reason, outputs, failed.retry_in)
     reasons = dict.fromkeys(output.reason for output in outputs if output.reason)
-    return RuleState("waiting", "; ".join(reasons), outputs)
+    state: State = "idle" if entry.idle else "waiting"
+    return RuleState(state, "; ".join(reasons), outputs)
 
 
 def _is_done(entry: Needs, outputs: int, actual: Actual) -> bool:
@@ -108,6 +109,8 @@ def _whole(entry: Needs, actual: Actual) -> tuple[str | None, float | None]:
 
 def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputState:
     """The state of an output: the worst of what it is in the workers of the interface."""
+    if at in entry.idle:
+        return OutputState("idle", entry.waiting[at])
     if not entry.relays:
         return OutputState("waiting", entry.waiting[at])
     found = OutputState("active", entry.doubts[at] or None)

@@ -60,12 +60,12 @@ def reports(wanted: Wanted, source: Address, spoken: int, mtu: int) -> Iterator[
     if spoken < LATEST[version]:
         for group in groups:
             body = struct.pack("!BxHHH", kind, 0, 0, 0) if version == 6 else bytes((kind, 0, 0, 0))
-            yield Report(group, _packet(source, group, body + group.packed))
+            yield Report(group, with_header(source, group, body + group.packed))
         return
-    room = max(mtu, LEAST_MTU[version]) - len(_packet(source, ROUTERS[version], bytes(8)))
+    room = max(mtu, LEAST_MTU[version]) - len(with_header(source, ROUTERS[version], bytes(8)))
     for records in _filled(list(_records(groups, room)), room):
         body = struct.pack("!BxHHH", kind, 0, 0, len(records)) + b"".join(records)
-        yield Report(ROUTERS[version], _packet(source, ROUTERS[version], body))
+        yield Report(ROUTERS[version], with_header(source, ROUTERS[version], body))
 
 
 def _records(wanted: Wanted, room: int) -> Iterator[bytes]:
@@ -97,7 +97,7 @@ def _filled(records: Sequence[bytes], room: int) -> Iterator[Sequence[bytes]]:
         yield some
 
 
-def _packet(source: Address, destination: Address, body: bytes) -> bytes:
+def with_header(source: Address, destination: Address, body: bytes) -> bytes:
     """Add the checksum, a TTL of 1 and Router Alert."""
     ends = source.packed + destination.packed
     if source.version == 4:

@@ -53,21 +53,37 @@ def report(*records: tuple[int, Address, tuple[Address, ...]], kind: int = 0x22)
         (query(20, version=2), Query(2, None, 2.0)),
         (query(0, version=2), Query(1, None, 10.0)),
         (query(group="239.1.1.1"), Query(3, GROUP, 10.0)),
-        (struct.pack("!BBH", 0x16, 0, 0) + GROUP.packed, (Record(GROUP),)),
-        (struct.pack("!BBH", 0x17, 0, 0) + GROUP.packed, (Record(GROUP, frozenset()),)),
-        (report((TO_EXCLUDE, GROUP, (SOURCE,))), (Record(GROUP),)),
-        (report((TO_INCLUDE, GROUP, ())), (Record(GROUP, frozenset()),)),
+        (
+            query(group="239.1.1.1")[:8] + bytes((0x0A, 125, 0, 1)) + SOURCE.packed,
+            Query(3, GROUP, 10.0, 125.0, frozenset({SOURCE.packed}), suppress=True),
+        ),
+        (struct.pack("!BBH", 0x16, 0, 0) + GROUP.packed, (Record(GROUP, version=2),)),
+        (
+            struct.pack("!BBH", 0x17, 0, 0) + GROUP.packed,
+            (Record(GROUP, frozenset(), version=2),),
+        ),
+        (
+            report((TO_EXCLUDE, GROUP, (SOURCE,))),
+            (Record(GROUP, kind=TO_EXCLUDE, refused=frozenset({SOURCE.packed})),),
+        ),
+        (report((TO_INCLUDE, GROUP, ())), (Record(GROUP, frozenset(), kind=TO_INCLUDE),)),
         (
             report((ALLOW, GROUP, (SOURCE,)), (IS_EXCLUDE, OTHER, ())),
-            (Record(GROUP, frozenset({SOURCE.packed}), "allow"), Record(OTHER)),
+            (
+                Record(GROUP, frozenset({SOURCE.packed}), "allow", ALLOW),
+                Record(OTHER, kind=IS_EXCLUDE),
+            ),
         ),
         (
             report((IS_INCLUDE, GROUP, (SOURCE, SECOND)), (IS_EXCLUDE, OTHER, ())),
-            (Record(GROUP, frozenset({SOURCE.packed, SECOND.packed})), Record(OTHER)),
+            (
+                Record(GROUP, frozenset({SOURCE.packed, SECOND.packed}), kind=IS_INCLUDE),
+                Record(OTHER, kind=IS_EXCLUDE),
+            ),
         ),
         (
             report((IS_INCLUDE, GROUP, (SOURCE,) * 65), (BLOCK, OTHER, (SOURCE,) * 65)),
-            (Record(GROUP),),
+            (Record(GROUP, kind=IS_INCLUDE),),
         ),
         (struct.pack("!BBH", 0x13, 0, 0) + GROUP.packed, None),  # DVMRP
     ],
@@ -82,9 +98,12 @@ def test_igmp(body: bytes, expected: Message) -> None:
         (struct.pack("!BxxxH2x", 130, 10000) + bytes(16) + bytes(4), Query(2, None, 10.0)),
         (struct.pack("!BxxxH2x", 130, 0x8FFF) + bytes(20), Query(2, None, 65.528)),
         (struct.pack("!BxxxH2x", 130, 500) + bytes(16), Query(1, None, 0.5)),
-        (struct.pack("!BxxxH2x", 131, 0) + GROUP6.packed, (Record(GROUP6),)),
-        (struct.pack("!BxxxH2x", 132, 0) + GROUP6.packed, (Record(GROUP6, frozenset()),)),
-        (report((IS_EXCLUDE, GROUP6, ()), kind=143), (Record(GROUP6),)),
+        (struct.pack("!BxxxH2x", 131, 0) + GROUP6.packed, (Record(GROUP6, version=1),)),
+        (
+            struct.pack("!BxxxH2x", 132, 0) + GROUP6.packed,
+            (Record(GROUP6, frozenset(), version=1),),
+        ),
+        (report((IS_EXCLUDE, GROUP6, ()), kind=143), (Record(GROUP6, kind=IS_EXCLUDE),)),
         (struct.pack("!BxxxH2x", 134, 0) + bytes(16), None),  # a router advertisement
     ],
 )

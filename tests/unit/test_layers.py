@@ -15,7 +15,7 @@ FLOORS = [
     {"model", "errors", "events", "files", "sums", "threads", "words", "dataplane"},
     {"addresses", "answers"},
     {"client", "inspected", "looks", "merged", "tasks", "config", "systemd"},
-    {"planning", "convert"},
+    {"planning", "convert", "querying"},
     {"sockets"},
     {"host", "observe"},
     {"lanes", "beside", "traffic"},

@@ -455,8 +455,9 @@ def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPat
         double: object,
         lane: str,
         own: Collection[Address],
+        listeners: object,
     ) -> object:
-        assert (double, lane) == ((), "")
+        assert (double, lane, listeners) == ((), "", {})
         assert own == own_addresses(links)
         asked.append(rule.name)
         return needs(rule, config, links, ways)

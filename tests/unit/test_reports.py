@@ -78,7 +78,7 @@ def test_many_groups_go_into_packets_of_the_mtu(
     assert {str(report.destination) for report in found} == {routers}
     assert max(len(report.packet) for report in found) <= MTU
     assert len(found) == (6 if source.version == 4 else 14)
-    assert told(found) == [Record(ip_address(first) + number) for number in range(1000)]
+    assert told(found) == [Record(ip_address(first) + number, kind=2) for number in range(1000)]
 
 
 @pytest.mark.parametrize(("source", "group", "latest"), [(V4, "232.1.1.1", 3), (V6, "ff3e::1", 2)])
@@ -121,7 +121,7 @@ def test_older_versions_have_a_packet_for_each_group(
     found = list(reports(given, source, spoken, MTU))
     assert [report.destination for report in found] == list(given)
     assert {body(report)[0] for report in found} == {kind}
-    assert told(found) == [Record(group) for group in given]
+    assert told(found) == [Record(group, version=spoken) for group in given]
 
 
 @pytest.mark.parametrize(

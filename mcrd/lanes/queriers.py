@@ -1,0 +1,201 @@
+"""The queriers of this host: who listens on the interfaces where it asks, or wants to know."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+
+from mcrd.answers import Asked, Listening
+from mcrd.events import tell
+from mcrd.model import Address, Network
+from mcrd.observe.messages import MalformedError, Query, Record, igmp, mld
+from mcrd.planning.actual import Listeners, Wanted
+from mcrd.planning.links import Link
+from mcrd.planning.resources import Querying
+from mcrd.querying.groups import NONE, Group, Said
+from mcrd.querying.querier import Ask, Querier
+from mcrd.sockets.queries import query
+from mcrd.sockets.rejoin import source_for
+from mcrd.sockets.reports import LATEST, is_reported
+from mcrd.sockets.station import Station
+
+SHARE = 9  # times as long as reading took is the pause after it
+
+log = logging.getLogger(__name__)
+
+
+class Queriers(dict[Querying, "Asking"]):
+    """Those that are open.
+
+    `listeners` is what hosts want of the `groups` that outputs are interested in; `changed` is
+    called when it is another one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: frozenset[Address | Network] = frozenset()
+        self.listeners: Listeners = {}
+        self.changed: Callable[[], None] = lambda: None
+
+    def begin(self, querying: Querying, links: Mapping[str, Link]) -> None:
+        """Ask and listen from now on; raise OSError."""
+        self[querying] = Asking(querying, links[querying.interface], self._heard)
+
+    def end(self, querying: Querying) -> None:
+        """Ask and listen no more."""
+        self.pop(querying).close()
+        self._heard()
+
+    def look(self, links: Mapping[str, Link]) -> None:
+        """Send what is due, and forget who has not answered."""
+        for querying, asking in self.items():
+            link = links.get(querying.interface)
+            if link is not None and link.index == querying.index:
+                asking.look(link)
+        self._heard()
+
+    def _heard(self) -> None:
+        now = time.monotonic()
+        found: dict[tuple[int, Address | Network], Wanted] = {}
+        for querying, asking in self.items():
+            known = asking.querier.groups
+            for address, group in known.items():
+                if address in self.groups and not group.is_over(now):
+                    found[querying.index, address] = _wanted(group, now)
+        if found != self.listeners:
+            self.listeners = found
+            self.changed()
+
+
+class Asking:
+    """One protocol on one interface."""
+
+    def __init__(self, querying: Querying, link: Link, heard: Callable[[], None]) -> None:
+        self._querying, self._link, self._heard = querying, link, heard
+        self._station = Station(querying.interface, querying.index, querying.version)
+        self._ears: asyncio.TimerHandle | None = None
+        newest = LATEST[querying.version]
+        self.querier = Querier(None, querying.asks, newest)
+        self._elected: Address | None = None
+        self._listen()
+
+    def _listen(self) -> None:
+        self._ears = None
+        asyncio.get_running_loop().add_reader(self._station.fileno(), self._read)
+
+    def _read(self) -> None:
+        """Of a flood, what does not fit into a part of the time is lost to it alone."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._station.fileno())
+        began = time.thread_time()
+        now = time.monotonic()
+        for source, body in self._station.listen():
+            try:
+                message = igmp(body) if source.version == 4 else mld(body)
+            except MalformedError:
+                continue
+            if isinstance(message, Query):
+                ask = Ask(message.group, message.sources, message.suppress)
+                self.querier.hear_query(source, ask, message.interval, now)
+            else:
+                for record in message or ():
+                    self._take(record, now)
+        self._heard()
+        self._ears = loop.call_later(SHARE * (time.thread_time() - began), self._listen)
+        self.look(self._link)
+
+    def _take(self, record: Record, now: float) -> None:
+        querier, group = self.querier, record.group
+        if not group.is_multicast or not is_reported(group):
+            return
+        if record.version:
+            if record.sources is None:
+                querier.hear_old(group, record.version, now)
+            else:
+                querier.hear(group, Said.TO_IN, NONE, now)
+            return
+        said = Said(record.kind)
+        if said in (Said.IS_EX, Said.TO_EX):
+            querier.hear(group, said, record.refused, now)
+        elif record.sources is None:  # more than are looked at: any
+            querier.hear(group, Said.IS_EX, NONE, now)
+        else:
+            querier.hear(group, said, record.sources, now)
+
+    def look(self, link: Link) -> None:
+        """Send what is due, and forget who has not answered."""
+        self._link, now = link, time.monotonic()
+        version = self._querying.version
+        source = source_for(link, version) if link.up and link.carrier else None
+        self.querier.readdress(source if source and int(source) else None, now)
+        self._tell()
+        spoken = self._querying.spoken or LATEST[version]
+        for ask in self.querier.due(now):
+            address = self.querier.address
+            if address is None or (spoken == 1 and version == 4 and ask.group is not None):
+                continue  # RFC 1112 has no question about one group
+            self._station.send(query(ask, address, spoken, self.querier.times), link)
+        self.querier.expire(now)
+
+    def _tell(self) -> None:
+        """Who asks here, when it is another one than before."""
+        if not self._querying.asks:
+            return
+        other = self.querier.other
+        elected = other[0] if other is not None else self.querier.address
+        if elected == self._elected:
+            return
+        self._elected = elected
+        if elected is None:
+            text, level = "cannot ask who listens: the interface has no address", logging.WARNING
+        elif other is None:
+            text, level = f"asks who listens, as {elected}", logging.INFO
+        else:
+            text = f"{elected} asks who listens: its address is lower, so this host does not"
+            level = logging.INFO
+        tell(log, level, "querier", "%s: %s", self._querying, text, interface=self._link.name)
+
+    def told(self) -> Asked:
+        """What it knows."""
+        querier, now = self.querier, time.monotonic()
+        other = querier.other
+        who = other[0] if other is not None else querier.address if querier.elected else None
+        found = [
+            Listening(str(address), _sources(group, now), round(now - group.since, 1), spoken)
+            for address, group in querier.groups.items()
+            if not group.is_over(now) and (spoken := group.speaks(querier.newest))
+        ]
+        return Asked(
+            interface=self._link.name,
+            protocol="igmp" if self._querying.version == 4 else "mld",
+            querier=str(who) if who is not None else None,
+            elected=querier.elected,
+            queries=querier.counts.queries,
+            reports=querier.counts.reports,
+            ignored=querier.counts.ignored,
+            groups=found,
+        )
+
+    def close(self) -> None:
+        """Ask and listen no more."""
+        if self._ears is not None:
+            self._ears.cancel()
+        asyncio.get_running_loop().remove_reader(self._station.fileno())
+        self._station.close()
+
+
+def _wanted(group: Group, now: float) -> Wanted:
+    group.expire(now)
+    return Wanted(group.until > now, frozenset(group.wanted), frozenset(group.refused))
+
+
+def _sources(group: Group, now: float) -> list[str] | None:
+    """Those that the group is wanted from; None: any."""
+    if group.until > now:
+        return None
+    return sorted(str(ip_address(source)) for source in group.wanted)

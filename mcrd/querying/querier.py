@@ -1,0 +1,183 @@
+"""One network's querier: who asks, when, and what follows from the answers. Pure.
+
+RFC 3376, 6.6 and 8; RFC 3810, 7.6 and 9; RFC 2236, 3. Times are seconds, monotonic.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mcrd.model import Address
+from mcrd.querying.groups import NONE, Group, Question, Said, Sources, Times
+
+GROUPS = 4096  # of one interface; the reports of others are counted, and dropped
+SOURCES = 256  # of one group, likewise
+QUESTIONS = 100  # of one interface in a second; later ones wait, and so do their leaves
+
+
+class Ask(NamedTuple):
+    """A query to be sent; no group: a general one. `soon`: it says how long answers may take.
+
+    `suppress` is the S flag: other routers do not lower their timers (RFC 3376, 4.1.5).
+    """
+
+    group: Address | None
+    sources: Sources = NONE
+    suppress: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a querier did and saw since it began."""
+
+    queries: int = 0
+    reports: int = 0
+    ignored: int = 0  # for lack of room
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Questions about one group that are to be repeated."""
+
+    question: Question
+    left: int
+    at: float
+
+
+@dataclass(slots=True)
+class Querier:
+    """Asks on one interface in one protocol, unless somebody of a lower address does.
+
+    `asks`: whether it may ask at all; else it only listens, as a router that is not elected.
+    """
+
+    address: Address | None
+    asks: bool
+    newest: int
+    times: Times = field(default_factory=Times)
+    groups: dict[Address, Group] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    other: tuple[Address, float] | None = None  # who was elected, and until when that holds
+    _general: float = 0.0  # when the next general query is due,
+    _startup: int = 0  # and how many more there are at a quarter of the interval
+    _pending: dict[tuple[Address, bool], _Pending] = field(default_factory=dict)
+
+    def begin(self, now: float) -> None:
+        """Ask at once, and twice as a start (RFC 3376, 8.6 and 8.7)."""
+        self._general, self._startup = now, self.times.robustness
+
+    @property
+    def elected(self) -> bool:
+        """Whether it is the one that asks."""
+        return self.asks and self.address is not None and self.other is None
+
+    def readdress(self, address: Address | None, now: float) -> None:
+        """Ask from another address; it has to be elected anew."""
+        if address == self.address:
+            return
+        self.address, self.other = address, None
+        self.begin(now)
+
+    def hear_query(self, source: Address, ask: Ask, interval: float, now: float) -> None:
+        """Take a query of another one (RFC 3376, 6.6.1, 6.6.2)."""
+        if not int(source) or source == self.address:
+            return  # a proxy's, which takes no part in elections (RFC 4541, 2.1.1), or our own
+        if self.address is None or int(source) < int(self.address):
+            holds = self.times.robustness * interval + self.times.response / 2
+            self.other = (source, now + holds)
+            self._pending.clear()
+        if ask.group is not None and not ask.suppress:
+            group = self.groups.get(ask.group)
+            if group is not None:
+                group.asked(Question(ask.sources), now, self.times)
+
+    def hear(self, group: Address, said: Said, sources: Sources, now: float) -> None:
+        """Take a record of a report."""
+        self.counts.reports += 1
+        state = self._state(group, said, sources, now)
+        if state is not None:
+            for question in state.hear(said, sources, now, self.times):
+                self._ask_about(state, question, now)
+
+    def hear_old(self, group: Address, version: int, now: float) -> None:
+        """Take a report of IGMPv1, IGMPv2 or MLDv1."""
+        self.counts.reports += 1
+        state = self._state(group, Said.IS_EX, NONE, now)
+        if state is not None:
+            state.hear_old(version, now, self.times)
+
+    def _state(self, group: Address, said: Said, sources: Sources, now: float) -> Group | None:
+        known = self.groups.get(group)
+        if known is not None:
+            if len(known.wanted) + len(known.refused) + len(sources) > SOURCES:
+                self.counts.ignored += 1
+                return None
+            return known
+        if said is Said.BLOCK or (said in (Said.TO_IN, Said.IS_IN) and not sources):
+            return None  # it leaves what nobody is known to want
+        if len(self.groups) >= GROUPS or len(sources) > SOURCES:
+            self.counts.ignored += 1
+            return None
+        return self.groups.setdefault(group, Group(group, now))
+
+    def _ask_about(self, state: Group, question: Question, now: float) -> None:
+        if not self.elected:
+            return  # whoever is elected has heard it too
+        state.asked(question, now, self.times)
+        key = (state.address, bool(question.sources))
+        before = self._pending.get(key)
+        if before is not None:  # RFC 3376, 6.6.3.2: the sources of both
+            question = Question(question.sources | before.question.sources)
+        self._pending[key] = _Pending(question, self.times.robustness, now)
+
+    def due(self, now: float) -> Iterator[Ask]:
+        """What is to be asked by now; each is taken to be sent."""
+        if self.other is not None and self.other[1] <= now:
+            self.other = None  # RFC 3376, 6.6.2: it is silent, and we are the one again
+            self._general = now
+        if not self.elected:
+            return
+        if now >= self._general:
+            if self._startup > 1:
+                self._startup -= 1
+                self._general = now + self.times.query / 4
+            else:
+                self._general = now + self.times.query
+            yield self._sent(Ask(None))
+        for key, pending in list(self._pending.items())[:QUESTIONS]:
+            if pending.at > now:
+                continue
+            group = self.groups.get(key[0])
+            pending.left -= 1
+            pending.at = now + self.times.last_member
+            if group is None or pending.left == 0:
+                del self._pending[key]
+            if group is not None:
+                yield from self._asks(group, pending.question, now)
+
+    def _asks(self, group: Group, question: Question, now: float) -> Iterator[Ask]:
+        """Of sources whose timers run on, with the S flag (RFC 3376, 6.6.3.2)."""
+        end = now + self.times.leaving
+        if not question.sources:
+            yield self._sent(Ask(group.address, NONE, suppress=group.until > end))
+            return
+        wanted = {each: until for each in question.sources if (until := group.wanted.get(each))}
+        for suppress in (True, False):
+            some = frozenset(each for each, until in wanted.items() if (until > end) is suppress)
+            if some:
+                yield self._sent(Ask(group.address, some, suppress))
+
+    def _sent(self, ask: Ask) -> Ask:
+        self.counts.queries += 1
+        return ask
+
+    def expire(self, now: float) -> list[Address]:
+        """Forget groups that nobody wants any more, and tell which."""
+        over = [address for address, group in self.groups.items() if group.is_over(now)]
+        for address in over:
+            del self.groups[address]
+        return over

@@ -1,0 +1,133 @@
+"""The ears and the mouth of a querier: reports and queries of one protocol on one interface."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from mcrd.model import Address
+from mcrd.planning.links import Link
+from mcrd.sockets.common import attach_filter, check_index, hardware_of, keep_some, or_close
+from mcrd.sockets.filters import (
+    DROP,
+    IF_EQUAL,
+    LOAD_BYTE,
+    NETWORK,
+    PACKET_OUTGOING,
+    PACKET_TYPE,
+    PASS,
+)
+from mcrd.sockets.rejoin import ARPHRD_ETHER, ETH_P, PRIORITY
+from mcrd.sockets.reports import PROTOCOL_ICMPV6, PROTOCOL_IGMP, Report
+
+# linux/if_packet.h
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_MR_ALLMULTI = 2
+SLICE = 0.002  # seconds of reading at once; of a flood, the rest is lost to it alone
+LARGEST = 9000
+HEADER_V4, HEADER_V6 = 20, 48  # bytes, at least; with Router Alert in the header of IPv6
+HOPS = 1  # RFC 3376, 4; RFC 3810, 5: what has another TTL comes from further away
+
+
+class Heard(NamedTuple):
+    """The body of a message, and whom it is from."""
+
+    source: Address
+    body: bytes
+
+
+class Station:
+    """A packet socket: reports of older versions go to the group itself, and no raw socket hears
+    of groups that this host has not joined."""
+
+    def __init__(self, interface: str, index: int, version: int) -> None:
+        """Raise OSError."""
+        check_index(interface, index)
+        self._interface, self._version = interface, version
+        flags = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        with or_close(socket.socket(socket.AF_PACKET, flags)) as self._socket:
+            keep_some(self._socket)
+            protocol = (LOAD_BYTE, 0, 0, NETWORK + (9 if version == 4 else 6))
+            number = PROTOCOL_IGMP if version == 4 else 0  # hop-by-hop: Router Alert (RFC 2711)
+            attach_filter(
+                self._socket,
+                (
+                    (LOAD_BYTE, 0, 0, PACKET_TYPE),
+                    (IF_EQUAL, 2, 0, PACKET_OUTGOING),
+                    protocol,
+                    (IF_EQUAL, 1, 0, number),
+                    DROP,
+                    PASS,
+                ),
+            )
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
+            self._socket.bind((interface, ETH_P[version]))
+            request = struct.pack("iHH8x", index, PACKET_MR_ALLMULTI, 0)
+            self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
+
+    def fileno(self) -> int:
+        """What is readable when something has come."""
+        return self._socket.fileno()
+
+    def listen(self) -> Iterator[Heard]:
+        """What has come, as far as there is time for it."""
+        until = time.monotonic() + SLICE
+        with contextlib.suppress(BlockingIOError):
+            while time.monotonic() < until:
+                try:
+                    packet = self._socket.recv(LARGEST)
+                except BlockingIOError:
+                    raise
+                except OSError:
+                    continue  # an error of the interface
+                heard = _ipv4(packet) if self._version == 4 else _ipv6(packet)
+                if heard is not None:
+                    yield heard
+
+    def send(self, report: Report, link: Link) -> bool:
+        """Whether it could be sent."""
+        hardware = hardware_of(report.destination) if link.hardware == ARPHRD_ETHER else b""
+        where = (link.name, ETH_P[self._version], 0, link.hardware, hardware)
+        try:
+            self._socket.sendto(report.packet, where)
+        except OSError:
+            return False  # an interface that goes down, a queue that is full
+        return True
+
+    def close(self) -> None:
+        """Hear and say no more."""
+        self._socket.close()
+
+
+def _ipv4(packet: bytes) -> Heard | None:
+    if len(packet) < HEADER_V4 or packet[0] >> 4 != 4 or packet[8] != HOPS:
+        return None
+    begin, end = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
+    body = packet[begin:end]
+    if begin < HEADER_V4 or len(packet) < end or _sum(packet[:begin]) or _sum(body):
+        return None
+    return Heard(IPv4Address(packet[12:16]), body)
+
+
+def _ipv6(packet: bytes) -> Heard | None:
+    if len(packet) < HEADER_V6 or packet[0] >> 4 != 6 or packet[7] != HOPS:
+        return None
+    begin, end = 40 + (packet[41] + 1) * 8, 40 + int.from_bytes(packet[4:6], "big")
+    body = packet[begin:end]
+    if packet[40] != PROTOCOL_ICMPV6 or len(packet) < end:
+        return None
+    pseudo = packet[8:40] + struct.pack("!II", len(body), PROTOCOL_ICMPV6)
+    return None if _sum(pseudo + body) else Heard(IPv6Address(packet[8:24]), body)
+
+
+def _sum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071) over what has it in it; 0 where it is right."""
+    return int.from_bytes(data + bytes(len(data) % 2), "big") % 0xFFFF

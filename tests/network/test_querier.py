@@ -1,0 +1,164 @@
+"""This host asks who listens: a switch that snoops sends to members, and to nobody else."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tests.lab import wait_for
+from tests.lab.rules import rule
+
+if TYPE_CHECKING:
+    from tests.lab import Host, Lab, Mcrd
+
+ASKS = (
+    rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000 ttl=2")
+    + """
+[interfaces.r1]
+querier = true
+"""
+)
+GROUPS = {"igmp": "239.2.2.2", "mld": "ff15::2"}
+
+
+def asked(daemon: Mcrd) -> dict[str, dict[str, Any]]:
+    """By protocol, what is known of the members on r1."""
+    answer = json.loads(daemon.ctl("members", "--json").stdout)
+    return {each["protocol"]: each for each in answer["asked"]}
+
+
+def groups(daemon: Mcrd, protocol: str) -> dict[str, dict[str, Any]]:
+    """The groups that somebody wants there."""
+    return {each["group"]: each for each in asked(daemon)[protocol]["groups"]}
+
+
+def sent(daemon: Mcrd) -> int:
+    """How many packets the only output has sent."""
+    return int(daemon.stats()["rules"]["a"]["outputs"][0]["sent"]["packets"])
+
+
+def test_members_behind_a_switch_that_snoops_are_asked_and_known(lab: Lab) -> None:
+    source, relay, switch, first, second = lab.hosts("source", "relay", "switch", "first", "second")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(switch, "p0", [], relay, "r1", ["10.2.0.5/24", "fd02::5/64"])
+    lab.link(switch, "p1", [], first, "k0", ["10.2.0.2/24", "fd02::2/64"])
+    lab.link(switch, "p2", [], second, "k0", ["10.2.0.9/24", "fd02::9/64"])
+    lab.bridge(switch, "br0", ["p0", "p1", "p2"], snooping=True)
+    seen = second.capture("k0", "udp port 6000")
+    daemon = lab.mcrd(relay, ASKS)
+    wait_for(lambda: len(asked(daemon)) == 2, "the queriers to be open")
+    wait_for(lambda: all(each["elected"] for each in asked(daemon).values()), "both to be elected")
+    assert asked(daemon)["igmp"]["querier"] == "10.2.0.5"
+
+    received = first.receive("k0", "239.2.2.2", 6000)
+    wait_for(lambda: "239.2.2.2" in groups(daemon, "igmp"), "the member to be known")
+    found = groups(daemon, "igmp")["239.2.2.2"]
+    assert (found["sources"], found["version"]) == (None, 3)
+    six = second.receive("k0", "ff15::2", 6000, source="fd02::77")
+    wait_for(lambda: "ff15::2" in groups(daemon, "mld"), "the member of IPv6 to be known")
+    assert groups(daemon, "mld")["ff15::2"]["sources"] == ["fd02::77"]
+    assert "from fd02::77" in daemon.ctl("members").stdout
+    six.stop()
+    wait_for(lambda: "ff15::2" not in groups(daemon, "mld"), "the leave to be believed")
+
+    # A bridge floods for as long as answers to the first query may take, 10 s.
+    def floods() -> bool:
+        before = len(seen.frames())
+        went = sent(daemon)
+        source.send("s0", "239.1.1.1", 5000, count=5, size=100)
+        wait_for(lambda: sent(daemon) == went + 5, "the relay to send them")
+        return len(seen.frames()) > before
+
+    wait_for(lambda: not floods(), "the switch to withhold the group from who does not want it")
+    before, went = len(seen.frames()), sent(daemon)
+    source.send("s0", "239.1.1.1", 5000, count=200, size=100)
+    wait_for(lambda: sent(daemon) == went + 200, "the relay to send all")
+    assert received.stop()["unique"] == went + 200
+    assert len(seen.frames()) == before
+    said = daemon.log()
+    assert "IGMP querier on r1: asks who listens, as 10.2.0.5" in said
+
+    # Another one of a lower address wins.
+    other = lab.mcrd(first, ASKS.replace("r0", "lo").replace("r1", "k0"))
+    wait_for(lambda: not asked(daemon)["igmp"]["elected"], "the lower address to win")
+    assert asked(daemon)["igmp"]["querier"] == "10.2.0.2"
+    assert json.loads(other.ctl("members", "--json").stdout)["asked"][0]["elected"]
+    assert "10.2.0.2 asks who listens: its address is lower" in daemon.log()
+    daemon.edit(ASKS.replace("querier = true", "querier = false"))
+    wait_for(lambda: not asked(daemon), "the querier to end")
+
+
+WANTED = (
+    rule("a", "r0 239.1.1.1 5000", 'r1 239.2.2.2 6000 ttl=2 when="members"')
+    + """
+[interfaces.r1]
+querier = true
+"""
+)
+
+
+def state(daemon: Mcrd) -> str:
+    """The state of the only rule."""
+    return str(daemon.rules()["a"]["state"])
+
+
+def joined(relay: Host) -> bool:
+    """Whether the relay has joined the group of the rule's input."""
+    return "239.1.1.1" in relay.run("ip", "maddress", "show", "dev", "r0")
+
+
+def arrived(relay: Host) -> int:
+    """How many frames have come to the relay."""
+    (link,) = json.loads(relay.run("ip", "-s", "-j", "link", "show", "dev", "r0"))
+    return int(link["stats64"]["rx"]["packets"])
+
+
+def more_arrived(relay: Host, than: int) -> bool:
+    return arrived(relay) > than
+
+
+def has_sent(daemon: Mcrd, packets: int) -> bool:
+    return sent(daemon) >= packets
+
+
+def test_a_rule_flows_only_while_somebody_has_joined(lab: Lab) -> None:
+    source, relay, sink = lab.hosts("source", "relay", "sink")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], sink, "k0", ["10.2.0.9/24"])
+    daemon = lab.mcrd(relay, WANTED)
+    wait_for(lambda: len(asked(daemon)) == 2, "the queriers to be open")
+    assert state(daemon) == "idle"
+    assert daemon.rules()["a"]["reason"] == "nobody on r1 has joined 239.2.2.2"
+    assert not joined(relay)
+    explained = daemon.ctl("explain", "a", "--seconds", "0.2", check=False).stdout
+    assert "a: NO: the rule is idle: nobody on r1 has joined 239.2.2.2" in explained
+    assert "What to do: join there; `mcrctl members` shows who has" in explained
+    stream = source.start_send("s0", "239.1.1.1", 5000, rate=1000, size=100)
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        receiver = sink.receive("k0", "239.2.2.2", 6000)
+        wait_for(lambda: state(daemon) == "active", "the join to be heard")
+        took.append(time.monotonic() - began)
+        assert joined(relay)
+        # The sender is known to be one that the receiver hears.
+        wait_for(partial(has_sent, daemon, sent(daemon) + 100), "the stream to flow")
+        found = receiver.stop()
+        assert found["unique"] > 0
+        assert (found["lost"], found["duplicated"]) == (0, 0)
+        wait_for(lambda: state(daemon) == "idle", "the leave to be believed")
+        assert not joined(relay)
+        before, came = sent(daemon), arrived(relay)
+        wait_for(partial(more_arrived, relay, came + 100), "more to come")
+        assert sent(daemon) == before
+    stream.process.send_signal(signal.SIGINT)
+    stream.result()
+    print(f"active after {max(took):.3f} s at most")
+    said = daemon.log()
+    assert "INFO: rules.a: idle: nobody on r1 has joined 239.2.2.2" in said
+    assert "WARNING" not in said

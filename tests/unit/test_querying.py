@@ -1,0 +1,221 @@
+"""The state machine for routers, the querier, and its packets, against what stands elsewhere."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import random
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+
+from mcrd.model import Address
+from mcrd.observe.messages import Query, igmp, mld
+from mcrd.querying.groups import NONE, Group, Said, Sources, Times
+from mcrd.querying.querier import GROUPS, Ask, Querier
+from mcrd.sockets.queries import query
+
+GROUP = IPv4Address("239.1.1.1")
+US, LOWER, HIGHER = (IPv4Address(f"10.0.0.{n}") for n in (5, 2, 9))
+TIMES = Times()
+A, B, C = (IPv4Address(f"10.9.0.{n}").packed for n in (1, 2, 3))
+
+
+def those(text: str) -> Sources:
+    return frozenset({"a": A, "b": B, "c": C}[each] for each in text)
+
+
+class Model:
+    """RFC 3376, 6.4.1 and 6.4.2, written down as its tables are: sets X and Y, and the timers."""
+
+    def __init__(self) -> None:
+        self.exclude = False
+        self.group = 0.0
+        self.timers: dict[bytes, float] = {}  # 0: in Y
+
+    def _sets(self) -> tuple[Sources, Sources]:
+        x = frozenset(s for s, t in self.timers.items() if t)
+        return x, frozenset(self.timers) - x
+
+    def tick(self, now: float) -> None:
+        for source, until in list(self.timers.items()):
+            if until and until <= now:
+                if self.exclude:
+                    self.timers[source] = 0.0
+                else:
+                    del self.timers[source]
+        if self.exclude and self.group <= now:
+            self.exclude = False
+            self.timers = {s: t for s, t in self.timers.items() if t}
+
+    def hear(self, said: Said, s: Sources, now: float) -> list[Sources]:
+        gmi = now + TIMES.membership
+        x, y = self._sets()
+        asked: list[Sources] = []
+        old = dict(self.timers)
+        if not self.exclude:
+            if said in (Said.IS_IN, Said.ALLOW, Said.TO_IN):
+                self.timers |= dict.fromkeys(s, gmi)
+                asked = [x - s] if said is Said.TO_IN else []
+            elif said is Said.BLOCK:
+                asked = [x & s]
+            else:
+                self.exclude, self.group = True, gmi
+                self.timers = {k: old[k] for k in x & s} | dict.fromkeys(s - x, 0.0)
+                asked = [x & s] if said is Said.TO_EX else []
+            return [each for each in asked if each]
+        if said in (Said.IS_IN, Said.ALLOW, Said.TO_IN):
+            self.timers |= dict.fromkeys(s, gmi)
+            return [each for each in [x - s] if each] + [NONE] if said is Said.TO_IN else []
+        if said is Said.BLOCK:
+            self.timers |= dict.fromkeys(s - x - y, self.group)
+            return [s - y] if s - y else []
+        start = gmi if said is Said.IS_EX else self.group
+        self.timers = (
+            {k: old[k] for k in x & s} | dict.fromkeys(y & s, 0.0) | dict.fromkeys(s - x - y, start)
+        )
+        self.group = gmi
+        return [s - y] if said is Said.TO_EX and s - y else []
+
+    def wants(self, source: bytes) -> bool:
+        if not self.exclude:
+            return source in self.timers
+        return self.timers.get(source, 1.0) > 0
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_groups_follow_the_tables(seed: int) -> None:
+    chance = random.Random(seed)
+    group, model, now = Group(GROUP, 0.0), Model(), 1.0
+    for _ in range(60):
+        now += chance.choice((0.0, 0.5, 1.0, 3.0, 90.0, 300.0))
+        said = chance.choice(list(Said))
+        sources = frozenset(each for each in (A, B, C) if chance.random() < 0.5)
+        model.tick(now)
+        wanted = model.hear(said, sources, now)
+        questions = group.hear(said, sources, now, TIMES)
+        assert [question.sources for question in questions] == wanted
+        if questions and chance.random() < 0.7:
+            for question in questions:
+                group.asked(question, now, TIMES)
+                end = now + TIMES.leaving
+                if not question.sources:
+                    model.group = min(model.group, end)
+                for each in question.sources:
+                    if model.timers.get(each):
+                        model.timers[each] = min(model.timers[each], end)
+        later = now + chance.choice((0.0, 2.5, 100.0, 261.0))
+        model.tick(later)
+        if later > now:
+            now = later
+        for source in (A, B, C):
+            assert group.is_wanted(source, now) == model.wants(source)
+        assert group.is_over(now) == (not model.exclude and not model.timers)
+
+
+def test_a_leave_of_an_old_host_is_asked_about_and_a_v1_host_says_none() -> None:
+    group = Group(GROUP, 0.0)
+    group.hear_old(2, 1.0, TIMES)
+    assert group.is_wanted(A, 2.0)
+    assert group.speaks(3) == 2
+    assert group.hear(Said.BLOCK, those("a"), 2.0, TIMES) == []
+    (question,) = group.hear(Said.TO_IN, NONE, 3.0, TIMES)
+    group.asked(question, 3.0, TIMES)
+    assert group.is_wanted(A, 4.9)
+    assert not group.is_wanted(A, 5.1)
+    assert group.is_over(5.1)
+    group.hear_old(1, 6.0, TIMES)
+    assert group.hear(Said.TO_IN, NONE, 7.0, TIMES) == []
+    assert group.is_wanted(A, 265.0)
+    assert group.is_over(266.1)
+
+
+def querier() -> Querier:
+    found = Querier(US, True, 3)
+    found.begin(0.0)
+    return found
+
+
+def is_elected(asking: Querier) -> bool:
+    return asking.elected
+
+
+def test_a_querier_asks_at_once_and_then_at_its_interval() -> None:
+    asking, at = querier(), []
+    for tenth in range(3000):
+        at += [tenth / 10] * len(list(asking.due(tenth / 10)))
+    assert [round(when) for when in at] == [0, 31, 156, 281]
+
+
+def test_the_lower_address_wins_and_is_replaced_when_it_goes() -> None:
+    asking = querier()
+    assert list(asking.due(0.0)) == [Ask(None)]
+    asking.hear_query(HIGHER, Ask(None), 125.0, 1.0)
+    assert is_elected(asking)
+    asking.hear_query(LOWER, Ask(None), 125.0, 2.0)
+    assert not is_elected(asking)
+    assert list(asking.due(256.9)) == []
+    assert list(asking.due(257.1)) == [Ask(None)]
+    assert is_elected(asking)
+    asking.hear_query(IPv4Address(0), Ask(None), 125.0, 260.0)
+    assert is_elected(asking)
+
+
+def test_a_leave_is_asked_about_as_often_as_it_is_robust() -> None:
+    asking = querier()
+    list(asking.due(0.0))
+    asking.hear(GROUP, Said.TO_EX, NONE, 1.0)
+    asking.hear(GROUP, Said.TO_IN, NONE, 10.0)
+    assert list(asking.due(10.0)) == [Ask(GROUP)]
+    assert list(asking.due(10.5)) == []
+    assert list(asking.due(11.0)) == [Ask(GROUP)]
+    assert list(asking.due(13.0)) == []
+    assert asking.expire(11.9) == []
+    assert asking.expire(12.0) == [GROUP]
+
+
+def test_who_goes_on_wanting_it_keeps_it() -> None:
+    asking = querier()
+    list(asking.due(0.0))
+    asking.hear(GROUP, Said.TO_EX, NONE, 1.0)
+    asking.hear(GROUP, Said.TO_IN, NONE, 10.0)
+    assert list(asking.due(10.0)) == [Ask(GROUP)]
+    asking.hear(GROUP, Said.IS_EX, NONE, 10.7)
+    assert list(asking.due(11.0)) == [Ask(GROUP, suppress=True)]
+    assert asking.expire(13.0) == []
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    asking = querier()
+    for number in range(2 * GROUPS):
+        asking.hear(IPv4Address(0xEF000000 + number), Said.TO_EX, NONE, 1.0)
+    assert len(asking.groups) == GROUPS
+    assert asking.counts.ignored == GROUPS
+    many = frozenset(number.to_bytes(4) for number in range(300))
+    asking.hear(next(iter(asking.groups)), Said.ALLOW, many, 2.0)
+    assert asking.counts.ignored == GROUPS + 1
+
+
+@pytest.mark.parametrize(
+    ("source", "group", "sources", "spoken"),
+    [
+        (US, None, (), 3),
+        (US, GROUP, (), 3),
+        (US, GROUP, (A, B), 3),
+        (US, None, (), 2),
+        (US, GROUP, (), 2),
+        (US, None, (), 1),
+        (IPv6Address("fe80::1"), None, (), 2),
+        (IPv6Address("fe80::1"), IPv6Address("ff05::1"), (bytes(15) + b"\1",), 2),
+        (IPv6Address("fe80::1"), IPv6Address("ff05::1"), (), 1),
+    ],
+)
+def test_queries_are_read_as_what_they_were(
+    source: Address, group: Address | None, sources: tuple[bytes, ...], spoken: int
+) -> None:
+    report = query(Ask(group, frozenset(sources)), source, spoken, TIMES)
+    read = igmp(report.packet[24:]) if source.version == 4 else mld(report.packet[48:])
+    assert isinstance(read, Query)
+    assert (read.version, read.group) == (spoken, group)
+    assert read.response == (10.0 if group is None else 1.0)
+    assert read.interval == 125.0
