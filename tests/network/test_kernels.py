@@ -138,12 +138,19 @@ def test_a_tunnel_of_wireguard(triangle: Triangle) -> None:
     assert (output["sent"]["packets"], output["errors"]) == (0, {"ENOKEY": 1})
 
 
-def test_gre(triangle: Triangle) -> None:
-    """A tunnel between two hosts: a host and a group, in and out."""
+@pytest.mark.parametrize("remote", ["one", "any"])
+def test_gre(triangle: Triangle, remote: str) -> None:
+    """Between two hosts, and with any (as of a DMVPN, where `ip neighbour` says to whom)."""
     source, relay, sink = triangle.source, triangle.relay, triangle.sink
     for host, own, other in ((relay, 1, 2), (sink, 2, 1)):
-        more = ("local", f"10.2.0.{own}", "remote", f"10.2.0.{other}", "ttl", "8")
+        peer = ("remote", f"10.2.0.{other}") if remote == "one" else ("key", "7")
+        more = ("local", f"10.2.0.{own}", *peer, "ttl", "8")
         add(host, "gre1", "gre", *more, address=f"10.100.0.{own}/24")
+        if remote == "any":
+            for address in (f"10.100.0.{other}", "239.2.2.2", "239.2.2.3"):
+                neighbour = (address, "lladdr", f"10.2.0.{other}", "dev", "gre1")
+                host.run("ip", "neighbour", "replace", *neighbour)
+            host.run("ip", "link", "set", "gre1", "multicast", "on")
     daemon = triangle.lab.mcrd(
         relay,
         rule("a", "r0 239.1.1.1 5000", "gre1 239.2.2.2 6000", "gre1 10.100.0.2 6000")

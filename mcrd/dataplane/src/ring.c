@@ -148,7 +148,7 @@ void ring_read(const struct ring *ring, struct ring_frame *out)
 	const uint8_t *slot = ring->untaken.slot;
 	const struct sockaddr_ll *from =
 		(const struct sockaddr_ll *)(const void *)(slot + TPACKET_ALIGN(sizeof(struct tpacket2_hdr)));
-	uint32_t status = header->tp_status, at = header->tp_mac, captured = header->tp_snaplen;
+	uint32_t status = header->tp_status, at = header->tp_mac, captured = header->tp_snaplen, outer = 0;
 	struct virtio_net_hdr offload;
 
 	/* The worker before this one could write here too: what no kernel wrote is a frame of nothing. */
@@ -156,14 +156,17 @@ void ring_read(const struct ring *ring, struct ring_frame *out)
 		at = TPACKET2_HDRLEN;
 		captured = 0;
 	}
-	out->frame.data = slot + at;
-	out->frame.captured = captured;
-	out->frame.length = header->tp_len;
+	/* What a tunnel without one peer has as its link header: the packet around the packet (Linux, ipgre_header()). */
+	if (ring->link == LINK_IP && header->tp_net > at)
+		outer = header->tp_net - at < captured ? header->tp_net - at : captured;
+	out->frame.data = slot + at + outer;
+	out->frame.captured = captured - outer;
+	out->frame.length = header->tp_len > outer ? header->tp_len - outer : 0;
 	out->frame.link = ring->link;
 	out->time = (uint64_t)header->tp_sec * 1000000000 + header->tp_nsec;
 	out->foreign = from->sll_pkttype == PACKET_OTHERHOST;
 	out->vlan = status & TP_STATUS_VLAN_VALID ? header->tp_vlan_tci & VLAN_IDENTIFIER : 0;
-	memcpy(&offload, out->frame.data - sizeof(offload), sizeof(offload));
+	memcpy(&offload, slot + at - sizeof(offload), sizeof(offload));
 	out->segment = (offload.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) == VIRTIO_NET_HDR_GSO_UDP_L4 ? offload.gso_size : 0;
 	/* A super-frame's checksum is either still to be made or was checked segment by segment when it was merged. */
 	out->frame.checksum_known = (status & (TP_STATUS_CSUM_VALID | TP_STATUS_CSUMNOTREADY)) != 0 ||

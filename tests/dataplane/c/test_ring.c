@@ -76,6 +76,7 @@ struct filled {
 	uint16_t gso_size;
 	uint32_t length, captured;
 	uint32_t serial;
+	uint8_t header; /* of the link */
 };
 
 static void fill(uint8_t *memory, uint32_t index, const struct filled *what)
@@ -89,7 +90,7 @@ static void fill(uint8_t *memory, uint32_t index, const struct filled *what)
 	header->tp_len = what->length;
 	header->tp_snaplen = what->captured;
 	header->tp_mac = MAC;
-	header->tp_net = MAC + 14;
+	header->tp_net = MAC + what->header;
 	header->tp_vlan_tci = what->tag;
 	memcpy(slot + 32, &from, sizeof(from));
 	memcpy(slot + MAC - 10, &offload, 10);
@@ -162,6 +163,43 @@ static void test_fields(void)
 		ring_release(&ring, &position, &frames);
 		CHECK_EQUAL(slot_at(memory, index)->tp_status, TP_STATUS_KERNEL);
 		CHECK_EQUAL(position, (index + 1) % SLOTS);
+	}
+	free(memory);
+}
+
+/* Of a tunnel, the packet is what follows its own header; of Ethernet, the header is read too. */
+static void test_link_header(void)
+{
+	static const struct {
+		const char *name;
+		enum link_layer link;
+		struct filled in;
+		uint32_t at, captured, length;
+	} cases[] = {
+		{ "Ethernet", LINK_ETHERNET, { .header = 14, .length = 60, .captured = 60 }, 0, 60, 60 },
+		{ "GRE with one peer", LINK_IP, { .length = 60, .captured = 60 }, 0, 60, 60 },
+		{ "GRE with any", LINK_IP, { .header = 28, .length = 88, .captured = 88 }, 28, 60, 60 },
+		{ "cut", LINK_IP, { .header = 28, .length = 1500, .captured = 100 }, 28, 72, 1472 },
+		{ "less than the header", LINK_IP, { .header = 28, .length = 20, .captured = 20 }, 20, 0, 0 },
+		{ "cut within the header", LINK_IP, { .header = 28, .length = 60, .captured = 20 }, 20, 0, 40 },
+	};
+	uint8_t *memory = new_memory();
+	struct ring ring = ring_of(memory, 0);
+	uint64_t position = 0, frames = 0;
+	uint32_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct ring_frame frame;
+		uint32_t index = ring.untaken.index;
+
+		check_about(cases[i].name);
+		fill(memory, index, &cases[i].in);
+		ring.link = cases[i].link;
+		CHECK(take(&ring, &frame));
+		CHECK(frame.frame.data == (const uint8_t *)slot_at(memory, index) + MAC + cases[i].at);
+		CHECK_EQUAL(frame.frame.captured, cases[i].captured);
+		CHECK_EQUAL(frame.frame.length, cases[i].length);
+		ring_release(&ring, &position, &frames);
 	}
 	free(memory);
 }
@@ -314,6 +352,7 @@ int main(void)
 {
 	test_layout();
 	test_fields();
+	test_link_header();
 	test_wraparound();
 	test_no_further_than_the_ring();
 	test_continue();
