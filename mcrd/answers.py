@@ -238,7 +238,7 @@ class OneRule(Rules):
 
 
 class OutputDrops(Struct):
-    """Datagrams that an output dropped, by the reasons in `enum output_drop` of shared.h."""
+    """Datagrams that an output dropped, by the reasons in `enum output_drop` of segment.h."""
 
     rate_limited: int = 0
     new_member: int = 0

@@ -53,7 +53,7 @@ INPUTS_AT_MOST: Final = 4
 """Inputs of one rule."""
 
 TOGETHER_AT_MOST: Final = 8
-"""Interfaces that one worker reads: MCRD_INTERFACES, shared.h."""
+"""Interfaces that one worker reads: MCRD_INTERFACES, segment.h."""
 
 
 def is_pattern(name: str | None) -> TypeGuard[str]:

@@ -20,7 +20,7 @@ def declarations(header: str) -> str:
     """The header without what cffi's parser does not read: guards and includes."""
     lines = header.splitlines()
     kept = [line for line in lines if not line.startswith(("#ifndef", "#endif", "#include"))]
-    return "\n".join(line for line in kept if line != "#define MCRD_SHARED_H")
+    return "\n".join(line for line in kept if not line.endswith("_H"))
 
 
 def compiler(*arguments: str) -> str:
@@ -61,7 +61,8 @@ const unsigned int mcrd_system_call_count =
 
 
 ffi = FFI()
-ffi.cdef(declarations((HERE / "shared.h").read_text(encoding="utf-8")))
+for header in ("segment.h", "shared.h"):
+    ffi.cdef(declarations((HERE / header).read_text(encoding="utf-8")))
 ffi.set_source(
     "mcrd.dataplane._dataplane",
     '#include "shared.h"\n' + system_calls(),

@@ -127,7 +127,7 @@ class Network(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Inspect(msgspec.Struct, frozen=True, array_like=True):
-    """What a rule finds in its payloads: `format` is one of enum inspect_format, shared.h.
+    """What a rule finds in its payloads: `format` is one of enum inspect_format, segment.h.
 
     The rest is of INSPECT_SEQUENCE: where the number stands, and of how many bytes it is.
     """
@@ -141,7 +141,7 @@ class Inspect(msgspec.Struct, frozen=True, array_like=True):
 class Merge(msgspec.Struct, frozen=True, array_like=True):
     """Which leg of which stream a rule is, from 0, and what makes two datagrams copies.
 
-    `stream` is 64 bits, `by` one of enum merge_by, shared.h. The rest is of MERGE_SEQUENCE: where
+    `stream` is 64 bits, `by` one of enum merge_by, segment.h. The rest is of MERGE_SEQUENCE: where
     the number stands, and of how many bytes it is.
     """
 

@@ -14,7 +14,7 @@ _DROPS = sorted(ffi.typeof("enum drop").elements.items())
 DROP_REASONS: tuple[str, ...] = tuple(
     name.removeprefix("DROP_").lower() for _, name in _DROPS[: lib.MCRD_DROP_REASONS]
 )
-"""In the order of enum drop of shared.h; those of the rings come before them all."""
+"""In the order of enum drop of segment.h; those of the rings come before them all."""
 
 OF_RINGS = ("ring_full", "discarded")
 """Of frames that no worker took: the kernel had no room, or the rings were closed before."""
@@ -40,9 +40,9 @@ class SwitchCount(Count):
     """One of several inputs of a rule, of which one is in use. Times are seconds from the epoch.
 
     It was switched to so many times from another. The last time that it was taken into use was
-    `since`, for a reason of enum switch_reason, shared.h: then `before` was in use, counted from 1,
-    and had been silent for `silent` seconds. `last` is when it brought something. Of the numbers of
-    its datagrams, those `forgotten` were remembered for less than half a second.
+    `since`, for a reason of enum switch_reason, segment.h: then `before` was in use, counted from
+    1, and had been silent for `silent` seconds. `last` is when it brought something. Of the numbers
+    of its datagrams, those `forgotten` were remembered for less than half a second.
     """
 
     used: bool = False

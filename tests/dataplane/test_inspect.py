@@ -63,8 +63,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FFI, Any
 
 
 def _declarations() -> str:
-    """The structures of shared.h that have to do with it."""
-    text = (SOURCES / "shared.h").read_text(encoding="utf-8")
+    """The structures of segment.h that have to do with it."""
+    text = (SOURCES / "segment.h").read_text(encoding="utf-8")
     places = next(line for line in text.splitlines() if "MCRD_PID_PLACES" in line)
     begin, end = text.index("struct inspect_settings {"), text.index("struct segment {")
     return f"{places}\n{text[begin:end]}"

@@ -166,7 +166,7 @@ def test_documents_and_explain_have_every_drop_of_an_output(reason: str) -> None
 
 
 def test_shared_h_says_what_every_drop_reason_is() -> None:
-    text = (TOP / "mcrd/dataplane/src/shared.h").read_text(encoding="utf-8")
+    text = (TOP / "mcrd/dataplane/src/segment.h").read_text(encoding="utf-8")
     said = re.findall(r"^\tDROP_([A-Z_]+), +/\* .* \*/$", text, re.MULTILINE)
     assert tuple(name.lower() for name in said) == DROP_REASONS
 
