@@ -86,6 +86,7 @@ _NEWER = frozenset(
         ("Output", "when"),
         *(("OutputCount", "waiting"), ("OutputCount", "late"), ("OutputCount", "lost")),
         *(("OutputCount", "skipped"), ("RuleCount", "inspect"), ("RuleCount", "merge")),
+        *(("MergeCount", "shared"), ("MergeCount", "late")),
         *(("Interface", "members"), ("Ingress", "lane")),
         *(("Interface", "gro"), ("Ingress", "gro")),
         *(("Interface", "busy_poll"), ("Interface", "querier"), ("Worker", "busy_poll")),

@@ -96,7 +96,7 @@ class Planner:
         self._names.look(new, self.links.now, anew=True)
         self.routes.watch(self._unanswered.watch(new))
         outputs = (output for rule in new.rules.values() for output in rule.outputs)
-        self.estate.holdings.queriers.groups = frozenset(o.address for o in outputs if o.when)
+        self.estate.holdings.queriers.about(frozenset(o.address for o in outputs if o.when))
         self._needs.keep(new.rules)
         self.estate.forget(new, self.links.now)
 

@@ -110,15 +110,17 @@ def features(name: str) -> dict[str, Feature]:
 
 def switch(name: str, wanted: Iterable[str], *, on: bool) -> None:
     """Switch these features of an interface on or off; raise OSError."""
-    from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool  # noqa: PLC0415
+    from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool, NoSuchDevice  # noqa: PLC0415
 
     with contextlib.closing(IoctlEthtool(name)) as tool:
-        found = tool.get_features()
-        for feature in wanted:
-            if feature not in found.keys():  # noqa: SIM118  # an older kernel
-                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            found.set_value(feature, on)
         try:
+            found = tool.get_features()
+            for feature in wanted:
+                if feature not in found.keys():  # noqa: SIM118  # an older kernel
+                    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+                found.set_value(feature, on)
             tool.set_features(found)
+        except NoSuchDevice:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
         except EthtoolError:  # its only words are the name
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None

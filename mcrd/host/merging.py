@@ -77,7 +77,10 @@ def _begin(interface: str) -> list[str]:
         log.warning("interfaces.%s: no gro before Linux 6.2: rings cannot hold it", interface)
         return []
     off = lacking(features(interface))
-    return off if off and _switch(interface, off, "on") else []
+    if not off or _switch(interface, off, "on"):
+        return off
+    still = lacking(features(interface))
+    return [name for name in off if name not in still]  # some drivers have one of them
 
 
 def _switch(interface: str, names: Sequence[str], state: str) -> bool:

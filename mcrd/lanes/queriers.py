@@ -32,24 +32,32 @@ log = logging.getLogger(__name__)
 class Queriers(dict[Querying, "Asking"]):
     """Those that are open.
 
-    `listeners` is what hosts want of the `groups` that outputs are interested in; `changed` is
-    called when it is another one.
+    `listeners` is what hosts want of the groups that outputs are interested in; `changed` is
+    called when it is another one: at once if a group came or went, and else with the next look.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.groups: frozenset[Address | Network] = frozenset()
+        self._groups: frozenset[Address | Network] = frozenset()
         self.listeners: Listeners = {}
         self.changed: Callable[[], None] = lambda: None
 
     def begin(self, querying: Querying, links: Mapping[str, Link]) -> None:
         """Ask and listen from now on; raise OSError."""
-        self[querying] = Asking(querying, links[querying.interface], self._heard)
+        self[querying] = asking = Asking(querying, links[querying.interface], self._heard)
+        asking.querier.reserved = self._groups
+
+    def about(self, groups: frozenset[Address | Network]) -> None:
+        """Outputs are interested in these."""
+        self._groups = groups
+        for asking in self.values():
+            asking.querier.reserved = groups
+        self._compare()
 
     def end(self, querying: Querying) -> None:
         """Ask and listen no more."""
         self.pop(querying).close()
-        self._heard()
+        self._compare()
 
     def look(self, links: Mapping[str, Link]) -> None:
         """Send what is due, and forget who has not answered."""
@@ -57,17 +65,21 @@ class Queriers(dict[Querying, "Asking"]):
             link = links.get(querying.interface)
             if link is not None and link.index == querying.index:
                 asking.look(link)
-        self._heard()
+        self._compare()
 
     def _heard(self) -> None:
+        """Sources come and go as others like: they wait for the next look."""
+        self._compare(groups_alone=True)
+
+    def _compare(self, *, groups_alone: bool = False) -> None:
         now = time.monotonic()
         found: dict[tuple[int, Address | Network], Wanted] = {}
         for querying, asking in self.items():
             known = asking.querier.groups
             for address, group in known.items():
-                if address in self.groups and not group.is_over(now):
+                if address in self._groups and not group.is_over(now):
                     found[querying.index, address] = _wanted(group, now)
-        if found != self.listeners:
+        if found != self.listeners and not (groups_alone and found.keys() == self.listeners.keys()):
             self.listeners = found
             self.changed()
 
@@ -81,7 +93,7 @@ class Asking:
         self._ears: asyncio.TimerHandle | None = None
         newest = LATEST[querying.version]
         self.querier = Querier(None, querying.asks, newest)
-        self._elected: Address | None = None
+        self._said = ""
         self._listen()
 
     def _listen(self) -> None:
@@ -94,20 +106,22 @@ class Asking:
         loop.remove_reader(self._station.fileno())
         began = time.thread_time()
         now = time.monotonic()
-        for source, body in self._station.listen():
+        for source, destination, body in self._station.listen():
             try:
                 message = igmp(body) if source.version == 4 else mld(body)
             except MalformedError:
                 continue
             if isinstance(message, Query):
+                if message.group is not None and destination != message.group:
+                    continue  # members do not hear it
                 ask = Ask(message.group, message.sources, message.suppress)
                 self.querier.hear_query(source, ask, message.interval, now)
             else:
                 for record in message or ():
                     self._take(record, now)
+        self.look(self._link)
         self._heard()
         self._ears = loop.call_later(SHARE * (time.thread_time() - began), self._listen)
-        self.look(self._link)
 
     def _take(self, record: Record, now: float) -> None:
         querier, group = self.querier, record.group
@@ -143,22 +157,25 @@ class Asking:
         self.querier.expire(now)
 
     def _tell(self) -> None:
-        """Who asks here, when it is another one than before."""
+        """Say who asks here when it is not this host any more, or is again."""
         if not self._querying.asks:
             return
-        other = self.querier.other
-        elected = other[0] if other is not None else self.querier.address
-        if elected == self._elected:
-            return
-        self._elected = elected
-        if elected is None:
-            text, level = "cannot ask who listens: the interface has no address", logging.WARNING
-        elif other is None:
-            text, level = f"asks who listens, as {elected}", logging.INFO
+        querier, link, level = self.querier, self._link, logging.INFO
+        if querier.other is not None:
+            which = "another"
+            text = (
+                f"{querier.other[0]} asks who listens: its address is lower, so this host does not"
+            )
+        elif querier.address is not None:
+            which = text = f"asks who listens, as {querier.address}"
+        elif not (link.up and link.carrier):
+            which = text = "asks nobody: the interface is down"
         else:
-            text = f"{elected} asks who listens: its address is lower, so this host does not"
-            level = logging.INFO
-        tell(log, level, "querier", "%s: %s", self._querying, text, interface=self._link.name)
+            which = text = "cannot ask who listens: the interface has no address"
+            level = logging.WARNING
+        if which != self._said:
+            self._said = which
+            tell(log, level, "querier", "%s: %s", self._querying, text, interface=link.name)
 
     def told(self) -> Asked:
         """What it knows."""

@@ -167,9 +167,13 @@ def _records(body: bytes, size: int) -> Iterator[Record]:
         for _ in range(min(count, RECORDS)):
             kind, more, sources, group = struct.unpack_from(f"!BBH{size}s", body, at)
             at += 4 + size
-            listed = struct.unpack_from("!" + f"{size}s" * sources, body, at)
-            at += sources * size + more * 4
-            named = frozenset(listed) if sources <= SOURCES else None
+            end = at + sources * size
+            if end > len(body):
+                raise MalformedError("it is too short")
+            named = None
+            if sources <= SOURCES:
+                named = frozenset(body[each : each + size] for each in range(at, end, size))
+            at = end + more * 4
             match kind:
                 case 2 | 4:  # IS_EXCLUDE, TO_EXCLUDE: some others than those that it names
                     yield Record(_address(group), kind=kind, refused=named or frozenset())

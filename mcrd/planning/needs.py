@@ -84,7 +84,7 @@ class _Known(NamedTuple):
     rule: Rule
     settings: tuple[Interface | None, str, tuple[str, ...], str, Interface]
     lookups: tuple[Lookup, ...]
-    seen: tuple[Link | Way | Wanted | bool | None, ...]
+    seen: tuple[Link | Way | Wanted | Querying | bool | None, ...]
     needs: Needs
 
 
@@ -143,6 +143,7 @@ class KnownNeeds:
             *(links.get(way.interface) for way in there if way is not None),
             *(o.source in self._own for o in rule.outputs if o.interface is None and o.source),
             *(_wanted(o, links, actual.listeners) for o in rule.outputs if o.when is not None),
+            *_asking(rule, config, links),
         )
         # Of tuples, what is the same object is compared no further.
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
@@ -281,6 +282,7 @@ def needs(
         required,
         optional + heard + asking,
         relays,
+        waiting,
         whole=whole,
         doubts=doubts,
         moves=moves,

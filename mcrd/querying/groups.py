@@ -105,7 +105,8 @@ class Group:
         """Take a record; what is to be asked because of it (RFC 3376, 6.4)."""
         self.expire(now)
         if self.old:  # RFC 3376, 7.3.2
-            if said is Said.BLOCK or (said is Said.TO_IN and 1 in self.old):
+            hears_no_leave = 1 in self.old and self.address.version == 4  # IGMPv1 has none
+            if said is Said.BLOCK or (said is Said.TO_IN and hears_no_leave):
                 return []
             if said is Said.TO_EX:
                 sources = NONE

@@ -7,7 +7,7 @@ RFC 3376, 6.6 and 8; RFC 3810, 7.6 and 9; RFC 2236, 3. Times are seconds, monoto
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ from mcrd.querying.groups import NONE, Group, Question, Said, Sources, Times
 
 GROUPS = 4096  # of one interface; the reports of others are counted, and dropped
 SOURCES = 256  # of one group, likewise
-QUESTIONS = 100  # of one interface in a second; later ones wait, and so do their leaves
+QUESTIONS = 100.0  # about groups, on one interface in a second; later ones wait, and their leaves
+SLOWEST = 600.0  # seconds between two queries of another querier that are believed
 
 
 class Ask(NamedTuple):
@@ -41,18 +42,23 @@ class Counts:
 
 @dataclass(slots=True)
 class _Pending:
-    """Questions about one group that are to be repeated."""
+    """A question about one group: how often it is to be asked yet, and when.
+
+    `fresh`: what it is about was not asked yet, and so no timer is lowered.
+    """
 
     question: Question
     left: int
     at: float
+    fresh: bool = True
 
 
 @dataclass(slots=True)
 class Querier:
     """Asks on one interface in one protocol, unless somebody of a lower address does.
 
-    `asks`: whether it may ask at all; else it only listens, as a router that is not elected.
+    `asks`: whether it may ask at all; else it only listens, as a router that is not elected. There
+    is always room for groups that are `reserved`.
     """
 
     address: Address | None
@@ -62,6 +68,9 @@ class Querier:
     groups: dict[Address, Group] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     other: tuple[Address, float] | None = None  # who was elected, and until when that holds
+    reserved: Container[object] = frozenset()
+    _others: float = 125.0  # seconds between two queries of that one
+    _budget: tuple[float, float] = (0.0, 0.0)  # questions that may be asked, at a time
     _general: float = 0.0  # when the next general query is due,
     _startup: int = 0  # and how many more there are at a quarter of the interval
     _pending: dict[tuple[Address, bool], _Pending] = field(default_factory=dict)
@@ -86,8 +95,9 @@ class Querier:
         """Take a query of another one (RFC 3376, 6.6.1, 6.6.2)."""
         if not int(source) or source == self.address:
             return  # a proxy's, which takes no part in elections (RFC 4541, 2.1.1), or our own
-        if self.address is None or int(source) < int(self.address):
-            holds = self.times.robustness * interval + self.times.response / 2
+        if not self.asks or self.address is None or int(source) < int(self.address):
+            self._others = min(interval, SLOWEST)
+            holds = self.times.robustness * self._others + self.times.response / 2
             self.other = (source, now + holds)
             self._pending.clear()
         if ask.group is not None and not ask.suppress:
@@ -95,31 +105,39 @@ class Querier:
             if group is not None:
                 group.asked(Question(ask.sources), now, self.times)
 
+    @property
+    def _times(self) -> Times:
+        """With the interval of the one who asks (RFC 3376, 4.1.7)."""
+        return self.times if self.other is None else self.times._replace(query=self._others)
+
     def hear(self, group: Address, said: Said, sources: Sources, now: float) -> None:
         """Take a record of a report."""
         self.counts.reports += 1
         state = self._state(group, said, sources, now)
-        if state is not None:
-            for question in state.hear(said, sources, now, self.times):
-                self._ask_about(state, question, now)
+        if state is None:
+            return
+        if len(state.wanted) + len(state.refused) + len(sources) > SOURCES:
+            self.counts.ignored += 1
+            if said is Said.BLOCK:
+                return
+            said, sources = Said.IS_EX, NONE  # somebody wants some of it: all of it, then
+        for question in state.hear(said, sources, now, self._times):
+            self._ask_about(state, question, now)
 
     def hear_old(self, group: Address, version: int, now: float) -> None:
         """Take a report of IGMPv1, IGMPv2 or MLDv1."""
         self.counts.reports += 1
         state = self._state(group, Said.IS_EX, NONE, now)
         if state is not None:
-            state.hear_old(version, now, self.times)
+            state.hear_old(version, now, self._times)
 
     def _state(self, group: Address, said: Said, sources: Sources, now: float) -> Group | None:
         known = self.groups.get(group)
         if known is not None:
-            if len(known.wanted) + len(known.refused) + len(sources) > SOURCES:
-                self.counts.ignored += 1
-                return None
             return known
         if said is Said.BLOCK or (said in (Said.TO_IN, Said.IS_IN) and not sources):
             return None  # it leaves what nobody is known to want
-        if len(self.groups) >= GROUPS or len(sources) > SOURCES:
+        if len(self.groups) >= GROUPS and group not in self.reserved:
             self.counts.ignored += 1
             return None
         return self.groups.setdefault(group, Group(group, now))
@@ -127,12 +145,11 @@ class Querier:
     def _ask_about(self, state: Group, question: Question, now: float) -> None:
         if not self.elected:
             return  # whoever is elected has heard it too
-        state.asked(question, now, self.times)
         key = (state.address, bool(question.sources))
-        before = self._pending.get(key)
-        if before is not None:  # RFC 3376, 6.6.3.2: the sources of both
-            question = Question(question.sources | before.question.sources)
-        self._pending[key] = _Pending(question, self.times.robustness, now)
+        before, at = self._pending.get(key), now
+        if before is not None:  # RFC 3376, 6.6.3.2: the sources of both; not sooner than before
+            question, at = Question(question.sources | before.question.sources), before.at
+        self._pending[key] = _Pending(question, self.times.robustness, at)
 
     def due(self, now: float) -> Iterator[Ask]:
         """What is to be asked by now; each is taken to be sent."""
@@ -148,16 +165,23 @@ class Querier:
             else:
                 self._general = now + self.times.query
             yield self._sent(Ask(None))
-        for key, pending in list(self._pending.items())[:QUESTIONS]:
-            if pending.at > now:
-                continue
-            group = self.groups.get(key[0])
+        budget, since = self._budget
+        budget = min(QUESTIONS, budget + (now - since) * QUESTIONS)
+        for key in [key for key, pending in self._pending.items() if pending.at <= now]:
+            if budget < 1:
+                break
+            budget -= 1
+            pending, group = self._pending[key], self.groups.get(key[0])
+            if group is not None and pending.fresh:
+                group.asked(pending.question, now, self.times)
+            pending.fresh = False
             pending.left -= 1
             pending.at = now + self.times.last_member
             if group is None or pending.left == 0:
                 del self._pending[key]
             if group is not None:
                 yield from self._asks(group, pending.question, now)
+        self._budget = (budget, now)
 
     def _asks(self, group: Group, question: Question, now: float) -> Iterator[Ask]:
         """Of sources whose timers run on, with the S flag (RFC 3376, 6.6.3.2)."""

@@ -31,6 +31,7 @@ from mcrd.sockets.reports import PROTOCOL_ICMPV6, PROTOCOL_IGMP, Report
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_ALLMULTI = 2
+PACKET_OTHERHOST = 3
 SLICE = 0.002  # seconds of reading at once; of a flood, the rest is lost to it alone
 LARGEST = 9000
 HEADER_V4, HEADER_V6 = 20, 48  # bytes, at least; with Router Alert in the header of IPv6
@@ -38,9 +39,10 @@ HOPS = 1  # RFC 3376, 4; RFC 3810, 5: what has another TTL comes from further aw
 
 
 class Heard(NamedTuple):
-    """The body of a message, and whom it is from."""
+    """The body of a message, whom it is from, and whom it is to: a group."""
 
     source: Address
+    destination: Address
     body: bytes
 
 
@@ -83,13 +85,15 @@ class Station:
         with contextlib.suppress(BlockingIOError):
             while time.monotonic() < until:
                 try:
-                    packet = self._socket.recv(LARGEST)
+                    packet, about = self._socket.recvfrom(LARGEST)
                 except BlockingIOError:
                     raise
                 except OSError:
                     continue  # an error of the interface
+                if about[0] != self._interface or about[2] == PACKET_OTHERHOST:
+                    continue  # of a VLAN, which is another network
                 heard = _ipv4(packet) if self._version == 4 else _ipv6(packet)
-                if heard is not None:
+                if heard is not None and heard.destination.is_multicast:
                     yield heard
 
     def send(self, report: Report, link: Link) -> bool:
@@ -114,7 +118,7 @@ def _ipv4(packet: bytes) -> Heard | None:
     body = packet[begin:end]
     if begin < HEADER_V4 or len(packet) < end or _sum(packet[:begin]) or _sum(body):
         return None
-    return Heard(IPv4Address(packet[12:16]), body)
+    return Heard(IPv4Address(packet[12:16]), IPv4Address(packet[16:20]), body)
 
 
 def _ipv6(packet: bytes) -> Heard | None:
@@ -125,7 +129,10 @@ def _ipv6(packet: bytes) -> Heard | None:
     if packet[40] != PROTOCOL_ICMPV6 or len(packet) < end:
         return None
     pseudo = packet[8:40] + struct.pack("!II", len(body), PROTOCOL_ICMPV6)
-    return None if _sum(pseudo + body) else Heard(IPv6Address(packet[8:24]), body)
+    source = IPv6Address(packet[8:24])
+    if _sum(pseudo + body) or not (source.is_link_local or source.is_unspecified):
+        return None  # RFC 3810, 5.1.14, 5.2.13
+    return Heard(source, IPv6Address(packet[24:40]), body)
 
 
 def _sum(data: bytes) -> int:

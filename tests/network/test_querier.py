@@ -102,6 +102,12 @@ querier = true
 )
 
 
+BESIDE = rule(
+    *("a", "r0 239.1.1.1 5000"),
+    *('r1 239.2.2.2 6000 ttl=2 when="members"', "r1 239.3.3.3 6000 ttl=2"),
+)
+
+
 def state(daemon: Mcrd) -> str:
     """The state of the only rule."""
     return str(daemon.rules()["a"]["state"])
@@ -162,3 +168,10 @@ def test_a_rule_flows_only_while_somebody_has_joined(lab: Lab) -> None:
     said = daemon.log()
     assert "INFO: rules.a: idle: nobody on r1 has joined 239.2.2.2" in said
     assert "WARNING" not in said
+
+    # Beside one that always sends, it alone is idle; and the network is asked no more.
+    daemon.edit(BESIDE)
+    wait_for(lambda: state(daemon) == "active", "the other output to send")
+    states = [each["state"] for each in daemon.rules()["a"]["outputs"]]
+    assert states == ["idle", "active"]
+    wait_for(lambda: not asked(daemon)["igmp"]["elected"], "nobody to ask any more")

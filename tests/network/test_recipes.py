@@ -440,6 +440,7 @@ def test_mdns(lab: Lab) -> None:
     wires = [host.capture("eth0", "udp port 5353", direction="in") for host in hosts]
     for version, group in ((4, "224.0.0.251"), (6, "ff02::fb")):
         with sender(hosts[0], "eth0", version) as sock:
+            sock.bind(("", 5353))  # as all who do mDNS; others get answers for themselves
             sock.sendto(b"who is there? %d" % version, (group, 5353))
     for wire in wires[1:]:
         wait_for(partial(_has, wire, 2), "the questions")
@@ -591,6 +592,7 @@ def test_containers(lab: Lab) -> None:
     all_arrive(received)
     wires = [host.capture("eth0", "udp port 5353", direction="in") for host in (first, second)]
     with sender(first, "eth0") as sock:
+        sock.bind(("", 5353))
         sock.sendto(b"who is there?", ("224.0.0.251", 5353))
     wait_for(wires[1].frames, "the question")
     (seen,) = map(udp, wires[1].stop())

@@ -219,3 +219,70 @@ def test_queries_are_read_as_what_they_were(
     assert (read.version, read.group) == (spoken, group)
     assert read.response == (10.0 if group is None else 1.0)
     assert read.interval == 125.0
+
+
+def test_many_leaves_are_asked_about_in_turn_and_nobody_is_lost_before() -> None:
+    asking = querier()
+    list(asking.due(0.0))
+    groups = [GROUP + number for number in range(250)]
+    for group in groups:
+        asking.hear(group, Said.TO_EX, NONE, 1.0)
+    for group in groups:
+        asking.hear(group, Said.TO_IN, NONE, 10.0)
+    asked: dict[float, list[Ask]] = {}
+    for tenth in range(100, 200):
+        now = tenth / 10
+        asked[now] = list(asking.due(now))
+        for ask in asked[now]:  # somebody else is left of each
+            assert ask.group is not None
+            asking.hear(ask.group, Said.IS_EX, NONE, now)
+        assert asking.expire(now) == []
+    everything = [ask.group for some in asked.values() for ask in some]
+    assert set(everything) == set(groups)
+    assert max(map(len, asked.values())) <= 100
+    assert sum(len(some) for now, some in asked.items() if now < 11) <= 200
+
+
+def test_who_leaves_again_and_again_is_not_asked_more_often() -> None:
+    asking = querier()
+    list(asking.due(0.0))
+    asking.hear(GROUP, Said.TO_EX, NONE, 1.0)
+    count = 0
+    for hundredth in range(1000, 1500):
+        asking.hear(GROUP, Said.TO_EX, NONE, hundredth / 100)
+        asking.hear(GROUP, Said.TO_IN, NONE, hundredth / 100)
+        count += len(list(asking.due(hundredth / 100)))
+    assert count <= 6
+
+
+def test_one_query_silences_nobody_for_hours() -> None:
+    asking = querier()
+    asking.hear_query(LOWER, Ask(None), 31744.0, 1.0)
+    assert not is_elected(asking)
+    assert list(asking.due(1300.0)) == [Ask(None)]
+
+
+def test_members_of_a_seldom_querier_stay() -> None:
+    asking = querier()
+    asking.hear_query(LOWER, Ask(None), 300.0, 1.0)
+    asking.hear(GROUP, Said.IS_EX, NONE, 5.0)
+    assert asking.expire(600.0) == []
+
+
+def test_a_done_of_mldv1_is_believed() -> None:
+    group = Group(IPv6Address("ff15::1"), 0.0)
+    group.hear_old(1, 1.0, TIMES)
+    assert group.hear(Said.TO_IN, NONE, 3.0, TIMES)
+
+
+def test_there_is_room_for_what_outputs_send_to() -> None:
+    asking = querier()
+    asking.reserved = {GROUP}
+    for number in range(GROUPS):
+        asking.hear(IPv4Address(0xEF100000 + number), Said.TO_EX, NONE, 1.0)
+    asking.hear(GROUP, Said.TO_EX, NONE, 1.0)
+    assert GROUP in asking.groups
+    many = frozenset(number.to_bytes(4) for number in range(300))
+    asking.hear(GROUP, Said.TO_IN, NONE, 2.0)
+    asking.hear(GROUP, Said.ALLOW, many, 2.0)
+    assert asking.groups[GROUP].is_wanted(A, 3.0)

@@ -17,7 +17,8 @@ static int is_copy(struct worker *worker, struct arrival *arrival, uint32_t at)
 				   left < arrival->size ? left : arrival->size, now);
 	if (left > arrival->size)
 		arrival_name(worker, arrival, at + arrival->size);
-	return !merge_is_first(rule->merge, rule->match.merge.leg, worker->segment->copies, &name, now);
+	return !merge_is_first(rule->merge, rule->match.merge.leg, worker->segment->copies, &name,
+			       now < worker->began, now);
 }
 
 int legs_count(struct worker *worker, struct arrival *arrival, int waits, uint32_t at)

@@ -6,9 +6,10 @@
 #include "arrival.h"
 
 /* Is another leg of the rule in use? Asked once for each frame: the answer is noted. */
-static inline int legs_wait(struct rule *rule, uint64_t now)
+static inline int legs_wait(const struct worker *worker, struct rule *rule, uint64_t now)
 {
-	return rule->switches && !switch_passes(rule->switches, rule->match.switches.copies.leg, now);
+	return rule->switches && !switch_passes(rule->switches, &worker->segment->switches[rule->slot],
+						rule->match.switches.copies.leg, now);
 }
 
 /* Is the datagram that begins `at` bytes into the payload one that another leg brings, or has brought? Then it is counted.

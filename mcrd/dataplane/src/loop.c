@@ -141,7 +141,7 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 	struct member *member = NULL;
 	struct guard_frame whose;
 	uint32_t at = 0;
-	int waits = 0, standby = legs_wait(rule, now);
+	int waits = 0, standby = legs_wait(worker, rule, now);
 
 	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
 	worker->egress.time = now;
@@ -323,7 +323,7 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 		timeout = (struct __kernel_timespec){ .tv_nsec = HOLD_LOOK_NS };
 		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
 	} else if (worker->settings.busy_poll && worker->begun) {
-		return 0;
+		result = io_uring_sq_ready(&worker->uring) > 0 ? io_uring_submit(&worker->uring) : 0;
 	} else if (pace_note(&worker->pace, now, frames)) {
 		sleep = worker->hurry ? 0 : pace_sleep(&worker->pace, began, now);
 		if (sleep == 0)

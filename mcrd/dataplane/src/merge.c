@@ -15,6 +15,8 @@ enum { CHECK_TAIL = 16, RTP_KEY_AT = 2, RTP_KEY = 10, TIME_BITS = 40, TAG_BITS =
 #define WITHIN_US (MERGE_WITHIN_NS / 1000)
 #define SURELY_US (MERGE_SURELY_NS / 1000)
 
+_Static_assert(offsetof(struct segment, copies) % 64 == 0, "a set would be on three lines of the cache");
+
 int merge_is_possible(const struct merge_settings *settings)
 {
 	return settings->by <= MERGE_CONTENT && settings->leg < MCRD_LEGS && settings->bytes <= 8 &&
@@ -121,10 +123,15 @@ static uint16_t check_of(const struct guard *guard, const uint8_t *payload, uint
 	return (uint16_t)(guard_hash(guard, length, payload + length - tail, tail) >> 48);
 }
 
-/* In us; the clock may have been set back. */
+/* In us; below 0 where its frame came by another ring, or the clock was set back. */
+static int64_t after(const struct merge_copy *copy, uint64_t now)
+{
+	return (int64_t)((now / 1000 - copy->time) << (64 - TIME_BITS)) >> (64 - TIME_BITS);
+}
+
 static uint64_t age_of(const struct merge_copy *copy, uint64_t now)
 {
-	int64_t age = (int64_t)((now / 1000 - copy->time) << (64 - TIME_BITS)) >> (64 - TIME_BITS);
+	int64_t age = after(copy, now);
 
 	return (uint64_t)(age < 0 ? -age : age);
 }
@@ -209,7 +216,7 @@ static int is_second(struct merge_stream *stream, struct merge_copy *copy, uint3
 
 	copy->behind -= 1U << (LEG_BITS * leg);
 	count(&stream->legs[leg]->second, 1);
-	count_skew(stream->legs[leg], age_of(copy, now));
+	count_skew(stream->legs[leg], after(copy, now) > 0 ? (uint64_t)after(copy, now) : 0);
 	/* Once for each that passed. */
 	if (((stream->period - copy->period) & 3) < 2 && !(copy->shared & bit)) {
 		pending->second[leg]++;
@@ -236,7 +243,7 @@ void merge_look(const struct merge_settings *settings, const struct merge_copy *
 }
 
 int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy *copies, const struct merge_name *name,
-		   uint64_t now)
+		   int resumed, uint64_t now)
 {
 	struct merge_copy fresh = { .tag = name->hash >> (64 - TAG_BITS) | 1, .check = name->check };
 	struct merge_copy *set = copies + name->hash % MERGE_SETS * MERGE_WAYS, *copy = find(set, fresh.tag);
@@ -259,6 +266,9 @@ int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy 
 	}
 	if (name->again)
 		return passes(stream, copy, *copy, leg, now);
+	/* A worker that was killed had it, and may not have sent it: this is the same frame. */
+	if (resumed && copy->first == leg && after(copy, now) == 0)
+		return passes(stream, copy, fresh, leg, now);
 	if (copy->check == name->check) {
 		count(&counters->repeated, 1);
 		return 0;

@@ -57,9 +57,10 @@ struct merge_name {
 void merge_look(const struct merge_settings *settings, const struct merge_copy *copies, const struct guard *guard,
 		const uint8_t *payload, uint32_t length, struct merge_name *name);
 
-/* Is it the first copy? All is counted. `now` is the time of its frame, in ns. */
+/* Is it the first copy? All is counted. `now` is the time of its frame, in ns. `resumed`: that
+ * came before this worker began, and the one before may have had it. */
 int merge_is_first(struct merge_stream *stream, uint32_t leg, struct merge_copy *copies, const struct merge_name *name,
-		   uint64_t now);
+		   int resumed, uint64_t now);
 
 /* Of a rule that merges nothing: has another leg brought it just before, as its number says? Else it is remembered. */
 int merge_knows(const struct merge_settings *settings, struct merge_counters *counters, struct merge_copy *copies,

@@ -19,7 +19,7 @@
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 15
+#define MCRD_SEGMENT_VERSION 16
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -294,6 +294,8 @@ struct segment {
 	uint64_t positions[MCRD_POSITIONS]; /* the first two stay here in every version: an upgrade reads them */
 	uint64_t sent;   /* datagrams of all outputs, */
 	uint64_t failed; /* and those that were not: who watches errors need not look at each */
+	uint64_t unused[5]; /* sets of copies begin where a line of the CPU's cache does */
+	struct merge_copy copies[MCRD_MERGE_COPIES];
 	struct interface_counters interfaces[MCRD_INTERFACES];
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
@@ -301,7 +303,6 @@ struct segment {
 	struct inspect_counters inspections[MCRD_RULE_SLOTS];
 	struct merge_counters merges[MCRD_RULE_SLOTS];
 	struct switch_counters switches[MCRD_RULE_SLOTS];
-	struct merge_copy copies[MCRD_MERGE_COPIES];
 };
 
 /* Something that was said; see guard.h. Most is said once: the rest is made of this when it is said again. */

@@ -115,10 +115,12 @@ static void look(struct switch_stream *stream, uint64_t now)
 	}
 }
 
-int switch_passes(struct switch_stream *stream, uint8_t leg, uint64_t now)
+int switch_passes(struct switch_stream *stream, const struct switch_counters *own, uint8_t leg, uint64_t now)
 {
 	struct switch_counters *counters = stream->legs[leg];
 
+	if (counters != own)
+		return 0; /* another rule is this leg by now: inputs change places */
 	if (is_silent(stream, counters, now))
 		counters->steady = now;
 	counters->last = now;

@@ -29,6 +29,6 @@ struct switch_stream *switch_join(struct switch_stream **streams, const struct s
 void switch_leave(struct switch_stream **streams, struct switch_stream *stream, const struct switch_counters *counters);
 
 /* Does what comes by this leg pass? `now` is the time of its frame, in ns. */
-int switch_passes(struct switch_stream *stream, uint8_t leg, uint64_t now);
+int switch_passes(struct switch_stream *stream, const struct switch_counters *own, uint8_t leg, uint64_t now);
 
 #endif

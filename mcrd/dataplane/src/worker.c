@@ -22,6 +22,7 @@ struct worker *worker_new(const struct worker_settings *settings)
 		return NULL;
 	memset(worker, 0, sizeof(*worker));
 	worker->settings = *settings;
+	worker->began = pace_real_now();
 	result = rules_init(&worker->rules);
 	if (result == 0) {
 		result = flows_init(&worker->flows);

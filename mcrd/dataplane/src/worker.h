@@ -45,6 +45,7 @@ struct worker {
 	struct pace pace;
 	int hurry;           /* the last harvest was full, or took much of what a ring of large frames holds */
 
+	uint64_t began;      /* when, CLOCK_REALTIME in ns */
 	int begun;           /* there are rules: the rings may be looked at */
 	int waiting_ready;   /* a poll or a pause is under way */
 	int waiting_message; /* a receive is under way */

@@ -68,5 +68,5 @@ int remerge_give(struct remerge *remerge, uint8_t leg, const uint8_t *data, uint
 	struct merge_name name;
 
 	merge_look(&remerge->settings[leg], remerge->copies, &remerge->guard, data, length, &name);
-	return merge_is_first(remerge->stream, leg, remerge->copies, &name, now);
+	return merge_is_first(remerge->stream, leg, remerge->copies, &name, 0, now);
 }

@@ -61,7 +61,7 @@ static uint64_t flow(uint64_t ms, uint32_t legs)
 		clock_now += 50 * MS;
 		for (leg = 0; leg < LEGS; leg++)
 			if (legs & 1U << leg)
-				passed += switch_passes(stream, leg, clock_now);
+				passed += switch_passes(stream, &counters[leg], leg, clock_now);
 	}
 	return passed;
 }
@@ -219,7 +219,7 @@ static void test_whatever_comes(uint64_t random)
 
 		clock_now += check_random(&random) % (check_random(&random) % 50 ? 40 : 3000) * MS;
 		last[leg] = clock_now;
-		CHECK_EQUAL(switch_passes(stream, leg, clock_now), counters[leg].used);
+		CHECK_EQUAL(switch_passes(stream, &counters[leg], leg, clock_now), counters[leg].used);
 		used = (uint8_t)(stream->used - 1);
 		CHECK_EQUAL(counters[0].used + counters[1].used + counters[2].used, 1);
 		CHECK_EQUAL(used < LEGS && clock_now - last[used] <= SILENCE, 1);
