@@ -15,7 +15,7 @@ INPUT = {"interface": "interface", "group": "address", "port": "port", "protocol
 OUTPUT = {"interface": "interface", "group": "address", "port": "port", "ttl": "ttl"}
 ROUTING = {
     "pim": "mcrd speaks no PIM: it is no router",
-    "igmp": "mcrd joins groups as a host does, and is no querier; a switch needs another one",
+    "igmp": "mcrd joins groups as a host does; to be a querier, set `querier` of the interface",
     "msdp": "mcrd speaks no MSDP",
 }
 
