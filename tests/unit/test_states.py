@@ -14,6 +14,7 @@ from hypothesis import given
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link
+from mcrd.planning.names import doubles
 from mcrd.planning.needs import needs
 from mcrd.planning.plan import plan
 from mcrd.planning.resources import Egress, Members, Nowhere, RelayKey
@@ -268,8 +269,10 @@ def test_what_failed_is_failed_with_its_time_and_its_reason(
     whole = reach(config, links)
     broken = {found for found in whole.open if isinstance(found, Egress | Members)}
     now = reach(config, links, broken=broken)
+    clash = doubles(config, links)
     for name, state in states(config, now).items():
-        entry = needs(config.rules[name], config, links)
+        rule = config.rules[name]
+        entry = needs(rule, config, links, double=clash.of(rule))
         tried = [o for relay in entry.whole.values() for o in relay.outputs]
         if config.rules[name].enabled and not entry.waits:
             if all(isinstance(output, Nowhere) for output in tried):
