@@ -76,8 +76,9 @@ class Queriers(dict[Querying, "Asking"]):
         found: dict[tuple[int, Address | Network], Wanted] = {}
         for querying, asking in self.items():
             known = asking.querier.groups
-            for address, group in known.items():
-                if address in self._groups and not group.is_over(now):
+            for address in self._groups:
+                group = known.get(address) if isinstance(address, Address) else None
+                if group is not None and not group.is_over(now):
                     found[querying.index, address] = _wanted(group, now)
         if found != self.listeners and not (groups_alone and found.keys() == self.listeners.keys()):
             self.listeners = found
@@ -207,7 +208,6 @@ class Asking:
 
 
 def _wanted(group: Group, now: float) -> Wanted:
-    group.expire(now)
     return Wanted(group.until > now, frozenset(group.wanted), frozenset(group.refused))
 
 

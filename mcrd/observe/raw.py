@@ -17,7 +17,7 @@ from mcrd.errors import NEVER, words
 from mcrd.events import tell
 from mcrd.model import Address
 from mcrd.observe.messages import ICMP_ERRORS, MLD
-from mcrd.sockets.common import or_close
+from mcrd.sockets.common import adds_up, or_close
 
 # linux/in.h, linux/icmp.h, linux/icmpv6.h
 IPPROTO_PIM = 103
@@ -137,7 +137,6 @@ def _read(sock: socket.socket, protocol: int) -> Message | None:
     if sock.family == socket.AF_INET6:
         return Message(index, protocol, IPv6Address(name[0].partition("%")[0]), packet)
     body = packet[(packet[0] & 15) * 4 :]  # the kernel has checked the header
-    # 2^16 is 1 modulo 2^16 - 1, so this is the Internet checksum, which the kernel does not check.
-    if int.from_bytes(body + bytes(len(body) % 2), "big") % 0xFFFF:
+    if not adds_up(body):  # the kernel does not check it
         return None
     return Message(index, protocol, IPv4Address(name[0]), body)

@@ -85,6 +85,12 @@ def check_index(interface: str, index: int) -> None:
         raise OSError(errno.ENODEV, f"{interface} is another interface now")
 
 
+def adds_up(data: bytes) -> bool:
+    """Whether the Internet checksum (RFC 1071) that is somewhere in it is right."""
+    # 2^16 is 1 modulo 2^16 - 1: so the sum of all words is the number that they make.
+    return int.from_bytes(data + bytes(len(data) % 2), "big") % 0xFFFF == 0
+
+
 def hardware_of(group: Address) -> bytes:
     """The hardware address of a group (RFC 1112, 6.4; RFC 2464, 7)."""
     packed = group.packed

@@ -70,7 +70,7 @@ class Repeater:
         sent = 0
         for report in reversed(some):
             try:
-                self._socket.sendto(report.packet, _address(report, link))
+                self._socket.sendto(report.packet, address_of(report, link))
             except OSError:
                 continue  # an interface that goes down, a queue that is full: the next round comes
             sent += 1
@@ -89,7 +89,7 @@ def source_for(link: Link, version: int) -> IPv4Address | IPv6Address:
     return next((ip for ip in fitting if ip.is_link_local), IPv6Address(0))
 
 
-def _address(report: Report, link: Link) -> tuple[str, int, int, int, bytes]:
-    """Of packet(7); a frame that is not of Ethernet has no hardware address."""
+def address_of(report: Report, link: Link) -> tuple[str, int, int, int, bytes]:
+    """Where it goes, for packet(7); a frame that is not of Ethernet has no hardware address."""
     hardware = hardware_of(report.destination) if link.hardware == ARPHRD_ETHER else b""
     return (link.name, ETH_P[report.destination.version], 0, link.hardware, hardware)

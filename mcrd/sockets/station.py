@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mcrd.model import Address
 from mcrd.planning.links import Link
-from mcrd.sockets.common import attach_filter, check_index, hardware_of, keep_some, or_close
+from mcrd.sockets.common import adds_up, attach_filter, check_index, keep_some, or_close
 from mcrd.sockets.filters import (
     DROP,
     IF_EQUAL,
@@ -24,7 +24,7 @@ from mcrd.sockets.filters import (
     PACKET_TYPE,
     PASS,
 )
-from mcrd.sockets.rejoin import ARPHRD_ETHER, ETH_P, PRIORITY
+from mcrd.sockets.rejoin import ETH_P, PRIORITY, address_of
 from mcrd.sockets.reports import PROTOCOL_ICMPV6, PROTOCOL_IGMP, Report
 
 # linux/if_packet.h
@@ -98,10 +98,8 @@ class Station:
 
     def send(self, report: Report, link: Link) -> bool:
         """Whether it could be sent."""
-        hardware = hardware_of(report.destination) if link.hardware == ARPHRD_ETHER else b""
-        where = (link.name, ETH_P[self._version], 0, link.hardware, hardware)
         try:
-            self._socket.sendto(report.packet, where)
+            self._socket.sendto(report.packet, address_of(report, link))
         except OSError:
             return False  # an interface that goes down, a queue that is full
         return True
@@ -116,7 +114,7 @@ def _ipv4(packet: bytes) -> Heard | None:
         return None
     begin, end = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
     body = packet[begin:end]
-    if begin < HEADER_V4 or len(packet) < end or _sum(packet[:begin]) or _sum(body):
+    if begin < HEADER_V4 or len(packet) < end or not (adds_up(packet[:begin]) and adds_up(body)):
         return None
     return Heard(IPv4Address(packet[12:16]), IPv4Address(packet[16:20]), body)
 
@@ -130,11 +128,6 @@ def _ipv6(packet: bytes) -> Heard | None:
         return None
     pseudo = packet[8:40] + struct.pack("!II", len(body), PROTOCOL_ICMPV6)
     source = IPv6Address(packet[8:24])
-    if _sum(pseudo + body) or not (source.is_link_local or source.is_unspecified):
+    if not adds_up(pseudo + body) or not (source.is_link_local or source.is_unspecified):
         return None  # RFC 3810, 5.1.14, 5.2.13
     return Heard(source, IPv6Address(packet[24:40]), body)
-
-
-def _sum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) over what has it in it; 0 where it is right."""
-    return int.from_bytes(data + bytes(len(data) % 2), "big") % 0xFFFF

@@ -261,7 +261,7 @@ def test_hardware_addresses_of_groups() -> None:
         ("239.129.1.1", "01005e010101"),
         ("ff02::16", "333300000016"),
     ):
-        address = sending._address(Report(ip_address(group), b""), r0)  # noqa: SLF001
+        address = sending.address_of(Report(ip_address(group), b""), r0)
         assert address[-1] == bytes.fromhex(hardware)
     tunnel = Link("tun0", 3, True, True, MTU, 65534)
-    assert sending._address(Report(V4, b""), tunnel)[-1] == b""  # noqa: SLF001
+    assert sending.address_of(Report(V4, b""), tunnel)[-1] == b""
