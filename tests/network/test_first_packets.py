@@ -115,7 +115,7 @@ def test_two_hundred_of_a_new_member_arrive_in_order(
 ) -> None:
     """Those that come while its socket is opened as well; the largest are in fragments.
 
-    Of these there are fewer than the 480 slots that the ring for them has: a busy machine loses none.
+    Of these there are fewer than their ring has slots (480): a busy machine loses none.
     """
     source, target = ("239.1.1.1", "239.2.2.2") if version == 4 else ("ff15::1", "ff15::2")
     daemon = triangle.lab.mcrd(
