@@ -16,14 +16,13 @@ from mcrd.config.values import LONGEST_INTERFACE_NAME
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding
 from mcrd.host.devices import Device
-from mcrd.host.merging import SUPER_FRAMES, lacking, line
+from mcrd.host.merging import SUPER_FRAMES, WORTH_MERGING, lacking, line
 
 SEGMENT = "tx-udp-segmentation"
 CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6")
 MERGING = ("rx-udp-gro-forwarding", "rx-gro-list")
 VLAN_FILTER = "rx-vlan-filter"
 VIRTUAL = ("veth", "bridge", "tun", "macvlan", "ipvlan")
-WORTH_MERGING = 100_000  # packets/s
 LOST = "before Linux 6.2 the kernel drops UDP super-frames before the ring: one each in ring_full"
 
 

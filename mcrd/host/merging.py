@@ -20,6 +20,8 @@ FEATURES = {"rx-gro": "gro", "rx-udp-gro-forwarding": "rx-udp-gro-forwarding"}
 """What it takes, with the names that ethtool -K has: GRO, and that for UDP of no socket here."""
 SUPER_FRAMES = (6, 2)
 """The first kernel whose packet rings hold what was merged."""
+WORTH_MERGING = 100_000
+"""From so many packets/s on, `gro` pays: docs/performance.md."""
 
 log = logging.getLogger(__name__)
 

@@ -84,7 +84,7 @@ def stats(received: int, sent: int, errors: dict[str, int] | None = None, **othe
     rule = {"received": {"packets": received}, "dropped": {"rate_limited": 0}, "outputs": [output]}
     made = {
         "rules": {"a": rule},
-        "interfaces": {"eth0": {"dropped": other.get("dropped", {})}},
+        "interfaces": {"eth0": {"dropped": other.get("dropped", {}), **other.get("rings", {})}},
         "workers": [{"interface": "eth0", "pid": other.get("pid", 7)}],
     }
     return msgspec.convert(made, Stats)
@@ -150,6 +150,19 @@ def test_without_a_daemon_all_that_it_would_know_is_unknown() -> None:
 )
 def test_what_the_daemon_says(daemon: Daemon, expected: tuple[str, str]) -> None:
     assert cause(replace(HEALTHY, daemon=daemon)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "gro", "said"), [(99_999, None, 0), (100_000, None, 1), (900_000, True, 0)]
+)
+def test_what_comes_fast_is_better_merged(rate: int, gro: bool | None, said: int) -> None:
+    rings = {"rate": {"second": {"packets": rate}}, "gro": gro}
+    found = explain(replace(HEALTHY, daemon=replace(WELL, after=stats(110, 110, rings=rings))))
+    notes = [each.text for each in found if each.topic == "gro"]
+    assert (
+        notes == ["100,000 packets/s without `gro`, which halves what they take of the CPU"] * said
+    )
+    assert answer(found) is None
 
 
 def test_errors_and_refusals_whichbefore_are_a_note() -> None:
