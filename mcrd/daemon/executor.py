@@ -226,7 +226,7 @@ class Estate:
                 isinstance(resource, Rejoin | GroupProtocol | Querying)
                 and resource not in self.failures
             ):
-                log.warning("%s: %s", resource, words(error))  # no rule fails by that
+                log.warning("%s: %s", resource, words(error))  # rules may do without
             self.failures.add(resource, explain(error, resource))
         else:
             self.failures.pop(resource, None)

@@ -12,7 +12,16 @@ from dataclasses import replace
 from mcrd.errors import named
 from mcrd.lanes.recovery import STALE, backoff
 from mcrd.planning.actual import Failure
-from mcrd.planning.resources import Egress, Ingress, Members, Membership, RelayKey, Resource, Worker
+from mcrd.planning.resources import (
+    Egress,
+    Ingress,
+    Members,
+    Membership,
+    Querying,
+    RelayKey,
+    Resource,
+    Worker,
+)
 
 What = Resource | RelayKey
 
@@ -77,7 +86,7 @@ def explain(error: OSError, resource: Resource) -> str:
     """Why something could not be opened, and what to do about it where that is known."""
     text, hint = named(error), ""
     match resource, error.errno:
-        case (Ingress(), errno.EPERM):
+        case (Ingress() | Querying(), errno.EPERM):
             hint = "packet sockets need CAP_NET_RAW"
         case (Egress(), errno.ENETUNREACH | errno.EHOSTUNREACH):
             over = "" if resource.sending.routed else f" over {resource.interface}"
@@ -92,6 +101,6 @@ def explain(error: OSError, resource: Resource) -> str:
             hint = "raise the limit on open files (LimitNOFILE=)"
         case (Membership(), errno.ENOBUFS):
             hint = "look at the sysctl net.ipv4.igmp_max_memberships"
-        case (Membership(), errno.ENOMEM):
+        case (Membership() | Querying(), errno.ENOMEM):
             hint = "look at the sysctl net.core.optmem_max"
     return f"{text}: {hint}" if hint else text

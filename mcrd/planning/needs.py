@@ -63,7 +63,7 @@ class Needs:
     the same where there is no worker to be had. `whole` is what the workers do when all of it can
     be opened. `doubts` say of each output why its packets may go nowhere. `moves`: some output
     follows the routes, or leads nowhere now. `idle` are the places of the outputs that wait for
-    nothing but members.
+    nothing but members, and what tells of these.
     """
 
     waits: str
@@ -74,7 +74,7 @@ class Needs:
     whole: Mapping[RelayKey, Relay] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     moves: bool = False
-    idle: frozenset[int] = frozenset()
+    idle: Mapping[int, Querying] = field(default_factory=dict)
 
 
 class _Known(NamedTuple):
@@ -178,10 +178,12 @@ def querying(config: Config, link: Link, version: int) -> Querying:
 
 def _asking(rule: Rule, config: Config, links: Mapping[str, Link]) -> Iterator[Querying]:
     """What tells of the members that outputs send to alone."""
-    for output in rule.outputs:
-        link = links.get(output.interface or "") if output.when is not None else None
-        if link is not None:
-            yield querying(config, link, output.address.version)
+    return filter(None, (_tells(output, config, links) for output in rule.outputs))
+
+
+def _tells(output: Output, config: Config, links: Mapping[str, Link]) -> Querying | None:
+    link = links.get(output.interface or "") if output.when is not None else None
+    return querying(config, link, output.address.version) if link is not None else None
 
 
 def _wanted(output: Output, links: Mapping[str, Link], listeners: Listeners) -> Wanted | None:
@@ -220,7 +222,8 @@ def needs(
         "" if waits else outlets.why_unwanted(output, links, listeners)
         for waits, output in zip(waiting, rule.outputs, strict=True)
     )
-    idle = frozenset(at for at, why in enumerate(unwanted) if why)
+    tells = {at: _tells(rule.outputs[at], config, links) for at, why in enumerate(unwanted) if why}
+    idle = {at: querying for at, querying in tells.items() if querying is not None}
     asking = tuple(dict.fromkeys(_asking(rule, config, links)))
     waiting = tuple(waits or why for waits, why in zip(waiting, unwanted, strict=True))
     if all(waiting) and not idle:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from mcrd.model import Config, Rule
 from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.needs import KnownNeeds, Needs
-from mcrd.planning.resources import Nowhere, RelayKey, Resource
+from mcrd.planning.resources import Nowhere, Querying, RelayKey, Resource
 
 State = Literal["active", "idle", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -110,7 +110,7 @@ def _whole(entry: Needs, actual: Actual) -> tuple[str | None, float | None]:
 def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputState:
     """The state of an output: the worst of what it is in the workers of the interface."""
     if at in entry.idle:
-        return OutputState("idle", entry.waiting[at])
+        return _idle(entry.idle[at], entry.waiting[at], actual)
     if not entry.relays:
         return OutputState("waiting", entry.waiting[at])
     found = OutputState("active", entry.doubts[at] or None)
@@ -130,6 +130,14 @@ def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputS
             found = OutputState("waiting", "being opened")
     found = replace(found, interface=where) if where is not None else found
     return OutputState("failed", whole) if whole is not None else found
+
+
+def _idle(tells: Querying, why: str, actual: Actual) -> OutputState:
+    """That of an output without members: they may be there, and nobody hears them."""
+    failure = actual.failures.get(tells)
+    if failure is None:
+        return OutputState("idle", why)
+    return OutputState("failed", f"{tells}: {failure.reason}", _retry(failure, actual))
 
 
 def _retry(failure: Failure, actual: Actual) -> float:

@@ -10,6 +10,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.lab import wait_for
 from tests.lab.rules import rule
 
@@ -175,3 +177,29 @@ def test_a_rule_flows_only_while_somebody_has_joined(lab: Lab) -> None:
     states = [each["state"] for each in daemon.rules()["a"]["outputs"]]
     assert states == ["idle", "active"]
     wait_for(lambda: not asked(daemon)["igmp"]["elected"], "nobody to ask any more")
+
+
+def test_a_rule_whose_members_cannot_be_heard_says_why_and_tries_again(lab: Lab) -> None:
+    source, relay, sink = lab.hosts("source", "relay", "sink")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], sink, "k0", ["10.2.0.9/24"])
+    daemon = lab.mcrd(relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000 ttl=2"))
+    try:
+        room = relay.sysctl("net.core.optmem_max")
+        relay.sysctl("net.core.optmem_max", "0")
+    except OSError:
+        pytest.skip("on older kernels, net.core.optmem_max is the whole machine's")
+    daemon.edit(WANTED)
+    wait_for(lambda: state(daemon) == "failed", "the rule to say that it hears nobody")
+    found = daemon.rules()["a"]
+    assert found["reason"].startswith("IGMP querier on r1: Cannot allocate memory (ENOMEM)")
+    assert "net.core.optmem_max" in found["reason"]
+    assert found["retry_in_s"] is not None
+    assert found["outputs"][0]["state"] == "failed"
+    receiver = sink.receive("k0", "239.2.2.2", 6000)
+    relay.sysctl("net.core.optmem_max", room)
+    wait_for(lambda: state(daemon) == "active", "the next try")
+    source.send("s0", "239.1.1.1", 5000, count=20, size=100)
+    wait_for(partial(has_sent, daemon, 20), "the stream to flow")
+    assert receiver.stop()["unique"] == 20
+    assert "WARNING: rules.a: failed: IGMP querier on r1" in daemon.log()

@@ -210,6 +210,20 @@ def test_a_rule_failed_when_something_that_it_needs_did(number: int, words: str)
     assert of(failing(NEEDS.required[number])) == RuleState("failed", words, (failed, failed), 0.5)
 
 
+def test_a_rule_that_hears_no_members_is_not_idle_but_failed() -> None:
+    only = replace(WALL, when="members")
+    rule = replace(RULE, outputs=(only,))
+    assert of(Actual(LINKS), rule).state == "idle"
+    (tells,) = needs(rule, CONFIG, LINKS).idle.values()
+    deaf = Actual(LINKS, failures={tells: Failure("broken", 100.5)}, now=100.0)
+    why = "IGMP querier on eth1: broken"
+    assert of(deaf, rule) == RuleState("failed", why, (OutputState("failed", why, 0.5),), 0.5)
+    beside = reach(Config(rules={"camera": replace(RULE, outputs=(only, CLOUD))}), LINKS)
+    found = of(replace(beside, failures=deaf.failures), replace(RULE, outputs=(only, CLOUD)))
+    assert found.state == "active"
+    assert [each.state for each in found.outputs] == ["failed", "active"]
+
+
 def test_a_rule_failed_that_its_worker_refused() -> None:
     failed = OutputState("failed", "no memory")
     state = of(failing(KEY, "no memory"))
