@@ -236,11 +236,15 @@ def clashes(claims: Sequence[Claim]) -> list[tuple[int, int]]:
 
 
 def _merged(networks: Iterable[Network]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    bounds = ((int(each.network_address), int(each.broadcast_address)) for each in networks)
+    return runs((int(each.network_address), int(each.broadcast_address)) for each in networks)
+
+
+def runs(bounds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What lies between these bounds: first and last of each run, sorted, none touching."""
+    found: list[tuple[int, int]] = []
     for low, high in sorted(bounds):
-        if runs and low <= runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], max(runs[-1][1], high))
+        if found and low <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], high))
         else:
-            runs.append((low, high))
-    return runs
+            found.append((low, high))
+    return found

@@ -13,6 +13,7 @@ from msgspec.structs import astuple
 
 from mcrd.looks import Kind, Look
 from mcrd.observe.messages import MLD, MalformedError, Query, icmp, igmp, mld
+from mcrd.sockets.common import adds_up
 
 KINDS = 256  # of which more are only counted, but for as many again that the rule takes
 EXTENSIONS = 16  # headers of IPv6, before the packet is taken for nonsense
@@ -128,7 +129,8 @@ def _payload(
         # that of the whole.
         if not more and length == len(body):
             missing = checksum == 0 and len(addresses) == 32
-            wrong = verify and checksum != 0 and not _adds_up(addresses, body)
+            pseudo = addresses + struct.pack("!HH", UDP, length)  # RFC 768
+            wrong = verify and checksum != 0 and not adds_up(pseudo + body)
             kind.wrong_checksum = missing or wrong
         elif not more and (length < 8 or length > len(body)):
             raise MalformedError("the length of UDP is wrong")
@@ -140,14 +142,6 @@ def _payload(
         kind.protocol, kind.detail = "mld", _group_message(body, 6)
     elif protocol in (ICMP, ICMPV6):
         kind.detail = _icmp(body, 4 if protocol == ICMP else 6)
-
-
-def _adds_up(addresses: bytes, body: bytes) -> bool:
-    """Whether the checksum over the pseudo-header and UDP is right (RFC 768)."""
-    # 2^16 is 1 modulo 2^16 - 1: so the sum of all words is the number that they make.
-    words = body if len(body) % 2 == 0 else body + b"\0"
-    total = int.from_bytes(addresses, "big") + int.from_bytes(words, "big") + UDP + len(body)
-    return total % 0xFFFF == 0
 
 
 def _group_message(body: bytes, version: int) -> str:

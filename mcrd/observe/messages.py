@@ -7,7 +7,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
 from mcrd.model import Address
@@ -148,7 +148,7 @@ def icmp(body: bytes, version: int) -> Error | None:
     except struct.error:
         raise MalformedError("it is too short") from None
     named: Literal["udp", "esp"] = "udp" if protocol == UDP else "esp"
-    return Error(kind, code, _address(source), _address(destination), port, named)
+    return Error(kind, code, ip_address(source), ip_address(destination), port, named)
 
 
 def _exponential(code: int, bits: int) -> int:
@@ -176,16 +176,12 @@ def _records(body: bytes, size: int) -> Iterator[Record]:
             at = end + more * 4
             match kind:
                 case 2 | 4:  # IS_EXCLUDE, TO_EXCLUDE: some others than those that it names
-                    yield Record(_address(group), kind=kind, refused=named or frozenset())
+                    yield Record(ip_address(group), kind=kind, refused=named or frozenset())
                 case 1 | 3:  # IS_INCLUDE, TO_INCLUDE
-                    yield Record(_address(group), named, kind=kind)
+                    yield Record(ip_address(group), named, kind=kind)
                 case 5:  # ALLOW
-                    yield Record(_address(group), named, "allow", kind)
+                    yield Record(ip_address(group), named, "allow", kind)
                 case 6 if named is not None:  # BLOCK
-                    yield Record(_address(group), named, "block", kind)
+                    yield Record(ip_address(group), named, "block", kind)
     except struct.error:
         raise MalformedError("it is too short") from None
-
-
-def _address(packed: bytes) -> Address:
-    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcrd.addresses import first_address, first_port, last_port
-from mcrd.model import Input
+from mcrd.model import Address, Input
 from mcrd.sockets.filters import (
     AND,
     DROP,
@@ -119,10 +119,8 @@ def _destination(given: Input, version: int, at: int) -> Sequence[Instruction]:
     first = first_address(given.address)
     if first.version != version:
         return ()
-    host_bits = getattr(given.address, "max_prefixlen", 0) - getattr(
-        given.address, "prefixlen", getattr(given.address, "max_prefixlen", 0)
-    )
-    mask = 0xFFFFFFFF << min(host_bits, 32) & 0xFFFFFFFF
+    many = 1 if isinstance(given.address, Address) else given.address.num_addresses
+    mask = -many & 0xFFFFFFFF  # for it is a power of two
     return (
         (LOAD_WORD, 0, 0, at),
         (AND, 0, 0, mask),

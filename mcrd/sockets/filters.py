@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mcrd.addresses import destinations
+from mcrd.config.overlap import runs
 from mcrd.model import Address, Config, Network
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link
@@ -193,12 +194,7 @@ def by_version(ipv4: Sequence[Instruction], ipv6: Sequence[Instruction]) -> tupl
 
 def _spans(networks: Sequence[Network], limit: int) -> list[Span]:
     """The networks as spans of the last 32 bits, in order, apart, and not more than `limit`."""
-    found: list[Span] = []
-    for first, last in sorted(map(_span, networks)):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(last, found[-1][1]))
-        else:
-            found.append((first, last))
+    found = runs(map(_span, networks))
     if len(found) > limit:
         # The narrowest gaps close: that lets in the fewest addresses more.
         gaps = sorted(range(1, len(found)), key=lambda i: found[i][0] - found[i - 1][1])

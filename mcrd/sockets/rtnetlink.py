@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from mcrd.model import Address
@@ -38,7 +38,7 @@ NUD_INCOMPLETE, NUD_FAILED = 0x01, 0x20
 _GROUPS = 0x4 | 0x40 | 0x400 | 0x80 | 1 << 18 | 1 << 31
 _ROOM = 1 << 20  # bytes that wait to be read; the kernel may give less
 _AT_ONCE = 64  # questions in one message: their answers have to wait in the socket
-_FAMILIES = {socket.AF_INET: IPv4Address, socket.AF_INET6: IPv6Address}
+_VERSIONS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 
 class Question(NamedTuple):
@@ -257,9 +257,7 @@ def _hop(found: dict[int, bytes]) -> tuple[int, Address | None]:
 
 
 def _address(packed: bytes | None) -> Address | None:
-    if packed is None:
-        return None
-    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
+    return None if packed is None else ip_address(packed)
 
 
 def _change(data: bytes) -> Change | None:
@@ -271,12 +269,11 @@ def _change(data: bytes) -> Change | None:
         bits, of, index = 128, NDA_DST, _NDMSG.unpack_from(data, 16)[1]
     else:
         return None
-    if data[16] not in _FAMILIES:
+    version = _VERSIONS.get(data[16])
+    if version is None:
         return Change(0, 0, 0)  # of a bridge, or of MPLS
-    version = 4 if data[16] == socket.AF_INET else 6
     size = 32 if version == 4 else 128
-    start = 28
-    for attribute, value in attributes(data[start:]):
+    for attribute, value in attributes(data[28:]):
         if attribute == of:
             first = int.from_bytes(value, "big")
             return Change(version, first, 1 << size - min(bits, size), index)
