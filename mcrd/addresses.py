@@ -91,6 +91,15 @@ def is_of_link(address: Address) -> bool:
     return address.is_link_local
 
 
+def socket_name(
+    address: Address, port: int, index: int
+) -> tuple[str, int] | tuple[str, int, int, int]:
+    """The socket address; the interface's index is the zone of link-local addresses (RFC 4007)."""
+    if address.version == 4:
+        return (str(address), port)
+    return (str(address), port, 0, index if is_of_link(address) else 0)
+
+
 def storage(address: Address, index: int = 0) -> bytes:
     """A struct sockaddr_storage, without a port; `index` is the zone of a link-local address."""
     if address.version == 4:

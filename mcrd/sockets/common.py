@@ -123,13 +123,3 @@ def plain_socket(protocol: Protocol, address: Address, interface: str | None) ->
         if interface is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
         return sock
-
-
-def socket_name(
-    address: Address, port: int, index: int
-) -> tuple[str, int] | tuple[str, int, int, int]:
-    """The socket address; the interface's index is the zone of link-local addresses (RFC 4007)."""
-    if address.version == 4:
-        return (str(address), port)
-    local = address.is_link_local or (address.is_multicast and address.packed[1] & 0x0F <= 2)
-    return (str(address), port, 0, index if local else 0)

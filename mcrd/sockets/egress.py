@@ -13,12 +13,12 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from mcrd.addresses import Target
+from mcrd.addresses import Target, socket_name
 from mcrd.errors import words
 from mcrd.model import LIMITED_BROADCAST, Address
 from mcrd.planning.replies import back, ear, is_answer, receives
 from mcrd.planning.resources import Egress
-from mcrd.sockets.common import check_index, or_close, plain_socket, quiet_socket, socket_name
+from mcrd.sockets.common import check_index, or_close, plain_socket, quiet_socket
 from mcrd.sockets.netlink import master_of
 from mcrd.sockets.rtnetlink import Question, RouteQueries
 

@@ -11,11 +11,11 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
-from mcrd.addresses import storage
+from mcrd.addresses import socket_name, storage
 from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.planning.resources import Hold, Membership
-from mcrd.sockets.common import check_index, quiet_socket, socket_name
+from mcrd.sockets.common import check_index, quiet_socket
 
 # linux/in.h, linux/in6.h
 IP_MULTICAST_ALL = 49

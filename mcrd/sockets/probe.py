@@ -10,8 +10,9 @@ from __future__ import annotations
 import socket
 import struct
 
+from mcrd.addresses import socket_name
 from mcrd.model import Address
-from mcrd.sockets.common import DROP_ALL, attach_filter, socket_name
+from mcrd.sockets.common import DROP_ALL, attach_filter
 
 ECHO_REQUEST, ECHO_REQUEST_6 = 8, 128  # RFC 792, RFC 4443
 

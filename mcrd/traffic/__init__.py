@@ -12,9 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from mcrd.addresses import is_of_link
-from mcrd.host.netlink import asking
-
 Address = IPv4Address | IPv6Address
 
 MAX_FLOWS = 4096
@@ -67,35 +64,15 @@ class Target:
         try:
             return socket.if_nametoindex(self.interface)
         except OSError:
-            if (index := _index_of_altname(self.interface)) is not None:
-                return index
+            from mcrd.host.devices import links  # noqa: PLC0415  slow, and seldom needed
+
+            with suppress(OSError, KeyError):  # if_nametoindex(3) takes 15 bytes of an altname
+                return links()[self.interface].index
             raise TrafficError(f"interface {self.interface}: no such interface") from None
-
-    def scope(self, interface_index: int) -> int:
-        """The sin6_scope_id: link-local addresses mean nothing without one (RFC 4007)."""
-        return interface_index if self.address.version == 6 and is_of_link(self.address) else 0
-
-    def endpoint(
-        self, address: Address, interface_index: int
-    ) -> tuple[str, int] | tuple[str, int, int, int]:
-        """What the socket module wants for one of the addresses."""
-        if address.version == 4:
-            return str(address), self.port
-        return str(address), self.port, 0, self.scope(interface_index)
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{self.interface} {host}:{self.port}"
-
-
-def _index_of_altname(name: str) -> int | None:
-    """The interface that has this alternative name; if_nametoindex(3) takes 15 bytes of one."""
-    with suppress(OSError), asking() as netlink:
-        for link in netlink.get_links():
-            properties = link.get("prop_list")
-            if properties and name in properties.get_attrs("IFLA_ALT_IFNAME"):
-                return int(link["index"])
-    return None
 
 
 def open_socket(target: Target) -> socket.socket:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mcrd.addresses import storage
+from mcrd.addresses import socket_name, storage
 from mcrd.errors import named
 from mcrd.traffic import SLICE_NS, Address, Target, TrafficError, allow_descriptors, open_socket
 from mcrd.traffic._traffic import ffi, lib
@@ -81,10 +81,9 @@ def receive(
     allow_descriptors(target.flows)
     try:
         with ExitStack() as stack:
-            sockets = [
-                stack.enter_context(_open(target, address, source, index))
-                for address in target.addresses
-            ]
+            sockets = [stack.enter_context(open_socket(target)) for _ in target.addresses]
+            for sock, address in zip(sockets, target.addresses, strict=True):
+                _bind(sock, target, address, source, index)
             receiver = _new(sockets, target, source)
             # The kernel doubles what it is given, for its own overhead, and tells that number.
             ready(sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2)
@@ -94,27 +93,23 @@ def receive(
         raise TrafficError(f"cannot receive on {target}: {named(error)}") from error
 
 
-def _open(target: Target, address: Address, source: Address | None, index: int) -> socket.socket:
+def _bind(
+    sock: socket.socket, target: Target, address: Address, source: Address | None, index: int
+) -> None:
     # One socket for each group: only by its bound address can a socket keep the other groups of
     # the port out, and net.ipv4.igmp_max_memberships never matters.
-    sock = open_socket(target)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(target.is_group))
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(target.is_group))
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        if target.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(target.endpoint(address, index))
-        if target.is_group:
-            _join(sock, address, source, index)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    if target.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(socket_name(address, target.port, index))
+    if target.is_group:
+        _join(sock, address, source, index)
+    sock.setblocking(False)
 
 
 def _join(sock: socket.socket, group: Address, source: Address | None, index: int) -> None:

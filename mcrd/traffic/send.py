@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from mcrd.addresses import socket_name
 from mcrd.errors import named
 from mcrd.traffic import SLICE_NS, Address, Target, TrafficError, allow_descriptors, open_socket
 from mcrd.traffic._traffic import ffi, lib
@@ -58,7 +59,8 @@ def send(target: Target, pattern: Pattern, stopped: Callable[[], bool]) -> Sent:
             sockets: list[socket.socket] = []
             port = pattern.source_port
             for address in target.addresses:
-                sock = stack.enter_context(_open(target, address, pattern, port, index))
+                sock = stack.enter_context(open_socket(target))
+                _connect(sock, target, address, pattern, port, index)
                 sockets.append(sock)
                 port = sock.getsockname()[1]
             return _run(sockets, pattern, stopped)
@@ -66,39 +68,33 @@ def send(target: Target, pattern: Pattern, stopped: Callable[[], bool]) -> Sent:
         raise TrafficError(f"cannot send to {target}: {named(error)}") from error
 
 
-def _open(
-    target: Target, address: Address, pattern: Pattern, port: int, index: int
-) -> socket.socket:
-    sock = open_socket(target)
-    try:
-        if target.flows > 1:  # they all share one source port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        if pattern.burst > 1:
-            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, pattern.size)
-        ttl = pattern.ttl if pattern.ttl is not None else 1 if target.is_group else 64
-        if target.family == socket.AF_INET:
-            # Without it a packet that the transmit queue refuses is lost without an error.
-            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-            ip_mreqn = struct.pack("=4s4si", bytes(4), bytes(4), index)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip_mreqn)
-        else:
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-        sock.bind(("", port))
-        # Connected: to a host the route is looked up once, and a wrong one is noticed here.
-        sock.connect(target.endpoint(address, index))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+def _connect(
+    sock: socket.socket, target: Target, address: Address, pattern: Pattern, port: int, index: int
+) -> None:
+    if target.flows > 1:  # they all share one source port
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    if pattern.burst > 1:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, pattern.size)
+    ttl = pattern.ttl if pattern.ttl is not None else 1 if target.is_group else 64
+    if target.family == socket.AF_INET:
+        # Without it a packet that the transmit queue refuses is lost without an error.
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        ip_mreqn = struct.pack("=4s4si", bytes(4), bytes(4), index)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip_mreqn)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+    sock.bind(("", port))
+    # Connected: to a host the route is looked up once, and a wrong one is noticed here.
+    sock.connect(socket_name(address, target.port, index))
 
 
 def _run(sockets: list[socket.socket], pattern: Pattern, stopped: Callable[[], bool]) -> Sent:
