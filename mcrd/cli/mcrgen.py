@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from ipaddress import ip_address
+from typing import TypeVar
 
 from mcrd.cli.arguments import argument
 from mcrd.traffic import Address, Target, TrafficError, stop_on_signal
@@ -18,6 +19,8 @@ from mcrd.traffic.receive import Ending, Received, receive
 from mcrd.traffic.send import Pattern, Sent, send
 
 SMALL_BUFFER = 4 * 1024 * 1024
+
+T = TypeVar("T", int, float)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,38 +126,24 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argpar
     return parser, sender, receiver
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected {low} to {high}, got {text}")
-        return value
+def _number(
+    read: Callable[[str], T], fits: Callable[[T], bool], expected: str
+) -> Callable[[str], T]:
+    def convert(text: str) -> T:
+        with contextlib.suppress(ValueError):
+            if fits(value := read(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
 
     return convert
 
 
-def _rate(text: str) -> float:
-    value = _number(text)
-    if value != 0 and not 0.001 <= value <= 1e9:
-        raise argparse.ArgumentTypeError(f"expected 0, or 0.001 to 1000000000, got {text}")
-    return value
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    return _number(int, lambda value: low <= value <= high, f"{low} to {high}")
 
 
-def _seconds(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1e9:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text}")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+_rate = _number(float, lambda rate: rate == 0 or 0.001 <= rate <= 1e9, "0, or 0.001 to 1000000000")
+_seconds = _number(float, lambda seconds: 0 < seconds <= 1e9, "a number of seconds")
 
 
 def _address(text: str) -> Address:

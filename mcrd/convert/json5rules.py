@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import json5
 
 from mcrd.convert.draft import Draft, DraftRule, ForeignError, Value
+
+T = TypeVar("T")
 
 PORTLESS = frozenset({"esp"})
 INPUT = {"interface": "interface", "group": "address", "port": "port", "protocol": "protocol"}
@@ -30,10 +32,10 @@ def from_json5(text: str, source: str) -> Draft:
         raise ForeignError(f"{source}: expected an object with rules")
     draft = Draft(source, understood="rules" in given or "pinning" in given)
     ttl = given.pop("multicast_ttl", None)
-    for number, rule in enumerate(_list(given.pop("rules", []), source, "rules"), 1):
+    for number, rule in enumerate(_as(list, given.pop("rules", []), source, "rules"), 1):
         draft.rules.append(_rule(draft, rule, number, source, ttl))
-    for interface, cpus in _dict(given.pop("pinning", {}), source, "pinning").items():
-        workers = max(1, len(_list(cpus, source, "pinning")))
+    for interface, cpus in _as(dict, given.pop("pinning", {}), source, "pinning").items():
+        workers = max(1, len(_as(list, cpus, source, "pinning")))
         draft.interfaces[str(interface)] = {"workers": workers, "cpus": cpus}
     for name, section in given.items():
         about = ROUTING.get(name, "there is no such setting")
@@ -43,8 +45,8 @@ def from_json5(text: str, source: str) -> Draft:
 
 def _rule(draft: Draft, rule: Any, number: int, source: str, ttl: Any) -> DraftRule:
     where = f"rules[{number - 1}]"
-    entry = dict(_dict(rule, source, where))
-    end = dict(_dict(entry.pop("input", None), source, f"{where}.input"))
+    entry = dict(_as(dict, rule, source, where))
+    end = dict(_as(dict, entry.pop("input", None), source, f"{where}.input"))
     remarks: list[str] = []
     called = str(entry.pop("name", f"rule-{number}"))
     name = draft.free_name(called)
@@ -54,9 +56,9 @@ def _rule(draft: Draft, rule: Any, number: int, source: str, ttl: Any) -> DraftR
     made = DraftRule(name, given, [], remarks, where=f"{where} ({called})")
     if made.input.get("protocol") in PORTLESS:
         made.input.pop("port", None)
-    for at, output in enumerate(_list(entry.pop("outputs", []), source, f"{where}.outputs")):
+    for at, output in enumerate(_as(list, entry.pop("outputs", []), source, f"{where}.outputs")):
         of = f"{where}.outputs[{at}]"
-        known = _known(dict(_dict(output, source, of)), OUTPUT, of, remarks)
+        known = _known(dict(_as(dict, output, source, of)), OUTPUT, of, remarks)
         if made.input.get("protocol") in PORTLESS:
             known.pop("port", None)
         if ttl is not None:
@@ -75,13 +77,8 @@ def _known(
     return {ours: given[theirs] for theirs, ours in names.items() if given.get(theirs) is not None}
 
 
-def _dict(value: Any, source: str, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ForeignError(f"{source}: {where}: expected an object, got {value!r}")
-    return value
-
-
-def _list(value: Any, source: str, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise ForeignError(f"{source}: {where}: expected an array, got {value!r}")
+def _as(kind: type[T], value: Any, source: str, where: str) -> T:
+    if not isinstance(value, kind):
+        expected = "an object" if kind is dict else "an array"
+        raise ForeignError(f"{source}: {where}: expected {expected}, got {value!r}")
     return value
