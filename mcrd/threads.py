@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,25 +31,14 @@ async def apart(work: Callable[[], T], *, or_here: bool = True) -> T:
 
     Without a thread the loop waits for it; or, unless `or_here`, it is not called: raises OSError.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():  # nobody waits any more
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # whoever waits no more does not keep it from its end
 
     def run() -> None:
-        result, failure = None, None
         try:
-            result = work()
+            future.set_result(work())
         except Exception as error:  # noqa: BLE001  # it is raised where it is waited for
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, result, failure)
+            future.set_exception(error)
 
     try:
         start("apart", run)
@@ -57,4 +46,4 @@ async def apart(work: Callable[[], T], *, or_here: bool = True) -> T:
         if not or_here:
             raise
         return work()
-    return await future
+    return await asyncio.wrap_future(future)

@@ -66,30 +66,23 @@ OUTPUT = Subject(
         for output in rule.outputs
     ),
 )
-ANSWERS = Subject(
-    ("rule", "output"),
-    lambda given: (
-        (labels, output.answers)
-        for labels, output in OUTPUT.entries(given)
-        if output.answers is not None
-    ),
-)
-INSPECTED = Subject(
-    ("rule", "interface"),
-    lambda given: (
-        (labels, rule.inspect) for labels, rule in RULE.entries(given) if rule.inspect is not None
-    ),
-)
-MERGED = Subject(
-    ("rule", "interface"),
-    lambda given: ((labels, rule) for labels, rule in RULE.entries(given) if rule.merge),
-)
-SWITCHED = Subject(
-    ("rule", "interface"),
-    lambda given: (
-        (labels, rule.switch) for labels, rule in RULE.entries(given) if rule.switch is not None
-    ),
-)
+
+
+def _part(of: Subject, name: str) -> Subject:
+    """What some entries of a subject have by this name, and others have not."""
+
+    def entries(given: Snapshot) -> Iterator[tuple[tuple[object, ...], Any]]:
+        for labels, entry in of.entries(given):
+            if (part := getattr(entry, name)) is not None:
+                yield labels, part
+
+    return Subject(of.labels, entries)
+
+
+ANSWERS = _part(OUTPUT, "answers")
+INSPECTED = _part(RULE, "inspect")
+MERGED = _part(RULE, "merge")
+SWITCHED = _part(RULE, "switch")
 INTERFACE = Subject(
     ("interface",), lambda given: (((name,), each) for name, each in given.interfaces.items())
 )
@@ -97,10 +90,6 @@ WORKER = Subject(
     ("interface", "worker"),
     lambda given: (((each.interface, each.number), each) for each in given.workers),
 )
-
-
-def _is_good(daemon: Snapshot) -> bool:
-    return not daemon.config_errors
 
 
 def _states(daemon: Snapshot) -> dict[str, int]:
@@ -126,7 +115,8 @@ def _ring_full(counted: str) -> Callable[[WorkerCounts], int]:
 
 
 def _leg_faults(rule: RuleCounts) -> dict[str, int]:
-    return {name.removeprefix("leg_"): int(name in rule.leg_faults) for name in LEG_FAULTS}
+    names = LEG_FAULTS if rule.merge is not None else ()
+    return {name.removeprefix("leg_"): int(name in rule.leg_faults) for name in names}
 
 
 def _faults(names: Iterable[str], of: str = "") -> Callable[[InspectCount], dict[str, int]]:
@@ -137,7 +127,8 @@ def _faults(names: Iterable[str], of: str = "") -> Callable[[InspectCount], dict
 FAMILIES = (
     Family("mcrd_build", Info, DAEMON, lambda daemon: {"version": daemon.version}, None,
         "The version of mcrd that runs."),
-    Family("mcrd_config_last_reload_successful", Gauge, DAEMON, _is_good, None,
+    Family("mcrd_config_last_reload_successful", Gauge, DAEMON,
+        lambda daemon: not daemon.config_errors, None,
         "1 when the rule file that was read last is in use; 0 when it has problems."),
     Family("mcrd_config_last_reload_success_timestamp_seconds", Gauge, DAEMON, "config_time", None,
         "When a rule file was last applied."),
@@ -173,15 +164,15 @@ FAMILIES = (
         None, "The longest time between two PCRs of MPEG-TS, by the times in them."),
     Family("mcrd_rule_pcr_jitter_seconds", Gauge, INSPECTED, "mpeg_ts.pcr_jitter_s", None,
         "How far from the times in them the PCRs of MPEG-TS arrive."),
-    Family("mcrd_rule_leg_received_packets", Counter, MERGED, "merge.received", None,
+    Family("mcrd_rule_leg_received_packets", Counter, MERGED, "received", None,
         "Datagrams that an input of a merged stream brought."),
-    Family("mcrd_rule_leg_packets", Counter, MERGED, _faults(RESULTS, "merge."), "result",
+    Family("mcrd_rule_leg_packets", Counter, MERGED, _faults(RESULTS), "result",
         "What became of the datagrams of an input of a merged stream, and what it lost."),
-    Family("mcrd_rule_leg_fault", Gauge, MERGED, _leg_faults, "fault",
+    Family("mcrd_rule_leg_fault", Gauge, RULE, _leg_faults, "fault",
         "1 while an input of a merged stream brings nothing, late packets or another stream."),
-    Family("mcrd_rule_leg_skew_seconds", Gauge, MERGED, "merge.skew_p50_s", None,
+    Family("mcrd_rule_leg_skew_seconds", Gauge, MERGED, "skew_p50_s", None,
         "How much later than the first ones the copies of an input come: half of them at most."),
-    Family("mcrd_rule_leg_skew_most_seconds", Gauge, MERGED, "merge.skew_most_s", None,
+    Family("mcrd_rule_leg_skew_most_seconds", Gauge, MERGED, "skew_most_s", None,
         "How much later than the first one a copy of an input came at most."),
     Family("mcrd_rule_switches", Counter, SWITCHED, "switches", None,
         "How often a rule with switch began to use this input in place of another."),

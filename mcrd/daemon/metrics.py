@@ -63,10 +63,6 @@ class Metrics(Collector):
             await asyncio.gather(retry, return_exceptions=True)
         await self.server.stop()
 
-    def describe(self) -> list[Metric]:
-        """Describe nothing, or registration would scrape."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         """All metrics, of one moment."""
         return families(self._given) if self._given is not None else iter(())
