@@ -10,13 +10,13 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from watchdog import events
 from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD
 
+from mcrd.host.procfs import Host
 from mcrd.threads import NO_MORE
 
 # The kernel is asked for these alone: reading a file is no event.
@@ -25,7 +25,6 @@ KINDS: list[type[events.FileSystemEvent]] = [
     *(events.FileDeletedEvent, events.FileMovedEvent),
     *(events.DirCreatedEvent, events.DirDeletedEvent, events.DirMovedEvent),
 ]
-SYSCTLS = Path("/proc/sys")
 
 
 class Saves(events.FileSystemEventHandler):
@@ -218,9 +217,8 @@ def _has_descriptors() -> bool:
 
 def _sysctl(what: str) -> str:
     """The lower one of the host's and that of the user namespace, of a container for one."""
-    found: list[tuple[int, str]] = []
-    for name in (f"fs.inotify.max_user_{what}", f"user.max_inotify_{what}"):
-        with contextlib.suppress(OSError, ValueError):
-            limit = int((SYSCTLS / name.replace(".", "/")).read_text(encoding="ascii"))
-            found.append((limit, f"{name} ({limit} now)"))
-    return min(found)[1] if found else f"fs.inotify.max_user_{what}"
+    names = (f"fs.inotify.max_user_{what}", f"user.max_inotify_{what}")
+    if (lowest := Host().lowest(*names)) is None:
+        return names[0]
+    limit, name = lowest
+    return f"{name} ({limit} now)"

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 
+from mcrd.config.problems import key_text
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, in_unit, setting, unreadable
 from mcrd.host.procfs import Host, Running
@@ -50,8 +50,8 @@ def descriptors(host: Host, running: Running, demand: Demand) -> Finding:
 def inotify(host: Host, running: Running) -> Finding:
     """Check instances of inotify: each user has so many, and containers share those of root."""
     check = "inotify"
-    instances = _lowest(host, "fs.inotify.max_user_instances", "user.max_inotify_instances")
-    watches = _lowest(host, "fs.inotify.max_user_watches", "user.max_inotify_watches")
+    instances = host.lowest("fs.inotify.max_user_instances", "user.max_inotify_instances")
+    watches = host.lowest("fs.inotify.max_user_watches", "user.max_inotify_watches")
     if instances is None or watches is None:
         return unreadable(check, "/proc/sys/fs/inotify", "not there")
     limit, name = instances
@@ -72,12 +72,6 @@ def inotify(host: Host, running: Running) -> Finding:
     elif used < limit or running.status is not None:
         return Finding(check, "ok", value)
     return Finding(check, "trouble", value, why, remedy)
-
-
-def _lowest(host: Host, *names: str) -> tuple[int, str] | None:
-    """The sysctl that limits; in a user namespace, it is that of the namespace or the host's."""
-    found = [(value, name) for name in names if (value := host.sysctl(name)) is not None]
-    return min(found) if found else None
 
 
 def memory(host: Host, running: Running, demand: Demand) -> Finding:
@@ -102,16 +96,11 @@ def memory(host: Host, running: Running, demand: Demand) -> Finding:
         return Finding(check, "ok", value)
     most = max(takes, key=lambda name: takes[name])
     if demand.settings(most).ring_size > SMALL_RING:
-        size, table = _mib(SMALL_RING), f"[interfaces.{_key(most)}]"
+        size, table = _mib(SMALL_RING), f"[{key_text(('interfaces', most))}]"
         remedy = f'ring_size = "{size}" in the rule file, under {table}'
     else:
         remedy = f"fewer workers of {most}, or more memory"
     return Finding(check, "trouble", value, why, remedy)
-
-
-def _key(name: str) -> str:
-    """The name as TOML wants it."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _mib(size: int) -> str:

@@ -35,10 +35,10 @@ def programs(host: Host, running: Running, demand: Demand) -> Finding:
         for entry in bound(host.net(name))
         if _meets(entry, (*inputs.get(entry.port, ()), *inputs.get(None, ())))
     ]
-    owners = host.sockets() if takers else {}
+    holders = host.holders() if takers else {}
     shown: dict[str, None] = {}
     for entry in takers:
-        pid = owners.get(entry.inode)
+        pid = next(reversed(holders.get(entry.inode, ())), None)
         if running.pid is not None and pid == running.pid:
             continue
         if pid is None and running.uid == entry.uid:

@@ -41,6 +41,11 @@ class Host:
             return int(self.text(f"proc/sys/{path}"))
         return None
 
+    def lowest(self, *names: str) -> tuple[int, str] | None:
+        """The sysctl that limits: in a user namespace, that of the namespace or the host's."""
+        found = [(value, name) for name in names if (value := self.sysctl(name)) is not None]
+        return min(found) if found else None
+
     def release(self) -> tuple[int, int] | None:
         """Major and minor version of the kernel."""
         found = re.match(r"(\d+)\.(\d+)", "".join(self.lines("proc/sys/kernel/osrelease")))
@@ -95,7 +100,7 @@ class Host:
 
         An instance is that of a user; those of processes that may not be looked at are not seen.
         """
-        own = (pid for pid in self._processes() if self._status(pid, "Uid") == uid)
+        own = (pid for pid in self._processes() if self._status(pid, "Uid")[:1] == [uid])
         found = {pid: list(self._opened(pid)).count("anon_inode:inotify") for pid in own}
         return {pid: count for pid, count in found.items() if count}
 
@@ -106,16 +111,12 @@ class Host:
                 with contextlib.suppress(OSError):
                     yield os.readlink(entry.path)
 
-    def _status(self, pid: int, field: str) -> int | None:
-        """The first number of a field, such as the real user; None where it is not visible."""
+    def _status(self, pid: int, field: str) -> list[int]:
+        """The numbers of a field, the real user first among them; none where it is not visible."""
         for line in self.lines(f"proc/{pid}/status"):
             if line.startswith(f"{field}:"):
-                return int(line.split()[1])
-        return None
-
-    def sockets(self) -> dict[int, int]:
-        """One process id for each socket, as holders()."""
-        return {inode: pids[-1] for inode, pids in self.holders().items()}
+                return [int(word) for word in line.split()[1:]]
+        return []
 
     def net(self, table: str) -> list[str]:
         """The lines of a table of sockets, as /proc/net/udp is one, without its head."""
@@ -150,7 +151,7 @@ class Host:
 
     def parent(self, pid: int) -> int | None:
         """The parent of a process; None where it is not visible."""
-        return self._status(pid, "PPid")
+        return next(iter(self._status(pid, "PPid")), None)
 
     def unit(self, pid: int) -> str:
         """The service of the system that a process belongs to; "" where it belongs to none."""
@@ -168,12 +169,7 @@ class Host:
 
     def groups(self, pid: int) -> frozenset[int]:
         """The effective group, and the supplementary ones; none where they are not visible."""
-        fields = dict(line.split(":", 1) for line in self.lines(f"proc/{pid}/status"))
-        try:
-            own = int(fields["Gid"].split()[1])
-            return frozenset((own, *map(int, fields["Groups"].split())))
-        except (KeyError, IndexError, ValueError):
-            return frozenset()
+        return frozenset((*self._status(pid, "Gid")[1:2], *self._status(pid, "Groups")))
 
     def _processes(self) -> Iterator[int]:
         with contextlib.suppress(OSError):

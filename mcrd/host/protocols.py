@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 
 from mcrd.errors import words
+from mcrd.host.procfs import NET, Host
 from mcrd.planning.resources import GroupProtocol
 from mcrd.sockets.common import check_index
 
@@ -27,11 +28,8 @@ def forced(interface: str, version: int) -> int | None:
 
     Of IGMP, the older one of both counts; of MLD, that of all interfaces goes before.
     """
-    try:
-        every, own = (
-            _read(Path("/proc/sys") / SYSCTL[version].format(name)) for name in ("all", interface)
-        )
-    except (OSError, ValueError):
+    every, own = (Host().sysctl(SYSCTL[version].format(name)) for name in ("all", interface))
+    if every is None or own is None:
         return None
     if version == 6:
         return every or own
@@ -40,11 +38,8 @@ def forced(interface: str, version: int) -> int | None:
 
 def igmp_spoken(interface: str) -> int | None:
     """The version that the kernel speaks, forced or as a querier wants it; None: not known."""
-    with (
-        contextlib.suppress(OSError, IndexError, ValueError),
-        open("/proc/thread-self/net/igmp", encoding="ascii") as table,
-    ):
-        for line in table:
+    with contextlib.suppress(IndexError, ValueError):
+        for line in Host().lines(f"{NET}/igmp"):
             if not line.startswith("\t") and line.split()[1].rstrip(":") == interface:
                 return int(line.split()[-1].removeprefix("V"))
     return None
