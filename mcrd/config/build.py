@@ -29,7 +29,10 @@ def build(
     interfaces: dict[str, model.Interface] = {}
     # Those of [reflect.NAME] come last, however the files were read.
     tables = [(document, document.fields["rules"]) for document in documents]
-    tables += [(document, document.made_fields()) for document in documents]
+    tables += [
+        (document, {name: fields for name, (_, fields) in document.made.items()})
+        for document in documents
+    ]
     for document, named in tables:
         for name, fields in named.items():
             place = document.place(name)

@@ -73,10 +73,6 @@ class Document:
             for one in made(name, fields)
         }
 
-    def made_fields(self) -> Fields:
-        """The same, as those of [rules.NAME] are."""
-        return {name: fields for name, (_, fields) in self.made.items()}
-
     def place(self, rule: str) -> Place:
         """Where the table that says the rule stands."""
         if self.begins_with_its_rule:

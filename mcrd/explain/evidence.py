@@ -14,9 +14,10 @@ from mcrd import answers
 from mcrd.answers import InterfaceCounts, RuleCounts, Stats
 from mcrd.beside.discovery import Listener
 from mcrd.beside.who import Party
+from mcrd.config.values import destination
 from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Look
-from mcrd.model import BROADCAST, Address, Input, Network, Output, Place, PortRange, Rule
+from mcrd.model import Address, Input, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import Sorted, sort
 from mcrd.planning.links import Link
 from mcrd.words import few
@@ -185,7 +186,7 @@ def rule_of(name: str, entry: answers.Rule) -> Rule:
         name=name,
         input=Input(
             interface=given.interface,
-            address=_address(given.address),
+            address=destination(given.address),
             port=_port(given.port),
             protocol="esp" if given.protocol == "esp" else "udp",
             sources=tuple(map(ip_network, given.sources)),
@@ -203,19 +204,13 @@ def _output(entry: answers.Output) -> Output:
     source = entry.source
     return Output(
         interface=entry.interface,
-        address=_address(entry.address),
+        address=destination(entry.address),
         port=_port(entry.port),
         ttl=entry.ttl,
         source="keep" if source == "keep" else ip_address(source) if source else None,
         loop=entry.loop,
         limit=entry.limit,
     )
-
-
-def _address(text: str) -> Address | Network:
-    if text == str(BROADCAST):
-        return BROADCAST
-    return ip_network(text) if "/" in text else ip_address(text)
 
 
 def _port(port: int | str) -> int | PortRange:
