@@ -383,7 +383,8 @@ class Listening(Struct):
 class Asked(Struct):
     """What hosts of an interface say of groups, in "igmp" or "mld"; and who asks them.
 
-    `elected`: this host does. `ignored` are reports that there was no room for.
+    `elected`: this host does. `ignored` are reports that there was no room for, `unread` messages
+    that there was no time for.
     """
 
     interface: str
@@ -393,6 +394,8 @@ class Asked(Struct):
     queries: int = 0
     reports: int = 0
     ignored: int = 0
+    unread: int = 0
+    malformed: int = 0
     groups: list[Listening] = []
 
 

@@ -168,6 +168,10 @@ def members(answer: answers.Members) -> Iterator[str]:
             yield f"    {each.group}{only}  for {each.since_s:.0f} s, {name}v{each.version}"
         if asked.ignored:
             yield f"    {asked.ignored} reports were not looked at: there was no room"
+        if asked.unread:
+            yield f"    {asked.unread} messages came faster than they could be read"
+        if asked.malformed:
+            yield f"    {asked.malformed} messages or records were malformed"
 
 
 def stats(answer: answers.Stats) -> Iterator[str]:

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Mapping
 from mcrd.daemon import report, switches
 from mcrd.daemon.executor import Estate
 from mcrd.daemon.interface_names import InterfaceNames
+from mcrd.daemon.log_of_states import Pace
 from mcrd.daemon.unanswered import Unanswered
 from mcrd.events import tell
 from mcrd.host.links import Links
 from mcrd.host.routes import Routes
 from mcrd.model import Config, Rule
 from mcrd.planning import names
+from mcrd.planning.actual import Listeners
 from mcrd.planning.needs import KnownNeeds
 from mcrd.planning.patterns import Patterns
 from mcrd.planning.plan import plan
@@ -56,6 +58,8 @@ class Planner:
         self._names = InterfaceNames()
         self._patterns = Patterns(self.estate.handover.chosen)
         self._needs = KnownNeeds()
+        self._listeners: Listeners = {}  # when it was planned last
+        self.pace = Pace()
         self._turn = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -118,6 +122,8 @@ class Planner:
             estate.holdings.admit(self._names.networks, also_old=True)
             actual = estate.actual(self.links.now, self.routes.now, to_plan=True)
             steps = plan(self.config, actual, self._needs)
+            by_members = actual.listeners is not self._listeners
+            self._listeners = actual.listeners
             if not steps:
                 break
             for step in steps:
@@ -131,6 +137,8 @@ class Planner:
                 text += f"; of {len(steps)}, {undone} could not be done: `mcrctl rules` says why"
             # One that comes to nothing at all was tried before, and the rules say why.
             level = logging.DEBUG if undone == len(steps) else logging.INFO
+            if by_members and not undone:
+                level = self.pace.level()
             tell(log, level, "plan-applied", text, report.steps(steps), took)
         else:
             text = "planning did not converge after %d rounds; retrying in %g s"

@@ -200,7 +200,8 @@ class Supervisor:
         if self._planner.config is not ran:  # interfaces came or went that a pattern matches
             self._alarms.keep(self._planner.config.rules)
             self._planner.forget()
-        for name in tell_changes(before, self._planner.states, self._planner.config.rules):
+        now, rules, pace = self._planner.states, self._planner.config.rules, self._planner.pace
+        for name in tell_changes(before, now, rules, pace):
             self._watcher.soon(name)
         self._notify.status(self._health.summary())
 

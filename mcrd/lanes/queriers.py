@@ -25,6 +25,7 @@ from mcrd.sockets.reports import LATEST, is_reported
 from mcrd.sockets.station import Station
 
 SHARE = 9  # times as long as reading took is the pause after it
+QUIET = 60.0  # seconds without more reports than there is room for, after which others are told
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Asking:
         newest = LATEST[querying.version]
         self.querier = Querier(None, querying.asks, newest)
         self._said = ""
+        self._passed_over, self._crowded = 0, -QUIET  # how many, and when that was seen last
         self._listen()
 
     def _listen(self) -> None:
@@ -107,10 +109,15 @@ class Asking:
         loop.remove_reader(self._station.fileno())
         began = time.thread_time()
         now = time.monotonic()
-        for source, destination, body in self._station.listen():
+        for heard in self._station.listen():
+            if heard is None:
+                self.querier.counts.malformed += 1
+                continue
+            source, destination, body = heard
             try:
                 message = igmp(body) if source.version == 4 else mld(body)
             except MalformedError:
+                self.querier.counts.malformed += 1
                 continue
             if isinstance(message, Query):
                 if message.group is not None and destination != message.group:
@@ -120,13 +127,14 @@ class Asking:
             else:
                 for record in message or ():
                     self._take(record, now)
-        self.look(self._link)
+        self._ask(now)
         self._heard()
         self._ears = loop.call_later(SHARE * (time.thread_time() - began), self._listen)
 
     def _take(self, record: Record, now: float) -> None:
         querier, group = self.querier, record.group
         if not group.is_multicast or not is_reported(group):
+            querier.counts.malformed += 1
             return
         if record.version:
             if record.sources is None:
@@ -149,13 +157,31 @@ class Asking:
         source = source_for(link, version) if link.up and link.carrier else None
         self.querier.readdress(source if source and int(source) else None, now)
         self._tell()
+        self._ask(now)
+        self.querier.expire(now)
+        self._tell_crowd(now)
+
+    def _ask(self, now: float) -> None:
+        version = self._querying.version
         spoken = self._querying.spoken or LATEST[version]
         for ask in self.querier.due(now):
             address = self.querier.address
             if address is None or (spoken == 1 and version == 4 and ask.group is not None):
                 continue  # RFC 1112 has no question about one group
-            self._station.send(query(ask, address, spoken, self.querier.times), link)
-        self.querier.expire(now)
+            self._station.send(query(ask, address, spoken, self.querier.times), self._link)
+
+    def _tell_crowd(self, now: float) -> None:
+        """Say once that there are more reports than anybody reads or remembers."""
+        counts = self.querier.counts
+        counts.unread += self._station.unread()
+        before, self._passed_over = self._passed_over, counts.ignored + counts.unread
+        if self._passed_over == before:
+            return
+        if now - self._crowded >= QUIET:
+            text = "%s: more reports than there is time or room for; `mcrctl members` counts them"
+            where = {"interface": self._link.name}
+            tell(log, logging.WARNING, "reports-unread", text, self._querying, **where)
+        self._crowded = now
 
     def _tell(self) -> None:
         """Say who asks here when it is not this host any more, or is again."""
@@ -196,6 +222,8 @@ class Asking:
             queries=querier.counts.queries,
             reports=querier.counts.reports,
             ignored=querier.counts.ignored,
+            unread=querier.counts.unread,
+            malformed=querier.counts.malformed,
             groups=found,
         )
 

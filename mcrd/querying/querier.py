@@ -16,6 +16,7 @@ from mcrd.querying.groups import NONE, Group, Question, Said, Sources, Times
 
 GROUPS = 4096  # of one interface; the reports of others are counted, and dropped
 SOURCES = 256  # of one group, likewise
+ALL_SOURCES = 16384  # of all groups; about as many as were named since they were counted
 QUESTIONS = 100.0  # about groups, on one interface in a second; later ones wait, and their leaves
 SLOWEST = 600.0  # seconds between two queries of another querier that are believed
 
@@ -33,11 +34,13 @@ class Ask(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """What a querier did and saw since it began."""
+    """What a querier did and saw since it began; `reports` and `ignored` are records."""
 
     queries: int = 0
     reports: int = 0
     ignored: int = 0  # for lack of room
+    unread: int = 0  # for lack of time
+    malformed: int = 0
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class Querier:
     _general: float = 0.0  # when the next general query is due,
     _startup: int = 0  # and how many more there are at a quarter of the interval
     _pending: dict[tuple[Address, bool], _Pending] = field(default_factory=dict)
+    _sources: int = 0  # of all groups, see ALL_SOURCES
 
     def begin(self, now: float) -> None:
         """Ask at once, and twice as a start (RFC 3376, 8.6 and 8.7)."""
@@ -116,7 +120,9 @@ class Querier:
         state = self._state(group, said, sources, now)
         if state is None:
             return
-        if len(state.wanted) + len(state.refused) + len(sources) > SOURCES:
+        self._sources += len(sources)
+        of_group = len(state.wanted) + len(state.refused) + len(sources)
+        if sources and (of_group > SOURCES or self._sources > ALL_SOURCES):
             self.counts.ignored += 1
             if said is Said.BLOCK:
                 return
@@ -167,7 +173,8 @@ class Querier:
             yield self._sent(Ask(None))
         budget, since = self._budget
         budget = min(QUESTIONS, budget + (now - since) * QUESTIONS)
-        for key in [key for key, pending in self._pending.items() if pending.at <= now]:
+        late = [key for key, pending in self._pending.items() if pending.at <= now]
+        for key in sorted(late, key=lambda key: key[0] not in self.reserved):
             if budget < 1:
                 break
             budget -= 1
@@ -204,4 +211,5 @@ class Querier:
         over = [address for address, group in self.groups.items() if group.is_over(now)]
         for address in over:
             del self.groups[address]
+        self._sources = sum(len(each.wanted) + len(each.refused) for each in self.groups.values())
         return over

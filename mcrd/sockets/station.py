@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from mcrd.model import Address
 from mcrd.planning.links import Link
-from mcrd.sockets.common import adds_up, attach_filter, check_index, keep_some, or_close
+from mcrd.sockets.common import (
+    adds_up,
+    attach_filter,
+    check_index,
+    keep_some,
+    or_close,
+    packet_statistics,
+)
 from mcrd.sockets.filters import (
     DROP,
     IF_EQUAL,
@@ -34,6 +41,7 @@ PACKET_MR_ALLMULTI = 2
 PACKET_OTHERHOST = 3
 SLICE = 0.002  # seconds of reading at once; of a flood, the rest is lost to it alone
 LARGEST = 9000
+ROOM = 1 << 20  # bytes that may wait; the kernel takes more than a datagram has for each
 HEADER_V4, HEADER_V6 = 20, 48  # bytes, at least; with Router Alert in the header of IPv6
 HOPS = 1  # RFC 3376, 4; RFC 3810, 5: what has another TTL comes from further away
 
@@ -71,6 +79,7 @@ class Station:
                 ),
             )
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
             self._socket.bind((interface, ETH_P[version]))
             request = struct.pack("iHH8x", index, PACKET_MR_ALLMULTI, 0)
             self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
@@ -79,8 +88,12 @@ class Station:
         """What is readable when something has come."""
         return self._socket.fileno()
 
-    def listen(self) -> Iterator[Heard]:
-        """What has come, as far as there is time for it."""
+    def unread(self) -> int:
+        """How many messages found no room since the last call."""
+        return packet_statistics(self._socket)[1]
+
+    def listen(self) -> Iterator[Heard | None]:
+        """What has come, as far as there is time for it; None: malformed."""
         until = time.monotonic() + SLICE
         with contextlib.suppress(BlockingIOError):
             while time.monotonic() < until:
@@ -92,9 +105,7 @@ class Station:
                     continue  # an error of the interface
                 if about[0] != self._interface or about[2] == PACKET_OTHERHOST:
                     continue  # of a VLAN, which is another network
-                heard = _ipv4(packet) if self._version == 4 else _ipv6(packet)
-                if heard is not None and heard.destination.is_multicast:
-                    yield heard
+                yield _ipv4(packet) if self._version == 4 else _ipv6(packet)
 
     def send(self, report: Report, link: Link) -> bool:
         """Whether it could be sent."""
@@ -114,9 +125,12 @@ def _ipv4(packet: bytes) -> Heard | None:
         return None
     begin, end = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
     body = packet[begin:end]
-    if begin < HEADER_V4 or len(packet) < end or not (adds_up(packet[:begin]) and adds_up(body)):
+    destination = IPv4Address(packet[16:20])
+    if begin < HEADER_V4 or len(packet) < end or not destination.is_multicast:
         return None
-    return Heard(IPv4Address(packet[12:16]), IPv4Address(packet[16:20]), body)
+    if not (adds_up(packet[:begin]) and adds_up(body)):
+        return None
+    return Heard(IPv4Address(packet[12:16]), destination, body)
 
 
 def _ipv6(packet: bytes) -> Heard | None:
@@ -127,7 +141,9 @@ def _ipv6(packet: bytes) -> Heard | None:
     if packet[40] != PROTOCOL_ICMPV6 or len(packet) < end:
         return None
     pseudo = packet[8:40] + struct.pack("!II", len(body), PROTOCOL_ICMPV6)
-    source = IPv6Address(packet[8:24])
-    if not adds_up(pseudo + body) or not (source.is_link_local or source.is_unspecified):
+    source, destination = IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
+    if not destination.is_multicast or not adds_up(pseudo + body):
+        return None
+    if not (source.is_link_local or source.is_unspecified):
         return None  # RFC 3810, 5.1.14, 5.2.13
-    return Heard(source, IPv6Address(packet[24:40]), body)
+    return Heard(source, destination, body)

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 import time
 from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.dataplane.frames import checksum, hardware_address, inject
 from tests.lab import wait_for
 from tests.lab.rules import rule
 
@@ -203,3 +207,72 @@ def test_a_rule_whose_members_cannot_be_heard_says_why_and_tries_again(lab: Lab)
     wait_for(partial(has_sent, daemon, 20), "the stream to flow")
     assert receiver.stop()["unique"] == 20
     assert "WARNING: rules.a: failed: IGMP querier on r1" in daemon.log()
+
+
+def forged(numbers: range) -> list[bytes]:
+    """Frames with joins of IGMPv2, each of another group from 238.0.0.0 on."""
+    host, frames = IPv4Address("10.2.0.9").packed, []
+    for number in numbers:
+        group = IPv4Address("238.0.0.0") + number
+        body = struct.pack("!BBH4s", 0x16, 0, 0, group.packed)
+        body = body[:2] + checksum(body).to_bytes(2) + body[4:]
+        header = struct.pack("!BBHHHBBH4s4s", 0x46, 0xC0, 32, 1, 0, 1, 2, 0, host, group.packed)
+        header += bytes((0x94, 4, 0, 0))  # Router Alert (RFC 2113)
+        header = header[:10] + checksum(header).to_bytes(2) + header[12:]
+        to = hardware_address(group)
+        frames.append(to + bytes.fromhex("0200000000090800") + header + body)
+    return frames
+
+
+FORGED = 100_000
+
+
+def memory(daemon: Mcrd) -> int:
+    """Of the supervisor, in KiB."""
+    text = Path(f"/proc/{daemon.pid}/status").read_text()
+    return int(text.partition("VmRSS:")[2].split()[0])
+
+
+def test_forged_reports_are_bounded_counted_and_said_once(lab: Lab) -> None:
+    source, relay, sink = lab.hosts("source", "relay", "sink")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], sink, "k0", ["10.2.0.9/24"])
+    daemon = lab.mcrd(relay, WANTED + rule("b", "r0 239.1.1.2 5000", "r1 239.2.2.3 6000 ttl=2"))
+    wait_for(lambda: len(asked(daemon)) == 2, "the queriers to be open")
+    other = sink.receive("k0", "239.2.2.3", 6000)
+    wait_for(lambda: "239.2.2.3" in groups(daemon, "igmp"), "the member to be known")
+    stream = source.start_send("s0", "239.1.1.2", 5000, rate=2000, size=100)
+    wait_for(lambda: more_arrived(relay, 200), "the stream to come")
+    before, had = asked(daemon)["igmp"]["reports"], memory(daemon)
+    frames = forged(range(FORGED))
+    began = time.monotonic()
+    inject(sink, "k0", *frames)
+    took = time.monotonic() - began
+
+    def counted() -> int:
+        found = asked(daemon)["igmp"]
+        assert found["malformed"] == 0
+        return int(found["reports"] + found["unread"] - before)
+
+    wait_for(lambda: counted() >= FORGED, "every report to be in a counter")
+    found = asked(daemon)["igmp"]
+    assert counted() <= FORGED + 10  # the receivers' own
+    assert len(found["groups"]) <= 4096
+    assert memory(daemon) - had < 16 * 1024
+    print(f"{FORGED} in {took:.1f} s: {found['unread']} unread, {memory(daemon) - had} KiB more")
+    # There is room for who is wanted.
+    receiver = sink.receive("k0", "239.2.2.2", 6000)
+    wait_for(lambda: state(daemon) == "active", "the join to be heard")
+    source.send("s0", "239.1.1.1", 5000, count=20, size=100)
+    wait_for(partial(has_sent, daemon, 20), "the stream to flow")
+    assert receiver.stop()["unique"] == 20
+    stream.process.send_signal(signal.SIGINT)
+    went = stream.result()["sent"]
+    wait_for(
+        lambda: daemon.stats()["rules"]["b"]["outputs"][0]["sent"]["packets"] == went,
+        "the other rule to send all",
+    )
+    got = other.stop()
+    assert (got["unique"], got["lost"]) == (went, 0)
+    assert daemon.log().count("more reports than there is time or room for") == 1
+    assert len(daemon.log().splitlines()) < 40

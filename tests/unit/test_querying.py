@@ -12,7 +12,7 @@ import pytest
 from mcrd.model import Address
 from mcrd.observe.messages import Query, igmp, mld
 from mcrd.querying.groups import NONE, Group, Said, Sources, Times
-from mcrd.querying.querier import GROUPS, Ask, Querier
+from mcrd.querying.querier import ALL_SOURCES, GROUPS, SOURCES, Ask, Querier
 from mcrd.sockets.queries import query
 
 GROUP = IPv4Address("239.1.1.1")
@@ -260,6 +260,28 @@ def test_one_query_silences_nobody_for_hours() -> None:
     asking.hear_query(LOWER, Ask(None), 31744.0, 1.0)
     assert not is_elected(asking)
     assert list(asking.due(1300.0)) == [Ask(None)]
+
+
+def test_sources_of_all_groups_are_bounded() -> None:
+    asking = querier()
+    for number in range(2 * ALL_SOURCES // SOURCES):
+        many = frozenset((number << 16 | each).to_bytes(4) for each in range(SOURCES))
+        asking.hear(GROUP + number, Said.ALLOW, many, 1.0)
+    assert sum(len(group.wanted) for group in asking.groups.values()) == ALL_SOURCES
+    assert asking.groups[GROUP + 100].is_wanted(A, 2.0)  # of any source, then
+    asking.expire(262.0)
+    asking.hear(GROUP, Said.ALLOW, those("a"), 262.0)
+    assert not asking.groups[GROUP].is_wanted(B, 263.0)
+
+
+def test_groups_that_outputs_send_to_are_asked_about_first() -> None:
+    asking = querier()
+    asking.reserved = {GROUP}
+    list(asking.due(0.0))
+    for group in [*(GROUP + number for number in range(1, 300)), GROUP]:
+        asking.hear(group, Said.TO_EX, NONE, 1.0)
+        asking.hear(group, Said.TO_IN, NONE, 1.0)
+    assert next(iter(asking.due(2.0))) == Ask(GROUP)
 
 
 def test_members_of_a_seldom_querier_stay() -> None:

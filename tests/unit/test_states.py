@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, get_args
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 from hypothesis import given
 
+from mcrd.daemon.log_of_states import IN_A_MINUTE, Pace, tell_changes
 from mcrd.model import Config, Input, Output, Rule
 from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link
@@ -222,6 +224,21 @@ def test_a_rule_that_hears_no_members_is_not_idle_but_failed() -> None:
     found = of(replace(beside, failures=deaf.failures), replace(RULE, outputs=(only, CLOUD)))
     assert found.state == "active"
     assert [each.state for each in found.outputs] == ["failed", "active"]
+
+
+def test_members_that_come_and_go_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    rule = replace(RULE, outputs=(replace(WALL, when="members"),))
+    idle, on = (RuleState(state, None, (OutputState(state),)) for state in ("idle", "active"))
+    pace = Pace()
+    for _ in range(100):
+        tell_changes({"camera": idle}, {"camera": on}, {"camera": rule}, pace)
+        tell_changes({"camera": on}, {"camera": idle}, {"camera": rule}, pace)
+    assert len(caplog.messages) == IN_A_MINUTE + 1
+    assert "members come and go faster than is said here" in caplog.messages[-1]
+    broken = RuleState("failed", "broken", (OutputState("failed", "broken"),))
+    tell_changes({"camera": idle}, {"camera": broken}, {"camera": rule}, pace)
+    assert "failed" in caplog.messages[-1]
 
 
 def test_a_rule_failed_that_its_worker_refused() -> None:
