@@ -43,6 +43,32 @@ class Broadcast(IPv4Address):
 
 BROADCAST: Final = Broadcast()
 
+
+class HostName(IPv4Address):
+    """A host by its name in DNS, whose addresses take its place in an output.
+
+    `why` says why none has. It equals no address, and counts as 0.0.0.0.
+    """
+
+    __slots__ = ("name", "why")
+
+    def __init__(self, name: str, why: str = "") -> None:
+        super().__init__(0)
+        self.name, self.why = name, why
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HostName) and (self.name, self.why) == (other.name, other.why)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[type[HostName], tuple[str, str]]:
+        return HostName, (self.name, self.why)
+
+
 MARK: Final = "@"
 """What stands between a rule and its interface, where it has become several rules.
 

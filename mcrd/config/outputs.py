@@ -15,7 +15,7 @@ from mcrd.config.problems import key_text
 from mcrd.config.rules import Endpoint, FoundOutput, FoundRule, destination, sources_of
 from mcrd.config.values import PORTS
 from mcrd.config.walk import WRONG, Fields
-from mcrd.model import BROADCAST, LIMITED_BROADCAST, Network, PortRange, is_pattern
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, HostName, Network, PortRange, is_pattern
 
 Wrong = Iterator[tuple[str, str]]
 """Keys of an output, and what is wrong with each."""
@@ -204,6 +204,8 @@ def _wrong_sizes(rule: FoundRule, output: FoundOutput) -> Wrong:
 
 def _wrong_source(rule: FoundRule, output: FoundOutput) -> Wrong:
     source, address = output.fields.get("source"), output.address
+    if isinstance(address, HostName):
+        address = None  # of its addresses those that fit are taken
     if source == "keep":
         if output.fields.get("source_port") is not None:
             yield "source_port", 'source = "keep" keeps the source port too'

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from typing import Generic, NamedTuple, TypeVar
 
-from mcrd.model import Address, Network, PortRange
+from mcrd.model import Address, HostName, Network, PortRange
 
 T = TypeVar("T")
 
@@ -57,7 +57,12 @@ class Claim(NamedTuple):
 
 
 def box(place: Hashable, address: Address | Network, port: int | PortRange) -> Box:
-    """The Box of an address or prefix, and of a port or range of ports."""
+    """The Box of an address or prefix, and of a port or range of ports.
+
+    A host by its name overlaps itself alone: its addresses are not known here.
+    """
+    if isinstance(address, HostName):
+        place = (place, address.name)
     if isinstance(address, Network):
         low, high = int(address.network_address), int(address.broadcast_address)
     else:

@@ -32,6 +32,9 @@ InterfaceNames = Annotated[
     list[InterfaceName], Meta(min_length=1, extra={"expected": "an array of interface names"})
 ]
 Destination = Annotated[str, _means(values.destination, 'an IPv4 or IPv6 address, or "broadcast"')]
+Receiver = Annotated[
+    str, _means(values.receiver, 'an IPv4 or IPv6 address, the name of a host, or "broadcast"')
+]
 Source = Annotated[str, _means(values.source, 'the address of a host, or "keep"')]
 Sources = Annotated[
     list[Annotated[str, _means(values.sources, "an address or a prefix of hosts")]],
@@ -130,7 +133,7 @@ class Output(Struct):
     """
 
     interface: InterfaceName | UnsetType = UNSET
-    address: Destination | UnsetType = UNSET
+    address: Receiver | UnsetType = UNSET
     port: Ports | UnsetType = UNSET
     ttl: Ttl | UnsetType = UNSET
     dscp: Dscp = 0

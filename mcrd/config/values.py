@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Any, Final, Literal
 
 from mcrd.config.problems import described, quoted
-from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Network, PortRange
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, HostName, Network, PortRange
 
 PORTS: Final = 'an integer from 1 to 65535 or a range such as "5000-5099"'
 
@@ -48,7 +48,14 @@ _END: Final = re.compile(
     r"|(?P<v4>[0-9.]+(?:/[0-9]+)?|[0-9A-Fa-f:]+/[0-9]+))"
     r"(?::(?P<port>[0-9]+(?:-[0-9]+)?))?"
 )
-_NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::[0-9]+)?|localhost")
+_NAME: Final = re.compile(
+    r"(?=.*[A-Za-z])(?!(?:[0-9]+\.)+\w*$)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::[0-9]+)?|localhost"
+)
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+# With a dot, as "Broadcast" and "eth0" are mistakes; and so are numbers alone but for the end.
+_HOST_NAME: Final = re.compile(
+    rf"(?=.{{1,253}}$)(?!(?:[0-9]+\.)+[A-Za-z0-9]*$){_LABEL}(?:\.{_LABEL})*(?:\.{_LABEL}|\.)"
+)
 _WITHOUT_ZONE: Final = "; the key interface says which interface"
 _RULE_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -114,6 +121,17 @@ def destination(text: str) -> Address | Network:
         if unfit.is_unspecified or unfit == LIMITED_BROADCAST:
             raise _unfit("a prefix of groups or of hosts", text, f", which has {unfit} in it")
     return found
+
+
+def receiver(text: str) -> Address | Network:
+    """As destination(), or a host by its name (RFC 1123, 2.1; names of services have "_")."""
+    name, _, port = text.partition(":")
+    if not _HOST_NAME.fullmatch(name):
+        return destination(text)
+    if port:
+        more = f'; the port is a key of its own: write address = "{name}" and port = {port}'
+        raise _unfit("the name of a host", text, more if port.isdecimal() else "")
+    return HostName(name.lower())
 
 
 def sources(text: str) -> Network:
@@ -241,7 +259,7 @@ def _instead(text: str, key: str = "address", port: str | None = "port") -> str:
     """
     end = _END.fullmatch(text)
     if end is None:
-        return "; names are not looked up" if _NAME.fullmatch(text) else ""
+        return "; a name, with a dot, may stand in an output" if _NAME.fullmatch(text) else ""
     host, number = (end["v6"] or end["v4"]) + (end["length"] or ""), end["port"]
     host, zone, _ = host.partition("%")
     try:

@@ -21,6 +21,7 @@ from mcrd.errors import words
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config
+from mcrd.planning.hostnames import Resolved
 from mcrd.sockets.ingress import IngressSocket
 from mcrd.systemd.store import Identity, Store, identity
 
@@ -45,6 +46,8 @@ class Handover:
         self._config = Config()
         self.chosen: dict[str, str] = {}
         """The inputs that are used by hand, by rule."""
+        self.resolved: dict[str, Resolved] = {}
+        """The addresses of hosts, by their names."""
         self._kept_at = 0.0
         self.goes_on = False
         """Whether there is a store, and what it had was taken over."""
@@ -61,6 +64,7 @@ class Handover:
         left = take_over(self._store, self._holdings, self._restarts)
         self.goes_on = True
         self.chosen.update(left.chosen)
+        self.resolved.update(left.resolved)
         if left.config is not None:
             self._config = left.config
         if left.to_drop:  # before anything is opened that the store still has
@@ -86,7 +90,7 @@ class Handover:
             return True
         try:
             self.is_due = not await self._keeper.keep(
-                self._holdings, self._restarts, self._config, self.chosen
+                self._holdings, self._restarts, self._config, self.chosen, self.resolved
             )
         except OSError as error:
             if not self.is_due:
@@ -117,7 +121,12 @@ class Keeper:
         self._gone = False  # a port that went may still be in the store
 
     async def keep(
-        self, holdings: Holdings, restarts: Restarts, config: Config, chosen: dict[str, str]
+        self,
+        holdings: Holdings,
+        restarts: Restarts,
+        config: Config,
+        chosen: dict[str, str],
+        resolved: dict[str, Resolved],
     ) -> bool:
         """Leave all that is open in the store; False: try again. Raises OSError.
 
@@ -176,6 +185,7 @@ class Keeper:
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
         index.restarts, index.chosen = pack(restarts), chosen
+        index.resolved = {name: list(map(str, found.addresses)) for name, found in resolved.items()}
         index.config = pack(dataclasses.replace(config, rules={}))
         index.rules = [packed(rule) for rule in config.rules.values()]
         done = self._store.keep(msgspec.msgpack.encode(index), units, loose)

@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from mcrd.events import counted, tell
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config
+from mcrd.planning.hostnames import Resolved
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
@@ -44,12 +46,13 @@ log = logging.getLogger(__name__)
 class Left:
     """What a supervisor left besides what is open.
 
-    `config` are the rules that it ran by, `chosen` the inputs that are used by hand. `to_drop`: the
-    store has things that were not taken over.
+    `config` are the rules that it ran by, `chosen` the inputs that are used by hand, `resolved` the
+    addresses of hosts by their names. `to_drop`: the store has things that were not taken over.
     """
 
     config: Config | None = None
     chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    resolved: Mapping[str, Resolved] = dataclasses.field(default_factory=dict)
     to_drop: bool = False
 
 
@@ -77,7 +80,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
         text = "some of what mcrd %s left cannot be used, and is closed: %s"
         what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
         tell(log, logging.WARNING, "handover-failed", text, version, what)
-    return Left(heir.config, heir.chosen, unused > 0)
+    return Left(heir.config, heir.chosen, heir.resolved, unused > 0)
 
 
 class _Heir:
@@ -92,10 +95,14 @@ class _Heir:
         self.misfits: Counter[str] = Counter()
         self.config: Config | None = None
         self.chosen: Mapping[str, str] = {}
+        self.resolved: Mapping[str, Resolved] = {}
 
     def take(self, index: Index) -> None:
         """Take all that fits."""
         holdings, self.chosen = self._holdings, index.chosen
+        self.resolved = {
+            name: Resolved(tuple(map(ip_address, found))) for name, found in index.resolved.items()
+        }
         by_ingress: dict[Ingress, list[tuple[Ring, KeptRing]]] = {}
         for ring, kept in self._each(((kept.ring, kept) for kept in index.rings), Ring):
             by_ingress.setdefault(ring.ingress, []).append((ring, kept))

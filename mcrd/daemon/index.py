@@ -24,7 +24,7 @@ from mcrd.systemd.store import Identity
 FORMAT = 1
 """Of the index. A supervisor that finds another one takes nothing over."""
 
-ADDRESSES = (model.Broadcast, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+ADDRESSES = (model.Broadcast, model.HostName, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 VALUES: tuple[type[Any], ...] = (
     *(Egress, resources.GroupProtocol, resources.Hold, resources.Ingress, resources.Membership),
     *(resources.Reception, resources.Ring, resources.Worker, Geometry),
@@ -67,6 +67,7 @@ class Index(msgspec.Struct):
     counts: Any = None  # what Ledger.kept has
     restarts: Any = None
     chosen: dict[str, str] = {}  # inputs that are used by hand, by rule
+    resolved: dict[str, list[str]] = {}  # the addresses of hosts, by their names
     config: Any = None  # what ran, but for its rules,
     rules: list[Any] = []  # which are these
 

@@ -17,10 +17,12 @@ from mcrd.daemon.log_of_states import Pace
 from mcrd.daemon.unanswered import Unanswered
 from mcrd.events import tell
 from mcrd.host.links import Links
+from mcrd.host.resolver import Resolver
 from mcrd.host.routes import Routes
 from mcrd.model import Config, Rule
 from mcrd.planning import names
 from mcrd.planning.actual import Listeners
+from mcrd.planning.hostnames import names_of_hosts
 from mcrd.planning.needs import KnownNeeds
 from mcrd.planning.patterns import Patterns
 from mcrd.planning.plan import plan
@@ -38,7 +40,8 @@ log = logging.getLogger(__name__)
 class Planner:
     """What runs by `config`, and what of the host it runs on.
 
-    `written` is what the rule file says; `config` has the interfaces in the place of patterns.
+    `written` is what the rule file says; `config` has the interfaces in the place of patterns, and
+    addresses in that of names of hosts.
 
     `woken` is set when there is something to plan. `states` are those after the last round, and
     `pending` says that one is under way.
@@ -56,7 +59,9 @@ class Planner:
         self._unanswered = Unanswered(self.estate.ledger)
         self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
         self._names = InterfaceNames()
-        self._patterns = Patterns(self.estate.handover.chosen)
+        handover = self.estate.handover
+        self._patterns = Patterns(handover.chosen, handover.resolved)
+        self.resolver = Resolver(handover.resolved, self._resolved)
         self._needs = KnownNeeds()
         self._listeners: Listeners = {}  # when it was planned last
         self.pace = Pace()
@@ -77,6 +82,7 @@ class Planner:
         """Want what these rules need; settle() makes it so."""
         self.written = new
         self.estate.handover.run_by(new)
+        self.resolver.want(names_of_hosts(new))
         self._run_by(self._patterns.expand(new, self.links.now))
         self.estate.failures.retry_now()
         self.estate.holdings.merging.try_again()
@@ -181,6 +187,10 @@ class Planner:
         self.estate.failures.retry_now(changed)
         self.routes.links_changed()
         self.estate.holdings.take_errors()
+
+    def _resolved(self) -> None:
+        self.estate.handover.is_due = True
+        self.woken.set()
 
     def _ways_changed(self, interfaces: frozenset[str]) -> None:
         self.woken.set()

@@ -153,6 +153,7 @@ class Supervisor:
         self._switches.look(expand(start, self._planner.links.now).rules, ledger, is_news=False)
         self._alarms.begin(start, ledger, ledger.interfaces(self._estate.holdings.ring_full()))
         self._tasks.endless("periodic checks", self._look_around)
+        self._tasks.endless("names of hosts", self._planner.resolver.run)
         await self._file.has_been_read(start)
         await self._adopt(start)
 
@@ -197,7 +198,7 @@ class Supervisor:
     async def _settle(self) -> None:
         before, ran = self._planner.states, self._planner.config
         await self._planner.settle()
-        if self._planner.config is not ran:  # interfaces came or went that a pattern matches
+        if self._planner.config is not ran:  # interfaces or addresses came or went
             self._alarms.keep(self._planner.config.rules)
             self._planner.forget()
         now, rules, pace = self._planner.states, self._planner.config.rules, self._planner.pace

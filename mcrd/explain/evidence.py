@@ -14,7 +14,7 @@ from mcrd import answers
 from mcrd.answers import InterfaceCounts, RuleCounts, Stats
 from mcrd.beside.discovery import Listener
 from mcrd.beside.who import Party
-from mcrd.config.values import destination
+from mcrd.config.values import receiver
 from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Look
 from mcrd.model import Address, Input, Output, Place, PortRange, Rule
@@ -186,7 +186,7 @@ def rule_of(name: str, entry: answers.Rule) -> Rule:
         name=name,
         input=Input(
             interface=given.interface,
-            address=destination(given.address),
+            address=receiver(given.address),
             port=_port(given.port),
             protocol="esp" if given.protocol == "esp" else "udp",
             sources=tuple(map(ip_network, given.sources)),
@@ -204,7 +204,7 @@ def _output(entry: answers.Output) -> Output:
     source = entry.source
     return Output(
         interface=entry.interface,
-        address=destination(entry.address),
+        address=receiver(entry.address),
         port=_port(entry.port),
         ttl=entry.ttl,
         source="keep" if source == "keep" else ip_address(source) if source else None,

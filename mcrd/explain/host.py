@@ -26,7 +26,7 @@ from mcrd.host.netlink import asking
 from mcrd.host.procfs import NET
 from mcrd.host.procfs import Host as ThisHost
 from mcrd.host.protocols import forced, igmp_spoken
-from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Network, Output, Rule
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, HostName, Network, Output, Rule
 from mcrd.planning.links import Link, source_of
 from mcrd.planning.names import aliases, by_name, names_of, rule_here
 from mcrd.planning.needs import JOINED_AT_MOST
@@ -59,6 +59,7 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
             if (output.interface is None or output.interface in links)
             and not output.address.is_multicast
             and output.address not in (BROADCAST, LIMITED_BROADCAST)
+            and not isinstance(output.address, HostName)
         }
         back = {source: _back(ask, source, links) for source in list(sources)[:SOURCES]}
     group = first_address(given.address)

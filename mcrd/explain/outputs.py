@@ -15,7 +15,7 @@ from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown
-from mcrd.model import Address, Output
+from mcrd.model import Address, HostName, Output
 from mcrd.planning.broadcast import destination, is_broadcast
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, source_of
@@ -70,6 +70,9 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
     host = evidence.host
     say = partial(Finding, STAGE, output=index)
     asked = output  # as in the file
+    if isinstance(output.address, HostName):
+        yield _without_address(evidence, say, output.address)
+        return
     way = host.ways.get(index)
     if output.interface is None:
         if way is None or way.interface is None:
@@ -108,6 +111,17 @@ def _output(evidence: Evidence, index: int, output: Output) -> Iterator[Finding]
         text = f"this host has joined {output.address}, but does not receive what it sends itself"
         yield say("loop", "note", text, "`loop = true` in the output, if its programs are to")
     yield from receivers(evidence, say, index, output)
+
+
+def _without_address(evidence: Evidence, say: Say, host: HostName) -> Finding:
+    """A host by its name: the daemon alone knows its addresses, and has none now."""
+    state = evidence.daemon.state if evidence.daemon is not None else None
+    if state is None:
+        return say("name", "unknown", f"the daemon alone knows the addresses of {host}")
+    reasons = [each.reason for each in state.outputs if each.address == str(host)]
+    text = (reasons and reasons[0]) or f"{host}: no address"
+    remedy = f"`dig {host}`, and the servers of /etc/resolv.conf"
+    return say("name", "no", text, remedy)
 
 
 def _address(say: Say, output: Output, found: Link, *, routed: bool) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Literal
 
 from mcrd.addresses import first_address, is_of_link
-from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Output
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, HostName, Output
 
 Protocol = Literal["udp", "esp"]
 
@@ -73,8 +73,8 @@ class Way:
 def lookup(output: Output, protocol: Protocol) -> Lookup | None:
     """What is asked of the routes for an output; None unless it is to one host."""
     address, port = output.address, output.port
-    everywhere = address in (BROADCAST, LIMITED_BROADCAST)
-    if not isinstance(address, Address) or address.is_multicast or everywhere:
+    nobody = address in (BROADCAST, LIMITED_BROADCAST) or isinstance(address, HostName)
+    if not isinstance(address, Address) or address.is_multicast or nobody:
         return None
     return Lookup(
         interface=output.interface,

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from mcrd.addresses import Target, first_address, first_port, target
-from mcrd.model import MANNER, Address, Config, Output, PortRange, Rule
+from mcrd.model import MANNER, Address, Config, HostName, Output, PortRange, Rule
 from mcrd.planning import names, patterns
 from mcrd.planning.actual import Listeners
 from mcrd.planning.broadcast import destination
@@ -51,6 +51,8 @@ def why_down(name: str, links: Mapping[str, Link]) -> str:
 
 def why_waiting(output: Output, links: Mapping[str, Link]) -> str:
     """What an output waits for; "" for nothing. One that follows the routes need not: Nowhere."""
+    if isinstance(output.address, HostName):
+        return f"{output.address}: {output.address.why or 'its addresses are not known yet'}"
     if output.interface is None:
         return ""
     link = links.get(output.interface)

@@ -1,7 +1,8 @@
-"""Patterns of interface names: as many inputs and outputs as interfaces match them now. Pure.
+"""Patterns of interfaces, and names of hosts: as many inputs and outputs as there are now. Pure.
 
-From here on a rule has the names of interfaces alone. One with a pattern in its input becomes a
-rule for each interface, called RULE@INTERFACE, and one with several inputs a rule for each.
+From here on a rule has the names of interfaces alone, and outputs to addresses. One with a pattern
+in its input becomes a rule for each interface, called RULE@INTERFACE, and one with several inputs a
+rule for each.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -14,7 +15,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mcrd.model import MARK, Config, Interface, Output, Rule, Switch, is_pattern
+from mcrd.model import MARK, Config, HostName, Interface, Output, Rule, Switch, is_pattern
+from mcrd.planning.hostnames import ADDRESSES_AT_MOST, Resolved, to_hosts
 from mcrd.planning.links import Link
 from mcrd.planning.names import Links, real, reflected, written
 from mcrd.words import few
@@ -43,17 +45,22 @@ class _Made(NamedTuple):
     """What has become of a rule, and by which interfaces."""
 
     rule: Rule
-    by: tuple[tuple[str, ...], ...]
+    by: tuple[tuple[str | Resolved | None, ...], ...]
     rules: tuple[Rule, ...]
     left_out: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class Patterns:
-    """Puts interfaces in the place of patterns. What did not change stays the same object."""
+    """Puts interfaces in the place of patterns, and addresses in that of names of hosts.
+
+    What did not change stays the same object.
+    """
 
     chosen: dict[str, str] = field(default_factory=dict)
     """The inputs that are used by hand, by rule, as what becomes of them is called."""
+    resolved: Mapping[str, Resolved] = field(default_factory=dict)
+    """The addresses of hosts, by their names."""
     _of: Config = field(default_factory=Config)
     _made: dict[str, _Made] = field(default_factory=dict)
     _last: Config = field(default_factory=Config)
@@ -100,19 +107,24 @@ class Patterns:
 
     def _rules(self, rule: Rule, found: _Matches, links: Links) -> _Made:
         patterns = (rule.input.interface, *(output.interface for output in rule.outputs))
+        by: tuple[tuple[str | Resolved | None, ...], ...]
         by = tuple(found.names(name) for name in patterns if is_pattern(name))
         chosen = self.chosen.get(rule.name, "")
         by += ((chosen,),)
+        hosts = (output.address for output in rule.outputs)
+        by += (tuple(self.resolved.get(h.name) for h in hosts if isinstance(h, HostName)),)
         # A literal name may stand for an interface that a pattern matches, too.
         by += (tuple(real(name, links) for name in patterns if name is not None),)
         known = self._made.get(rule.name)
         if known is not None and known.by == by and known.rule is rule:
             return known
-        rules = tuple(_become(rule, found, links, chosen)) if rule.enabled else (rule,)
+        addressed = _addressed(rule, links, self.resolved)
+        rules = tuple(_become(addressed, found, links, chosen)) if rule.enabled else (rule,)
         if known is not None:
             same = {each.name: each for each in known.rules}
             rules = tuple(same[r.name] if same.get(r.name) == r else r for r in rules)
-        return _Made(rule, by, rules, tuple(_left_out(rule, found)) if rule.enabled else ())
+        left_out = (*_left_out(rule, found), *_unsent(rule, self.resolved)) if rule.enabled else ()
+        return _Made(rule, by, rules, left_out)
 
 
 class _Matches:
@@ -146,7 +158,11 @@ def expand(config: Config, links: Links) -> Config:
 
 def _is_several(rule: Rule) -> bool:
     ends = (rule.input.interface, *(output.interface for output in rule.outputs))
-    return bool(rule.more) or any(map(is_pattern, ends))
+    return (
+        bool(rule.more)
+        or any(map(is_pattern, ends))
+        or any(isinstance(output.address, HostName) for output in rule.outputs)
+    )
 
 
 def _become(rule: Rule, found: _Matches, links: Links, chosen: str) -> Iterator[Rule]:
@@ -217,6 +233,38 @@ def _outputs(rule: Rule, came: str, found: _Matches, links: Links) -> Iterator[O
                 yield replace(output, interface=name)
         if alone:
             yield output
+
+
+def _addressed(rule: Rule, links: Links, resolved: Mapping[str, Resolved]) -> Rule:
+    """The rule with the addresses of hosts; none twice, and not where it sends anyhow."""
+    if not any(isinstance(output.address, HostName) for output in rule.outputs):
+        return rule
+    outputs: list[Output] = []
+    taken = {_place(o, links) for o in rule.outputs if not isinstance(o.address, HostName)}
+    for output in rule.outputs:
+        if not isinstance(output.address, HostName):
+            outputs.append(output)
+            continue
+        for one in to_hosts(rule, output, resolved):
+            if (place := _place(one, links)) not in taken:
+                taken.add(place)
+                outputs.append(one)
+    return replace(rule, outputs=tuple(outputs))
+
+
+def _place(output: Output, links: Links) -> tuple[str, object, object]:
+    return real(output.interface or "", links), output.address, output.port
+
+
+def _unsent(rule: Rule, resolved: Mapping[str, Resolved]) -> Iterator[str]:
+    """A line for each name with more addresses than are sent to."""
+    for at, output in enumerate(rule.outputs):
+        found = resolved.get(str(output.address), Resolved())
+        if isinstance(output.address, HostName) and len(found.addresses) > ADDRESSES_AT_MOST:
+            yield (
+                f"{rule.place}: rules.{rule.name}.outputs[{at}].address: {output.address} has"
+                f" {len(found.addresses)} addresses, and {ADDRESSES_AT_MOST} is the most"
+            )
 
 
 def _left_out(rule: Rule, found: _Matches) -> Iterator[str]:

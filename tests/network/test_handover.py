@@ -24,6 +24,7 @@ from mcrd.daemon.index import pack, unpack
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.lanes.holdings import Holdings
 from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Rule
+from mcrd.planning.hostnames import Resolved
 from mcrd.planning.links import Link
 from mcrd.planning.resources import (
     Egress,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from tests.lab import Triangle
 
 
+RESOLVED = {"pods.test": Resolved((ip_address("10.2.0.9"), ip_address("fd02::9")))}
 CHOSEN = {"feed": "feed@r0"}
 CONFIG = Config(
     rules={
@@ -124,7 +126,9 @@ class Before:
         """With the manager, as it is now; then it is gone."""
         with self.relay.inside():
             assert not keep or asyncio.run(
-                Keeper(self.manager.client()).keep(self.holdings, self.restarts, CONFIG, CHOSEN)
+                Keeper(self.manager.client()).keep(
+                    self.holdings, self.restarts, CONFIG, CHOSEN, RESOLVED
+                )
             )
         self.manager.look()
         for _, ring in self.holdings.rings():
@@ -155,7 +159,7 @@ def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings
         left = heir.take_over(before.manager.client(), holdings, restarts)
     if left.config is not None:
         assert left.config == CONFIG
-        assert left.chosen == CHOSEN
+        assert (left.chosen, left.resolved) == (CHOSEN, RESOLVED)
     return holdings, restarts
 
 
@@ -227,7 +231,7 @@ def test_a_group_joined_just_before_a_kill_is_left_by_it(
     late = Membership("r0", before.ingress.index, ip_address("239.1.1.7"))
     with before.relay.inside():
         keeper = Keeper(before.manager.client())
-        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN))
+        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN, RESOLVED))
         before.holdings.open(late, {})
     assert "239.1.1.7" in before.relay.run("ip", "maddress", "show", "dev", "r0")
     before.leave(keep=False)
@@ -321,7 +325,7 @@ def test_what_changed_after_the_index_was_made_is_as_it_is_now(
     """A supervisor that was killed between the two: an output closed, a group left."""
     with before.relay.inside():
         keeper = Keeper(before.manager.client())
-        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN))
+        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN, RESOLVED))
         before.manager.look()
         before.holdings.close(before.egress)
         before.holdings.close(before.joined[0])

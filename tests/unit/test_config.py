@@ -1583,7 +1583,7 @@ def test_the_example_passes() -> None:
 def test_the_example_passes_with_all_of_it_in_use() -> None:
     text = example(EXAMPLE)
     config = parse(text, "mcr.toml.example")
-    assert len(config.rules) == 13 + 3 + 3 * 2  # and those of [reflect.NAME]
+    assert len(config.rules) == 14 + 3 + 3 * 2  # and those of [reflect.NAME]
     assert config.warnings == ()
     for key in KEYS:
         assert re.search(rf"\b{key}\b( *=|[.\]])", text), key

@@ -232,7 +232,23 @@ SOURCE = "expected an address or a prefix of hosts, got"
             'expected a prefix without "%", got "ff05::/64%eth0"; '
             "the key interface says which interface",
         ),
-        ("address", "cam.example", f'{ADDRESS} "cam.example"; names are not looked up'),
+        (
+            "address",
+            "cam.example:5000",
+            'expected the name of a host, got "cam.example:5000"'
+            f'{OWN} address = "cam.example" and port = 5000',
+        ),
+        (
+            "address",
+            "localhost",
+            f'{ADDRESS} "localhost"; a name, with a dot, may stand in an output',
+        ),
+        ("address", "239.1.1.l", f'{ADDRESS} "239.1.1.l"'),
+        (
+            "source",
+            "cam.example",
+            f'{HOST} "cam.example"; a name, with a dot, may stand in an output',
+        ),
         ("address", "239.1.1.300:5", f'{ADDRESS} "239.1.1.300:5"'),
         (
             "source",
