@@ -15,6 +15,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -47,26 +48,23 @@ class Row:
 
     name: str
     state: str
-    packets: int
-    bits: int
-    minute: float
-    peak: int
+    rate: Rate
     lost: int
     before: int = 0
     is_output: bool = False
 
 
-COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "name": ("rule", str),
-    "state": ("state", str),
-    "packets": ("packets/s", str),
-    "bits": ("Mbit/s", lambda bits: f"{bits / 1e6:.2f}"),
-    "minute": ("packets/s (1 min)", "{:.10g}".format),
-    "peak": ("peak in 10 ms", str),
-    "lost": ("lost", str),
-    "before": ("lost before", lambda count: str(count or "")),
+COLUMNS: dict[str, tuple[str, Callable[[Row], Any], Callable[[Any], str]]] = {
+    "name": ("rule", attrgetter("name"), str),
+    "state": ("state", attrgetter("state"), str),
+    "packets": ("packets/s", attrgetter("rate.second.packets"), str),
+    "bits": ("Mbit/s", attrgetter("rate.second.bytes"), lambda count: f"{8 * count / 1e6:.2f}"),
+    "minute": ("packets/s (1 min)", attrgetter("rate.minute.packets"), "{:.10g}".format),
+    "peak": ("peak in 10 ms", attrgetter("rate.peak.minute"), str),
+    "lost": ("lost", attrgetter("lost"), str),
+    "before": ("lost before", attrgetter("before"), lambda count: str(count or "")),
 }
-"""What of a row stands in which column: its title, and how a value is written."""
+"""What of a row stands in which column: its title, its value, and how that is written."""
 STYLES = {
     "failed": "red",
     "waiting": "yellow",
@@ -184,8 +182,9 @@ def rows(answer: Stats, view: View) -> list[list[Row]]:
         outputs = [_of_output(output) for output in rule.outputs]
         lost = sum(row.lost for row in outputs) + sum(rule.dropped.values())
         state = next(iter(rule.leg_faults), "silent" if rule.silent else rule.state)
-        found.append([_row(name, state, rule.rate, lost, _before(rule)), *outputs])
-    return sorted(found, key=lambda group: getattr(group[0], view.sort), reverse=view.reverse)
+        found.append([Row(name, state, rule.rate, lost, _before(rule)), *outputs])
+    _, value, _ = COLUMNS[view.sort]
+    return sorted(found, key=lambda group: value(group[0]), reverse=view.reverse)
 
 
 def _before(rule: RuleCounts) -> int:
@@ -198,29 +197,21 @@ def _of_output(output: OutputCounts) -> Row:
     routed = output.interface is None and output.interface_now
     by = f" by {output.interface_now}" if routed else ""
     lost = sum(output.unsent.values())
-    return _row(f"  to {output.where}{by}", output.state, output.rate, lost, is_output=True)
-
-
-def _row(
-    name: str, state: str, rate: Rate, lost: int, before: int = 0, is_output: bool = False
-) -> Row:
-    second, bits = rate.second.packets, 8 * rate.second.bytes
-    minute, peak = rate.minute.packets, rate.peak.minute
-    return Row(name, state, second, bits, minute, peak, lost, before, is_output)
+    return Row(f"  to {output.where}{by}", output.state, output.rate, lost, is_output=True)
 
 
 def render(answer: Stats, view: View, len_of_page: int) -> RenderableType:
     """The screen, as far as it fits a page of so many lines."""
     groups = rows(answer, view)
     table = Table(box=None, pad_edge=False, expand=False)
-    for column, (title, _) in COLUMNS.items():
+    for column, (title, _, _) in COLUMNS.items():
         mark = (" v" if view.reverse else " ^") if column == view.sort else ""
         right = column not in ("name", "state")
         table.add_column(title + mark, justify="right" if right else "left", no_wrap=True)
     for row in list(itertools.chain.from_iterable(groups))[view.first :][:len_of_page]:
-        cells = (Text(told(getattr(row, column))) for column, (_, told) in COLUMNS.items())
+        cells = (Text(told(value(row))) for _, value, told in COLUMNS.values())
         table.add_row(*cells, style=STYLES.get(row.state, "dim" if row.is_output else ""))
-    total = sum(group[0].packets for group in groups)
+    total = sum(group[0].rate.second.packets for group in groups)
     head = (
         f"mcrd: {counted(len(groups), 'rule')}, {total} packets/s,"
         f" up {answer.uptime_s:.0f} s"
