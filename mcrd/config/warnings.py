@@ -108,10 +108,8 @@ def _warn_source_specific(rule: FoundRule) -> None:
         f"{address} is for source-specific multicast: to join it, sources must be addresses, not "
         "prefixes; routers may send nothing"
     )
-    if sources:
-        rule.report.value((*rule.input_path, "sources"), message)
-    else:
-        rule.report.absent((*rule.input_path, "sources"), message)
+    report = rule.report.value if sources else rule.report.absent
+    report((*rule.input_path, "sources"), message)
 
 
 def _warn_ttl(rule: FoundRule, output: FoundOutput) -> None:

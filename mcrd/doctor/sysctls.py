@@ -44,14 +44,12 @@ def igmp_version(host: Host, demand: Demand, running: Running) -> list[Finding]:
     """
     found = []
     wanted = False
-    all_of_mld = host.sysctl("net/ipv6/conf/all/force_mld_version")
-    for version, family, name, newest in (
-        (4, "ipv4", "force_igmp_version", 3),
-        (6, "ipv6", "force_mld_version", 2),
-    ):
+    all_of_mld = host.sysctl(SYSCTL[6].format("all"))
+    for version, newest in LATEST.items():
         by_source = demand.joining(version, by_source=True)
         for interface in ("all", *demand.inputs()):
-            value = host.sysctl(f"net/{family}/conf/{interface}/{name}")
+            path = SYSCTL[version].format(interface)
+            value = host.sysctl(path)
             spoken = demand.spoken(interface, version)
             if spoken is not None:
                 wanted = True
@@ -68,7 +66,6 @@ def igmp_version(host: Host, demand: Demand, running: Running) -> list[Finding]:
                 if concerned
                 else "IGMPv1 has no leave: the network sends on for minutes"
             )
-            path = f"net/{family}/conf/{interface}/{name}"
             remedy = setting(path, 0)
             if spoken == value:
                 remedy = f"no {NAMES[version]} under [interfaces.{interface}], or no sources"

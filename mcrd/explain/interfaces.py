@@ -6,19 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcrd.explain.evidence import Evidence, Finding, Host
+from mcrd.explain.evidence import Finding, Host
 from mcrd.model import is_pattern
 from mcrd.planning.patterns import missing
 
 
-def interface(evidence: Evidence) -> Iterator[Finding]:
-    """Whether the input interface is there and up."""
-    name = evidence.rule.input.interface
-    yield from link("interface", name, evidence.host)
-
-
 def link(stage: str, name: str, host: Host, output: int | None = None) -> Iterator[Finding]:
-    """One interface."""
+    """Whether an interface is there and up."""
     found, told = host.links.get(name), called(name, host)
     if found is None:
         text = missing(name, host.links) if is_pattern(name) else f"there is no interface {name}"

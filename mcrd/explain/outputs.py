@@ -14,7 +14,7 @@ from mcrd.explain.evidence import Evidence, Finding, Say, Way, is_active
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import is_asked_for, receivers
 from mcrd.explain.returned import returned
-from mcrd.explain.taken import grown
+from mcrd.explain.taken import grown, more
 from mcrd.model import Address, HostName, Output
 from mcrd.planning.broadcast import destination, is_broadcast
 from mcrd.planning.doubts import doubt
@@ -242,16 +242,13 @@ def _counters(evidence: Evidence, say: Say, output: Output) -> Iterator[Finding]
         elif count and sent <= 0:
             yield say(why, "note", f"{count} packets were not sent before: {unsent_for(why)}")
     yield from returned(evidence, say, output, now.refused, was.refused)
-    for why, count in now.dropped.items():
-        grew, (text, remedy) = count - was.dropped[why], DROPS[why]
-        if grew > 0:
-            yield say(why, "note", f"{grew} of {grew + sent} packets {text}", remedy)
-    skipped = 0
-    for why, count in now.skipped.items():
-        grew, (text, remedy) = count - was.skipped[why], SKIPS[why]
-        skipped += grew
-        if grew > 0:
-            yield say(why, "note", f"{grew} packets {text}", remedy)
+    for why, grew in more(was.dropped, now.dropped).items():
+        text, remedy = DROPS[why]
+        yield say(why, "note", f"{grew} of {grew + sent} packets {text}", remedy)
+    skipped = more(was.skipped, now.skipped)
+    for why, grew in skipped.items():
+        text, remedy = SKIPS[why]
+        yield say(why, "note", f"{grew} packets {text}", remedy)
     yield from _answers(say, now.answers, was.answers, sent)
     if sent > 0:
         of = f", from {now.interface}" if now.interface else ""
@@ -276,11 +273,9 @@ def _answers(
     if now is None:
         return
     was = was or AnswerCounts()
-    for why, count in now.unsent.items():
-        grew = count - was.unsent.get(why, 0)
-        if grew > 0:
-            text = f"{grew} answers did not go back: {unsent_for(why)}"
-            yield say("answers", "note", text, ANSWERS.get(why) or REMEDIES.get(why, "errno(3)"))
+    for why, grew in more(was.unsent, now.unsent).items():
+        text = f"{grew} answers did not go back: {unsent_for(why)}"
+        yield say("answers", "note", text, ANSWERS.get(why) or REMEDIES.get(why, "errno(3)"))
     back = now.sent.packets - was.sent.packets
     if back > 0:
         yield say("answers", "yes", f"{back} answers went back to who asked meanwhile")

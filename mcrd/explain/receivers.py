@@ -27,8 +27,6 @@ COMMON = (
 REPORTED = {4: 3, 6: 2}  # versions from which answers go to a group that this host hears
 TOPIC = "receiver"
 
-Entries = Sequence[Member]
-
 
 def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Iterator[Finding]:
     """Findings about who has asked for the group."""
@@ -106,7 +104,7 @@ def _sources(evidence: Evidence, output: Output) -> set[str]:
     return {str(source)} if source is not None else set()
 
 
-def _hosts(entries: Entries) -> str:
+def _hosts(entries: Sequence[Member]) -> str:
     return some([entry.host for entry in entries])
 
 

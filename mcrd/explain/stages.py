@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from mcrd.addresses import first_address, where
 from mcrd.explain.evidence import Daemon, Evidence, Finding, is_active
 from mcrd.explain.group import group
-from mcrd.explain.interfaces import interface
+from mcrd.explain.interfaces import link
 from mcrd.explain.outputs import outputs
 from mcrd.explain.rulefile import file
 from mcrd.explain.seen import frames
@@ -23,7 +23,7 @@ def explain(evidence: Evidence) -> list[Finding]:
     came = bool(evidence.seen.good) or grown(evidence) > 0 or is_slow(evidence)
     first = list(file(evidence))
     rest = [
-        *interface(evidence),
+        *link("interface", evidence.rule.input.interface, evidence.host),
         *group(evidence, came),
         *frames(evidence),
         *taken(evidence),

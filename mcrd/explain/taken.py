@@ -53,10 +53,11 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
     yield from _workers(rule.input.interface, daemon.before, daemon.after, daemon.stopped)
     grew = grown(evidence)
     before, after = evidence.rings(after=False), evidence.rings()
-    drops = _more(before.dropped, after.dropped)
+    grown_drops = more(before.dropped, after.dropped)
+    drops = dict(sorted(grown_drops.items(), key=lambda entry: -entry[1]))
     full = drops.get("ring_full", 0)
     if full:
-        frames = _more(before.dropped_frames, after.dropped_frames).get("ring_full", full)
+        frames = more(before.dropped_frames, after.dropped_frames).get("ring_full", full)
         lost = f"{full} packets" if full == frames else f"about {full} packets, in {frames} frames,"
         text = f"{lost} were lost: a ring of {rule.input.interface} was full"
         yield Finding("taken", "ring_full", "no", text, REMEDIES["ring_full"])
@@ -168,10 +169,9 @@ def _workers(
         yield Finding("taken", "worker", "yes", f"the worker of {interface} runs, pid {pids}")
 
 
-def _more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """What was dropped meanwhile, most first."""
-    grew = {why: count - before.get(why, 0) for why, count in after.items()}
-    return {why: n for why, n in sorted(grew.items(), key=lambda e: -e[1]) if n > 0}
+def more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """What was counted meanwhile."""
+    return {why: n for why, count in after.items() if (n := count - before.get(why, 0)) > 0}
 
 
 def grown(evidence: Evidence) -> int:
