@@ -25,7 +25,7 @@ class Broadcast(IPv4Address):
 
     __slots__ = ()
 
-    def __init__(self, _text: str = "broadcast") -> None:
+    def __init__(self, _any: object = "broadcast") -> None:
         super().__init__(int(LIMITED_BROADCAST))
 
     def __eq__(self, other: object) -> bool:
@@ -36,9 +36,6 @@ class Broadcast(IPv4Address):
 
     def __str__(self) -> str:
         return "broadcast"
-
-    def __reduce__(self) -> tuple[type[Broadcast], tuple[()]]:
-        return Broadcast, ()
 
 
 BROADCAST: Final = Broadcast()

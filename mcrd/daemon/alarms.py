@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 from mcrd.addresses import Target, target, where
@@ -159,7 +158,7 @@ class Alarms:
             self._look_at_loops(config, ledger)
         self._look_at_streams(config, ledger)
         self._look_at_legs(config, ledger)
-        for subject, found, recent in self._outputs(config, ledger):
+        for subject, found, second in self._outputs(config, ledger):
             errors = sum(found.errors.values())
             before = self._errors.get(subject, {})
             grown = (unsent_for(name) for name, n in found.errors.items() if n != before.get(name))
@@ -169,8 +168,7 @@ class Alarms:
             for reason, what in OUTPUT.items():
                 self._count(subject, reason, what, found.dropped[reason])
             lost = errors + found.dropped["unreachable"]
-            total, second = found.sent.packets + lost, recent()
-            self._share(subject, lost, total, config.daemon.loss, second)
+            self._share(subject, lost, found.sent.packets + lost, config.daemon.loss, second)
         self._end()
 
     def _look_at_loops(self, config: Config, ledger: Ledger) -> None:
@@ -250,8 +248,11 @@ class Alarms:
 
     def _outputs(
         self, config: Config, ledger: Ledger
-    ) -> Iterator[tuple[Subject, OutputCount, Callable[[], int]]]:
-        """Outputs that failed to send something since the last look: mostly none, of thousands."""
+    ) -> Iterator[tuple[Subject, OutputCount, int]]:
+        """Outputs that failed to send something since the last look: mostly none, of thousands.
+
+        With what each sent in the last second.
+        """
         if config is not self._config:
             self._config = config
             outputs = (output for rule in config.rules.values() for output in rule.outputs)
@@ -275,8 +276,8 @@ class Alarms:
             for output in rule.outputs:
                 if (called := target(output)) in targets:
                     read += 1
-                    recent = partial(_last_second, ledger, name, called)
-                    yield _output(rule, output), ledger.output(name, called), recent
+                    second = ledger.output_rate(name, called).second.packets
+                    yield _output(rule, output), ledger.output(name, called), second
 
     def _count(
         self,
@@ -357,10 +358,6 @@ def _how(of_rings: bool, exact: bool) -> str:
 
 def _output(rule: Rule, output: Output) -> Subject:
     return Subject(rule.name, output.interface, where(output))
-
-
-def _last_second(ledger: Ledger, rule: str, called: Target) -> int:
-    return ledger.output_rate(rule, called).second.packets
 
 
 def _tell(level: int, event: str, subject: Subject, text: str) -> None:

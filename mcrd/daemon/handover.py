@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from mcrd import __version__
+from mcrd.client import network_namespace
 from mcrd.daemon.heir import Restarts, take_over
-from mcrd.daemon.index import FORMAT, Index, KeptRing, network, pack
+from mcrd.daemon.index import FORMAT, Index, KeptRing, pack
 from mcrd.errors import words
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
@@ -147,7 +148,7 @@ class Keeper:
             loose[what] = sock.fileno()
             return what
 
-        index = Index(FORMAT, __version__, network())
+        index = Index(FORMAT, __version__, network_namespace())
         for lane in holdings.lanes.values():
             segment = lane.segment
             unit: dict[Identity, int] = {}

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from mcrd.daemon.index import FORMAT, Index, KeptRing, network, unpack
+from mcrd.client import network_namespace
+from mcrd.daemon.index import FORMAT, Index, KeptRing, unpack
 from mcrd.errors import words
 from mcrd.events import counted, tell
 from mcrd.lanes.holdings import Holdings
@@ -68,7 +69,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
         version = index.version
         if index.format != FORMAT:
             raise ValueError(f"format {index.format}, not {FORMAT}")
-        if index.network != network():
+        if index.network != network_namespace():
             raise ValueError("it is of another network namespace")
         heir.take(index)
     except Exception as error:  # noqa: BLE001  # whatever was left must not keep this one from work

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
@@ -70,11 +69,6 @@ class Index(msgspec.Struct):
     resolved: dict[str, list[str]] = {}  # the addresses of hosts, by their names
     config: Any = None  # what ran, but for its rules,
     rules: list[Any] = []  # which are these
-
-
-def network() -> int:
-    """The inode of the network namespace."""
-    return os.stat("/proc/self/ns/net").st_ino
 
 
 # Versions before do not have these, and refuse all of a value that has them: they are left out

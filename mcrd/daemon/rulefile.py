@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mcrd import threads
-from mcrd.answers import Changes
 from mcrd.config import Blocks, ConfigError, load
 from mcrd.config.problems import Problem
 from mcrd.daemon.rulewatch import Watch
 from mcrd.events import tell
 from mcrd.files import read_file
 from mcrd.model import Config
-from mcrd.planning.changes import summary
 from mcrd.tasks import Tasks
 
 REFUSED_AGAIN = 60.0  # seconds in which the same problems of the rule file are told once
@@ -106,10 +104,6 @@ class RuleFile:
             if digest == known:
                 return running
         return await self._read()
-
-    def tell_reload(self, why: str, changed: Changes) -> None:
-        """Say what has changed."""
-        tell(log, logging.INFO, "reload", "reload (%s): %s", why, summary(changed))
 
     def tell_refusal(self, why: str, error: ConfigError) -> None:
         """Once: whoever saves a file and then reloads it has the same problems twice."""

@@ -29,7 +29,7 @@ from mcrd.daemon.switches import Switches
 from mcrd.events import tell
 from mcrd.model import Config
 from mcrd.observe.listener import Listener
-from mcrd.planning.changes import changes
+from mcrd.planning.changes import changes, summary
 from mcrd.planning.patterns import expand
 from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
@@ -236,7 +236,7 @@ class Supervisor:
                 raise
             finally:
                 self._notify.ready()
-            self._file.tell_reload(why, changed)
+            tell(log, logging.INFO, "reload", "reload (%s): %s", why, summary(changed))
             return changed
 
     async def _use(self, rule: str, leg: str | None) -> None:
