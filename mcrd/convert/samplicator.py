@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
+from mcrd.addresses import plain
 from mcrd.convert.draft import Draft, DraftRule, Value
 from mcrd.model import Network
 
@@ -116,7 +117,7 @@ def add(draft: Draft, given: Iterable[Line], listening: Listening) -> None:
         for output in rule.outputs:
             sources = chosen[(version, *_place(output))]
             if sources is not None:
-                output["sources"] = sorted(map(_text, sources))
+                output["sources"] = sorted(str(plain(source)) for source in sources)
         if rule.outputs:
             draft.rules.append(rule)
         else:
@@ -170,7 +171,3 @@ def _output(word: str, keeps: bool) -> dict[str, Value] | str:
 
 def _place(output: dict[str, Value]) -> tuple[Value, Value]:
     return output["address"], output["port"]
-
-
-def _text(source: Network) -> str:
-    return str(source.network_address) if source.num_addresses == 1 else str(source)

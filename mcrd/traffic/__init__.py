@@ -75,18 +75,15 @@ class Target:
         return f"{self.interface} {host}:{self.port}"
 
 
-def open_socket(target: Target) -> socket.socket:
+@contextmanager
+def open_socket(target: Target) -> Iterator[socket.socket]:
     """A UDP socket of the target's family, bound to its interface where that is allowed."""
-    sock = socket.socket(target.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        name = socket.if_indextoname(target.interface_index())
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
-    except PermissionError:
-        pass  # Linux before 5.7, without CAP_NET_RAW; routes and memberships decide then
-    except OSError:
-        sock.close()
-        raise
-    return sock
+    name = socket.if_indextoname(target.interface_index())
+    with socket.socket(target.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        # Linux before 5.7 without CAP_NET_RAW: routes and memberships decide then.
+        with suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
+        yield sock
 
 
 def allow_descriptors(sockets: int) -> None:
