@@ -8,6 +8,7 @@ from mcrd.sums import MergeCount
 
 RESULTS = (
     *("first", "second", "repeated", "differs", "only_here", "lost", "forgotten", "shared", "late"),
+    *("reordered", "hurried"),
 )
 """What becomes of the datagrams of an input."""
 
@@ -25,7 +26,7 @@ def merged(found: MergeCount) -> str:
     """One line: what was first, lost and late."""
     named = ", ".join(
         f"{number} {name.replace('_', ' ')}"
-        for name in RESULTS
+        for name in (*RESULTS, "held")
         if ((number := getattr(found, name)) and name != "shared") or name in ("first", "lost")
     )
     skew = f"; skew {_time(found.skew_p50_s)}, at most {_time(found.skew_most_s)}"

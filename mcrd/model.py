@@ -210,12 +210,18 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """What makes datagrams of several inputs copies, of which the first alone is relayed."""
+    """What makes datagrams of several inputs copies, of which the first alone is relayed.
+
+    They leave in the order of their numbers, where what comes after a gap waits for `delay` seconds
+    at most; None: as they come.
+    """
 
     by: Literal["rtp", "sequence", "content"]
+    delay: float | None = None
 
     def __str__(self) -> str:
-        return f"by {self.by}"
+        delay = f", in order, within {1000 * self.delay:g} ms" if self.delay else ""
+        return f"by {self.by}{delay}"
 
 
 @dataclass(frozen=True, slots=True)

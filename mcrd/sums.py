@@ -134,6 +134,8 @@ class MergeCount(Count):
     Of the second ones, what `differs` has the number of another, and not the content. `forgotten`
     are those that were remembered for less than half a second, as there were too many.
     The skew is how much later than the first the second ones came; half of them no later than p50.
+    Where they leave in order, `held` of the first ones wait now. Those `reordered` came after
+    others and left before them; those `hurried` left before their time, as there was no room.
     """
 
     HIGHEST = frozenset(("skew_p50_s", "skew_most_s"))
@@ -148,6 +150,9 @@ class MergeCount(Count):
     forgotten: int = 0
     shared: int = 0
     late: int = 0
+    held: int = 0
+    reordered: int = 0
+    hurried: int = 0
     skew_p50_s: float = 0.0
     skew_most_s: float = 0.0
 

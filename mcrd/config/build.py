@@ -68,10 +68,14 @@ def _rule(name: str, fields: Fields, place: model.Place) -> model.Rule:
         silence=fields["silence"],
         inspect=_inspect(fields["inspect"]),
         more=tuple(more),
-        merge=model.Merge(**fields["merge"]) if fields["merge"] else None,
+        merge=_merge(fields["merge"]) if fields["merge"] else None,
         switch=model.Switch(**_given(fields["switch"])) if fields["switch"] else None,
         place=place,
     )
+
+
+def _merge(given: Fields) -> model.Merge:
+    return model.Merge(given["by"], given["delay"] or None)  # "0" is what it is without the key
 
 
 def _inspect(given: Any) -> model.Inspect | None:

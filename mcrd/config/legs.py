@@ -46,6 +46,9 @@ def _check_merge(rule: FoundRule) -> None:
     if merge.get("by") == "sequence" and not counts:
         message = 'which number? Say it by inspect: a table with its place, or "moldudp64"'
         rule.report.value((*path, "by"), message)
+    if merge.get("by") == "content" and merge.get("delay") not in (None, 0, WRONG):
+        message = 'contents have no order; leave delay out, or merge by "rtp" or "sequence"'
+        rule.report.value((*path, "delay"), message)
 
 
 def _check_switch(rule: FoundRule) -> None:

@@ -61,6 +61,7 @@ Patterns = Annotated[list[Pattern], Meta(extra={"expected": "an array of file na
 Duration = Annotated[str, _lasts("silence", "2s")]
 Switches = Annotated[str, _lasts("switch.silence", "200ms")]
 Back = Annotated[str, _lasts("back", "5s")]
+Delay = Annotated[str, _lasts("merge.delay", "20ms")]
 Dedupe = Annotated[str, _lasts("dedupe", "200ms")]
 Rejoin = Annotated[str, _lasts("rejoin", "30s")]
 Replies = Annotated[str, _lasts("replies", "30s")]
@@ -160,6 +161,7 @@ class Merge(Struct):
     """The table `merge` of a rule with several inputs."""
 
     by: Literal["rtp", "sequence", "content"]
+    delay: Delay | UnsetType = UNSET
 
 
 class Switch(Struct):

@@ -168,6 +168,8 @@ FAMILIES = (
         "Datagrams that an input of a merged stream brought."),
     Family("mcrd_rule_leg_packets", Counter, MERGED, _faults(RESULTS), "result",
         "What became of the datagrams of an input of a merged stream, and what it lost."),
+    Family("mcrd_rule_leg_held_packets", Gauge, MERGED, "held", None,
+        "Datagrams of an input that wait now, so that the stream leaves in order."),
     Family("mcrd_rule_leg_fault", Gauge, RULE, _leg_faults, "fault",
         "1 while an input of a merged stream brings nothing, late packets or another stream."),
     Family("mcrd_rule_leg_skew_seconds", Gauge, MERGED, "skew_p50_s", None,

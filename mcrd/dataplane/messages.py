@@ -141,8 +141,9 @@ class Inspect(msgspec.Struct, frozen=True, array_like=True):
 class Merge(msgspec.Struct, frozen=True, array_like=True):
     """Which leg of which stream a rule is, from 0, and what makes two datagrams copies.
 
-    `stream` is 64 bits, `by` one of enum merge_by, segment.h. The rest is of MERGE_SEQUENCE: where
-    the number stands, and of how many bytes it is.
+    `stream` is 64 bits, `by` one of enum merge_by, segment.h. `offset`, `bytes` and `little` are of
+    MERGE_SEQUENCE: where the number stands, and of how many bytes it is. `delay` is how long what
+    comes after a gap waits, in ns; 0: it does not.
     """
 
     stream: int
@@ -150,6 +151,8 @@ class Merge(msgspec.Struct, frozen=True, array_like=True):
     by: int
     offset: int = 0
     bytes: int = 0
+    little: bool = False
+    delay: int = 0
 
 
 class Switch(msgspec.Struct, frozen=True, array_like=True):

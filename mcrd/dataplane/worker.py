@@ -56,7 +56,7 @@ def _place(place: int | None) -> int:
 
 
 def _leg(leg: messages.Merge) -> tuple[int, ...]:
-    return leg.stream, leg.offset, leg.by, leg.leg, leg.bytes
+    return leg.stream, leg.delay, leg.offset, leg.by, leg.leg, leg.bytes, leg.little
 
 
 def _match(match: messages.Match) -> tuple[object, object]:

@@ -65,8 +65,9 @@ def _merge(relay: Relay) -> messages.Merge | None:
     stream, leg, merge = relay.leg or ("", 0, None)
     if not isinstance(merge, Merge):
         return None
-    by, *place = _number(merge.by, relay.inspect)
-    return messages.Merge(_hash(f"{stream} {by} {place[0]} {place[1]}"), leg, by, *place)
+    by, offset, size, is_little = _number(merge.by, relay.inspect)
+    about, delay = _hash(f"{stream} {by} {offset} {size}"), round((merge.delay or 0) * 1e9)
+    return messages.Merge(about, leg, by, offset, size, is_little, delay)
 
 
 def _switches(relay: Relay) -> messages.Switch | None:
@@ -76,7 +77,7 @@ def _switches(relay: Relay) -> messages.Switch | None:
         return None
     tells = relay.inspect.format if relay.inspect is not None else ""
     by = "sequence" if tells == "moldudp64" else tells
-    number = _number(by, relay.inspect) if by in MERGE_BY else (0, 0, 0)
+    number = _number(by, relay.inspect) if by in MERGE_BY else (0, 0, 0, False)
     return messages.Switch(
         messages.Merge(_hash(stream), leg, *number),
         round(switch.silence * 1e9),
@@ -85,13 +86,13 @@ def _switches(relay: Relay) -> messages.Switch | None:
     )
 
 
-def _number(by: str, inspect: Inspect | None) -> tuple[int, int, int]:
+def _number(by: str, inspect: Inspect | None) -> tuple[int, int, int, bool]:
     """What tells datagrams apart: of enum merge_by, with the place of the number and its bytes."""
     if by != "sequence" or inspect is None:
-        return MERGE_BY[by], 0, 0
+        return MERGE_BY[by], 0, 0, False
     if inspect.format == "moldudp64":
         by = inspect.format
-    return MERGE_BY[by], inspect.offset, inspect.bytes
+    return MERGE_BY[by], inspect.offset, inspect.bytes, inspect.order == "little"
 
 
 def _hash(about: str) -> int:

@@ -34,6 +34,7 @@ SUBJECTS = {
     "flows": ("flows.c", *RULES),
     "guard": ("guard.c",),
     "inspect": INSPECT,
+    "order": ("order.c", "waiting.c"),
     "pace": ("pace.c",),
     "limit": ("limit.c",),
     "loop": WORKER,
@@ -75,8 +76,8 @@ def test_unit(subject: str, build: str, tmp_path: Path) -> None:
 
 
 def test_every_c_file_is_run() -> None:
-    # Two are run by test_inspect.py and test_merge.py.
-    others = {"fuzz_packet.c", "replay.c", "remerge.c"}
+    # Three are run by test_inspect.py, test_merge.py and test_order.py.
+    others = {"fuzz_packet.c", "replay.c", "remerge.c", "reorder.c"}
     named = {f"test_{subject}.c" for subject in SUBJECTS} | others
     assert {path.name for path in TESTS.glob("*.c")} == named
 

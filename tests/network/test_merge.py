@@ -55,7 +55,7 @@ class Legs:
         self.daemon: Mcrd = triangle.lab.mcrd(triangle.relay, rules)
         self.a = sender(triangle.source, "s0")
         self.b = sender(triangle.source, "s1")
-        self._capture = triangle.sink.capture("k0", "udp port 6000")
+        self.capture = triangle.sink.capture("k0", "udp port 6000")
         self.sent: list[bytes] = []
         self.relayed = 0
 
@@ -89,7 +89,7 @@ class Legs:
 
     def arrived(self) -> Counter[bytes]:
         """What has come to the sink, and how often."""
-        return Counter(udp(frame).payload for frame in self._capture.frames())
+        return Counter(udp(frame).payload for frame in self.capture.frames())
 
 
 @pytest.fixture

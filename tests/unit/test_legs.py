@@ -89,6 +89,14 @@ def test_each_input_becomes_a_rule() -> None:
             f'[rules.a]\ninput = {A}\noutputs = [{OUT}]\nswitch = {{ silence = "1s" }}\n',
             "f:4:1: rules.a.switch: is for a rule with several inputs",
         ),
+        (
+            rule("a", A, B, more='merge = { by = "rtp", delay = "2s" }\n'),
+            'f:4:31: rules.a.merge.delay: expected 0 to 1 s, in ms or s, as in "20ms"',
+        ),
+        (
+            rule("a", A, B, more='merge = { by = "content", delay = "20ms" }\n'),
+            "f:4:35: rules.a.merge.delay: contents have no order",
+        ),
         (rule("a", A, A), "rules.a.inputs[1]: same input as rules.a (f:2:11)"),
         (
             rule("a", A, B, outputs=A),

@@ -7,6 +7,7 @@
 #include "arrival.h"
 #include "counters.h"
 #include "dedupe.h"
+#include "held.h"
 #include "hold.h"
 #include "late.h"
 #include "legs.h"
@@ -31,7 +32,7 @@ static int may_pass(int result)
 	return result == -ENOBUFS || result == -ENOMEM || result == -EAGAIN;
 }
 
-static void on_completion(void *context, const struct io_uring_cqe *cqe)
+void worker_complete(void *context, const struct io_uring_cqe *cqe)
 {
 	struct worker *worker = context;
 
@@ -73,7 +74,7 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 			if (!to)
 				continue;
 		}
-		result = worker_send(worker, output, to, payload, length, now, on_completion);
+		result = worker_send(worker, output, to, payload, length, now, worker_complete);
 		if (result < 0)
 			return result;
 	}
@@ -169,9 +170,15 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 			count(&here->counters->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
 		} else {
-			int result = relay(worker, rule, waits ? NULL : member, packet, packet->payload + at, length,
-					   now);
+			int ordered = rule->merge && rule->merge->order, result;
 
+			result = ordered ? held_take(worker, here->counters, rule, packet, packet->payload + at, length, now) :
+					   0;
+			if (result == 0)
+				result = relay(worker, rule, waits ? NULL : member, packet, packet->payload + at, length,
+					       now);
+			if (result == 0 && ordered)
+				result = held_send_due(worker, rule->merge->order);
 			if (result < 0)
 				return result;
 			if (waits)
@@ -241,7 +248,7 @@ static int harvest(struct worker *worker)
 
 		worker->hurry |= large->taken > large->frames / 4;
 	}
-	result = egress_flush(&worker->egress, on_completion, worker);
+	result = egress_flush(&worker->egress, worker_complete, worker);
 	if (result < 0)
 		return result;
 	for (i = 0; i < worker->settings.interface_count; i++)
@@ -305,7 +312,7 @@ static void take_completions(struct worker *worker)
 
 	/* Peeking also runs what the kernel has deferred to us (IORING_SETUP_TASKRUN_FLAG). */
 	while (io_uring_peek_cqe(&worker->uring, &cqe) == 0) {
-		on_completion(worker, cqe);
+		worker_complete(worker, cqe);
 		io_uring_cqe_seen(&worker->uring, cqe);
 	}
 }
@@ -336,6 +343,8 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 		if (!worker->waiting_ready && worker->begun)
 			wait_for_frames(worker);
 		late = members_sleep(&worker->rules);
+		if (worker->ordered)
+			late = held_sleep(worker, late);
 		timeout = (struct __kernel_timespec){ (long long)(late / SECOND_NS), (long long)(late % SECOND_NS) };
 		result = late ? io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL) :
 				io_uring_submit_and_wait(&worker->uring, 1);
@@ -348,7 +357,7 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 int worker_run(struct worker *worker)
 {
 	for (;;) {
-		uint64_t began = pace_now();
+		uint64_t began = pace_now(), now;
 		int frames = 0, result;
 
 		if (!worker->waiting_message && !worker->message_done)
@@ -356,15 +365,17 @@ int worker_run(struct worker *worker)
 		worker->rules.now = began;
 		members_expire(&worker->rules);
 		if (!hold_lasts(worker)) {
-			result = late_send(worker, on_completion);
+			result = late_send(worker, worker_complete);
 			if (result < 0)
 				return result;
+			now = worker->ordered ? pace_real_now() : 0;
 			frames = harvest(worker);
-			if (frames < 0)
-				return frames;
+			result = frames >= 0 && worker->ordered ? held_expire(worker, frames == HARVEST, now) : frames;
+			if (result < 0)
+				return result;
 		}
 		if (worker->answers.count > 0) {
-			result = answers_take(&worker->answers, pace_real_now(), on_completion, worker);
+			result = answers_take(&worker->answers, pace_real_now(), worker_complete, worker);
 			if (result < 0)
 				return result;
 		}
@@ -379,6 +390,8 @@ int worker_run(struct worker *worker)
 		take_completions(worker);
 		if (worker->message_done) {
 			worker->message_done = 0;
+			if (worker->message_length <= 0 && worker->ordered)
+				held_send_all(worker);
 			if (worker->message_length > 0 && worker->message_header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
 				return -EMSGSIZE;
 			return worker->message_length;

@@ -20,7 +20,8 @@ _Static_assert(offsetof(struct segment, copies) % 64 == 0, "a set would be on th
 int merge_is_possible(const struct merge_settings *settings)
 {
 	return settings->by <= MERGE_CONTENT && settings->leg < MCRD_LEGS && settings->bytes <= 8 &&
-	       (settings->by != MERGE_SEQUENCE || settings->bytes > 0);
+	       (settings->by != MERGE_SEQUENCE || settings->bytes > 0) &&
+	       (settings->delay == 0 || settings->by != MERGE_CONTENT);
 }
 
 struct merge_stream *merge_join(struct merge_stream **streams, const struct merge_settings *settings,

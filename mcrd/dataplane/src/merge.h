@@ -30,8 +30,11 @@ struct merge_pending {
 	uint64_t second[MCRD_LEGS]; /* copies that a leg brought of what another one brought first */
 };
 
+struct order;
+
 struct merge_stream {
 	struct merge_stream *next;
+	struct order *order; /* in which it leaves; NULL: as it comes. The worker makes and frees it. */
 	uint64_t id;
 	uint32_t users;
 	uint64_t period; /* MERGE_WITHIN_NS each; the last one that began */

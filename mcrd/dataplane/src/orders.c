@@ -1,12 +1,15 @@
 /* What the supervisor's messages do to rules, their outputs and their members.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "dedupe.h"
+#include "held.h"
 #include "worker.h"
 
 #include <errno.h>
 
 void worker_leave_stream(struct worker *worker, struct rule *rule)
 {
+	if (rule && rule->merge && rule->merge->users == 1)
+		held_end(worker, rule->merge);
 	if (rule && rule->merge)
 		merge_leave(&worker->merged, rule->merge, &worker->segment->merges[rule->slot]);
 	if (rule && rule->switches)
@@ -66,16 +69,18 @@ static int merge_for(struct worker *worker, struct rule *rule)
 	const struct merge_settings *settings = &rule->match.merge;
 	struct rule *old = worker->rules.by_slot[rule->slot];
 
+	if (!old)
+		held_count_lost(worker, rule);
 	if (old && old->merge && old->merge->id == settings->stream && old->match.merge.leg == settings->leg) {
 		rule->merge = old->merge;
 		old->merge = NULL;
-		return 0;
+		return held_begin(worker, rule->merge, settings->delay);
 	}
 	worker_leave_stream(worker, old);
 	if (settings->by == MERGE_NOTHING)
 		return 0;
 	rule->merge = merge_join(&worker->merged, settings, &worker->segment->merges[rule->slot]);
-	return rule->merge ? 0 : -ENOMEM;
+	return rule->merge ? held_begin(worker, rule->merge, settings->delay) : -ENOMEM;
 }
 
 /* As merge_for(). What is in use stands in the segment, so nothing is lost in between. */
@@ -141,9 +146,14 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		rule_free(rule);
 		return result;
 	}
-	if (kept_count != 0 && kept_count != rule->member_outputs) {
+	if ((kept_count != 0 && kept_count != rule->member_outputs) || (match->merge.delay && rule->member_outputs)) {
 		rule_free(rule);
 		return -EINVAL;
+	}
+	result = held_send_of(worker, slot);
+	if (result < 0) {
+		rule_free(rule);
+		return result;
 	}
 	if (inspect_for(worker, rule) < 0 || merge_for(worker, rule) < 0 || switch_for(worker, rule) < 0) {
 		rule_free(rule);
@@ -155,6 +165,10 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 
 int worker_remove_rule(struct worker *worker, uint32_t slot)
 {
+	int result = slot < MCRD_RULE_SLOTS ? held_send_of(worker, slot) : 0;
+
+	if (result < 0)
+		return result;
 	if (slot < MCRD_RULE_SLOTS)
 		worker_leave_stream(worker, worker->rules.by_slot[slot]);
 	return rules_remove(&worker->rules, slot);

@@ -19,7 +19,7 @@
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 16
+#define MCRD_SEGMENT_VERSION 17
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -50,6 +50,7 @@ enum drop {
 	DROP_DUPLICATE,    /* the payload was relayed just before, and the rule wants it once: dedupe.h */
 	DROP_SECOND_COPY,  /* another leg of the rule has brought it before, or this one: merge.h */
 	DROP_STANDBY_INPUT, /* another leg of the rule is in use: switch.h */
+	DROP_TOO_LATE,     /* others that come after it in order have left: order.h */
 	MCRD_DROP_REASONS
 };
 
@@ -106,6 +107,7 @@ struct rule_counters {
 	uint64_t duplicate;
 	uint64_t second_copy;
 	uint64_t standby_input;
+	uint64_t too_late;
 	struct returner returner; /* the last one */
 	struct meter meter;
 };
@@ -154,14 +156,15 @@ enum merge_by {
 	MERGE_CONTENT
 };
 
-/* `offset` and `bytes` are of MERGE_SEQUENCE: where the number stands, in bytes. */
+/* `offset`, `bytes` and `little` are of MERGE_SEQUENCE: where the number stands, in bytes, and its byte order. */
 struct merge_settings {
 	uint64_t stream; /* the same for all of its legs, and for nothing else */
+	uint64_t delay;  /* so long does what comes after a gap wait, in ns; 0: it does not */
 	uint32_t offset;
 	uint8_t by;      /* enum merge_by */
 	uint8_t leg;     /* which one it is, from 0 */
 	uint8_t bytes;   /* 1 to 8 */
-	uint8_t unused;
+	uint8_t little;
 };
 
 /* How a leg fares. Datagrams. */
@@ -176,6 +179,9 @@ struct merge_counters {
 	uint64_t forgotten; /* of any leg, that made room for one of this leg within half a second */
 	uint64_t shared;    /* of the first ones: another leg has brought them too */
 	uint64_t late;      /* of the first ones: another leg had brought them longer ago than copies are known for */
+	uint64_t held;      /* of the first ones, now: what comes before them in order is missing */
+	uint64_t reordered; /* of the first ones: they came after others, and left before them */
+	uint64_t hurried;   /* of the first ones: they left before their time, since there was no room */
 	uint64_t skew_most; /* how much later than the first the second ones came, in ns; */
 	uint64_t skews[MCRD_SKEWS]; /* below 2^n us each */
 };

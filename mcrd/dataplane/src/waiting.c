@@ -44,11 +44,18 @@ void waiting_free(struct waiting *waiting)
 	waiting->memory = NULL;
 }
 
+int waiting_fits(const struct waiting *waiting, uint32_t length)
+{
+	uint32_t size = size_of(length);
+
+	return size + left_over(waiting, size) <= WAITING_BYTES - waiting->used;
+}
+
 int waiting_has_room(const struct waiting *waiting, uint32_t rule, uint32_t length)
 {
 	uint32_t size = size_of(length), needed = size + left_over(waiting, size), left;
 
-	if (needed > WAITING_BYTES - waiting->used)
+	if (!waiting_fits(waiting, length))
 		return 0;
 	left = WAITING_BYTES - waiting->used - needed;
 	return waiting->taken[rule] + needed <= left;

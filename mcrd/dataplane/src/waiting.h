@@ -26,6 +26,9 @@ struct waiting_packet {
 	struct waiting_queue *queue; /* NULL: it does not wait any more */
 	uint64_t since;              /* in ns, by the clock of those who ask */
 	uint64_t skipping;           /* outputs that do not send it, by the numbers of their choices */
+	uint64_t number;             /* where it stands in a stream, see order.h, */
+	uint32_t span;               /* as there, */
+	uint32_t left;               /* and whether it has left */
 	uint32_t size;               /* of its place */
 	uint32_t rule;               /* the slot of the rule that has taken the place */
 	uint32_t length;
@@ -49,6 +52,9 @@ void waiting_free(struct waiting *waiting);
 
 /* Has it room for another packet of the rule? */
 int waiting_has_room(const struct waiting *waiting, uint32_t rule, uint32_t length);
+
+/* Has it room for another packet of that length, whosever? */
+int waiting_fits(const struct waiting *waiting, uint32_t length);
 
 /* Only where there is room. */
 struct waiting_packet *waiting_add(struct waiting *waiting, struct waiting_queue *queue, uint32_t rule,

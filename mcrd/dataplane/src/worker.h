@@ -33,6 +33,7 @@ struct worker {
 	struct flows flows;
 	uint32_t inspected; /* flows of all rules that are looked at */
 	struct merge_stream *merged;
+	uint32_t ordered; /* of them: how many have an order */
 	struct switch_stream *switched;
 	struct segment *segment;
 	struct guard_memory *shared;
@@ -58,6 +59,9 @@ struct worker {
 	uint8_t message[MESSAGE_ROOM];
 	_Alignas(struct cmsghdr) uint8_t ancillary[CMSG_SPACE(DESCRIPTORS * sizeof(int))];
 };
+
+/* A completion that is none of a send; `context` is the worker. */
+void worker_complete(void *context, const struct io_uring_cqe *cqe);
 
 /* The rule is no leg of a stream any more. */
 void worker_leave_stream(struct worker *worker, struct rule *rule);

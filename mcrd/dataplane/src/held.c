@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "held.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "counters.h"
+#include "meter.h"
+#include "moldudp.h"
+#include "order.h"
+#include "rtp.h"
+
+int held_begin(struct worker *worker, struct merge_stream *stream, uint64_t delay)
+{
+	if (stream->order && delay) {
+		stream->order->delay = delay;
+		return 0;
+	}
+	held_end(worker, stream);
+	if (!delay)
+		return 0;
+	stream->order = order_new(delay);
+	worker->ordered += stream->order != NULL;
+	return stream->order ? 0 : -ENOMEM;
+}
+
+void held_end(struct worker *worker, struct merge_stream *stream)
+{
+	worker->ordered -= stream->order != NULL;
+	order_free(stream->order);
+	stream->order = NULL;
+}
+
+static void count_late(struct interface_counters *here, struct rule_counters *counters, uint64_t datagrams)
+{
+	count(&here->dropped[DROP_TOO_LATE], datagrams);
+	count(&counters->too_late, datagrams);
+}
+
+void held_count_lost(struct worker *worker, const struct rule *rule)
+{
+	struct merge_counters *counters = &worker->segment->merges[rule->slot];
+
+	count_late(&worker->segment->interfaces[rule->match.interface], rule->counters, counters->held);
+	count(&counters->held, -counters->held);
+}
+
+static uint64_t number_at(const uint8_t *data, uint32_t bytes, int little)
+{
+	uint64_t number = 0;
+	uint32_t i;
+
+	for (i = 0; i < bytes; i++)
+		number = number << 8 | data[little ? bytes - 1 - i : i];
+	return number;
+}
+
+/* Where it stands; 0: it has no number. */
+static int find_place(const struct merge_settings *settings, const struct guard *guard, const uint8_t *payload,
+		      uint32_t length, struct order_place *place)
+{
+	struct rtp_packet rtp;
+	struct mold_packet mold;
+
+	if (settings->by == MERGE_RTP && rtp_parse(payload, length, &rtp)) {
+		*place = (struct order_place){ rtp.ssrc, rtp.sequence, 1, 16 };
+		return 1;
+	}
+	if (settings->by == MERGE_SEQUENCE && length >= settings->offset && length - settings->offset >= settings->bytes) {
+		*place = (struct order_place){
+			0, number_at(payload + settings->offset, settings->bytes, settings->little), 1,
+			(uint8_t)(8 * settings->bytes)
+		};
+		return 1;
+	}
+	if (settings->by == MERGE_MOLDUDP64 && mold_parse(payload, length, &mold) && mold.messages > 0) {
+		*place = (struct order_place){ guard_hash(guard, 0, mold.session, MOLD_SESSION), mold.first, mold.messages, 64 };
+		return 1;
+	}
+	return 0;
+}
+
+static int send_one(struct worker *worker, const struct waiting_packet *packet)
+{
+	struct rule *rule = worker->rules.by_slot[packet->rule];
+	uint64_t now = worker->egress.time;
+	uint32_t i;
+
+	count(&worker->segment->merges[rule->slot].held, (uint64_t)-1);
+	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
+	count(&rule->counters->traffic.packets, 1);
+	count(&rule->counters->traffic.bytes, packet->length);
+	for (i = 0; i < rule->output_count; i++) {
+		struct output *output = &rule->outputs[i];
+		int result = 0;
+
+		if (output->choice && packet->skipping >> output->choice->number & 1)
+			continue;
+		if (output->socket < MCRD_NOWHERE) {
+			result = worker_send(worker, output, output, packet->payload, packet->length, now, worker_complete);
+		} else {
+			count(&output->counters->dropped.unreachable, 1);
+			count(worker->egress.failed, 1);
+		}
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+static int send_held(struct worker *worker, struct order *order, int all)
+{
+	const struct waiting_packet *packet;
+	int result = 0;
+
+	while (result == 0 && (packet = order_next(order, all)))
+		result = send_one(worker, packet);
+	return result;
+}
+
+int held_send_due(struct worker *worker, struct order *order)
+{
+	return send_held(worker, order, 0);
+}
+
+/* Writes what has left. */
+static int settle(struct worker *worker, struct order *order)
+{
+	int result = egress_flush(&worker->egress, worker_complete, worker);
+
+	order_settle(order);
+	return result;
+}
+
+/* What waits longest leaves, and all before it. */
+static int send_first(struct worker *worker, struct order *order)
+{
+	const struct waiting_packet *first = order_first(order);
+	int result = 0;
+
+	while (result == 0 && !first->left) {
+		result = send_one(worker, order_next(order, 1));
+		if (result == 0)
+			result = held_send_due(worker, order);
+	}
+	return result;
+}
+
+static int make_room(struct worker *worker, struct order *order)
+{
+	const struct waiting_packet *first = order_first(order);
+	int result;
+
+	if (first && order->queue.first == first) {
+		count(&worker->segment->merges[first->rule].hurried, 1);
+		result = send_first(worker, order);
+		if (result < 0)
+			return result;
+	}
+	return settle(worker, order);
+}
+
+/* Lets the outputs choose; returns which skip it. */
+static uint64_t choose(struct rule *rule, const uint8_t *source)
+{
+	uint64_t skipping = 0;
+	uint32_t i;
+
+	for (i = 0; i < rule->output_count; i++) {
+		const struct output *output = &rule->outputs[i];
+
+		if (output->choice && !choice_takes(output->choice, output->counters, source))
+			skipping |= (uint64_t)1 << output->choice->number;
+	}
+	return skipping;
+}
+
+int held_take(struct worker *worker, struct interface_counters *here, struct rule *rule, const struct packet *packet,
+	      const uint8_t *payload, uint32_t length, uint64_t now)
+{
+	struct merge_counters *counters = &worker->segment->merges[rule->slot];
+	struct order *order = rule->merge->order;
+	struct waiting_packet *held = NULL;
+	struct order_place place;
+	int result;
+
+	if (!find_place(&rule->match.merge, &worker->guard, payload, length, &place))
+		return 0;
+	while (!held) {
+		switch (order_ask(order, &place)) {
+		case ORDER_ANEW:
+			result = send_held(worker, order, 1);
+			order_begin(order, &place);
+			order_pass(order, &place);
+			return result;
+		case ORDER_NOW:
+			count(&counters->reordered, order_is_behind(order, &place));
+			order_pass(order, &place);
+			return 0;
+		case ORDER_LATE_ONE:
+			count_late(here, rule->counters, 1);
+			return 1;
+		case ORDER_WAITS:
+			held = order_hold(order, rule->slot, &place, payload, length, now);
+			result = held ? 0 : make_room(worker, order);
+			if (result < 0)
+				return result;
+		}
+	}
+	count(&counters->held, 1);
+	count(&counters->reordered, order_is_behind(order, &place));
+	held->skipping = choose(rule, packet->source);
+	return 1;
+}
+
+/* For how long it has to wait yet; 0: no longer. The clock may have been set. */
+static uint64_t left_of(const struct order *order, const struct waiting_packet *first, uint64_t now)
+{
+	uint64_t waited = now - first->since;
+
+	if (now < first->since)
+		return first->since - now <= order->delay ? first->since + order->delay - now : 0;
+	return waited < order->delay ? order->delay - waited : 0;
+}
+
+int held_expire(struct worker *worker, int more, uint64_t now)
+{
+	struct merge_stream *stream;
+	int result = 0;
+
+	if (!worker->begun || worker->test.held)
+		return 0;
+	if (more)
+		now = worker->egress.time;
+	worker->egress.time = now;
+	for (stream = worker->merged; result == 0 && stream; stream = stream->next) {
+		const struct waiting_packet *first;
+
+		if (!stream->order)
+			continue;
+		while (result == 0 && (first = order_first(stream->order)) && left_of(stream->order, first, now) == 0)
+			result = send_first(worker, stream->order);
+		if (result == 0 && stream->order->queue.first && stream->order->queue.first->left)
+			result = settle(worker, stream->order);
+	}
+	return result;
+}
+
+uint64_t held_sleep(const struct worker *worker, uint64_t other)
+{
+	const struct merge_stream *stream;
+	uint64_t now = pace_real_now(), least = other;
+
+	if (!worker->begun)
+		return other;
+
+	for (stream = worker->merged; stream; stream = stream->next) {
+		const struct waiting_packet *first = stream->order ? order_first(stream->order) : NULL;
+		uint64_t left = first ? left_of(stream->order, first, now) + 1 : 0;
+
+		if (left && (least == 0 || left < least))
+			least = left;
+	}
+	return least;
+}
+
+static int send_all_of(struct worker *worker, struct order *order)
+{
+	int result;
+
+	worker->egress.time = pace_real_now();
+	result = send_held(worker, order, 1);
+	return result < 0 ? result : settle(worker, order);
+}
+
+int held_send_of(struct worker *worker, uint32_t slot)
+{
+	const struct rule *rule = worker->rules.by_slot[slot];
+
+	return rule && rule->merge && rule->merge->order ? send_all_of(worker, rule->merge->order) : 0;
+}
+
+int held_send_all(struct worker *worker)
+{
+	struct merge_stream *stream;
+	int result = 0;
+
+	for (stream = worker->merged; result == 0 && stream; stream = stream->next)
+		if (stream->order)
+			result = send_all_of(worker, stream->order);
+	return result;
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "order.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct order *order_new(uint64_t delay)
+{
+	struct order *order = calloc(1, sizeof(*order));
+
+	if (!order)
+		return NULL;
+	order->delay = delay;
+	if (waiting_init(&order->waiting) == 0)
+		return order;
+	free(order);
+	return NULL;
+}
+
+void order_free(struct order *order)
+{
+	if (!order)
+		return;
+	waiting_free(&order->waiting);
+	free(order);
+}
+
+static uint32_t at(const struct order *order, uint64_t number)
+{
+	return (uint32_t)(number & (order->places - 1));
+}
+
+static int is_set(const uint64_t *bits, uint32_t place)
+{
+	return bits[place / 64] >> place % 64 & 1;
+}
+
+/* What became of numbers from this one on. */
+static void note(struct order *order, uint64_t number, uint64_t count, int sent)
+{
+	while (count > 0) {
+		uint32_t place = at(order, number), bit = place % 64;
+		uint64_t here = 64 - bit < count ? 64 - bit : count;
+		uint64_t bits = (here < 64 ? (1ULL << here) - 1 : UINT64_MAX) << bit;
+
+		if (sent)
+			order->sent[place / 64] |= bits;
+		else
+			order->sent[place / 64] &= ~bits;
+		number += here;
+		count -= here;
+	}
+}
+
+/* The next number that is due is so much further. */
+static void advance(struct order *order, uint64_t numbers, int sent)
+{
+	uint64_t noted = numbers < order->window ? numbers : order->window;
+
+	note(order, order->due + numbers - noted, noted, sent);
+	order->due = (order->due + numbers) & order->mask;
+	order->known = order->known + noted < order->window ? order->known + (uint32_t)noted : order->window;
+}
+
+enum order_answer order_ask(struct order *order, const struct order_place *place)
+{
+	uint64_t ahead = (place->number - order->due) & order->mask, behind = (order->due - place->number) & order->mask;
+
+	if (!order->begun || place->stream != order->stream)
+		return ORDER_ANEW;
+	if (ahead < order->window) {
+		if (is_set(order->there, at(order, place->number)))
+			return ORDER_ANEW;
+		order->late = 0;
+		return ahead == 0 ? ORDER_NOW : ORDER_WAITS;
+	}
+	if (behind > order->known || is_set(order->sent, at(order, place->number)) || ++order->late == ORDER_LATE)
+		return ORDER_ANEW;
+	return ORDER_LATE_ONE;
+}
+
+void order_begin(struct order *order, const struct order_place *place)
+{
+	uint64_t half = 1ULL << (place->bits - 1);
+
+	order->mask = UINT64_MAX >> (64 - place->bits);
+	order->window = half < ORDER_WINDOW ? (uint32_t)half : ORDER_WINDOW;
+	order->places = half < ORDER_WINDOW ? 2 * order->window : ORDER_WINDOW;
+	order->stream = place->stream;
+	order->due = order->highest = place->number;
+	order->known = order->window / 4 < ORDER_BEFORE ? order->window / 4 : ORDER_BEFORE;
+	order->late = 0;
+	order->begun = 1;
+	memset(order->sent, 0, sizeof(order->sent));
+}
+
+int order_is_behind(struct order *order, const struct order_place *place)
+{
+	uint64_t behind = (order->highest - place->number) & order->mask;
+
+	if (behind > 0 && behind <= order->mask / 2)
+		return 1;
+	order->highest = place->number;
+	return 0;
+}
+
+void order_pass(struct order *order, const struct order_place *place)
+{
+	advance(order, place->span, 1);
+}
+
+struct waiting_packet *order_hold(struct order *order, uint32_t rule, const struct order_place *place,
+				  const uint8_t *payload, uint32_t length, uint64_t now)
+{
+	uint32_t here = at(order, place->number);
+	struct waiting_packet *packet;
+
+	if (!waiting_fits(&order->waiting, length))
+		return NULL;
+	packet = waiting_add(&order->waiting, &order->queue, rule, payload, length, now);
+	packet->number = place->number;
+	packet->span = place->span;
+	order->packets[here] = packet;
+	order->there[here / 64] |= 1ULL << here % 64;
+	order->held++;
+	if (!order->oldest)
+		order->oldest = packet;
+	return packet;
+}
+
+/* The place of the first that waits, from the number that is due on. One does. */
+static uint32_t lowest(const struct order *order)
+{
+	uint32_t first = at(order, order->due), words = (order->places + 63) / 64, i;
+	uint64_t bits = order->there[first / 64] >> first % 64 << first % 64;
+
+	for (i = first / 64; !bits;) {
+		i = (i + 1) % words;
+		bits = order->there[i];
+	}
+	return i * 64 + (uint32_t)__builtin_ctzll(bits);
+}
+
+struct waiting_packet *order_next(struct order *order, int anyway)
+{
+	uint32_t here = at(order, order->due);
+	struct waiting_packet *packet;
+	uint64_t ahead;
+
+	if (order->held == 0 || (!anyway && !is_set(order->there, here)))
+		return NULL;
+	here = lowest(order);
+	packet = order->packets[here];
+	ahead = (packet->number - order->due) & order->mask;
+	/* Spans of numbers may overlap. */
+	if (ahead < order->window) {
+		advance(order, ahead, 0);
+		advance(order, packet->span, 1);
+	} else if (!anyway) {
+		return NULL;
+	}
+	order->there[here / 64] &= ~(1ULL << here % 64);
+	packet->left = 1;
+	order->held--;
+	return packet;
+}
+
+const struct waiting_packet *order_first(struct order *order)
+{
+	while (order->oldest && order->oldest->left)
+		order->oldest = order->oldest->next;
+	return order->oldest;
+}
+
+void order_settle(struct order *order)
+{
+	order_first(order);
+	while (order->queue.first && order->queue.first->left)
+		waiting_end(&order->waiting, &order->queue);
+}

@@ -1,0 +1,81 @@
+/* Datagrams of a stream in the order of their numbers: what comes after a gap waits until the gap is filled, or its time
+ * is over. They wait in memory of the stream's own (waiting.h), which is made with it.
+ *
+ * A number that was used already, or is far from the one that is due, begins the stream anew: all that waits leaves first.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#ifndef MCRD_ORDER_H
+#define MCRD_ORDER_H
+
+#include "waiting.h"
+
+enum {
+	ORDER_WINDOW = 16384, /* numbers from the one that is due on, and as many before it; a power of two */
+	ORDER_BEFORE = 4096,  /* numbers before the first one that are taken for late ones */
+	ORDER_LATE = 64,      /* so many late ones in a row, and nothing else: the numbers have begun anew */
+};
+
+enum order_answer {
+	ORDER_NOW,   /* it is due: order_pass() it, then what order_next() has */
+	ORDER_WAITS, /* it is to be held */
+	ORDER_LATE_ONE, /* its place has gone by */
+	ORDER_ANEW   /* all that waits leaves, then order_begin() with it */
+};
+
+/* Where a datagram stands. */
+struct order_place {
+	uint64_t stream; /* the SSRC, or what tells a session from another */
+	uint64_t number;
+	uint32_t span;   /* of numbers, at least 1 */
+	uint8_t bits;    /* of a number */
+};
+
+struct order {
+	uint64_t delay; /* in ns */
+	uint64_t stream;
+	uint64_t due;
+	uint64_t highest; /* that has come */
+	uint64_t mask;   /* of the numbers */
+	uint32_t window; /* fewer than ORDER_WINDOW where numbers are short */
+	uint32_t places; /* in use of what follows: a power of two */
+	uint32_t known;  /* numbers before the one that is due of which it is known what became of them */
+	uint32_t late;   /* in a row */
+	uint32_t held;
+	int begun;
+	struct waiting_queue queue; /* as they came; with what has left and is not written yet */
+	const struct waiting_packet *oldest; /* of the queue; those before it have left */
+	uint64_t sent[ORDER_WINDOW / 64]; /* of the numbers before the one that is due */
+	uint64_t there[ORDER_WINDOW / 64]; /* of those from it on */
+	struct waiting_packet *packets[ORDER_WINDOW];
+	struct waiting waiting;
+};
+
+struct order *order_new(uint64_t delay); /* NULL: no memory */
+void order_free(struct order *order);
+
+/* What becomes of a datagram of that place. */
+enum order_answer order_ask(struct order *order, const struct order_place *place);
+
+/* The stream begins with it: it is due. Nothing may wait. */
+void order_begin(struct order *order, const struct order_place *place);
+
+/* Has a higher number come before it? Asked once for each that is not late. */
+int order_is_behind(struct order *order, const struct order_place *place);
+
+/* What is due leaves. */
+void order_pass(struct order *order, const struct order_place *place);
+
+/* Holds it, after ORDER_WAITS. `rule` is the slot of its rule, `now` any time. NULL: there is no room. */
+struct waiting_packet *order_hold(struct order *order, uint32_t rule, const struct order_place *place,
+				  const uint8_t *payload, uint32_t length, uint64_t now);
+
+/* What is due leaves, if it waits. `anyway`: else the first after it, and nothing before that is waited for any more.
+ * NULL: nothing leaves. What it holds stays until order_settle(). */
+struct waiting_packet *order_next(struct order *order, int anyway);
+
+/* The one that has waited longest; NULL: none waits. */
+const struct waiting_packet *order_first(struct order *order);
+
+/* All that has left is written: its memory is free. */
+void order_settle(struct order *order);
+
+#endif

@@ -1,0 +1,115 @@
+/* order.c: a stream of which numbers are lost or late leaves in order, each once, and nothing that was not lost is
+ * missing where the delay is long enough. tests/dataplane/test_order.py has the rest.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#include "order.h"
+
+#include <string.h>
+
+#include "check.h"
+
+enum { COUNT = 20000, LATEST = 300, AT_ONCE = 8, RULE = 3 };
+
+static uint64_t came[COUNT + LATEST][AT_ONCE];
+static uint32_t came_count[COUNT + LATEST], late, sent;
+static uint8_t was_sent[COUNT];
+static int64_t last;
+
+static void send(uint64_t number)
+{
+	CHECK((int64_t)number > last);
+	CHECK_EQUAL(was_sent[number], 0);
+	was_sent[number] = 1;
+	last = (int64_t)number;
+	sent++;
+}
+
+static int leave(struct order *order, int anyway)
+{
+	const struct waiting_packet *packet = order_next(order, anyway);
+	uint64_t number;
+
+	if (!packet)
+		return 0;
+	memcpy(&number, packet->payload, sizeof(number));
+	CHECK_EQUAL(packet->length, sizeof(number) + number % 2000);
+	CHECK_EQUAL(packet->rule, RULE);
+	send(number);
+	return 1;
+}
+
+static void give(struct order *order, uint64_t number, uint32_t bits, uint64_t now)
+{
+	struct order_place place = { 7, (number - 70000) & (UINT64_MAX >> (64 - bits)), 1, (uint8_t)bits };
+	uint8_t payload[2008] = { 0 };
+
+	memcpy(payload, &number, sizeof(number));
+	switch (order_ask(order, &place)) {
+	case ORDER_ANEW:
+		CHECK_EQUAL(sent, 0);
+		order_begin(order, &place);
+		/* fallthrough */
+	case ORDER_NOW:
+		order_pass(order, &place);
+		send(number);
+		while (leave(order, 0))
+			;
+		break;
+	case ORDER_WAITS:
+		CHECK(order_hold(order, RULE, &place, payload, (uint32_t)(sizeof(number) + number % 2000), now) != NULL);
+		break;
+	case ORDER_LATE_ONE:
+		late++;
+	}
+}
+
+/* Of numbers of so many bits. */
+static void test_stream(uint32_t bits, uint64_t delay, uint64_t *random)
+{
+	struct order *order = order_new(delay);
+	const struct waiting_packet *first;
+	uint64_t now, number;
+	uint32_t i, lost = 0;
+
+	memset(came_count, 0, sizeof(came_count));
+	memset(was_sent, 0, sizeof(was_sent));
+	last = -1;
+	late = sent = 0;
+	for (number = 0; number < COUNT; number++) {
+		uint64_t at = number + (number % 3 ? 0 : check_random(random) % LATEST);
+
+		if (check_random(random) % 50 == 0 || came_count[at] == AT_ONCE)
+			lost++;
+		else
+			came[at][came_count[at]++] = number;
+	}
+	for (now = 1; now <= COUNT + LATEST + delay; now++) {
+		for (i = 0; now <= COUNT + LATEST && i < came_count[now - 1]; i++)
+			give(order, came[now - 1][i], bits, now);
+		while ((first = order_first(order)) && now - first->since >= delay) {
+			leave(order, 1);
+			while (leave(order, 0))
+				;
+		}
+		order_settle(order);
+	}
+	CHECK_EQUAL(order->held, 0);
+	CHECK_EQUAL(order->waiting.used, 0);
+	CHECK_EQUAL(sent + late + lost, COUNT);
+	CHECK(delay > LATEST ? late <= 1 : late > 0); /* the first of all may be */
+	order_free(order);
+}
+
+int main(void)
+{
+	static const uint32_t widths[] = { 16, 24, 32, 64 };
+	uint64_t random = 1;
+	uint32_t i;
+
+	for (i = 0; i < 4; i++) {
+		check_about("patient");
+		test_stream(widths[i], LATEST + 1, &random);
+		check_about("hasty");
+		test_stream(widths[i], 20, &random);
+	}
+	return check_result();
+}
