@@ -117,8 +117,18 @@ class Worker(Struct):
     missing: list[str] = []
 
 
+class HostName(Struct):
+    """What DNS has of a name, or had when it answered last; `trouble` is why nothing better."""
+
+    addresses: list[str] = []
+    trouble: str = ""
+
+
 class Status(Answer):
-    """The daemon; `rules` are numbers by state, `chosen` inputs that are used by hand."""
+    """The daemon; `rules` are numbers by state, `chosen` inputs that are used by hand.
+
+    `names` are those of receivers, with their addresses in DNS.
+    """
 
     command = "status"
     version: str = ""
@@ -136,6 +146,7 @@ class Status(Answer):
     lost: Lost = field(default_factory=Lost)
     metrics: Metrics = field(default_factory=Metrics)
     chosen: dict[str, str] = {}
+    names: dict[str, HostName] = {}
     workers: list[Worker] = []
 
 

@@ -15,7 +15,7 @@ from mcrd.events import counted
 from mcrd.inspected import clock, inspected
 from mcrd.merged import MEANINGS, merged
 from mcrd.sums import Rate, Traffic
-from mcrd.words import unsent_for
+from mcrd.words import few, unsent_for
 
 
 def reloaded(answer: answers.Reload) -> Iterator[str]:
@@ -41,6 +41,10 @@ def status(answer: answers.Status) -> Iterator[str]:
         yield answer.watch_trouble
     for name, leg in answer.chosen.items():
         yield f"rules.{name}: {leg} is in use by hand; `mcrctl use {name} auto` ends that"
+    for name, found in answer.names.items():
+        if found.trouble:
+            kept = f"; it keeps {few(found.addresses, 3)}" if found.addresses else ""
+            yield f"{name}: {found.trouble}{kept}"
     for worker in answer.workers:
         yield (
             f"worker {worker.number} of {worker.interface}: {worker.state}, pid {worker.pid},"

@@ -137,6 +137,10 @@ class Commands:
             lost=answers.Lost(journal.lost(), self.notify.lost),
             metrics=answers.Metrics(metrics.listen, self.metrics.error),
             chosen=dict(planner.estate.handover.chosen),
+            names={
+                name: answers.HostName([str(each) for each in found.addresses], found.trouble)
+                for name, found in planner.estate.handover.resolved.items()
+            },
             workers=report.workers(planner.estate),
         )
 

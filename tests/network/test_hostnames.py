@@ -106,6 +106,7 @@ def test_a_server_that_fails(triangle: Triangle) -> None:
     assert "none.test: DNS has no address" in daemon.ctl("explain", "b", check=False).stdout
     dns.stop()
     wait_for(lambda: "; it keeps 1 address: 10.2.0.2" in daemon.log(), "the line")
+    assert "; it keeps 10.2.0.2\n" in daemon.ctl("status").stdout
     received = triangle.sink.receive("k0", "10.2.0.2", 6000, expect=100)
     triangle.source.send("s0", "239.1.1.1", 5000, count=100, rate=500)
     assert received.result()["lost"] == 0
