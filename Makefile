@@ -8,7 +8,7 @@
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
 #   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
-#   make bench       measures mcrd beside other relays: about 18 minutes (needs root)
+#   make bench       measures mcrd beside other relays: about 22 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
 #   make deb         dist/*.deb, for the Debian or Ubuntu that it is built on (with sudo: installs

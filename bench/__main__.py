@@ -20,12 +20,9 @@ from typing import TYPE_CHECKING
 
 from bench import chart, ratios, report, results
 from bench.campaign import Campaign, Plan
-from bench.cells import BACKLOG_CELLS, CELLS, DETAILED_CELLS, FOREIGN_CELL, QUICK_CELLS
+from bench.cells import BACKLOG_CELLS, BURST_CELLS, CELLS, DETAILED_CELLS, FOREIGN_CELL, QUICK_CELLS
 from bench.generators import Site
-from bench.measure import Stand
-from bench.processor import Meter, pin, placement
-from bench.programs import build
-from bench.relays import (
+from bench.lineup import (
     FILTERED,
     KERNEL,
     LET_IN,
@@ -36,9 +33,16 @@ from bench.relays import (
     MCRD_GRO,
     MULTISHOT,
     PEERS_ALL,
+    PYTHON,
     REFERENCE,
     REFERENCE_ALONE,
+    SOCAT,
+    TC,
+    XDP,
 )
+from bench.measure import Stand
+from bench.processor import Meter, pin, placement
+from bench.programs import build
 from bench.tools import find
 from bench.topology import Network
 from tests.lab import Lab, LabError
@@ -48,7 +52,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 DETAIL_PEERS = (MCRD, REFERENCE, MULTISHOT, KERNEL)
-LATENCY_PEERS = (*DETAIL_PEERS, MCRD_BUSY)
+LATENCY_PEERS = (*DETAIL_PEERS, MCRD_BUSY, XDP)
+BURST_PEERS = (MCRD, MCRD_GRO, MCRD_BUSY, REFERENCE, MULTISHOT, KERNEL, XDP, TC, SOCAT, PYTHON)
 
 FULL = Plan(
     cells=CELLS,
@@ -68,8 +73,12 @@ FULL = Plan(
     lossless_rounds=3,
     lossless_steps=4,
     lossless_seconds=0.5,
+    burst_cells=BURST_CELLS,
+    burst_peers=BURST_PEERS,
+    burst_rounds=2,
+    burst_seconds=0.5,
     repeats=25,
-    deadline=19 * 60,
+    deadline=23 * 60,
 )
 
 QUICK = Plan(
@@ -90,6 +99,10 @@ QUICK = Plan(
     lossless_rounds=3,
     lossless_steps=4,
     lossless_seconds=0.4,
+    burst_cells=(),
+    burst_peers=(),
+    burst_rounds=0,
+    burst_seconds=0.0,
     repeats=10,
     deadline=165,
 )
@@ -169,6 +182,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         foreign_peers=plan.foreign_peers if arguments.peers is None else (),
         latency_peers=[peer for peer in plan.latency_peers if peer.name in peers],
         lossless_peers=[peer for peer in plan.lossless_peers if peer.name in peers],
+        burst_cells=[cell for cell in plan.burst_cells if cell.name in cells],
+        burst_peers=[peer for peer in plan.burst_peers if peer.name in peers],
+        burst_rounds=min(arguments.rounds or plan.burst_rounds, plan.burst_rounds),
         rounds=arguments.rounds or plan.rounds,
         lossless_rounds=min(arguments.rounds or plan.lossless_rounds, plan.lossless_rounds),
     )

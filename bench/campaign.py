@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from bench.relays import MCRD, MCRD_2
+from bench.lineup import MCRD, TC
 from bench.results import Lossless
 from bench.topology import SINK_INTERFACES
 from tests.lab import LabError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.cells import Cell
     from bench.measure import Stand, Trial
     from bench.relays import Peer, Running
-    from bench.results import Flood, Foreign, Latency, Results
+    from bench.results import Behind, Bursts, Flood, Foreign, Latency, Results
 
 T = TypeVar("T")
 
@@ -53,6 +53,10 @@ class Plan:
     lossless_rounds: int
     lossless_steps: int
     lossless_seconds: float
+    burst_cells: Sequence[Cell]
+    burst_peers: Sequence[Peer]
+    burst_rounds: int
+    burst_seconds: float
     repeats: int  # at most, of all disturbed runs together
     deadline: float  # seconds for all; what is left then is left out, and said
 
@@ -74,16 +78,19 @@ class Campaign:
         self._backlogs()
         self._foreign()
         self._lossless()
+        self._bursts()
         self._drop_at_sink(False)
         self._latencies()
+        self._behind()
         self._integrity()
         self._results.seconds = time.monotonic() - self._began
 
     def _leave_out(self) -> None:
         """Notes what cannot be measured, and why."""
-        if MCRD_2 in self._plan.peers and (reason := MCRD_2.refused(self._stand.site)):
-            self._results.absent[MCRD_2.name] = reason
         for peer in self._plan.peers:
+            if reason := peer.refused(self._stand.site):
+                self._results.absent[peer.name] = reason
+                continue
             for cell in self._plan.cells:
                 if reason := peer.missing(self._stand.site, cell):
                     self._results.absent[f"{peer.name} {cell.name}"] = reason
@@ -239,6 +246,48 @@ class Campaign:
             lambda trial: 0.0 if trial.held else _disturbance(trial),
         )
 
+    def _bursts(self) -> None:
+        if self._plan.burst_cells and (reason := TC.refused(self._stand.site)):
+            self._results.absent["bursts"] = reason  # the same kind of program counts them
+            return
+        for number in range(self._plan.burst_rounds):
+            for cell in self._plan.burst_cells:
+                self._say(f"bursts, round {number + 1} of {self._plan.burst_rounds}: {cell.name}")
+                for peer in self._plan.burst_peers:
+                    if self._has(peer, cell) and self._in_time("bursts"):
+                        run = partial(self._at_work, self._stand.bursts, peer, cell)
+                        what = f"{peer.name} {cell.name} bursts"
+                        if (found := self._attempt(what, run, _disturbance)) is not None:
+                            self._results.bursts.append(found)
+
+    def _behind(self) -> None:
+        runs = {"100k": self._stand.behind, "iperf": self._stand.behind_iperf}
+        if "iperf" not in self._stand.site.programs and self._plan.burst_cells:
+            del runs["iperf"]
+            self._results.absent["iperf"] = "iperf is not installed, and could not be downloaded"
+        for number in range(self._plan.burst_rounds):
+            for cell in self._plan.burst_cells[:1]:
+                self._say(f"receivers, round {number + 1} of {self._plan.burst_rounds}")
+                for peer in self._plan.burst_peers:
+                    for source, run in runs.items():
+                        if self._has(peer, cell) and self._in_time("receivers"):
+                            found = self._attempt(
+                                f"{peer.name} {source} receiver",
+                                partial(self._at_work, run, peer, cell),
+                                _disturbance,
+                            )
+                            if found is not None:
+                                self._results.behind.append(found)
+
+    def _at_work(self, run: Callable[[Peer, Running, Cell, float], T], peer: Peer, cell: Cell) -> T:
+        """A run with a relay that is started for it."""
+        self._stand.site.network.prepare(cell)
+        running = peer.start(self._stand.site, cell)
+        try:
+            return run(peer, running, cell, self._plan.burst_seconds)
+        finally:
+            running.stop()
+
     def _integrity(self) -> None:
         for cell in self._plan.cells:
             if cell.name in INTEGRITY_CELLS and MCRD in self._plan.peers:
@@ -292,5 +341,5 @@ class Campaign:
         )
 
 
-def _disturbance(run: Flood | Foreign | Latency | Trial) -> float:
+def _disturbance(run: Flood | Foreign | Latency | Trial | Bursts | Behind) -> float:
     return max(run.steal, run.others)

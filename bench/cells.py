@@ -102,3 +102,6 @@ FOREIGN_CELL = CELLS[6]
 
 # Latency and the highest rate without loss are searched for in these.
 DETAILED_CELLS = (CELLS[0], CELLS[2])
+
+# Bursts are counted in these; a receiver stands behind the first.
+BURST_CELLS = (CELLS[2], CELLS[9])

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from bench.cells import CELLS
-from bench.relays import LABELS, LIMIT
+from bench.lineup import LABELS, LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

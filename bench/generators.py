@@ -8,11 +8,13 @@ import json
 import signal
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import OUT_PORT, PORT
-from bench.topology import SINK_ADDRESS, SOURCE_ADDRESS
-from tests.lab import LabError
+from bench.topology import SINK_ADDRESS, SINK_INTERFACES, SOURCE_ADDRESS
+from tests.lab import LabError, wait_for
+from tests.lab.processes import terminate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,3 +104,73 @@ class LatencySink:
     def stop(self) -> dict[str, float]:
         """p50, p99, p999, p9999 in microseconds, and how many were measured."""
         return {name: float(value) for name, value in end(self._process).items()}
+
+
+class BurstSink:
+    """Counts what comes back to back to the first output's interface (bursts.c)."""
+
+    def __init__(self, site: Site) -> None:
+        command = (site.programs["bursts"], SINK_INTERFACES[0])
+        self._process = site.start(site.network.sink, site.where.generator, *command)
+        wait_for_ready(self._process, "the program that counts bursts")
+
+    def begin(self) -> None:
+        """Forgets what it has counted."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    def stop(self) -> dict[str, int]:
+        """highest, p50 and p99: sizes of bursts, the last two of so many of the datagrams."""
+        return {name: int(value) for name, value in end(self._process).items()}
+
+
+class Receiver:
+    """A program of the sink's that reads the first flow through a socket with a default buffer.
+
+    Nothing else is to come before it on its CPU, as if it had that for itself: SCHED_FIFO.
+    """
+
+    def __init__(self, site: Site, cell: Cell, routed: bool, iperf: bool) -> None:
+        route = cell.routes()[0]
+        group, port = (route.group, PORT) if routed else (route.to, OUT_PORT)
+        if iperf:
+            to = f"{group}%{SINK_INTERFACES[0]}"
+            command = [site.programs["iperf"], "-s", "-u", "-B", to, "-p", str(port)]
+        else:
+            command = [site.programs["receive"], SINK_ADDRESS, group, str(port)]
+        sink = site.network.sink
+        self._proc = Path(f"/proc/{sink.pid}/net")
+        self._process = site.start(sink, site.where.generator, "chrt", "-f", "1", *command)
+        bound = f":{port:04X} "
+        wait_for(lambda: bound in (self._proc / "udp").read_text(), "the receiver to bind")
+        self.begin()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def begin(self) -> None:
+        """Forgets what it has counted."""
+        self._before = self._count()
+
+    def stop(self) -> tuple[int, int]:
+        """What `counted` returns in the end."""
+        found = self.counted()
+        terminate([self._process])
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return found
+
+    def counted(self) -> tuple[int, int]:
+        """How many datagrams it read, and how many its socket had no room for."""
+        read, lost = self._count()
+        return read - self._before[0], lost - self._before[1]
+
+    def _count(self) -> tuple[int, int]:
+        """What the host's sockets have read, and had no room for: no other one gets anything."""
+        names, values = (
+            line.split()
+            for line in (self._proc / "snmp").read_text().splitlines()
+            if line.startswith("Udp:")
+        )
+        found = dict(zip(names, values, strict=True))
+        return int(found["InDatagrams"]), int(found["RcvbufErrors"])

@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.cells import OUT_PORT, PORT
-from bench.generators import Generator, LatencySink
-from bench.results import Backlog, Flood, Foreign, Integrity, Latency
+from bench.generators import BurstSink, Generator, LatencySink, Receiver
+from bench.results import Backlog, Behind, Bursts, Flood, Foreign, Integrity, Latency
+from bench.topology import SOURCE_ADDRESS
 from tests.lab import LabError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ SETTLE = 0.25  # seconds of traffic before the measurement
 QUIET = 0.08  # seconds without an arrival: everything is through,
 PATIENT = 0.3  # even when something else had the relay's CPU for a while
 DRAIN_MAX = 10.0  # a full socket buffer, relayed to 50 outputs
+EVEN_RATE = 100_000  # datagrams per second, one at a time
+IPERF_RATE, IPERF_SIZE = 70_000, 1470
 CHECKED, CHECKED_RATE = 100_000, 50_000
 SINGLE_MAX = 120_000  # above this rate, sends of one datagram each would take the whole CPU
 PACED_BURST = 16
@@ -113,6 +116,63 @@ class Stand:
             p9999=found["p9999"],
             lost=window.total.arrived * cell.outputs - window.total.datagrams(cell.size),
             relay_ns=window.usage.relay_ns / max(1, window.counted.datagrams(cell.size)),
+            steal=window.usage.steal,
+            others=window.usage.others,
+        )
+
+    def bursts(self, peer: Peer, running: Running, cell: Cell, seconds: float) -> Bursts:
+        """Evenly paced datagrams, of which the relay may make bursts; the sink drops them."""
+        sink = BurstSink(self.site)
+        try:
+            window = self._traffic(running, cell, EVEN_RATE, 1, seconds, sink)
+        finally:
+            found = sink.stop()
+        return Bursts(
+            cell=cell.name,
+            peer=peer.name,
+            rate=window.counted.datagrams(cell.size) / cell.outputs / window.usage.seconds,
+            highest=found["highest"],
+            p50=found["p50"],
+            p99=found["p99"],
+            steal=window.usage.steal,
+            others=window.usage.others,
+        )
+
+    def behind(self, peer: Peer, running: Running, cell: Cell, seconds: float) -> Behind:
+        """What a plain receiver loses of evenly paced datagrams; the sink must let them in."""
+        receiver = Receiver(self.site, cell, peer.routed, iperf=False)
+        try:
+            window = self._traffic(running, cell, EVEN_RATE, 1, seconds, receiver)
+        finally:
+            read, lost = receiver.stop()
+        return self._behind(peer, "100k", window, read, lost)
+
+    def behind_iperf(self, peer: Peer, running: Running, cell: Cell, seconds: float) -> Behind:
+        """The same with both ends of iperf 2, and its own pace."""
+        network, where, iperf = self.site.network, self.site.where, self.site.programs["iperf"]
+        receiver = Receiver(self.site, cell, peer.routed, iperf=True)
+        try:
+            start, first = network.count(), self._meter.read(running.pids(), [])
+            to = ("-c", cell.routes()[0].group, "-B", SOURCE_ADDRESS, "-p", str(PORT), "-T", "8")
+            load = ("-u", "-b", f"{IPERF_RATE}pps", "-l", str(IPERF_SIZE), "-t", str(seconds))
+            network.source.run("taskset", "-c", str(where.generator), iperf, *to, *load)
+            usage = self._meter.usage(first, self._meter.read(running.pids(), []))
+            self._drain(QUIET)
+            total = network.count().since(start)
+        finally:
+            read, lost = receiver.stop()
+        # Nobody's process here but the relay's is known: all the rest would count as others'.
+        return self._behind(
+            peer, "iperf", Window(replace(usage, others=0.0), total, total), read, lost
+        )
+
+    def _behind(self, peer: Peer, source: str, window: Window, read: int, lost: int) -> Behind:
+        return Behind(
+            peer=peer.name,
+            source=source,
+            rate=window.counted.arrived / window.usage.seconds,
+            received=read,
+            lost=lost,
             steal=window.usage.steal,
             others=window.usage.others,
         )
@@ -207,7 +267,7 @@ class Stand:
         rate: float,
         burst: int,
         seconds: float,
-        sink: LatencySink | None = None,
+        sink: LatencySink | BurstSink | Receiver | None = None,
     ) -> Window:
         network = self.site.network
         pids = running.pids()

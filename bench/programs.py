@@ -12,6 +12,9 @@ FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 SOURCES = {
     "generate": ("generate.c",),
     "sink": ("sink.c",),
+    "bursts": ("bursts.c", "bpf.c"),
+    "receive": ("receive.c",),
+    "forward": ("forward.c", "bpf.c"),
     "reference": ("reference.c", "relay.c"),
     "multishot": ("multishot.c", "relay.c"),
 }

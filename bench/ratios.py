@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.cells import CELLS
-from bench.relays import (
+from bench.lineup import (
     KERNEL,
     MCRD,
     MCRD_2,

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import ALONE_CELLS, CELLS, DETAILED_CELLS, OUT_PORT, PORT, Cell
+from bench.cells import ALONE_CELLS, CELLS, OUT_PORT, PORT, Cell
 from bench.generators import Site, end, wait_for_ready
 from bench.processor import pin
 from bench.programs import PEERS
@@ -52,6 +52,10 @@ class Peer(ABC):
     routed = False  # in the kernel, which leaves the group as it is
     none = False  # no relay at all: what arrives at the relay's interface is the result
 
+    def refused(self, _site: Site) -> str | None:
+        """Why it cannot be measured on this machine at all; None when it can."""
+        return None
+
     def missing(self, _site: Site, _cell: Cell) -> str | None:
         """Why it cannot do the cell; None when it can."""
         return None
@@ -61,6 +65,16 @@ class Peer(ABC):
         """Returns when it relays."""
 
 
+def descendants(pids: Iterable[int]) -> list[int]:
+    """These processes, and all that they have started."""
+    found = []
+    for pid in pids:
+        found.append(pid)
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += descendants(int(word) for word in (task / "children").read_text().split())
+    return found
+
+
 class _Processes(Running):
     """Programs that say nothing about losses."""
 
@@ -68,7 +82,7 @@ class _Processes(Running):
         self._processes = list(processes)
 
     def pids(self) -> list[int]:
-        return [process.pid for process in self._processes]
+        return descendants(process.pid for process in self._processes)
 
     def stop(self) -> int | None:
         terminate(self._processes)
@@ -88,8 +102,10 @@ class _Reporting(_Processes):
     def stop(self) -> int | None:
         (process,) = self._processes
         answer = end(process)
-        if "dropped" not in answer:
+        if process.returncode != 0:
             raise LabError(f"the relay failed with exit code {process.returncode}")
+        if "dropped" not in answer:
+            return None
         return int(answer["dropped"]) * self._outputs + int(answer["errors"])
 
 
@@ -101,22 +117,21 @@ class Program(Peer):
         self.label = label
 
     def start(self, site: Site, cell: Cell) -> Running:
-        network = site.network
-        rules = network.lab.file("rules")
-        rules.write_text(
-            "".join(
-                f"{route.group} {route.interface} {route.source} {route.to}\n"
-                for route in cell.routes()
-            )
-        )
-        process = site.start(
-            network.relay, site.where.relay, *self._command(site), "r0", str(PORT), str(rules)
-        )
+        command = (*self.command(site), "r0", str(PORT), str(self.rules(site, cell)))
+        process = site.start(site.network.relay, site.where.relay, *command)
         wait_for_ready(process, self.name)
         return _Reporting(process, cell.outputs)
 
-    def _command(self, site: Site) -> list[str]:
+    def command(self, site: Site) -> list[str]:
+        """What precedes the interface, the port and the file of the rules."""
         return [site.programs[self.name]]
+
+    def rules(self, site: Site, cell: Cell) -> Path:
+        """A file with a line for each output: see relay.h."""
+        path = site.network.lab.file("rules")
+        lines = [f"{r.group} {r.interface} {r.source} {r.to}\n" for r in cell.routes()]
+        path.write_text("".join(lines))
+        return path
 
 
 class PythonRelay(Program):
@@ -125,7 +140,7 @@ class PythonRelay(Program):
     def __init__(self) -> None:
         super().__init__("python", "Python relay")
 
-    def _command(self, _site: Site) -> list[str]:
+    def command(self, _site: Site) -> list[str]:
         return [sys.executable, str(PEERS / "relay.py")]
 
 
@@ -309,13 +324,13 @@ class Alone(Peer):
 
         try:
             site.network.drop_groups("r0")
-            return _Beside(self._peer.start(site, cell), undo)
+            return Beside(self._peer.start(site, cell), undo)
         except BaseException:
             undo()
             raise
 
 
-class _Beside(Running):
+class Beside(Running):
     """Undoes with the relay what was set up for it."""
 
     def __init__(self, running: Running, undo: Callable[[], None]) -> None:
@@ -350,7 +365,7 @@ class Merged(Peer):
     def start(self, site: Site, cell: Cell) -> Running:
         site.network.merge("on")
         try:
-            return _Beside(self._peer.start(site, cell), lambda: site.network.merge("off"))
+            return Beside(self._peer.start(site, cell), lambda: site.network.merge("off"))
         except BaseException:
             site.network.merge("off")
             raise
@@ -403,23 +418,3 @@ class GeneratorLimit(Peer):
 
     def start(self, site: Site, _cell: Cell) -> Running:
         return _Wall(site)
-
-
-MCRD = Daemon(1)
-MCRD_2 = Daemon(2)
-MCRD_GRO = Daemon(1, "gro", (*ALONE_CELLS, CELLS[14]))
-MCRD_BUSY = Daemon(1, "busy_poll", DETAILED_CELLS)
-REFERENCE = Program("reference", "reference design")
-MULTISHOT = Program("multishot", "multishot + send")
-KERNEL = KernelRouting()
-LIMIT = GeneratorLimit()
-MCRD_ALONE, REFERENCE_ALONE = Alone(MCRD), Alone(REFERENCE)
-MCRD_GRO_ALONE, KERNEL_GRO = Alone(MCRD_GRO), Merged(KERNEL)
-FILTERED, LET_IN = DaemonAmongOthers(let_in=False), DaemonAmongOthers(let_in=True)
-
-PEERS_ALL: tuple[Peer, ...] = (
-    *(LIMIT, MCRD, MCRD_ALONE, MCRD_GRO, MCRD_GRO_ALONE, MCRD_2, REFERENCE, REFERENCE_ALONE),
-    *(MULTISHOT, KERNEL, KERNEL_GRO, MCRD_BUSY, Socat(), PythonRelay()),
-)
-LABELS = {peer.name: peer.label for peer in PEERS_ALL}
-FOREIGN_LABELS = {peer.name: peer.label for peer in (FILTERED, LET_IN)}

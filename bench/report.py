@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cells import CELLS, DETAILED_CELLS, Cell
+from bench.cells import BURST_CELLS, CELLS, DETAILED_CELLS, Cell
+from bench.lineup import FOREIGN_LABELS, LABELS, LIMIT
 from bench.ratios import KEPT_UP
-from bench.relays import FOREIGN_LABELS, LABELS, LIMIT
 from bench.results import write
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN = "<!-- Made by `python -m bench --report` from bench/results/latest.json: do not edit. -->"
 END = "<!-- End of what is made. -->"
+SOURCES = {"100k": "1400 bytes, thousands/s", "iperf": "iperf 2, thousands/s"}
 POINTS = {"10k": "10,000/s", "100k": "100,000/s", "half": "half of its maximum"}
 
 
@@ -33,6 +34,8 @@ def report(results: Results) -> str:
         _backlog(results),
         _latency(results),
         _lossless(results),
+        _bursts(results),
+        _behind(results),
         _foreign(results),
         _second_worker(results),
         _checks(results),
@@ -207,6 +210,41 @@ def _lossless(results: Results) -> str:
     if not rows:
         return ""
     return "### Highest rate without loss, thousands a second\n\n" + _table(["", "", "", ""], rows)
+
+
+def _bursts(results: Results) -> str:
+    rows = []
+    for peer in LABELS:
+        row = [LABELS[peer]]
+        for cell in BURST_CELLS:
+            found = [results.median_bursts(cell.name, peer, w) for w in ("p50", "p99", "highest")]
+            row.append("" if None in found else " / ".join(f"{size or 0:.0f}" for size in found))
+        if any(row[1:]):
+            rows.append(row)
+    if not rows:
+        return ""
+    return (
+        "### Bursts at 100,000/s: datagrams back to back at an output\n\n"
+        "Half of the datagrams came in bursts up to the first number, 99 % up to the second; the"
+        " third is the longest burst.\n\n" + _table(["", *(c.name for c in BURST_CELLS)], rows)
+    )
+
+
+def _behind(results: Results) -> str:
+    rows = []
+    for peer in LABELS:
+        row = [LABELS[peer]]
+        for source in SOURCES:
+            found = results.lost_behind(peer, source)
+            row += ["", ""] if found is None else [f"{found[1] / 1000:.0f}", _percent(found[0])]
+        if any(row[1:]):
+            rows.append(row)
+    if not rows:
+        return ""
+    titles = [title for text in SOURCES.values() for title in (text, "lost")]
+    return "### What a receiver with the default socket buffer loses\n\n" + _table(
+        ["", *titles], rows
+    )
 
 
 def _second_worker(results: Results) -> str:

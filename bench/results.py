@@ -88,6 +88,33 @@ class Foreign:
 
 
 @dataclass(frozen=True)
+class Bursts:
+    """How many datagrams came back to back to an interface of the sink, at 100,000 a second."""
+
+    cell: str
+    peer: str
+    rate: float  # datagrams per second of an output
+    highest: int
+    p50: int  # the size of burst that this share of the datagrams did not exceed
+    p99: int
+    steal: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What a receiver with a default socket buffer lost behind a relay."""
+
+    peer: str
+    source: str  # "100k", "iperf"
+    rate: float  # frames per second at the relay
+    received: int
+    lost: int  # for which the socket had no room
+    steal: float
+    others: float
+
+
+@dataclass(frozen=True)
 class Integrity:
     """What mcrgen found in one output at a moderate rate."""
 
@@ -144,6 +171,8 @@ class Results:
     lossless: list[Lossless] = field(default_factory=list)
     backlogs: list[Backlog] = field(default_factory=list)
     foreign: list[Foreign] = field(default_factory=list)
+    bursts: list[Bursts] = field(default_factory=list)
+    behind: list[Behind] = field(default_factory=list)
     integrity: list[Integrity] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)  # peer, or peer and cell: why
     failures: list[str] = field(default_factory=list)
@@ -191,6 +220,19 @@ class Results:
     def median_foreign(self, peer: str, what: str) -> float | None:
         """Of the runs with foreign traffic."""
         return _median(getattr(run, what) for run in self.foreign if run.peer == peer)
+
+    def median_bursts(self, cell: str, peer: str, what: str) -> float | None:
+        """A size of bursts."""
+        runs = [run for run in self.bursts if (run.cell, run.peer) == (cell, peer)]
+        return _median(getattr(run, what) for run in runs)
+
+    def lost_behind(self, peer: str, source: str) -> tuple[float, float] | None:
+        """The share of what came to the socket, and the rate at the relay."""
+        runs = [run for run in self.behind if (run.peer, run.source) == (peer, source)]
+        shares = [run.lost / max(1, run.lost + run.received) for run in runs]
+        if not runs:
+            return None
+        return statistics.median(shares), statistics.median(run.rate for run in runs)
 
     def save(self, path: Path) -> None:
         """As JSON, for people as well."""

@@ -9,17 +9,19 @@ import subprocess
 from pathlib import Path
 
 SEARCH = "/usr/sbin:/sbin"
+PACKAGES = (("smcrouted", "smcroute", "usr/sbin"), ("iperf", "iperf", "usr/bin"))
 
 
 def find(directory: Path) -> dict[str, str]:
     """Where they are, of those that can be had."""
     found = {}
-    for name in ("socat", "smcrouted"):
+    for name in ("socat", "smcrouted", "iperf"):
         path = shutil.which(name) or shutil.which(name, path=SEARCH)
         if path is not None:
             found[name] = path
-    if "smcrouted" not in found and (unpacked := _unpack(directory, "smcroute")) is not None:
-        found["smcrouted"] = str(unpacked / "usr" / "sbin" / "smcrouted")
+    for name, package, place in PACKAGES:
+        if name not in found and (unpacked := _unpack(directory, package)) is not None:
+            found[name] = str(unpacked / place / name)
     return {name: path for name, path in found.items() if Path(path).exists()}
 
 

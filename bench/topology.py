@@ -74,6 +74,8 @@ class Network:
         self.relay.sysctl("net.ipv4.igmp_max_memberships", "1000")
         # The sinks count frames: what mcrd joins to hear members would be reported to them.
         self.relay.sysctl("net.ipv4.igmp_link_local_mcast_reports", "0")
+        # The server of iperf answers the sender, which kernel routing does not hide.
+        self.sink.run("ip", "route", "add", "10.1.0.0/24", "via", "10.2.1.1")
         # Real frames are to cross the cable, not what UDP_SEGMENT makes them of.
         self.source.run("ethtool", "-K", "s0", "tx-udp-segmentation", "off")
         self._mtu = 1500
@@ -96,6 +98,11 @@ class Network:
         """Switches UDP GRO of the relay's input `on` or `off`."""
         features = ("gro", state, "rx-udp-gro-forwarding", state)
         self.relay.run("ethtool", "-K", "r0", *features)
+
+    def poll_sink(self, state: str) -> None:
+        """Switches NAPI of the sink's interfaces `on` or `off`: a veth takes XDP frames with it."""
+        for name in SINK_INTERFACES:
+            self.sink.run("ethtool", "-K", name, "gro", state)
 
     def count(self) -> Counters:
         """The counters now."""
