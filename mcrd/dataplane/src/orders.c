@@ -156,6 +156,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		return result;
 	}
 	if (inspect_for(worker, rule) < 0 || merge_for(worker, rule) < 0 || switch_for(worker, rule) < 0) {
+		worker_leave_stream(worker, rule);
 		rule_free(rule);
 		return -ENOMEM;
 	}
