@@ -270,12 +270,14 @@ class AnswerCounts(Struct):
     refused: int = 0
     late: int = 0
     lost: int = 0
+    new_member: int = 0
     rate: Rate = field(default_factory=Rate)
 
     @property
     def unsent(self) -> dict[str, int]:
         """Answers that did not go back, by the name of the error or drop."""
-        return {**self.errors, "late": self.late, "lost": self.lost}
+        dropped = {"late": self.late, "lost": self.lost, "new_member": self.new_member}
+        return {**self.errors, **dropped}
 
 
 class OutputCounts(OutputDrops):

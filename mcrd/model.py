@@ -175,6 +175,7 @@ class Output(Manner):
     the source address and port of each packet. `limit` is in packets per second. `replies` is in
     seconds: so long does what answers a packet go back to who asked; None: never. Of what the rule
     takes it sends one packet in `sample`, of those from `sources` (none given: any) less `exclude`.
+    `keeps_answerer`: such answers bear the address and port of who answers, not of this host.
     `when` is "members" where it sends only while some host on the interface is in its group.
     """
 
@@ -188,6 +189,7 @@ class Output(Manner):
     exclude: tuple[Network, ...] = ()
     sample: int = 1
     when: Literal["members"] | None = None
+    keeps_answerer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ def rules(answer: answers.Rules) -> Iterator[str]:
             if output.sample > 1:
                 settings += f" (one packet in {output.sample})"
             if output.replies_s is not None:
-                settings += f" (answers go back for {output.replies_s:g} s)"
+                whose = ", from who answers" if output.source == "keep" else ""
+                settings += f" (answers go back for {output.replies_s:g} s{whose})"
             yield f"      to {_to(output)}{settings}{how}"
 
 

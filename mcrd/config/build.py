@@ -92,6 +92,9 @@ def _output(fields: Fields, given: model.Input) -> model.Output:
         **_given(fields),
     }
     ttl = _TTL_TO_GROUP if output["address"].is_multicast else _TTL_TO_HOST
+    # The question leaves from this host, or no answer would come to it; they are kept instead.
+    if output.get("replies") is not None and output.get("source") == "keep":
+        output |= {"source": None, "keeps_answerer": True}
     return model.Output(**({"ttl": ttl} | output))
 
 

@@ -207,10 +207,17 @@ def _wrong_source(rule: FoundRule, output: FoundOutput) -> Wrong:
     if isinstance(address, HostName):
         address = None  # of its addresses those that fit are taken
     if source == "keep":
-        if output.fields.get("source_port") is not None:
+        asks = output.fields.get("replies") is not None
+        if output.fields.get("source_port") is not None and not asks:
             yield "source_port", 'source = "keep" keeps the source port too'
         given = rule.input_fields.get("address")
         if given and address and given.version != address.version:
+            if asks:
+                yield (
+                    "source",
+                    f"IPv{address.version} answers cannot keep theirs over IPv{given.version}",
+                )
+                return
             towards = f"towards the IPv{address.version} address {address}"
             yield "source", f"an IPv{given.version} source cannot be kept {towards}"
     elif source and address and source.version != address.version:
@@ -244,6 +251,3 @@ def _wrong_replies(rule: FoundRule, output: FoundOutput) -> Wrong:
     if rule.input_fields.get("protocol") == "esp":
         esp = 'ESP has none; leave replies out with protocol = "esp"'
         yield key, f"answers come to a port, and {esp}"
-    elif fields.get("source") == "keep":
-        direct = "answers go straight to the asker, from whoever answers"
-        yield key, f'with source = "keep" {direct}; leave replies out, and see to routes there'

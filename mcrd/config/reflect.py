@@ -197,7 +197,8 @@ def _outputs(
         if _asks(fields, came, to):
             yield {"interface": to, **output}
         elif tells and _asks(fields, to, came):
-            unasked = {key: value for key, value in output.items() if key != "replies"}
+            both = ("replies", "source") if "replies" in output else ()
+            unasked = {key: value for key, value in output.items() if key not in both}
             yield {"interface": to, **unasked}
 
 

@@ -153,7 +153,7 @@ def _fed(
     if output.endpoint is None or rule.input is None or rule.sources is None:
         return
     source, version = output.fields["source"], output.endpoint.address.version
-    if source is None:
+    if source is None or (source == "keep" and output.fields["replies"] is not None):
         sources = everything(version)
     elif source == "keep":
         sources = rule.sources

@@ -205,7 +205,7 @@ FAMILIES = (
     Family("mcrd_output_answered_bytes", Counter, ANSWERS, "sent.bytes", None,
         "Their payload, in bytes."),
     Family("mcrd_output_answers_dropped_packets", Counter, ANSWERS, "unsent", "reason",
-        "Answers that did not go back: late, lost for want of room, or by the name of the error."),
+        "Answers that did not go back: late, without room or socket, or by the name of an error."),
     Family("mcrd_interface_received_packets", Counter, INTERFACE, "received.packets", None,
         "Datagrams that were taken from the rings of an interface."),
     Family("mcrd_interface_received_bytes", Counter, INTERFACE, "received.bytes", None,

@@ -78,7 +78,7 @@ _NEWER = frozenset(
         *(("Egress", "beside"), ("Egress", "hears"), ("Input", "also"), ("Input", "dedupe")),
         *(("Output", "replies"), ("Sending", "replies"), ("Rule", "inspect")),
         *(("Output", "sources"), ("Output", "exclude"), ("Output", "sample")),
-        ("Output", "when"),
+        *(("Output", "when"), ("Output", "keeps_answerer"), ("Replies", "keeps")),
         *(("OutputCount", "waiting"), ("OutputCount", "late"), ("OutputCount", "lost")),
         *(("OutputCount", "skipped"), ("RuleCount", "inspect"), ("RuleCount", "merge")),
         *(("MergeCount", "shared"), ("MergeCount", "late"), ("Merge", "delay")),

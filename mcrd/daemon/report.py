@@ -123,6 +123,8 @@ def _plain(end: Input | Output, links: Mapping[str, Link]) -> dict[str, Any]:
     plain = {**msgspec.to_builtins(end, enc_hook=str), "port": _port(end.port)}
     if isinstance(end, Output):
         plain["replies_s"] = plain.pop("replies")
+        if plain.pop("keeps_answerer"):
+            plain["source"] = "keep"
         return {**plain, "limit": limit(end, link)}
     plain["dedupe_s"] = plain.pop("dedupe")
     del plain["also"]
@@ -202,6 +204,7 @@ def _answers(name: str, output: Output, ledger: Ledger) -> answers.AnswerCounts 
         refused=count.refused,
         late=count.late,
         lost=count.lost,
+        new_member=count.dropped["new_member"],
         rate=ledger.output_rate(name, called).rounded(),
     )
 

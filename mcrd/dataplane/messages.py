@@ -290,7 +290,7 @@ class Listen(Request, frozen=True, tag=True):
 
     `counters` is the slot of the answers, `last_used` that of the member that asks, both in the
     segment. An answer that comes more than `within` milliseconds after the last question is late.
-    It ends with the socket (RemoveSockets).
+    It ends with the socket (RemoveSockets). `keeps`: an answer goes by the socket of who sends it.
     """
 
     place: int
@@ -298,6 +298,18 @@ class Listen(Request, frozen=True, tag=True):
     counters: int
     last_used: int
     within: int
+    keeps: bool = False
+
+
+class Answerer(Request, frozen=True, tag=True):
+    """What `who` sends to the socket at `place` goes by the one at `to`; NOWHERE: it is counted.
+
+    The answer to Unknown. None: nothing was there.
+    """
+
+    place: int
+    who: Endpoint | None
+    to: int
 
 
 class AddOwn(Request, frozen=True, tag=True):
@@ -339,6 +351,12 @@ class Wanted(msgspec.Struct, frozen=True, tag=True):
     members: Annotated[list[MemberKey], msgspec.Meta(min_length=1, max_length=MEMBERS_AT_ONCE)]
 
 
+class Unknown(msgspec.Struct, frozen=True, tag=True):
+    """A request of the worker: the first answers at these places are from somebody new."""
+
+    places: Annotated[list[int], msgspec.Meta(min_length=1, max_length=MEMBERS_AT_ONCE)]
+
+
 AnyRequest = (
     Initialize
     | Begin
@@ -353,10 +371,11 @@ AnyRequest = (
     | AddMember
     | RemoveMember
     | Listen
+    | Answerer
     | AddOwn
     | RemoveOwn
 )
-Answer = Ready | Done | Refused | Wanted
+Answer = Ready | Done | Refused | Wanted | Unknown
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(AnyRequest).decode

@@ -143,6 +143,10 @@ def _wanted(worker: object) -> list[messages.MemberKey]:
     return members
 
 
+def _unknown(worker: object) -> list[int]:
+    return list(iter(lambda: int(lib.worker_next_unknown(worker)), -1))
+
+
 def _open_uring(worker: object, sandbox: Sandbox) -> None:
     result = lib.worker_open_uring(worker)
     if result in (-errno.EPERM, -errno.ENOSYS):
@@ -263,7 +267,12 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
         case messages.Listen(place=place, to=to, counters=counters, last_used=last_used):
             _check_places(worker, (place, to))
             within = request.within * 1_000_000
-            _check(lib.worker_listen(worker, place, to, counters, last_used, within), "answers")
+            rest = (counters, last_used, within, request.keeps)
+            _check(lib.worker_listen(worker, place, to, *rest), "answers")
+        case messages.Answerer(place=place, who=who, to=to):
+            nobody = ffi.new("struct endpoint *")
+            them = _endpoint(who) if who is not None else nobody
+            _check(lib.worker_tell_answerer(worker, place, them, _place(to)), "answers")
         case messages.RemoveRule(slot=slot):
             _check(lib.worker_remove_rule(worker, slot), f"rule {slot}")
         case messages.AddOwn(sources=sources) | messages.RemoveOwn(sources=sources):
@@ -301,7 +310,10 @@ def _serve(worker: object) -> None:
     debug = False
     while (length := lib.worker_run(worker)) > 0:
         if length == lib.MCRD_WANTS:
-            _answer(messages.Wanted(_wanted(worker)))
+            if members := _wanted(worker):
+                _answer(messages.Wanted(members))
+            if places := _unknown(worker):
+                _answer(messages.Unknown(places))
             continue
         count = lib.worker_take_descriptors(worker, received, messages.DESCRIPTORS)
         descriptors = list(received[0:count])

@@ -41,6 +41,7 @@ REMEDIES = {
 ANSWERS = {
     "late": "`replies` of the output says how long answers are passed on",
     "lost": "more answers waited for one asker than it may have: 256 KiB",
+    "new_member": "there was no socket for who answered: the log says why; 256 may answer an asker",
 }
 REFUSING = {"EINVAL": "blackhole", "EACCES": "prohibit", "EHOSTUNREACH": "unreachable"}
 DROPS = {

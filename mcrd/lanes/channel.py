@@ -72,6 +72,10 @@ class Channel(ABC):
     def _want(self, keys: Sequence[messages.MemberKey]) -> None:
         """Take a request for members; raise ProtocolError for those that no worker asks for."""
 
+    @abstractmethod
+    def _ask(self, places: Sequence[int]) -> None:
+        """Say where the first answers at these places go."""
+
     def _listen(self) -> None:
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel, self._receive)
@@ -89,7 +93,7 @@ class Channel(ABC):
     ) -> Answer:
         """Send a request at once; the future raises WorkerError when it is refused."""
         request = kind(self._next(), *rest)
-        if isinstance(request, messages.AddMember | messages.RemoveMember):
+        if isinstance(request, messages.AddMember | messages.RemoveMember | messages.Answerer):
             self._demand.answer(request.sequence)
         return self._send(request, descriptors)
 
@@ -227,10 +231,12 @@ class Channel(ABC):
     def _hear(self, answer: messages.Answer) -> None:
         self._heard = True
         if isinstance(answer, messages.Wanted):
-            self._demand.ask(len(answer.members))
-            if len(self._answers) > hostile.UNANSWERED:
-                raise ProtocolError("sent requests without reading the answers")
+            self._check_demand(len(answer.members))
             self._want(answer.members)
+            return
+        if isinstance(answer, messages.Unknown):
+            self._check_demand(len(answer.places))
+            self._ask(answer.places)
             return
         future = self._answers.get(answer.sequence)
         if future is None:
@@ -249,6 +255,11 @@ class Channel(ABC):
             future.set_exception(WorkerError(answer.reason))
         else:
             future.set_result(answer)
+
+    def _check_demand(self, count: int) -> None:
+        self._demand.ask(count)
+        if len(self._answers) > hostile.UNANSWERED:
+            raise ProtocolError("sent requests without reading the answers")
 
     def _close_channel(self) -> None:
         if self._channel.fileno() < 0:

@@ -77,7 +77,8 @@ class Lane:
         """Start a worker, which has no rules yet; raise OSError or WorkerError."""
         hardware = {ring: links[ring.interface].hardware for ring in self.rings}
         self._left.clear()
-        process = WorkerProcess(worker, partial(self._ended, ended), self._wanted)
+        ended_now = partial(self._ended, ended)
+        process = WorkerProcess(worker, ended_now, self._wanted, self._unknown)
         self._received_before = self.segment.received
         self._starting = process
         try:
@@ -274,6 +275,12 @@ class Lane:
                 wanted.append(Wanted(key, relay, rule))
         self.members.open(process, wanted, self._announce)
         self._announce()
+
+    def _unknown(self, process: WorkerProcess, places: Sequence[int]) -> None:
+        """Say where answers go, of hosts that have not answered there before."""
+        if self.process is process:
+            for place in places:
+                self.members.answer(process, place)
 
     # The rings.
 

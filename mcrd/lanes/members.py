@@ -27,7 +27,7 @@ from mcrd.lanes.orders import may_have, members_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.model import DEFAULT_MEMBERS
-from mcrd.planning.replies import ASKERS_AT_MOST, sockets_of
+from mcrd.planning.replies import ASKERS_AT_MOST, belongs
 from mcrd.planning.resources import Egress, Members, Relay
 from mcrd.sockets.egress import EgressSockets, source_port
 
@@ -200,9 +200,8 @@ class MemberSockets:
             before, member.sockets = member.sockets, {}
             for egress in wanted:
                 if egress in before:
-                    for sock in sockets_of(egress):
-                        if sock in before:
-                            member.sockets[sock] = before.pop(sock)
+                    of_it = [one for one in before if belongs(one, egress)]
+                    member.sockets |= {one: before.pop(one) for one in of_it}
                     continue
                 changed[key] = wanted
                 try:
@@ -255,11 +254,23 @@ class MemberSockets:
         for egress in outputs:
             if egress.sending.replies is not None and egress in member.sockets:
                 try:
-                    self.askers.listen(process, egress, member.slot)
+                    self.askers.listen(process, key, egress, member.slot)
                 except NoRoomError as error:
                     self._complain(egress.rule, str(error))
         has = [process.places.get(egress) for egress in outputs]
         unheard(process.request(messages.AddMember, key, member.slot, has))
+
+    def answer(self, process: WorkerProcess, place: int) -> None:
+        """Tell the worker by which socket the first answer at that place goes."""
+        where = self.askers.at(process, place)
+        member = self._members.get(where[0]) if where is not None else None
+        if where is None or member is None or where[1] not in member.sockets:
+            unheard(process.request(messages.Answerer, place, None, messages.NOWHERE))
+            return
+        try:
+            self.askers.answer(process, self._opener, place, where[1], member.sockets)
+        except (OSError, WorkerError) as error:
+            self._complain(member.rule, str(error))
 
     def own(self) -> set[messages.Endpoint]:
         """Addresses and ports of this host that members send from."""

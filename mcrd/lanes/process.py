@@ -56,7 +56,8 @@ class WorkerProcess(Channel):
     """One worker, from exec to its end.
 
     `ended` is called once, with what to tell the user; `wanted` when packets of members came that
-    have no sockets: it raises ProtocolError for those that no worker asks for. `suspect` says that
+    have no sockets: it raises ProtocolError for those that no worker asks for. `unknown` is called
+    with the places of ports where somebody new has answered. `suspect` says that
     a process that has ended did not end by a signal from outside: whatever made it end may still
     stand in its rings.
     """
@@ -66,6 +67,7 @@ class WorkerProcess(Channel):
         worker: Worker,
         ended: Callable[[WorkerProcess, str], None],
         wanted: Callable[[WorkerProcess, Sequence[messages.MemberKey]], None],
+        unknown: Callable[[WorkerProcess, Sequence[int]], None] = lambda *_: None,
     ) -> None:
         self.worker = worker
         self.cpu = worker.cpu if worker.cpu in os.sched_getaffinity(0) else None
@@ -79,6 +81,7 @@ class WorkerProcess(Channel):
         self.own: set[messages.Endpoint] = set()
         self._ended = ended
         self._wanted = wanted
+        self._unknown = unknown
         self._gone = asyncio.Event()
         self._expected = False
         self._reason = ""  # why it was ended
@@ -237,6 +240,10 @@ class WorkerProcess(Channel):
     def _want(self, keys: Sequence[messages.MemberKey]) -> None:
         if not self.gone:  # nobody gives members to a process that has ended
             self._wanted(self, keys)
+
+    def _ask(self, places: Sequence[int]) -> None:
+        if not self.gone:
+            self._unknown(self, places)
 
     def _hung_up(self) -> None:
         """Kill it soon: a worker that closes its channel is about to end, or is not what it was."""

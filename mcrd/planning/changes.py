@@ -126,15 +126,22 @@ def _outputs(old: tuple[Output, ...], new: tuple[Output, ...]) -> Iterator[str]:
     for index, output in enumerate(new):
         at = f"outputs[{index}]"
         if target(output) in before:
-            yield from _fields(f"{at}.", before[target(output)], output)
+            yield from _fields(f"{at}.", _written(before[target(output)]), _written(output))
         elif index in gone:
-            yield from _fields(f"{at}.", gone.pop(index), output)
+            yield from _fields(f"{at}.", _written(gone.pop(index)), _written(output))
         else:
             yield f"{at} added ({where(output)})"
     for index, output in gone.items():
         yield f"outputs[{index}] removed ({where(output)})"
     if not gone and len(old) == len(new) and old != new and set(old) == set(new):
         yield "outputs in another order"
+
+
+def _written(output: Output) -> Output:
+    """As the rule file has it."""
+    if not output.keeps_answerer:
+        return output
+    return dataclasses.replace(output, source="keep", keeps_answerer=False)
 
 
 def _fields(prefix: str, old: object, new: object) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mcrd.addresses import Target, target
-from mcrd.model import Output, Rule
+from mcrd.model import Address, Output, Rule
 from mcrd.planning.links import Link, nearest
 from mcrd.planning.resources import Egress, Replies, Sending
 
@@ -35,7 +35,8 @@ def replies_to(output: Output, link: Link, version: int) -> Replies | None:
     found = tuple(address for address in link.addresses if address.version == version)
     if output.replies is None or not found:
         return None
-    return Replies(output.replies, link.name, link.index, found, output.source_port)
+    keeps, port = output.keeps_answerer, output.source_port
+    return Replies(output.replies, link.name, link.index, found, port, keeps)
 
 
 def sockets_of(egress: Egress) -> tuple[Egress, ...]:
@@ -43,6 +44,20 @@ def sockets_of(egress: Egress) -> tuple[Egress, ...]:
     if egress.sending.replies is None or egress.heard is None:
         return (egress,)
     return egress, ear(egress), back(egress)
+
+
+def answerer(egress: Egress, source: Address, port: int) -> Egress:
+    """What sends the answers of one host to who asked, from that host's address and port."""
+    back_to = back(egress)
+    how = replace(back_to.sending, source=source, source_port=port)
+    return replace(back_to, sending=how, transparent=True)
+
+
+def belongs(one: Egress, egress: Egress) -> bool:
+    """Whether it is one of the sockets of an asker, whose packets `egress` sends."""
+    if one.transparent and is_answer(one):
+        return one == answerer(egress, one.source, one.sending.source_port or 0)
+    return one in sockets_of(egress)
 
 
 def is_answer(egress: Egress) -> bool:

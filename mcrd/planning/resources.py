@@ -202,7 +202,8 @@ class Replies:
     """What answers a relayed packet within so many seconds goes back to who asked.
 
     Askers are on this interface, and get the answers from one of these addresses of it, and from
-    this port; None: from one that the kernel chooses.
+    this port; None: from one that the kernel chooses. `keeps`: from the address and port of who
+    answers.
     """
 
     seconds: float
@@ -210,6 +211,7 @@ class Replies:
     index: int
     sources: tuple[IPv4Interface | IPv6Interface, ...]
     port: int | None = None
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -342,3 +342,55 @@ def test_a_broadcast_is_answered(triangle: Triangle) -> None:
         assert sock.recv(100) == b"here"
     # One for each kind of broadcast: both ask, of the same host and port.
     assert 1 <= answers(daemon)["askers"] <= 2
+
+
+def test_answers_come_from_who_answers_where_no_route_leads(triangle: Triangle) -> None:
+    """With `source = "keep"`: from the address and port of each, over IPv4 and IPv6."""
+    group = ("ff05::c", 1900)
+    daemon = triangle.lab.mcrd(
+        triangle.relay,
+        rule("a", "r0 239.255.255.250 1900", 'r1 - - replies="30s" source="keep" ttl=4')
+        + rule("six", "r0 ff05::c 1900", 'r1 - - replies="30s" source="keep" ttl=4'),
+    )
+    assert not triangle.source.run("ip", "route", "show", "10.2.0.0/24")
+    device = Device(triangle.sink, "k0")
+    sock = asker(triangle.source, "s0")
+    sock.sendto(b"who is there?", GROUP)
+    assert device.answer(b"I", b"am", b"here") == b"who is there?"
+    there = ("10.2.0.2", device.answers.getsockname()[1])
+    got = [sock.recvfrom(100) for _ in range(3)]
+    assert got == [(text, there) for text in (b"I", b"am", b"here")]
+    assert device.asked[0][0] == "10.2.0.1"
+    # Others answer as well, and each asker has its own.
+    others = [asker(triangle.sink, "k0") for _ in range(20)]
+    second = asker(triangle.source, "s0")
+    second.sendto(b"and for me?", GROUP)
+    device.answer()
+    assert second.recvfrom(100) == (b"I am here: and for me?", there)
+    for number, other in enumerate(others):
+        for who in device.asked:
+            other.sendto(b"%d" % number, who)
+    for each in (sock, second):
+        heard = {each.recvfrom(100) for _ in others}
+        ports = [other.getsockname()[1] for other in others]
+        assert heard == {(b"%d" % n, ("10.2.0.2", port)) for n, port in enumerate(ports)}
+    wait_for(lambda: answers(daemon)["sent"]["packets"] == 44, "all of them to be counted")
+    found = answers(daemon)
+    assert (found["askers"], found["new_member"], found["lost"]) == (2, 0, 0)
+    # The sockets go on through a change of the rules, and another worker.
+    daemon.edit(daemon.config.read_text() + rule("b", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))
+    daemon.ctl("reload")
+    device.answers.sendto(b"after the change", device.asked[0])
+    assert sock.recvfrom(100) == (b"after the change", there)
+    (worker,) = daemon.stats()["workers"]
+    os.kill(worker["pid"], 9)
+    wait_for(lambda: daemon.status()["rules"] == {"active": 3}, "another worker")
+    device.answers.sendto(b"after the worker", device.asked[0])
+    assert sock.recvfrom(100) == (b"after the worker", there)
+    # IPv6: a global address is kept. What comes from a link-local one is the relay's to send.
+    device6 = Device(triangle.sink, "k0", *group)
+    sock6 = asker(triangle.source, "s0", 6)
+    sock6.sendto(b"six?", group)
+    device6.answer()
+    text, name = sock6.recvfrom(100)
+    assert (text, name[:2]) == (b"I am here: six?", ("fd02::2", device6.answers.getsockname()[1]))

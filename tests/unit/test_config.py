@@ -933,10 +933,10 @@ def test_replies() -> None:
         'f:5:17: rules.a.outputs[0].replies: expected a duration, as in "30s", got 30'
     ]
     assert output_of('replies = "30s", source_port = 5, ' + HOST).source_port == 5
-    assert output_problems('replies = "30s", source = "keep", ' + HOST) == [
-        'f:5:17: rules.a.outputs[0].replies: with source = "keep" answers go straight to the '
-        "asker, from whoever answers; leave replies out, and see to routes there"
-    ]
+    # Such a packet is sent from the relay, so that it can be answered; the answers keep theirs.
+    both = output_of('replies = "30s", source_port = 5, source = "keep", ' + HOST)
+    assert (both.source, both.source_port, both.keeps_answerer) == (None, 5, True)
+    assert output_of('source = "keep", ' + HOST).keeps_answerer is False
     esp = 'interface = "eth0", address = "10.0.0.9", protocol = "esp"'
     assert problems(
         rule("a", esp, 'replies = "30s", interface = "eth1", address = "10.1.0.9"')

@@ -171,6 +171,11 @@ def test_what_a_table_says_comes_before_what_the_protocol_wants() -> None:
             (output,) = rule.outputs
             assert (output.source == "keep") != (output.replies == 1)
             assert output.source_port == (None if output.source == "keep" else 5353)
+    # With both, answers keep theirs; what is told unasked comes from here.
+    both = of(TWO, 'protocol = "mdns"', 'replies = "1s"', 'source = "keep"', 'ask = ["lan"]')
+    (asks,), (tells,) = (both[f"home/mdns4:{came}"].outputs for came in ("lan", "iot"))
+    assert (asks.source, asks.keeps_answerer, asks.source_port) == (None, True, 5353)
+    assert (tells.source, tells.keeps_answerer, tells.replies) == (None, False, None)
     off = of(TWO, 'protocol = "knx"', "enabled = false", 'description = "Hall"')
     assert {(rule.enabled, rule.description) for rule in off.values()} == {(False, "Hall")}
 
@@ -280,10 +285,6 @@ def test_names_of_interfaces_that_are_no_names_of_rules() -> None:
         (
             (TWO, 'protocol = "knx"', "one_way = true", 'answer = ["lan"]'),
             "f:5:10: reflect.home.answer: leaves no network that may ask another one",
-        ),
-        (
-            (TWO, 'protocol = "knx"', 'replies = "2s"', 'source = "keep"'),
-            'f:4:11: reflect.home.replies: with source = "keep" answers go straight to',
         ),
         ((TWO, 'protocol = "knx"', "ttl = 0"), "f:4:7: reflect.home.ttl: expected an integer"),
         (

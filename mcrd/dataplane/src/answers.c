@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "counters.h"
 
@@ -20,8 +21,23 @@ int answers_init(struct answers *answers, struct io_uring *uring, struct egress 
 	return answers->ports && answers->queue && answers->buffers ? 0 : -ENOMEM;
 }
 
+static void forget(struct answers_port *port)
+{
+	while (port->known) {
+		struct answerer *next = port->known->next;
+
+		free(port->known);
+		port->known = next;
+	}
+	port->known_count = 0;
+}
+
 void answers_free(struct answers *answers)
 {
+	uint32_t i;
+
+	for (i = 0; answers->ports && i < answers->places; i++)
+		forget(&answers->ports[i]);
 	free(answers->ports);
 	free(answers->queue);
 	free(answers->buffers);
@@ -55,15 +71,44 @@ static int poll_port(struct answers *answers, uint32_t place)
 }
 
 int answers_listen(struct answers *answers, uint32_t place, const struct output *to, const uint64_t *asked,
-		   uint64_t within)
+		   uint64_t within, int keeps)
 {
 	struct answers_port *port = &answers->ports[place];
 
+	forget(port);
 	port->listens = 1;
+	port->keeps = keeps != 0;
 	port->to = *to;
 	port->asked = asked;
 	port->within = within;
 	return port->polled ? 0 : poll_port(answers, place);
+}
+
+static void enqueue(struct answers *answers, uint32_t place)
+{
+	struct answers_port *port = &answers->ports[place];
+
+	if (port->queued)
+		return;
+	port->queued = 1;
+	answers->queue[(answers->head + answers->count++) % answers->places] = place;
+}
+
+/* The supervisor has answered, or the port ends: it may be looked at again, and so may one that had to wait for that. */
+static void resume(struct answers *answers, uint32_t place)
+{
+	struct answers_port *port = &answers->ports[place];
+	uint32_t i;
+
+	answers->asking -= port->asking;
+	answers->held -= port->held && !port->asking;
+	port->asking = port->held = 0;
+	for (i = 0; answers->held > 0 && i < answers->places; i++)
+		if (answers->ports[i].held && !answers->ports[i].asking) {
+			answers->ports[i].held = 0;
+			answers->held--;
+			enqueue(answers, i);
+		}
 }
 
 /* A poll holds its socket, and with that the port: it has to end too. */
@@ -72,7 +117,9 @@ int answers_end(struct answers *answers, uint32_t place)
 	struct answers_port *port = &answers->ports[place];
 	struct io_uring_sqe *sqe;
 
-	port->listens = 0;
+	port->listens = port->keeps = 0;
+	resume(answers, place);
+	forget(port);
 	if (port->polled) {
 		sqe = next_sqe(answers);
 		if (!sqe)
@@ -84,16 +131,6 @@ int answers_end(struct answers *answers, uint32_t place)
 	}
 	port->generation = (port->generation + 1) % GENERATIONS;
 	return 0;
-}
-
-static void enqueue(struct answers *answers, uint32_t place)
-{
-	struct answers_port *port = &answers->ports[place];
-
-	if (port->queued)
-		return;
-	port->queued = 1;
-	answers->queue[(answers->head + answers->count++) % answers->places] = place;
 }
 
 int answers_complete(struct answers *answers, const struct io_uring_cqe *cqe)
@@ -133,18 +170,31 @@ static uint32_t dequeue(struct answers *answers, uint32_t *places)
 	return found;
 }
 
-static int receive(struct answers *answers, const uint32_t *places, uint32_t count, egress_other *other, void *context)
+/* `taken`: those of them that were looked at and can go now; NULL: all are received, or looked at where they are to stay. */
+static int receive(struct answers *answers, const uint32_t *places, uint32_t count, const uint8_t *taken,
+		   egress_other *other, void *context)
 {
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
-		struct io_uring_sqe *sqe = next_sqe(answers);
+		int stays = !taken && answers->ports[places[i]].keeps;
+		struct io_uring_sqe *sqe;
 
+		if (taken && !taken[i])
+			continue;
+		sqe = next_sqe(answers);
 		if (!sqe)
 			return -EBUSY;
-		answers->vectors[i] = (struct iovec){ answers->buffers + (size_t)i * ANSWERS_BYTES, ANSWERS_BYTES };
-		answers->headers[i] = (struct msghdr){ .msg_iov = &answers->vectors[i], .msg_iovlen = 1 };
-		io_uring_prep_recvmsg(sqe, (int)(EGRESS_PLACES + places[i]), &answers->headers[i], MSG_DONTWAIT);
+		answers->vectors[i] =
+			(struct iovec){ answers->buffers + (size_t)i * ANSWERS_BYTES, taken ? 0 : ANSWERS_BYTES };
+		answers->headers[i] = (struct msghdr){
+			.msg_name = &answers->names[i],
+			.msg_namelen = sizeof(answers->names[i]),
+			.msg_iov = &answers->vectors[i],
+			.msg_iovlen = 1,
+		};
+		io_uring_prep_recvmsg(sqe, (int)(EGRESS_PLACES + places[i]), &answers->headers[i],
+				      MSG_DONTWAIT | (stays ? MSG_PEEK : 0));
 		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 		io_uring_sqe_set_data64(sqe, ANSWERS_RECEIVE | i);
 		answers->pending++;
@@ -165,31 +215,148 @@ static int receive(struct answers *answers, const uint32_t *places, uint32_t cou
 	return 0;
 }
 
+static struct endpoint endpoint_of(const struct sockaddr_in6 *name)
+{
+	struct endpoint who = { .family = 6, .port = ntohs(name->sin6_port) };
+	struct sockaddr_in four;
+
+	if (name->sin6_family == AF_INET6) {
+		memcpy(who.address, &name->sin6_addr, 16);
+		return who;
+	}
+	memcpy(&four, name, sizeof(four));
+	who.family = 4;
+	who.port = ntohs(four.sin_port);
+	memcpy(who.address, &four.sin_addr, 4);
+	return who;
+}
+
+static struct answerer *find(const struct answers_port *port, const struct endpoint *who)
+{
+	struct answerer *known;
+
+	for (known = port->known; known; known = known->next)
+		if (known->who.port == who->port && known->who.family == who->family &&
+		    memcmp(known->who.address, who->address, sizeof(who->address)) == 0)
+			break;
+	return known;
+}
+
+/* Asks whose the first answer of the port is, now or when others ask no more. */
+static void ask(struct answers *answers, uint32_t place)
+{
+	struct answers_port *port = &answers->ports[place];
+
+	answers->held -= port->held && !port->asking;
+	port->held = 1;
+	if (port->asking)
+		return;
+	if (answers->asking < ANSWERS_UNKNOWN && answers->unknown_count < ANSWERS_UNKNOWN) {
+		port->asking = 1;
+		answers->asking++;
+		answers->unknown[answers->unknown_count++] = place;
+	} else {
+		answers->held++;
+	}
+}
+
+int64_t answers_next_unknown(struct answers *answers)
+{
+	while (answers->unknown_count > 0) {
+		uint32_t place = answers->unknown[--answers->unknown_count];
+
+		if (answers->ports[place].asking)
+			return place;
+	}
+	return -1;
+}
+
+int answers_tell(struct answers *answers, uint32_t place, const struct endpoint *who, uint32_t socket)
+{
+	struct answers_port *port = &answers->ports[place];
+	struct answerer *known = who->family ? find(port, who) : NULL;
+	int result = 0;
+
+	if (who->family && port->keeps && !known && port->known_count < ANSWERERS_AT_MOST) {
+		known = calloc(1, sizeof(*known));
+		if (known) {
+			known->who = *who;
+			known->next = port->known;
+			port->known = known;
+			port->known_count++;
+		}
+		result = known ? 0 : -ENOMEM;
+	}
+	if (known)
+		known->to = (struct output){ .socket = socket, .counters = port->to.counters };
+	resume(answers, place);
+	if (port->listens)
+		enqueue(answers, place);
+	return result;
+}
+
+/* Where what was received goes; 0: it stays where it is until the supervisor has answered. */
+static int find_outlet(struct answers *answers, uint32_t place, const struct sockaddr_in6 *from, const struct output **to)
+{
+	struct answers_port *port = &answers->ports[place];
+	struct endpoint who;
+	struct answerer *known;
+
+	*to = &port->to;
+	if (!port->keeps)
+		return 1;
+	who = endpoint_of(from);
+	known = find(port, &who);
+	if (!known && port->known_count < ANSWERERS_AT_MOST) {
+		ask(answers, place);
+		return 0;
+	}
+	*to = known && known->to.socket != MCRD_NOWHERE ? &known->to : NULL;
+	return 1;
+}
+
+/* What became of a receive; 1 when the answer is dealt with. */
+static int pass_on(struct answers *answers, uint32_t place, uint32_t i, uint64_t now, int *result, egress_other *other,
+		   void *context)
+{
+	const struct answers_port *port = &answers->ports[place];
+	const struct output *to;
+	int length = answers->results[i];
+
+	if (length < 0) {
+		/* What an earlier question drew, and nothing is there: udp(7). */
+		if (length != -EAGAIN && length != -EINTR)
+			count(&port->to.counters->refused, 1);
+		return 0;
+	}
+	if (now > *port->asked && now - *port->asked > port->within)
+		count(&port->to.counters->late, 1);
+	else if (!find_outlet(answers, place, &answers->names[i], &to))
+		return 0;
+	else if (!to)
+		count(&port->to.counters->dropped.new_member, 1);
+	else
+		*result = egress_add(answers->egress, to, answers->buffers + (size_t)i * ANSWERS_BYTES, (uint32_t)length,
+				     other, context);
+	return 1;
+}
+
 int answers_take(struct answers *answers, uint64_t now, egress_other *other, void *context)
 {
 	uint32_t places[ANSWERS_AT_ONCE], batch = dequeue(answers, places), i;
-	int result = receive(answers, places, batch, other, context);
+	uint8_t taken[ANSWERS_AT_ONCE] = { 0 }, stayed = 0;
+	int result = receive(answers, places, batch, NULL, other, context);
 
 	answers->egress->time = now;
-	for (i = 0; i < batch && result >= 0; i++) {
-		const struct answers_port *port = &answers->ports[places[i]];
-		int length = answers->results[i];
-
-		if (length < 0) {
-			/* What an earlier question drew, and nothing is there: udp(7). */
-			if (length != -EAGAIN && length != -EINTR)
-				count(&port->to.counters->refused, 1);
-		} else if (now > *port->asked && now - *port->asked > port->within) {
-			count(&port->to.counters->late, 1);
-		} else {
-			result = egress_add(answers->egress, &port->to, answers->buffers + (size_t)i * ANSWERS_BYTES,
-					    (uint32_t)length, other, context);
-		}
-	}
+	for (i = 0; i < batch && result >= 0; i++)
+		if (pass_on(answers, places[i], i, now, &result, other, context))
+			stayed |= taken[i] = answers->ports[places[i]].keeps;
 	if (result >= 0)
 		result = egress_flush(answers->egress, other, context);
+	if (result >= 0 && stayed)
+		result = receive(answers, places, batch, taken, other, context);
 	for (i = 0; i < batch && result >= 0; i++)
-		if (!answers->ports[places[i]].polled)
+		if (!answers->ports[places[i]].polled && !answers->ports[places[i]].held)
 			result = poll_port(answers, places[i]);
 	return result;
 }

@@ -2,11 +2,15 @@
  *
  * Such a port is a socket that is not connected, for anybody may answer. A poll says when something is there; then it is
  * received, and written to the socket that is connected to the asker.
+ *
+ * Where answers keep their source, each host that answers an asker has a socket of its own for that, which the supervisor
+ * opens when its first answer is there. Until then the answer stays in the port: it is looked at, and taken when it goes.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_ANSWERS_H
 #define MCRD_ANSWERS_H
 
 #include <liburing.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include "egress.h"
@@ -14,18 +18,32 @@
 enum {
 	ANSWERS_AT_ONCE = 32, /* received between two harvests: a flood of them holds up no frame */
 	ANSWERS_BYTES = 65536,
+	ANSWERS_UNKNOWN = 64, /* questions to the supervisor that wait for an answer: as WANTED_AT_ONCE */
+	ANSWERERS_AT_MOST = 256, /* of one port: others count as new_member */
 };
 
 /* What stands in the user_data of its operations; those of egress.h are smaller. */
 #define ANSWERS_POLL (1ULL << 62)
 #define ANSWERS_RECEIVE (1ULL << 61)
 
+/* A host that answers an asker, and its socket; MCRD_NOWHERE: it has none. */
+struct answerer {
+	struct answerer *next;
+	struct endpoint who;
+	struct output to;
+};
+
 struct answers_port {
 	struct output to;      /* the asker's socket */
 	const uint64_t *asked; /* when the asker asked last: the time of a frame, in ns */
 	uint64_t within;       /* so much later an answer is late, in ns */
 	uint32_t generation;   /* another one for each socket that was here */
+	struct answerer *known;
+	uint32_t known_count;
 	uint8_t listens;
+	uint8_t keeps;  /* answers keep their source */
+	uint8_t held;   /* nothing is taken until the supervisor has answered: this port's question, or another one's */
+	uint8_t asking; /* it was asked who the first answer is from */
 	uint8_t polled;
 	uint8_t queued;
 };
@@ -38,9 +56,14 @@ struct answers {
 	uint32_t *queue;            /* places where something is to be received; a place stands there once */
 	uint32_t head, count;
 	uint32_t pending;
+	uint32_t unknown[ANSWERS_UNKNOWN]; /* places that the supervisor is to hear of */
+	uint32_t unknown_count;
+	uint32_t asking; /* ports */
+	uint32_t held;   /* ports that ask when others do no more */
 	int results[ANSWERS_AT_ONCE];
 	struct msghdr headers[ANSWERS_AT_ONCE];
 	struct iovec vectors[ANSWERS_AT_ONCE];
+	struct sockaddr_in6 names[ANSWERS_AT_ONCE]; /* who sent it, IPv4 as well */
 	uint8_t *buffers;
 };
 
@@ -48,9 +71,14 @@ struct answers {
 int answers_init(struct answers *answers, struct io_uring *uring, struct egress *egress);
 void answers_free(struct answers *answers);
 
-/* From now on, what comes to `place` within so many ns of *asked goes to `to`. */
+/* From now on, what comes to `place` within so many ns of *asked goes to `to`; or where `keeps`, to the socket of who
+ * sends it. */
 int answers_listen(struct answers *answers, uint32_t place, const struct output *to, const uint64_t *asked,
-		   uint64_t within);
+		   uint64_t within, int keeps);
+/* A port whose first answer is from somebody without a socket; -1: none. The supervisor then says where that goes. */
+int64_t answers_next_unknown(struct answers *answers);
+/* What `who` sends to the port goes to that socket, MCRD_NOWHERE: nowhere. No family: nobody's answer was there. */
+int answers_tell(struct answers *answers, uint32_t place, const struct endpoint *who, uint32_t socket);
 /* Before another socket comes to the place, or none. */
 int answers_end(struct answers *answers, uint32_t place);
 

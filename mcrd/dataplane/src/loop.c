@@ -380,7 +380,7 @@ int worker_run(struct worker *worker)
 				return result;
 		}
 		members_ask(&worker->rules);
-		if (worker->rules.wanted_count > 0)
+		if (worker->rules.wanted_count > 0 || worker->answers.unknown_count > 0)
 			return MCRD_WANTS;
 		if (!worker->message_done && worker->answers.count == 0) {
 			result = wait_for_more(worker, began, (uint32_t)frames);

@@ -195,7 +195,7 @@ int worker_remove_member(struct worker *worker, const struct member_key *key)
 
 /* What is sent to the socket at `place` goes to the one at `to`, which is connected to who asked by it. */
 int worker_listen(struct worker *worker, uint32_t place, uint32_t to, uint32_t counters, uint32_t last_used,
-		  uint64_t within)
+		  uint64_t within, int keeps)
 {
 	struct output output = { .socket = to };
 
@@ -203,7 +203,22 @@ int worker_listen(struct worker *worker, uint32_t place, uint32_t to, uint32_t c
 	    last_used >= MCRD_MEMBER_SLOTS)
 		return -EINVAL;
 	output.counters = &worker->segment->outputs[counters];
-	return answers_listen(&worker->answers, place, &output, &worker->segment->members[last_used], within);
+	return answers_listen(&worker->answers, place, &output, &worker->segment->members[last_used], within,
+			      keeps);
+}
+
+/* What `who` sends to the port at `place` goes to the socket at `to`. */
+int worker_tell_answerer(struct worker *worker, uint32_t place, const struct endpoint *who, uint32_t to)
+{
+	if (place >= worker->settings.sockets || (to >= worker->settings.sockets && to != MCRD_NOWHERE))
+		return -EINVAL;
+	return answers_tell(&worker->answers, place, who, to);
+}
+
+/* Takes a port off the list of those whose first answer is from somebody unknown; -1 when there is none. */
+int64_t worker_next_unknown(struct worker *worker)
+{
+	return answers_next_unknown(&worker->answers);
 }
 
 /* Takes a member off the list of those that are wanted; 0 when there is none. */

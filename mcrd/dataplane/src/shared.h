@@ -100,7 +100,7 @@ int worker_restrict_uring(struct worker *worker);
 int worker_enable_uring(struct worker *worker);
 void worker_begin(struct worker *worker);
 void worker_pause(struct worker *worker);
-int worker_run(struct worker *worker); /* MCRD_WANTS: members are wanted, see worker_next_wanted() */
+int worker_run(struct worker *worker); /* MCRD_WANTS: see worker_next_wanted(), _next_unknown() */
 const uint8_t *worker_message(const struct worker *worker);
 int worker_take_descriptors(struct worker *worker, int *descriptors, int room);
 uint32_t worker_places(const struct worker *worker);
@@ -114,7 +114,9 @@ int worker_put_member(struct worker *worker, const struct member_key *key, uint3
 		      const uint32_t *sockets, uint32_t socket_count);
 int worker_remove_member(struct worker *worker, const struct member_key *key);
 int worker_listen(struct worker *worker, uint32_t place, uint32_t to, uint32_t counters, uint32_t last_used,
-		  uint64_t within); /* ns */
+		  uint64_t within, int keeps); /* ns */
+int worker_tell_answerer(struct worker *worker, uint32_t place, const struct endpoint *who, uint32_t to);
+int64_t worker_next_unknown(struct worker *worker);
 int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
 

@@ -75,7 +75,7 @@ static void listen_at(uint32_t place, const struct sockaddr_in *asker, struct so
 	put(place, bound(port));
 	CHECK_EQUAL(connect(back, (const struct sockaddr *)asker, sizeof(*asker)), 0);
 	put(place + 1, back);
-	CHECK_EQUAL(answers_listen(&answers, place, &to, &asked, SECOND), 0);
+	CHECK_EQUAL(answers_listen(&answers, place, &to, &asked, SECOND, 0), 0);
 }
 
 static void answer(int from, const struct sockaddr_in *to, const char *text, size_t length)
@@ -88,7 +88,7 @@ static void work_until(uint64_t dealt_with)
 {
 	struct io_uring_cqe *cqe;
 
-	while (sent + failed + counters.late < dealt_with) {
+	while (sent + failed + counters.late + counters.dropped.new_member < dealt_with && answers.unknown_count == 0) {
 		struct __kernel_timespec patience = { .tv_sec = 5 };
 
 		if (answers.count > 0) {
@@ -104,6 +104,13 @@ static void work_until(uint64_t dealt_with)
 			io_uring_cqe_seen(&uring, cqe);
 		}
 	}
+}
+
+/* Until a port has to ask whose its first answer is. */
+static void work_until_asked(void)
+{
+	work_until(UINT64_MAX);
+	CHECK(answers.unknown_count > 0);
 }
 
 static void test_answers_go_back(void)
@@ -133,6 +140,103 @@ static void test_answers_go_back(void)
 	close(asks);
 	close(first);
 	close(second);
+}
+
+static struct endpoint endpoint(const struct sockaddr_in *name)
+{
+	struct endpoint who = { .family = 4, .port = ntohs(name->sin_port) };
+
+	memcpy(who.address, &name->sin_addr, 4);
+	return who;
+}
+
+static void test_each_answers_by_its_own_socket(void)
+{
+	struct sockaddr_in asker, port, own, one, two, three;
+	int asks = bound(&asker), first = bound(&one), second = bound(&two), theirs = bound(&own), third = bound(&three), i;
+	struct output to = { .socket = 4, .counters = &counters };
+	struct endpoint who = endpoint(&one), other = endpoint(&two);
+	char text[2000];
+
+	check_about("kept sources: answers wait for a socket, in order");
+	begin();
+	listen_at(3, &asker, &port);
+	CHECK_EQUAL(answers_listen(&answers, 3, &to, &asked, SECOND, 1), 0);
+	CHECK_EQUAL(connect(theirs, (struct sockaddr *)&asker, sizeof(asker)), 0);
+	put(5, theirs);
+	for (i = 0; i < 3; i++) {
+		answer(first, &port, (char *)&i, sizeof(i));
+		answer(second, &port, text, sizeof(text));
+	}
+	work_until_asked();
+	CHECK_EQUAL(answers_next_unknown(&answers), 3);
+	CHECK_EQUAL(answers_next_unknown(&answers), -1);
+	CHECK_EQUAL(sent, 0);
+	/* Nobody was there after all, so it asks again. */
+	CHECK_EQUAL(answers_tell(&answers, 3, &(struct endpoint){ 0 }, MCRD_NOWHERE), 0);
+	work_until_asked();
+	CHECK_EQUAL(answers_next_unknown(&answers), 3);
+	CHECK_EQUAL(answers_tell(&answers, 3, &who, 5), 0);
+	work_until_asked(); /* the other one is next */
+	CHECK_EQUAL(sent, 1);
+	CHECK_EQUAL(answers_next_unknown(&answers), 3);
+	CHECK_EQUAL(answers_tell(&answers, 3, &other, MCRD_NOWHERE), 0);
+	work_until(3 + 3);
+	CHECK_EQUAL(sent, 3);
+	CHECK_EQUAL(counters.dropped.new_member, 3);
+	for (i = 0; i < 3; i++) {
+		struct sockaddr_in from;
+		socklen_t length = sizeof(from);
+
+		CHECK_EQUAL(recvfrom(asks, text, sizeof(text), 0, (struct sockaddr *)&from, &length), sizeof(i));
+		CHECK_EQUAL(*(int *)(void *)text, i);
+		CHECK_EQUAL(from.sin_port, own.sin_port);
+	}
+	/* Its end takes its question with it. */
+	answer(third, &port, "", 0);
+	work_until_asked();
+	put(3, -1);
+	CHECK_EQUAL(answers_next_unknown(&answers), -1);
+	CHECK_EQUAL(answers.asking + answers.held, 0);
+	end();
+	close(asks);
+	close(first);
+	close(second);
+	close(third);
+}
+
+static void test_so_many_ask_at_once(void)
+{
+	enum { PORTS = 2 * ANSWERS_UNKNOWN > PLACES / 2 ? PLACES / 2 : 2 * ANSWERS_UNKNOWN };
+	struct sockaddr_in asker, one, port;
+	int asks = bound(&asker), from = bound(&one), asked_for = 0;
+	struct endpoint who = endpoint(&one);
+	uint32_t i;
+	int64_t place;
+
+	check_about("no more ports ask than may, and each has its turn");
+	begin();
+	for (i = 0; i < PORTS; i++) {
+		struct output to = { .socket = 2 * i + 1, .counters = &counters };
+
+		listen_at(2 * i, &asker, &port);
+		CHECK_EQUAL(answers_listen(&answers, 2 * i, &to, &asked, SECOND, 1), 0);
+		answer(from, &port, "", 0);
+	}
+	while (asked_for < PORTS) {
+		work_until_asked();
+		CHECK(answers.asking <= ANSWERS_UNKNOWN);
+		while ((place = answers_next_unknown(&answers)) >= 0) {
+			asked_for++;
+			CHECK_EQUAL(answers_tell(&answers, (uint32_t)place, &who, (uint32_t)place + 1), 0);
+		}
+	}
+	work_until(PORTS);
+	CHECK_EQUAL(sent, PORTS);
+	CHECK_EQUAL(answers.asking + answers.held, 0);
+	end();
+	close(asks);
+	close(from);
 }
 
 static void test_many_ports(void)
@@ -240,6 +344,8 @@ static void test_refused(void)
 int main(void)
 {
 	test_answers_go_back();
+	test_each_answers_by_its_own_socket();
+	test_so_many_ask_at_once();
 	test_many_ports();
 	test_late();
 	test_end();
