@@ -17,7 +17,7 @@ import msgspec
 from mcrd import __version__
 from mcrd.client import network_namespace
 from mcrd.daemon.heir import Restarts, take_over
-from mcrd.daemon.index import FORMAT, Index, KeptRing, pack
+from mcrd.daemon.index import FORMAT, Index, KeptGroup, KeptRing, pack
 from mcrd.errors import words
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
@@ -181,6 +181,13 @@ class Keeper:
             index.holds.append((packed(hold), among(held) if held is not None else None))
         for egress, sock in itertools.islice(holdings.egress.items(), OUTPUTS):
             index.egress.append((packed(egress), among(sock)))
+        index.groups = [
+            KeptGroup(
+                *(where, group.address.packed, group.since, group.until),
+                *(group.wanted, group.refused, group.old),
+            )
+            for where, group in holdings.queriers.heard()
+        ]
         index.protocols = [(pack(one), was) for one, was in holdings.protocols.written().items()]
         index.offloads = dict(holdings.merging.switched_on)
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from mcrd.client import network_namespace
-from mcrd.daemon.index import FORMAT, Index, KeptRing, unpack
+from mcrd.daemon.index import FORMAT, Index, KeptGroup, KeptRing, unpack
 from mcrd.errors import words
 from mcrd.events import counted, tell
 from mcrd.lanes.holdings import Holdings
@@ -34,6 +34,7 @@ from mcrd.planning.resources import (
     Reception,
     Ring,
 )
+from mcrd.querying.groups import Group
 from mcrd.sockets.ingress import IngressSocket
 from mcrd.systemd.store import Identity, Store, identity
 
@@ -123,6 +124,8 @@ class _Heir:
             joined = [one for one, _ in self._each(((p, None) for p in packed), Membership)]
             if joined and (sock := self._socket(what)) is not None:
                 self._try("groups", partial(holdings.memberships.take_over, sock, joined))
+        for heard in index.groups:
+            self._try("members", partial(self._take_group, heard))
         for protocol, was in self._each(index.protocols, GroupProtocol):
             holdings.protocols[protocol] = was
         holdings.merging.switched_on.update(index.offloads)
@@ -133,6 +136,10 @@ class _Heir:
         self._try("counts", lambda: holdings.ledger.take_over([unpack(c) for c in index.counts]))
         self._try("restarts", lambda: self._restarts.update(unpack(index.restarts)))
         self._try("rules", partial(self._take_config, index))
+
+    def _take_group(self, kept: KeptGroup) -> None:
+        times = (kept.since, kept.until, kept.wanted, kept.refused, kept.old)
+        self._holdings.queriers.inherit(kept.interface, Group(ip_address(kept.group), *times))
 
     def _take_config(self, index: Index) -> None:
         config, rules = unpack(index.config), [unpack(packed) for packed in index.rules]

@@ -49,6 +49,18 @@ class KeptRing(msgspec.Struct):
     place: int = 0  # of the interface in the segment, which several may have together
 
 
+class KeptGroup(msgspec.Struct):
+    """What hosts want of a group that outputs send to. Times are the host's, monotonic."""
+
+    interface: int  # its index
+    group: bytes
+    since: float
+    until: float
+    wanted: dict[bytes, float]
+    refused: set[bytes]
+    old: dict[int, float]
+
+
 class Index(msgspec.Struct):
     """All of it. What is Any is packed: it is understood, or not, one by one."""
 
@@ -60,6 +72,7 @@ class Index(msgspec.Struct):
     receptions: list[tuple[Any, Identity]] = []
     holds: list[tuple[Any, Identity | None]] = []
     joined: list[tuple[Identity, list[Any]]] = []
+    groups: list[KeptGroup] = []
     protocols: list[tuple[Any, int]] = []  # with what was there before
     offloads: dict[int, list[str]] = {}  # switched on by the index of their interface
     ports: Any = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 
 from mcrd.answers import Asked, Listening
@@ -17,7 +17,7 @@ from mcrd.observe.messages import MalformedError, Query, Record, igmp, mld
 from mcrd.planning.actual import Listeners, Wanted
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Querying
-from mcrd.querying.groups import NONE, Group, Said
+from mcrd.querying.groups import NONE, Group, Said, Times
 from mcrd.querying.querier import Ask, Querier
 from mcrd.sockets.queries import query
 from mcrd.sockets.rejoin import source_for
@@ -40,6 +40,7 @@ class Queriers(dict[Querying, "Asking"]):
     def __init__(self) -> None:
         super().__init__()
         self._groups: frozenset[Address | Network] = frozenset()
+        self._inherited: dict[tuple[int, int], dict[Address, Group]] = {}
         self.listeners: Listeners = {}
         self.changed: Callable[[], None] = lambda: None
 
@@ -47,6 +48,24 @@ class Queriers(dict[Querying, "Asking"]):
         """Ask and listen from now on; raise OSError."""
         self[querying] = asking = Asking(querying, links[querying.interface], self._heard)
         asking.querier.reserved = self._groups
+        asking.querier.groups = self._inherited.pop((querying.index, querying.version), {})
+
+    def heard(self) -> Iterator[tuple[int, Group]]:
+        """What hosts want now that outputs are interested in, and on which interface, by index."""
+        now = time.monotonic()
+        known = [(where.index, asking.querier.groups) for where, asking in self.items()]
+        known += [(index, groups) for (index, _), groups in self._inherited.items()]
+        for index, groups in known:
+            for each in self._groups:
+                group = groups.get(each) if isinstance(each, Address) else None
+                if group is not None and not group.is_over(now):
+                    yield index, group
+
+    def inherit(self, index: int, group: Group) -> None:
+        """Hosts wanted this of a daemon before; they answer when they are asked again."""
+        times = Times()
+        group.hold(time.monotonic() + times.query + times.response)
+        self._inherited.setdefault((index, group.address.version), {})[group.address] = group
 
     def about(self, groups: frozenset[Address | Network]) -> None:
         """Outputs are interested in these."""
@@ -75,12 +94,8 @@ class Queriers(dict[Querying, "Asking"]):
     def _compare(self, *, groups_alone: bool = False) -> None:
         now = time.monotonic()
         found: dict[tuple[int, Address | Network], Wanted] = {}
-        for querying, asking in self.items():
-            known = asking.querier.groups
-            for address in self._groups:
-                group = known.get(address) if isinstance(address, Address) else None
-                if group is not None and not group.is_over(now):
-                    found[querying.index, address] = _wanted(group, now)
+        for index, group in self.heard():
+            found[index, group.address] = _wanted(group, now)
         if found != self.listeners and not (groups_alone and found.keys() == self.listeners.keys()):
             self.listeners = found
             self.changed()

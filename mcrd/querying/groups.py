@@ -70,6 +70,11 @@ class Group:
     refused: set[bytes] = field(default_factory=set)
     old: dict[int, float] = field(default_factory=dict)
 
+    def hold(self, end: float) -> None:
+        """Let no timer that runs end before that."""
+        self.until = max(self.until, end) if self.until else 0.0
+        self.wanted = {source: max(until, end) for source, until in self.wanted.items()}
+
     def is_wanted(self, source: bytes, now: float) -> bool:
         """Whether some host wants what this source sends (RFC 3376, 6.3)."""
         if self.wanted.get(source, 0.0) > now:

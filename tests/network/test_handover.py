@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections import Counter
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,7 @@ from mcrd.planning.resources import (
     Sending,
     Worker,
 )
+from mcrd.querying.groups import Group
 from mcrd.sockets.lost import Lost
 from mcrd.systemd.store import HEADER
 from tests.unit.test_store import Manager, hand_over
@@ -197,6 +200,29 @@ def test_all_of_it_is_there_again(before: Before, monkeypatch: pytest.MonkeyPatc
     assert "ff15::2" not in groups
     assert len(before.relay.run("cat", "/proc/net/packet").splitlines()) == 1
     assert _descriptors() < descriptors
+
+
+def test_who_has_joined_stays_known_until_it_can_have_answered(
+    before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, group, index = time.monotonic(), ip_address("239.2.2.2"), before.egress.sending.index
+    source, other = (ip_address(f"10.9.0.{n}") for n in (1, 2))
+    queriers = before.holdings.queriers
+    queriers.about(frozenset({group}))
+    found = Group(group, now - 100, now + 1, {source.packed: now + 1}, {other.packed}, {2: now + 5})
+    queriers.inherit(index, found)
+    queriers.inherit(index, Group(group + 1, now, now + 1))  # no output sends to it
+    before.leave()
+    holdings, _ = take_over(before, monkeypatch)
+    holdings.queriers.about(frozenset({group, group + 1}))
+    assert holdings.queriers.listeners.keys() == {(index, group)}
+    assert not holdings.queriers.listeners[index, group].takes(other)
+    ((where, kept),) = holdings.queriers.heard()
+    assert where == index
+    assert kept == replace(found, until=kept.until, wanted={source.packed: kept.until})
+    assert kept.until > now + 130
+    with before.relay.inside():
+        holdings.close_all()
 
 
 def test_rings_that_one_worker_reads_stay_together(

@@ -215,6 +215,23 @@ def test_members_live_through_a_restart(service: Service) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("how", ["restart", "kill"])
+def test_who_has_joined_is_known_after_a_restart(service: Service, how: str) -> None:
+    machine = service.machine
+    wanted = rule("a", "r0 239.1.1.1 5000", 'r1 239.2.2.1 6000 ttl=4 when="members"')
+    service.rules(wanted + "[interfaces.r1]\nquerier = true\n")
+    with streaming(service, 5000) as stream:
+        if how == "restart":
+            machine.run("systemctl", "restart", "mcrd")
+        else:
+            machine.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "mcrd")
+            wait_for(partial(restarted, machine, 1), "systemd to notice")
+        flows_on(service)
+        result = stream.end()
+    assert result["lost"] == 0
+
+
+@pytest.mark.long
 def test_a_file_that_changed_meanwhile_is_a_plan_like_any_other(service: Service) -> None:
     machine = service.machine
     service.rules(A + B)
