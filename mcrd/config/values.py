@@ -216,7 +216,7 @@ def duration(key: str, text: str) -> float:
     found = _DURATION.fullmatch(text)
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
     if not (found or text == "0") or not shortest <= seconds <= longest:
-        raise _unfit(f'{expected} or "5 min"', text)
+        raise _unfit(f'{expected} or "5 min"' if longest >= 300 else expected, text)
     return seconds
 
 

@@ -257,6 +257,9 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
                 before,
                 len(kept),
             )
+            if result == -errno.ENOSPC:
+                most = f"a worker holds back {lib.MCRD_ORDERED_STREAMS} streams at most"
+                raise RefusedError(f"{most}: no delay, or other interfaces")
             _check(result, "rule")
         case messages.AddMember(member=member, last_used=last_used, places=places):
             sockets = ffi.new("uint32_t[]", [_place(place) for place in places])

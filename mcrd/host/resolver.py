@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mcrd.errors import words
 from mcrd.events import tell
 from mcrd.model import Address
-from mcrd.planning.hostnames import Resolved
+from mcrd.planning.hostnames import NAMES_AT_MOST, Resolved
 from mcrd.words import few
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ PATIENCE = 5.0  # seconds for an answer, of all servers together
 SOONEST = 5.0  # seconds until a name is asked for again, whatever its TTL
 LATEST = 3600.0
 RETRY_LATEST = 60.0  # seconds until the next try where no server answers
+MANY = 8  # failures, after which the next try comes no later
 AT_A_TIME = 16  # names
 NAMED = 4  # addresses in a line of the log
 FAMILIES = ("A", "AAAA")
@@ -57,8 +58,9 @@ class Resolver:
         self._woken = asyncio.Event()
         self._at_a_time = asyncio.Semaphore(AT_A_TIME)
 
-    def want(self, names: Collection[str]) -> None:
-        """Ask for these names alone from now on."""
+    def want(self, wanted: Sequence[str]) -> None:
+        """Ask for these names alone from now on, or as many of them as there may be."""
+        names = frozenset(wanted[:NAMES_AT_MOST])
         for name in self._names.keys() - names:
             if (asking := self._names.pop(name).asking) is not None:
                 asking.cancel()
@@ -67,6 +69,10 @@ class Resolver:
         for name in names - self._names.keys():
             self._names[name] = _Name()
             self._woken.set()
+        for name in wanted[NAMES_AT_MOST:]:
+            self._resolved[name] = Resolved(
+                trouble=f"more than {NAMES_AT_MOST} names are not looked up"
+            )
 
     async def run(self) -> None:
         """Ask for what is due, until it is cancelled."""
@@ -97,7 +103,7 @@ class Resolver:
         finally:
             state.asking = None
             self._woken.set()
-        state.failures = state.failures + 1 if ttl is None else 0
+        state.failures = min(state.failures + 1, MANY) if ttl is None else 0
         pause = min(SOONEST * 2**state.failures, RETRY_LATEST) if ttl is None else ttl
         state.due = time.monotonic() + min(max(pause, SOONEST), LATEST)
         if new != old:

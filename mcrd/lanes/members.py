@@ -270,7 +270,8 @@ class MemberSockets:
         try:
             self.askers.answer(process, self._opener, place, where[1], member.sockets)
         except (OSError, WorkerError) as error:
-            self._complain(member.rule, str(error))
+            why = words(error) if isinstance(error, OSError) else str(error)
+            self._complain(member.rule, f"{where[1]}: {why}")
 
     def own(self) -> set[messages.Endpoint]:
         """Addresses and ports of this host that members send from."""

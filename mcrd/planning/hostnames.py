@@ -29,8 +29,8 @@ class Resolved(NamedTuple):
     trouble: str = ""
 
 
-def names_of_hosts(config: Config) -> frozenset[str]:
-    """The names whose addresses the enabled rules need, as many as are looked up."""
+def names_of_hosts(config: Config) -> list[str]:
+    """The names whose addresses the enabled rules need, in the order of the file."""
     names = {
         output.address.name: None
         for rule in config.rules.values()
@@ -38,7 +38,7 @@ def names_of_hosts(config: Config) -> frozenset[str]:
         for output in rule.outputs
         if isinstance(output.address, HostName)
     }
-    return frozenset(list(names)[:NAMES_AT_MOST])
+    return list(names)
 
 
 def to_hosts(rule: Rule, output: Output, resolved: Mapping[str, Resolved]) -> Iterator[Output]:
@@ -55,7 +55,8 @@ def to_hosts(rule: Rule, output: Output, resolved: Mapping[str, Resolved]) -> It
     usable = [each for each in found.addresses if _is_usable(rule, output, each)]
     source = output.source if isinstance(output.source, Address) else None
     version = (source or rule.input.address).version
-    if source is None and output.source != "keep" and all(a.version != version for a in usable):
+    kept = output.source == "keep" or output.keeps_answerer
+    if source is None and not kept and all(a.version != version for a in usable):
         chosen = usable
     else:
         chosen = [each for each in usable if each.version == version]
@@ -69,13 +70,16 @@ def to_hosts(rule: Rule, output: Output, resolved: Mapping[str, Resolved]) -> It
 
 def _is_usable(rule: Rule, output: Output, address: Address) -> bool:
     """Whether it is a host, that can be found, and not what the rule itself takes."""
-    if address.is_multicast or address.is_unspecified or address == LIMITED_BROADCAST:
+    if address.is_multicast or address.is_unspecified or address.is_loopback:
+        return False
+    if address == LIMITED_BROADCAST:
         return False
     if isinstance(address, IPv6Address) and (
         address.ipv4_mapped or (address.is_link_local and output.interface is None)
     ):
         return False
-    back = covers(rule.input.address, address) and has_port(
-        rule.input.port, first_port(output.port)
+    port = first_port(output.port)
+    return not any(
+        covers(given.address, address) and has_port(given.port, port)
+        for given in (rule.input, *rule.more)
     )
-    return not back

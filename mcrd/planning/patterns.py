@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple
 
+from mcrd.config.outputs import CHOOSING_AT_MOST, LISTED_AT_MOST
 from mcrd.model import MARK, Config, HostName, Interface, Output, Rule, Switch, is_pattern
 from mcrd.planning.hostnames import ADDRESSES_AT_MOST, Resolved, to_hosts
 from mcrd.planning.links import Link
@@ -118,12 +119,12 @@ class Patterns:
         known = self._made.get(rule.name)
         if known is not None and known.by == by and known.rule is rule:
             return known
-        addressed = _addressed(rule, links, self.resolved)
+        addressed, unsent = _addressed(rule, links, self.resolved)
         rules = tuple(_become(addressed, found, links, chosen)) if rule.enabled else (rule,)
         if known is not None:
             same = {each.name: each for each in known.rules}
             rules = tuple(same[r.name] if same.get(r.name) == r else r for r in rules)
-        left_out = (*_left_out(rule, found), *_unsent(rule, self.resolved)) if rule.enabled else ()
+        left_out = (*_left_out(rule, found), *unsent) if rule.enabled else ()
         return _Made(rule, by, rules, left_out)
 
 
@@ -235,36 +236,54 @@ def _outputs(rule: Rule, came: str, found: _Matches, links: Links) -> Iterator[O
             yield output
 
 
-def _addressed(rule: Rule, links: Links, resolved: Mapping[str, Resolved]) -> Rule:
-    """The rule with the addresses of hosts; none twice, and not where it sends anyhow."""
+def _addressed(
+    rule: Rule, links: Links, resolved: Mapping[str, Resolved]
+) -> tuple[Rule, tuple[str, ...]]:
+    """The rule with the addresses of hosts, and a line for each name of which some are left out.
+
+    None is there twice, nor where the rule sends anyhow.
+    """
     if not any(isinstance(output.address, HostName) for output in rule.outputs):
-        return rule
-    outputs: list[Output] = []
-    taken = {_place(o, links) for o in rule.outputs if not isinstance(o.address, HostName)}
-    for output in rule.outputs:
+        return rule, ()
+    outputs = [each for each in rule.outputs if not isinstance(each.address, HostName)]
+    taken = {_place(each, links) for each in outputs}
+    choosing, listed = sum(map(_chooses, outputs)), sum(map(_lists, outputs))
+    outputs, left_out = [], []
+    for at, output in enumerate(rule.outputs):
         if not isinstance(output.address, HostName):
             outputs.append(output)
             continue
+        left = max(
+            0, len(resolved.get(str(output.address), Resolved()).addresses) - ADDRESSES_AT_MOST
+        )
         for one in to_hosts(rule, output, resolved):
-            if (place := _place(one, links)) not in taken:
-                taken.add(place)
-                outputs.append(one)
-    return replace(rule, outputs=tuple(outputs))
+            if (place := _place(one, links)) in taken:
+                continue
+            choosing, listed = choosing + _chooses(one), listed + _lists(one)
+            if choosing > CHOOSING_AT_MOST or listed > LISTED_AT_MOST:
+                left += 1
+                continue
+            taken.add(place)
+            outputs.append(one)
+        if left:
+            left_out.append(
+                f"{rule.place}: rules.{rule.name}.outputs[{at}].address: {output.address} has more"
+                f" addresses than a rule can send to; left out: {left}"
+            )
+    return replace(rule, outputs=tuple(outputs)), tuple(left_out)
+
+
+def _chooses(output: Output) -> bool:
+    """Whether it sends some of what the rule takes alone: a worker knows how for some outputs."""
+    return output.sample != 1 or _lists(output) > 0
+
+
+def _lists(output: Output) -> int:
+    return len(output.sources) + len(output.exclude)
 
 
 def _place(output: Output, links: Links) -> tuple[str, object, object]:
     return real(output.interface or "", links), output.address, output.port
-
-
-def _unsent(rule: Rule, resolved: Mapping[str, Resolved]) -> Iterator[str]:
-    """A line for each name with more addresses than are sent to."""
-    for at, output in enumerate(rule.outputs):
-        found = resolved.get(str(output.address), Resolved())
-        if isinstance(output.address, HostName) and len(found.addresses) > ADDRESSES_AT_MOST:
-            yield (
-                f"{rule.place}: rules.{rule.name}.outputs[{at}].address: {output.address} has"
-                f" {len(found.addresses)} addresses, and {ADDRESSES_AT_MOST} is the most"
-            )
 
 
 def _left_out(rule: Rule, found: _Matches) -> Iterator[str]:

@@ -56,6 +56,8 @@ def answerer(egress: Egress, source: Address, port: int) -> Egress:
 def belongs(one: Egress, egress: Egress) -> bool:
     """Whether it is one of the sockets of an asker, whose packets `egress` sends."""
     if one.transparent and is_answer(one):
+        if egress.sending.replies is None or egress.heard is None:
+            return False
         return one == answerer(egress, one.source, one.sending.source_port or 0)
     return one in sockets_of(egress)
 

@@ -9,11 +9,13 @@ from ipaddress import ip_address, ip_interface
 import pytest
 
 from mcrd.config import ConfigError, parse
+from mcrd.config.outputs import CHOOSING_AT_MOST
 from mcrd.daemon.index import pack, unpack
+from mcrd.host.resolver import Resolver
 from mcrd.model import HostName
 from mcrd.planning import names
 from mcrd.planning.actual import Actual
-from mcrd.planning.hostnames import ADDRESSES_AT_MOST, Resolved, names_of_hosts
+from mcrd.planning.hostnames import ADDRESSES_AT_MOST, NAMES_AT_MOST, Resolved, names_of_hosts
 from mcrd.planning.links import Link
 from mcrd.planning.patterns import Patterns
 from mcrd.planning.plan import plan
@@ -74,7 +76,14 @@ def became(found: dict[str, Resolved], given: str, *outputs: str) -> list[str]:
             ["r[12] pods.test 6000", "r2 10.2.0.9 6000"],
             ["r1 10.2.0.9", "r2 10.2.0.9"],
         ),
-        # Nor does it go where it came from.
+        # Nor does it go where it came from, or to this host itself.
+        (resolved("127.0.0.1", "10.2.0.9"), INPUT, [POD], ["r1 10.2.0.9"]),
+        (
+            resolved("fd02::9"),
+            INPUT,
+            ['r1 pods.test 6000 source="keep" replies="9s"'],
+            ["r1 pods.test"],
+        ),
         (
             resolved("10.1.0.2", "10.2.0.9"),
             "r0 10.1.0.2 5000",
@@ -94,8 +103,30 @@ def test_more_addresses_than_are_sent_to() -> None:
     patterns = Patterns(resolved={"pods.test": Resolved(many)})
     made = patterns.expand(parse(rule("a", INPUT, "r1 pods.test 6000"), "f"), LINKS)
     assert [each.address for each in made.rules["a"].outputs] == list(many[:ADDRESSES_AT_MOST])
-    says = "rules.a.outputs[0].address: pods.test has 131 addresses, and 128 is the most"
-    assert [line for line in made.warnings if line.endswith(says)]
+    says = "pods.test has more addresses than a rule can send to; left out: 3"
+    assert [line for line in made.warnings if line.endswith(f"rules.a.outputs[0].address: {says}")]
+
+
+def test_more_addresses_than_a_worker_can_choose_for() -> None:
+    """The rule would fail as a whole, with its other outputs."""
+    many = tuple(ip_address(f"10.2.1.{n + 1}") for n in range(100))
+    patterns = Patterns(resolved={"pods.test": Resolved(many)})
+    text = rule("a", INPUT, "r1 pods.test 6000 sample=2", "r1 10.2.0.9 6000 sample=3")
+    made = patterns.expand(parse(text, "f"), LINKS)
+    outputs = made.rules["a"].outputs
+    assert len(outputs) == CHOOSING_AT_MOST
+    assert outputs[-1].address == ip_address("10.2.0.9")
+    assert [line for line in made.warnings if line.endswith("left out: 37")]
+
+
+def test_names_that_are_too_many() -> None:
+    found: dict[str, Resolved] = {}
+    resolver = Resolver(found, lambda: None)
+    resolver.want([f"{n}.test" for n in range(NAMES_AT_MOST + 1)])
+    assert found == {"256.test": Resolved(trouble="more than 256 names are not looked up")}
+    resolver.want(["256.test"])
+    resolver.want([])
+    assert found == {}
 
 
 def test_nothing_is_made_anew_while_the_addresses_stay() -> None:
@@ -129,7 +160,7 @@ def test_a_name_without_an_address_waits(found: dict[str, Resolved], reason: str
 def test_names_that_are_looked_up() -> None:
     text = rule("a", INPUT, "r1 Pods.TEST 6000", "r1 more.test. 6000", "r1 10.0.0.1 6000")
     text += rule("b", "r0 239.1.1.2 5000", "r1 off.test 6000").replace("b]", "b]\nenabled = false")
-    assert names_of_hosts(parse(text, "f")) == {"pods.test", "more.test."}
+    assert names_of_hosts(parse(text, "f")) == ["pods.test", "more.test."]
 
 
 @pytest.mark.parametrize(

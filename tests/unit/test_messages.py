@@ -53,6 +53,10 @@ st.register_type_strategy(
         st.lists(MEMBERS, min_size=1, max_size=messages.MEMBERS_AT_ONCE),
     ),
 )
+st.register_type_strategy(
+    messages.Unknown,
+    st.builds(messages.Unknown, st.lists(NUMBERS, min_size=1, max_size=messages.MEMBERS_AT_ONCE)),
+)
 st.register_type_strategy(messages.Endpoint, ENDPOINTS)
 st.register_type_strategy(messages.Match, MATCHES)
 # hypothesis takes a default that is made anew each time for a value.

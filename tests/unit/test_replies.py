@@ -14,7 +14,16 @@ from mcrd.model import Config, Input, Output, Rule
 from mcrd.planning.changes import changes
 from mcrd.planning.links import Link
 from mcrd.planning.needs import needs
-from mcrd.planning.replies import answers, back, ear, is_answer, receives, sockets_of
+from mcrd.planning.replies import (
+    answerer,
+    answers,
+    back,
+    belongs,
+    ear,
+    is_answer,
+    receives,
+    sockets_of,
+)
 from mcrd.planning.resources import Egress, Members
 
 ETH0 = Link("eth0", 2, True, True, 1500, 1, tuple(map(ip_interface, ("10.1.0.1/24", "fe80::1/64"))))
@@ -93,6 +102,16 @@ def test_without_replies_there_is_one_socket() -> None:
     asks = asker(SEARCH)
     plain = replace(asks, sending=replace(asks.sending, replies=None))
     assert sockets_of(plain) == (plain,)
+
+
+def test_whose_the_socket_of_an_answerer_is() -> None:
+    """Its asker's; not that of an output beside it, which has no answers."""
+    asks = asker(replace(SEARCH, keeps_answerer=True))
+    theirs = answerer(asks, ip_address("10.2.0.9"), 1900)
+    plain = replace(asks, sending=replace(asks.sending, replies=None))
+    assert (belongs(theirs, asks), belongs(theirs, plain)) == (True, False)
+    other = members(SEARCH, ETH0, ETH1).member(GROUP, 1900, ASKER, 40001)
+    assert not belongs(theirs, other)
 
 
 def test_the_input_needs_an_address_to_answer_from() -> None:

@@ -18,7 +18,9 @@ int answers_init(struct answers *answers, struct io_uring *uring, struct egress 
 	answers->queue = calloc(answers->places, sizeof(*answers->queue));
 	answers->buffers = calloc(ANSWERS_AT_ONCE, ANSWERS_BYTES);
 	/* None of it takes memory before it is used. */
-	return answers->ports && answers->queue && answers->buffers ? 0 : -ENOMEM;
+	if (!answers->ports || !answers->queue || !answers->buffers)
+		return -ENOMEM;
+	return limit_init(&answers->asks, ANSWERS_UNKNOWN_A_SECOND);
 }
 
 static void forget(struct answers_port *port)
@@ -41,6 +43,7 @@ void answers_free(struct answers *answers)
 	free(answers->ports);
 	free(answers->queue);
 	free(answers->buffers);
+	limit_free(&answers->asks);
 }
 
 static uint64_t poll_of(const struct answers *answers, uint32_t place)
@@ -242,22 +245,26 @@ static struct answerer *find(const struct answers_port *port, const struct endpo
 	return known;
 }
 
-/* Asks whose the first answer of the port is, now or when others ask no more. */
-static void ask(struct answers *answers, uint32_t place)
+/* Asks whose the first answer of the port is, now or when others ask no more; 0: there were too many in this second. */
+static int ask(struct answers *answers, uint32_t place, uint64_t now)
 {
 	struct answers_port *port = &answers->ports[place];
+	int room = answers->asking < ANSWERS_UNKNOWN && answers->unknown_count < ANSWERS_UNKNOWN;
 
+	if (!port->asking && room && !limit_pass(&answers->asks, now))
+		return 0;
 	answers->held -= port->held && !port->asking;
 	port->held = 1;
 	if (port->asking)
-		return;
-	if (answers->asking < ANSWERS_UNKNOWN && answers->unknown_count < ANSWERS_UNKNOWN) {
+		return 1;
+	if (room) {
 		port->asking = 1;
 		answers->asking++;
 		answers->unknown[answers->unknown_count++] = place;
 	} else {
 		answers->held++;
 	}
+	return 1;
 }
 
 int64_t answers_next_unknown(struct answers *answers)
@@ -296,7 +303,8 @@ int answers_tell(struct answers *answers, uint32_t place, const struct endpoint 
 }
 
 /* Where what was received goes; 0: it stays where it is until the supervisor has answered. */
-static int find_outlet(struct answers *answers, uint32_t place, const struct sockaddr_in6 *from, const struct output **to)
+static int find_outlet(struct answers *answers, uint32_t place, const struct sockaddr_in6 *from, uint64_t now,
+		       const struct output **to)
 {
 	struct answers_port *port = &answers->ports[place];
 	struct endpoint who;
@@ -307,10 +315,8 @@ static int find_outlet(struct answers *answers, uint32_t place, const struct soc
 		return 1;
 	who = endpoint_of(from);
 	known = find(port, &who);
-	if (!known && port->known_count < ANSWERERS_AT_MOST) {
-		ask(answers, place);
+	if (!known && port->known_count < ANSWERERS_AT_MOST && ask(answers, place, now))
 		return 0;
-	}
 	*to = known && known->to.socket != MCRD_NOWHERE ? &known->to : NULL;
 	return 1;
 }
@@ -331,7 +337,7 @@ static int pass_on(struct answers *answers, uint32_t place, uint32_t i, uint64_t
 	}
 	if (now > *port->asked && now - *port->asked > port->within)
 		count(&port->to.counters->late, 1);
-	else if (!find_outlet(answers, place, &answers->names[i], &to))
+	else if (!find_outlet(answers, place, &answers->names[i], now, &to))
 		return 0;
 	else if (!to)
 		count(&port->to.counters->dropped.new_member, 1);

@@ -14,11 +14,14 @@
 #include <sys/socket.h>
 
 #include "egress.h"
+#include "limit.h"
 
 enum {
 	ANSWERS_AT_ONCE = 32, /* received between two harvests: a flood of them holds up no frame */
 	ANSWERS_BYTES = 65536,
 	ANSWERS_UNKNOWN = 64, /* questions to the supervisor that wait for an answer: as WANTED_AT_ONCE */
+	/* With WANTED_A_SECOND it stays below what the supervisor takes of a worker (hostile.py); others count as new_member. */
+	ANSWERS_UNKNOWN_A_SECOND = 900,
 	ANSWERERS_AT_MOST = 256, /* of one port: others count as new_member */
 };
 
@@ -59,6 +62,7 @@ struct answers {
 	uint32_t unknown[ANSWERS_UNKNOWN]; /* places that the supervisor is to hear of */
 	uint32_t unknown_count;
 	uint32_t asking; /* ports */
+	struct limit asks;
 	uint32_t held;   /* ports that ask when others do no more */
 	int results[ANSWERS_AT_ONCE];
 	struct msghdr headers[ANSWERS_AT_ONCE];

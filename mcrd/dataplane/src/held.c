@@ -19,6 +19,8 @@ int held_begin(struct worker *worker, struct merge_stream *stream, uint64_t dela
 	held_end(worker, stream);
 	if (!delay)
 		return 0;
+	if (worker->ordered >= MCRD_ORDERED_STREAMS)
+		return -ENOSPC;
 	stream->order = order_new(delay);
 	worker->ordered += stream->order != NULL;
 	return stream->order ? 0 : -ENOMEM;

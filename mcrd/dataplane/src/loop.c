@@ -170,7 +170,7 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 			count(&here->counters->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
 		} else {
-			int ordered = rule->merge && rule->merge->order, result;
+			int ordered = rule->match.merge.delay && rule->merge && rule->merge->order, result;
 
 			result = ordered ? held_take(worker, here->counters, rule, packet, packet->payload + at, length, now) :
 					   0;

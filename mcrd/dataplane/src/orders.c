@@ -68,13 +68,17 @@ static int merge_for(struct worker *worker, struct rule *rule)
 {
 	const struct merge_settings *settings = &rule->match.merge;
 	struct rule *old = worker->rules.by_slot[rule->slot];
+	int result;
 
 	if (!old)
 		held_count_lost(worker, rule);
 	if (old && old->merge && old->merge->id == settings->stream && old->match.merge.leg == settings->leg) {
+		result = held_begin(worker, old->merge, settings->delay);
+		if (result < 0)
+			return result; /* the old form goes on as it was */
 		rule->merge = old->merge;
 		old->merge = NULL;
-		return held_begin(worker, rule->merge, settings->delay);
+		return 0;
 	}
 	worker_leave_stream(worker, old);
 	if (settings->by == MERGE_NOTHING)
@@ -155,10 +159,15 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		rule_free(rule);
 		return result;
 	}
-	if (inspect_for(worker, rule) < 0 || merge_for(worker, rule) < 0 || switch_for(worker, rule) < 0) {
+	result = inspect_for(worker, rule);
+	if (result == 0)
+		result = merge_for(worker, rule);
+	if (result == 0)
+		result = switch_for(worker, rule);
+	if (result < 0) {
 		worker_leave_stream(worker, rule);
 		rule_free(rule);
-		return -ENOMEM;
+		return result;
 	}
 	rules_put(&worker->rules, rule, kept_count ? kept : NULL);
 	return 0;

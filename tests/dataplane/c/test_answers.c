@@ -239,6 +239,34 @@ static void test_so_many_ask_at_once(void)
 	close(from);
 }
 
+static void test_so_many_ask_in_a_second(void)
+{
+	struct sockaddr_in asker, port, one, two;
+	int asks = bound(&asker), first = bound(&one), second = bound(&two);
+	struct output to = { .socket = 4, .counters = &counters };
+	struct endpoint who = endpoint(&one);
+
+	check_about("new hosts beyond those to ask about in a second: counted");
+	begin();
+	answers.asks.rate = 1;
+	listen_at(3, &asker, &port);
+	CHECK_EQUAL(answers_listen(&answers, 3, &to, &asked, SECOND, 1), 0);
+	answer(first, &port, "", 0);
+	work_until_asked();
+	CHECK_EQUAL(answers_next_unknown(&answers), 3);
+	CHECK_EQUAL(answers_tell(&answers, 3, &who, MCRD_NOWHERE), 0);
+	work_until(1);
+	answer(second, &port, "", 0);
+	answer(second, &port, "", 0);
+	work_until(3);
+	CHECK_EQUAL(counters.dropped.new_member, 3);
+	CHECK_EQUAL(answers.asking + answers.held + answers.unknown_count, 0);
+	end();
+	close(asks);
+	close(first);
+	close(second);
+}
+
 static void test_many_ports(void)
 {
 	struct sockaddr_in askers[PLACES / 2], ports[PLACES / 2], from;
@@ -346,6 +374,7 @@ int main(void)
 	test_answers_go_back();
 	test_each_answers_by_its_own_socket();
 	test_so_many_ask_at_once();
+	test_so_many_ask_in_a_second();
 	test_many_ports();
 	test_late();
 	test_end();
