@@ -94,7 +94,8 @@ def test_members_behind_a_switch_that_snoops_are_asked_and_known(lab: Lab) -> No
     wait_for(lambda: not asked(daemon)["igmp"]["elected"], "the lower address to win")
     assert asked(daemon)["igmp"]["querier"] == "10.2.0.2"
     assert json.loads(other.ctl("members", "--json").stdout)["asked"][0]["elected"]
-    assert "10.2.0.2 asks who listens: its address is lower" in daemon.log()
+    lower = "10.2.0.2 asks who listens: its address is lower"
+    wait_for(lambda: lower in daemon.log(), "the line")
     daemon.edit(ASKS.replace("querier = true", "querier = false"))
     wait_for(lambda: not asked(daemon), "the querier to end")
 
@@ -274,5 +275,7 @@ def test_forged_reports_are_bounded_counted_and_said_once(lab: Lab) -> None:
     )
     got = other.stop()
     assert (got["unique"], got["lost"]) == (went, 0)
-    assert daemon.log().count("more reports than there is time or room for") == 1
+    many = "more reports than there is time or room for"
+    wait_for(lambda: many in daemon.log(), "the line")
+    assert daemon.log().count(many) == 1
     assert len(daemon.log().splitlines()) < 40

@@ -16,7 +16,7 @@
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
 #define MCRD_INTERFACES 8
-#define MCRD_ORDERED_STREAMS 64 /* of a worker, merged with a delay: each takes 8 MiB of address space */
+#define MCRD_ORDERED_STREAMS 32 /* of a worker, merged with a delay: each takes 8 MiB of address space */
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
