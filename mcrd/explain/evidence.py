@@ -202,10 +202,8 @@ def rule_of(name: str, entry: answers.Rule) -> Rule:
 
 def _output(entry: answers.Output) -> Output:
     source = entry.source
-    if (
-        source == "keep" and entry.replies_s is not None
-    ):  # that of answers: it asks from an address of the interface
-        source = None
+    if source == "keep" and entry.replies_s is not None:
+        source = None  # answers keep theirs: it asks from an address of the interface
     return Output(
         interface=entry.interface,
         address=receiver(entry.address),

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Name:
-    """When a name is asked for next (seconds, monotonic), and what keeps it from being known."""
+    """When a name is asked for next (seconds, monotonic), and how often in a row that failed."""
 
     due: float = 0.0
     failures: int = 0

@@ -41,9 +41,7 @@ def replies_to(output: Output, link: Link, version: int) -> Replies | None:
 
 def sockets_of(egress: Egress) -> tuple[Egress, ...]:
     """The egress itself; of an asker also what hears the answers, and what sends them."""
-    if egress.sending.replies is None or egress.heard is None:
-        return (egress,)
-    return egress, ear(egress), back(egress)
+    return (egress, ear(egress), back(egress)) if _asks(egress) else (egress,)
 
 
 def answerer(egress: Egress, source: Address, port: int) -> Egress:
@@ -56,10 +54,13 @@ def answerer(egress: Egress, source: Address, port: int) -> Egress:
 def belongs(one: Egress, egress: Egress) -> bool:
     """Whether it is one of the sockets of an asker, whose packets `egress` sends."""
     if one.transparent and is_answer(one):
-        if egress.sending.replies is None or egress.heard is None:
-            return False
-        return one == answerer(egress, one.source, one.sending.source_port or 0)
+        return _asks(egress) and one == answerer(egress, one.source, one.sending.source_port or 0)
     return one in sockets_of(egress)
+
+
+def _asks(egress: Egress) -> bool:
+    """Whether it is the socket of an asker, to whom answers go back."""
+    return egress.sending.replies is not None and egress.heard is not None
 
 
 def is_answer(egress: Egress) -> bool:

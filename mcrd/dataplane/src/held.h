@@ -5,7 +5,8 @@
 
 #include "worker.h"
 
-/* The stream has an order from now on, with this delay in ns; or none. Nothing may be held. 0 or -ENOMEM. */
+/* The stream has an order from now on, with this delay in ns; or none. Nothing may be held. 0, -ENOMEM, or -ENOSPC
+ * where MCRD_ORDERED_STREAMS have one. */
 int held_begin(struct worker *worker, struct merge_stream *stream, uint64_t delay);
 void held_end(struct worker *worker, struct merge_stream *stream);
 
