@@ -165,7 +165,7 @@ def test_a_rule_flows_only_while_somebody_has_joined(lab: Lab) -> None:
         assert found["unique"] > 0
         assert (found["lost"], found["duplicated"]) == (0, 0)
         wait_for(lambda: state(daemon) == "idle", "the leave to be believed")
-        assert not joined(relay)
+        wait_for(lambda: not joined(relay), "the group to be left")
         before, came = sent(daemon), arrived(relay)
         wait_for(partial(more_arrived, relay, came + 100), "more to come")
         assert sent(daemon) == before
