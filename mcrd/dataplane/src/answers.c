@@ -15,10 +15,11 @@ int answers_init(struct answers *answers, struct io_uring *uring, struct egress 
 	answers->egress = egress;
 	answers->places = egress->places;
 	answers->ports = calloc(answers->places, sizeof(*answers->ports));
-	answers->queue = calloc(answers->places, sizeof(*answers->queue));
+	answers->queue.places = calloc(answers->places, sizeof(*answers->queue.places));
+	answers->line.places = calloc(answers->places, sizeof(*answers->line.places));
 	answers->buffers = calloc(ANSWERS_AT_ONCE, ANSWERS_BYTES);
 	/* None of it takes memory before it is used. */
-	if (!answers->ports || !answers->queue || !answers->buffers)
+	if (!answers->ports || !answers->queue.places || !answers->line.places || !answers->buffers)
 		return -ENOMEM;
 	return limit_init(&answers->asks, ANSWERS_UNKNOWN_A_SECOND);
 }
@@ -41,7 +42,8 @@ void answers_free(struct answers *answers)
 	for (i = 0; answers->ports && i < answers->places; i++)
 		forget(&answers->ports[i]);
 	free(answers->ports);
-	free(answers->queue);
+	free(answers->queue.places);
+	free(answers->line.places);
 	free(answers->buffers);
 	limit_free(&answers->asks);
 }
@@ -87,6 +89,20 @@ int answers_listen(struct answers *answers, uint32_t place, const struct output 
 	return port->polled ? 0 : poll_port(answers, place);
 }
 
+static void append(struct answers *answers, struct answers_queue *queue, uint32_t place)
+{
+	queue->places[(queue->head + queue->count++) % answers->places] = place;
+}
+
+static uint32_t take_first(struct answers *answers, struct answers_queue *queue)
+{
+	uint32_t place = queue->places[queue->head];
+
+	queue->head = (queue->head + 1) % answers->places;
+	queue->count--;
+	return place;
+}
+
 static void enqueue(struct answers *answers, uint32_t place)
 {
 	struct answers_port *port = &answers->ports[place];
@@ -94,24 +110,39 @@ static void enqueue(struct answers *answers, uint32_t place)
 	if (port->queued)
 		return;
 	port->queued = 1;
-	answers->queue[(answers->head + answers->count++) % answers->places] = place;
+	append(answers, &answers->queue, place);
+}
+
+static int may_ask(const struct answers *answers)
+{
+	return answers->asking < ANSWERS_UNKNOWN && answers->unknown_count < ANSWERS_UNKNOWN;
+}
+
+/* Looks again at as many of those in the line as may ask now. */
+static void wake(struct answers *answers)
+{
+	while (answers->line.count > 0 && may_ask(answers) && answers->asking + answers->woken < ANSWERS_UNKNOWN) {
+		uint32_t place = take_first(answers, &answers->line);
+		struct answers_port *port = &answers->ports[place];
+
+		port->in_line = 0;
+		if (!port->held || port->asking)
+			continue;
+		port->held = 0;
+		answers->woken += !port->woken;
+		port->woken = 1;
+		enqueue(answers, place);
+	}
 }
 
 /* The supervisor has answered, or the port ends: it may be looked at again, and so may one that had to wait for that. */
 static void resume(struct answers *answers, uint32_t place)
 {
 	struct answers_port *port = &answers->ports[place];
-	uint32_t i;
 
 	answers->asking -= port->asking;
-	answers->held -= port->held && !port->asking;
 	port->asking = port->held = 0;
-	for (i = 0; answers->held > 0 && i < answers->places; i++)
-		if (answers->ports[i].held && !answers->ports[i].asking) {
-			answers->ports[i].held = 0;
-			answers->held--;
-			enqueue(answers, i);
-		}
+	wake(answers);
 }
 
 /* A poll holds its socket, and with that the port: it has to end too. */
@@ -161,13 +192,13 @@ static uint32_t dequeue(struct answers *answers, uint32_t *places)
 {
 	uint32_t found = 0;
 
-	while (answers->count > 0 && found < ANSWERS_AT_ONCE) {
-		uint32_t place = answers->queue[answers->head];
+	while (answers->queue.count > 0 && found < ANSWERS_AT_ONCE) {
+		uint32_t place = take_first(answers, &answers->queue);
+		struct answers_port *port = &answers->ports[place];
 
-		answers->head = (answers->head + 1) % answers->places;
-		answers->count--;
-		answers->ports[place].queued = 0;
-		if (answers->ports[place].listens)
+		answers->woken -= port->woken;
+		port->queued = port->woken = 0;
+		if (port->listens)
 			places[found++] = place;
 	}
 	return found;
@@ -249,21 +280,20 @@ static struct answerer *find(const struct answers_port *port, const struct endpo
 static int ask(struct answers *answers, uint32_t place, uint64_t now)
 {
 	struct answers_port *port = &answers->ports[place];
-	int room = answers->asking < ANSWERS_UNKNOWN && answers->unknown_count < ANSWERS_UNKNOWN;
 
-	if (!port->asking && room && !limit_pass(&answers->asks, now))
-		return 0;
-	answers->held -= port->held && !port->asking;
-	port->held = 1;
 	if (port->asking)
 		return 1;
-	if (room) {
-		port->asking = 1;
-		answers->asking++;
-		answers->unknown[answers->unknown_count++] = place;
-	} else {
-		answers->held++;
+	if (!may_ask(answers)) {
+		if (!port->in_line)
+			append(answers, &answers->line, place);
+		port->in_line = port->held = 1;
+		return 1;
 	}
+	if (!limit_pass(&answers->asks, now))
+		return 0;
+	port->held = port->asking = 1;
+	answers->asking++;
+	answers->unknown[answers->unknown_count++] = place;
 	return 1;
 }
 
@@ -294,8 +324,10 @@ int answers_tell(struct answers *answers, uint32_t place, const struct endpoint 
 		}
 		result = known ? 0 : -ENOMEM;
 	}
-	if (known)
+	if (known) {
 		known->to = (struct output){ .socket = socket, .counters = port->to.counters };
+		known->refused = answers->now;
+	}
 	resume(answers, place);
 	if (port->listens)
 		enqueue(answers, place);
@@ -315,10 +347,13 @@ static int find_outlet(struct answers *answers, uint32_t place, const struct soc
 		return 1;
 	who = endpoint_of(from);
 	known = find(port, &who);
-	if (!known && port->known_count < ANSWERERS_AT_MOST && ask(answers, place, now))
-		return 0;
 	*to = known && known->to.socket != MCRD_NOWHERE ? &known->to : NULL;
-	return 1;
+	if (*to)
+		return 1;
+	/* A clock that was set back only makes it ask sooner. */
+	if (known ? now - known->refused < ANSWERERS_AGAIN : port->known_count >= ANSWERERS_AT_MOST)
+		return 1;
+	return !ask(answers, place, now);
 }
 
 /* What became of a receive; 1 when the answer is dealt with. */
@@ -353,7 +388,7 @@ int answers_take(struct answers *answers, uint64_t now, egress_other *other, voi
 	uint8_t taken[ANSWERS_AT_ONCE] = { 0 }, stayed = 0;
 	int result = receive(answers, places, batch, NULL, other, context);
 
-	answers->egress->time = now;
+	answers->egress->time = answers->now = now;
 	for (i = 0; i < batch && result >= 0; i++)
 		if (pass_on(answers, places[i], i, now, &result, other, context))
 			stayed |= taken[i] = answers->ports[places[i]].keeps;
@@ -364,5 +399,6 @@ int answers_take(struct answers *answers, uint64_t now, egress_other *other, voi
 	for (i = 0; i < batch && result >= 0; i++)
 		if (!answers->ports[places[i]].polled && !answers->ports[places[i]].held)
 			result = poll_port(answers, places[i]);
+	wake(answers); /* some that were woken may not have asked */
 	return result;
 }

@@ -25,6 +25,9 @@ enum {
 	ANSWERERS_AT_MOST = 256, /* of one port: others count as new_member */
 };
 
+/* After so many ns it is asked again for a socket that could not be had. */
+#define ANSWERERS_AGAIN 10000000000ULL
+
 /* What stands in the user_data of its operations; those of egress.h are smaller. */
 #define ANSWERS_POLL (1ULL << 62)
 #define ANSWERS_RECEIVE (1ULL << 61)
@@ -34,6 +37,7 @@ struct answerer {
 	struct answerer *next;
 	struct endpoint who;
 	struct output to;
+	uint64_t refused; /* when it got none, in ns of the real-time clock */
 };
 
 struct answers_port {
@@ -47,8 +51,16 @@ struct answers_port {
 	uint8_t keeps;  /* answers keep their source */
 	uint8_t held;   /* nothing is taken until the supervisor has answered: this port's question, or another one's */
 	uint8_t asking; /* it was asked who the first answer is from */
+	uint8_t in_line;
+	uint8_t woken; /* out of the line, to ask */
 	uint8_t polled;
 	uint8_t queued;
+};
+
+/* Places of ports in their order. A place stands there once. */
+struct answers_queue {
+	uint32_t *places;
+	uint32_t head, count;
 };
 
 struct answers {
@@ -56,14 +68,14 @@ struct answers {
 	struct egress *egress;
 	uint32_t places;
 	struct answers_port *ports; /* by their places in the file table */
-	uint32_t *queue;            /* places where something is to be received; a place stands there once */
-	uint32_t head, count;
+	struct answers_queue queue; /* where something is to be received */
+	struct answers_queue line;  /* that ask when others do no more; those that ended or ask by now are passed over */
 	uint32_t pending;
 	uint32_t unknown[ANSWERS_UNKNOWN]; /* places that the supervisor is to hear of */
 	uint32_t unknown_count;
-	uint32_t asking; /* ports */
+	uint32_t asking, woken; /* ports */
+	uint64_t now;           /* of the last take */
 	struct limit asks;
-	uint32_t held;   /* ports that ask when others do no more */
 	int results[ANSWERS_AT_ONCE];
 	struct msghdr headers[ANSWERS_AT_ONCE];
 	struct iovec vectors[ANSWERS_AT_ONCE];

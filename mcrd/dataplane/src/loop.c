@@ -374,7 +374,7 @@ int worker_run(struct worker *worker)
 			if (result < 0)
 				return result;
 		}
-		if (worker->answers.count > 0) {
+		if (worker->answers.queue.count > 0) {
 			result = answers_take(&worker->answers, pace_real_now(), worker_complete, worker);
 			if (result < 0)
 				return result;
@@ -382,7 +382,7 @@ int worker_run(struct worker *worker)
 		members_ask(&worker->rules);
 		if (worker->rules.wanted_count > 0 || worker->answers.unknown_count > 0)
 			return MCRD_WANTS;
-		if (!worker->message_done && worker->answers.count == 0) {
+		if (!worker->message_done && worker->answers.queue.count == 0) {
 			result = wait_for_more(worker, began, (uint32_t)frames);
 			if (result < 0)
 				return result;

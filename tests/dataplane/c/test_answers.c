@@ -16,7 +16,7 @@ enum { PLACES = 200, SECOND = 1000000000 };
 static struct io_uring uring;
 static struct egress egress;
 static struct answers answers;
-static uint64_t sent, failed, asked;
+static uint64_t sent, failed, asked, now;
 static struct output_counters counters;
 
 static void on_completion(void *context, const struct io_uring_cqe *cqe)
@@ -53,6 +53,7 @@ static void begin(void)
 	counters = (struct output_counters){ 0 };
 	sent = failed = 0;
 	asked = 1;
+	now = SECOND;
 	CHECK_EQUAL(egress_init(&egress, &uring, PLACES, &sent, &failed), 0);
 	CHECK_EQUAL(answers_init(&answers, &uring, &egress), 0);
 	CHECK_EQUAL(io_uring_register_files_sparse(&uring, EGRESS_PLACES + PLACES), 0);
@@ -91,8 +92,8 @@ static void work_until(uint64_t dealt_with)
 	while (sent + failed + counters.late + counters.dropped.new_member < dealt_with && answers.unknown_count == 0) {
 		struct __kernel_timespec patience = { .tv_sec = 5 };
 
-		if (answers.count > 0) {
-			CHECK_EQUAL(answers_take(&answers, SECOND, on_completion, NULL), 0);
+		if (answers.queue.count > 0) {
+			CHECK_EQUAL(answers_take(&answers, now, on_completion, NULL), 0);
 			continue;
 		}
 		if (io_uring_submit_and_wait_timeout(&uring, &cqe, 1, &patience, NULL) == -ETIME) {
@@ -104,6 +105,22 @@ static void work_until(uint64_t dealt_with)
 			io_uring_cqe_seen(&uring, cqe);
 		}
 	}
+}
+
+/* Until nothing is to be looked at. */
+static void work_until_all_look(void)
+{
+	struct __kernel_timespec patience = { .tv_sec = 5 };
+	struct io_uring_cqe *cqe;
+
+	if (answers.queue.count == 0)
+		CHECK(io_uring_submit_and_wait_timeout(&uring, &cqe, 1, &patience, NULL) >= 0);
+	while (io_uring_peek_cqe(&uring, &cqe) == 0) {
+		on_completion(NULL, cqe);
+		io_uring_cqe_seen(&uring, cqe);
+	}
+	while (answers.queue.count > 0)
+		CHECK_EQUAL(answers_take(&answers, now, on_completion, NULL), 0);
 }
 
 /* Until a port has to ask whose its first answer is. */
@@ -197,7 +214,7 @@ static void test_each_answers_by_its_own_socket(void)
 	work_until_asked();
 	put(3, -1);
 	CHECK_EQUAL(answers_next_unknown(&answers), -1);
-	CHECK_EQUAL(answers.asking + answers.held, 0);
+	CHECK_EQUAL(answers.asking + answers.woken + answers.line.count, 0);
 	end();
 	close(asks);
 	close(first);
@@ -233,7 +250,85 @@ static void test_so_many_ask_at_once(void)
 	}
 	work_until(PORTS);
 	CHECK_EQUAL(sent, PORTS);
-	CHECK_EQUAL(answers.asking + answers.held, 0);
+	CHECK_EQUAL(answers.asking + answers.woken + answers.line.count, 0);
+	end();
+	close(asks);
+	close(from);
+}
+
+static void test_a_socket_that_could_not_be_had(void)
+{
+	struct sockaddr_in asker, port, own, one;
+	int asks = bound(&asker), first = bound(&one), theirs = bound(&own);
+	struct output to = { .socket = 4, .counters = &counters };
+	struct endpoint who = endpoint(&one);
+	char text[10];
+
+	check_about("a host that got no socket: another try, but not at once");
+	begin();
+	listen_at(3, &asker, &port);
+	CHECK_EQUAL(answers_listen(&answers, 3, &to, &asked, SECOND, 1), 0);
+	CHECK_EQUAL(connect(theirs, (struct sockaddr *)&asker, sizeof(asker)), 0);
+	put(5, theirs);
+	answer(first, &port, "1", 1);
+	work_until_asked();
+	CHECK_EQUAL(answers_next_unknown(&answers), 3);
+	CHECK_EQUAL(answers_tell(&answers, 3, &who, MCRD_NOWHERE), 0);
+	work_until(1);
+	asked = now += ANSWERERS_AGAIN - 1;
+	answer(first, &port, "2", 1);
+	work_until(2);
+	CHECK_EQUAL(counters.dropped.new_member, 2);
+	now++;
+	answer(first, &port, "3", 1);
+	work_until_asked();
+	CHECK_EQUAL(answers_next_unknown(&answers), 3);
+	CHECK_EQUAL(answers_tell(&answers, 3, &who, 5), 0);
+	CHECK_EQUAL(answers.ports[3].known_count, 1);
+	work_until(3);
+	CHECK_EQUAL(recv(asks, text, sizeof(text), 0), 1);
+	CHECK_EQUAL(text[0], '3');
+	/* And a clock that is set back keeps nobody waiting. */
+	CHECK_EQUAL(answers_tell(&answers, 3, &who, MCRD_NOWHERE), 0);
+	asked = now = SECOND;
+	answer(first, &port, "4", 1);
+	work_until_asked();
+	CHECK_EQUAL(sent, 1);
+	end();
+	close(asks);
+	close(first);
+}
+
+static void test_each_answer_wakes_one(void)
+{
+	enum { PORTS = PLACES / 2 };
+	struct sockaddr_in asker, one, port;
+	int asks = bound(&asker), from = bound(&one);
+	struct endpoint who = endpoint(&one);
+	uint32_t i, line;
+
+	check_about("ports in the line: an answer to one wakes one more");
+	begin();
+	for (i = 0; i < PORTS; i++) {
+		struct output to = { .socket = 2 * i + 1, .counters = &counters };
+
+		listen_at(2 * i, &asker, &port);
+		CHECK_EQUAL(answers_listen(&answers, 2 * i, &to, &asked, SECOND, 1), 0);
+		answer(from, &port, "", 0);
+	}
+	while (answers.asking + answers.line.count < PORTS)
+		work_until_all_look();
+	CHECK_EQUAL(answers.asking, ANSWERS_UNKNOWN);
+	for (line = answers.line.count; line > 0; line--) {
+		int64_t place = answers_next_unknown(&answers);
+
+		CHECK(place >= 0);
+		CHECK_EQUAL(answers_tell(&answers, (uint32_t)place, &who, (uint32_t)place + 1), 0);
+		CHECK_EQUAL(answers.queue.count, 2); /* this one, and the first of the line */
+		work_until_all_look();
+		CHECK_EQUAL(answers.asking, ANSWERS_UNKNOWN);
+		CHECK_EQUAL(answers.line.count, line - 1);
+	}
 	end();
 	close(asks);
 	close(from);
@@ -260,7 +355,7 @@ static void test_so_many_ask_in_a_second(void)
 	answer(second, &port, "", 0);
 	work_until(3);
 	CHECK_EQUAL(counters.dropped.new_member, 3);
-	CHECK_EQUAL(answers.asking + answers.held + answers.unknown_count, 0);
+	CHECK_EQUAL(answers.asking + answers.woken + answers.line.count + answers.unknown_count, 0);
 	end();
 	close(asks);
 	close(first);
@@ -374,6 +469,8 @@ int main(void)
 	test_answers_go_back();
 	test_each_answers_by_its_own_socket();
 	test_so_many_ask_at_once();
+	test_each_answer_wakes_one();
+	test_a_socket_that_could_not_be_had();
 	test_so_many_ask_in_a_second();
 	test_many_ports();
 	test_late();
