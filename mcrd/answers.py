@@ -74,6 +74,13 @@ class Use(Answer):
     text: list[str] = []
 
 
+class Roles(Answer):
+    """Which rules stand by, or not, from now on, in words."""
+
+    command = "role"
+    text: list[str] = []
+
+
 class Sandbox(Struct):
     """The sandbox of the workers; `missing` are layers that some lack, and why."""
 
@@ -127,7 +134,8 @@ class HostName(Struct):
 class Status(Answer):
     """The daemon; `rules` are numbers by state, `chosen` inputs that are used by hand.
 
-    `names` are those of receivers, with their addresses in DNS.
+    `roles` are rules that are active or stand by because somebody said so. `names` are those of
+    receivers, with their addresses in DNS.
     """
 
     command = "status"
@@ -146,6 +154,7 @@ class Status(Answer):
     lost: Lost = field(default_factory=Lost)
     metrics: Metrics = field(default_factory=Metrics)
     chosen: dict[str, str] = {}
+    roles: dict[str, str] = {}
     names: dict[str, HostName] = {}
     workers: list[Worker] = []
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
-from typing import Final, Literal, TypeGuard
+from typing import Final, Literal, TypeGuard, get_args
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -64,6 +64,15 @@ class HostName(IPv4Address):
 
     def __reduce__(self) -> tuple[type[HostName], tuple[str, str]]:
         return HostName, (self.name, self.why)
+
+
+Role = Literal["active", "standby"]
+"""What this host does for a rule that others have too: it relays, or it is ready to."""
+
+
+def is_role(role: object) -> TypeGuard[Role]:
+    """Whether it is one of the roles."""
+    return role in get_args(Role)
 
 
 MARK: Final = "@"
@@ -250,7 +259,9 @@ class Rule:
 
     `silence` is in seconds: so long without a packet is worth a warning; None: never. `more` are
     inputs besides the first, as the rule file has them. Such a rule becomes one for each of its
-    inputs, its legs: `leg` is which of them this one has, counted from 1.
+    inputs, its legs: `leg` is which of them this one has, counted from 1. `active_with` are
+    addresses of which this host has to have one, or else the rule stands by; none: it never does.
+    `role` is what somebody wants of it, whatever the addresses; no rule file says it.
     """
 
     name: str
@@ -264,6 +275,8 @@ class Rule:
     merge: Merge | None = None
     switch: Switch | None = None
     leg: int = 0
+    active_with: tuple[Address, ...] = ()
+    role: Role | None = None
     place: Place | None = field(default=None, compare=False)
 
     @property

@@ -60,9 +60,9 @@ _mcrd_rules() {
 _mcrd_known() {
     case $1 in
         mcrd:) options='--help --config --control --check --log-level --version' wanted='' ;;
-        mcrctl:) options='--help --json --control --version' wanted='reload use diff status stats rules members top check doctor import explain' ;;
+        mcrctl:) options='--help --json --control --version' wanted='reload use standby active follow diff status stats rules members top check doctor import explain' ;;
         mcrctl:reload | mcrctl:diff | mcrctl:status | mcrctl:stats | mcrctl:members) options='--help --json --control' wanted='' ;;
-        mcrctl:use | mcrctl:rules) options='--help --json --control' wanted='@rules' ;;
+        mcrctl:use | mcrctl:standby | mcrctl:active | mcrctl:follow | mcrctl:rules) options='--help --json --control' wanted='@rules' ;;
         mcrctl:top) options='--help --json --control --interval --count' wanted='' ;;
         mcrctl:check | mcrctl:import) options='--help --json --control' wanted='@files' ;;
         mcrctl:doctor) options='--help --json --control --config' wanted='' ;;

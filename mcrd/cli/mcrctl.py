@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from mcrd import __version__
-from mcrd.answers import Answer, Diff, Members, Reload, Rules, Stats, Status, Use
+from mcrd.answers import Answer, Diff, Members, Reload, Roles, Rules, Stats, Status, Use
 from mcrd.cli import text
 from mcrd.cli.arguments import Argument, argument
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
@@ -102,6 +102,15 @@ def _use(options: argparse.Namespace) -> int:
     return 0
 
 
+def _role(role: str | None, options: argparse.Namespace) -> int:
+    arguments = {"name": options.rule, "role": role}
+    if options.json:
+        print(json.dumps(ask(options.control, Roles.command, RELOAD_TIMEOUT, **arguments)))
+    else:
+        print(*fetch(options.control, Roles, RELOAD_TIMEOUT, **arguments).text, sep="\n")
+    return 0
+
+
 # These modules are slow, and each command needs but its own.
 
 
@@ -165,6 +174,8 @@ class Command(NamedTuple):
     """It prints as it goes, until nobody wants to read it any more."""
 
 
+OF_ROLE = [argument("rule", "RULE", "its name; all: every rule with active_with")]
+
 # fmt: off
 COMMANDS = {
     "reload": Command(
@@ -174,6 +185,12 @@ COMMANDS = {
         "have one of several inputs of a rule used, until `mcrctl use RULE auto`", _use, [
         argument("rule", "RULE", "name of the rule"),
         argument("input", "INPUT", "its number from 1, its interface, or auto: as they flow")]),
+    "standby": Command(
+        "have a rule stand by while another host relays", partial(_role, "standby"), OF_ROLE),
+    "active": Command(
+        "have a rule relay, whatever addresses this host has", partial(_role, "active"), OF_ROLE),
+    "follow": Command(
+        "have a rule go by its active_with again", partial(_role, None), OF_ROLE),
     "diff": Command(
         "say what a reload would change",
         partial(_ask, Diff, attrgetter("text"), timeout=RELOAD_TIMEOUT)),

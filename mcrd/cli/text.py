@@ -41,6 +41,8 @@ def status(answer: answers.Status) -> Iterator[str]:
         yield answer.watch_trouble
     for name, leg in answer.chosen.items():
         yield f"rules.{name}: {leg} is in use by hand; `mcrctl use {name} auto` ends that"
+    for name, role in answer.roles.items():
+        yield f"rules.{name}: {role} by hand; `mcrctl follow {name}` ends that"
     for name, found in answer.names.items():
         if found.trouble:
             kept = f"; it keeps {few(found.addresses, 3)}" if found.addresses else ""

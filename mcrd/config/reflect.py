@@ -185,6 +185,8 @@ def made(name: str, fields: Fields) -> Iterator[Made]:
             taken = {"interface": came, "address": address, "port": port}
             table = {"input": taken | ({"limit": limit} if limit else {}), "outputs": outputs}
             table |= _given(fields, "enabled", "description")
+            if fields["active_with"]:
+                table["active_with"] = list(map(str, fields["active_with"]))
             yield Made(f"{name}{OF_REFLECT}{place}:{quote(came, safe='*?[]')}", at, table)
 
 

@@ -35,6 +35,7 @@ Destination = Annotated[str, _means(values.destination, 'an IPv4 or IPv6 address
 Receiver = Annotated[
     str, _means(values.receiver, 'an IPv4 or IPv6 address, the name of a host, or "broadcast"')
 ]
+OwnAddresses = Annotated[str | list[str], _means(values.own_addresses, values.OWN_ADDRESSES)]
 Source = Annotated[str, _means(values.source, 'the address of a host, or "keep"')]
 Sources = Annotated[
     list[Annotated[str, _means(values.sources, "an address or a prefix of hosts")]],
@@ -183,6 +184,7 @@ class Rule(Struct, kw_only=True):
     merge: Merge | UnsetType = UNSET
     switch: Switch | UnsetType = UNSET
     inspect: Literal["rtp", "mpeg-ts", "moldudp64", "auto"] | Number | UnsetType = UNSET
+    active_with: OwnAddresses | UnsetType = UNSET
 
 
 class Reflect(Struct):
@@ -200,6 +202,7 @@ class Reflect(Struct):
     source: Literal["keep"] | UnsetType = UNSET
     replies: Replies | UnsetType = UNSET
     limit: Limit | UnsetType = UNSET
+    active_with: OwnAddresses | UnsetType = UNSET
     enabled: bool = True
     description: str = ""
 

@@ -14,6 +14,9 @@ from typing import Any, Final, Literal
 from mcrd.config.problems import described, quoted
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, HostName, Network, PortRange
 
+OWN_ADDRESSES: Final = "the address of a host, or an array of up to 16 of them"
+_OWN_AT_MOST: Final = 16
+_OF_OWN: Final = ("the address of a host", "active_with", None)
 PORTS: Final = 'an integer from 1 to 65535 or a range such as "5000-5099"'
 
 LONGEST_INTERFACE_NAME: Final = 15  # IFNAMSIZ less the final NUL
@@ -158,6 +161,15 @@ def host_address(text: str, *words: Any) -> Address:
     if found.is_multicast:
         raise ValueError(f"expected the address of a host, got the group {found}")
     return found
+
+
+def own_addresses(value: object) -> tuple[Address, ...]:
+    """Addresses that this host may have, one or several."""
+    listed = value if isinstance(value, list) else [value]
+    texts = [each for each in listed if isinstance(each, str)]
+    if not texts or len(listed) > _OWN_AT_MOST or len(texts) < len(listed):
+        raise _unfit(OWN_ADDRESSES, value)
+    return tuple(dict.fromkeys(host_address(each, *_OF_OWN) for each in texts))
 
 
 def ports(value: object) -> int | PortRange:

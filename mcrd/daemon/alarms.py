@@ -217,7 +217,7 @@ class Alarms:
             self._not_silent(name, "silence is no longer watched: the rule has gone")
         for name, rule in config.rules.items():
             state = states.get(name)
-            if rule.silence is None or state is None or state.state != "active":
+            if rule.silence is None or state is None or state.state not in ("active", "standby"):
                 if name in self._heard:
                     why = "the key has gone" if rule.silence is None else "the rule is not active"
                     self._not_silent(name, f"silence is no longer watched: {why}")

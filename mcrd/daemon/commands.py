@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import asdict
@@ -21,7 +22,7 @@ from mcrd.beside.twice import twice
 from mcrd.client import ControlError, network_namespace
 from mcrd.config import ConfigError
 from mcrd.config.problems import is_about
-from mcrd.daemon import privileges, report, switches
+from mcrd.daemon import privileges, report, roles, switches
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.control import Request
 from mcrd.daemon.families import Snapshot
@@ -54,7 +55,7 @@ Found = TypeVar("Found", bound=answers.Stats)
 class Commands:
     """The parts of the daemon that answers are about.
 
-    `reload` reads the rule file again; `use` has an input of a rule used, or None: as they flow.
+    `reload` reads the rule file again. `settle` carries out what a call changes of what is wanted.
     """
 
     planner: Planner
@@ -65,7 +66,7 @@ class Commands:
     listener: Listener
     tasks: Tasks
     reload: Callable[[str], Awaitable[answers.Changes]]
-    use: Callable[[str, str | None], Awaitable[None]]
+    settle: Callable[[Callable[[], None]], Awaitable[None]]
     adopted: float = 0.0
     """When the rules that run were applied, in seconds since the epoch."""
     metrics: Metrics = field(init=False)
@@ -100,10 +101,18 @@ class Commands:
         if name not in self.planner.written.rules:
             raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
         leg = switches.wanted(name, wanted, self.planner.config.rules)
-        await self.use(name, leg.name if leg is not None else None)
+        await self.settle(partial(self.planner.use, name, leg.name if leg is not None else None))
         switches.tell_choice(name, leg)
         rules, ledger = self.planner.config.rules, self.planner.estate.ledger
         return answers.Use(list(switches.outcome(name, leg, rules, self.planner.states, ledger)))
+
+    async def role(self, arguments: Arguments) -> answers.Roles:
+        """Have a rule, or all with `active_with`, relay or stand by; or go by the addresses."""
+        name, role = str(arguments.get("name")), roles.wanted(arguments.get("role"))
+        meant = roles.meant(name, self.planner.written.rules)
+        await self.settle(partial(self.planner.take_roles, meant, role))
+        roles.tell_choice(name, role)
+        return answers.Roles(list(roles.outcome(meant, self.planner.now())))
 
     async def diff(self, arguments: Arguments) -> answers.Changes:
         """What a reload would change. Of one rule: with the reasons why the file is refused."""
@@ -137,7 +146,11 @@ class Commands:
             lost=answers.Lost(journal.lost(), self.notify.lost),
             metrics=answers.Metrics(metrics.listen, self.metrics.error),
             chosen=dict(planner.estate.handover.chosen),
-            names=self._names(),
+            roles=dict(planner.estate.handover.roles),
+            names={
+                name: answers.HostName([str(each) for each in found.addresses], found.trouble)
+                for name, found in planner.estate.handover.resolved.items()
+            },
             workers=report.workers(planner.estate),
         )
 
@@ -169,22 +182,9 @@ class Commands:
     async def snapshot(self) -> Snapshot:
         """What the metrics show."""
         found = Snapshot(
-            version=__version__,
-            config_errors=self.file.errors,
-            config_time=self.adopted,
-            names=self._names(),
+            version=__version__, config_errors=self.file.errors, config_time=self.adopted
         )
-        for asking in list(self.planner.estate.holdings.queriers.values()):
-            found.asked.append(asking.told())
-            await asyncio.sleep(0)
         return await self._count(found)
-
-    def _names(self) -> dict[str, answers.HostName]:
-        """The names of receivers, with what DNS has of them."""
-        return {
-            name: answers.HostName([str(each) for each in found.addresses], found.trouble)
-            for name, found in self.planner.estate.handover.resolved.items()
-        }
 
     async def _count(self, found: Found, name: object = None) -> Found:
         planner, given = self.planner, self._named(name)
@@ -287,6 +287,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "reload": Command(Commands.reloaded, is_guarded=True, is_logged=True),
     "use": Command(Commands.used, is_guarded=True, is_logged=True),
+    "role": Command(Commands.role, is_guarded=True, is_logged=True),
     "diff": Command(Commands.diff),
     "status": Command(Commands.status),
     "rules": Command(Commands.rules),

@@ -21,7 +21,7 @@ from mcrd.daemon.index import FORMAT, Index, KeptGroup, KeptRing, pack
 from mcrd.errors import words
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
-from mcrd.model import Config
+from mcrd.model import Config, Role
 from mcrd.planning.hostnames import Resolved
 from mcrd.sockets.ingress import IngressSocket
 from mcrd.systemd.store import Identity, Store, identity
@@ -47,6 +47,8 @@ class Handover:
         self._config = Config()
         self.chosen: dict[str, str] = {}
         """The inputs that are used by hand, by rule."""
+        self.roles: dict[str, Role] = {}
+        """What is wanted by hand of rules with `active_with`, by rule."""
         self.resolved: dict[str, Resolved] = {}
         """The addresses of hosts, by their names."""
         self._kept_at = 0.0
@@ -65,6 +67,7 @@ class Handover:
         left = take_over(self._store, self._holdings, self._restarts)
         self.goes_on = True
         self.chosen.update(left.chosen)
+        self.roles.update(left.roles)
         self.resolved.update(left.resolved)
         if left.config is not None:
             self._config = left.config
@@ -91,7 +94,12 @@ class Handover:
             return True
         try:
             self.is_due = not await self._keeper.keep(
-                self._holdings, self._restarts, self._config, self.chosen, self.resolved
+                self._holdings,
+                self._restarts,
+                self._config,
+                self.chosen,
+                self.roles,
+                self.resolved,
             )
         except OSError as error:
             if not self.is_due:
@@ -127,6 +135,7 @@ class Keeper:
         restarts: Restarts,
         config: Config,
         chosen: dict[str, str],
+        roles: dict[str, Role],
         resolved: dict[str, Resolved],
     ) -> bool:
         """Leave all that is open in the store; False: try again. Raises OSError.
@@ -192,7 +201,7 @@ class Keeper:
         index.offloads = dict(holdings.merging.switched_on)
         index.ports = [(packed(key), port) for key, port in holdings.opener.ports.items()]
         index.counts = [pack(kept) for kept in holdings.ledger.kept]
-        index.restarts, index.chosen = pack(restarts), chosen
+        index.restarts, index.chosen, index.roles = pack(restarts), chosen, dict(roles)
         index.resolved = {name: list(map(str, found.addresses)) for name, found in resolved.items()}
         index.config = pack(dataclasses.replace(config, rules={}))
         index.rules = [packed(rule) for rule in config.rules.values()]

@@ -23,7 +23,7 @@ from mcrd.errors import words
 from mcrd.events import counted, tell
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.segment import Segment
-from mcrd.model import Config
+from mcrd.model import Config, Role, is_role
 from mcrd.planning.hostnames import Resolved
 from mcrd.planning.resources import (
     Egress,
@@ -48,12 +48,14 @@ log = logging.getLogger(__name__)
 class Left:
     """What a supervisor left besides what is open.
 
-    `config` are the rules that it ran by, `chosen` the inputs that are used by hand, `resolved` the
-    addresses of hosts by their names. `to_drop`: the store has things that were not taken over.
+    `config` are the rules that it ran by, `chosen` the inputs that are used by hand, `roles` what
+    rules are by hand, `resolved` the addresses of hosts by their names. `to_drop`: the store has
+    things that were not taken over.
     """
 
     config: Config | None = None
     chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    roles: Mapping[str, Role] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Resolved] = dataclasses.field(default_factory=dict)
     to_drop: bool = False
 
@@ -82,7 +84,7 @@ def take_over(store: Store, holdings: Holdings, restarts: Restarts) -> Left:
         text = "some of what mcrd %s left cannot be used, and is closed: %s"
         what = "; ".join(f"{reason} ({count})" for reason, count in heir.misfits.items())
         tell(log, logging.WARNING, "handover-failed", text, version, what)
-    return Left(heir.config, heir.chosen, heir.resolved, unused > 0)
+    return Left(heir.config, heir.chosen, heir.roles, heir.resolved, unused > 0)
 
 
 class _Heir:
@@ -97,11 +99,13 @@ class _Heir:
         self.misfits: Counter[str] = Counter()
         self.config: Config | None = None
         self.chosen: Mapping[str, str] = {}
+        self.roles: Mapping[str, Role] = {}
         self.resolved: Mapping[str, Resolved] = {}
 
     def take(self, index: Index) -> None:
         """Take all that fits."""
         holdings, self.chosen = self._holdings, index.chosen
+        self.roles = {name: role for name, role in index.roles.items() if is_role(role)}
         self.resolved = {
             name: Resolved(tuple(map(ip_address, found))) for name, found in index.resolved.items()
         }

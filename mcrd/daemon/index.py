@@ -79,6 +79,7 @@ class Index(msgspec.Struct):
     counts: Any = None  # what Ledger.kept has
     restarts: Any = None
     chosen: dict[str, str] = {}  # inputs that are used by hand, by rule
+    roles: dict[str, str] = {}  # that are wanted by hand, by rule
     resolved: dict[str, list[str]] = {}  # the addresses of hosts, by their names
     config: Any = None  # what ran, but for its rules,
     rules: list[Any] = []  # which are these
@@ -100,7 +101,8 @@ _NEWER = frozenset(
         *(("Interface", "gro"), ("Ingress", "gro")),
         *(("Interface", "busy_poll"), ("Interface", "querier"), ("Worker", "busy_poll")),
         *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge"), ("Rule", "switch")),
-        ("RuleCount", "switch"),
+        *(("RuleCount", "switch"), ("Rule", "active_with"), ("Rule", "role")),
+        ("Sending", "floating"),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }
 )

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 
-from mcrd.daemon import report, switches
+from mcrd.daemon import report, roles, switches
 from mcrd.daemon.executor import Estate
 from mcrd.daemon.interface_names import InterfaceNames
 from mcrd.daemon.log_of_states import Pace
@@ -19,9 +19,9 @@ from mcrd.events import tell
 from mcrd.host.links import Links
 from mcrd.host.resolver import Resolver
 from mcrd.host.routes import Routes
-from mcrd.model import Config, Rule
+from mcrd.model import Config, Role, Rule
 from mcrd.planning import names
-from mcrd.planning.actual import NOBODY, Changed
+from mcrd.planning.actual import Listeners
 from mcrd.planning.hostnames import names_of_hosts
 from mcrd.planning.needs import KnownNeeds
 from mcrd.planning.patterns import Patterns
@@ -54,16 +54,16 @@ class Planner:
         self.pending = True
         self.woken = asyncio.Event()
         self.estate = Estate(self.woken.set)
-        self.estate.holdings.queriers.changed = self._members_changed
+        self.estate.holdings.queriers.changed = self.woken.set
         self.links = Links(self.links_changed)
         self._unanswered = Unanswered(self.estate.ledger)
         self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
         self._names = InterfaceNames()
         handover = self.estate.handover
-        self._patterns = Patterns(handover.chosen, handover.resolved)
+        self._patterns = Patterns(handover.chosen, handover.roles, handover.resolved)
         self.resolver = Resolver(handover.resolved, self._resolved)
         self._needs = KnownNeeds()
-        self._listeners = NOBODY  # when it was planned last
+        self._listeners: Listeners = {}  # when it was planned last
         self.pace = Pace()
         self._turn = asyncio.Lock()
 
@@ -97,8 +97,20 @@ class Planner:
         handover.is_due = True
         self.woken.set()
 
+    def take_roles(self, rules: Iterable[str], role: Role | None) -> None:
+        """Want these rules to relay or to stand by; None: by the addresses. settle() does it."""
+        handover = self.estate.handover
+        for rule in rules:
+            if role is None:
+                handover.roles.pop(rule, None)
+            else:
+                handover.roles[rule] = role
+        handover.is_due = True
+        self.woken.set()
+
     def _run_by(self, new: Config) -> None:
         switches.drop_choices(self.estate.handover.chosen, new.rules)
+        roles.drop_choices(self.estate.handover.roles, self.written.rules)
         told, self.config = self.config.warnings, new
         for warning in new.warnings:
             if warning not in told and warning not in self.written.warnings:
@@ -106,7 +118,7 @@ class Planner:
         self._names.look(new, self.links.now, anew=True)
         self.routes.watch(self._unanswered.watch(new))
         outputs = (output for rule in new.rules.values() for output in rule.outputs)
-        self.estate.holdings.queriers.about([o.address for o in outputs if o.when])
+        self.estate.holdings.queriers.about(frozenset(o.address for o in outputs if o.when))
         self._needs.keep(new.rules)
         self.estate.forget(new, self.links.now)
 
@@ -187,11 +199,6 @@ class Planner:
         self.estate.failures.retry_now(changed)
         self.routes.links_changed()
         self.estate.holdings.take_errors()
-
-    def _members_changed(self, changed: Changed) -> None:
-        """Tell workers at once who sends to whom, and plan which groups are joined."""
-        self.estate.holdings.listen(changed)
-        self.woken.set()
 
     def _resolved(self) -> None:
         self.estate.handover.is_due = True

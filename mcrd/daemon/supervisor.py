@@ -75,7 +75,7 @@ class Supervisor:
             listener=self._listener,
             tasks=self._tasks,
             reload=self._reload,
-            use=self._use,
+            settle=self._settle_by,
         )
         self._metrics = self._commands.metrics
         answer = self._commands.answer
@@ -239,9 +239,9 @@ class Supervisor:
             tell(log, logging.INFO, "reload", "reload (%s): %s", why, summary(changed))
             return changed
 
-    async def _use(self, rule: str, leg: str | None) -> None:
+    async def _settle_by(self, change: Callable[[], None]) -> None:
         async with self._planner.turn():
-            self._planner.use(rule, leg)
+            change()
             await self._settle()
 
     def _reload_soon(self, why: str) -> None:

@@ -176,7 +176,7 @@ class Match(msgspec.Struct, frozen=True):
     or 0 for none. No sources: any. `dedupe`: the same payload again within so many ms is
     dropped; 0: it is not. `by_source`: its members differ by source too. `also` are
     further destinations; they count as the first one. `interface` is the place of that in the
-    segment.
+    segment. `standby`: nothing is sent, since another host does.
     """
 
     first: Endpoint
@@ -194,12 +194,11 @@ class Match(msgspec.Struct, frozen=True):
     interface: int = 0
     merge: Merge | None = None
     switches: Switch | None = None
+    standby: bool = False
 
 
 NOWHERE = -1
 """The place of an output without a way to its host: what it should send is counted."""
-UNWANTED = -2
-"""The place of an output of a member whose group nobody has joined: likewise."""
 
 
 class SourceRun(msgspec.Struct, frozen=True, array_like=True):
@@ -272,8 +271,6 @@ class RemoveRule(Request, frozen=True, tag=True):
 
 class AddMember(Request, frozen=True, tag=True):
     """Sockets of a member, one for each output that goes by member; None: it could not be had.
-
-    UNWANTED: nobody has joined what the output would send to.
 
     `last_used` is the slot in the segment where the worker notes when it used the member last.
     """

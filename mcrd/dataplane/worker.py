@@ -52,8 +52,6 @@ def _endpoint(endpoint: messages.Endpoint) -> Any:
 def _place(place: int | None) -> int:
     if place == messages.NOWHERE:
         return int(lib.MCRD_NOWHERE)
-    if place == messages.UNWANTED:
-        return int(lib.MCRD_UNWANTED)
     return int(lib.MCRD_BY_MEMBER) if place is None else place
 
 
@@ -70,6 +68,7 @@ def _match(match: messages.Match) -> tuple[object, object]:
     made.by_source = match.by_source
     made.vlan = match.vlan
     made.interface = match.interface
+    made.standby = match.standby
     made.packets_per_second = match.limit
     made.source_count = len(match.sources)
     made.exclude_count = len(match.exclude)

@@ -53,6 +53,8 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
         told = any(f.answer == "no" and f.topic in causes for f in rest)
         text = f"the rule is {state}: {reason}"
         remedy = "" if told else "mcrd(8) explains the reasons; mcrd tries again by itself"
+        if state == "standby":
+            remedy = "see the host that relays it; `mcrctl active` has this one relay (mcrctl(1))"
         if state == "idle":
             remedy = (
                 "join there; `mcrctl members` shows who has, and who asks (`when` in mcr.toml(5))"

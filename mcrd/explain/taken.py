@@ -28,6 +28,7 @@ REMEDIES = {
     "duplicate": "nothing, if several senders or paths bring the same: `dedupe` of the input",
     "second_copy": "nothing: another input of the rule brought the same before (`merge`)",
     "standby_input": "nothing: another input of the rule is in use (`switch`, `mcrctl use`)",
+    "standby": "nothing: another host relays it (`active_with`, `mcrctl standby`)",
     "too_late": "`delay` of `merge`: longer than one input is behind another",
     "cut_off": "a loop of relays that keep the source: take one out",
     "looped": "two relays between the same networks, or a ring of them: take one out, or let the"

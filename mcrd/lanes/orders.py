@@ -50,6 +50,7 @@ def match_of(relay: Relay, interface: int = 0) -> messages.Match:
         interface=interface,
         merge=_merge(relay),
         switches=_switches(relay),
+        standby=relay.standby,
     )
 
 
@@ -163,17 +164,6 @@ def may_have(relay: Relay, key: messages.MemberKey) -> bool:
 def members_of(relay: Relay) -> Sequence[Members]:
     """The outputs of a relay that go by member."""
     return [output for output in relay.outputs if isinstance(output, Members)]
-
-
-def egress_of(output: Members, key: messages.MemberKey) -> Egress:
-    """The socket of a member that the output has for it."""
-    source = key.source
-    return output.member(
-        ip_address(key.destination.address),
-        key.destination.port,
-        ip_address(source.address) if source is not None else None,
-        source.port if source is not None else None,
-    )
 
 
 def kept(before: Relay, relay: Relay) -> list[int | None]:

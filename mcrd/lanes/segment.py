@@ -146,7 +146,7 @@ class Segment:
     def received_by(self, slot: int) -> int:
         """Packets that came for a rule, also those that another input brings."""
         found = self._view.rules[slot]
-        return int(found.traffic.packets + found.second_copy + found.standby_input)
+        return int(found.traffic.packets + found.second_copy + found.standby_input + found.standby)
 
     @property
     def received(self) -> int:

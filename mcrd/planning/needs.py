@@ -10,26 +10,32 @@ from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import NamedTuple
 
+from mcrd.addresses import first_port, last_port
 from mcrd.model import (
+    BROADCAST,
+    LIMITED_BROADCAST,
     Address,
     Config,
     Input,
     Interface,
+    Network,
     Output,
     Rule,
 )
-from mcrd.planning import names, outlets, patterns, receptions
-from mcrd.planning.actual import NOBODY, Actual, Listeners, Wanted
+from mcrd.planning import names, outlets, patterns
+from mcrd.planning.actual import Actual, Listeners, Wanted
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.portions import portion
 from mcrd.planning.resources import (
     GroupProtocol,
+    Hold,
     Ingress,
     Membership,
     Nowhere,
     Outlet,
     Querying,
+    Reception,
     Rejoin,
     Relay,
     RelayKey,
@@ -38,6 +44,8 @@ from mcrd.planning.resources import (
     Worker,
 )
 
+JOINED_AT_MOST = 1024  # groups of one range: a join each costs the kernel and the switches memory
+HELD_AT_MOST = 1024  # ports of one range
 # Where members of groups, and routers, say so: IGMPv3 and PIM, MLDv2 and PIM (RFC 3376, 4.2.14;
 # RFC 3810, 5.2.14; RFC 7761, 4.3.1).
 HEARD_ON: Mapping[int, tuple[Address, ...]] = {
@@ -55,8 +63,8 @@ class Needs:
     the same where there is no worker to be had. `whole` is what the workers do when all of it can
     be opened. `doubts` say of each output why its packets may go nowhere. `moves`: some output
     follows the routes, or leads nowhere now. `idle` are the places of the outputs that wait for
-    nothing but members, and what tells of these. `joins` are the groups of a range that somebody
-    wants: one that cannot be joined is no reason to go without the others.
+    nothing but members, and what tells of these. `standby` is why another host relays instead; ""
+    when this one does.
     """
 
     waits: str
@@ -68,7 +76,7 @@ class Needs:
     doubts: tuple[str, ...] = ()
     moves: bool = False
     idle: Mapping[int, Querying] = field(default_factory=dict)
-    joins: tuple[Membership, ...] = ()
+    standby: str = ""
 
 
 class _Known(NamedTuple):
@@ -78,7 +86,7 @@ class _Known(NamedTuple):
     rule: Rule
     settings: tuple[Interface | None, str, tuple[str, ...], str, Interface]
     lookups: tuple[Lookup, ...]
-    seen: tuple[Link | Way | Querying | tuple[tuple[Address, Wanted], ...] | bool | None, ...]
+    seen: tuple[Link | Way | Wanted | Querying | bool | str | None, ...]
     needs: Needs
 
 
@@ -93,7 +101,7 @@ class KnownNeeds:
         self._known: dict[str, _Known] = {}
         self._links: Mapping[str, Link] = {}
         self._ways: Mapping[Lookup, Way] = {}
-        self._listeners = NOBODY
+        self._listeners: Listeners = {}
         self._interfaces: Mapping[str, Interface] = {}
         self._rules: Mapping[str, Rule] = {}
         self._doubles = names.NONE
@@ -136,8 +144,9 @@ class KnownNeeds:
             *there,
             *(links.get(way.interface) for way in there if way is not None),
             *(o.source in self._own for o in rule.outputs if o.interface is None and o.source),
-            *(outlets.said_of(o, links, actual.listeners) for o in rule.outputs if o.when),
+            *(_wanted(o, links, actual.listeners) for o in rule.outputs if o.when is not None),
             *_asking(rule, config, links),
+            outlets.why_standby(rule, self._own),
         )
         # Of tuples, what is the same object is compared no further.
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
@@ -180,6 +189,11 @@ def _tells(output: Output, config: Config, links: Mapping[str, Link]) -> Queryin
     return querying(config, link, output.address.version) if link is not None else None
 
 
+def _wanted(output: Output, links: Mapping[str, Link], listeners: Listeners) -> Wanted | None:
+    link = links.get(output.interface or "")
+    return listeners.get((link.index, output.address)) if link is not None else None
+
+
 def needs(
     rule: Rule,
     config: Config,
@@ -188,7 +202,7 @@ def needs(
     double: Sequence[str] = (),
     lane: str = "",
     own: Collection[Address] | None = None,
-    listeners: Listeners = NOBODY,
+    listeners: Listeners = MappingProxyType({}),
 ) -> Needs:
     """What `rule` needs, as the links and the routes are now; `double` as Doubles.of().
 
@@ -199,7 +213,9 @@ def needs(
     link = links.get(rule.input.interface)
     same, *of_outputs = double or ("",) * (1 + len(rule.outputs))
     waiting = tuple(
-        twice or outlets.why_waiting(output, links) or outlets.why_unanswered(rule, output, link)
+        twice
+        or outlets.why_waiting(rule, output, links)
+        or outlets.why_unanswered(rule, output, link)
         for twice, output in zip(of_outputs, rule.outputs, strict=True)
     )
     if link is None:
@@ -207,15 +223,9 @@ def needs(
         return Needs(missing, waiting=tuple(waits or missing for waits in waiting))
     if same:
         return Needs(same, waiting=tuple(waits or same for waits in waiting))
-    wanted = tuple(
-        [] if waits or output.when is None else outlets.wanted_of(output, links, listeners)
-        for waits, output in zip(waiting, rule.outputs, strict=True)
-    )
     unwanted = tuple(
-        outlets.why_unwanted(output, links, listeners)
-        if output.when is not None and not (waits or groups)
-        else ""
-        for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
+        "" if waits else outlets.why_unwanted(output, links, listeners)
+        for waits, output in zip(waiting, rule.outputs, strict=True)
     )
     tells = {at: _tells(rule.outputs[at], config, links) for at, why in enumerate(unwanted) if why}
     idle = {at: querying for at, querying in tells.items() if querying is not None}
@@ -242,12 +252,8 @@ def needs(
         )
         for worker in workers
     }
-    reception, optional = receptions.reception(rule.input, link)
-    joins: tuple[Membership, ...] = ()
-    only = receptions.only_wanted(rule, waiting, wanted)
-    if only is not None:
-        reception, joins = (), receptions.memberships(rule.input, link, only)
-        optional = joins
+    reception, optional = _reception(rule.input, link)
+    standby = outlets.why_standby(rule, own)
     whole, manner = {}, rule.merge or rule.switch
     by_source = any(o.source == "keep" or o.replies is not None for o in rule.outputs)
     for key, outputs in relays.items():
@@ -267,16 +273,14 @@ def needs(
             rule.inspect,
             Ring(ingress) if lane else None,
             (rule.stream, rule.leg - 1, manner) if manner and rule.leg else None,
+            bool(standby),
         )
     required = (ingress, *workers, *reception)
-    optional += _unasked(rule.input, link, settings, (*reception, *joins))
+    optional += _unasked(rule.input, link, settings, reception)
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(
-        ""
-        if waits
-        else outlets.doubt_of(output, links, outlets.way_of(rule, output, ways))
-        or receptions.too_many(groups)
-        for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
+        "" if waits else outlets.doubt_of(rule, output, links, outlets.way_of(rule, output, ways))
+        for waits, output in zip(waiting, rule.outputs, strict=True)
     )
     moves = any(
         isinstance(output, Nowhere) or output.sending.routed
@@ -293,13 +297,32 @@ def needs(
         doubts=doubts,
         moves=moves,
         idle=idle,
-        joins=joins,
+        standby=standby,
     )
 
 
 def _reader(config: Config, lane: str) -> Interface:
     """How the worker of a lane runs: as the table of its first interface says."""
     return config.interfaces.get(lane, Interface())
+
+
+def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
+    """What lets an input's packets reach the rings: needed, and good to have."""
+    where = (link.name, link.index)
+    if given.address in (BROADCAST, LIMITED_BROADCAST):
+        return (), ()  # nobody answers a broadcast with "port unreachable" (RFC 1122, 3.2.2)
+    if not given.address.is_multicast:
+        return (), _holds(given, link)
+    groups = _members(given.address)
+    if given.vlan is not None:
+        # A join would go out untagged, to the wrong VLAN.
+        return tuple(Reception(*where, group) for group in groups or (None,)), ()
+    if groups is None:
+        return (Reception(*where, None),), ()
+    if given.sources and all(source.num_addresses == 1 for source in given.sources):
+        hosts = [source.network_address for source in given.sources]
+        return tuple(Membership(*where, group, host) for group in groups for host in hosts), ()
+    return tuple(Membership(*where, group) for group in groups), ()
 
 
 def _unasked(
@@ -325,3 +348,26 @@ def _heard(rule: Rule, links: Mapping[str, Link], waiting: Sequence[str]) -> Ite
             link = links[output.interface or ""]
             for group in HEARD_ON[output.address.version]:
                 yield Membership(link.name, link.index, group)
+
+
+def _members(address: Address | Network) -> tuple[Address, ...] | None:
+    """All addresses of a range; None when they are too many to join."""
+    if isinstance(address, Address):
+        return (address,)
+    return tuple(address) if address.num_addresses <= JOINED_AT_MOST else None
+
+
+def _holds(given: Input, link: Link) -> tuple[Resource, ...]:
+    """The kernel answers for addresses of this host only, so only those of a range are held."""
+    if isinstance(given.address, Address):
+        addresses: list[Address] = [given.address]
+    else:
+        addresses = [own.ip for own in link.addresses if own.ip in given.address]
+    ports = range(first_port(given.port), last_port(given.port) + 1)
+    if len(addresses) * len(ports) > HELD_AT_MOST:
+        return ()
+    return tuple(
+        Hold(link.name, link.index, address, port, given.protocol)
+        for address in addresses
+        for port in ports
+    )

@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from operator import attrgetter
 from typing import Any
 
 from mcrd.addresses import Target, first_address, first_port, target
 from mcrd.model import MANNER, Address, Config, HostName, Output, PortRange, Rule
 from mcrd.planning import names, patterns
-from mcrd.planning.actual import Listeners, Wanted
+from mcrd.planning.actual import Listeners
 from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
@@ -50,7 +49,34 @@ def why_down(name: str, links: Mapping[str, Link]) -> str:
     return ""
 
 
-def why_waiting(output: Output, links: Mapping[str, Link]) -> str:
+def why_standby(rule: Rule, own: Collection[Address]) -> str:
+    """Why the rule stands by while another host relays; "" when this one does."""
+    if rule.role is not None:
+        by_hand = f"by hand, until `mcrctl follow {names.written(rule.name)}`"
+        return by_hand if rule.role == "standby" else ""
+    if not rule.active_with or any(address in own for address in rule.active_with):
+        return ""
+    return f"this host does not have the address {_one_of(rule.active_with)}"
+
+
+def _one_of(addresses: Sequence[Address]) -> str:
+    *first, last = map(str, addresses)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def is_floating(rule: Rule, output: Output) -> bool:
+    """Whether an output sends from an address that this host need not have yet."""
+    return output.interface is not None and output.source in rule.active_with
+
+
+def _source(rule: Rule, output: Output, link: Link) -> Address | None:
+    """What an output sends from on an interface, as source_of()."""
+    if is_floating(rule, output) and output.source != "keep":
+        return output.source
+    return source_of(output, link)
+
+
+def why_waiting(rule: Rule, output: Output, links: Mapping[str, Link]) -> str:
     """What an output waits for; "" for nothing. One that follows the routes need not: Nowhere."""
     if isinstance(output.address, HostName):
         return f"{output.address}: {output.address.why or 'its addresses are not known yet'}"
@@ -61,6 +87,8 @@ def why_waiting(output: Output, links: Mapping[str, Link]) -> str:
         return patterns.missing(output.interface, links)
     if down := why_down(output.interface, links):
         return down
+    if is_floating(rule, output):
+        return ""
     if output.source != "keep" and source_of(output, link) is None:
         name = names.shown(output.interface, links)
         if output.source is not None:
@@ -69,44 +97,17 @@ def why_waiting(output: Output, links: Mapping[str, Link]) -> str:
     return ""
 
 
-def wanted_of(output: Output, links: Mapping[str, Link], listeners: Listeners) -> list[Address]:
-    """The groups of an output with `when` that somebody has joined, for what its source sends."""
-    index, known = _joined(output, links, listeners)
-    source = None
-    if output.interface is not None and output.source != "keep":
-        source = source_of(output, links[output.interface])
-    return [group for group in known if listeners[index, group].takes(source)]
-
-
-def _joined(
-    output: Output, links: Mapping[str, Link], listeners: Listeners
-) -> tuple[int, list[Address]]:
-    """The index of its interface, and those of its groups that somebody has joined there."""
-    link, address = links.get(output.interface or ""), output.address
-    if link is None or output.when is None:
-        return 0, []
-    if isinstance(address, IPv4Network | IPv6Network):
-        return link.index, listeners.within(link.index, address)
-    if isinstance(address, IPv4Address | IPv6Address) and (link.index, address) in listeners:
-        return link.index, [address]
-    return link.index, []
-
-
-def said_of(
-    output: Output, links: Mapping[str, Link], listeners: Listeners
-) -> tuple[tuple[Address, Wanted], ...]:
-    """All that hosts say of the groups of an output with `when`."""
-    index, known = _joined(output, links, listeners)
-    return tuple((group, listeners[index, group]) for group in known)
-
-
 def why_unwanted(output: Output, links: Mapping[str, Link], listeners: Listeners) -> str:
-    """Why an output with `when` has nobody to send to, where wanted_of() has no group."""
-    name = names.shown(output.interface or "", links)
-    if not isinstance(output.address, IPv4Address | IPv6Address):
-        return f"nobody on {name} has joined a group of {output.address}"
-    _, known = _joined(output, links, listeners)
-    only = f" from {source_of(output, links[output.interface or ''])}" if known else ""
+    """Why an output with `when` has nobody to send to, once it waits for nothing; "" if it has."""
+    if output.when is None or output.interface is None:
+        return ""
+    link = links[output.interface]
+    wanted = listeners.get((link.index, output.address))
+    source = source_of(output, link)
+    if wanted is not None and wanted.takes(None if output.source == "keep" else source):
+        return ""
+    only = f" from {source}" if wanted is not None else ""
+    name = names.shown(output.interface, links)
     return f"nobody on {name} has joined {output.address}{only}"
 
 
@@ -126,11 +127,11 @@ def way_of(rule: Rule, output: Output, ways: Mapping[Lookup, Way]) -> Way | None
     return ways.get(asked) if asked is not None else None
 
 
-def doubt_of(output: Output, links: Mapping[str, Link], way: Way | None) -> str:
+def doubt_of(rule: Rule, output: Output, links: Mapping[str, Link], way: Way | None) -> str:
     """Why what an output sends may go nowhere, "" for no reason."""
     if output.interface is not None:
         link = links[output.interface]
-        found = doubt(output, link, source_of(output, link))
+        found = doubt(output, link, _source(rule, output, link))
     elif way is None or way.trouble or way.interface not in links:
         return ""
     else:
@@ -191,11 +192,12 @@ def outlet(
         source = _source_by(way, output)
     else:
         link = links[output.interface]
-        source = source_of(output, link)
+        source = _source(rule, output, link)
     replies = None
     if output.replies is not None:
         replies = replies_to(output, links[rule.input.interface], rule.input.address.version)
-    leaving = (link.name, link.index, source, rule.input.protocol, routed, replies)
+    floats = is_floating(rule, output)
+    leaving = (link.name, link.index, source, rule.input.protocol, routed, replies, floats)
     sending = _sending(leaving, _manner(output))
     address, port, called = destination(output, link, source), output.port, target(output)
     if (
@@ -206,8 +208,7 @@ def outlet(
         or isinstance(port, PortRange)
     ):
         starts = first_address(rule.input.address), first_port(rule.input.port)
-        when = output.when is not None
-        return Members(worker, rule.stream, sending, address, port, called, *starts, when)
+        return Members(worker, rule.stream, sending, address, port, called, *starts)
     of = called if (output.interface, output.address) != (link.name, address) else None
     return Egress(worker, rule.stream, sending, address, port, of=of)
 

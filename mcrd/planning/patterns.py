@@ -16,7 +16,17 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mcrd.config.outputs import CHOOSING_AT_MOST, LISTED_AT_MOST
-from mcrd.model import MARK, Config, HostName, Interface, Output, Rule, Switch, is_pattern
+from mcrd.model import (
+    MARK,
+    Config,
+    HostName,
+    Interface,
+    Output,
+    Role,
+    Rule,
+    Switch,
+    is_pattern,
+)
 from mcrd.planning.hostnames import ADDRESSES_AT_MOST, Resolved, to_hosts
 from mcrd.planning.links import Link
 from mcrd.planning.names import Links, real, reflected, written
@@ -60,6 +70,8 @@ class Patterns:
 
     chosen: dict[str, str] = field(default_factory=dict)
     """The inputs that are used by hand, by rule, as what becomes of them is called."""
+    roles: dict[str, Role] = field(default_factory=dict)
+    """What is wanted by hand of rules with `active_with`, by rule."""
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
     """The addresses of hosts, by their names."""
     _of: Config = field(default_factory=Config)
@@ -73,7 +85,7 @@ class Patterns:
         """
         if config is not self._of:
             self._of = self._last = config
-        if not any(map(_is_several, config.rules.values())) and not any(
+        if not any(map(self._concerns, config.rules.values())) and not any(
             map(is_pattern, config.interfaces)
         ):
             self._made = {}
@@ -82,7 +94,7 @@ class Patterns:
         made = {
             rule.name: self._rules(rule, found, links)
             for rule in config.rules.values()
-            if _is_several(rule)
+            if self._concerns(rule)
         }
         interfaces = _tables(config, found)
         if (
@@ -106,12 +118,16 @@ class Patterns:
         )
         return self._last
 
+    def _concerns(self, rule: Rule) -> bool:
+        return _is_several(rule) or (bool(rule.active_with) and rule.name in self.roles)
+
     def _rules(self, rule: Rule, found: _Matches, links: Links) -> _Made:
         patterns = (rule.input.interface, *(output.interface for output in rule.outputs))
         by: tuple[tuple[str | Resolved | None, ...], ...]
         by = tuple(found.names(name) for name in patterns if is_pattern(name))
         chosen = self.chosen.get(rule.name, "")
-        by += ((chosen,),)
+        role = self.roles.get(rule.name) if rule.active_with else None
+        by += ((chosen, role),)
         hosts = (output.address for output in rule.outputs)
         by += (tuple(self.resolved.get(h.name) for h in hosts if isinstance(h, HostName)),)
         # A literal name may stand for an interface that a pattern matches, too.
@@ -119,7 +135,8 @@ class Patterns:
         known = self._made.get(rule.name)
         if known is not None and known.by == by and known.rule is rule:
             return known
-        addressed, unsent = _addressed(rule, links, self.resolved)
+        wanted = replace(rule, role=role) if role is not None else rule
+        addressed, unsent = _addressed(wanted, links, self.resolved)
         rules = tuple(_become(addressed, found, links, chosen)) if rule.enabled else (rule,)
         if known is not None:
             same = {each.name: each for each in known.rules}

@@ -220,7 +220,8 @@ class Sending(Manner):
 
     `source` None: the address and port of each packet are kept. `routed`: the sockets are not bound
     to the interface, which is where the routes lead now. `replies`: each asker has its own port,
-    but who sends from `source_port` is none.
+    but who sends from `source_port` is none. `floating`: the source comes and goes with the role
+    of this host, and the sockets are there before it is.
     """
 
     interface: str
@@ -229,6 +230,7 @@ class Sending(Manner):
     protocol: Protocol = "udp"
     routed: bool = False
     replies: Replies | None = None
+    floating: bool = False
 
 
 ELSEWHERE = IPv4Address("0.0.0.0")  # nobody listens there
@@ -302,8 +304,7 @@ class Members(Sender):
     """An output whose sockets are made when a member is first seen: of a range, or by source.
 
     `target` is what the output is called by within its rule. Member goes to member: `input_address`
-    and `input_port` are where the rule's own range begins. `when`: a member sends only while some
-    host has joined its group, and wants its source.
+    and `input_port` are where the rule's own range begins.
     """
 
     address: Address | Network
@@ -311,7 +312,6 @@ class Members(Sender):
     target: Target
     input_address: Address
     input_port: int
-    when: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -400,6 +400,7 @@ class Relay:
     one of the rule's outputs, be it there or not, keeps that, or gives each source a port.
     `ring` is where its packets come, of a worker that reads several; None: of its only one.
     `leg` has a stream, which leg of it the rule is, from 0, and how the legs become one.
+    `standby`: another host relays, and this one sends nothing.
     """
 
     input: Input
@@ -410,6 +411,7 @@ class Relay:
     inspect: Inspect | None = None
     ring: Ring | None = None
     leg: tuple[str, int, Merge | Switch] | None = None
+    standby: bool = False
 
     def only(self, is_usable: Callable[[Outlet], bool]) -> Relay | None:
         """The relay with those of its outputs; itself with all of them, None without any."""

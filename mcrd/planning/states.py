@@ -14,7 +14,7 @@ from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.needs import KnownNeeds, Needs
 from mcrd.planning.resources import Nowhere, Querying, RelayKey, Resource
 
-State = Literal["active", "idle", "waiting", "failed", "disabled"]
+State = Literal["active", "standby", "idle", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)
 
 
@@ -59,18 +59,24 @@ def _rule(rule: Rule, config: Config, actual: Actual, known: KnownNeeds) -> Rule
         return RuleState("disabled", None, tuple(OutputState("disabled") for _ in rule.outputs))
     entry = known.of(rule, config, actual)
     if not actual.failures and not entry.moves and _is_done(entry, len(rule.outputs), actual):
-        return _active(entry.doubts)
+        return _active(entry.doubts) if not entry.standby else _standby(entry.standby, entry.doubts)
     whole, retry = _whole(entry, actual)
     outputs = tuple(_output(at, entry, actual, whole) for at in range(len(rule.outputs)))
+    if entry.standby:
+        stands = OutputState("standby", entry.standby)
+        outputs = tuple(stands if each.state == "active" else each for each in outputs)
     if entry.waits:  # what could send has nothing to
         waits = OutputState("waiting", entry.waits)
-        outputs = tuple(waits if each.state == "active" else each for each in outputs)
+        sends = ("active", "standby")
+        outputs = tuple(waits if each.state in sends else each for each in outputs)
     if whole is not None:
         return RuleState("failed", whole, outputs, retry)
     if entry.waits:
         return RuleState("waiting", entry.waits, outputs)
     if any(output.state == "active" for output in outputs):
         return RuleState("active", None, outputs)
+    if any(output.state == "standby" for output in outputs):
+        return RuleState("standby", entry.standby, outputs)
     failed = next((output for output in outputs if output.state == "failed"), None)
     if failed is not None:
         return RuleState("failed", failed.reason, outputs, failed.retry_in)
@@ -96,6 +102,11 @@ def _active(doubts: tuple[str, ...]) -> RuleState:
     return RuleState("active", None, tuple(OutputState("active", why or None) for why in doubts))
 
 
+@cache
+def _standby(why: str, doubts: tuple[str, ...]) -> RuleState:
+    return RuleState("standby", why, tuple(OutputState("standby", why) for _ in doubts))
+
+
 def _whole(entry: Needs, actual: Actual) -> tuple[str | None, float | None]:
     """What keeps the whole rule from running, and when it is tried again."""
     what: tuple[Resource | RelayKey, ...] = (*entry.required, *entry.relays)
@@ -113,7 +124,7 @@ def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputS
         return _idle(entry.idle[at], entry.waiting[at], actual)
     if not entry.relays:
         return OutputState("waiting", entry.waiting[at])
-    found = OutputState("active", entry.doubts[at] or _unjoined(entry, actual))
+    found = OutputState("active", entry.doubts[at] or None)
     where: str | None = None
     for key, outputs in entry.relays.items():
         output = outputs[at]
@@ -130,12 +141,6 @@ def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputS
             found = OutputState("waiting", "being opened")
     found = replace(found, interface=where) if where is not None else found
     return OutputState("failed", whole) if whole is not None else found
-
-
-def _unjoined(entry: Needs, actual: Actual) -> str | None:
-    """Why a member of a range may get nothing: the first of its groups that cannot be joined."""
-    failed = ((each, actual.failures.get(each)) for each in entry.joins)
-    return next((f"{each}: {why.reason}" for each, why in failed if why is not None), None)
 
 
 def _idle(tells: Querying, why: str, actual: Actual) -> OutputState:

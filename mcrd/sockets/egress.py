@@ -123,7 +123,8 @@ class EgressSockets:
 
     def _check_route(self, egress: Egress) -> None:
         # Rules of `ip rule` may go by the source; of another host's, the kernel would not answer.
-        source = None if egress.transparent else egress.source
+        own = not (egress.transparent or egress.sending.floating)
+        source = egress.source if own else None
         question, now = Question(egress.address, egress.sending.index, source), time.monotonic()
         # New members of an output come in hundreds, and all ask the same.
         if self._routed[0] != question or now - self._routed[1] >= ROUTE_KNOWN:
@@ -213,7 +214,7 @@ def source_port(egress: Egress, sock: socket.socket) -> int:
 
 def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
     level, sending = socket.IPPROTO_IP, egress.sending
-    if egress.transparent:
+    if egress.transparent or sending.floating:
         sock.setsockopt(level, IP_TRANSPARENT, 1)
     if egress.address.is_multicast:
         mreqn = struct.pack("4s4si", bytes(4), bytes(4), sending.index)
@@ -232,7 +233,7 @@ def _set_ipv4(sock: socket.socket, egress: Egress) -> None:
 
 def _set_ipv6(sock: socket.socket, egress: Egress) -> None:
     level, sending = socket.IPPROTO_IPV6, egress.sending
-    if egress.transparent:
+    if egress.transparent or sending.floating:
         sock.setsockopt(level, IPV6_TRANSPARENT, 1)
     if egress.address.is_multicast:
         sock.setsockopt(level, socket.IPV6_MULTICAST_IF, sending.index)

@@ -25,7 +25,7 @@ from mcrd.daemon.heir import Restarts
 from mcrd.daemon.index import pack, unpack
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.lanes.holdings import Holdings
-from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Rule
+from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Role, Rule
 from mcrd.planning.hostnames import Resolved
 from mcrd.planning.links import Link
 from mcrd.planning.resources import (
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 RESOLVED = {"pods.test": Resolved((ip_address("10.2.0.9"), ip_address("fd02::9")))}
 CHOSEN = {"feed": "feed@r0"}
+ROLES: dict[str, Role] = {"camera": "standby"}
 CONFIG = Config(
     rules={
         "a": Rule(
@@ -130,7 +131,7 @@ class Before:
         with self.relay.inside():
             assert not keep or asyncio.run(
                 Keeper(self.manager.client()).keep(
-                    self.holdings, self.restarts, CONFIG, CHOSEN, RESOLVED
+                    self.holdings, self.restarts, CONFIG, CHOSEN, ROLES, RESOLVED
                 )
             )
         self.manager.look()
@@ -162,7 +163,7 @@ def take_over(before: Before, monkeypatch: pytest.MonkeyPatch) -> tuple[Holdings
         left = heir.take_over(before.manager.client(), holdings, restarts)
     if left.config is not None:
         assert left.config == CONFIG
-        assert (left.chosen, left.resolved) == (CHOSEN, RESOLVED)
+        assert (left.chosen, left.roles, left.resolved) == (CHOSEN, ROLES, RESOLVED)
     return holdings, restarts
 
 
@@ -257,7 +258,9 @@ def test_a_group_joined_just_before_a_kill_is_left_by_it(
     late = Membership("r0", before.ingress.index, ip_address("239.1.1.7"))
     with before.relay.inside():
         keeper = Keeper(before.manager.client())
-        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN, RESOLVED))
+        assert asyncio.run(
+            keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN, ROLES, RESOLVED)
+        )
         before.holdings.open(late, {})
     assert "239.1.1.7" in before.relay.run("ip", "maddress", "show", "dev", "r0")
     before.leave(keep=False)
@@ -351,7 +354,9 @@ def test_what_changed_after_the_index_was_made_is_as_it_is_now(
     """A supervisor that was killed between the two: an output closed, a group left."""
     with before.relay.inside():
         keeper = Keeper(before.manager.client())
-        assert asyncio.run(keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN, RESOLVED))
+        assert asyncio.run(
+            keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN, ROLES, RESOLVED)
+        )
         before.manager.look()
         before.holdings.close(before.egress)
         before.holdings.close(before.joined[0])

@@ -114,7 +114,7 @@ def test_bash_has_every_option_and_command(program: str, tmp_path: Path) -> None
         ("mcrctl explain --config my", ["my.toml"]),
         ("mcrctl --control here rules ", ["other"]),
         ("mcrctl rules --control=here ", ["other"]),
-        ("mcrctl st", ["status", "stats"]),
+        ("mcrctl st", ["standby", "status", "stats"]),
         ("mcrctl stats f", []),
         ("mcrctl check m", ["mcrctl", "my.toml"]),
         ("mcrctl import my", ["my.toml"]),

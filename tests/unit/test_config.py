@@ -1583,7 +1583,7 @@ def test_the_example_passes() -> None:
 def test_the_example_passes_with_all_of_it_in_use() -> None:
     text = example(EXAMPLE)
     config = parse(text, "mcr.toml.example")
-    assert len(config.rules) == 14 + 3 + 3 * 2  # and those of [reflect.NAME]
+    assert len(config.rules) == 15 + 3 + 3 * 2  # and those of [reflect.NAME]
     assert config.warnings == ()
     for key in KEYS:
         assert re.search(rf"\b{key}\b( *=|[.\]])", text), key
@@ -1607,6 +1607,37 @@ def test_silence(text: str, seconds: float) -> None:
 def test_dedupe(text: str, seconds: float) -> None:
     given = rule("a", f'{CAMERA}, dedupe = "{text}"', HOST)
     assert parse(given, "f").rules["a"].input.dedupe == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ('"10.0.0.1"', ["10.0.0.1"]),
+        ('["fd00::1", "10.0.0.1", "fd00::1"]', ["fd00::1", "10.0.0.1"]),
+    ],
+)
+def test_active_with(text: str, addresses: list[str]) -> None:
+    given = rule("a", CAMERA, HOST, more=f"active_with = {text}")
+    assert parse(given, "f").rules["a"].active_with == tuple(map(ip_address, addresses))
+    table = f'[reflect.r]\ninterfaces = ["a", "b"]\nprotocol = "knx"\nactive_with = {text}\n'
+    found = {each.active_with for each in parse(table, "f").rules.values()}
+    assert found == {tuple(map(ip_address, addresses))}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("7", "expected the address of a host, or an array of up to 16 of them, got 7"),
+        ("[]", "expected the address of a host, or an array of up to 16 of them, got an array"),
+        ('["10.0.0.1", 7]', "expected the address of a host, or an array of up to 16 of them"),
+        ('"10.0.0.0/24"', 'expected the address of a host, got "10.0.0.0/24"'),
+        ('["239.1.1.1"]', "expected the address of a host, got the group 239.1.1.1"),
+        ('"vip"', 'expected the address of a host, got "vip"'),
+    ],
+)
+def test_wrong_active_with(text: str, said: str) -> None:
+    [line] = problems(rule("a", CAMERA, HOST, more=f"active_with = {text}"))
+    assert line.startswith(f"f:2:15: rules.a.active_with: {said}"), line
 
 
 @pytest.mark.parametrize("text", ["", "200", "0s", "0.5ms", "11s", "1 day"])

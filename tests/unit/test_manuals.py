@@ -69,7 +69,7 @@ def test_mcrctl_1_has_every_option_and_command() -> None:
     parser = mcrctl._parser()  # noqa: SLF001
     described = source("mcrctl.1")
     assert flags(described) == long_options(parser)
-    assert commands(described) - {"active", "waiting"} == subcommands(parser)
+    assert commands(described) - {"waiting"} == subcommands(parser)
 
 
 def test_mcrgen_1_has_every_option_and_command() -> None:

@@ -198,7 +198,8 @@ def rules(draw: st.DrawFn, name: str) -> Rule:
     targets = draw(st.lists(outputs(source), min_size=1, max_size=2, unique_by=_target))
     kept = [o for o in targets if _target(o) != (source.interface, source.address, source.port)]
     assume(kept)
-    return Rule(name, source, tuple(kept), enabled=draw(MOSTLY))
+    ours = draw(st.sampled_from([(), (), (ip_address("10.0.0.1"),), (ip_address("10.9.9.9"),)]))
+    return Rule(name, source, tuple(kept), enabled=draw(MOSTLY), active_with=ours)
 
 
 @st.composite

@@ -289,7 +289,7 @@ def test_names_of_interfaces_that_are_no_names_of_rules() -> None:
         ((TWO, 'protocol = "knx"', "ttl = 0"), "f:4:7: reflect.home.ttl: expected an integer"),
         (
             (TWO, 'protocol = "knx"', "xyzzy = 1"),
-            "f:4:1: reflect.home.xyzzy: unknown key; known here: address, answer, ask,",
+            "f:4:1: reflect.home.xyzzy: unknown key; known here: active_with, address, answer,",
         ),
         (
             (TWO, 'protocol = "knx"', "oneway = true"),

@@ -18,7 +18,7 @@ from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link
 from mcrd.planning.names import doubles
 from mcrd.planning.needs import needs
-from mcrd.planning.plan import plan
+from mcrd.planning.plan import Replace, plan
 from mcrd.planning.resources import Egress, Members, Nowhere, RelayKey
 from mcrd.planning.states import OutputState, RuleState, State, states
 from tests.unit.test_plan import carry_out, configs, hosts, reach
@@ -103,6 +103,40 @@ def test_a_rule_waits_when_all_its_outputs_do_and_says_what_for() -> None:
 def test_one_reason_of_many_outputs_is_said_once() -> None:
     rule = replace(RULE, outputs=tuple(replace(WALL, port=port) for port in (1, 2, 3)))
     assert of(Actual({"eth0": LINKS["eth0"]}), rule).reason == "eth1 is missing"
+
+
+def test_a_rule_stands_by_where_this_host_has_none_of_the_addresses() -> None:
+    pair = replace(RULE, active_with=(ip_address("10.1.0.7"), ip_address("fd00::7")))
+    why = "this host does not have the address 10.1.0.7 or fd00::7"
+    stands = OutputState("standby", why)
+    config = Config(rules={"camera": pair})
+    assert of(reach(config, LINKS), pair) == RuleState("standby", why, (stands, stands))
+    down = LINKS | {"eth1": replace(LINKS["eth1"], up=False)}
+    waits = OutputState("waiting", "eth1 is down")
+    assert of(reach(config, down), pair) == RuleState("standby", why, (waits, stands))
+    deaf = LINKS | {"eth0": replace(LINKS["eth0"], carrier=False)}
+    assert of(reach(config, deaf), pair).state == "waiting"
+    failed = replace(reach(config, LINKS), failures={KEY: Failure("broken", 0.5)})
+    assert of(failed, pair).state == "failed"
+    # It takes one of them, on whatever interface; and what somebody wants goes before that.
+    has = replace(LINKS["wg0"], addresses=(*LINKS["wg0"].addresses, ip_interface("fd00::7/64")))
+    here = LINKS | {"wg0": has}
+    assert of(reach(config, here), pair).state == "active"
+    by_hand = replace(pair, role="standby")
+    why = "by hand, until `mcrctl follow camera`"
+    assert of(reach(Config(rules={"camera": by_hand}), here), by_hand).reason == why
+    urged = replace(pair, role="active")
+    assert of(reach(Config(rules={"camera": urged}), LINKS), urged).state == "active"
+
+
+def test_a_takeover_is_one_message_for_each_worker() -> None:
+    pair = replace(RULE, active_with=(ip_address("10.1.0.7"),))
+    config, wall = Config(rules={"camera": pair}), LINKS["eth1"]
+    stands = reach(config, LINKS)
+    has = replace(wall, addresses=(*wall.addresses, ip_interface("10.1.0.7/24")))
+    (step,) = plan(config, replace(stands, links=LINKS | {"eth1": has}))
+    assert isinstance(step, Replace)
+    assert not step.relay.standby
 
 
 def test_a_rule_waits_for_its_input() -> None:
@@ -281,14 +315,17 @@ def test_every_rule_has_a_state_with_a_reason_where_one_is_needed(
         every: tuple[RuleState | OutputState, ...] = (state, *state.outputs)
         for what in every:
             assert what.state in get_args(State)
-            if what.state in ("waiting", "failed") or isinstance(what, RuleState):
-                assert bool(what.reason) is (what.state in ("waiting", "failed"))
+            if what.state in ("waiting", "failed", "standby") or isinstance(what, RuleState):
+                assert bool(what.reason) is (what.state in ("waiting", "failed", "standby"))
             assert what.retry_in is None
-        assert state.state in ("active", "waiting", "disabled")
+        assert state.state in ("active", "standby", "waiting", "disabled")
         assert state.state == "active" or "active" not in {each.state for each in state.outputs}
-        if state.state == "active":
+        if state.state in ("active", "standby"):
             assert name in relayed
-            assert "active" in {output.state for output in state.outputs}
+            assert state.state in {output.state for output in state.outputs}
+            assert {r.standby for key, r in now.relays.items() if key.rule == name} == {
+                state.state == "standby"
+            }
         elif links.get(config.rules[name].input.interface) is None or state.state == "disabled":
             assert name not in relayed
 

@@ -130,6 +130,27 @@ static int repeats(struct worker *worker, struct interface *here, struct rule *r
 	return 1;
 }
 
+/* Another host relays what this frame stands for: it is looked at, and counted. */
+static void stand_by(struct worker *worker, struct arrival *arrival)
+{
+	const struct packet *packet = &arrival->packet;
+	struct rule *rule = arrival->rule;
+	uint64_t now = arrival->frame.time;
+	int standby = legs_wait(worker, rule, now);
+	uint32_t at, size = arrival->size;
+
+	for (at = 0; at == 0 || at < packet->payload_length; at += size) {
+		uint32_t left = packet->payload_length - at;
+
+		if (rule->inspector)
+			inspect(rule->inspector, packet, packet->payload + at, left < size ? left : size, now);
+		if (legs_drop(worker, arrival, standby, at))
+			continue;
+		count(&arrival->here->counters->dropped[DROP_STANDBY], 1);
+		count(&rule->counters->standby, 1);
+	}
+}
+
 /* One frame, which may stand for several datagrams. */
 static int relay_all(struct worker *worker, struct arrival *arrival)
 {
@@ -208,8 +229,12 @@ static int relay_frame(struct worker *worker, struct arrival *arrival)
 	meter_note(&counters->meter, &counters->traffic, &here->window, arrival->frame.time);
 	count(&counters->traffic.packets, datagrams);
 	count(&counters->traffic.bytes, arrival->frame.frame.length);
-	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule)
-		return relay_all(worker, arrival);
+	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule) {
+		if (!arrival->rule->match.standby)
+			return relay_all(worker, arrival);
+		stand_by(worker, arrival);
+		return 0;
+	}
 	count(&counters->dropped[arrival->verdict == PACKET_DATAGRAM ? arrival->drop : drops[arrival->verdict]],
 	      datagrams);
 	return 0;

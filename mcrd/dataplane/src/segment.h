@@ -13,7 +13,6 @@
 #define MCRD_MEMBER_SLOTS 65536
 #define MCRD_BY_MEMBER 4294967295
 #define MCRD_NOWHERE 4294967294
-#define MCRD_UNWANTED 4294967293
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
 #define MCRD_INTERFACES 8
@@ -21,7 +20,7 @@
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 17
+#define MCRD_SEGMENT_VERSION 18
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -53,6 +52,7 @@ enum drop {
 	DROP_SECOND_COPY,  /* another leg of the rule has brought it before, or this one: merge.h */
 	DROP_STANDBY_INPUT, /* another leg of the rule is in use: switch.h */
 	DROP_TOO_LATE,     /* others that come after it in order have left: order.h */
+	DROP_STANDBY,      /* another host relays what the rule takes: active_with in mcr.toml(5) */
 	MCRD_DROP_REASONS
 };
 
@@ -110,6 +110,7 @@ struct rule_counters {
 	uint64_t second_copy;
 	uint64_t standby_input;
 	uint64_t too_late;
+	uint64_t standby;
 	struct returner returner; /* the last one */
 	struct meter meter;
 };

@@ -34,8 +34,7 @@ struct worker_settings {
 };
 
 /* Where a rule sends. A socket is a place in the file table, from 0; MCRD_BY_MEMBER: each member has its own;
- * MCRD_NOWHERE: there is no way to the host, and its packets are counted as unreachable. Of a member alone,
- * MCRD_UNWANTED: nobody has joined its group, and its packets are counted as not_wanted. */
+ * MCRD_NOWHERE: there is no way to the host, and its packets are counted as unreachable. */
 struct rule_output {
 	uint32_t socket;
 	uint32_t counters;           /* slot in the segment */
@@ -70,6 +69,7 @@ struct rule_match {
 	uint8_t by_source;           /* a member is a source, and not a destination alone */
 	uint16_t last_port;
 	uint8_t interface;           /* its counters' place in the segment */
+	uint8_t standby;             /* another host relays: nothing is sent */
 	uint16_t vlan;               /* 0: untagged */
 	uint32_t packets_per_second; /* 0: no limit */
 	uint32_t source_count;       /* 0: any */
