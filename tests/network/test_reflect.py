@@ -19,6 +19,8 @@ from tests.network.test_loops import BOUND, Wires
 from tests.network.test_replies import Device, asker
 
 if TYPE_CHECKING:
+    import subprocess
+
     from tests.lab import Capture, Fork, Host, Lab, Mcrd, Triangle
 
 HOME = """
@@ -202,21 +204,34 @@ enable_natpmp=no
 """
 
 
-def test_real_programs_find_a_real_device(lab: Lab) -> None:
-    """upnpc, ten at once and each from a port of its own, finds miniupnpd: no route between."""
-    upnpc, miniupnpd = program("upnpc", "miniupnpc"), program("miniupnpd", "miniupnpd-nftables")
+def networks(lab: Lab) -> list[Host]:
+    """laptop -- eth0 relay eth1 -- gateway."""
     laptop, relay, gateway = lab.hosts("laptop", "relay", "gateway")
     lab.link(laptop, "eth0", ["10.1.0.5/24"], relay, "eth0", ["10.1.0.1/24"])
     lab.link(gateway, "eth0", ["10.2.0.5/24"], relay, "eth1", ["10.2.0.1/24"])
+    return [laptop, relay, gateway]
+
+
+def real_device(gateway: Host) -> subprocess.Popen[bytes]:
+    """The miniupnpd of Debian, which answers searches."""
+    miniupnpd = program("miniupnpd", "miniupnpd-nftables")
     gateway.run("ip", "link", "add", "wan", "type", "bridge")
     gateway.run("ip", "address", "add", "192.0.2.1/24", "dev", "wan")
-    if (tried := laptop.call(upnpc, "-?")).returncode == 127:
-        absent(f"upnpc does not run here: {tried.stderr.strip()}")
-    daemon = lab.mcrd(relay, SSDP)
-    conf, pid = lab.file("igd.conf"), lab.file("igd.pid")
+    conf, pid = gateway.lab.file("igd.conf"), gateway.lab.file("igd.pid")
     conf.write_text(IGD)
     device = gateway.start(miniupnpd, "-d", "-f", str(conf), "-P", str(pid))
     wait_for(lambda: ":1900 " in gateway.run("ss", "-Hunl"), "the device to listen")
+    return device
+
+
+def test_real_programs_find_a_real_device(lab: Lab) -> None:
+    """upnpc, ten at once and each from a port of its own, finds miniupnpd: no route between."""
+    upnpc = program("upnpc", "miniupnpc")
+    laptop, relay, gateway = networks(lab)
+    if (tried := laptop.call(upnpc, "-?")).returncode == 127:
+        absent(f"upnpc does not run here: {tried.stderr.strip()}")
+    daemon = lab.mcrd(relay, SSDP)
+    device = real_device(gateway)
     found = [lab.file(f"upnpc{number}") for number in range(10)]
     searches = []
     # It lets others have its port, and the kernel may choose one twice; then one hears nothing.
