@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import closing, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
 from tests.lab import Host, Lab, Triangle, wait_for
 from tests.lab.avahi import Avahi, absent, program
-from tests.lab.datagrams import udp
+from tests.lab.datagrams import sender, udp
 from tests.lab.resolved import Resolved
 from tests.network.test_reflect import SSDP, networks, real_device
-from tests.network.test_replies import asker
+from tests.network.test_replies import Device, asker
 
 KEPT = 'source = "keep"\nreplies = "30s"\n'
 BETWEEN = '[reflect.all]\ninterfaces = ["r0", "r1"]\n'
@@ -78,15 +80,40 @@ def _addresses(host: Host, interface: str) -> set[IPv4Address | IPv6Address]:
     return {ip_address(each["local"]) for each in link["addr_info"]}
 
 
-def test_a_simple_resolver_hears_the_responder_itself(triangle: Triangle) -> None:
-    """mDNS, RFC 6762, section 6.7: by unicast, from port 5353."""
+QUESTION = b"\x04_ipp\x04_tcp\x05local\0" + bytes.fromhex("000c")  # PTR
+MULTICAST, UNICAST = bytes.fromhex("0001"), bytes.fromhex("8001")  # IN; RFC 6762, 5.4
+MDNS = ("224.0.0.251", 5353)
+
+
+def test_answers_of_mdns_by_unicast(triangle: Triangle) -> None:
+    """A simple resolver hears the responder itself, from port 5353: RFC 6762, section 6.7.
+
+    Who speaks mDNS itself hears its answers in the group, also when unicast would have done.
+    """
     triangle.lab.mcrd(triangle.relay, BETWEEN + 'protocol = "mdns"\n' + KEPT)
     avahi = Avahi(triangle.sink, "sink")
     avahi.publish("printer", 631)
     wait_for(lambda: ("IPv4", "printer") in avahi.found(), "the service")
-    question = b"\x04_ipp\x04_tcp\x05local\0" + bytes.fromhex("000c0001")  # PTR, IN
     sock = asker(triangle.source, "s0")
-    sock.sendto(bytes.fromhex("471100000001000000000000") + question, ("224.0.0.251", 5353))
+    sock.sendto(bytes.fromhex("471100000001000000000000") + QUESTION + MULTICAST, MDNS)
     answer, name = sock.recvfrom(9000)
     assert (answer[:2], name) == (bytes.fromhex("4711"), ("10.2.0.2", 5353))
     assert b"printer" in answer
+    group = Device(triangle.source, "s0", *MDNS)
+    group.hears.settimeout(1)
+    speaks = sender(triangle.source, "s0")
+    with closing(speaks), triangle.source.inside():
+        speaks.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        speaks.bind(("10.1.0.1", 5353))
+
+        def told() -> bool:
+            for asks in (UNICAST, MULTICAST):
+                speaks.sendto(bytes(5) + b"\x01" + bytes(6) + QUESTION + asks, MDNS)
+            with suppress(TimeoutError):
+                while True:
+                    said, name = group.hears.recvfrom(9000)
+                    if said[2] >> 7 and b"printer" in said and name == ("10.1.0.2", 5353):
+                        return True
+            return False
+
+        wait_for(told, "an answer to the group")

@@ -10,14 +10,17 @@ and a trunk, else a plain cable for each VLAN, which shows the rule but no tag.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import struct
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.documents import recipes
 from tests.lab import Capture, Host, Lab, Mcrd, Receiver, cut, wait_for
+from tests.lab.avahi import absent, program
 from tests.lab.datagrams import sender, udp
 from tests.network.test_broadcast import caster
 from tests.network.test_inspect import rtp, transport_stream
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 COUNT, RATE = 300, 3000  # datagrams of a stream, and those of a second
 RECIPES = recipes()
+DEVICE = 0x1010CAFE  # a number of a tuner
 
 
 def relay(host: Host, recipe: str) -> Mcrd:
@@ -509,6 +513,38 @@ def _let_in_answers(gateway: Host) -> None:
     element = f'add element inet filter mcrd {{ "{path}" }}'
     if not path or gateway.call("nft", element).returncode != 0:
         gateway.run("nft", f"{rule} udp dport 32768-60999 accept")
+
+
+# HDHomeRun
+
+
+def test_hdhomerun(lab: Lab) -> None:
+    """computer -- eth0 relay eth1 -- tuner; the program of the maker finds it, without a route."""
+    discover = program("hdhomerun_config", "hdhomerun-config")
+    computer, gateway, tuner = lab.hosts("computer", "relay", "tuner")
+    lab.link(computer, "eth0", ["10.1.0.5/24"], gateway, "eth0", ["10.1.0.1/24"])
+    lab.link(gateway, "eth1", ["10.2.0.1/24"], tuner, "eth0", ["10.2.0.5/24"])
+    if (tried := computer.call(discover)).returncode == 127:
+        absent(f"hdhomerun_config does not run here: {tried.stderr.strip()}")
+    relay(gateway, "hdhomerun")
+    # hdhomerun_pkt.h of the library: type and length, then a tag and length for each value; CRC.
+    body = struct.pack("!BBIBBI", 1, 4, 1, 2, 4, DEVICE)
+    packet = struct.pack("!HH", 3, len(body)) + body
+    answer = packet + struct.pack("<I", zlib.crc32(packet))
+    with caster(tuner, "eth0") as sock, tuner.inside():
+        sock.settimeout(30)
+        sock.bind(("", 65001))
+        said = lab.file("discover")
+        with said.open("wb") as output:
+            process = computer.start(discover, "discover", stdout=output, stderr=output)
+        who = ("10.2.0.1", 0)
+        while process.poll() is None:  # it asks more than once, to each kind of broadcast
+            with contextlib.suppress(TimeoutError):
+                who = sock.recvfrom(1000)[1]
+                sock.settimeout(0.1)
+                sock.sendto(answer, who)
+    assert who[0] == "10.2.0.1"
+    assert said.read_text() == f"hdhomerun device {DEVICE:08X} found at 10.2.0.5\n"
 
 
 # Wake-on-LAN
