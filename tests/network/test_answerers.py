@@ -65,7 +65,7 @@ class Asker:
 
     def heard(self) -> list[int]:
         """The ports that it has had answers from, as they came; each says whose it is."""
-        ports = []
+        ports: list[int] = []
         while True:
             try:
                 text, name = self.sock.recvfrom(100)
