@@ -322,7 +322,10 @@ class OutputCounts(OutputDrops):
 
 
 class RuleCounts(Struct):
-    """What a rule took, and what became of it; `inspect` to `switch` are None where it does not."""
+    """What a rule took, and what became of it; `inspect` to `switch` are None where it does not.
+
+    `backlog` are datagrams that it keeps while it stands by, None where it has no `standby`.
+    """
 
     interface: str = ""
     interface_now: str | None = None
@@ -336,6 +339,7 @@ class RuleCounts(Struct):
     merge: MergeCount | None = None
     leg_faults: list[str] = []
     switch: Switch | None = None
+    backlog: int | None = None
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
 

@@ -261,7 +261,8 @@ class Rule:
     inputs besides the first, as the rule file has them. Such a rule becomes one for each of its
     inputs, its legs: `leg` is which of them this one has, counted from 1. `active_with` are
     addresses of which this host has to have one, or else the rule stands by; none: it never does.
-    `role` is what somebody wants of it, whatever the addresses; no rule file says it.
+    What came in the last `standby` seconds is sent when it takes over; None: nothing. `role` is
+    what somebody wants of it, whatever the addresses; no rule file says it.
     """
 
     name: str
@@ -276,6 +277,7 @@ class Rule:
     switch: Switch | None = None
     leg: int = 0
     active_with: tuple[Address, ...] = ()
+    standby: float | None = None
     role: Role | None = None
     place: Place | None = field(default=None, compare=False)
 

@@ -71,6 +71,7 @@ def _rule(name: str, fields: Fields, place: model.Place) -> model.Rule:
         merge=_merge(fields["merge"]) if fields["merge"] else None,
         switch=model.Switch(**_given(fields["switch"])) if fields["switch"] else None,
         active_with=fields["active_with"] or (),
+        standby=fields["standby"],
         place=place,
     )
 

@@ -15,6 +15,7 @@ from mcrd.model import INPUTS_AT_MOST, TOGETHER_AT_MOST, Network, PortRange, is_
 
 def check_legs(rule: FoundRule) -> None:
     """Report every error of a rule by itself that is one of several inputs."""
+    _check_standby(rule)
     _check_merge(rule)
     _check_switch(rule)
     if rule.fields.get("inputs") is None:
@@ -33,6 +34,24 @@ def check_legs(rule: FoundRule) -> None:
     for at, output in enumerate(rule.fields.get("outputs", ())):
         if isinstance(output, dict):
             _check_output(report, (*rule.path, "outputs", at), output)
+
+
+def _check_standby(rule: FoundRule) -> None:
+    """Report what a rule that keeps a backlog cannot have beside it."""
+    fields, path = rule.fields, (*rule.path, "standby")
+    if fields.get("standby") in (None, WRONG):
+        return
+    report, given = rule.report, rule.input_fields
+    if fields.get("active_with", WRONG) is None:
+        report.key(path, "is for a rule with active_with")
+    if isinstance(given.get("address"), Network) or isinstance(given.get("port"), PortRange):
+        report.key(path, "is for a rule with one address and one port")
+    outputs = [output for output in fields.get("outputs", ()) if isinstance(output, dict)]
+    if any(output.get("source") == "keep" or output.get("replies") for output in outputs):
+        report.key(path, 'is for a rule without source = "keep" and replies')
+    merge = fields.get("merge")
+    if isinstance(merge, dict) and merge.get("delay"):
+        report.key(path, "is for a rule whose merge has no delay")
 
 
 def _check_merge(rule: FoundRule) -> None:

@@ -64,6 +64,7 @@ Switches = Annotated[str, _lasts("switch.silence", "200ms")]
 Back = Annotated[str, _lasts("back", "5s")]
 Delay = Annotated[str, _lasts("merge.delay", "20ms")]
 Dedupe = Annotated[str, _lasts("dedupe", "200ms")]
+Standby = Annotated[str, _lasts("standby", "500ms")]
 Rejoin = Annotated[str, _lasts("rejoin", "30s")]
 Replies = Annotated[str, _lasts("replies", "30s")]
 IgmpVersion = Annotated[int, Meta(ge=2, le=3)]  # the first has no leave
@@ -185,6 +186,7 @@ class Rule(Struct, kw_only=True):
     switch: Switch | UnsetType = UNSET
     inspect: Literal["rtp", "mpeg-ts", "moldudp64", "auto"] | Number | UnsetType = UNSET
     active_with: OwnAddresses | UnsetType = UNSET
+    standby: Standby | UnsetType = UNSET
 
 
 class Reflect(Struct):

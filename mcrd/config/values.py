@@ -212,6 +212,7 @@ DURATIONS: Final = {
     "silence": (1.0, 86400.0, '1 second to 1 day, in ms, s, min or h, as in "2s"'),
     "switch.silence": (0.01, 60.0, '10 ms to 1 minute, in ms or s, as in "200ms"'),
     "merge.delay": (0.0, 1.0, '0 to 1 s, in ms or s, as in "20ms"'),
+    "standby": (0.01, 10.0, '10 ms to 10 s, in ms or s, as in "500ms"'),
     "back": (0.1, 3600.0, '100 ms to 1 hour, in ms, s, min or h, as in "5s"'),
     "dedupe": (0.001, 10.0, '1 ms to 10 s, as in "200ms"'),
     # Oftener, reports would be a load on every switch.

@@ -164,6 +164,8 @@ FAMILIES = (
         None, "The longest time between two PCRs of MPEG-TS, by the times in them."),
     Family("mcrd_rule_pcr_jitter_seconds", Gauge, INSPECTED, "mpeg_ts.pcr_jitter_s", None,
         "How far from the times in them the PCRs of MPEG-TS arrive."),
+    Family("mcrd_rule_backlog_packets", Gauge, RULE, "backlog", None,
+        "Datagrams that a rule with standby keeps now, to send them when it takes over."),
     Family("mcrd_rule_leg_received_packets", Counter, MERGED, "received", None,
         "Datagrams that an input of a merged stream brought."),
     Family("mcrd_rule_leg_packets", Counter, MERGED, _faults(RESULTS), "result",

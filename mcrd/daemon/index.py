@@ -102,6 +102,7 @@ _NEWER = frozenset(
         *(("Interface", "busy_poll"), ("Interface", "querier"), ("Worker", "busy_poll")),
         *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge"), ("Rule", "switch")),
         *(("RuleCount", "switch"), ("Rule", "active_with"), ("Rule", "role")),
+        *(("Rule", "standby"), ("RuleCount", "backlog")),
         ("Sending", "floating"),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }

@@ -160,6 +160,7 @@ def rule_counts(
         returner=ledger.returner(entry.name),
         inspect=(count.inspect or InspectCount()) if entry.inspect else None,
         merge=(count.merge or MergeCount()) if entry.merge else None,
+        backlog=count.backlog if entry.standby else None,
         rate=ledger.rule_rate(entry.name).rounded(),
         outputs=[
             _output(entry.name, output, how, ledger, links)

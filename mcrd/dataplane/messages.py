@@ -176,7 +176,8 @@ class Match(msgspec.Struct, frozen=True):
     or 0 for none. No sources: any. `dedupe`: the same payload again within so many ms is
     dropped; 0: it is not. `by_source`: its members differ by source too. `also` are
     further destinations; they count as the first one. `interface` is the place of that in the
-    segment. `standby`: nothing is sent, since another host does.
+    segment. `standby`: nothing is sent, since another host does; what came in the last so many ns,
+    `backlog`, is sent when that ends.
     """
 
     first: Endpoint
@@ -195,6 +196,7 @@ class Match(msgspec.Struct, frozen=True):
     merge: Merge | None = None
     switches: Switch | None = None
     standby: bool = False
+    backlog: int = 0
 
 
 NOWHERE = -1

@@ -23,7 +23,7 @@ REQUIRED = frozenset({"uid", "capabilities", "no_new_privs", "io_uring restricti
 """Every system that mcrd runs on has these. All others are done without where they cannot be had,
 unless the rule file wants them all."""
 
-MEMORY = (512 << 20) + lib.MCRD_ORDERED_STREAMS * (9 << 20)
+MEMORY = (512 << 20) + lib.MCRD_ORDERED_STREAMS * (9 << 20) + lib.MCRD_BACKLOG_BYTES
 """Bytes that a worker may map beside what it has when it begins: more than all rules and members
 that it has room for, and all streams with `delay`."""
 

@@ -69,6 +69,7 @@ def _match(match: messages.Match) -> tuple[object, object]:
     made.vlan = match.vlan
     made.interface = match.interface
     made.standby = match.standby
+    made.backlog = match.backlog
     made.packets_per_second = match.limit
     made.source_count = len(match.sources)
     made.exclude_count = len(match.exclude)

@@ -67,13 +67,17 @@ class SwitchCount(Count):
 
 @dataclass(slots=True)
 class RuleCount(Count):
-    """What a rule took, what went no further, and what its payloads say; None: nobody looked."""
+    """What a rule took, what went no further, and what its payloads say; None: nobody looked.
+
+    `backlog` is how many datagrams it has now that are in no other counter yet.
+    """
 
     received: Traffic = field(default_factory=Traffic)
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OF_RULES, 0))
     inspect: InspectCount | None = None
     merge: MergeCount | None = None
     switch: SwitchCount | None = None
+    backlog: int = 0
 
 
 @dataclass(slots=True)

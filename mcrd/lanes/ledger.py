@@ -95,6 +95,8 @@ class Ledger:
                 count.inspect.end()
             if count.switch is not None:
                 count.switch.used = False
+            count.dropped["standby"] += count.backlog
+            count.backlog = 0
             self._rules.setdefault(rule, RuleCount()).add(count)
             segment.rules.give_back(rule)
 

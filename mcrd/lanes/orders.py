@@ -51,6 +51,7 @@ def match_of(relay: Relay, interface: int = 0) -> messages.Match:
         merge=_merge(relay),
         switches=_switches(relay),
         standby=relay.standby,
+        backlog=round(1e9 * relay.backlog),
     )
 
 

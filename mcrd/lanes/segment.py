@@ -146,7 +146,8 @@ class Segment:
     def received_by(self, slot: int) -> int:
         """Packets that came for a rule, also those that another input brings."""
         found = self._view.rules[slot]
-        return int(found.traffic.packets + found.second_copy + found.standby_input + found.standby)
+        other = found.second_copy + found.standby_input + found.standby + found.backlog
+        return int(found.traffic.packets + other)
 
     @property
     def received(self) -> int:
@@ -197,7 +198,12 @@ class Segment:
         dropped = {name: getattr(counters, name) for name in OF_RULES}
         inspected = read(self._view.inspections[slot])
         return RuleCount(
-            _traffic(counters), dropped, inspected, self.merged(slot), self.switch(slot)
+            _traffic(counters),
+            dropped,
+            inspected,
+            self.merged(slot),
+            self.switch(slot),
+            int(counters.backlog),
         )
 
     def merged(self, slot: int) -> MergeCount | None:

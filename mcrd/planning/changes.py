@@ -15,7 +15,7 @@ from mcrd.model import Config, Interface, Output, Rule
 
 IN_A_LINE = 20  # changes that the log names
 LONGEST = 200  # characters of each
-IN_SECONDS = ("replies", "rejoin", "dedupe", "silence")
+IN_SECONDS = ("replies", "rejoin", "dedupe", "silence", "standby")
 
 
 def changes(old: Config, new: Config) -> Changes:

@@ -274,6 +274,7 @@ def needs(
             Ring(ingress) if lane else None,
             (rule.stream, rule.leg - 1, manner) if manner and rule.leg else None,
             bool(standby),
+            rule.standby or 0.0,
         )
     required = (ingress, *workers, *reception)
     optional += _unasked(rule.input, link, settings, reception)

@@ -400,7 +400,8 @@ class Relay:
     one of the rule's outputs, be it there or not, keeps that, or gives each source a port.
     `ring` is where its packets come, of a worker that reads several; None: of its only one.
     `leg` has a stream, which leg of it the rule is, from 0, and how the legs become one.
-    `standby`: another host relays, and this one sends nothing.
+    `standby`: another host relays, and this one sends nothing; what came in the last `backlog`
+    seconds it sends when that ends.
     """
 
     input: Input
@@ -412,6 +413,7 @@ class Relay:
     ring: Ring | None = None
     leg: tuple[str, int, Merge | Switch] | None = None
     standby: bool = False
+    backlog: float = 0.0
 
     def only(self, is_usable: Callable[[Outlet], bool]) -> Relay | None:
         """The relay with those of its outputs; itself with all of them, None without any."""

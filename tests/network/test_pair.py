@@ -4,13 +4,21 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from tests.documents import recipes
 from tests.lab import wait_for
+from tests.lab.avahi import program
 from tests.lab.rules import rule
 
 if TYPE_CHECKING:
-    from tests.lab import Mcrd, Triangle
+    from tests.lab import Host, Lab, Mcrd, Triangle
 
 VIRTUAL = "10.2.0.77"
 OURS = (
@@ -102,3 +110,192 @@ def test_a_rule_stands_by_until_this_host_has_the_address(triangle: Triangle) ->
     assert (found["unique"], found["lost"], found["duplicated"]) == (200, 0, 0)
     assert other.stop()["unique"] == 100
     assert "WARNING" not in daemon.log()
+
+
+KEEPALIVED = """
+global_defs {{
+  vrrp_garp_master_delay 0
+  vrrp_version 3
+}}
+vrrp_instance pair {{
+  state BACKUP
+  interface r1
+  virtual_router_id 51
+  priority {priority}
+  advert_int 0.1
+  {preempts}
+  virtual_ipaddress {{
+    {address}/24 dev r1
+  }}
+}}
+"""
+
+
+@dataclass
+class Twin:
+    """One of two hosts that may relay: keepalived of Debian, and mcrd."""
+
+    host: Host
+    priority: int
+    rules: str
+    daemon: Mcrd | None = None
+    router: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts both, and waits until the daemon is ready to take over."""
+        lab, name = self.host.lab, self.host.name
+        self.daemon = lab.mcrd(self.host, self.rules)
+        wait_for(lambda: self.state() in ("standby", "active"), "all to be open")
+        conf = lab.file(f"{name}.keepalived.conf")
+        conf.write_text(
+            KEEPALIVED.format(priority=self.priority, address=VIRTUAL, preempts="nopreempt")
+        )
+        self.router = self.host.start(
+            *(program("keepalived", "keepalived"), "--vrrp", "--dont-fork", "--log-console"),
+            *("--use-file", str(conf), "--pid", f"{conf}.pid", "--vrrp_pid", f"{conf}.vrrp"),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def state(self) -> str:
+        """That of the rule."""
+        assert self.daemon is not None
+        return state(self.daemon)[0]
+
+    def has_address(self) -> bool:
+        """Whether keepalived has given it the address."""
+        return VIRTUAL in self.host.run("ip", "address", "show", "dev", "r1")
+
+    def pull_the_plug(self) -> None:
+        """Nothing of it is heard any more; it has no time to say so."""
+        assert self.daemon is not None
+        assert self.router is not None
+        self.host.run("sh", "-c", "ip link set r0 down; ip link set r1 down")
+        self.daemon.kill()
+        self.router.send_signal(signal.SIGKILL)
+        self.router.wait()
+
+    def repair(self) -> None:
+        """It comes back, without what it was."""
+        self.host.run("ip", "address", "flush", "dev", "r1", "to", VIRTUAL)
+        self.host.run("sh", "-c", "ip link set r0 up; ip link set r1 up")
+        self.start()
+
+
+def pair(lab: Lab, rules: str) -> tuple[Host, Host, Twin, Twin]:
+    """source -- switch -- both -- switch -- sink; the first of both has the address."""
+    source, left, one, two, right, sink = lab.hosts("source", "left", "one", "two", "right", "sink")
+    lab.link(source, "s0", ["10.1.0.1/24"], left, "p0", [])
+    lab.link(sink, "k0", ["10.2.0.2/24"], right, "p0", [])
+    for number, host in enumerate((one, two), 1):
+        lab.link(host, "r0", [f"10.1.0.1{number}/24"], left, f"p{number}", [])
+        lab.link(host, "r1", [f"10.2.0.1{number}/24"], right, f"p{number}", [])
+    for switch in (left, right):
+        lab.bridge(switch, "br0", ["p0", "p1", "p2"])
+    first, second = Twin(one, 200, rules), Twin(two, 100, rules)
+    first.start()
+    wait_for(lambda: first.state() == "active", "the first to have the address")
+    second.start()
+    return source, sink, first, second
+
+
+def ours(standby: str) -> str:
+    """The only rule of both, as docs/recipes.md has it."""
+    text = recipes()["a pair, both hosts"].replace("10.2.0.100", VIRTUAL)
+    for ours, theirs in (("camera", "a"), ("eth0", "r0"), ("eth1", "r1"), ('"1s"', f'"{standby}"')):
+        text = text.replace(ours, theirs)
+    return text
+
+
+def has_heard(twin: Twin, packets: int) -> bool:
+    """Whether the standby keeps at least so many."""
+    assert twin.daemon is not None
+    return int(twin.daemon.stats()["rules"]["a"]["backlog"]) >= packets
+
+
+def has_heard_all(twin: Twin) -> bool:
+    """Whether nothing is kept any more."""
+    assert twin.daemon is not None
+    return bool(twin.daemon.stats()["rules"]["a"]["backlog"] == 0)
+
+
+def has_sent(twin: Twin, packets: int) -> bool:
+    """Whether it has relayed at least so many."""
+    assert twin.daemon is not None
+    return int(counted(twin.daemon)["sent"]) >= packets
+
+
+def test_the_plug_of_the_active_host_is_pulled(lab: Lab) -> None:
+    """VRRP moves the address within half a second; what was not sent meanwhile is sent then."""
+    rate = 5000
+    source, sink, active, spare = pair(lab, ours("2s"))
+    received = sink.receive("k0", "239.2.2.2", 6000)
+    sender = source.start_send("s0", "239.1.1.1", 5000, rate=rate, size=200)
+    wait_for(partial(has_heard, spare, 4000), "the other one to hear the stream")
+    active.pull_the_plug()
+    wait_for(lambda: spare.state() == "active", "the takeover")
+    wait_for(partial(has_heard_all, spare), "the backlog to be sent")
+    wait_for(partial(has_sent, spare, 3 * rate), "the stream to go on")
+    sender.process.send_signal(signal.SIGINT)
+    sent = sender.result()["sent"]
+    assert spare.daemon is not None
+    wait_for(lambda: _is_still(spare), "silence")
+    counts = counted(spare.daemon)
+    found = received.stop()
+    print(f"repeated {found['duplicated']} of {sent}")
+    assert (found["unique"], found["lost"]) == (sent, 0)
+    # At most what was kept has come before.
+    assert 0 < found["duplicated"] <= 2 * rate
+    with_it = spare.daemon.stats()["interfaces"]["r0"]
+    assert with_it["dropped"]["standby"] == counts["standby"]
+    assert with_it["received"]["packets"] == counts["relayed"] + counts["standby"]
+
+
+@pytest.mark.long
+def test_fifty_failovers_back_and_forth(lab: Lab) -> None:
+    """At 20,000/s nothing is lost; repeats are bounded by what is kept."""
+    rate, kept = 20_000, 1.5
+    source, sink, active, spare = pair(lab, ours("1500ms"))
+    received = sink.receive("k0", "239.2.2.2", 6000)
+    sender = source.start_send("s0", "239.1.1.1", 5000, rate=rate, size=200)
+    for number in range(50):
+        wait_for(partial(has_heard, spare, rate // 2), f"the stream, {number}")
+        active.pull_the_plug()
+        wait_for(lambda: spare.state() == "active", f"the takeover, {number}")  # noqa: B023
+        wait_for(partial(has_heard_all, spare), f"the backlog to be sent, {number}")
+        active, spare = spare, active
+        spare.repair()
+    sender.process.send_signal(signal.SIGINT)
+    sent = sender.result()["sent"]
+    wait_for(lambda: _is_still(active), "silence")
+    found = received.stop()
+    print(f"repeated {found['duplicated']} of {sent}, lost {found['lost']}")
+    assert (found["unique"], found["lost"]) == (sent, 0)
+    assert found["duplicated"] <= 50 * kept * rate
+
+
+def _is_still(twin: Twin) -> bool:
+    assert twin.daemon is not None
+    before = counted(twin.daemon)
+    return has_heard_all(twin) and not has_sent(twin, before["sent"] + 1)
+
+
+def test_both_are_active_where_neither_hears_the_other(lab: Lab) -> None:
+    """Receivers get all twice, and nothing more: no storm."""
+    source, sink, active, spare = pair(lab, ours("100ms"))
+    wait_for(lambda: spare.state() == "standby", "the second to stand by")
+    spare.host.run("nft", "add table ip split")
+    hook = "{ type filter hook input priority 0; }"
+    spare.host.run("nft", f"add chain ip split input {hook}")
+    spare.host.run("nft", "add rule ip split input ip protocol vrrp drop")
+    wait_for(lambda: spare.state() == "active", "the second to hear nobody")
+    assert active.state() == "active"
+    received = sink.receive("k0", "239.2.2.2", 6000)
+    source.send("s0", "239.1.1.1", 5000, count=500, rate=1000, size=100)
+    wait_for(lambda: has_sent(active, 500) and has_sent(spare, 500), "both to send all")
+    spare.host.run("nft", "delete table ip split")
+    wait_for(lambda: spare.state() == "standby", "the second to hear the first again")
+    source.send("s0", "239.1.1.1", 5000, count=500, rate=1000, size=100)
+    wait_for(lambda: has_sent(active, 1000), "the first to send all")
+    found = received.stop()
+    assert (found["unique"], found["duplicated"]) == (1000, 500)

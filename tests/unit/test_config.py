@@ -1624,6 +1624,37 @@ def test_active_with(text: str, addresses: list[str]) -> None:
     assert found == {tuple(map(ip_address, addresses))}
 
 
+def test_standby() -> None:
+    pair = 'active_with = "10.0.0.1"; standby = "500ms"'.replace("; ", "\n")
+    found = parse(rule("a", CAMERA, HOST, more=pair), "f").rules["a"]
+    assert found.standby == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "more", "said"),
+    [
+        (CAMERA, HOST, 'standby = "1s"', "is for a rule with active_with"),
+        (CAMERA, HOST, 'standby = "1 h"', 'expected 10 ms to 10 s, in ms or s, as in "500ms"'),
+        (
+            f'{CAMERA[: CAMERA.rindex(",")]}, port = "5000-5001"',
+            HOST,
+            'standby = "1s"\nactive_with = "10.0.0.1"',
+            "is for a rule with one address and one port",
+        ),
+        (
+            CAMERA,
+            f'{HOST}, source = "keep"',
+            'standby = "1s"\nactive_with = "10.0.0.1"',
+            'is for a rule without source = "keep" and replies',
+        ),
+    ],
+)
+def test_wrong_standby(given: str, output: str, more: str, said: str) -> None:
+    [line] = problems(rule("a", given, output, more=more))
+    assert line.startswith("f:2:")
+    assert f"rules.a.standby: {said}" in line
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

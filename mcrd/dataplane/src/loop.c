@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "arrival.h"
+#include "backlog.h"
 #include "counters.h"
 #include "dedupe.h"
 #include "held.h"
@@ -130,8 +131,8 @@ static int repeats(struct worker *worker, struct interface *here, struct rule *r
 	return 1;
 }
 
-/* Another host relays what this frame stands for: it is looked at, and counted. */
-static void stand_by(struct worker *worker, struct arrival *arrival)
+/* Another host relays what this frame stands for: it is looked at, and kept or counted. */
+static int stand_by(struct worker *worker, struct arrival *arrival)
 {
 	const struct packet *packet = &arrival->packet;
 	struct rule *rule = arrival->rule;
@@ -146,9 +147,17 @@ static void stand_by(struct worker *worker, struct arrival *arrival)
 			inspect(rule->inspector, packet, packet->payload + at, left < size ? left : size, now);
 		if (legs_drop(worker, arrival, standby, at))
 			continue;
+		if (rule->match.backlog) {
+			int result = backlog_keep(worker, rule, packet, packet->payload + at, left < size ? left : size, now);
+
+			if (result < 0)
+				return result;
+			continue;
+		}
 		count(&arrival->here->counters->dropped[DROP_STANDBY], 1);
 		count(&rule->counters->standby, 1);
 	}
+	return 0;
 }
 
 /* One frame, which may stand for several datagrams. */
@@ -190,6 +199,11 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 		} else if (!limit_pass(&rule->limit, now)) {
 			count(&here->counters->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
+		} else if (rule->takes_over) {
+			int result = backlog_keep(worker, rule, packet, packet->payload + at, length, now);
+
+			if (result < 0)
+				return result;
 		} else {
 			int ordered = rule->match.merge.delay && rule->merge && rule->merge->order, result;
 
@@ -229,12 +243,8 @@ static int relay_frame(struct worker *worker, struct arrival *arrival)
 	meter_note(&counters->meter, &counters->traffic, &here->window, arrival->frame.time);
 	count(&counters->traffic.packets, datagrams);
 	count(&counters->traffic.bytes, arrival->frame.frame.length);
-	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule) {
-		if (!arrival->rule->match.standby)
-			return relay_all(worker, arrival);
-		stand_by(worker, arrival);
-		return 0;
-	}
+	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule)
+		return arrival->rule->match.standby ? stand_by(worker, arrival) : relay_all(worker, arrival);
 	count(&counters->dropped[arrival->verdict == PACKET_DATAGRAM ? arrival->drop : drops[arrival->verdict]],
 	      datagrams);
 	return 0;
@@ -370,6 +380,8 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 		late = members_sleep(&worker->rules);
 		if (worker->ordered)
 			late = held_sleep(worker, late);
+		if (worker->backlog)
+			late = backlog_sleep(worker, late);
 		timeout = (struct __kernel_timespec){ (long long)(late / SECOND_NS), (long long)(late % SECOND_NS) };
 		result = late ? io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL) :
 				io_uring_submit_and_wait(&worker->uring, 1);
@@ -396,6 +408,8 @@ int worker_run(struct worker *worker)
 			now = worker->ordered ? pace_real_now() : 0;
 			frames = harvest(worker);
 			result = frames >= 0 && worker->ordered ? held_expire(worker, frames == HARVEST, now) : frames;
+			if (result >= 0 && worker->backlog)
+				result = backlog_send(worker, pace_real_now());
 			if (result < 0)
 				return result;
 		}
@@ -417,6 +431,8 @@ int worker_run(struct worker *worker)
 			worker->message_done = 0;
 			if (worker->message_length <= 0 && worker->ordered)
 				held_send_all(worker);
+			if (worker->message_length <= 0 && worker->backlog)
+				backlog_send_all(worker);
 			if (worker->message_length > 0 && worker->message_header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
 				return -EMSGSIZE;
 			return worker->message_length;

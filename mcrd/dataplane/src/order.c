@@ -11,7 +11,7 @@ struct order *order_new(uint64_t delay)
 	if (!order)
 		return NULL;
 	order->delay = delay;
-	if (waiting_init(&order->waiting) == 0)
+	if (waiting_init(&order->waiting, WAITING_BYTES) == 0)
 		return order;
 	free(order);
 	return NULL;

@@ -1,5 +1,6 @@
 /* What the supervisor's messages do to rules, their outputs and their members.
  * SPDX-License-Identifier: GPL-3.0-or-later */
+#include "backlog.h"
 #include "dedupe.h"
 #include "held.h"
 #include "worker.h"
@@ -150,7 +151,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		rule_free(rule);
 		return result;
 	}
-	if ((kept_count != 0 && kept_count != rule->member_outputs) || (match->merge.delay && rule->member_outputs)) {
+	if ((kept_count != 0 && kept_count != rule->member_outputs) || ((match->merge.delay || match->backlog) && rule->member_outputs)) {
 		rule_free(rule);
 		return -EINVAL;
 	}
@@ -164,6 +165,8 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		result = merge_for(worker, rule);
 	if (result == 0)
 		result = switch_for(worker, rule);
+	if (result == 0)
+		result = backlog_begin(worker, rule);
 	if (result < 0) {
 		worker_leave_stream(worker, rule);
 		rule_free(rule);
@@ -179,8 +182,10 @@ int worker_remove_rule(struct worker *worker, uint32_t slot)
 
 	if (result < 0)
 		return result;
-	if (slot < MCRD_RULE_SLOTS)
+	if (slot < MCRD_RULE_SLOTS) {
+		backlog_end(worker, slot);
 		worker_leave_stream(worker, worker->rules.by_slot[slot]);
+	}
 	return rules_remove(&worker->rules, slot);
 }
 

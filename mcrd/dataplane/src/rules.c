@@ -51,7 +51,7 @@ int rules_init(struct rules *rules)
 	queue_init(&rules->ready);
 	if ((result = limit_init(&rules->wanting, WANTED_A_SECOND)) < 0 ||
 	    (result = table_init(&rules->by_destination)) < 0 || (result = table_init(&rules->own)) < 0 ||
-	    (result = table_init(&rules->members)) < 0 || (result = waiting_init(&rules->waiting)) < 0)
+	    (result = table_init(&rules->members)) < 0 || (result = waiting_init(&rules->waiting, WAITING_BYTES)) < 0)
 		rules_free(rules);
 	return result;
 }

@@ -44,6 +44,7 @@ struct rule {
 	uint64_t dedupe_about; /* what tells its payloads from those of others */
 	uint32_t slot;
 	uint32_t output_count;
+	uint32_t takes_over;     /* it sends its backlog first: backlog.h */
 	uint32_t member_outputs; /* how many go by member */
 	struct member *members;
 	struct queued unasked; /* those of them that are new */

@@ -16,11 +16,12 @@
 #define MCRD_WANTS 1073741824
 #define MCRD_RINGS 2
 #define MCRD_INTERFACES 8
+#define MCRD_BACKLOG_BYTES 33554432 /* of what all rules of a worker that stand by keep: backlog.h */
 #define MCRD_ORDERED_STREAMS 32 /* of a worker, merged with a delay: each takes 8 MiB of address space */
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 18
+#define MCRD_SEGMENT_VERSION 19
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -111,6 +112,7 @@ struct rule_counters {
 	uint64_t standby_input;
 	uint64_t too_late;
 	uint64_t standby;
+	uint64_t backlog; /* datagrams that it has now, and that are in no other counter yet: backlog.h */
 	struct returner returner; /* the last one */
 	struct meter meter;
 };

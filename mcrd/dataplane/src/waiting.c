@@ -8,7 +8,8 @@
 enum { ALIGNED = 64 }; /* all sizes are multiples: so what is left at the end has room for a struct waiting_packet */
 
 _Static_assert(sizeof(struct waiting_packet) <= ALIGNED, "a place at the end");
-_Static_assert(WAITING_BYTES % ALIGNED == 0 && WAITING_LEAST % ALIGNED == 0, "all sizes are multiples");
+_Static_assert(WAITING_BYTES % ALIGNED == 0 && MCRD_BACKLOG_BYTES % ALIGNED == 0 && WAITING_LEAST % ALIGNED == 0,
+	       "all sizes are multiples");
 
 static struct waiting_packet *at(const struct waiting *waiting, uint32_t offset)
 {
@@ -25,16 +26,17 @@ static uint32_t size_of(uint32_t length)
 /* What is left at the end, where the place has no room there: it is taken with it. */
 static uint32_t left_over(const struct waiting *waiting, uint32_t size)
 {
-	uint32_t to_end = WAITING_BYTES - waiting->next;
+	uint32_t to_end = waiting->bytes - waiting->next;
 
 	return size <= to_end ? 0 : to_end;
 }
 
-int waiting_init(struct waiting *waiting)
+int waiting_init(struct waiting *waiting, uint32_t bytes)
 {
 	memset(waiting, 0, sizeof(*waiting));
 	/* The kernel gives memory to what is written for the first time. */
-	waiting->memory = aligned_alloc(ALIGNED, WAITING_BYTES);
+	waiting->bytes = bytes;
+	waiting->memory = aligned_alloc(ALIGNED, bytes);
 	return waiting->memory ? 0 : -ENOMEM;
 }
 
@@ -48,7 +50,7 @@ int waiting_fits(const struct waiting *waiting, uint32_t length)
 {
 	uint32_t size = size_of(length);
 
-	return size + left_over(waiting, size) <= WAITING_BYTES - waiting->used;
+	return size + left_over(waiting, size) <= waiting->bytes - waiting->used;
 }
 
 int waiting_has_room(const struct waiting *waiting, uint32_t rule, uint32_t length)
@@ -57,7 +59,7 @@ int waiting_has_room(const struct waiting *waiting, uint32_t rule, uint32_t leng
 
 	if (!waiting_fits(waiting, length))
 		return 0;
-	left = WAITING_BYTES - waiting->used - needed;
+	left = waiting->bytes - waiting->used - needed;
 	return waiting->taken[rule] + needed <= left;
 }
 
@@ -69,7 +71,7 @@ static struct waiting_packet *take(struct waiting *waiting, uint32_t rule, uint3
 	waiting->used += size;
 	waiting->taken[rule] += size;
 	waiting->next += size;
-	if (waiting->next == WAITING_BYTES)
+	if (waiting->next == waiting->bytes)
 		waiting->next = 0;
 	return packet;
 }
@@ -86,7 +88,8 @@ struct waiting_packet *waiting_add(struct waiting *waiting, struct waiting_queue
 	packet->queue = queue;
 	packet->since = now;
 	packet->length = length;
-	memcpy(packet->payload, payload, length);
+	if (payload)
+		memcpy(packet->payload, payload, length);
 	if (queue->last)
 		queue->last->next = packet;
 	else
@@ -106,7 +109,7 @@ static void free_places(struct waiting *waiting)
 		waiting->used -= packet->size;
 		waiting->taken[packet->rule] -= packet->size;
 		waiting->oldest += packet->size;
-		if (waiting->oldest == WAITING_BYTES)
+		if (waiting->oldest == waiting->bytes)
 			waiting->oldest = 0;
 	}
 	waiting->oldest = waiting->next = 0; /* the same memory again, which is in the CPU's cache */

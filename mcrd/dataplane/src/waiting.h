@@ -13,7 +13,7 @@
 
 enum {
 	WAITING_BYTES = 8 << 20,
-	WAITING_LEAST = 1024, /* bytes that a packet takes: so there are at most 8192 */
+	WAITING_LEAST = 1024, /* bytes that a packet takes: so there are at most 8192 in so many */
 };
 
 /* How long a packet waits. Long enough for a supervisor that is busy, and to ask for all that have room one by one. */
@@ -42,12 +42,13 @@ struct waiting_queue {
 
 struct waiting {
 	uint8_t *memory;
+	uint32_t bytes;        /* of it */
 	uint32_t oldest, next; /* where places begin */
 	uint32_t used;         /* bytes */
 	uint32_t taken[MCRD_RULE_SLOTS]; /* bytes of each rule; those of packets that have gone too, until their place is free */
 };
 
-int waiting_init(struct waiting *waiting); /* 0 or -ENOMEM */
+int waiting_init(struct waiting *waiting, uint32_t bytes); /* of memory, see WAITING_BYTES; 0 or -ENOMEM */
 void waiting_free(struct waiting *waiting);
 
 /* Has it room for another packet of the rule? */
@@ -56,7 +57,7 @@ int waiting_has_room(const struct waiting *waiting, uint32_t rule, uint32_t leng
 /* Has it room for another packet of that length, whosever? */
 int waiting_fits(const struct waiting *waiting, uint32_t length);
 
-/* Only where there is room. */
+/* Only where there is room. `payload` NULL: the caller writes it. */
 struct waiting_packet *waiting_add(struct waiting *waiting, struct waiting_queue *queue, uint32_t rule,
 				   const uint8_t *payload, uint32_t length, uint64_t now);
 

@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "backlog.h"
+
 enum { QUEUE = 1024 /* at least EGRESS_RUNS and the worker's own three operations */ };
 
 struct worker *worker_new(const struct worker_settings *settings)
@@ -47,6 +49,7 @@ void worker_free(struct worker *worker)
 	egress_free(&worker->egress);
 	for (i = 0; i < MCRD_RULE_SLOTS; i++)
 		worker_leave_stream(worker, worker->rules.by_slot[i]);
+	backlog_free(worker);
 	rules_free(&worker->rules); /* it counts what waits */
 	for (i = 0; i < MCRD_INTERFACES * MCRD_RINGS; i++)
 		ring_unmap(&worker->interfaces[i / MCRD_RINGS].rings[i % MCRD_RINGS]);

@@ -35,6 +35,7 @@ struct worker {
 	struct merge_stream *merged;
 	uint32_t ordered; /* of them: how many have an order */
 	struct switch_stream *switched;
+	struct backlog *backlog; /* NULL: no rule has one */
 	struct segment *segment;
 	struct guard_memory *shared;
 	struct guard guard;

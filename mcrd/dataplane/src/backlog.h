@@ -1,0 +1,40 @@
+/* The backlog of a rule that stands by while another host relays: what came last, for as long as the rule says.
+ *
+ * When the rule takes over, it sends that first. Else what the other host did not send any more would be missing. It does so at
+ * BACKLOG_SPEED times the pace at which it came, since all at once would overflow what is behind. What comes meanwhile is
+ * appended, so the order stays.
+ *
+ * All rules of a worker share one memory, which is used in a circle: when it is full, the oldest goes. It is made when the
+ * first rule needs it.
+ * SPDX-License-Identifier: GPL-3.0-or-later */
+#ifndef MCRD_BACKLOG_H
+#define MCRD_BACKLOG_H
+
+#include "arrival.h"
+
+#define BACKLOG_SPEED 4
+
+struct backlog;
+
+/* A rule has been put in the place of one that may have a backlog: it goes on with that, or takes over. 0 or -ENOMEM. */
+int backlog_begin(struct worker *worker, struct rule *rule);
+
+/* The rule is removed: what it has is counted as what stood by. */
+void backlog_end(struct worker *worker, uint32_t slot);
+
+void backlog_free(struct worker *worker);
+
+/* Keeps a datagram that the rule takes. 0, or what egress_add() says. */
+int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *packet, const uint8_t *payload,
+		 uint32_t length, uint64_t now);
+
+/* Sends what is due of rules that take over. `now` is CLOCK_REALTIME, in ns. 0, or what egress_add() says. */
+int backlog_send(struct worker *worker, uint64_t now);
+
+/* Sends all that such rules have, at once: the worker ends. */
+int backlog_send_all(struct worker *worker);
+
+/* For how long nothing is due, in ns; `other`: for how long another thing is not. 0: for ever. */
+uint64_t backlog_sleep(const struct worker *worker, uint64_t other);
+
+#endif
