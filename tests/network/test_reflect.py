@@ -28,6 +28,7 @@ HOME = """
 interfaces = ["r0", "r1", "r2", "r3"]
 protocol = "mdns"
 """
+CACHE_FLUSH = bytes.fromhex("00018001")  # a record of type A, class IN
 
 
 def finds(avahi: Avahi, *services: str) -> None:
@@ -50,6 +51,7 @@ def test_avahi_in_three_networks_and_a_fourth_that_comes_later(fork: Fork) -> No
     late = {name for name in places if name.endswith("r3")}
     assert states(daemon) == {name: "waiting" if name in late else "active" for name in places}
     hosts = (fork.source, fork.sink, fork.sink2)
+    seen = fork.sink.capture("k0", "udp src port 5353 and ip src host 10.2.0.1", direction="in")
     avahis = [Avahi(host, host.name) for host in hosts]
     services = [f"printer-of-{host.name}" for host in hosts]
     published = [
@@ -57,6 +59,9 @@ def test_avahi_in_three_networks_and_a_fourth_that_comes_later(fork: Fork) -> No
     ]
     for avahi in avahis:
         finds(avahi, *services)
+    # What makes others forget older records (RFC 6762, section 10.2) is in what is relayed.
+    announced = [each.payload for each in map(udp, seen.stop()) if each.payload[2] >> 7]
+    assert any(CACHE_FLUSH in payload for payload in announced)
     # A network that comes later joins by itself.
     (fourth,) = fork.lab.hosts("fourth")
     fork.lab.link(fourth, "k2", ["10.4.0.2/24"], fork.relay, "r3", ["10.4.0.1/24"])
