@@ -26,6 +26,7 @@ RULES = ("choice.c", "limit.c", "members.c", "rules.c", "table.c", "waiting.c", 
 # What each test file is linked with.
 SUBJECTS = {
     "answers": ("answers.c", "egress.c", "gather.c", "counters.c", "limit.c", "meter.c"),
+    "backlog": WORKER,
     "breaker": ("breaker.c",),
     "choice": ("choice.c",),
     "counters": ("counters.c",),

@@ -55,7 +55,7 @@ static void test_against_a_model(void)
 	uint32_t step, i, live = 0, refused = 0, most = 0;
 
 	check_about("model");
-	CHECK_EQUAL(waiting_init(waiting), 0);
+	CHECK_EQUAL(waiting_init(waiting, WAITING_BYTES), 0);
 	for (i = 0; i < sizeof(bytes); i++)
 		bytes[i] = (uint8_t)check_random(&random);
 	for (step = 0; step < STEPS; step++) {
@@ -113,7 +113,7 @@ static void test_shares(void)
 	uint32_t count;
 
 	check_about("shares");
-	CHECK_EQUAL(waiting_init(waiting), 0);
+	CHECK_EQUAL(waiting_init(waiting, WAITING_BYTES), 0);
 	waiting_add(waiting, &first, 0, bytes, 0, 1);
 	for (count = 1; waiting_has_room(waiting, 0, 0); count++)
 		waiting_add(waiting, &second, 0, bytes, 0, 1);
