@@ -59,6 +59,7 @@ struct egress {
 	uint32_t active_count;
 	uint32_t count; /* runs */
 	uint64_t time;  /* that the last frame came at */
+	uint64_t runs_so_far;
 	uint64_t *sent; /* datagrams of all sockets, */
 	uint64_t *failed; /* and those that were not */
 	struct run runs[EGRESS_RUNS];

@@ -34,6 +34,7 @@ static struct run *new_run(struct egress *egress, struct egress_socket *socket, 
 	uint32_t index = egress->count++;
 	struct run *run = &egress->runs[index];
 
+	egress->runs_so_far++;
 	if (socket->restore && now_ns() >= socket->restore) {
 		socket->below = GATHER_ANY;
 		socket->restore = 0;

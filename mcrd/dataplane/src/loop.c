@@ -366,7 +366,7 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
 	} else if (worker->settings.busy_poll && worker->begun) {
 		result = io_uring_sq_ready(&worker->uring) > 0 ? io_uring_submit(&worker->uring) : 0;
-	} else if (pace_note(&worker->pace, now, frames)) {
+	} else if (pace_note(&worker->pace, now, frames, *worker->egress.sent, worker->egress.runs_so_far)) {
 		sleep = worker->hurry ? 0 : pace_sleep(&worker->pace, began, now);
 		if (sleep == 0)
 			return 0;

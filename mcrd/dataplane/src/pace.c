@@ -14,6 +14,9 @@
 #define WINDOW_NS 100000ULL
 #define WINDOW_FAST_NS 300000ULL
 #define WINDOW_LONGEST_NS 400000ULL
+/* Where many flows share the rate, each has few datagrams in a window, and a write costs as much as twenty of them. */
+#define WINDOW_SHORT_RUNS_NS 1000000ULL
+#define SHORT_RUN 16ULL
 
 static uint64_t read_clock(clockid_t clock)
 {
@@ -33,7 +36,7 @@ uint64_t pace_real_now(void)
 	return read_clock(CLOCK_REALTIME);
 }
 
-int pace_note(struct pace *pace, uint64_t ended, uint32_t frames)
+int pace_note(struct pace *pace, uint64_t ended, uint32_t frames, uint64_t datagrams, uint64_t runs)
 {
 	uint64_t took = ended - pace->began, rate;
 
@@ -47,6 +50,9 @@ int pace_note(struct pace *pace, uint64_t ended, uint32_t frames)
 		pace->window += 2 * (rate - BUSY_FROM);
 	if (pace->window > WINDOW_FAST_NS)
 		pace->window = WINDOW_FAST_NS;
+	pace->short_runs = datagrams - pace->datagrams < SHORT_RUN * (runs - pace->runs);
+	pace->datagrams = datagrams;
+	pace->runs = runs;
 	pace->began = ended;
 	pace->frames = 0;
 	return pace->busy;
@@ -55,11 +61,12 @@ int pace_note(struct pace *pace, uint64_t ended, uint32_t frames)
 uint64_t pace_sleep(const struct pace *pace, uint64_t began, uint64_t ended)
 {
 	uint64_t took = ended - began, window = 2 * took;
+	uint64_t longest = pace->short_runs ? WINDOW_SHORT_RUNS_NS : WINDOW_LONGEST_NS;
 
 	/* Where the work takes most of the window, more backlog makes better batches of it. */
 	if (window < pace->window)
 		window = pace->window;
-	if (window > WINDOW_LONGEST_NS)
-		window = WINDOW_LONGEST_NS;
+	if (window > longest)
+		window = longest;
 	return window >= took + PACE_SHORTEST_NS ? window - took : 0;
 }

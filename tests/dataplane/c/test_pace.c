@@ -6,10 +6,12 @@
 
 enum { US = 1000, MS = 1000 * US };
 
-/* Harvests every 50 us for some ms, at a rate in frames per second. Returns the state at the end. */
-static int run(struct pace *pace, uint64_t *now, uint64_t rate, uint32_t ms)
+/* Harvests every 50 us for some ms, at a rate in frames per second; a write has so many of them. Returns the state at
+ * the end. */
+static int run_of(struct pace *pace, uint64_t *now, uint64_t rate, uint32_t ms, uint64_t length)
 {
 	uint64_t until = *now + (uint64_t)ms * MS, due = 0;
+	uint64_t sent = pace->datagrams;
 	int busy = pace->busy;
 
 	while (*now < until) {
@@ -17,9 +19,15 @@ static int run(struct pace *pace, uint64_t *now, uint64_t rate, uint32_t ms)
 
 		*now += 50 * US;
 		due += rate * 50;
-		busy = pace_note(pace, *now, (uint32_t)(due / 1000000 - had));
+		busy = pace_note(pace, *now, (uint32_t)(due / 1000000 - had), sent + due / 1000000,
+				 (sent + due / 1000000) / length);
 	}
 	return busy;
+}
+
+static int run(struct pace *pace, uint64_t *now, uint64_t rate, uint32_t ms)
+{
+	return run_of(pace, now, rate, ms, 64);
 }
 
 static void test_states(void)
@@ -38,7 +46,7 @@ static void test_states(void)
 	CHECK_EQUAL(run(&pace, &now, 0, 5), 0);
 	/* A burst after a long silence is no rate. */
 	now += 1000ULL * MS;
-	CHECK_EQUAL(pace_note(&pace, now, 64), 0);
+	CHECK_EQUAL(pace_note(&pace, now, 64, pace.datagrams + 64, pace.runs + 1), 0);
 	CHECK_EQUAL(run(&pace, &now, 0, 5), 0);
 }
 
@@ -69,9 +77,26 @@ static void test_sleep(void)
 	}
 }
 
+/* Twice the work's time, so that more of a flow goes in one write; but no longer than a millisecond. */
+static void test_many_flows(void)
+{
+	struct pace pace = { 0 };
+	uint64_t now = 0;
+
+	check_about("many flows");
+	run_of(&pace, &now, 400000, 5, 2);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000), 300 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 330 * US), 330 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 800 * US), 200 * US);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 1 * MS), 0);
+	run_of(&pace, &now, 400000, 5, 32);
+	CHECK_EQUAL(pace_sleep(&pace, 1000, 1000 + 330 * US), 70 * US);
+}
+
 int main(void)
 {
 	test_states();
 	test_sleep();
+	test_many_flows();
 	return check_result();
 }
