@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.cells import OUT_PORT, PORT, Cell
+from bench.cells import OUT_INTERFACES, OUT_PORT, PORT, Cell
 from bench.forwarding import VARIABLE
 from bench.generators import BurstSink, Receiver, Site
 from bench.lineup import NAMED, TC, XDP
 from bench.processor import placement
 from bench.programs import build
 from bench.relays import Peer
-from bench.topology import OUT_INTERFACES, Network
+from bench.topology import Network
 from tests.lab import Lab, wait_for
 
 COUNT = 300

@@ -113,17 +113,19 @@ def test_a_rule_stands_by_until_this_host_has_the_address(triangle: Triangle) ->
 
 
 KEEPALIVED = """
-global_defs {{
+global_defs {
   vrrp_garp_master_delay 0
   vrrp_version 3
-}}
-vrrp_instance pair {{
+}
+"""
+INSTANCE = """
+vrrp_instance of-{number} {{
   state BACKUP
+  nopreempt
   interface r1
-  virtual_router_id 51
+  virtual_router_id {number}
   priority {priority}
   advert_int 0.1
-  {preempts}
   virtual_ipaddress {{
     {address}/24 dev r1
   }}
@@ -133,10 +135,13 @@ vrrp_instance pair {{
 
 @dataclass
 class Twin:
-    """One of two hosts that may relay: keepalived of Debian, and mcrd."""
+    """One of the hosts that may relay: keepalived of Debian, and mcrd.
+
+    `priorities` are by the virtual address.
+    """
 
     host: Host
-    priority: int
+    priorities: dict[str, int]
     rules: str
     daemon: Mcrd | None = None
     router: subprocess.Popen[bytes] | None = None
@@ -145,11 +150,13 @@ class Twin:
         """Starts both, and waits until the daemon is ready to take over."""
         lab, name = self.host.lab, self.host.name
         self.daemon = lab.mcrd(self.host, self.rules)
-        wait_for(lambda: self.state() in ("standby", "active"), "all to be open")
+        wait_for(lambda: self.states().keys() <= {"standby", "active"}, "all to be open")
         conf = lab.file(f"{name}.keepalived.conf")
-        conf.write_text(
-            KEEPALIVED.format(priority=self.priority, address=VIRTUAL, preempts="nopreempt")
+        instances = (
+            INSTANCE.format(number=number, priority=priority, address=address)
+            for number, (address, priority) in enumerate(self.priorities.items(), 51)
         )
+        conf.write_text(KEEPALIVED + "".join(instances))
         self.router = self.host.start(
             *(program("keepalived", "keepalived"), "--vrrp", "--dont-fork", "--log-console"),
             *("--use-file", str(conf), "--pid", f"{conf}.pid", "--vrrp_pid", f"{conf}.vrrp"),
@@ -162,9 +169,15 @@ class Twin:
         assert self.daemon is not None
         return state(self.daemon)[0]
 
-    def has_address(self) -> bool:
-        """Whether keepalived has given it the address."""
-        return VIRTUAL in self.host.run("ip", "address", "show", "dev", "r1")
+    def states(self) -> dict[str, int]:
+        """How many rules are in which state."""
+        assert self.daemon is not None
+        return dict(self.daemon.status()["rules"])
+
+    def active(self) -> set[str]:
+        """The rules that it relays."""
+        assert self.daemon is not None
+        return {name for name, each in self.daemon.rules().items() if each["state"] == "active"}
 
     def pull_the_plug(self) -> None:
         """Nothing of it is heard any more; it has no time to say so."""
@@ -177,22 +190,30 @@ class Twin:
 
     def repair(self) -> None:
         """It comes back, without what it was."""
-        self.host.run("ip", "address", "flush", "dev", "r1", "to", VIRTUAL)
+        for address in self.priorities:
+            self.host.run("ip", "address", "flush", "dev", "r1", "to", address)
         self.host.run("sh", "-c", "ip link set r0 up; ip link set r1 up")
         self.start()
 
 
-def pair(lab: Lab, rules: str) -> tuple[Host, Host, Twin, Twin]:
-    """source -- switch -- both -- switch -- sink; the first of both has the address."""
-    source, left, one, two, right, sink = lab.hosts("source", "left", "one", "two", "right", "sink")
+def hosts(lab: Lab, count: int) -> tuple[Host, Host, list[Host]]:
+    """source -- switch -- all of them -- switch -- sink."""
+    source, left, right, sink = lab.hosts("source", "left", "right", "sink")
+    between = lab.hosts(*(f"relay{number}" for number in range(1, count + 1)))
     lab.link(source, "s0", ["10.1.0.1/24"], left, "p0", [])
     lab.link(sink, "k0", ["10.2.0.2/24"], right, "p0", [])
-    for number, host in enumerate((one, two), 1):
+    for number, host in enumerate(between, 1):
         lab.link(host, "r0", [f"10.1.0.1{number}/24"], left, f"p{number}", [])
         lab.link(host, "r1", [f"10.2.0.1{number}/24"], right, f"p{number}", [])
     for switch in (left, right):
-        lab.bridge(switch, "br0", ["p0", "p1", "p2"])
-    first, second = Twin(one, 200, rules), Twin(two, 100, rules)
+        lab.bridge(switch, "br0", [f"p{number}" for number in range(count + 1)])
+    return source, sink, list(between)
+
+
+def pair(lab: Lab, rules: str) -> tuple[Host, Host, Twin, Twin]:
+    """Two of them; the first one has the address."""
+    source, sink, (one, two) = hosts(lab, 2)
+    first, second = Twin(one, {VIRTUAL: 200}, rules), Twin(two, {VIRTUAL: 100}, rules)
     first.start()
     wait_for(lambda: first.state() == "active", "the first to have the address")
     second.start()
@@ -259,7 +280,7 @@ def test_fifty_failovers_back_and_forth(lab: Lab) -> None:
     received = sink.receive("k0", "239.2.2.2", 6000)
     sender = source.start_send("s0", "239.1.1.1", 5000, rate=rate, size=200)
     for number in range(50):
-        wait_for(partial(has_heard, spare, rate // 2), f"the stream, {number}")
+        wait_for(partial(has_heard, spare, 1000), f"the stream, {number}")
         active.pull_the_plug()
         wait_for(lambda: spare.state() == "active", f"the takeover, {number}")  # noqa: B023
         wait_for(partial(has_heard_all, spare), f"the backlog to be sent, {number}")
@@ -299,3 +320,43 @@ def test_both_are_active_where_neither_hears_the_other(lab: Lab) -> None:
     wait_for(lambda: has_sent(active, 1000), "the first to send all")
     found = received.stop()
     assert (found["unique"], found["duplicated"]) == (1000, 500)
+
+
+@pytest.mark.long
+def test_four_hosts_share_a_thousand_rules(lab: Lab) -> None:
+    """Each rule is active on exactly one, also when one of them dies and comes back."""
+    source, sink, found = hosts(lab, 4)
+    addresses = [f"10.2.0.10{number}" for number in range(4)]
+    names = [f"r{number}" for number in range(1000)]
+    rules = "".join(
+        rule(
+            name,
+            f"r0 239.1.{at // 250}.{at % 250 + 1} 5000",
+            f"r1 239.2.{at // 250}.{at % 250 + 1} 6000 ttl=2",
+            more=f'active_with = "{addresses[at % 4]}"',
+        )
+        for at, name in enumerate(names)
+    )
+    twins = [
+        Twin(host, {a: 200 - 10 * ((at - mine) % 4) for at, a in enumerate(addresses)}, rules)
+        for mine, host in enumerate(found)
+    ]
+    for twin in twins:
+        twin.host.sysctl("net.ipv4.igmp_max_memberships", "2000")
+        twin.start()
+
+    def is_shared(between: list[Twin]) -> bool:
+        relayed = [name for twin in between for name in twin.active()]
+        return sorted(relayed) == sorted(names)
+
+    wait_for(lambda: is_shared(twins), "each rule to be active on one host")
+    dead, *others = sorted(twins, key=lambda twin: len(twin.active()), reverse=True)
+    dead.pull_the_plug()
+    wait_for(lambda: is_shared(others), "the others to relay all")
+    received = sink.receive("k0", "239.2.0.1", 6000)
+    source.send("s0", "239.1.0.1", 5000, count=200, rate=1000, size=100)
+    wait_for(lambda: sum(counted(t.daemon, "r0")["sent"] for t in others if t.daemon) == 200, "all")
+    dead.repair()
+    wait_for(lambda: is_shared(twins), "each rule to be active on one host again")
+    found_there = received.stop()
+    assert (found_there["unique"], found_there["duplicated"]) == (200, 0)
