@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.dataplane.libraries import build_library
 
-WINDOW, BEFORE, LATE_IN_A_ROW = 16384, 4096, 64
+WINDOW, BEFORE, LATE_IN_A_ROW, NEAR = 16384, 4096, 64, 32
 LATE = -1
 ROOM = 70_000  # more than what may leave at once
 
@@ -67,6 +68,14 @@ class Order:
         return int(self._lib.reorder_held(self._made))
 
 
+@dataclass
+class Waits:
+    """One that waits for what is due before it."""
+
+    name: int
+    since: int
+
+
 class Oracle:
     """The same, with numbers that neither wrap nor are found by their bits: slow and plain."""
 
@@ -75,34 +84,82 @@ class Oracle:
         self._window = min(WINDOW, self._modulus // 2)
         self._stream: int | None = None
         self._due = self._known = self._late = 0
+        self._in_turn = False
+        self._stray: tuple[int, int] | None = None  # its stream, and the number after it
         self._fate: dict[int, bool] = {}  # of numbers before the one that is due: was it sent?
-        self._waits: dict[int, tuple[int, int]] = {}  # by the number: the name, and when it came
+        self._waits: dict[int, Waits] = {}  # by the number
 
     def give(self, number: int, name: int, now: int, stream: int = 7) -> list[int]:
+        if self._stream is None:
+            return self._anew(number % self._modulus, name, stream)
         number = self._near(number % self._modulus)
-        if stream == self._stream:
-            if self._due <= number < self._due + self._window and number not in self._waits:
-                self._late = 0
-                self._waits[number] = name, now
-                return self._ready() if number == self._due else []
-            known = self._due - self._known <= number < self._due
-            if known and not self._fate.get(number, False) and self._late + 1 < LATE_IN_A_ROW:
-                self._late += 1
-                return [LATE]
-        left = [self._waits[each][0] for each in sorted(self._waits)]
-        self._stream, self._due, self._late = stream, number + 1, 0
-        self._known = min(BEFORE, self._window // 4) + 1
-        self._waits, self._fate = {}, {number: True}
-        return [*left, name]
+        ahead = number - self._due
+        if stream != self._stream or number in self._waits or self._fate.get(number, False):
+            return self._doubt(number, name, now, stream)
+        if 0 <= ahead < self._window:
+            if ahead >= NEAR and self._follows_stray(number, stream):
+                return self._anew_after_stray(number, name, now, stream)
+            if ahead < NEAR:
+                self._late, self._stray = 0, None
+                self._in_turn = self._in_turn or ahead == 0
+            self._waits[number] = Waits(name, now)
+            return self._ready() if ahead == 0 else []
+        if not -self._known <= ahead < 0:
+            return self._doubt(number, name, now, stream)
+        self._late += 1
+        return [LATE] if self._late < LATE_IN_A_ROW else self._anew(number, name, stream)
 
     def expire(self, now: int) -> list[int]:
         left: list[int] = []
-        while over := [n for n, (_, since) in self._waits.items() if now - since >= self._delay]:
-            last = max(over)
-            while self._waits and min(self._waits) <= last:
-                self._go(min(self._waits) - self._due)
+        while over := [n for n, it in self._waits.items() if now - it.since >= self._delay]:
+            first = min(over, key=lambda n: (self._waits[n].since, self._waits[n].name))
+            lowest = min(self._waits)
+            if self._is_stray(first):
+                self._stray = self._stream or 0, first + 1
+                left.append(self._waits.pop(first).name)
+            elif self._is_stray(lowest):
+                left.append(self._waits.pop(lowest).name)
+            else:
+                self._in_turn = False
+                self._go(lowest - self._due)
                 left += self._ready()
         return left
+
+    def _is_stray(self, number: int) -> bool:
+        near = range(number - NEAR, number + NEAR + 1)
+        others = self._waits.keys() - {number}
+        return self._in_turn and number - self._due >= NEAR and not others & set(near)
+
+    def _follows_stray(self, number: int, stream: int) -> bool:
+        if self._stray is None or self._stray[0] != stream:
+            return False
+        ahead = (number - self._stray[1] + NEAR) % self._modulus
+        return ahead <= 2 * NEAR
+
+    def _doubt(self, number: int, name: int, now: int, stream: int) -> list[int]:
+        if self._follows_stray(number, stream):
+            return self._anew_after_stray(number, name, now, stream)
+        self._stray = stream, number + 1
+        return [name]
+
+    def _flush(self) -> list[int]:
+        left = [self._waits[each].name for each in sorted(self._waits)]
+        self._waits = {}
+        return left
+
+    def _anew(self, number: int, name: int, stream: int) -> list[int]:
+        left = self._flush()
+        self._stream, self._due = stream, number + 1
+        self._late, self._in_turn, self._stray = 0, True, None
+        self._known = min(BEFORE, self._window // 4) + 1
+        self._fate = {number: True}
+        return [*left, name]
+
+    def _anew_after_stray(self, number: int, name: int, now: int, stream: int) -> list[int]:
+        assert self._stray is not None
+        left = self._anew((self._stray[1] - 1) % self._modulus, 0, stream)[:-1]
+        self._in_turn = False
+        return left + self.give(number, name, now, stream)
 
     def _near(self, number: int) -> int:
         """The number with that remainder which is from half a turn before the due one on."""
@@ -117,7 +174,8 @@ class Oracle:
     def _ready(self) -> list[int]:
         left = []
         while self._due in self._waits:
-            left.append(self._waits.pop(self._due)[0])
+            self._in_turn = self._in_turn or bool(left)
+            left.append(self._waits.pop(self._due).name)
             self._fate[self._due] = True
             self._go(1)
         return left
@@ -180,10 +238,13 @@ def test_numbers_that_begin_anew(library: tuple[FFI, Any]) -> None:
     order = Order(library, 50, 32)
     left = [name for n in range(6000) for name in order.give(900_000 + n, n, n)]
     assert order.give(906_003, 6000, 6000) == []
-    assert order.give(0, 6001, 6001) == [6000, 6001]  # far away: at once, and what waits before it
-    assert order.give(1, 6002, 6002) == [6002]
+    assert order.give(0, 6001, 6001) == [6001]  # far away: at once
+    assert order.give(1, 6002, 6002) == [6000, 6002]  # so it was no stray
     assert order.give(0, 6003, 6003) == [6003]  # a number that was used
-    assert order.give(1, 6004, 6004, stream=8) == [6004]
+    assert order.give(2, 6004, 6004) == [6004]
+    assert order.give(1, 6005, 6005, stream=8) == [6005]
+    assert order.give(3, 6006, 6006, stream=8) == []
+    assert order.give(2, 6007, 6007, stream=8) == [6007, 6006]
     assert left == list(range(6000))
 
 
@@ -193,6 +254,34 @@ def test_a_restart_just_before_the_beginning(library: tuple[FFI, Any]) -> None:
     left += [name for n in range(200) for name in order.give(500 + n, 200 + n, 200 + n)]
     late = [LATE] * (LATE_IN_A_ROW - 1)
     assert left == [*range(200), *late, *range(200 + len(late), 400)]
+
+
+@pytest.mark.parametrize("far", [40, 3000, 16_000, 30_000, -10, -3000, -5000])
+@pytest.mark.parametrize("stream", [7, 8])
+@pytest.mark.parametrize("step", [1, 100])
+def test_a_stray_makes_nothing_late(
+    library: tuple[FFI, Any], far: int, stream: int, step: int
+) -> None:
+    """Neither does it hold anything up, whether numbers come quickly or after the delay."""
+    order, left, count = Order(library, 50, 32), list[int](), 6000
+    for n in range(count):
+        left += order.expire(n * step) + order.give(10**6 + n, n, n * step)
+        if n in (1000, 2500):
+            left += order.give(10**6 + n + far, count + n, n * step, stream=stream)
+        assert order.held <= 1
+    left += order.expire(10**9)
+    assert len(left) == count + 2  # a stray that is just before the others is late itself
+    assert [n for n in left if 0 <= n < count] == list(range(count))
+
+
+def test_numbers_that_count_by_more_than_one(library: tuple[FFI, Any]) -> None:
+    """They wait for what never comes, and leave in order all the same."""
+    order, left = Order(library, 50, 32), list[int]()
+    for n in range(2000):
+        swapped = n ^ 1
+        left += order.expire(n * 10) + order.give(1316 * swapped, swapped, n * 10)
+    left += order.expire(10**9)
+    assert left[2:] == list(range(2, 2000))
 
 
 def test_spans_of_numbers(library: tuple[FFI, Any]) -> None:

@@ -10,8 +10,12 @@
 #include "order.h"
 #include "rtp.h"
 
+_Static_assert(MCRD_ORDERED_STREAMS <= 64, "a bit of `holding` for each");
+
 int held_begin(struct worker *worker, struct merge_stream *stream, uint64_t delay)
 {
+	uint32_t place = 0;
+
 	if (stream->order && delay) {
 		stream->order->delay = delay;
 		return 0;
@@ -19,18 +23,32 @@ int held_begin(struct worker *worker, struct merge_stream *stream, uint64_t dela
 	held_end(worker, stream);
 	if (!delay)
 		return 0;
-	if (worker->ordered >= MCRD_ORDERED_STREAMS)
+	while (place < MCRD_ORDERED_STREAMS && worker->orders[place])
+		place++;
+	if (place == MCRD_ORDERED_STREAMS)
 		return -ENOSPC;
-	stream->order = order_new(delay);
+	stream->order = worker->orders[place] = order_new(delay, place);
 	worker->ordered += stream->order != NULL;
 	return stream->order ? 0 : -ENOMEM;
 }
 
 void held_end(struct worker *worker, struct merge_stream *stream)
 {
-	worker->ordered -= stream->order != NULL;
+	if (!stream->order)
+		return;
+	worker->ordered--;
+	worker->orders[stream->order->place] = NULL;
+	worker->holding &= ~(1ULL << stream->order->place);
 	order_free(stream->order);
 	stream->order = NULL;
+}
+
+/* The first that holds something, of those from this place on; NULL: none. */
+static struct order *holder(const struct worker *worker, uint32_t place)
+{
+	uint64_t left = place < 64 ? worker->holding >> place << place : 0;
+
+	return left ? worker->orders[__builtin_ctzll(left)] : NULL;
 }
 
 static void count_late(struct interface_counters *here, struct rule_counters *counters, uint64_t datagrams)
@@ -131,6 +149,8 @@ static int settle(struct worker *worker, struct order *order)
 	int result = egress_flush(&worker->egress, worker_complete, worker);
 
 	order_settle(order);
+	if (!order->queue.first)
+		worker->holding &= ~(1ULL << order->place);
 	return result;
 }
 
@@ -141,7 +161,7 @@ static int send_first(struct worker *worker, struct order *order)
 	int result = 0;
 
 	while (result == 0 && !first->left) {
-		result = send_one(worker, order_next(order, 1));
+		result = send_one(worker, order_give_up(order));
 		if (result == 0)
 			result = held_send_due(worker, order);
 	}
@@ -192,9 +212,12 @@ int held_take(struct worker *worker, struct interface_counters *here, struct rul
 		switch (order_ask(order, &place)) {
 		case ORDER_ANEW:
 			result = send_held(worker, order, 1);
+			if (result < 0)
+				return result;
 			order_begin(order, &place);
-			order_pass(order, &place);
-			return result;
+			continue;
+		case ORDER_STRAY:
+			return 0;
 		case ORDER_NOW:
 			count(&counters->reordered, order_is_behind(order, &place));
 			order_pass(order, &place);
@@ -209,6 +232,7 @@ int held_take(struct worker *worker, struct interface_counters *here, struct rul
 				return result;
 		}
 	}
+	worker->holding |= 1ULL << order->place;
 	count(&counters->held, 1);
 	count(&counters->reordered, order_is_behind(order, &place));
 	held->skipping = choose(rule, packet->source);
@@ -227,38 +251,37 @@ static uint64_t left_of(const struct order *order, const struct waiting_packet *
 
 int held_expire(struct worker *worker, int more, uint64_t now)
 {
-	struct merge_stream *stream;
+	struct order *order;
 	int result = 0;
 
 	if (!worker->begun || worker->test.held)
 		return 0;
 	if (more)
-		now = worker->egress.time;
+		now = worker->looked;
 	worker->egress.time = now;
-	for (stream = worker->merged; result == 0 && stream; stream = stream->next) {
+	for (order = holder(worker, 0); result == 0 && order; order = holder(worker, order->place + 1)) {
 		const struct waiting_packet *first;
 
-		if (!stream->order)
-			continue;
-		while (result == 0 && (first = order_first(stream->order)) && left_of(stream->order, first, now) == 0)
-			result = send_first(worker, stream->order);
-		if (result == 0 && stream->order->queue.first && stream->order->queue.first->left)
-			result = settle(worker, stream->order);
+		while (result == 0 && (first = order_first(order)) && left_of(order, first, now) == 0)
+			result = send_first(worker, order);
+		if (result == 0 && order->queue.first && order->queue.first->left)
+			result = settle(worker, order);
 	}
 	return result;
 }
 
 uint64_t held_sleep(const struct worker *worker, uint64_t other)
 {
-	const struct merge_stream *stream;
-	uint64_t now = pace_real_now(), least = other;
+	uint64_t now, least = other;
+	struct order *order;
 
-	if (!worker->begun)
+	if (!worker->begun || !worker->holding)
 		return other;
 
-	for (stream = worker->merged; stream; stream = stream->next) {
-		const struct waiting_packet *first = stream->order ? order_first(stream->order) : NULL;
-		uint64_t left = first ? left_of(stream->order, first, now) + 1 : 0;
+	now = pace_real_now();
+	for (order = holder(worker, 0); order; order = holder(worker, order->place + 1)) {
+		const struct waiting_packet *first = order_first(order);
+		uint64_t left = first ? left_of(order, first, now) + 1 : 0;
 
 		if (left && (least == 0 || left < least))
 			least = left;
@@ -284,11 +307,10 @@ int held_send_of(struct worker *worker, uint32_t slot)
 
 int held_send_all(struct worker *worker)
 {
-	struct merge_stream *stream;
+	struct order *order;
 	int result = 0;
 
-	for (stream = worker->merged; result == 0 && stream; stream = stream->next)
-		if (stream->order)
-			result = send_all_of(worker, stream->order);
+	for (order = holder(worker, 0); result == 0 && order; order = holder(worker, order->place + 1))
+		result = send_all_of(worker, order);
 	return result;
 }

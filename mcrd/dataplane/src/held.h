@@ -21,7 +21,7 @@ int held_take(struct worker *worker, struct interface_counters *here, struct rul
 int held_send_due(struct worker *worker, struct order *order);
 
 /* Sends what has waited for its time. It is over when all that came within it was looked at: `now` is when a harvest began,
- * which was flushed. `more`: it has left frames in the rings. */
+ * which was flushed. `more`: it has left frames in the rings, and time is that of the last one that it took. */
 int held_expire(struct worker *worker, int more, uint64_t now);
 
 /* How long until something has waited for its time, or `other`, whichever is less; in ns, 0: neither. */

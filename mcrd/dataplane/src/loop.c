@@ -266,6 +266,7 @@ static int harvest(struct worker *worker)
 		if (!arrival->ring)
 			break;
 		ring_take(arrival->ring);
+		worker->looked = arrival->frame.time;
 		/* What the next one needs is on its way while this one is relayed. */
 		next = &arrivals[(frames + 1) % 2];
 		arrival_look(worker, next);
@@ -377,9 +378,7 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 	} else {
 		if (!worker->waiting_ready && worker->begun)
 			wait_for_frames(worker);
-		late = members_sleep(&worker->rules);
-		if (worker->ordered)
-			late = held_sleep(worker, late);
+		late = held_sleep(worker, members_sleep(&worker->rules));
 		if (worker->backlog)
 			late = backlog_sleep(worker, late);
 		timeout = (struct __kernel_timespec){ (long long)(late / SECOND_NS), (long long)(late % SECOND_NS) };

@@ -4,13 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct order *order_new(uint64_t delay)
+struct order *order_new(uint64_t delay, uint32_t place)
 {
 	struct order *order = calloc(1, sizeof(*order));
 
 	if (!order)
 		return NULL;
 	order->delay = delay;
+	order->place = place;
 	if (waiting_init(&order->waiting, WAITING_BYTES) == 0)
 		return order;
 	free(order);
@@ -62,36 +63,69 @@ static void advance(struct order *order, uint64_t numbers, int sent)
 	order->known = order->known + noted < order->window ? order->known + (uint32_t)noted : order->window;
 }
 
+/* Is it where the stream of the last stray goes on? */
+static int follows_stray(const struct order *order, const struct order_place *place)
+{
+	const struct order_place *stray = &order->stray;
+	uint64_t mask = UINT64_MAX >> (64 - place->bits), ahead = place->number - stray->number - stray->span;
+
+	return stray->span > 0 && place->stream == stray->stream && place->bits == stray->bits &&
+	       ((ahead + ORDER_NEAR) & mask) <= 2 * ORDER_NEAR;
+}
+
+static enum order_answer doubt(struct order *order, const struct order_place *place)
+{
+	if (follows_stray(order, place))
+		return ORDER_ANEW;
+	order->stray = *place;
+	return ORDER_STRAY;
+}
+
 enum order_answer order_ask(struct order *order, const struct order_place *place)
 {
 	uint64_t ahead = (place->number - order->due) & order->mask, behind = (order->due - place->number) & order->mask;
 
-	if (!order->begun || place->stream != order->stream)
+	if (!order->begun)
 		return ORDER_ANEW;
+	if (place->stream != order->stream)
+		return doubt(order, place);
 	if (ahead < order->window) {
 		if (is_set(order->there, at(order, place->number)))
-			return ORDER_ANEW;
-		order->late = 0;
-		return ahead == 0 ? ORDER_NOW : ORDER_WAITS;
+			return doubt(order, place);
+		if (ahead >= ORDER_NEAR)
+			return follows_stray(order, place) ? ORDER_ANEW : ORDER_WAITS;
+		order->stray.span = order->late = 0;
+		if (ahead > 0)
+			return ORDER_WAITS;
+		order->in_turn = 1;
+		return ORDER_NOW;
 	}
-	if (behind > order->known || is_set(order->sent, at(order, place->number)) || ++order->late == ORDER_LATE)
-		return ORDER_ANEW;
-	return ORDER_LATE_ONE;
+	if (behind > order->known || is_set(order->sent, at(order, place->number)))
+		return doubt(order, place);
+	if (++order->late < ORDER_LATE)
+		return ORDER_LATE_ONE;
+	order->stray.span = 0;
+	return ORDER_ANEW;
 }
 
 void order_begin(struct order *order, const struct order_place *place)
 {
+	const struct order_place *first = follows_stray(order, place) ? &order->stray : place;
 	uint64_t half = 1ULL << (place->bits - 1);
 
 	order->mask = UINT64_MAX >> (64 - place->bits);
 	order->window = half < ORDER_WINDOW ? (uint32_t)half : ORDER_WINDOW;
 	order->places = half < ORDER_WINDOW ? 2 * order->window : ORDER_WINDOW;
 	order->stream = place->stream;
-	order->due = order->highest = place->number;
+	order->due = order->highest = first->number;
 	order->known = order->window / 4 < ORDER_BEFORE ? order->window / 4 : ORDER_BEFORE;
 	order->late = 0;
+	order->in_turn = 0;
 	order->begun = 1;
 	memset(order->sent, 0, sizeof(order->sent));
+	if (first != place)
+		order_pass(order, first);
+	order->stray.span = 0;
 }
 
 int order_is_behind(struct order *order, const struct order_place *place)
@@ -141,28 +175,67 @@ static uint32_t lowest(const struct order *order)
 	return i * 64 + (uint32_t)__builtin_ctzll(bits);
 }
 
+/* Does anything wait that is so far ahead of the number that is due? */
+static int is_any(const struct order *order, uint64_t ahead, uint32_t count)
+{
+	uint64_t end = ahead + count < order->window ? ahead + count : order->window;
+
+	for (; ahead < end; ahead++)
+		if (is_set(order->there, at(order, order->due + ahead)))
+			return 1;
+	return 0;
+}
+
+/* Far from where the stream goes on, with nothing near it? Numbers that do not count by one are all far. */
+static int is_stray(const struct order *order, const struct waiting_packet *packet)
+{
+	uint64_t ahead = (packet->number - order->due) & order->mask;
+
+	return order->in_turn && ahead >= ORDER_NEAR && ahead < order->window &&
+	       !is_any(order, ahead - ORDER_NEAR, ORDER_NEAR) && !is_any(order, ahead + packet->span, ORDER_NEAR);
+}
+
+static struct waiting_packet *leave(struct order *order, struct waiting_packet *packet)
+{
+	uint32_t here = at(order, packet->number);
+
+	order->there[here / 64] &= ~(1ULL << here % 64);
+	packet->left = 1;
+	order->held--;
+	return packet;
+}
+
 struct waiting_packet *order_next(struct order *order, int anyway)
 {
-	uint32_t here = at(order, order->due);
 	struct waiting_packet *packet;
 	uint64_t ahead;
 
-	if (order->held == 0 || (!anyway && !is_set(order->there, here)))
+	if (order->held == 0 || (!anyway && !is_set(order->there, at(order, order->due))))
 		return NULL;
-	here = lowest(order);
-	packet = order->packets[here];
+	packet = order->packets[lowest(order)];
+	if (anyway && is_stray(order, packet))
+		return leave(order, packet);
 	ahead = (packet->number - order->due) & order->mask;
 	/* Spans of numbers may overlap. */
 	if (ahead < order->window) {
+		order->in_turn = ahead == 0;
 		advance(order, ahead, 0);
 		advance(order, packet->span, 1);
 	} else if (!anyway) {
 		return NULL;
 	}
-	order->there[here / 64] &= ~(1ULL << here % 64);
-	packet->left = 1;
-	order->held--;
-	return packet;
+	return leave(order, packet);
+}
+
+struct waiting_packet *order_give_up(struct order *order)
+{
+	struct waiting_packet *first = order->oldest;
+	uint8_t bits = (uint8_t)(64 - __builtin_clzll(order->mask));
+
+	if (!is_stray(order, first))
+		return order_next(order, 1);
+	order->stray = (struct order_place){ order->stream, first->number, first->span, bits };
+	return leave(order, first);
 }
 
 const struct waiting_packet *order_first(struct order *order)

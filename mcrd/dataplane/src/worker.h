@@ -34,6 +34,9 @@ struct worker {
 	uint32_t inspected; /* flows of all rules that are looked at */
 	struct merge_stream *merged;
 	uint32_t ordered; /* of them: how many have an order */
+	uint64_t holding; /* those that hold something, or have not written it yet: by their places */
+	struct order *orders[MCRD_ORDERED_STREAMS];
+	uint64_t looked; /* the time of the last frame that was taken, ns */
 	struct switch_stream *switched;
 	struct backlog *backlog; /* NULL: no rule has one */
 	struct segment *segment;

@@ -17,7 +17,7 @@ struct reorder *reorder_new(uint64_t delay)
 {
 	struct reorder *reorder = calloc(1, sizeof(*reorder));
 
-	if (!reorder || !(reorder->order = order_new(delay)))
+	if (!reorder || !(reorder->order = order_new(delay, 0)))
 		abort();
 	return reorder;
 }
@@ -28,13 +28,28 @@ void reorder_free(struct reorder *reorder)
 	free(reorder);
 }
 
-static int leave(struct reorder *reorder, int anyway)
+static int note(struct reorder *reorder, const struct waiting_packet *packet)
 {
-	const struct waiting_packet *packet = order_next(reorder->order, anyway);
-
 	if (packet)
 		memcpy(&reorder->left[reorder->count++], packet->payload, sizeof(int64_t));
 	return packet != NULL;
+}
+
+static int leave(struct reorder *reorder, int anyway)
+{
+	return note(reorder, order_next(reorder->order, anyway));
+}
+
+/* The one that has waited longest, and what leaves with it. */
+static void give_up(struct reorder *reorder)
+{
+	const struct waiting_packet *first = order_first(reorder->order);
+
+	while (!first->left) {
+		note(reorder, order_give_up(reorder->order));
+		while (leave(reorder, 0))
+			;
+	}
 }
 
 /* What has waited for its time leaves. Returns how many; `left` gets what they are called by. */
@@ -44,12 +59,8 @@ uint32_t reorder_expire(struct reorder *reorder, uint64_t now, int64_t *left)
 
 	reorder->left = left;
 	reorder->count = 0;
-	while ((first = order_first(reorder->order)) && now - first->since >= reorder->order->delay) {
-		while (!first->left && leave(reorder, 1))
-			;
-		while (leave(reorder, 0))
-			;
-	}
+	while ((first = order_first(reorder->order)) && now - first->since >= reorder->order->delay)
+		give_up(reorder);
 	order_settle(reorder->order);
 	return reorder->count;
 }
@@ -75,9 +86,12 @@ uint32_t reorder_give(struct reorder *reorder, uint64_t stream, uint64_t number,
 			while (leave(reorder, 1))
 				;
 			order_begin(order, &place);
-			/* fallthrough */
+			done = 0;
+			break;
 		case ORDER_NOW:
 			order_pass(order, &place);
+			/* fallthrough */
+		case ORDER_STRAY:
 			reorder->left[reorder->count++] = name;
 			while (leave(reorder, 0))
 				;
@@ -87,8 +101,7 @@ uint32_t reorder_give(struct reorder *reorder, uint64_t stream, uint64_t number,
 			break;
 		case ORDER_WAITS:
 			if (!order_hold(order, 0, &place, payload, length, now)) {
-				while (leave(reorder, 1) && !waiting_fits(&order->waiting, length))
-					order_settle(order);
+				give_up(reorder);
 				order_settle(order);
 				done = 0;
 			}

@@ -25,7 +25,7 @@ static void send(uint64_t number)
 
 static int leave(struct order *order, int anyway)
 {
-	const struct waiting_packet *packet = order_next(order, anyway);
+	const struct waiting_packet *packet = anyway ? order_give_up(order) : order_next(order, 0);
 	uint64_t number;
 
 	if (!packet)
@@ -44,9 +44,13 @@ static void give(struct order *order, uint64_t number, uint32_t bits, uint64_t n
 
 	memcpy(payload, &number, sizeof(number));
 	switch (order_ask(order, &place)) {
+	case ORDER_STRAY:
+		CHECK(!"a stray");
+		break;
 	case ORDER_ANEW:
 		CHECK_EQUAL(sent, 0);
 		order_begin(order, &place);
+		CHECK_EQUAL(order_ask(order, &place), ORDER_NOW);
 		/* fallthrough */
 	case ORDER_NOW:
 		order_pass(order, &place);
@@ -65,7 +69,7 @@ static void give(struct order *order, uint64_t number, uint32_t bits, uint64_t n
 /* Of numbers of so many bits. */
 static void test_stream(uint32_t bits, uint64_t delay, uint64_t *random)
 {
-	struct order *order = order_new(delay);
+	struct order *order = order_new(delay, 0);
 	const struct waiting_packet *first;
 	uint64_t now, number;
 	uint32_t i, lost = 0;
