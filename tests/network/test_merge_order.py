@@ -71,7 +71,7 @@ def adds_up(found: dict[str, dict[str, Any]]) -> bool:
 def test_order_is_kept(start: Callable[[str], Legs], by: str) -> None:
     """Each way loses and is up to 50 ms late, one dies: the output lacks what both lacked."""
     inspect = 'inspect = { offset = 12, bytes = 4, order = "little" }\n'
-    rules = f'{FEED}merge = {{ by = "{by}", delay = "400ms" }}\n{inspect if by != "rtp" else ""}'
+    rules = f'{FEED}merge = {{ by = "{by}", delay = "1s" }}\n{inspect if by != "rtp" else ""}'
     legs, chance = start(rules), random.Random(by)
     sent = [packet(number) for number in range(COUNT)]
     lost = [{n for n in range(1, COUNT) if chance.random() < 0.02} for _ in "ab"]
