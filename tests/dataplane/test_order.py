@@ -172,7 +172,7 @@ class Oracle:
         self._known = min(self._known + numbers, self._window)
 
     def _ready(self) -> list[int]:
-        left = []
+        left: list[int] = []
         while self._due in self._waits:
             self._in_turn = self._in_turn or bool(left)
             left.append(self._waits.pop(self._due).name)
