@@ -147,10 +147,7 @@ class Commands:
             metrics=answers.Metrics(metrics.listen, self.metrics.error),
             chosen=dict(planner.estate.handover.chosen),
             roles=dict(planner.estate.handover.roles),
-            names={
-                name: answers.HostName([str(each) for each in found.addresses], found.trouble)
-                for name, found in planner.estate.handover.resolved.items()
-            },
+            names=self._names(),
             workers=report.workers(planner.estate),
         )
 
@@ -182,9 +179,22 @@ class Commands:
     async def snapshot(self) -> Snapshot:
         """What the metrics show."""
         found = Snapshot(
-            version=__version__, config_errors=self.file.errors, config_time=self.adopted
+            version=__version__,
+            config_errors=self.file.errors,
+            config_time=self.adopted,
+            names=self._names(),
         )
+        for asking in list(self.planner.estate.holdings.queriers.values()):
+            found.asked.append(asking.told())
+            await asyncio.sleep(0)
         return await self._count(found)
+
+    def _names(self) -> dict[str, answers.HostName]:
+        """The names of receivers, with what DNS has of them."""
+        return {
+            name: answers.HostName([str(each) for each in found.addresses], found.trouble)
+            for name, found in self.planner.estate.handover.resolved.items()
+        }
 
     async def _count(self, found: Found, name: object = None) -> Found:
         planner, given = self.planner, self._named(name)

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import InfoMetricFamily as Info
 from prometheus_client.core import Metric
 
-from mcrd.answers import OutputCounts, RuleCounts, Stats, WorkerCounts
+from mcrd.answers import Asked, HostName, OutputCounts, RuleCounts, Stats, WorkerCounts
 from mcrd.daemon.legs import FAULTS as LEG_FAULTS
 from mcrd.inspected import FAULTS, TS_FAULTS
 from mcrd.merged import RESULTS
@@ -23,7 +23,7 @@ from mcrd.sums import InspectCount
 
 
 class Snapshot(Stats):
-    """What `mcrctl stats` answers, and a part of `status`, of one moment.
+    """What `mcrctl stats` answers, and a part of `status` and `members`, of one moment.
 
     `config_time` is when the rules that run were applied, in seconds since the epoch.
     """
@@ -31,6 +31,8 @@ class Snapshot(Stats):
     version: str = ""
     config_errors: list[str] = field(default_factory=list)
     config_time: float = 0.0
+    asked: list[Asked] = field(default_factory=list)
+    names: dict[str, HostName] = field(default_factory=dict)
 
 
 class Subject(NamedTuple):
@@ -90,6 +92,11 @@ WORKER = Subject(
     ("interface", "worker"),
     lambda given: (((each.interface, each.number), each) for each in given.workers),
 )
+MEMBERS = Subject(
+    ("interface", "protocol"),
+    lambda given: (((each.interface, each.protocol), each) for each in given.asked),
+)
+NAME = Subject(("name",), lambda given: (((name,), each) for name, each in given.names.items()))
 
 
 def _states(daemon: Snapshot) -> dict[str, int]:
@@ -108,6 +115,11 @@ def _is_active(rule_or_output: RuleCounts | OutputCounts) -> bool:
 def _routed(output: OutputCounts) -> dict[str, int]:
     by = output.interface_now
     return {by: 1} if by and output.interface is None else {}
+
+
+def _reports(asked: Asked) -> dict[str, int]:
+    counted = {name: int(getattr(asked, name)) for name in ("ignored", "unread", "malformed")}
+    return {"taken": asked.reports - asked.ignored} | counted
 
 
 def _ring_full(counted: str) -> Callable[[WorkerCounts], int]:
@@ -220,6 +232,18 @@ FAMILIES = (
         "Reports of memberships that were sent unasked (rejoin), or failed."),
     Family("mcrd_interface_peak_packets", Gauge, INTERFACE, "rate.peak.minute", None,
         "The most datagrams in 10 ms, within the last minute."),
+    Family("mcrd_members_groups", Gauge, MEMBERS, lambda asked: len(asked.groups), None,
+        "Groups that hosts of an interface have joined, where this host listens to them."),
+    Family("mcrd_members_reports", Counter, MEMBERS, _reports, "result",
+        "What hosts said of their groups (IGMP, MLD), and what became of it."),
+    Family("mcrd_querier_elected", Gauge, MEMBERS, "elected", None,
+        "1 while this host asks who has joined what, 0 while another does, or it only listens."),
+    Family("mcrd_querier_queries", Counter, MEMBERS, "queries", None,
+        "Queries that this host sent."),
+    Family("mcrd_name_addresses", Gauge, NAME, lambda name: len(name.addresses), None,
+        "Addresses that DNS has of the name of a receiver, or had when it answered last."),
+    Family("mcrd_name_failing", Gauge, NAME, lambda name: bool(name.trouble), None,
+        "1 while DNS does not answer for a name, or has no address of it."),
     Family("mcrd_worker_received_packets", Counter, WORKER, "received.packets", None,
         "Datagrams that the workers on a ring have taken from it."),
     Family("mcrd_worker_ring_full_packets", Counter, WORKER, _ring_full("dropped"), None,
