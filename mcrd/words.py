@@ -12,7 +12,7 @@ _MEANINGS = {
     "EHOSTUNREACH": "host unreachable",
     "ENETUNREACH": "no route",
     "EPERM": "firewall of this host",
-    "not_wanted": "not from its sources",
+    "not_wanted": "not from its sources, or nobody has joined",
     "not_sampled": "not in its sample",
     "late": "after the time of the asker",
     "lost": "too many at once for one asker",

@@ -240,8 +240,8 @@ def _wrong_when(rule: FoundRule, output: FoundOutput) -> Wrong:
         return
     if not address.is_multicast:
         yield "when", f"there are members of groups only, and {address} is none"
-    elif isinstance(address, Network) or rule.input_fields.get("vlan") is not None:
-        yield "when", "not possible for a range of groups, or with a VLAN; write a rule for each"
+    elif rule.input_fields.get("vlan") is not None:
+        yield "when", "not possible with a VLAN: no group of it is joined"
 
 
 def _wrong_replies(rule: FoundRule, output: FoundOutput) -> Wrong:

@@ -47,13 +47,9 @@ def from_igmpproxy(text: str, source: str) -> Draft:
     if not ups or not downs:
         draft.remarks.append("no rule: it takes an upstream and a downstream interface")
     for up in ups:
-        for down in downs:
-            _rules(draft, up, down)
+        _rules(draft, up, downs)
     if draft.rules:
-        draft.remarks.append(
-            "igmpproxy asks upstream for what somebody downstream asks for. mcrd relays the groups"
-            " of its rules, whether somebody asks or not."
-        )
+        draft.interfaces = {down.name: {"querier": True} for down in downs}
         draft.remarks.append(KEEPS.format(program="igmpproxy"))
     return draft
 
@@ -81,32 +77,40 @@ def _interfaces(draft: Draft, words: list[tuple[int, str]]) -> list[_Interface]:
     return found
 
 
-def _rules(draft: Draft, up: _Interface, down: _Interface) -> None:
+def _rules(draft: Draft, up: _Interface, downs: list[_Interface]) -> None:
+    """A rule for each of the groups: it goes where somebody joins it, and is allowed to."""
     remarks = [
         f"{each.where}: {name} {' '.join(each.settings[name])}: {why}"
-        for each in (up, down)
+        for each in (up, *(downs if not draft.rules else ()))
         for name, why in (
             ("ratelimit", "`limit` counts packets, not bytes"),
             ("threshold", "the TTL of what comes makes no difference here"),
         )
         if each.settings.get(name) not in (None, ["0"], ["1"])
     ]
-    groups = down.settings.get("whitelist") or up.settings.get("whitelist")
-    if not groups:
-        remarks.append(
-            f"{up.where}: no whitelist: {_ANY_GROUP} stands for the groups that are wanted; put"
-            " these there, and take `enabled` out"
-        )
     sources = up.settings.get("altnet", [])
-    if sources and "0.0.0.0/0" not in sources:
+    if "0.0.0.0/0" in sources:
+        sources = []
+    if sources:
         remarks.append(f"{up.where}: add the networks of {up.name} itself, if it sends from there")
-    for group in groups or [_ANY_GROUP]:
-        address = group.removesuffix("/32")
+    of_up = up.settings.get("whitelist") or [_ANY_GROUP]
+    to: dict[str, list[str]] = {}
+    for down in downs:
+        for group in down.settings.get("whitelist") or of_up:
+            to.setdefault(group.removesuffix("/32"), []).append(down.name)
+    if _ANY_GROUP in to:
+        remarks.append(
+            f"{up.where}: no whitelist: the groups of {_ANY_GROUP} are relayed, of 224.0.0.0/4 none"
+            " but these"
+        )
+    for address, names in to.items():
         given: dict[str, Value] = {"interface": up.name, "address": address, "port": ALL_PORTS}
-        if sources and "0.0.0.0/0" not in sources:
+        if sources:
             given["sources"] = sources
-        output: dict[str, Value] = {"interface": down.name, "source": "keep", "ttl": TTL}
-        rule = DraftRule(draft.free_name(f"{up.name}-{address}"), given, [output])
-        rule.remarks, rule.where, rule.enabled = remarks, down.where, bool(groups)
+        outputs: list[dict[str, Value]] = [
+            {"interface": name, "source": "keep", "ttl": TTL, "when": "members"} for name in names
+        ]
+        rule = DraftRule(draft.free_name(f"{up.name}-{address}"), given, outputs)
+        rule.remarks, rule.where = remarks, up.where
         draft.rules.append(rule)
         remarks = []

@@ -21,7 +21,7 @@ from mcrd.host.resolver import Resolver
 from mcrd.host.routes import Routes
 from mcrd.model import Config, Role, Rule
 from mcrd.planning import names
-from mcrd.planning.actual import Listeners
+from mcrd.planning.actual import NOBODY, Changed
 from mcrd.planning.hostnames import names_of_hosts
 from mcrd.planning.needs import KnownNeeds
 from mcrd.planning.patterns import Patterns
@@ -54,7 +54,7 @@ class Planner:
         self.pending = True
         self.woken = asyncio.Event()
         self.estate = Estate(self.woken.set)
-        self.estate.holdings.queriers.changed = self.woken.set
+        self.estate.holdings.queriers.changed = self._members_changed
         self.links = Links(self.links_changed)
         self._unanswered = Unanswered(self.estate.ledger)
         self.routes = Routes(lambda: self.links.now, self._ways_changed, self._unanswered.looked_at)
@@ -63,7 +63,7 @@ class Planner:
         self._patterns = Patterns(handover.chosen, handover.roles, handover.resolved)
         self.resolver = Resolver(handover.resolved, self._resolved)
         self._needs = KnownNeeds()
-        self._listeners: Listeners = {}  # when it was planned last
+        self._listeners = NOBODY  # when it was planned last
         self.pace = Pace()
         self._turn = asyncio.Lock()
 
@@ -118,7 +118,7 @@ class Planner:
         self._names.look(new, self.links.now, anew=True)
         self.routes.watch(self._unanswered.watch(new))
         outputs = (output for rule in new.rules.values() for output in rule.outputs)
-        self.estate.holdings.queriers.about(frozenset(o.address for o in outputs if o.when))
+        self.estate.holdings.queriers.about([o.address for o in outputs if o.when])
         self._needs.keep(new.rules)
         self.estate.forget(new, self.links.now)
 
@@ -199,6 +199,11 @@ class Planner:
         self.estate.failures.retry_now(changed)
         self.routes.links_changed()
         self.estate.holdings.take_errors()
+
+    def _members_changed(self, changed: Changed) -> None:
+        """Tell workers at once who sends to whom, and plan which groups are joined."""
+        self.estate.holdings.listen(changed)
+        self.woken.set()
 
     def _resolved(self) -> None:
         self.estate.handover.is_due = True

@@ -201,6 +201,8 @@ class Match(msgspec.Struct, frozen=True):
 
 NOWHERE = -1
 """The place of an output without a way to its host: what it should send is counted."""
+UNWANTED = -2
+"""The place of an output of a member whose group nobody has joined: likewise."""
 
 
 class SourceRun(msgspec.Struct, frozen=True, array_like=True):
@@ -273,6 +275,8 @@ class RemoveRule(Request, frozen=True, tag=True):
 
 class AddMember(Request, frozen=True, tag=True):
     """Sockets of a member, one for each output that goes by member; None: it could not be had.
+
+    UNWANTED: nobody has joined what the output would send to.
 
     `last_used` is the slot in the segment where the worker notes when it used the member last.
     """

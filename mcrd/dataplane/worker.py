@@ -52,6 +52,8 @@ def _endpoint(endpoint: messages.Endpoint) -> Any:
 def _place(place: int | None) -> int:
     if place == messages.NOWHERE:
         return int(lib.MCRD_NOWHERE)
+    if place == messages.UNWANTED:
+        return int(lib.MCRD_UNWANTED)
     return int(lib.MCRD_BY_MEMBER) if place is None else place
 
 

@@ -71,7 +71,8 @@ class Host:
     """What this host knows. `ways` are those of the outputs to hosts, by their index; `bridges`
     those of the outputs to groups. `joined_here` are outputs to a group that this host has joined.
 
-    `not_joined` are those of the input's groups; None: it cannot be said. `fallback` is the version
+    `not_joined` are those of the input's groups; None: it cannot be said. `joined` is how many of
+    them are; None: likewise. `fallback` is the version
     of IGMP or MLD that the interface fell back to, by a query. `back` says over which interface the
     route back to a source leads. `called`: interfaces that the file has an alternative name of.
     `parties` relay the rule as well, None: nobody was asked; `listeners` are on the port of a
@@ -81,6 +82,7 @@ class Host:
     links: Mapping[str, Link] = field(default_factory=dict)
     bridge: Bridge | None = None
     not_joined: Sequence[Address] | None = None
+    joined: int | None = None
     fallback: str | None = None
     ways: Mapping[int, Way] = field(default_factory=dict)
     bridges: Mapping[int, Bridge] = field(default_factory=dict)
@@ -212,6 +214,7 @@ def _output(entry: answers.Output) -> Output:
         source="keep" if source == "keep" else ip_address(source) if source else None,
         loop=entry.loop,
         limit=entry.limit,
+        when="members" if entry.when == "members" else None,
     )
 
 

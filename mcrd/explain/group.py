@@ -13,7 +13,7 @@ from mcrd.looks import Heard
 from mcrd.model import Address, Input
 from mcrd.observe.kinds import queries
 from mcrd.planning.broadcast import is_broadcast
-from mcrd.planning.needs import JOINED_AT_MOST
+from mcrd.planning.receptions import JOINED_AT_MOST
 
 QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 MARGIN = 2.0  # seconds
@@ -68,6 +68,9 @@ def _joined(evidence: Evidence) -> Finding:
     missing, wanted = host.not_joined, given.address
     many = 1 if isinstance(wanted, Address) else wanted.num_addresses
     what = str(wanted) if many == 1 else f"each of the {many} groups of {wanted}"
+    if many > 1 and host.joined is not None and all(o.when for o in evidence.rule.outputs):
+        text = f"{host.joined} groups of {wanted} are joined on {given.interface}, for members"
+        return Finding("group", "joined", "yes" if host.joined else "note", text)
     if many > JOINED_AT_MOST:
         text = f"{wanted} has too many groups to join ({many}): no switch or router hears of them"
         remedy = "use ranges of at most 1024 groups, or let the switch send them all here"

@@ -18,7 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import rt_type
 from pyroute2.netlink.rtnl.ndmsg import NUD_VALUES
 
-from mcrd.addresses import first_address
+from mcrd.addresses import covers, first_address
 from mcrd.explain.evidence import Host, Way
 from mcrd.host.bridges import Bridge, bridge_of
 from mcrd.host.links import links_of
@@ -29,7 +29,7 @@ from mcrd.host.protocols import forced, igmp_spoken
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, HostName, Network, Output, Rule
 from mcrd.planning.links import Link, source_of
 from mcrd.planning.names import aliases, by_name, names_of, rule_here
-from mcrd.planning.needs import JOINED_AT_MOST
+from mcrd.planning.receptions import JOINED_AT_MOST
 from mcrd.sockets.reports import LATEST
 
 RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h
@@ -75,6 +75,7 @@ def gather(rule: Rule, sources: Iterable[str] = ()) -> Host:
         not_joined=_not_joined(given.interface, given.address, joined)
         if given.interface in links and group.is_multicast
         else None,
+        joined=_number_joined(given.interface, given.address, joined),
         fallback=_fallback(given.interface) if group.version == 4 else None,
         ways=ways,
         bridges={
@@ -177,6 +178,14 @@ def _not_joined(interface: str, wanted: Address | Network, joined: Joined) -> Gr
     if wanted.num_addresses > JOINED_AT_MOST:
         return None
     return [group for group in wanted if (interface, group) not in found]
+
+
+def _number_joined(interface: str, wanted: Address | Network, joined: Joined) -> int | None:
+    """How many of these groups this host has joined on the interface; None: unknown."""
+    found = joined.get(wanted.version)
+    if found is None:
+        return None
+    return sum(name == interface and covers(wanted, group) for name, group in found)
 
 
 def _joined(version: int) -> frozenset[tuple[str, Address]] | None:

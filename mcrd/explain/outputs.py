@@ -54,8 +54,8 @@ DROPS = {
 }
 SKIPS = {
     "not_wanted": (
-        "were not for this output, by their source",
-        "`sources` and `exclude` of the output",
+        "were not for this output, by their source, or as nobody has joined their group",
+        "`sources` and `exclude` of the output; `mcrctl members` shows who has joined what",
     ),
     "not_sampled": ("were not in the sample of this output", "`sample` of the output"),
 }

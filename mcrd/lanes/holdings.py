@@ -26,6 +26,7 @@ from mcrd.lanes.rejoin import Rejoins, Spoken
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
 from mcrd.model import Network
+from mcrd.planning.actual import Changed
 from mcrd.planning.links import Link
 from mcrd.planning.resources import (
     Egress,
@@ -178,7 +179,8 @@ class Holdings:
                 self.lanes[home].add(ring, sock, place)
             else:
                 shared = (self.opener, self.ledger, self.announce)
-                self.lanes[home] = Lane(ring, sock, segment, *shared, place or 0)
+                lane = self.lanes[home] = Lane(ring, sock, segment, *shared, place or 0)
+                lane.members.listen(None, self.queriers.listeners, Changed())
         self._ingresses.add(ingress)
 
     def add_egress(self, egress: Egress, sock: socket.socket) -> None:
@@ -257,6 +259,11 @@ class Holdings:
         """Where this host sends from."""
         members = (lane.members.own() for lane in self.lanes.values())
         return set(self._own.values()).union(*members)
+
+    def listen(self, changed: Changed) -> None:
+        """Tell workers for which of these groups, by the index of the interface, members are."""
+        for lane in self.lanes.values():
+            lane.members.listen(lane.connected, self.queriers.listeners, changed)
 
     def announce(self) -> None:
         """Tell every worker where this host sends from."""

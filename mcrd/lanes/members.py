@@ -16,19 +16,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.lanes.askers import Askers
 from mcrd.lanes.channel import WorkerError, end_sockets, unheard
-from mcrd.lanes.orders import may_have, members_of
+from mcrd.lanes.gates import Gates
+from mcrd.lanes.orders import egress_of, may_have, members_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.model import DEFAULT_MEMBERS
+from mcrd.planning.actual import Changed, Listeners
 from mcrd.planning.replies import ASKERS_AT_MOST, belongs
-from mcrd.planning.resources import Egress, Members, Relay
+from mcrd.planning.resources import Egress, Relay
 from mcrd.sockets.egress import EgressSockets, source_port
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
@@ -50,6 +51,7 @@ class _Member:
     used: int = 0  # what Segment.last_used() said,
     since: float = 0.0  # and since when it says so: seconds, monotonic
     ends_after: float = ENDS_AFTER
+    outputs: Sequence[Egress] = ()
 
 
 class Wanted(NamedTuple):
@@ -76,6 +78,7 @@ class MemberSockets:
         self._own: Counter[messages.Endpoint] = Counter()
         self._look_again: dict[str | None, int] = {}  # nanoseconds, for rules and for all
         self._of_rule: Counter[str] = Counter()
+        self._gates = Gates()
         self._next: list[messages.MemberKey] = []  # those that are looked at next, the last first
         self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
         self.changed = False
@@ -121,13 +124,15 @@ class MemberSockets:
 
         `announce` is called when own() has grown, before anything is sent from there.
         """
-        made: dict[messages.MemberKey, list[Egress]] = {}
+        made: list[messages.MemberKey] = []
         own = len(self._own)
         for key, relay, rule in wanted:
-            outputs = [_egress(output, key) for output in members_of(relay)]
+            outputs = [egress_of(output, key) for output in members_of(relay)]
             # One that is there already: the worker had no memory for it.
             if key in self._members or self._open(process, key, outputs, rule):
-                made[key] = outputs
+                self._members[key].outputs = outputs
+                self._gates.note(key, outputs, members_of(relay))
+                made.append(key)
             else:
                 unheard(process.request(messages.RemoveMember, key))
         if len(self._own) > own:
@@ -138,7 +143,21 @@ class MemberSockets:
             process, {e: s for member in there.values() for e, s in member.sockets.items()}
         )
         for key, member in there.items():
-            self._tell(process, key, member, made[key])
+            self._tell(process, key, member)
+
+    def listen(self, process: WorkerProcess | None, listeners: Listeners, changed: Changed) -> None:
+        """Let members send only while somebody wants it; others are wanted of these groups."""
+        for key in self._gates.listen(listeners, changed):
+            member = self._members[key]
+            if process is not None and key not in self._resting.get(member.rule, ()):
+                self._say(process, key, member)
+
+    def _say(self, process: WorkerProcess, key: messages.MemberKey, member: _Member) -> None:
+        has = [
+            messages.UNWANTED if self._gates.shuts(key, egress) else process.places.get(egress)
+            for egress in member.outputs
+        ]
+        unheard(process.request(messages.AddMember, key, member.slot, has))
 
     def _open(
         self,
@@ -187,7 +206,7 @@ class MemberSockets:
         else:
             keys = [key for key, member in self._members.items() if member.rule == rule]
         slot = self._segment.rules.taken.get(rule)
-        changed: dict[messages.MemberKey, list[Egress]] = {}
+        changed: dict[messages.MemberKey, None] = {}
         new: dict[Egress, socket.socket] = {}
         gone: dict[Egress, socket.socket] = {}
         for key in keys:
@@ -196,14 +215,15 @@ class MemberSockets:
             if resting and (key.slot != slot or not may_have(relay, key)):
                 self._close(process, key)
                 continue
-            wanted = [_egress(output, key) for output in outputs]
+            wanted = member.outputs = [egress_of(output, key) for output in outputs]
+            self._gates.note(key, wanted, outputs)
             before, member.sockets = member.sockets, {}
             for egress in wanted:
                 if egress in before:
                     of_it = [one for one in before if belongs(one, egress)]
                     member.sockets |= {one: before.pop(one) for one in of_it}
                     continue
-                changed[key] = wanted
+                changed[key] = None
                 try:
                     opened = self._opener.open_member(egress, before)
                 except OSError as error:
@@ -214,7 +234,7 @@ class MemberSockets:
                     before.pop(one, None)
                 member.sockets |= opened
             if resting or not member.sockets:
-                changed[key] = wanted
+                changed[key] = None
             gone |= before
         self._own.update(_own(new))
         if new:
@@ -223,8 +243,8 @@ class MemberSockets:
         self._add_sockets(
             process, {e: s for k in changed for e, s in self._members[k].sockets.items()}
         )
-        for key, wanted in changed.items():
-            self._tell(process, key, self._members[key], wanted)
+        for key in changed:
+            self._tell(process, key, self._members[key])
         self._end(process, gone)
 
     def _add_sockets(self, process: WorkerProcess, sockets: Mapping[Egress, socket.socket]) -> None:
@@ -234,13 +254,7 @@ class MemberSockets:
             rule = next(iter(sockets)).rule
             self._complain(rule, str(error))
 
-    def _tell(
-        self,
-        process: WorkerProcess,
-        key: messages.MemberKey,
-        member: _Member,
-        outputs: Sequence[Egress],
-    ) -> None:
+    def _tell(self, process: WorkerProcess, key: messages.MemberKey, member: _Member) -> None:
         """Says which sockets a member has; one without any ends, and is asked for again."""
         lost = {e: s for e, s in member.sockets.items() if e not in process.places}
         for egress in lost:
@@ -250,15 +264,14 @@ class MemberSockets:
             unheard(process.request(messages.RemoveMember, key))
             self._close(process, key)
             return
-        member.ends_after = _ends_after(outputs)
-        for egress in outputs:
+        member.ends_after = _ends_after(member.outputs)
+        for egress in member.outputs:
             if egress.sending.replies is not None and egress in member.sockets:
                 try:
                     self.askers.listen(process, key, egress, member.slot)
                 except NoRoomError as error:
                     self._complain(egress.rule, str(error))
-        has = [process.places.get(egress) for egress in outputs]
-        unheard(process.request(messages.AddMember, key, member.slot, has))
+        self._say(process, key, member)
 
     def answer(self, process: WorkerProcess, place: int) -> None:
         """Tell the worker by which socket the first answer at that place goes."""
@@ -343,6 +356,7 @@ class MemberSockets:
 
     def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
         member = self._members.pop(key)
+        self._gates.forget(key)
         self._of_rule[member.rule] -= 1
         if not self._of_rule[member.rule]:
             del self._of_rule[member.rule]
@@ -381,13 +395,3 @@ def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:
 def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
     """Those of this host: a source that is kept is somebody else's."""
     return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]
-
-
-def _egress(output: Members, key: messages.MemberKey) -> Egress:
-    source = key.source
-    return output.member(
-        ip_address(key.destination.address),
-        key.destination.port,
-        ip_address(source.address) if source is not None else None,
-        source.port if source is not None else None,
-    )

@@ -167,6 +167,17 @@ def members_of(relay: Relay) -> Sequence[Members]:
     return [output for output in relay.outputs if isinstance(output, Members)]
 
 
+def egress_of(output: Members, key: messages.MemberKey) -> Egress:
+    """The socket of a member that the output has for it."""
+    source = key.source
+    return output.member(
+        ip_address(key.destination.address),
+        key.destination.port,
+        ip_address(source.address) if source is not None else None,
+        source.port if source is not None else None,
+    )
+
+
 def kept(before: Relay, relay: Relay) -> list[int | None]:
     """Of each output that goes by member, which of those before it was; [] when no member stays.
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from ipaddress import ip_address
 
 from mcrd.answers import Asked, Listening
 from mcrd.events import tell
-from mcrd.model import Address, Network
+from mcrd.model import Address
 from mcrd.observe.messages import MalformedError, Query, Record, igmp, mld
-from mcrd.planning.actual import Listeners, Wanted
+from mcrd.planning.actual import NOBODY, Changed, Listeners, Wanted
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Querying
 from mcrd.querying.groups import NONE, Group, Said, Times
+from mcrd.querying.interests import RESERVED_AT_MOST, Interests
 from mcrd.querying.querier import Ask, Querier
 from mcrd.sockets.queries import query
 from mcrd.sockets.rejoin import source_for
@@ -34,21 +35,28 @@ class Queriers(dict[Querying, "Asking"]):
     """Those that are open.
 
     `listeners` is what hosts want of the groups that outputs are interested in; `changed` is
-    called when it is another one: at once if a group came or went, and else with the next look.
+    called with what of it is another: at once if a group came or went, and else with the next look.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._groups: frozenset[Address | Network] = frozenset()
+        self._interests = self._reserved = Interests()
         self._inherited: dict[tuple[int, int], dict[Address, Group]] = {}
-        self.listeners: Listeners = {}
-        self.changed: Callable[[], None] = lambda: None
+        self.listeners = NOBODY
+        self.changed: Callable[[Changed], None] = lambda _: None
 
     def begin(self, querying: Querying, links: Mapping[str, Link]) -> None:
-        """Ask and listen from now on; raise OSError."""
+        """Ask and listen from now on; raise OSError.
+
+        One that takes the place of another, by other keys of the rule file, knows what that knew.
+        """
+        where = (querying.index, querying.version)
+        before = next((a for q, a in self.items() if (q.index, q.version) == where), None)
         self[querying] = asking = Asking(querying, links[querying.interface], self._heard)
-        asking.querier.reserved = self._groups
-        asking.querier.groups = self._inherited.pop((querying.index, querying.version), {})
+        asking.querier.reserved = self._reserved
+        asking.querier.groups = self._inherited.pop(where, {})
+        if before is not None:
+            asking.querier.follow(before.querier)
 
     def heard(self) -> Iterator[tuple[int, Group]]:
         """What hosts want now that outputs are interested in, and on which interface, by index."""
@@ -56,9 +64,8 @@ class Queriers(dict[Querying, "Asking"]):
         known = [(where.index, asking.querier.groups) for where, asking in self.items()]
         known += [(index, groups) for (index, _), groups in self._inherited.items()]
         for index, groups in known:
-            for each in self._groups:
-                group = groups.get(each) if isinstance(each, Address) else None
-                if group is not None and not group.is_over(now):
+            for address, group in groups.items():
+                if address in self._interests and not group.is_over(now):
                     yield index, group
 
     def inherit(self, index: int, group: Group) -> None:
@@ -67,11 +74,12 @@ class Queriers(dict[Querying, "Asking"]):
         group.hold(time.monotonic() + times.query + times.response)
         self._inherited.setdefault((index, group.address.version), {})[group.address] = group
 
-    def about(self, groups: frozenset[Address | Network]) -> None:
-        """Outputs are interested in these."""
-        self._groups = groups
+    def about(self, groups: Collection[object]) -> None:
+        """Outputs are interested in these groups and ranges."""
+        self._interests = Interests(groups)
+        self._reserved = Interests(groups, RESERVED_AT_MOST)
         for asking in self.values():
-            asking.querier.reserved = groups
+            asking.querier.reserved = self._reserved
         self._compare()
 
     def end(self, querying: Querying) -> None:
@@ -93,12 +101,13 @@ class Queriers(dict[Querying, "Asking"]):
 
     def _compare(self, *, groups_alone: bool = False) -> None:
         now = time.monotonic()
-        found: dict[tuple[int, Address | Network], Wanted] = {}
+        found, before = Listeners(), self.listeners
         for index, group in self.heard():
             found[index, group.address] = _wanted(group, now)
-        if found != self.listeners and not (groups_alone and found.keys() == self.listeners.keys()):
+        if found != before and not (groups_alone and found.keys() == before.keys()):
             self.listeners = found
-            self.changed()
+            both = found.keys() | before.keys()
+            self.changed(frozenset(key for key in both if found.get(key) != before.get(key)))
 
 
 class Asking:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 from mcrd.model import Address, Network
@@ -37,8 +39,32 @@ class Wanted(NamedTuple):
         return packed in self.sources or (self.any and packed not in self.refused)
 
 
-Listeners = Mapping[tuple[int, Address | Network], Wanted]
-"""What hosts want, by the index of their interface and the group."""
+class Listeners(dict[tuple[int, Address], Wanted]):
+    """What hosts want, by the index of their interface and the group, in the order it came.
+
+    It does not change once it is made.
+    """
+
+    _sorted: dict[tuple[int, int], list[tuple[int, int, Address]]] | None = None
+
+    def within(self, index: int, network: Network) -> list[Address]:
+        """The groups of a range that are wanted on an interface, in the order they came."""
+        if self._sorted is None:
+            self._sorted = {}
+            for rank, (where, group) in enumerate(self):
+                some = self._sorted.setdefault((where, group.version), [])
+                some.append((int(group), rank, group))
+            for some in self._sorted.values():
+                some.sort()
+        known = self._sorted.get((index, network.version), [])
+        first = bisect_left(known, (int(network.network_address),))
+        last = bisect_left(known, (int(network.broadcast_address) + 1,))
+        return [group for _, _, group in sorted(known[first:last], key=itemgetter(1))]
+
+
+NOBODY = Listeners()
+Changed = frozenset[tuple[int, Address]]
+"""Groups, by the index of the interface, of which hosts want something else than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +81,7 @@ class Actual:
     failures: Mapping[Resource | RelayKey, Failure] = field(default_factory=dict)
     now: float = 0.0
     ways: Mapping[Lookup, Way] = field(default_factory=dict)
-    listeners: Listeners = field(default_factory=dict)
+    listeners: Listeners = field(default_factory=Listeners)
 
     def blocked(self, what: Resource | RelayKey) -> bool:
         """It failed, and its time to be tried again has not come."""

@@ -10,32 +10,26 @@ from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mcrd.addresses import first_port, last_port
 from mcrd.model import (
-    BROADCAST,
-    LIMITED_BROADCAST,
     Address,
     Config,
     Input,
     Interface,
-    Network,
     Output,
     Rule,
 )
-from mcrd.planning import names, outlets, patterns
-from mcrd.planning.actual import Actual, Listeners, Wanted
+from mcrd.planning import names, outlets, patterns, receptions
+from mcrd.planning.actual import NOBODY, Actual, Listeners, Wanted
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.portions import portion
 from mcrd.planning.resources import (
     GroupProtocol,
-    Hold,
     Ingress,
     Membership,
     Nowhere,
     Outlet,
     Querying,
-    Reception,
     Rejoin,
     Relay,
     RelayKey,
@@ -44,8 +38,6 @@ from mcrd.planning.resources import (
     Worker,
 )
 
-JOINED_AT_MOST = 1024  # groups of one range: a join each costs the kernel and the switches memory
-HELD_AT_MOST = 1024  # ports of one range
 # Where members of groups, and routers, say so: IGMPv3 and PIM, MLDv2 and PIM (RFC 3376, 4.2.14;
 # RFC 3810, 5.2.14; RFC 7761, 4.3.1).
 HEARD_ON: Mapping[int, tuple[Address, ...]] = {
@@ -64,7 +56,8 @@ class Needs:
     be opened. `doubts` say of each output why its packets may go nowhere. `moves`: some output
     follows the routes, or leads nowhere now. `idle` are the places of the outputs that wait for
     nothing but members, and what tells of these. `standby` is why another host relays instead; ""
-    when this one does.
+    when this one does. `joins` are the groups of a range that somebody wants: one that cannot be
+    joined is no reason to go without the others.
     """
 
     waits: str
@@ -77,6 +70,7 @@ class Needs:
     moves: bool = False
     idle: Mapping[int, Querying] = field(default_factory=dict)
     standby: str = ""
+    joins: tuple[Membership, ...] = ()
 
 
 class _Known(NamedTuple):
@@ -86,7 +80,7 @@ class _Known(NamedTuple):
     rule: Rule
     settings: tuple[Interface | None, str, tuple[str, ...], str, Interface]
     lookups: tuple[Lookup, ...]
-    seen: tuple[Link | Way | Wanted | Querying | bool | str | None, ...]
+    seen: tuple[Link | Way | Querying | tuple[tuple[Address, Wanted], ...] | bool | str | None, ...]
     needs: Needs
 
 
@@ -101,7 +95,7 @@ class KnownNeeds:
         self._known: dict[str, _Known] = {}
         self._links: Mapping[str, Link] = {}
         self._ways: Mapping[Lookup, Way] = {}
-        self._listeners: Listeners = {}
+        self._listeners = NOBODY
         self._interfaces: Mapping[str, Interface] = {}
         self._rules: Mapping[str, Rule] = {}
         self._doubles = names.NONE
@@ -144,7 +138,7 @@ class KnownNeeds:
             *there,
             *(links.get(way.interface) for way in there if way is not None),
             *(o.source in self._own for o in rule.outputs if o.interface is None and o.source),
-            *(_wanted(o, links, actual.listeners) for o in rule.outputs if o.when is not None),
+            *(outlets.said_of(o, links, actual.listeners) for o in rule.outputs if o.when),
             *_asking(rule, config, links),
             outlets.why_standby(rule, self._own),
         )
@@ -189,11 +183,6 @@ def _tells(output: Output, config: Config, links: Mapping[str, Link]) -> Queryin
     return querying(config, link, output.address.version) if link is not None else None
 
 
-def _wanted(output: Output, links: Mapping[str, Link], listeners: Listeners) -> Wanted | None:
-    link = links.get(output.interface or "")
-    return listeners.get((link.index, output.address)) if link is not None else None
-
-
 def needs(
     rule: Rule,
     config: Config,
@@ -202,7 +191,7 @@ def needs(
     double: Sequence[str] = (),
     lane: str = "",
     own: Collection[Address] | None = None,
-    listeners: Listeners = MappingProxyType({}),
+    listeners: Listeners = NOBODY,
 ) -> Needs:
     """What `rule` needs, as the links and the routes are now; `double` as Doubles.of().
 
@@ -223,9 +212,15 @@ def needs(
         return Needs(missing, waiting=tuple(waits or missing for waits in waiting))
     if same:
         return Needs(same, waiting=tuple(waits or same for waits in waiting))
-    unwanted = tuple(
-        "" if waits else outlets.why_unwanted(output, links, listeners)
+    wanted = tuple(
+        [] if waits or output.when is None else outlets.wanted_of(output, links, listeners)
         for waits, output in zip(waiting, rule.outputs, strict=True)
+    )
+    unwanted = tuple(
+        outlets.why_unwanted(output, links, listeners)
+        if output.when is not None and not (waits or groups)
+        else ""
+        for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
     )
     tells = {at: _tells(rule.outputs[at], config, links) for at, why in enumerate(unwanted) if why}
     idle = {at: querying for at, querying in tells.items() if querying is not None}
@@ -252,8 +247,13 @@ def needs(
         )
         for worker in workers
     }
-    reception, optional = _reception(rule.input, link)
     standby = outlets.why_standby(rule, own)
+    reception, optional = receptions.reception(rule.input, link)
+    joins: tuple[Membership, ...] = ()
+    only = receptions.only_wanted(rule, waiting, wanted)
+    if only is not None:
+        reception, joins = (), receptions.memberships(rule.input, link, only)
+        optional = joins
     whole, manner = {}, rule.merge or rule.switch
     by_source = any(o.source == "keep" or o.replies is not None for o in rule.outputs)
     for key, outputs in relays.items():
@@ -277,11 +277,14 @@ def needs(
             rule.standby or 0.0,
         )
     required = (ingress, *workers, *reception)
-    optional += _unasked(rule.input, link, settings, reception)
+    optional += _unasked(rule.input, link, settings, (*reception, *joins))
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(
-        "" if waits else outlets.doubt_of(rule, output, links, outlets.way_of(rule, output, ways))
-        for waits, output in zip(waiting, rule.outputs, strict=True)
+        ""
+        if waits
+        else outlets.doubt_of(rule, output, links, outlets.way_of(rule, output, ways))
+        or receptions.too_many(groups)
+        for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
     )
     moves = any(
         isinstance(output, Nowhere) or output.sending.routed
@@ -299,31 +302,13 @@ def needs(
         moves=moves,
         idle=idle,
         standby=standby,
+        joins=joins,
     )
 
 
 def _reader(config: Config, lane: str) -> Interface:
     """How the worker of a lane runs: as the table of its first interface says."""
     return config.interfaces.get(lane, Interface())
-
-
-def _reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
-    """What lets an input's packets reach the rings: needed, and good to have."""
-    where = (link.name, link.index)
-    if given.address in (BROADCAST, LIMITED_BROADCAST):
-        return (), ()  # nobody answers a broadcast with "port unreachable" (RFC 1122, 3.2.2)
-    if not given.address.is_multicast:
-        return (), _holds(given, link)
-    groups = _members(given.address)
-    if given.vlan is not None:
-        # A join would go out untagged, to the wrong VLAN.
-        return tuple(Reception(*where, group) for group in groups or (None,)), ()
-    if groups is None:
-        return (Reception(*where, None),), ()
-    if given.sources and all(source.num_addresses == 1 for source in given.sources):
-        hosts = [source.network_address for source in given.sources]
-        return tuple(Membership(*where, group, host) for group in groups for host in hosts), ()
-    return tuple(Membership(*where, group) for group in groups), ()
 
 
 def _unasked(
@@ -349,26 +334,3 @@ def _heard(rule: Rule, links: Mapping[str, Link], waiting: Sequence[str]) -> Ite
             link = links[output.interface or ""]
             for group in HEARD_ON[output.address.version]:
                 yield Membership(link.name, link.index, group)
-
-
-def _members(address: Address | Network) -> tuple[Address, ...] | None:
-    """All addresses of a range; None when they are too many to join."""
-    if isinstance(address, Address):
-        return (address,)
-    return tuple(address) if address.num_addresses <= JOINED_AT_MOST else None
-
-
-def _holds(given: Input, link: Link) -> tuple[Resource, ...]:
-    """The kernel answers for addresses of this host only, so only those of a range are held."""
-    if isinstance(given.address, Address):
-        addresses: list[Address] = [given.address]
-    else:
-        addresses = [own.ip for own in link.addresses if own.ip in given.address]
-    ports = range(first_port(given.port), last_port(given.port) + 1)
-    if len(addresses) * len(ports) > HELD_AT_MOST:
-        return ()
-    return tuple(
-        Hold(link.name, link.index, address, port, given.protocol)
-        for address in addresses
-        for port in ports
-    )

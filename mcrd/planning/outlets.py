@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from operator import attrgetter
 from typing import Any
 
 from mcrd.addresses import Target, first_address, first_port, target
 from mcrd.model import MANNER, Address, Config, HostName, Output, PortRange, Rule
 from mcrd.planning import names, patterns
-from mcrd.planning.actual import Listeners
+from mcrd.planning.actual import Listeners, Wanted
 from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
@@ -97,17 +98,44 @@ def why_waiting(rule: Rule, output: Output, links: Mapping[str, Link]) -> str:
     return ""
 
 
+def wanted_of(output: Output, links: Mapping[str, Link], listeners: Listeners) -> list[Address]:
+    """The groups of an output with `when` that somebody has joined, for what its source sends."""
+    index, known = _joined(output, links, listeners)
+    source = None
+    if output.interface is not None and output.source != "keep":
+        source = source_of(output, links[output.interface])
+    return [group for group in known if listeners[index, group].takes(source)]
+
+
+def _joined(
+    output: Output, links: Mapping[str, Link], listeners: Listeners
+) -> tuple[int, list[Address]]:
+    """The index of its interface, and those of its groups that somebody has joined there."""
+    link, address = links.get(output.interface or ""), output.address
+    if link is None or output.when is None:
+        return 0, []
+    if isinstance(address, IPv4Network | IPv6Network):
+        return link.index, listeners.within(link.index, address)
+    if isinstance(address, IPv4Address | IPv6Address) and (link.index, address) in listeners:
+        return link.index, [address]
+    return link.index, []
+
+
+def said_of(
+    output: Output, links: Mapping[str, Link], listeners: Listeners
+) -> tuple[tuple[Address, Wanted], ...]:
+    """All that hosts say of the groups of an output with `when`."""
+    index, known = _joined(output, links, listeners)
+    return tuple((group, listeners[index, group]) for group in known)
+
+
 def why_unwanted(output: Output, links: Mapping[str, Link], listeners: Listeners) -> str:
-    """Why an output with `when` has nobody to send to, once it waits for nothing; "" if it has."""
-    if output.when is None or output.interface is None:
-        return ""
-    link = links[output.interface]
-    wanted = listeners.get((link.index, output.address))
-    source = source_of(output, link)
-    if wanted is not None and wanted.takes(None if output.source == "keep" else source):
-        return ""
-    only = f" from {source}" if wanted is not None else ""
-    name = names.shown(output.interface, links)
+    """Why an output with `when` has nobody to send to, where wanted_of() has no group."""
+    name = names.shown(output.interface or "", links)
+    if not isinstance(output.address, IPv4Address | IPv6Address):
+        return f"nobody on {name} has joined a group of {output.address}"
+    _, known = _joined(output, links, listeners)
+    only = f" from {source_of(output, links[output.interface or ''])}" if known else ""
     return f"nobody on {name} has joined {output.address}{only}"
 
 
@@ -208,7 +236,8 @@ def outlet(
         or isinstance(port, PortRange)
     ):
         starts = first_address(rule.input.address), first_port(rule.input.port)
-        return Members(worker, rule.stream, sending, address, port, called, *starts)
+        when = output.when is not None
+        return Members(worker, rule.stream, sending, address, port, called, *starts, when)
     of = called if (output.interface, output.address) != (link.name, address) else None
     return Egress(worker, rule.stream, sending, address, port, of=of)
 

@@ -304,7 +304,8 @@ class Members(Sender):
     """An output whose sockets are made when a member is first seen: of a range, or by source.
 
     `target` is what the output is called by within its rule. Member goes to member: `input_address`
-    and `input_port` are where the rule's own range begins.
+    and `input_port` are where the rule's own range begins. `when`: a member sends only while some
+    host has joined its group, and wants its source.
     """
 
     address: Address | Network
@@ -312,6 +313,7 @@ class Members(Sender):
     target: Target
     input_address: Address
     input_port: int
+    when: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -124,7 +124,7 @@ def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputS
         return _idle(entry.idle[at], entry.waiting[at], actual)
     if not entry.relays:
         return OutputState("waiting", entry.waiting[at])
-    found = OutputState("active", entry.doubts[at] or None)
+    found = OutputState("active", entry.doubts[at] or _unjoined(entry, actual))
     where: str | None = None
     for key, outputs in entry.relays.items():
         output = outputs[at]
@@ -141,6 +141,12 @@ def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputS
             found = OutputState("waiting", "being opened")
     found = replace(found, interface=where) if where is not None else found
     return OutputState("failed", whole) if whole is not None else found
+
+
+def _unjoined(entry: Needs, actual: Actual) -> str | None:
+    """Why a member of a range may get nothing: the first of its groups that cannot be joined."""
+    failed = ((each, actual.failures.get(each)) for each in entry.joins)
+    return next((f"{each}: {why.reason}" for each, why in failed if why is not None), None)
 
 
 def _idle(tells: Querying, why: str, actual: Actual) -> OutputState:

@@ -88,6 +88,14 @@ class Querier:
         """Whether it is the one that asks."""
         return self.asks and self.address is not None and self.other is None
 
+    def follow(self, before: Querier) -> None:
+        """Go on with what that one knew: it ends."""
+        self.groups = before.groups | self.groups
+        self.counts, self.other = before.counts, before.other
+        self._others, self._sources = before._others, before._sources
+        if self.asks:
+            self._pending = before._pending
+
     def readdress(self, address: Address | None, now: float) -> None:
         """Ask from another address; it has to be elected anew."""
         if address == self.address:

@@ -46,6 +46,10 @@ HEADER_V4, HEADER_V6 = 20, 48  # bytes, at least; with Router Alert in the heade
 HOPS = 1  # RFC 3376, 4; RFC 3810, 5: what has another TTL comes from further away
 
 
+# Of queries, reports, and leaves. Others, such as those of PIM, are no business of a querier.
+KINDS = {4: (0x11, 0x12, 0x16, 0x17, 0x22, None), 6: (130, 131, 132, 143)}
+
+
 class Heard(NamedTuple):
     """The body of a message, whom it is from, and whom it is to: a group."""
 
@@ -105,7 +109,8 @@ class Station:
                     continue  # an error of the interface
                 if about[0] != self._interface or about[2] == PACKET_OTHERHOST:
                     continue  # of a VLAN, which is another network
-                yield _ipv4(packet) if self._version == 4 else _ipv6(packet)
+                if _kind(packet, self._version) in KINDS[self._version]:
+                    yield _ipv4(packet) if self._version == 4 else _ipv6(packet)
 
     def send(self, report: Report, link: Link) -> bool:
         """Whether it could be sent."""
@@ -118,6 +123,17 @@ class Station:
     def close(self) -> None:
         """Hear and say no more."""
         self._socket.close()
+
+
+def _kind(packet: bytes, version: int) -> int | None:
+    """The type of the message; None: it is too short for one, or another protocol's."""
+    if version == 4:
+        at = (packet[0] & 15) * 4 if packet else 0
+    elif len(packet) > HEADER_V6 and packet[40] == PROTOCOL_ICMPV6:
+        at = 40 + (packet[41] + 1) * 8
+    else:
+        return None
+    return packet[at] if len(packet) > at else None
 
 
 def _ipv4(packet: bytes) -> Heard | None:

@@ -224,16 +224,24 @@ def test_igmpproxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("eth0", "eth1", "239.2.2.2:1-65535"),
     }
     for rule in found.rules.values():
+        assert rule.enabled
         assert rule.input.sources == (ip_network("10.0.0.0/8"), ip_network("172.16.0.0/12"))
-        assert [(o.source, o.ttl) for o in rule.outputs] == [("keep", 16)]
+        assert [(o.source, o.ttl, o.when) for o in rule.outputs] == [("keep", 16, "members")]
+    assert [name for name, table in found.interfaces.items() if table.querier] == ["eth1"]
     for text in (
         "line 2: quickleave",
         "line 6: phyint eth1 downstream: ratelimit",
         "line 10: frob",
     ):
         assert sum(remark.startswith(text) for remark in remarks) == 1
-    found, remarks = imported(tmp_path, capsys, "phyint a upstream\nphyint b downstream\n")
-    assert not only(found).enabled
+    several = "phyint a upstream\nphyint b downstream\nphyint c downstream\n"
+    found, remarks = imported(tmp_path, capsys, several)
+    assert only(found).enabled
+    assert [(o.interface, o.when) for o in only(found).outputs] == [
+        ("b", "members"),
+        ("c", "members"),
+    ]
+    assert sorted(found.interfaces) == ["b", "c"]
     assert any("no whitelist" in remark for remark in remarks)
 
 

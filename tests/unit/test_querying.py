@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import random
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
 from mcrd.model import Address
 from mcrd.observe.messages import Query, igmp, mld
+from mcrd.planning.actual import Listeners, Wanted
 from mcrd.querying.groups import NONE, Group, Said, Sources, Times
+from mcrd.querying.interests import Interests
 from mcrd.querying.querier import ALL_SOURCES, GROUPS, SOURCES, Ask, Querier
 from mcrd.sockets.queries import query
 
@@ -308,3 +310,37 @@ def test_there_is_room_for_what_outputs_send_to() -> None:
     asking.hear(GROUP, Said.TO_IN, NONE, 2.0)
     asking.hear(GROUP, Said.ALLOW, many, 2.0)
     assert asking.groups[GROUP].is_wanted(A, 3.0)
+
+
+def test_interests_are_groups_and_ranges() -> None:
+    ranges = [IPv4Network("239.1.0.0/16"), IPv6Network("ff15::/120"), IPv4Network("238.0.0.0/30")]
+    found = Interests([GROUP + (1 << 24), *ranges])
+    for text in ("240.1.1.1", "239.1.255.255", "238.0.0.3", "ff15::ff"):
+        address = IPv6Address(text) if ":" in text else IPv4Address(text)
+        assert address in found
+    for text in ("239.2.0.0", "238.0.0.4", "240.1.1.2"):
+        assert IPv4Address(text) not in found
+    assert IPv6Address("ff15::100") not in found
+    few = Interests(ranges, 256)
+    assert IPv4Address("239.1.1.1") not in few
+    assert IPv6Address("ff15::1") in few
+
+
+def test_listeners_of_a_range_come_in_their_order() -> None:
+    numbers = [7, 3, 200, 256, 5]
+    found = Listeners({(1, GROUP + number): Wanted(True, NONE) for number in numbers})
+    found[2, GROUP + 1] = Wanted(True, NONE)
+    within = found.within(1, IPv4Network("239.1.1.0/24"))
+    assert within == [GROUP + number for number in (7, 3, 200, 5)]
+    assert found.within(1, IPv4Network("239.1.0.0/16")) == [GROUP + number for number in numbers]
+    assert found.within(3, IPv4Network("239.1.0.0/16")) == []
+
+
+def test_who_takes_the_place_of_another_knows_what_that_knew() -> None:
+    before, after = querier(), Querier(US, True, 2)
+    before.hear(GROUP, Said.IS_EX, NONE, 1.0)
+    before.hear_query(LOWER, Ask(None), 125.0, 2.0)
+    after.follow(before)
+    assert GROUP in after.groups
+    assert after.other == before.other
+    assert after.counts.reports == 1

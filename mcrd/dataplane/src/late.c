@@ -24,6 +24,10 @@ static int send_one(struct worker *worker, const struct member *member, const st
 			count(&output->counters->dropped.new_member, 1);
 			continue;
 		}
+		if (to->socket == MCRD_UNWANTED) {
+			count(&output->counters->skipped.not_wanted, 1);
+			continue;
+		}
 		result = worker_send(worker, output, to, packet->payload, packet->length, time, other);
 		if (result < 0)
 			return result;

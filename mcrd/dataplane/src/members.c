@@ -147,6 +147,10 @@ const struct output *members_outlet(struct output *output, const struct member *
 		count(&output->counters->dropped.new_member, 1);
 		return NULL;
 	}
+	if (to->socket == MCRD_UNWANTED) {
+		count(&output->counters->skipped.not_wanted, 1);
+		return NULL;
+	}
 	return to;
 }
 

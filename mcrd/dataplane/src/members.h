@@ -26,7 +26,7 @@ struct member {
 	enum member_state state;
 	struct waiting_queue waiting;
 	struct queued place; /* while it is new: rule->unasked; while it is open and packets wait: rules->ready */
-	struct output outputs[]; /* those of the rule that go by member; MCRD_BY_MEMBER: no socket could be had */
+	struct output outputs[]; /* those of the rule that go by member; MCRD_BY_MEMBER: no socket could be had; MCRD_UNWANTED */
 };
 
 /* The member that the packet belongs to; NULL: it is not known yet. `now` is the time of its frame. */

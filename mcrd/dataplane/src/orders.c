@@ -197,7 +197,7 @@ int worker_put_member(struct worker *worker, const struct member_key *key, uint3
 	if (last_used >= MCRD_MEMBER_SLOTS)
 		return -EINVAL;
 	for (i = 0; i < socket_count; i++)
-		if (sockets[i] >= worker->settings.sockets && sockets[i] != MCRD_BY_MEMBER)
+		if (sockets[i] >= worker->settings.sockets && sockets[i] != MCRD_BY_MEMBER && sockets[i] != MCRD_UNWANTED)
 			return -EINVAL;
 	return members_put(&worker->rules, key, &worker->segment->members[last_used], sockets, socket_count);
 }

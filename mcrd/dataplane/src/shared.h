@@ -34,7 +34,8 @@ struct worker_settings {
 };
 
 /* Where a rule sends. A socket is a place in the file table, from 0; MCRD_BY_MEMBER: each member has its own;
- * MCRD_NOWHERE: there is no way to the host, and its packets are counted as unreachable. */
+ * MCRD_NOWHERE: there is no way to the host, and its packets are counted as unreachable. Of a member alone,
+ * MCRD_UNWANTED: nobody has joined its group, and its packets are counted as not_wanted. */
 struct rule_output {
 	uint32_t socket;
 	uint32_t counters;           /* slot in the segment */

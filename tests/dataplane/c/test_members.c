@@ -214,6 +214,20 @@ static void test_member_life(uint8_t by_source)
 	if (member)
 		CHECK_EQUAL(member->outputs[1].socket, 13);
 
+	/* Nobody has joined what one of its outputs would send to. */
+	CHECK_EQUAL(members_put(rules, &key, &last_used, (const uint32_t[]){ 12, MCRD_UNWANTED }, BY_MEMBER), 0);
+	if (member) {
+		struct rule *rule = rules->by_slot[5];
+		uint64_t before = counters[2].skipped.not_wanted, failed = 0;
+		uint32_t next = 0;
+
+		CHECK(members_outlet(&rule->outputs[0], member, &next, sample.source, &failed) == &member->outputs[0]);
+		CHECK(members_outlet(&rule->outputs[2], member, &next, sample.source, &failed) == NULL);
+		CHECK_EQUAL(counters[2].skipped.not_wanted, before + 1);
+		CHECK_EQUAL(failed, 0);
+	}
+	CHECK_EQUAL(members_put(rules, &key, &last_used, (const uint32_t[]){ 12, 13 }, BY_MEMBER), 0);
+
 	/* Removed: wanted again with its next packet. */
 	CHECK_EQUAL(members_remove(rules, &key), 0);
 	CHECK_EQUAL(members_remove(rules, &key), -ENOENT);

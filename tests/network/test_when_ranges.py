@@ -1,0 +1,159 @@
+"""Ranges with `when`: each group of a range is sent only where somebody has joined it."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.lab import wait_for
+from tests.lab.rules import rule
+
+if TYPE_CHECKING:
+    from tests.lab import Host, Lab, Mcrd
+
+ASKS = "\n".join(f"[interfaces.{name}]\nquerier = true\n" for name in ("r1", "r2"))
+WHEN = 'ttl=2 when="members"'
+RANGES = (
+    rule(
+        *("a", "r0 239.0.0.0/8 5000-5001"),
+        *(f"r1 238.0.0.0/8 6000-6001 {WHEN}", f'r2 239.0.0.0/8 5000-5001 {WHEN} source="keep"'),
+    )
+    + ASKS
+)
+
+
+def outputs(daemon: Mcrd) -> list[dict[str, Any]]:
+    """The counters of the only rule's outputs."""
+    found: list[dict[str, Any]] = daemon.stats()["rules"]["a"]["outputs"]
+    return found
+
+
+def sent(daemon: Mcrd) -> list[int]:
+    return [each["sent"]["packets"] for each in outputs(daemon)]
+
+
+def settled(daemon: Mcrd) -> list[int]:
+    """What each output sent and what it was not to send."""
+    return [each["sent"]["packets"] + each["not_wanted"] for each in outputs(daemon)]
+
+
+def states(daemon: Mcrd) -> list[str]:
+    return [str(each["state"]) for each in daemon.rules()["a"]["outputs"]]
+
+
+def joined(relay: Host) -> set[str]:
+    """The groups of the range that the relay has joined."""
+    words = relay.run("ip", "-4", "maddress", "show", "dev", "r0").split()
+    return {word for word in words if word.startswith("239.")}
+
+
+def wants(daemon: Mcrd, interface: str, group: str) -> bool:
+    asked = json.loads(daemon.ctl("members", "--json").stdout)["asked"]
+    groups = [each["groups"] for each in asked if each["interface"] == interface]
+    return any(each["group"] == group for some in groups for each in some)
+
+
+def test_each_group_of_a_range_by_itself(lab: Lab) -> None:
+    source, relay, one, two = lab.hosts("source", "relay", "one", "two")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], one, "k0", ["10.2.0.9/24"])
+    lab.link(relay, "r2", ["10.3.0.5/24"], two, "k0", ["10.3.0.9/24"])
+    daemon = lab.mcrd(relay, RANGES)
+    wait_for(lambda: states(daemon) == ["idle", "idle"], "the rule to listen")
+    nobody = "nobody on r1 has joined a group of 238.0.0.0/8"
+    assert nobody in daemon.rules()["a"]["reason"]
+    assert joined(relay) == set()
+
+    def send(group: str, count: int = 20, port: int = 5000) -> None:
+        """Send, and wait until each output has sent all, or has said that it was not to."""
+        before = settled(daemon)
+        source.send("s0", group, port, count=count, size=100)
+        wait_for(
+            lambda: settled(daemon) == [each + count for each in before],
+            "every packet to be in a counter",
+        )
+
+    # The first one: its group alone is joined, and the other output is idle.
+    first = one.receive("k0", "238.0.1.7", 6000)
+    wait_for(lambda: joined(relay) == {"239.0.1.7"}, "the group of the input to be joined")
+    wait_for(lambda: states(daemon) == ["active", "idle"], "one output to be active")
+    source.send("s0", "239.0.1.7", 5000, count=20, size=100)
+    wait_for(lambda: sent(daemon) == [20, 0], "the stream to flow")
+
+    # A second one on another network: what the first wants is not sent there.
+    second = two.receive("k0", "239.7.7.7", 5000)
+    wait_for(lambda: joined(relay) == {"239.0.1.7", "239.7.7.7"}, "both to be joined")
+    wait_for(lambda: states(daemon) == ["active", "active"], "both outputs to be active")
+    send("239.0.1.7")
+    send("239.7.7.7")
+    send("239.9.9.9")  # it comes all the same, and nobody wants it
+    assert sent(daemon) == [40, 20]
+    explained = daemon.ctl("explain", "a", "--seconds", "0.2", check=False).stdout
+    assert "2 groups of 239.0.0.0/8 are joined on r0, for members" in explained
+
+    # Of a group that comes already, a join is enough; and what another source sends is not wanted.
+    elsewhere = two.receive("k0", "239.0.1.7", 5000, source="10.1.0.77")
+    wait_for(lambda: wants(daemon, "r2", "239.0.1.7"), "the join from elsewhere")
+    send("239.0.1.7")
+    assert sent(daemon) == [60, 20]
+    elsewhere.stop()
+    from_here = two.receive("k0", "239.0.1.7", 5000, source="10.1.0.2")
+    wait_for(lambda: wants(daemon, "r2", "239.0.1.7"), "the join from here")
+
+    def flows() -> bool:
+        before = sent(daemon)[1]
+        send("239.0.1.7", 1)
+        return sent(daemon)[1] == before + 1
+
+    wait_for(flows, "what is sent to be wanted")
+
+    # Who leaves ends it on that network alone.
+    got = first.stop()
+    assert (got["lost"], got["duplicated"]) == (0, 0)
+    wait_for(lambda: states(daemon) == ["idle", "active"], "the leave to be believed")
+    assert joined(relay) == {"239.0.1.7", "239.7.7.7"}
+    before = sent(daemon)
+    source.send("s0", "239.0.1.7", 5000, count=20, size=100)
+    wait_for(lambda: sent(daemon)[1] == before[1] + 20, "the other to flow")
+    assert sent(daemon)[0] == before[0]
+    from_here.stop()
+    wait_for(lambda: joined(relay) == {"239.7.7.7"}, "what nobody wants to be left")
+    send_second = sent(daemon)[1]
+    source.send("s0", "239.7.7.7", 5000, count=20, size=100)
+    wait_for(lambda: sent(daemon)[1] == send_second + 20, "the last one to flow")
+    assert second.stop()["unique"] == 40
+    wait_for(lambda: states(daemon) == ["idle", "idle"], "nobody to be left")
+    wait_for(lambda: joined(relay) == set(), "every group to be left")
+    assert "WARNING" not in daemon.log()
+
+
+def test_other_keys_of_the_interface_forget_no_member(lab: Lab) -> None:
+    source, relay, sink = lab.hosts("source", "relay", "sink")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], sink, "k0", ["10.2.0.9/24"])
+    only = rule("a", "r0 239.1.1.1 5000", f"r1 239.2.2.2 6000 {WHEN}")
+    asks = only + "[interfaces.r1]\nquerier = true\n"
+    daemon = lab.mcrd(relay, asks)
+    received = sink.receive("k0", "239.2.2.2", 6000)
+    wait_for(lambda: states(daemon) == ["active"], "the join to be heard")
+    stream = source.start_send("s0", "239.1.1.1", 5000, rate=1000, size=100)
+    wait_for(lambda: sent(daemon)[0] > 100, "the stream to flow")
+    # The member stays silent: what was heard of it is all that there is.
+    silent = lab.file("silent.nft")
+    silent.write_text(
+        "table ip silent { chain out { type filter hook output priority 0;"
+        " ip protocol igmp drop; }; }"
+    )
+    sink.run("nft", "-f", str(silent))
+    for changed in (asks + "igmp_version = 2\n", asks.replace("true", "false"), asks):
+        applied = daemon.log().count("plan applied")
+        daemon.edit(changed)
+        wait_for(lambda: daemon.log().count("plan applied") > applied, "the reload")  # noqa: B023
+        went = sent(daemon)[0]
+        wait_for(lambda: sent(daemon)[0] > went + 100, "the stream to flow on")  # noqa: B023
+    total = stream.stop()["sent"]
+    wait_for(lambda: sent(daemon) == [total], "all to be sent")
+    got = received.stop()
+    assert (got["unique"], got["lost"]) == (total, 0)
