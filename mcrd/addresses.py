@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Output, PortRange
 
@@ -15,6 +15,9 @@ Target = tuple[str, Address | Network, int | PortRange]
 
 The interface is "" for one that follows the routes: it stays the same output when they move.
 """
+
+# What every segment is sent, asked for or not (RFC 4541, 2.1.2 and 3).
+NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::1/128"))
 
 
 def first_address(address: Address | Network) -> Address:
@@ -108,3 +111,8 @@ def storage(address: Address, index: int = 0) -> bytes:
         zone = index if address.is_link_local else 0
         name = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, zone)
     return struct.pack("128s", name)
+
+
+def is_asked_for(group: Address) -> bool:
+    """Whether a switch that snoops sends the group only where somebody has asked for it."""
+    return not any(group in network for network in NOT_ASKED_FOR)

@@ -135,7 +135,8 @@ class Status(Answer):
     """The daemon; `rules` are numbers by state, `chosen` inputs that are used by hand.
 
     `roles` are rules that are active or stand by because somebody said so. `names` are those of
-    receivers, with their addresses in DNS.
+    receivers, with their addresses in DNS. `unasked` are interfaces where nobody asked hosts for
+    their groups in the last minutes, with "igmp", "mld" or both.
     """
 
     command = "status"
@@ -156,6 +157,7 @@ class Status(Answer):
     chosen: dict[str, str] = {}
     roles: dict[str, str] = {}
     names: dict[str, HostName] = {}
+    unasked: dict[str, list[str]] = {}
     workers: list[Worker] = []
 
 

@@ -30,6 +30,7 @@ from mcrd.daemon.metrics import Metrics
 from mcrd.daemon.planner import Planner
 from mcrd.daemon.rulefile import RuleFile
 from mcrd.errors import words
+from mcrd.lanes.queriers import Asking
 from mcrd.looks import Look
 from mcrd.model import Config, Rule
 from mcrd.observe.capture import LONGEST, SHORTEST, BusyError, Looks
@@ -39,6 +40,7 @@ from mcrd.planning import names
 from mcrd.planning.changes import changes
 from mcrd.planning.names import written
 from mcrd.planning.patterns import called, several
+from mcrd.planning.resources import Querying
 from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
 from mcrd.tasks import Tasks
@@ -148,8 +150,23 @@ class Commands:
             chosen=dict(planner.estate.handover.chosen),
             roles=dict(planner.estate.handover.roles),
             names=self._names(),
+            unasked=self._unasked(),
             workers=report.workers(planner.estate),
         )
+
+    def _unasked(self) -> dict[str, list[str]]:
+        links = self.planner.links.now
+        own = {(q.index, q.version) for q, asking in self._asking() if asking.querier.elected}
+        here = (links[name] for name in names.used(self.planner.config) if name in links)
+        found = self.listener.unasked(link.name for link in here)
+        told = {
+            name: [p for p in of if (links[name].index, 4 if p == "igmp" else 6) not in own]
+            for name, of in found.items()
+        }
+        return {name: of for name, of in told.items() if of}
+
+    def _asking(self) -> list[tuple[Querying, Asking]]:
+        return list(self.planner.estate.holdings.queriers.items())
 
     async def rules(self, arguments: Arguments) -> answers.Rules:
         """The rules with their states; of one: with the warnings about it."""
@@ -184,7 +201,7 @@ class Commands:
             config_time=self.adopted,
             names=self._names(),
         )
-        for asking in list(self.planner.estate.holdings.queriers.values()):
+        for _, asking in self._asking():
             found.asked.append(asking.told())
             await asyncio.sleep(0)
         return await self._count(found)
@@ -232,6 +249,11 @@ class Commands:
         links = self.planner.links.now
         self.listener.listen(links)
         found.heard, found.returned = self.listener.tell(here)
+        for querying, asking in self._asking():  # its own queries, nobody hears
+            protocol = "igmp" if querying.version == 4 else "mld"
+            heard = found.heard.get(querying.interface, {}).get(protocol)
+            if heard is not None and (query := asking.own_query()) is not None:
+                heard.query = query
         mark(found, here, names.config_here(self.planner.config, links).rules.values())
         return found
 
@@ -251,8 +273,7 @@ class Commands:
 
     async def members(self, _: Arguments) -> answers.Members:
         """Who wants which groups, where this host asks."""
-        queriers = self.planner.estate.holdings.queriers
-        return answers.Members([asking.told() for asking in queriers.values()])
+        return answers.Members([asking.told() for _, asking in self._asking()])
 
     async def _listen_often(self) -> None:
         """While somebody wants to know: of a host that rejects all, hundreds of errors may come."""

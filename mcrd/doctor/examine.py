@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mcrd import config
 from mcrd.config import ConfigError
-from mcrd.doctor import buffers, kernel, limits, offloads, others, sysctls
+from mcrd.doctor import buffers, groups, kernel, limits, offloads, others, sysctls
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding, unreadable
 from mcrd.errors import words
@@ -111,6 +111,7 @@ def of_both(
         *sysctls.low_ports(host, running, demand),
         *sysctls.neighbours(host, demand),
         *of_interfaces(host, running, demand, here),
+        *groups.queriers(running, demand),
         others.programs(host, running, demand),
         *others.relays(host, running, demand, here),
     ]

@@ -6,16 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcrd.addresses import covers, destinations, first_address
+from mcrd.addresses import covers, destinations, first_address, is_asked_for
 from mcrd.explain.evidence import Answer, Evidence, Finding, ago, heard_on, is_active
-from mcrd.explain.receivers import is_asked_for
 from mcrd.looks import Heard
 from mcrd.model import Address, Input
+from mcrd.observe.heard import QUERIER_AGE
 from mcrd.observe.kinds import queries
 from mcrd.planning.broadcast import is_broadcast
 from mcrd.planning.receptions import JOINED_AT_MOST
 
-QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 MARGIN = 2.0  # seconds
 QUERIER = "switches that snoop need a querier: docs/recipes.md"
 
@@ -115,7 +114,7 @@ def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:
             return Finding("group", "querier", "yes", f"{bridge.name} snoops, its querier is {who}")
         text = f"{bridge.name} snoops and has heard no {protocol} query"
         more = " for minutes: there is no querier, so switches forget who wants the group"
-        remedy = f"`ip link set {bridge.name} type bridge mcast_querier 1`, or one in a router"
+        remedy = f"`ip link set {bridge.name} type bridge mcast_querier 1`, or {_keys(given)}"
         return _unasked(evidence, text, missed, remedy, more)
     if heard is not None and heard.query is not None:
         who, since = heard.query.address, ago(heard.query.ago_s)
@@ -162,8 +161,12 @@ def _unasked(evidence: Evidence, text: str, answer: Answer, remedy: str, more: s
 
 
 def _querier_or_rejoin(given: Input) -> str:
-    keys = f'`querier = true` or `rejoin = "60s"` under [interfaces.{given.interface}]'
-    return f"{QUERIER}; or {keys} of the rule file"
+    return f"{QUERIER}; or {_keys(given)}"
+
+
+def _keys(given: Input) -> str:
+    where = f"under [interfaces.{given.interface}] of the rule file"
+    return f'`querier = true` or `rejoin = "60s"` {where}'
 
 
 def _drops_queries(evidence: Evidence, heard: Heard | None) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from mcrd.addresses import first_address, is_of_link, target
+from mcrd.addresses import first_address, is_asked_for, is_of_link, target
 from mcrd.answers import AnswerCounts, OutputCounts
 from mcrd.explain.evidence import Evidence, Finding, Say, Way, is_active
 from mcrd.explain.interfaces import called, link
-from mcrd.explain.receivers import is_asked_for, receivers
+from mcrd.explain.receivers import receivers
 from mcrd.explain.returned import returned
 from mcrd.explain.taken import grown, more
 from mcrd.model import Address, HostName, Output

@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
-from mcrd.addresses import covers, first_address
+from mcrd.addresses import NOT_ASKED_FOR, covers, first_address, is_asked_for
 from mcrd.explain.evidence import TOLD, Evidence, Finding, Say, ago, heard_on, some
-from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Member
 from mcrd.model import Address, Network, Output
 from mcrd.planning.links import source_of
 
-# What every segment is sent, asked for or not (RFC 4541, 2.1.2 and 3); what almost all have joined.
-NOT_ASKED_FOR = (ip_network("224.0.0.0/24"), ip_network("ff02::1/128"))
+# What almost all have joined.
 COMMON = (
     *NOT_ASKED_FOR,
     *map(ip_network, ("ff02::/16", "239.255.255.250/32", "239.255.255.253/32")),
@@ -37,23 +35,20 @@ def receivers(evidence: Evidence, say: Say, index: int, output: Output) -> Itera
         yield say(TOPIC, "yes", text)
         return
     bridge = evidence.host.bridges.get(index)
-    if bridge is not None and bridge.name == output.interface and _withholds(bridge, output):
+    asks = f"`querier = true` under [interfaces.{output.interface}] asks who wants it"
+    if bridge is not None and bridge.name == output.interface and bridge.withholds(output.address):
         text = f"{bridge.name} snoops, and nobody behind its ports has joined"
         remedy = f"`bridge mdb show dev {bridge.name}` lists the groups that are wanted"
+        if bridge.heard is None or not int(ip_address(bridge.heard)):
+            remedy += f"; {asks}, of those that joined before too"
         yield say("snooping", "no", f"{text} {output.address}: it goes nowhere", remedy)
         return
     heard = heard_on(evidence, output.interface or "", output.address.version)
     if heard is not None:
-        yield _heard(evidence, say, output, heard)
+        yield _heard(evidence, say, output, heard, asks)
 
 
-def _withholds(bridge: Bridge, output: Output) -> bool:
-    if not bridge.snooping or bridge.routers or not (bridge.own or bridge.heard):
-        return False
-    return not any(covers(output.address, ip_address(group)) for group in bridge.groups)
-
-
-def _heard(evidence: Evidence, say: Say, output: Output, heard: Heard) -> Finding:
+def _heard(evidence: Evidence, say: Say, output: Output, heard: Heard, asks: str) -> Finding:
     wanted, name = output.address, output.interface
     asked = [entry for entry in heard.members if covers(wanted, ip_address(entry.group))]
     own = _sources(evidence, output)
@@ -87,9 +82,10 @@ def _heard(evidence: Evidence, say: Say, output: Output, heard: Heard) -> Findin
         answered = f"{_hosts(answers)} answered the last query, with {groups}"
         text = f"nobody on {name} wants {wanted}: {answered}"
         return say(TOPIC, "no", text, remedy)
-    if query is None:
+    if query is None or query.gone:
         why = "nobody queries there, so receivers that joined earlier are silent"
-    elif version < REPORTED[wanted.version]:
+        return say(TOPIC, "unknown", f"{nobody}{also}; {why}", asks)
+    if version < REPORTED[wanted.version]:
         why = f"answers to {query.address}, which queries in version {version}, are not heard"
     else:
         why = "a switch that snoops shows reports to queriers only"
@@ -106,11 +102,6 @@ def _sources(evidence: Evidence, output: Output) -> set[str]:
 
 def _hosts(entries: Sequence[Member]) -> str:
     return some([entry.host for entry in entries])
-
-
-def is_asked_for(group: Address) -> bool:
-    """Whether a switch that snoops sends the group only where somebody has asked for it."""
-    return not _among(group, NOT_ASKED_FOR)
 
 
 def _among(group: Address, networks: Sequence[Network]) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
+from mcrd.addresses import covers
+from mcrd.model import Address, Network
 from mcrd.sockets.netlink import NLM_F_DUMP, ROUTE, ask, attributes
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h
@@ -38,6 +40,12 @@ class Bridge:
     heard: str | None
     groups: frozenset[str] = frozenset()
     routers: bool = False
+
+    def withholds(self, wanted: Address | Network) -> bool:
+        """Whether it sends such a group to no port."""
+        if not self.snooping or self.routers or not (self.own or self.heard):
+            return False
+        return not any(covers(wanted, ip_address(group)) for group in self.groups)
 
 
 def bridge_of(name: str, messages: Mapping[str, Any], version: int) -> Bridge | None:

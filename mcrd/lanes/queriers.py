@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from ipaddress import ip_address
 
+from mcrd import looks
 from mcrd.answers import Asked, Listening
 from mcrd.events import tell
 from mcrd.model import Address
@@ -227,6 +228,19 @@ class Asking:
         if which != self._said:
             self._said = which
             tell(log, level, "querier", "%s: %s", self._querying, text, interface=link.name)
+
+    def own_query(self) -> looks.Query | None:
+        """What explain is told of the last general query of this host; None: another asks."""
+        querier, times = self.querier, self.querier.times
+        if not querier.elected or querier.asked_at is None:
+            return None
+        since = time.monotonic() - querier.asked_at
+        return looks.Query(
+            address=str(querier.address),
+            version=self._querying.spoken or querier.newest,
+            ago_s=round(since, 1),
+            answered=since > times.response + 1,
+        )
 
     def told(self) -> Asked:
         """What it knows."""

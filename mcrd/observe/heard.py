@@ -26,6 +26,7 @@ ROUTERS = 16
 MEMBER_AGE = 260.0  # seconds, RFC 3376, 8.4
 ROUTER_AGE = 105.0  # seconds, RFC 7761, 4.11
 MARGIN = 1.0  # seconds that answers may be late
+QUERIER_AGE = 255.0  # seconds without a query until there is no querier (RFC 3376, 8.5)
 Sources = frozenset[bytes] | None
 """Those that a member wants, packed; None: any."""
 PIM_HELLO = 0x20  # version 2, type 0
@@ -108,6 +109,13 @@ class Heard:
         if segment is None or segment.query is None or _gone(segment.query, now):
             return None
         return segment.query[1].version
+
+    def is_unasked(self, index: int, protocol: Protocol, now: float) -> bool:
+        """Whether nobody queries on an interface: for as long as one who did would have to."""
+        segment = self._segments.get((index, protocol))
+        if segment is None or now - segment.since <= QUERIER_AGE:
+            return False
+        return segment.query is None or _gone(segment.query, now)
 
     def plain(
         self,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mcrd import looks
 from mcrd.addresses import is_to
@@ -52,6 +52,18 @@ class Listener:
     def mld(self, index: int) -> int | None:
         """The version of MLD that is queried in on an interface; None: nobody queries there."""
         return self._heard.version(index, "mld", time.monotonic())
+
+    def unasked(self, interfaces: Iterable[str]) -> dict[str, list[str]]:
+        """Of these interfaces, where no query was heard for minutes, and of which protocols."""
+        now, found = time.monotonic(), dict[str, list[str]]()
+        for name in interfaces:
+            for protocol, where in HEARD_BY.items():
+                link = self._links.get(name)
+                if link is None or not self._ears.hears(*where):
+                    continue
+                if self._heard.is_unasked(link.index, protocol, now):
+                    found.setdefault(name, []).append(protocol)
+        return found
 
     def tell(self, rule: Rule) -> tuple[dict[str, dict[str, looks.Heard]], list[looks.Returned]]:
         """What was heard on the interfaces of a rule, and what came back to its outputs."""

@@ -72,6 +72,7 @@ class Querier:
     counts: Counts = field(default_factory=Counts)
     other: tuple[Address, float] | None = None  # who was elected, and until when that holds
     reserved: Container[object] = frozenset()
+    asked_at: float | None = None  # when it asked everybody last
     _others: float = 125.0  # seconds between two queries of that one
     _budget: tuple[float, float] = (0.0, 0.0)  # questions that may be asked, at a time
     _general: float = 0.0  # when the next general query is due,
@@ -178,6 +179,7 @@ class Querier:
                 self._general = now + self.times.query / 4
             else:
                 self._general = now + self.times.query
+            self.asked_at = now
             yield self._sent(Ask(None))
         budget, since = self._budget
         budget = min(QUESTIONS, budget + (now - since) * QUESTIONS)

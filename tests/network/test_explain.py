@@ -312,6 +312,24 @@ def test_a_bridge_that_snoops_without_a_querier(lab: Lab) -> None:
     found = explain(daemon, "a")
     assert cause(found) is HEALTHY
     assert ("querier", "note") in {(f["topic"], f["answer"]) for f in found["findings"]}
+    (remedy,) = (f["remedy"] for f in found["findings"] if f["topic"] == "querier")
+    assert "`querier = true`" in remedy
+    assert "under [interfaces.br0]" in remedy
+
+    def doctor() -> list[dict[str, Any]]:
+        told = daemon.ctl("doctor", "--config", str(daemon.config), "--json", check=False).stdout
+        return [f for f in json.loads(told)["findings"] if f["check"] == "querier"]
+
+    assert [f["value"] for f in doctor()] == ["br0 snoops and knows no IGMP querier"]
+    daemon.edit(daemon.config.read_text() + "[interfaces.br0]\nquerier = true\n")
+
+    def asked() -> bool:
+        found = explain(daemon, "a")["findings"]
+        texts = [f["text"] for f in found if (f["topic"], f["answer"]) == ("querier", "yes")]
+        return any("10.1.0.2" in text for text in texts)
+
+    wait_for(asked, "this host's own queries to be known")
+    assert [f["verdict"] for f in doctor()] == ["ok"]
 
 
 def query(host: Host, address: str) -> None:

@@ -413,6 +413,28 @@ def _forwards(switch: Host, port: str, group: str) -> bool:
 # Who lost it
 
 
+def test_only_where_somebody_listens(lab: Lab) -> None:
+    source, gateway, one, two = lab.hosts("source", "gateway", "one", "two")
+    lab.link(source, "eth0", ["10.1.0.5/24"], gateway, "eth0", ["10.1.0.1/24"])
+    lab.link(gateway, "eth1", ["10.2.0.1/24"], one, "eth0", ["10.2.0.5/24"])
+    lab.link(gateway, "eth2", ["10.3.0.1/24"], two, "eth0", ["10.3.0.5/24"])
+    daemon = lab.mcrd(gateway, RECIPES["only where somebody listens"])  # idle at first
+    wanted = one.receive("eth0", "239.1.7.7", 5000)
+    unwanted = two.capture("eth0", "udp port 5000")
+    joined = "239.1.7.7"
+    wait_for(
+        lambda: joined in gateway.run("ip", "maddress", "show", "dev", "eth0"), "the group joined"
+    )
+    source.send("eth0", "239.1.7.7", 5000, count=50, size=100)
+
+    def sent() -> list[int]:
+        return [o["sent"]["packets"] for o in daemon.stats()["rules"]["television"]["outputs"]]
+
+    wait_for(lambda: sent() == [50, 0], "all to be sent")
+    assert wanted.stop()["unique"] == 50
+    assert unwanted.stop() == []
+
+
 def test_who_lost_it(lab: Lab) -> None:
     """MPEG-TS over RTP, of which three datagrams are lost before the relay."""
     source, gateway, receiver = lab.hosts("source", "relay", "receiver")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,21 @@ from hypothesis import given
 from mcrd import config
 from mcrd.answers import Status
 from mcrd.cli import mcrctl
-from mcrd.doctor import Finding, Host, Running, buffers, kernel, limits, offloads, others, sysctls
+from mcrd.doctor import (
+    Finding,
+    Host,
+    Running,
+    buffers,
+    groups,
+    kernel,
+    limits,
+    offloads,
+    others,
+    sysctls,
+)
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.examine import daemon, examine, for_service, may_read, network, rule_file, sandbox
+from mcrd.host.bridges import Bridge
 from mcrd.host.devices import Device, Feature
 from mcrd.model import Config
 from mcrd.planning.resources import Egress, Members
@@ -857,3 +870,54 @@ def test_what_becomes_of_the_answer_is_no_matter(
         ["bash", "-c", command], env=locale, cwd=tmp_path, capture_output=True, check=False
     )
     assert (done.returncode, done.stderr.decode()) == (status, error)
+
+
+QUERY = """[interfaces.r1]
+querier = true
+"""
+SENDS = """[rules.a]
+input = { interface = "r0", address = "239.1.1.1", port = 5000 }
+outputs = [{ interface = "r1", address = "239.2.2.2", port = 6000, ttl = 2%s }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("rules", "unasked", "expected"),
+    [
+        ([SENDS % ""], {}, [("ok", "")]),
+        ([SENDS % ""], {"r1": ["mld"]}, [("ok", "")]),
+        ([SENDS % ""], {"r1": ["igmp"]}, [("unknown", "r1")]),
+        ([SENDS % ', when = "members"'], {"r1": ["igmp"]}, [("trouble", "r1")]),
+        ([SENDS % "", QUERY], {"r1": ["igmp"]}, [("ok", "")]),
+        ([SENDS % ""], {"r0": ["igmp"], "r1": ["igmp"]}, [("unknown", "r0"), ("unknown", "r1")]),
+        ([SENDS % "", '[interfaces.r0]\nrejoin = "60s"\n'], {"r0": ["igmp"]}, [("ok", "")]),
+        ([SENDS.replace("239.1.1.1", "224.0.0.251") % ""], {"r0": ["igmp"]}, [("ok", "")]),
+    ],
+)
+def test_where_nobody_asks_who_wants_groups(
+    monkeypatch: pytest.MonkeyPatch,
+    rules: list[str],
+    unasked: dict[str, list[str]],
+    expected: list[tuple[str, str]],
+) -> None:
+    monkeypatch.setattr(groups, "_bridges", lambda _: {})
+    found = groups.queriers(running(unasked=unasked), demand(*rules))
+    assert verdicts(found) == [verdict for verdict, _ in expected]
+    for finding, (_, name) in zip(found, expected, strict=True):
+        named = f"`querier = true` under [interfaces.{name}]"
+        assert (named in finding.remedy) is bool(name)
+
+
+def test_a_bridge_that_withholds_and_one_that_knows_no_querier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bridge = Bridge("r1", snooping=True, own=True, heard=None, groups=frozenset({"239.2.2.3"}))
+    monkeypatch.setattr(groups, "_bridges", lambda _: {("r1", 4): bridge})
+    (found,) = groups.queriers(running(), demand(SENDS % ""))
+    assert found.value == "r1 snoops and sends nowhere: 239.2.2.2"
+    assert "`querier = true` under [interfaces.r1]" in found.remedy
+    deaf = replace(bridge, own=False)
+    monkeypatch.setattr(groups, "_bridges", lambda _: {("r1", 4): deaf})
+    (found,) = groups.queriers(Running(), demand(SENDS % ""))
+    assert found.value == "r1 snoops and knows no IGMP querier"
+    assert groups.queriers(Running(), demand(SENDS % "", QUERY)) == []

@@ -112,7 +112,8 @@ def test_what_an_output_skips_is_no_fault() -> None:
     found = finding(replace(HEALTHY, daemon=skips), "not_wanted")
     assert (found.answer, found.text) == (
         "note",
-        "100 packets were not for this output, by their source",
+        "100 packets were not for this output, by their source, or as nobody has joined their"
+        " group",
     )
     assert finding(replace(HEALTHY, daemon=skips), "sent").answer == "unknown"
     assert cause(replace(HEALTHY, daemon=skips)) is None
