@@ -167,10 +167,12 @@ def _check_loop_back(rule: FoundRule, output: FoundOutput) -> None:
         return
     if is_pattern(output.endpoint.interface) or is_pattern(rule.input.interface):
         return  # no pattern leads back to where a packet came from
+    if not output.endpoint.box.overlaps(rule.input.box):
+        return
     where = f"the input of this rule ({rule.report.place(rule.input_path)})"
     if output.endpoint == rule.input:
         rule.report.value(output.path, f"same {rule.input.keys} as {where}")
-    elif output.endpoint.box.overlaps(rule.input.box):
+    else:
         both = f"{shared(output.endpoint, rule.input)} on {rule.input.interface}"
         rule.report.value(output.path, f"overlaps {where}: both have {both}")
 

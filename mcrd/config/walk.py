@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -76,22 +77,32 @@ def _read_meaning(kind: mi.Metadata, value: object, path: KeyPath, report: Repor
 def _read_struct(
     kind: mi.StructType, table: dict[str, object], path: KeyPath, report: Report
 ) -> Fields:
-    known = {field.encode_name: field for field in kind.fields}
+    known, defaults = _keys(kind.cls)
     for name in table.keys() - known.keys():
         report.key((*path, name), f"unknown key{_hint(name, sorted(known))}")
-    found: Fields = {}
+    found = defaults.copy()
     for name, field in known.items():
-        here = (*path, name)
         if name in table:
-            value = read(field.type, table[name], here, report)
+            value = read(field.type, table[name], (*path, name), report)
+            if value is not WRONG:
+                found[name] = value
+            else:
+                found.pop(name, None)
         elif field.required:
-            report.absent(here, f"missing; expected {_expected(field.type)}")
-            continue
-        else:
-            value = _default(field, here, report)
-        if value is not WRONG:
-            found[name] = value
+            report.absent((*path, name), f"missing; expected {_expected(field.type)}")
     return found
+
+
+@cache
+def _keys(table: type) -> tuple[dict[str, mi.Field], Fields]:
+    """The keys that a table of the schema has, and what those mean that are not required.
+
+    Tables by the thousand share these values: nobody changes one.
+    """
+    kind = mi.type_info(table)
+    assert isinstance(kind, mi.StructType)
+    known = {field.encode_name: field for field in kind.fields}
+    return known, {name: _default(each) for name, each in known.items() if not each.required}
 
 
 def _read_names(
@@ -120,13 +131,13 @@ def _read_list(
     return [read(kind.item_type, item, (*path, index), report) for index, item in enumerate(items)]
 
 
-def _default(field: mi.Field, path: KeyPath, report: Report) -> object:
+def _default(field: mi.Field) -> object:
     if field.default is not msgspec.NODEFAULT:
         return field.default
     if field.default_factory is msgspec.NODEFAULT:
         return None
     if isinstance(field.type, mi.StructType):
-        return read(field.type, {}, path, report)
+        return _keys(field.type.cls)[1]
     return field.default_factory()
 
 

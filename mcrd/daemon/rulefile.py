@@ -34,13 +34,15 @@ class RuleFile:
     to say something else. Threads read: a file server may not answer.
     """
 
-    def __init__(self, path: Path, tasks: Tasks, saved: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, tasks: Tasks, saved: Callable[[], None], blocks: Blocks | None = None
+    ) -> None:
         self.path = path
         self.errors: list[str] = []
         self.watch = Watch(self.changed)
         self._tasks = tasks
         self._tell_saved = saved
-        self._blocks = Blocks()
+        self._blocks = blocks or Blocks()
         self._reading = asyncio.Lock()
         self._running = Config()
         self._refused: tuple[tuple[Problem, ...], float] = ((), 0.0)  # told last, and when

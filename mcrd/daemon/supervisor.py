@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from mcrd import __version__
 from mcrd.answers import Changes
 from mcrd.beside.lookout import Watcher
-from mcrd.config import ConfigError
+from mcrd.config import Blocks, ConfigError
 from mcrd.daemon import commands
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.commands import Commands
@@ -35,9 +34,6 @@ from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
 from mcrd.tasks import Tasks, clean_up, log_uncaught, take_all
 
-# Almost all that there is are rules, which stay: to look through them for garbage again and again
-# was half of the time of a reload (gc.set_threshold()).
-SELDOM = (100_000, 10, 10)
 TICK = 0.5  # seconds between two looks at what makes no event
 
 log = logging.getLogger(__name__)
@@ -46,12 +42,19 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """The daemon. `log_level` overrides the rule file's; both paths are absolute.
 
+    `start` was read with `blocks`, so that the first reload reads only what has changed since.
+
     With a file that is refused, it goes on by the rules of the daemon before it, where that has
     left them; without, run() raises the ConfigError.
     """
 
     def __init__(
-        self, path: Path, control: Path, start: Config | ConfigError, log_level: str | None
+        self,
+        path: Path,
+        control: Path,
+        start: Config | ConfigError,
+        blocks: Blocks,
+        log_level: str | None,
     ) -> None:
         self._start = start
         self._log_level = log_level
@@ -59,7 +62,7 @@ class Supervisor:
         self._planner = Planner()
         self._estate = self._planner.estate
         holdings = self._estate.holdings
-        self._file = RuleFile(path, self._tasks, lambda: self._reload_soon("file saved"))
+        self._file = RuleFile(path, self._tasks, lambda: self._reload_soon("file saved"), blocks)
         self._notify = Notify()
         self._health = Health(self._planner, self._file, self._notify)
         self._alarms = Alarms()
@@ -95,7 +98,6 @@ class Supervisor:
             return
         loop.set_exception_handler(log_uncaught)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
-        gc.set_threshold(*SELDOM)
         await self._server.start()
         main = loop.create_task(self._main())
         stop = loop.create_task(self._stop.wait())
