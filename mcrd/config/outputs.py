@@ -119,6 +119,8 @@ def _check_choices(rule: FoundRule) -> None:
 
 
 def _check_listed_twice(rule: FoundRule) -> None:
+    if len(rule.outputs) < 2:
+        return
     listed = [
         (output.path, output.endpoint) for output in rule.outputs if output.endpoint is not None
     ]

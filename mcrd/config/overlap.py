@@ -21,6 +21,8 @@ T = TypeVar("T")
 Spans = tuple[tuple[int, int], ...]
 """A set of addresses of one family: first and last of each run, sorted, none touching."""
 
+_EVERYTHING: dict[int, Spans] = {4: ((0, 2**32 - 1),), 6: ((0, 2**128 - 1),)}
+
 
 class Box(NamedTuple):
     """A set of destinations: those from `low` to `high`, ports `first` to `last`.
@@ -73,11 +75,13 @@ def box(place: Hashable, address: Address | Network, port: int | PortRange) -> B
 
 def everything(version: int) -> Spans:
     """All addresses of a family."""
-    return ((0, 2**32 - 1 if version == 4 else 2**128 - 1),)
+    return _EVERYTHING[version]
 
 
-def spans(version: int, sources: Iterable[Network], exclude: Iterable[Network]) -> Spans:
+def spans(version: int, sources: Sequence[Network], exclude: Sequence[Network]) -> Spans:
     """The addresses in `sources` (none given: all) that are not in `exclude`."""
+    if not sources and not exclude:
+        return everything(version)
     left: list[tuple[int, int]] = []
     unwanted = _merged(exclude)
     for low, high in _merged(sources) or everything(version):

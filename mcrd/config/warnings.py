@@ -18,10 +18,10 @@ from mcrd.model import Address, Network, is_pattern
 _LINK_LOCAL_GROUPS = IPv4Network("224.0.0.0/24")
 _INTERFACE_SCOPE, _LINK_SCOPE = 1, 2  # of an IPv6 group
 _WHOLE_SCOPE = 16  # bits of a prefix whose groups all have one scope
-_SOURCE_SPECIFIC: tuple[Network, ...] = (
-    IPv4Network("232.0.0.0/8"),
-    *(IPv6Network(f"ff3{scope:x}::/32") for scope in range(16)),
-)
+_SOURCE_SPECIFIC: dict[int, tuple[Network, ...]] = {
+    4: (IPv4Network("232.0.0.0/8"),),
+    6: tuple(IPv6Network(f"ff3{scope:x}::/32") for scope in range(16)),
+}
 _CHECKED_TTL: Final[dict[object, tuple[str, str]]] = {
     (ip_address(group), port): (name, rfc)
     for name, port, rfc, groups in (
@@ -100,7 +100,7 @@ def _warn_vlan(rule: FoundRule) -> None:
 
 def _warn_source_specific(rule: FoundRule) -> None:
     address, sources = rule.input_fields["address"], rule.input_fields["sources"]
-    if not any(_within(address, groups) for groups in _SOURCE_SPECIFIC):
+    if not any(_within(address, groups) for groups in _SOURCE_SPECIFIC[address.version]):
         return
     if any(each.num_addresses == 1 for each in sources):
         return

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
 
 from mcrd.addresses import endpoint, target, where
 from mcrd.answers import Changes
@@ -106,8 +108,7 @@ def _rule(old: Rule, new: Rule) -> Iterator[str]:
     if old.more != new.more:
         yield f"inputs {_inputs(old)} -> {_inputs(new)}"
     yield from _outputs(old.outputs, new.outputs)
-    told = dataclasses.replace(old, input=new.input, more=new.more, outputs=new.outputs)
-    yield from _fields("", dataclasses.replace(told, place=new.place), new)
+    yield from _fields("", old, new, ("input", "more", "outputs", "place"))
 
 
 def _inputs(rule: Rule) -> str:
@@ -144,13 +145,19 @@ def _written(output: Output) -> Output:
     return dataclasses.replace(output, source="keep", keeps_answerer=False)
 
 
-def _fields(prefix: str, old: object, new: object) -> Iterator[str]:
-    fields = dataclasses.fields(new)  # type: ignore[arg-type]
-    for entry in sorted(fields, key=lambda each: bool(each.kw_only)):  # what is inherited, last
-        before, after = getattr(old, entry.name), getattr(new, entry.name)
-        if before != after:
-            shown = _seconds if entry.name in IN_SECONDS else _text
-            yield f"{prefix}{entry.name} {shown(before)} -> {shown(after)}"
+def _fields(prefix: str, old: Any, new: Any, but: Sequence[str] = ()) -> Iterator[str]:
+    kind: Any = type(new)
+    for name in _names(kind):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after and name not in but:
+            shown = _seconds if name in IN_SECONDS else _text
+            yield f"{prefix}{name} {shown(before)} -> {shown(after)}"
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """The fields of a dataclass, what is inherited last."""
+    return tuple(f.name for f in sorted(dataclasses.fields(kind), key=lambda f: bool(f.kw_only)))
 
 
 def _text(value: object) -> str:

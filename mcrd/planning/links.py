@@ -73,8 +73,9 @@ class Way:
 def lookup(output: Output, protocol: Protocol) -> Lookup | None:
     """What is asked of the routes for an output; None unless it is to one host."""
     address, port = output.address, output.port
-    nobody = address in (BROADCAST, LIMITED_BROADCAST) or isinstance(address, HostName)
-    if not isinstance(address, Address) or address.is_multicast or nobody:
+    if not isinstance(address, Address) or address.is_multicast or isinstance(address, HostName):
+        return None
+    if address in (BROADCAST, LIMITED_BROADCAST):
         return None
     return Lookup(
         interface=output.interface,
@@ -103,10 +104,11 @@ def source_of(output: Output | Lookup, link: Link) -> Address | None:
 
 def nearest(address: Address, own: Sequence[IPv4Interface | IPv6Interface]) -> Address | None:
     """Of these, one of the address's network; else of the same scope; else the first."""
+    if len(own) < 2:
+        return own[0].ip if own else None
     local = is_of_link(address)
     best = min(
         own,
         key=lambda a: (address not in a.network, is_of_link(a.ip) is not local),
-        default=None,
     )
-    return best.ip if best is not None else None
+    return best.ip

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Final
 
 from mcrd.addresses import destinations
 from mcrd.config.joined import joined
@@ -22,6 +23,8 @@ from mcrd.planning.links import Link
 
 Links = Mapping[str, Link]
 """Interfaces by each of their names."""
+
+DEFAULT: Final = Interface()
 
 
 def written(rule: str) -> str:
@@ -69,7 +72,7 @@ def aliases(names: Iterable[str], links: Links) -> dict[str, str]:
 def settings(config: Config, link: Link) -> Interface:
     """How the interface is read: by the table of its own name, else by the first of another."""
     name = _table(config, link)
-    return Interface() if name is None else config.interfaces[name]
+    return DEFAULT if name is None else config.interfaces[name]
 
 
 def rejoin(config: Config, rule: Rule, links: Links) -> float | None:

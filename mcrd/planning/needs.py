@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcrd.model import (
     Address,
@@ -230,14 +231,10 @@ def needs(
         return Needs("; ".join(dict.fromkeys(waiting)), optional=asking, waiting=waiting)
     settings = names.settings(config, link)
     count = 1 if lane else settings.workers
-    ingress = Ingress(link.name, link.index, count, settings.ring_size, lane, settings.gro)
+    ingress = _ingress(link.name, link.index, count, settings.ring_size, lane, settings.gro)
     strict = config.daemon.sandbox == "strict"
     reader = _reader(config, lane) if lane else settings
-    cpus = reader.cpus or (None,)
-    workers = tuple(
-        Worker(ingress.home, number, cpus[number % len(cpus)], strict, reader.busy_poll)
-        for number in range(count)
-    )
+    workers = _workers(ingress.home, count, reader.cpus or (None,), strict, reader.busy_poll)
     if all(waiting):  # the worker is there when somebody joins, and no group is joined until then
         return Needs("", (ingress, *workers), asking, waiting=waiting, idle=idle)
     relays = {
@@ -280,10 +277,7 @@ def needs(
     optional += _unasked(rule.input, link, settings, (*reception, *joins))
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(
-        ""
-        if waits
-        else outlets.doubt_of(rule, output, links, outlets.way_of(rule, output, ways))
-        or receptions.too_many(groups)
+        "" if waits else outlets.doubt_of(rule, output, links, ways) or receptions.too_many(groups)
         for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
     )
     moves = any(
@@ -306,9 +300,31 @@ def needs(
     )
 
 
+# The same objects for rules that have the same needs: thousands do.
+
+
+@lru_cache(maxsize=256)
+def _ingress(*fields: Any) -> Ingress:
+    return Ingress(*fields)
+
+
+@lru_cache(maxsize=256)
+def _workers(
+    home: Ingress, count: int, cpus: tuple[int | None, ...], strict: bool, busy_poll: bool
+) -> tuple[Worker, ...]:
+    return tuple(
+        Worker(home, number, cpus[number % len(cpus)], strict, busy_poll) for number in range(count)
+    )
+
+
+@lru_cache(maxsize=256)
+def _to_all_routers(interface: str, index: int, version: int) -> tuple[Membership, ...]:
+    return tuple(Membership(interface, index, group) for group in HEARD_ON[version])
+
+
 def _reader(config: Config, lane: str) -> Interface:
     """How the worker of a lane runs: as the table of its first interface says."""
-    return config.interfaces.get(lane, Interface())
+    return config.interfaces.get(lane, names.DEFAULT)
 
 
 def _unasked(
@@ -332,5 +348,4 @@ def _heard(rule: Rule, links: Mapping[str, Link], waiting: Sequence[str]) -> Ite
     for output, waits in zip(rule.outputs, waiting, strict=True):
         if output.address.is_multicast and not waits:
             link = links[output.interface or ""]
-            for group in HEARD_ON[output.address.version]:
-                yield Membership(link.name, link.index, group)
+            yield from _to_all_routers(link.name, link.index, output.address.version)

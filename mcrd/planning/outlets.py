@@ -155,14 +155,17 @@ def way_of(rule: Rule, output: Output, ways: Mapping[Lookup, Way]) -> Way | None
     return ways.get(asked) if asked is not None else None
 
 
-def doubt_of(rule: Rule, output: Output, links: Mapping[str, Link], way: Way | None) -> str:
+def doubt_of(
+    rule: Rule, output: Output, links: Mapping[str, Link], ways: Mapping[Lookup, Way]
+) -> str:
     """Why what an output sends may go nowhere, "" for no reason."""
     if output.interface is not None:
         link = links[output.interface]
         found = doubt(output, link, _source(rule, output, link))
-    elif way is None or way.trouble or way.interface not in links:
-        return ""
     else:
+        way = way_of(rule, output, ways)
+        if way is None or way.trouble or way.interface not in links:
+            return ""
         found = doubt(output, links[way.interface], _source_by(way, output))
     return found.reason if found else ""
 
@@ -210,8 +213,9 @@ def outlet(
     own: Collection[Address],
 ) -> Outlet:
     """What the output is in a worker, once it waits for nothing; `own` as own_addresses()."""
-    way = way_of(rule, output, ways)
-    if lookup(output, rule.input.protocol) and (why := _nowhere(output, way, links, own)):
+    asked = lookup(output, rule.input.protocol)
+    way = ways.get(asked) if asked is not None else None
+    if asked is not None and (why := _nowhere(output, way, links, own)):
         return Nowhere(worker, rule.stream, target(output), why)
     routed = output.interface is None
     if output.interface is None:

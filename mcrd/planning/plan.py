@@ -92,15 +92,13 @@ _ORDER: tuple[type[Resource], ...] = (
 def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tuple[Step, ...]:
     """The steps that lead from `actual` to what `config` asks for, as far as it can be had now."""
     known = known or KnownNeeds()
-    wanted: dict[Resource, None] = {}
+    wanted: dict[Resource, None] = dict.fromkeys(queriers(config, actual.links))
     relays: dict[RelayKey, Relay] = {}
-    wanted.update(dict.fromkeys(queriers(config, actual.links)))
     for rule in config.rules.values():
         if not rule.enabled:
             continue
         entry = known.of(rule, config, actual)
-        wanted.update(dict.fromkeys(entry.required))
-        wanted.update(dict.fromkeys(entry.optional))
+        wanted.update(dict.fromkeys(entry.required + entry.optional))
         for key, whole in entry.whole.items():
             wanted.update(dict.fromkeys(whole.outputs))
             relay = _without_failures(key, whole, actual) if actual.failures else whole
@@ -116,8 +114,8 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
         and not actual.blocked(resource)
         and not _lacks(resource, wanted, actual)
     ]
-    for kind in _ORDER:
-        steps += [Open(resource) for resource in missing if type(resource) is kind]
+    missing.sort(key=_place)
+    steps += map(Open, missing)
     for key, relay in relays.items():
         has = actual.relays.get(key)
         if has is None:
@@ -158,13 +156,12 @@ def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Reso
 
 
 def _closed(resources: Iterable[Resource], *, anew: bool = False) -> list[Step]:
-    ordered = sorted(resources, key=str)
-    return [
-        Close(resource, anew)
-        for kind in reversed(_ORDER)
-        for resource in ordered
-        if type(resource) is kind
-    ]
+    by_name = sorted(resources, key=str)
+    return [Close(resource, anew) for resource in sorted(by_name, key=_place, reverse=True)]
+
+
+def _place(resource: Resource) -> int:
+    return _ORDER.index(type(resource))
 
 
 def _lacks(resource: Resource, wanted: Iterable[Resource], actual: Actual) -> bool:
