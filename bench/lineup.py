@@ -8,18 +8,9 @@ import os
 from typing import TYPE_CHECKING
 
 from bench.cells import ALONE_CELLS, BURST_CELLS, CELLS, DETAILED_CELLS
+from bench.daemon import Daemon, DaemonAmongOthers
 from bench.forwarding import VARIABLE, Bpf, Named, Xdp
-from bench.relays import (
-    Alone,
-    Daemon,
-    DaemonAmongOthers,
-    GeneratorLimit,
-    KernelRouting,
-    Merged,
-    Program,
-    PythonRelay,
-    Socat,
-)
+from bench.relays import Alone, GeneratorLimit, KernelRouting, Merged, Program, PythonRelay, Socat
 
 if TYPE_CHECKING:
     from bench.relays import Peer

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mcrd.answers import Others, Stats, Status
+from mcrd.answers import Others, Status
 from mcrd.cli.mcrd import DEFAULT_CONFIG
 from mcrd.client import ControlError, fetch, peer
 from mcrd.config.problems import printable
+from mcrd.counters import Stats
 from mcrd.doctor import Finding, Host, Running, Verdict, examine
 
 TIMEOUT = 10.0  # seconds

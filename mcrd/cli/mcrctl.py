@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from mcrd import __version__
-from mcrd.answers import Answer, Diff, Members, Reload, Roles, Rules, Stats, Status, Use
+from mcrd.answers import Answer, Diff, Members, Reload, Roles, Rules, Status, Use
 from mcrd.cli import text
 from mcrd.cli.arguments import Argument, argument
 from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
 from mcrd.cli.output import write
 from mcrd.client import ControlError, ask, fetch
+from mcrd.counters import Stats
 from mcrd.systemd.journal import stderr_is_journald
 
 TIMEOUT = 10.0  # seconds

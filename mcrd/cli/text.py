@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
-from mcrd import __version__, answers
+from mcrd import __version__, answers, counters
 from mcrd.addresses import plain
 from mcrd.cli.output import drops, printable
 from mcrd.events import counted
@@ -66,20 +66,20 @@ def status(answer: answers.Status) -> Iterator[str]:
     )
 
 
-def _interface(entry: answers.Input | answers.Output | answers.OutputCounts) -> str:
+def _interface(entry: answers.Input | answers.Output | counters.OutputCounts) -> str:
     """A name of the rule file, with the interface's own beside it where that is another one."""
     name, own = entry.interface or "", entry.interface_now
     return name if own in (None, name) else f"{name} ({own})"
 
 
-def _endpoint(entry: answers.Input | answers.Output | answers.OutputCounts) -> str:
+def _endpoint(entry: answers.Input | answers.Output | counters.OutputCounts) -> str:
     if entry.port == 0:
         return f"{entry.address} esp"
     address = f"[{entry.address}]" if ":" in entry.address else entry.address
     return f"{address}:{entry.port}"
 
 
-def _to(output: answers.Output | answers.OutputCounts) -> str:
+def _to(output: answers.Output | counters.OutputCounts) -> str:
     """Where an output sends; of one that follows the routes, by which interface now."""
     if output.interface is not None:
         return f"{_interface(output)} {_endpoint(output)}"
@@ -87,7 +87,7 @@ def _to(output: answers.Output | answers.OutputCounts) -> str:
     return _endpoint(output) + (f" by {by}" if by else "")
 
 
-def _state(entry: answers.Rule | answers.Output | answers.RuleCounts) -> str:
+def _state(entry: answers.Rule | answers.Output | counters.RuleCounts) -> str:
     return f"{entry.state}: {entry.reason}" if entry.reason else entry.state
 
 
@@ -181,7 +181,7 @@ def members(answer: answers.Members) -> Iterator[str]:
             yield f"    {asked.malformed} messages or records were malformed"
 
 
-def stats(answer: answers.Stats) -> Iterator[str]:
+def stats(answer: counters.Stats) -> Iterator[str]:
     """Counters and rates of rules, outputs, interfaces and workers."""
     if not answer.rules:
         yield "no rules"
@@ -230,18 +230,18 @@ def stats(answer: answers.Stats) -> Iterator[str]:
         yield f"the kernel, for all of this host's network: {drops(lost)}"
 
 
-def _refused_and_unsent(count: answers.OutputCounts | answers.AnswerCounts) -> tuple[str, str]:
+def _refused_and_unsent(count: counters.OutputCounts | counters.AnswerCounts) -> tuple[str, str]:
     named = ", ".join(f"{n} {unsent_for(why)}" for why, n in count.unsent.items() if n)
     unsent = f"; not sent: {named}" if named else ""
     return f"; {count.refused} ICMP errors reported" if count.refused else "", unsent
 
 
-def _answers(count: answers.AnswerCounts) -> str:
+def _answers(count: counters.AnswerCounts) -> str:
     askers = counted(count.askers, "asker") + "".join(_refused_and_unsent(count))
     return f"        answers: {_traffic(count.sent)} to {askers}"
 
 
-def _of_rings(name: str, count: answers.InterfaceCounts | answers.WorkerCounts) -> Iterator[str]:
+def _of_rings(name: str, count: counters.InterfaceCounts | counters.WorkerCounts) -> Iterator[str]:
     dropped = drops(count.dropped, count.dropped_frames)
     yield f"{name}: received {_traffic(count.received)}; dropped: {dropped}"
     yield from _rate(count.rate, "    " + " " * (len(name) - len(name.lstrip())))

@@ -23,8 +23,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mcrd.answers import InterfaceCounts, OutputCounts, RuleCounts, Stats
 from mcrd.cli.output import drops
+from mcrd.counters import InterfaceCounts, OutputCounts, RuleCounts, Stats
 from mcrd.events import counted
 from mcrd.merged import MEANINGS
 from mcrd.sums import Rate

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import asdict
 
-from mcrd import __version__, answers
+from mcrd import __version__, answers, counters
 from mcrd.answers import Twice
 from mcrd.beside.lookout import Watcher
 from mcrd.beside.twice import twice
@@ -50,7 +50,7 @@ LOOKS, LOOK_AGAIN = 2, 0.5  # at who else relays; seconds between the two
 LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
 
 Arguments = Mapping[str, Any]
-Found = TypeVar("Found", bound=answers.Stats)
+Found = TypeVar("Found", bound=counters.Stats)
 
 
 @dataclass(slots=True)
@@ -186,12 +186,12 @@ class Commands:
         about = [line for line in config.warnings if any(is_about(line, one) for one in of_file)]
         return answers.OneRule(found, about)
 
-    async def stats(self, arguments: Arguments) -> answers.Stats:
+    async def stats(self, arguments: Arguments) -> counters.Stats:
         """All counters, or those of a rule and of its input interface.
 
         Others have their turn meanwhile: there may be thousands of rules.
         """
-        return await self._count(answers.Stats(), arguments.get("name"))
+        return await self._count(counters.Stats(), arguments.get("name"))
 
     async def snapshot(self) -> Snapshot:
         """What the metrics show."""

@@ -28,18 +28,9 @@ from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.names import real
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step
+from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.replies import counted_by
-from mcrd.planning.resources import (
-    GroupProtocol,
-    Ingress,
-    Querying,
-    Rejoin,
-    Relay,
-    RelayKey,
-    Resource,
-    Ring,
-    Worker,
-)
+from mcrd.planning.resources import GroupProtocol, Ingress, Querying, Rejoin, Resource, Ring, Worker
 from mcrd.systemd.jobs import is_restarted
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened

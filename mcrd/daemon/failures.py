@@ -12,16 +12,8 @@ from dataclasses import replace
 from mcrd.errors import named
 from mcrd.lanes.recovery import STALE, backoff
 from mcrd.planning.actual import Failure
-from mcrd.planning.resources import (
-    Egress,
-    Ingress,
-    Members,
-    Membership,
-    Querying,
-    RelayKey,
-    Resource,
-    Worker,
-)
+from mcrd.planning.relays import RelayKey
+from mcrd.planning.resources import Egress, Ingress, Members, Membership, Querying, Resource, Worker
 
 What = Resource | RelayKey
 

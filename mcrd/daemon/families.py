@@ -14,7 +14,8 @@ from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import InfoMetricFamily as Info
 from prometheus_client.core import Metric
 
-from mcrd.answers import Asked, HostName, OutputCounts, RuleCounts, Stats, WorkerCounts
+from mcrd.answers import Asked, HostName
+from mcrd.counters import OutputCounts, RuleCounts, Stats, WorkerCounts
 from mcrd.daemon.legs import FAULTS as LEG_FAULTS
 from mcrd.inspected import FAULTS, TS_FAULTS
 from mcrd.merged import RESULTS

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from mcrd import answers
+from mcrd import answers, counters
 from mcrd.addresses import target, where
 from mcrd.daemon.executor import Estate
 from mcrd.events import counted
@@ -146,10 +146,10 @@ def _port(port: int | PortRange) -> int | str:
 
 def rule_counts(
     entry: Rule, now: RuleState, ledger: Ledger, silent: set[str], links: Mapping[str, Link]
-) -> answers.RuleCounts:
+) -> counters.RuleCounts:
     """The counters of a rule and its outputs."""
     count = ledger.rule(entry.name)
-    return answers.RuleCounts(
+    return counters.RuleCounts(
         interface=entry.input.interface,
         interface_now=_own(entry.input.interface, links),
         state=now.state,
@@ -171,9 +171,9 @@ def rule_counts(
 
 def _output(
     name: str, output: Output, how: OutputState, ledger: Ledger, links: Mapping[str, Link]
-) -> answers.OutputCounts:
+) -> counters.OutputCounts:
     count = ledger.output(name, target(output))
-    return answers.OutputCounts(
+    return counters.OutputCounts(
         where=where(output),
         interface=output.interface,
         interface_now=_now(output, how, links),
@@ -193,12 +193,12 @@ def _output(
     )
 
 
-def _answers(name: str, output: Output, ledger: Ledger) -> answers.AnswerCounts | None:
+def _answers(name: str, output: Output, ledger: Ledger) -> counters.AnswerCounts | None:
     if output.replies is None:
         return None
     called = replies.answers(target(output))
     count = ledger.output(name, called)
-    return answers.AnswerCounts(
+    return counters.AnswerCounts(
         askers=ledger.askers(name),
         sent=count.sent,
         errors=count.errors,
@@ -210,13 +210,13 @@ def _answers(name: str, output: Output, ledger: Ledger) -> answers.AnswerCounts 
     )
 
 
-def add_rings(found: answers.Stats, estate: Estate, only: Collection[str] | None = None) -> None:
+def add_rings(found: counters.Stats, estate: Estate, only: Collection[str] | None = None) -> None:
     """Add the counters of interfaces, all or only these, and their workers; and the kernel's."""
     ledger, full = estate.ledger, estate.holdings.ring_full()
     rates = ledger.interface_rates(only)
     merged = {ring.interface for ring, _ in estate.holdings.rings() if ring.ingress.gro}
     for name, count in sorted(ledger.interfaces(full, only).items()):
-        found.interfaces[name] = answers.InterfaceCounts(
+        found.interfaces[name] = counters.InterfaceCounts(
             count.received,
             count.dropped,
             count.dropped_frames,
@@ -229,7 +229,7 @@ def add_rings(found: answers.Stats, estate: Estate, only: Collection[str] | None
             count, much = ledger.ring(ring, full[ring])
             about = msgspec.structs.asdict(_worker(ring, worker, process, estate))
             found.workers.append(
-                answers.WorkerCounts(
+                counters.WorkerCounts(
                     **about,
                     received=count.received,
                     dropped=count.dropped,

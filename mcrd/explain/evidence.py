@@ -11,10 +11,10 @@ from ipaddress import ip_address, ip_network
 from typing import Literal
 
 from mcrd import answers
-from mcrd.answers import InterfaceCounts, RuleCounts, Stats
 from mcrd.beside.discovery import Listener
 from mcrd.beside.who import Party
 from mcrd.config.values import receiver
+from mcrd.counters import InterfaceCounts, RuleCounts, Stats
 from mcrd.host.bridges import Bridge
 from mcrd.looks import Heard, Look
 from mcrd.model import Address, Input, Output, Place, PortRange, Rule

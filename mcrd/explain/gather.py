@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcrd import config
-from mcrd.answers import Diff, OneRule, Others, Stats, Status
+from mcrd.answers import Diff, OneRule, Others, Status
 from mcrd.beside.discovery import listeners
 from mcrd.beside.who import parties
 from mcrd.client import ControlError, Kind, NoAnswerError, fetch, network_namespace, peer
 from mcrd.config.problems import is_about
+from mcrd.counters import Stats
 from mcrd.errors import words
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, rule_of
 from mcrd.explain.host import gather

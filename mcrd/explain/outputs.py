@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from mcrd.addresses import first_address, is_asked_for, is_of_link, target
-from mcrd.answers import AnswerCounts, OutputCounts
+from mcrd.counters import AnswerCounts, OutputCounts
 from mcrd.explain.evidence import Evidence, Finding, Say, Way, is_active
 from mcrd.explain.interfaces import called, link
 from mcrd.explain.receivers import receivers

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from mcrd.answers import Stats
+from mcrd.counters import Stats
 from mcrd.explain.evidence import Evidence, Finding, is_active
 from mcrd.host.merging import WORTH_MERGING
 from mcrd.inspected import lost_before

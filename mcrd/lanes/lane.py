@@ -21,8 +21,9 @@ from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
 from mcrd.planning.links import Link
+from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.replies import answers
-from mcrd.planning.resources import Egress, Relay, RelayKey, Ring, Worker
+from mcrd.planning.resources import Egress, Ring, Worker
 from mcrd.sockets.egress import EgressSockets
 from mcrd.sockets.ingress import IngressSocket
 from mcrd.sockets.lost import Lost, Taken

@@ -28,8 +28,9 @@ from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
 from mcrd.model import DEFAULT_MEMBERS
 from mcrd.planning.actual import Changed, Listeners
+from mcrd.planning.relays import Relay
 from mcrd.planning.replies import ASKERS_AT_MOST, belongs
-from mcrd.planning.resources import Egress, Relay
+from mcrd.planning.resources import Egress
 from mcrd.sockets.egress import EgressSockets, source_port
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room

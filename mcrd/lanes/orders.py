@@ -16,16 +16,8 @@ from mcrd.lanes.merges import MERGE_BY
 from mcrd.model import BROADCAST, Address, Input, Inspect, Merge, Network, Switch
 from mcrd.planning.plan import Add, Remove, Replace
 from mcrd.planning.portions import Portion
-from mcrd.planning.resources import (
-    ELSEWHERE,
-    Egress,
-    Members,
-    Nowhere,
-    Outlet,
-    Relay,
-    RelayKey,
-    Worker,
-)
+from mcrd.planning.relays import Relay, RelayKey
+from mcrd.planning.resources import ELSEWHERE, Egress, Members, Nowhere, Outlet, Worker
 
 Change = Add | Replace | Remove
 """A step that concerns one rule in one worker."""

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from mcrd.model import Address, Network
 from mcrd.planning.links import Link, Lookup, Way
-from mcrd.planning.resources import Relay, RelayKey, Resource
+from mcrd.planning.relays import Relay, RelayKey
+from mcrd.planning.resources import Resource
 
 
 @dataclass(frozen=True, slots=True)

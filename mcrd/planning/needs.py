@@ -24,6 +24,7 @@ from mcrd.planning.actual import NOBODY, Actual, Listeners, Wanted
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.portions import portion
+from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.resources import (
     GroupProtocol,
     Ingress,
@@ -32,8 +33,6 @@ from mcrd.planning.resources import (
     Outlet,
     Querying,
     Rejoin,
-    Relay,
-    RelayKey,
     Resource,
     Ring,
     Worker,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from mcrd.model import Config
 from mcrd.planning.actual import Actual
 from mcrd.planning.needs import KnownNeeds, queriers
+from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
@@ -25,8 +26,6 @@ from mcrd.planning.resources import (
     Querying,
     Reception,
     Rejoin,
-    Relay,
-    RelayKey,
     Resource,
     Worker,
 )

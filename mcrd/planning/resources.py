@@ -8,7 +8,6 @@ They are looked up by the thousand: their hashes are of few fields, which tell a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
@@ -18,16 +17,11 @@ from mcrd.model import (
     DEFAULT_RING_SIZE,
     LIMITED_BROADCAST,
     Address,
-    Input,
-    Inspect,
     Manner,
-    Merge,
     Network,
     PortRange,
-    Switch,
 )
 from mcrd.planning.links import Protocol
-from mcrd.planning.portions import Portion
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,49 +375,3 @@ Outlet = Egress | Members | Nowhere
 Resource = (
     Ingress | Worker | Membership | Reception | Hold | Outlet | Rejoin | GroupProtocol | Querying
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RelayKey:
-    """A rule in one worker."""
-
-    worker: Worker
-    rule: str
-
-    def __hash__(self) -> int:
-        return hash((self.rule, self.worker.number))
-
-
-@dataclass(frozen=True, slots=True)
-class Relay:
-    """What a worker does for a rule. `portions` are the outputs' own, in their order.
-
-    `needs` is what has to be open for it. `by_source`: its members differ by source, because
-    one of the rule's outputs, be it there or not, keeps that, or gives each source a port.
-    `ring` is where its packets come, of a worker that reads several; None: of its only one.
-    `leg` has a stream, which leg of it the rule is, from 0, and how the legs become one.
-    `standby`: another host relays, and this one sends nothing; what came in the last `backlog`
-    seconds it sends when that ends.
-    """
-
-    input: Input
-    outputs: tuple[Outlet, ...]
-    portions: tuple[Portion, ...]
-    needs: tuple[Resource, ...] = field(default=(), compare=False)
-    by_source: bool = False
-    inspect: Inspect | None = None
-    ring: Ring | None = None
-    leg: tuple[str, int, Merge | Switch] | None = None
-    standby: bool = False
-    backlog: float = 0.0
-
-    def only(self, is_usable: Callable[[Outlet], bool]) -> Relay | None:
-        """The relay with those of its outputs; itself with all of them, None without any."""
-        pairs = zip(self.outputs, self.portions, strict=True)
-        usable = [pair for pair in pairs if is_usable(pair[0])]
-        if len(usable) == len(self.outputs):
-            return self
-        if not usable:
-            return None
-        outputs, portions = zip(*usable, strict=True)
-        return replace(self, outputs=outputs, portions=portions)

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 from mcrd.model import Config, Rule
 from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.needs import KnownNeeds, Needs
-from mcrd.planning.resources import Nowhere, Querying, RelayKey, Resource
+from mcrd.planning.relays import RelayKey
+from mcrd.planning.resources import Nowhere, Querying, Resource
 
 State = Literal["active", "standby", "idle", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)

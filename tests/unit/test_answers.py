@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from mcrd import answers, looks, model, sums
-from mcrd.answers import PROTOCOL, OneRule, Reply, Stats, Status
+from mcrd import answers, counters, looks, model, sums
+from mcrd.answers import PROTOCOL, OneRule, Reply, Status
 from mcrd.cli import text
 from mcrd.client import ControlError, fetch, read
+from mcrd.counters import Stats
 from mcrd.daemon.commands import COMMANDS
 from mcrd.daemon.control import Request, Server
 from mcrd.lanes.counts import OF_OUTPUTS, OF_SKIPS
@@ -24,7 +25,7 @@ from mcrd.lanes.counts import OF_OUTPUTS, OF_SKIPS
 MANUAL = (Path(__file__).parents[2] / "man/mcrctl.1").read_text(encoding="utf-8")
 STRUCTS = [
     value
-    for value in (*vars(answers).values(), *vars(looks).values())
+    for value in (*vars(answers).values(), *vars(counters).values(), *vars(looks).values())
     if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__struct_fields__
 ]
 COUNTS = [value for value in vars(sums).values() if dataclasses.is_dataclass(value)]
@@ -64,8 +65,8 @@ def test_what_a_rule_file_says_is_in_the_answer() -> None:
 
 
 def test_every_drop_of_an_output_is_in_the_answer() -> None:
-    assert answers.OutputDrops.__struct_fields__ == OF_OUTPUTS
-    assert tuple(answers.OutputCounts().skipped) == OF_SKIPS
+    assert counters.OutputDrops.__struct_fields__ == OF_OUTPUTS
+    assert tuple(counters.OutputCounts().skipped) == OF_SKIPS
 
 
 def test_what_an_older_daemon_does_not_say_has_its_default() -> None:
@@ -98,7 +99,7 @@ def test_a_version_that_is_not_understood_is_one_line(reply: Reply, why: str) ->
 
 def test_over_the_socket(tmp_path: Path) -> None:
     async def answer(request: Request) -> Any:
-        return Stats(rules={str(request.arguments["name"]): answers.RuleCounts("eth0")})
+        return Stats(rules={str(request.arguments["name"]): counters.RuleCounts("eth0")})
 
     async def scenario() -> None:
         server = Server(tmp_path / "s", answer)

@@ -15,7 +15,8 @@ from mcrd.lanes.orders import handed_on
 from mcrd.model import Input, PortRange
 from mcrd.planning.actual import Failure
 from mcrd.planning.plan import Add, Remove, Replace
-from mcrd.planning.resources import Egress, Ingress, Relay, RelayKey, Resource, Sending, Worker
+from mcrd.planning.relays import Relay, RelayKey
+from mcrd.planning.resources import Egress, Ingress, Resource, Sending, Worker
 
 WORKERS = [Worker(Ingress(name, index)) for index, name in enumerate(("eth0", "eth1"), 2)]
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import msgspec
 import pytest
 
-from mcrd import answers
+from mcrd import answers, counters
 from mcrd.cli import text
 from mcrd.config import ConfigError, parse
 from mcrd.config.outputs import CHOOSING_AT_MOST, LISTED_AT_MOST
@@ -23,7 +23,8 @@ from mcrd.planning.changes import changes
 from mcrd.planning.links import Link
 from mcrd.planning.needs import needs
 from mcrd.planning.portions import ALL, Portion
-from mcrd.planning.resources import Egress, Members, Relay
+from mcrd.planning.relays import Relay
+from mcrd.planning.resources import Egress, Members
 from tests.lab.rules import rule
 
 LINKS = {
@@ -172,7 +173,7 @@ def test_in_words() -> None:
         "sent": {"packets": 1},
         **skips,
     }
-    stats = msgspec.convert({"rules": {"a": {"outputs": [output]}}}, answers.Stats)
+    stats = msgspec.convert({"rules": {"a": {"outputs": [output]}}}, counters.Stats)
     assert (
         "    sent 1 packets, 0 bytes to r1 10.2.0.9:162; skipped: 3 not_wanted (not from its"
         " sources), 9 not_sampled (not in its sample)" in text.stats(stats)

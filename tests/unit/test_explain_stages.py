@@ -13,8 +13,8 @@ import pytest
 from msgspec import structs
 
 from mcrd import answers
-from mcrd.answers import Stats
 from mcrd.cli.explain import text
+from mcrd.counters import Stats
 from mcrd.explain.evidence import Daemon, Evidence, Finding, Host, Way
 from mcrd.explain.stages import answer, explain
 from mcrd.host.bridges import Bridge

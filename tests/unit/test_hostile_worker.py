@@ -21,7 +21,8 @@ from mcrd.lanes.orders import is_fit, may_have
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Input, PortRange
-from mcrd.planning.resources import Ingress, Relay, Ring, Worker
+from mcrd.planning.relays import Relay
+from mcrd.planning.resources import Ingress, Ring, Worker
 from mcrd.sockets.lost import Lost
 
 if TYPE_CHECKING:

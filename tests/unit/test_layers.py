@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "mcrd"
 FLOORS = [
     {"model", "errors", "events", "files", "sums", "threads", "words", "dataplane"},
     {"addresses", "answers"},
-    {"client", "inspected", "looks", "merged", "tasks", "config", "systemd"},
+    {"client", "counters", "inspected", "looks", "merged", "tasks", "config", "systemd"},
     {"planning", "convert", "querying"},
     {"sockets"},
     {"host", "observe"},

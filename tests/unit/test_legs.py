@@ -23,7 +23,8 @@ from mcrd.planning.changes import changes
 from mcrd.planning.links import Link
 from mcrd.planning.patterns import Patterns, expand
 from mcrd.planning.plan import Add, Close, Open, plan
-from mcrd.planning.resources import Egress, Ingress, Relay, RelayKey, Resource, Ring, Worker
+from mcrd.planning.relays import Relay, RelayKey
+from mcrd.planning.resources import Egress, Ingress, Resource, Ring, Worker
 
 A = '{ interface = "eth0", address = "239.1.1.1", port = 5000 }'
 B = '{ interface = "eth1", address = "239.1.1.2", port = 5001 }'

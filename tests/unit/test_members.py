@@ -23,7 +23,8 @@ from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Input
 from mcrd.planning.portions import ALL
-from mcrd.planning.resources import Ingress, Members, Relay, Sending, Worker
+from mcrd.planning.relays import Relay
+from mcrd.planning.resources import Ingress, Members, Sending, Worker
 from mcrd.sockets.egress import EgressSockets
 
 if TYPE_CHECKING:

@@ -35,6 +35,7 @@ from mcrd.planning.outlets import own_addresses
 from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
 from mcrd.planning.portions import ALL, Portion
+from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
@@ -46,8 +47,6 @@ from mcrd.planning.resources import (
     Outlet,
     Reception,
     Rejoin,
-    Relay,
-    RelayKey,
     Resource,
     Ring,
     Sending,

@@ -19,7 +19,8 @@ from mcrd.planning.links import Link
 from mcrd.planning.names import doubles
 from mcrd.planning.needs import needs
 from mcrd.planning.plan import Replace, plan
-from mcrd.planning.resources import Egress, Members, Nowhere, RelayKey
+from mcrd.planning.relays import RelayKey
+from mcrd.planning.resources import Egress, Members, Nowhere
 from mcrd.planning.states import OutputState, RuleState, State, states
 from tests.unit.test_plan import carry_out, configs, hosts, reach
 
