@@ -9,7 +9,7 @@ Egress sockets travel ahead of the rule that names them: the rule is what takes 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,6 +34,9 @@ def printable(text: str) -> str:
     """The text with a question mark for all that Text does not admit."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)
 
+
+Engine = Literal["io_uring", "poll"]
+"""What a worker waits and sends with."""
 
 Packed = Annotated[bytes, msgspec.Meta(max_length=16)]
 
@@ -82,6 +85,7 @@ class Initialize(Request, frozen=True, tag=True):
     it becomes; None where the daemon is not root and it stays what it is. `cpu` is where it runs;
     None: anywhere. `strict`: the sandbox is whole, or the worker does not start. `given` are
     namespaces, "ipc" or "uts", that the service has of its own. `busy_poll`: it never sleeps.
+    `engine` is "io_uring", "poll", or "auto": the second where the first is not allowed.
     """
 
     supervisor: int
@@ -93,6 +97,7 @@ class Initialize(Request, frozen=True, tag=True):
     strict: bool = False
     given: tuple[str, ...] = ()
     busy_poll: bool = False
+    engine: str = "auto"
 
 
 class Begin(Request, frozen=True, tag=True):
@@ -332,11 +337,16 @@ class RemoveOwn(Request, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The answer to Initialize: the layers of the sandbox that hold, and why others do not."""
+    """The answer to Initialize: the layers of the sandbox that hold, and why others do not.
+
+    `engine` is the one it has, and `refused` why that is not io_uring, where it was to be had.
+    """
 
     sequence: int
     held: Annotated[list[Text], msgspec.Meta(max_length=100)]
     missing: Annotated[dict[Text, Text], msgspec.Meta(max_length=100)]
+    engine: Engine = "io_uring"
+    refused: Text = ""
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):

@@ -20,8 +20,9 @@ from mcrd.dataplane import seccomp
 from mcrd.dataplane._dataplane import ffi, lib
 
 REQUIRED = frozenset({"uid", "capabilities", "no_new_privs", "io_uring restrictions", "seccomp"})
-"""Every system that mcrd runs on has these. All others are done without where they cannot be had,
-unless the rule file wants them all."""
+"""Every system that mcrd runs on has these, as far as the engine needs them.
+
+All others are done without where they cannot be had, unless the rule file wants them all."""
 
 MEMORY = (512 << 20) + lib.MCRD_ORDERED_STREAMS * (9 << 20) + lib.MCRD_BACKLOG_BYTES
 """Bytes that a worker may map beside what it has when it begins: more than all rules and members
@@ -75,7 +76,7 @@ class Sandbox:
         return True
 
     def give_up(self, supervisor: int, uid: int | None, gid: int | None) -> None:
-        """Give up all that a process can, but for io_uring and system calls.
+        """Give up all that a process can, but for the engine and system calls.
 
         `uid` and `gid` are those to become, None where the daemon is not root. Raises SandboxError,
         also when the supervisor (its process id) has ended meanwhile.
@@ -113,9 +114,9 @@ class Sandbox:
         self.layer("resource limits", lambda: _limit(size + MEMORY))
         self.layer("landlock", lambda: _check(lib.sandbox_landlock()))
 
-    def filter(self) -> None:
-        """Give up system calls, last of all."""
-        program = seccomp.program()
+    def filter(self, engine: str) -> None:
+        """Give up system calls, last of all, but for what the engine needs."""
+        program = seccomp.program(seccomp.RULES[engine])
         count = len(program) // ffi.sizeof("uint64_t")
         self.layer("seccomp", lambda: _check(lib.sandbox_filter(program, count)))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import socket
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class Row:
-    """A system call by name, and what is done about it when all of the arguments are as given."""
+    """A system call by name, and what is done about it when all of the arguments are as given.
+
+    Of several rows for one call, the first that fits counts.
+    """
 
     call: str
     action: int = ALLOW
@@ -50,15 +54,27 @@ def _is(number: int, *values: int) -> Argument:
 _NO_CODE = Argument(2, (0,), mmap.PROT_EXEC)
 _PRIVATE = _is(3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
-RULES: tuple[Row, ...] = (
-    # The loop.
+_IO_URING = (
     Row("io_uring_enter"),
     Row("io_uring_register", where=(_is(1, FILES_UPDATE),)),
+    Row("writev", where=(_is(0, STDERR),)),  # the C library while it aborts
+)
+_RECEIVES = (0, socket.MSG_PEEK, socket.MSG_CMSG_CLOEXEC)
+_POLL = (
+    Row("writev"),  # no address can be named
+    Row("write", where=(_is(2, 0),)),  # an empty datagram, of which writev() makes none
+    Row("ppoll"),
+    Row("recvmsg", where=(_is(2, *(socket.MSG_DONTWAIT | more for more in _RECEIVES)),)),
+    Row("epoll_ctl"),  # which of its sockets are listened at: answers.h
+    Row("epoll_pwait"),
+)
+
+_ALL = (
+    # The loop, beside its engine.
     Row("setsockopt", where=(_is(1, SOL_UDP), _is(2, UDP_SEGMENT))),
     Row("clock_gettime"),  # where the vDSO has no clock to read: some virtual machines
-    # Messages; and what the interpreter and the C library say when something is wrong.
+    # Messages; and what the interpreter says when something is wrong.
     Row("write", where=(_is(0, CHANNEL, STDERR),)),
-    Row("writev", where=(_is(0, STDERR),)),
     Row("close"),
     # Memory, none of which is shared or ever executable.
     Row("brk"),
@@ -83,6 +99,9 @@ RULES: tuple[Row, ...] = (
     ),
 )
 
+RULES = {"io_uring": (*_IO_URING, *_ALL), "poll": (*_POLL, *_ALL)}
+"""By the worker's engine."""
+
 # struct sock_filter: code, jump if true, jump if false, k (linux/filter.h).
 _LOAD, _AND, _IF_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 # struct seccomp_data: number, architecture, instruction pointer, six arguments of 64 bits.
@@ -91,7 +110,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _Instruction = tuple[int, int, int, int]
 
 
-def program(rules: Iterable[Row] = RULES) -> bytes:
+def program(rules: Iterable[Row]) -> bytes:
     """The table as an array of struct sock_filter.
 
     Calls that this machine's architecture does not have are left out. Of an argument the lower
@@ -109,7 +128,7 @@ def program(rules: Iterable[Row] = RULES) -> bytes:
             continue
         block = [*_arguments(row.where), (_RETURN, 0, 0, row.action)]
         if row.where:
-            block.append((_RETURN, 0, 0, TRAP))
+            block.append((_LOAD, 0, 0, _NUMBER))  # another row may be for the same call
         made += ((_IF_EQUAL, 0, len(block), number), *block)
     made.append((_RETURN, 0, 0, TRAP))
     return b"".join(struct.pack("HBBI", *instruction) for instruction in made)

@@ -24,6 +24,7 @@ from mcrd.dataplane.sandbox import Sandbox
 
 CHANNEL, STDERR = 0, 2
 LINE = 900  # bytes
+NOT_ALLOWED = frozenset((-errno.EPERM, -errno.EACCES, -errno.ENOSYS))
 PASSING = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 TRIES, PAUSE = 20, 0.05  # of what may pass, and seconds between two
 
@@ -151,13 +152,21 @@ def _unknown(worker: object) -> list[int]:
     return list(iter(lambda: int(lib.worker_next_unknown(worker)), -1))
 
 
-def _open_uring(worker: object, sandbox: Sandbox) -> None:
-    result = lib.worker_open_uring(worker)
-    if result in (-errno.EPERM, -errno.ENOSYS):
-        raise RefusedError(
-            f"io_uring is not allowed here ({errno.errorcode[-result]}): look at the sysctl"
-            " kernel.io_uring_disabled, and at the seccomp filter of a container"
-        )
+def _open_engine(worker: object, engine: str, sandbox: Sandbox) -> tuple[messages.Engine, str]:
+    """Open it and return its name, and why it is not io_uring where that was to be had."""
+    result, refused = 0, ""
+    if engine != "poll":
+        result = lib.worker_open_engine(worker, False)
+        if result in NOT_ALLOWED:
+            refused = f"io_uring is not allowed here ({errno.errorcode[-result]})"
+            if engine == "io_uring":
+                raise RefusedError(
+                    f"{refused}: look at the sysctl kernel.io_uring_disabled, and at the seccomp"
+                    ' filter of a container; or let the rule file say engine = "auto"'
+                )
+    if engine == "poll" or refused:
+        _check(lib.worker_open_engine(worker, True), "epoll")
+        return "poll", refused
     _check(result, "io_uring")
 
     def one_thread() -> None:
@@ -165,17 +174,20 @@ def _open_uring(worker: object, sandbox: Sandbox) -> None:
             raise OSError(errno.EINVAL, "this kernel's io_uring has no such thing (Linux 6.1 has)")
 
     def restrict() -> None:
-        refused = lib.worker_restrict_uring(worker)
-        if refused < 0:
-            raise OSError(-refused, os.strerror(-refused))
+        failed = lib.worker_restrict_uring(worker)
+        if failed < 0:
+            raise OSError(-failed, os.strerror(-failed))
 
     sandbox.layer("io_uring of one thread", one_thread)
     sandbox.layer("io_uring restrictions", restrict)
     _check(lib.worker_enable_uring(worker), "io_uring")
+    return "io_uring", ""
 
 
-def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[object, Sandbox]:
-    """Do everything from Initialize to Ready; none of the descriptors stays open."""
+def _start(
+    request: messages.Initialize, descriptors: Sequence[int]
+) -> tuple[object, messages.Ready]:
+    """Do everything from Initialize to Ready; none of the descriptors stays open without need."""
     count, pair = len(request.rings), int(lib.MCRD_RINGS)
     if not 1 <= count <= lib.MCRD_INTERFACES:
         raise RefusedError(f"a worker reads 1 to {lib.MCRD_INTERFACES} interfaces, not {count}")
@@ -213,10 +225,11 @@ def _start(request: messages.Initialize, descriptors: Sequence[int]) -> tuple[ob
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sandbox = Sandbox(request.strict, request.given)
     sandbox.give_up(request.supervisor, request.uid, request.gid)
-    _open_uring(worker, sandbox)
-    os.close(readiness)  # the ring's file table holds it
-    sandbox.filter()
-    return worker, sandbox
+    engine, why = _open_engine(worker, request.engine, sandbox)
+    if engine == "io_uring":
+        os.close(readiness)  # the ring's file table holds it
+    sandbox.filter(engine)
+    return worker, messages.Ready(request.sequence, sandbox.held, sandbox.missing, engine, why)
 
 
 def _close_packet_sockets(sockets: Sequence[int]) -> None:
@@ -381,12 +394,12 @@ def main() -> int:
         _refuse(request.sequence, "the first message has to be Initialize")
         return 1
     try:
-        worker, sandbox = _start(request, descriptors)
+        worker, ready = _start(request, descriptors)
     except Exception as error:  # noqa: BLE001  whatever it is, the supervisor has to know
         _refuse(request.sequence, _named(error) if isinstance(error, OSError) else error)
         return 1
     try:
-        _answer(messages.Ready(request.sequence, sandbox.held, sandbox.missing))
+        _answer(ready)
         _serve(worker)
     except OSError as error:
         _say(f"it has to end: {_named(error)}")

@@ -18,6 +18,8 @@ BUILDS = {
     "O2": ("-O2",),
 }
 
+ENGINES = ("uring.c", "polling.c", "pace.c")
+EGRESS = ("egress.c", "gather.c", "counters.c", "meter.c", *ENGINES)
 INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
 MERGE = ("guard.c", "merge.c", "moldudp.c", "rtp.c", "sequence.c")
 WORKER = tuple(sorted(path.name for path in SOURCES.glob("*.c") if path.name != "sandbox.c"))
@@ -25,13 +27,13 @@ RULES = ("choice.c", "limit.c", "members.c", "rules.c", "table.c", "waiting.c", 
 
 # What each test file is linked with.
 SUBJECTS = {
-    "answers": ("answers.c", "egress.c", "gather.c", "counters.c", "limit.c", "meter.c"),
+    "answers": ("answers.c", "limit.c", *EGRESS),
     "backlog": WORKER,
     "breaker": ("breaker.c",),
     "choice": ("choice.c",),
     "counters": ("counters.c",),
     "dedupe": ("dedupe.c", "guard.c"),
-    "egress": ("egress.c", "gather.c", "counters.c", "meter.c"),
+    "egress": EGRESS,
     "flows": ("flows.c", *RULES),
     "guard": ("guard.c",),
     "inspect": INSPECT,

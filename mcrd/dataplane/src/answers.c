@@ -9,9 +9,9 @@
 
 enum { GENERATIONS = 1 << 28 };
 
-int answers_init(struct answers *answers, struct io_uring *uring, struct egress *egress)
+int answers_init(struct answers *answers, struct egress *egress)
 {
-	answers->uring = uring;
+	answers->engine = egress->engine;
 	answers->egress = egress;
 	answers->places = egress->places;
 	answers->ports = calloc(answers->places, sizeof(*answers->ports));
@@ -53,26 +53,13 @@ static uint64_t poll_of(const struct answers *answers, uint32_t place)
 	return ANSWERS_POLL | (uint64_t)answers->ports[place].generation << 32 | place;
 }
 
-static struct io_uring_sqe *next_sqe(struct answers *answers)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(answers->uring);
-
-	if (!sqe && io_uring_submit(answers->uring) >= 0)
-		sqe = io_uring_get_sqe(answers->uring);
-	return sqe;
-}
-
 static int poll_port(struct answers *answers, uint32_t place)
 {
-	struct io_uring_sqe *sqe = next_sqe(answers);
+	int result = answers->engine->calls->listen(answers->engine, egress_file(answers->egress, place),
+						    poll_of(answers, place));
 
-	if (!sqe)
-		return -EBUSY;
-	io_uring_prep_poll_add(sqe, (int)(EGRESS_PLACES + place), POLLIN);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-	io_uring_sqe_set_data64(sqe, poll_of(answers, place));
-	answers->ports[place].polled = 1;
-	return 0;
+	answers->ports[place].polled = result == 0;
+	return result;
 }
 
 int answers_listen(struct answers *answers, uint32_t place, const struct output *to, const uint64_t *asked,
@@ -145,42 +132,37 @@ static void resume(struct answers *answers, uint32_t place)
 	wake(answers);
 }
 
-/* A poll holds its socket, and with that the port: it has to end too. */
 int answers_end(struct answers *answers, uint32_t place)
 {
 	struct answers_port *port = &answers->ports[place];
-	struct io_uring_sqe *sqe;
+	int result = 0;
 
-	port->listens = port->keeps = 0;
+	if (port->listens)
+		result = answers->engine->calls->end_listening(answers->engine, egress_file(answers->egress, place),
+							       poll_of(answers, place), port->polled, EGRESS_CANCEL);
+	if (result < 0)
+		return result;
+	port->listens = port->keeps = port->polled = 0;
 	resume(answers, place);
 	forget(port);
-	if (port->polled) {
-		sqe = next_sqe(answers);
-		if (!sqe)
-			return -EBUSY;
-		io_uring_prep_cancel64(sqe, poll_of(answers, place), 0);
-		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE); /* as all that the ring takes */
-		io_uring_sqe_set_data64(sqe, EGRESS_CANCEL);
-		port->polled = 0;
-	}
 	port->generation = (port->generation + 1) % GENERATIONS;
 	return 0;
 }
 
-int answers_complete(struct answers *answers, const struct io_uring_cqe *cqe)
+int answers_complete(struct answers *answers, const struct completion *done)
 {
-	uint32_t place = (uint32_t)cqe->user_data;
+	uint32_t place = (uint32_t)done->what;
 
-	if (cqe->user_data & ANSWERS_POLL) {
+	if (done->what & ANSWERS_POLL) {
 		/* One that failed is looked at too, and polled again. */
-		if (cqe->user_data == poll_of(answers, place)) {
+		if (done->what == poll_of(answers, place)) {
 			answers->ports[place].polled = 0;
 			enqueue(answers, place);
 		}
 		return 1;
 	}
-	if (cqe->user_data & ANSWERS_RECEIVE) {
-		answers->results[place] = cqe->res;
+	if (done->what & ANSWERS_RECEIVE) {
+		answers->results[place] = done->result;
 		answers->pending--;
 		return 1;
 	}
@@ -208,17 +190,16 @@ static uint32_t dequeue(struct answers *answers, uint32_t *places)
 static int receive(struct answers *answers, const uint32_t *places, uint32_t count, const uint8_t *taken,
 		   egress_other *other, void *context)
 {
+	struct engine *engine = answers->engine;
+	struct completion done;
+	int result;
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
 		int stays = !taken && answers->ports[places[i]].keeps;
-		struct io_uring_sqe *sqe;
 
 		if (taken && !taken[i])
 			continue;
-		sqe = next_sqe(answers);
-		if (!sqe)
-			return -EBUSY;
 		answers->vectors[i] =
 			(struct iovec){ answers->buffers + (size_t)i * ANSWERS_BYTES, taken ? 0 : ANSWERS_BYTES };
 		answers->headers[i] = (struct msghdr){
@@ -227,24 +208,19 @@ static int receive(struct answers *answers, const uint32_t *places, uint32_t cou
 			.msg_iov = &answers->vectors[i],
 			.msg_iovlen = 1,
 		};
-		io_uring_prep_recvmsg(sqe, (int)(EGRESS_PLACES + places[i]), &answers->headers[i],
-				      MSG_DONTWAIT | (stays ? MSG_PEEK : 0));
-		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-		io_uring_sqe_set_data64(sqe, ANSWERS_RECEIVE | i);
-		answers->pending++;
+		result = engine->calls->receive(engine, egress_file(answers->egress, places[i]), &answers->headers[i],
+						MSG_DONTWAIT | (stays ? MSG_PEEK : 0), ANSWERS_RECEIVE | i,
+						&answers->results[i]);
+		if (result < 0)
+			return result;
+		answers->pending += (uint32_t)result;
 	}
 	while (answers->pending > 0) {
-		struct io_uring_cqe *cqe;
-		unsigned int head, seen = 0;
-		int result = io_uring_submit_and_wait(answers->uring, 1);
-
-		if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
+		result = engine->calls->finish(engine, 1);
+		if (result < 0)
 			return result;
-		io_uring_for_each_cqe(answers->uring, head, cqe) {
-			seen++;
-			other(context, cqe);
-		}
-		io_uring_cq_advance(answers->uring, seen);
+		while (engine->calls->next(engine, &done))
+			other(context, &done);
 	}
 	return 0;
 }

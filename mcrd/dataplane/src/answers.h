@@ -9,7 +9,6 @@
 #ifndef MCRD_ANSWERS_H
 #define MCRD_ANSWERS_H
 
-#include <liburing.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -28,7 +27,7 @@ enum {
 /* After so many ns it is asked again for a socket that could not be had. */
 #define ANSWERERS_AGAIN 10000000000ULL
 
-/* What stands in the user_data of its operations; those of egress.h are smaller. */
+/* What its operations are called by; numbers of egress.h are smaller. */
 #define ANSWERS_POLL (1ULL << 62)
 #define ANSWERS_RECEIVE (1ULL << 61)
 
@@ -64,7 +63,7 @@ struct answers_queue {
 };
 
 struct answers {
-	struct io_uring *uring;
+	struct engine *engine;
 	struct egress *egress;
 	uint32_t places;
 	struct answers_port *ports; /* by their places in the file table */
@@ -84,7 +83,7 @@ struct answers {
 };
 
 /* As many places as the egress has. */
-int answers_init(struct answers *answers, struct io_uring *uring, struct egress *egress);
+int answers_init(struct answers *answers, struct egress *egress);
 void answers_free(struct answers *answers);
 
 /* From now on, what comes to `place` within so many ns of *asked goes to `to`; or where `keeps`, to the socket of who
@@ -99,10 +98,10 @@ int answers_tell(struct answers *answers, uint32_t place, const struct endpoint 
 int answers_end(struct answers *answers, uint32_t place);
 
 /* Whether the completion was one of these operations. */
-int answers_complete(struct answers *answers, const struct io_uring_cqe *cqe);
+int answers_complete(struct answers *answers, const struct completion *done);
 
 /* Receives and relays what is there, up to ANSWERS_AT_ONCE. `now` is of the real-time clock, in ns; `other` has to know
- * answers_complete(). Returns 0, or a negative errno of io_uring itself. */
+ * answers_complete(). Returns 0, or a negative errno of the engine itself. */
 int answers_take(struct answers *answers, uint64_t now, egress_other *other, void *context);
 
 #endif

@@ -20,11 +20,12 @@ enum { ATTEMPTS = 3 };
 #define CAREFUL_NS 1000000000ULL  /* after a queue was full */
 #define REMEMBER_NS 5000000000ULL /* after a segment was larger than the MTU, which may change */
 
-int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *sent, uint64_t *failed)
+int egress_init(struct egress *egress, struct engine *engine, uint32_t places, uint64_t *sent, uint64_t *failed)
 {
 	uint32_t i;
 
-	egress->uring = uring;
+	egress->engine = engine;
+	egress->no_wait = engine->calls == &polling_calls; /* its writes never wait */
 	egress->sent = sent;
 	egress->failed = failed;
 	egress->sockets = calloc(places, sizeof(*egress->sockets));
@@ -123,40 +124,37 @@ static struct iovec piece_of(const struct run *run, const struct iovec *vectors)
 	return (struct iovec){ (uint8_t *)vectors->iov_base + at, left < run->length ? left : run->length };
 }
 
-static struct io_uring_sqe *prepare_run(struct egress *egress, uint32_t index)
+/* 1 when it is under way: else it is answered already. */
+static int write_run(struct egress *egress, uint32_t index, unsigned int flags)
 {
 	struct run *run = &egress->runs[index];
 	struct egress_socket *socket = &egress->sockets[run->output->socket];
-	/* The queue has room for all runs and what else a worker has under way: never NULL. */
-	struct io_uring_sqe *sqe = io_uring_get_sqe(egress->uring);
 	const struct iovec *vectors = egress->vectors[index];
 	unsigned int count = run->vectors;
+	int under_way;
 
 	if (run->apart) {
 		socket->piece = piece_of(run, vectors);
 		vectors = &socket->piece;
 		count = 1;
 	}
-	io_uring_prep_writev(sqe, (int)(EGRESS_PLACES + run->output->socket), vectors, count, 0);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-	io_uring_sqe_set_data64(sqe, EGRESS_FIRST + index);
-	/* Where a send buffer is full io_uring would wait for room, O_NONBLOCK or not, and hold up every other flow. */
-	if (!egress->waits)
-		sqe->rw_flags = RWF_NOWAIT;
-	run->state = RUN_UNDER_WAY;
-	return sqe;
+	under_way = egress->engine->calls->write(egress->engine, egress_file(egress, run->output->socket), vectors, count,
+						 EGRESS_FIRST + index, flags, &run->result);
+	run->state = under_way ? RUN_UNDER_WAY : RUN_ANSWERED;
+	return under_way;
 }
 
-/* Prepares what can go to a socket with one segment size. Returns how many runs. */
-static uint32_t prepare_socket(struct egress *egress, struct egress_socket *socket)
+/* Writes what can go to a socket with one segment size. Returns how many runs are under way. */
+static uint32_t write_socket(struct egress *egress, struct egress_socket *socket)
 {
-	struct io_uring_sqe *before = NULL;
-	uint32_t index, prepared = 0;
+	const struct run *before = NULL;
+	uint32_t index, under_way = 0;
 
 	if (socket->descriptor >= 0)
 		set_segment(socket, segment_for(socket, &egress->runs[socket->first]));
 	for (index = socket->first; index != GATHER_NONE; index = egress->runs[index].next) {
 		struct run *run = &egress->runs[index];
+		unsigned int flags = egress->waits ? 0 : ENGINE_NO_WAIT;
 
 		if (!before && run->datagrams > 1 && socket->segment != run->length)
 			run->apart = 1; /* the size could not be set */
@@ -164,13 +162,13 @@ static uint32_t prepare_socket(struct egress *egress, struct egress_socket *sock
 			break;
 		/* What follows one that fails must not overtake it: it is cancelled, and tried again after it. */
 		if (before && !socket->unlinked && !egress->waits)
-			before->flags |= IOSQE_IO_LINK;
-		before = prepare_run(egress, index);
-		prepared++;
-		if (run->apart)
+			flags |= ENGINE_LINKED;
+		under_way += (uint32_t)write_run(egress, index, flags);
+		before = run;
+		if (run->apart || (run->state == RUN_ANSWERED && run->result < 0 && !socket->unlinked))
 			break;
 	}
-	return prepared;
+	return under_way;
 }
 
 /* Without RWF_NOWAIT: what has not been sent by now waits for room, and is given up. */
@@ -178,47 +176,39 @@ static void cancel_waiting(struct egress *egress)
 {
 	uint32_t i;
 
-	for (i = 0; i < egress->count; i++) {
-		struct io_uring_sqe *sqe;
-
-		if (egress->runs[i].state != RUN_UNDER_WAY)
-			continue;
-		sqe = io_uring_get_sqe(egress->uring);
-		io_uring_prep_cancel64(sqe, EGRESS_FIRST + i, 0);
-		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE); /* as all that the ring takes */
-		io_uring_sqe_set_data64(sqe, EGRESS_CANCEL);
-	}
+	for (i = 0; i < egress->count; i++)
+		if (egress->runs[i].state == RUN_UNDER_WAY)
+			egress->engine->calls->cancel(egress->engine, EGRESS_FIRST + i, EGRESS_CANCEL);
 }
 
-/* Submits what is prepared, and waits for all of it. */
+/* Waits for all that is under way. */
 static int transmit(struct egress *egress, uint32_t pending, egress_other *other, void *context)
 {
+	struct engine *engine = egress->engine;
+
 	while (pending > 0) {
-		struct io_uring_cqe *cqe;
-		unsigned int head, seen = 0;
-		int result;
+		struct completion done;
+		int result, seen = 0;
 
-		result = egress->waits ? io_uring_submit(egress->uring) :
-					 io_uring_submit_and_wait(egress->uring, pending);
-		if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
+		result = engine->calls->finish(engine, egress->waits ? 0 : pending);
+		if (result < 0)
 			return result;
-		io_uring_for_each_cqe(egress->uring, head, cqe) {
-			seen++;
-			if (cqe->user_data < EGRESS_FIRST || cqe->user_data >= EGRESS_FIRST + EGRESS_RUNS) {
-				other(context, cqe);
+		while (engine->calls->next(engine, &done)) {
+			seen = 1;
+			if (done.what < EGRESS_FIRST || done.what >= EGRESS_FIRST + EGRESS_RUNS) {
+				other(context, &done);
 			} else {
-				struct run *run = &egress->runs[cqe->user_data - EGRESS_FIRST];
+				struct run *run = &egress->runs[done.what - EGRESS_FIRST];
 
-				run->result = cqe->res;
+				run->result = done.result;
 				run->state = RUN_ANSWERED;
 				pending--;
 			}
 		}
-		io_uring_cq_advance(egress->uring, seen);
-		if (egress->waits && pending > 0 && seen == 0) {
+		if (egress->waits && pending > 0 && !seen) {
 			cancel_waiting(egress);
-			result = io_uring_submit_and_wait(egress->uring, 1);
-			if (result < 0 && result != -EINTR)
+			result = engine->calls->finish(engine, 1);
+			if (result < 0)
 				return result;
 		}
 	}
@@ -247,7 +237,7 @@ static int account(const struct egress *egress, struct egress_socket *socket, st
 	return run->apart && ++run->done < run->datagrams;
 }
 
-/* What became of a run that was submitted; 1 when it is to be submitted again. `waited` is what .waits was then. */
+/* What became of a run that was written; 1 when it is to be written again. `waited` is what .waits was then. */
 static int finish(struct egress *egress, struct egress_socket *socket, struct run *run, int waited)
 {
 	int error = -run->result;
@@ -291,7 +281,7 @@ static int settle(struct egress *egress, struct egress_socket *socket, int waite
 {
 	uint32_t index, *link = &socket->first;
 
-	/* They were submitted from the front on. */
+	/* They were written from the front on. */
 	while ((index = *link) != GATHER_NONE && egress->runs[index].state == RUN_ANSWERED) {
 		struct run *run = &egress->runs[index];
 
@@ -311,12 +301,12 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 	for (i = 0; i < egress->active_count; i++)
 		egress->sockets[egress->active[i]].unlinked = 0;
 	while (egress->active_count > 0) {
-		uint32_t prepared = 0;
+		uint32_t under_way = 0;
 		int result, waited = egress->waits;
 
 		for (i = 0; i < egress->active_count; i++)
-			prepared += prepare_socket(egress, &egress->sockets[egress->active[i]]);
-		result = transmit(egress, prepared, other, context);
+			under_way += write_socket(egress, &egress->sockets[egress->active[i]]);
+		result = transmit(egress, under_way, other, context);
 		if (result < 0)
 			return result;
 		for (i = kept = 0; i < egress->active_count; i++)

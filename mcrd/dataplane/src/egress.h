@@ -1,4 +1,4 @@
-/* Egress: datagrams straight from ring memory to connected UDP sockets, WRITEV through io_uring.
+/* Egress: datagrams straight from ring memory to connected UDP sockets, by writev of the engine.
  *
  * What goes to one socket is gathered into runs of datagrams of one length, the last of which may be
  * shorter; the kernel cuts a run at the length that UDP_SEGMENT names (udp(7)). The order of a socket's
@@ -7,10 +7,8 @@
 #ifndef MCRD_EGRESS_H
 #define MCRD_EGRESS_H
 
-#include <liburing.h>
-#include <poll.h>
-
 #include "counters.h"
+#include "engine.h"
 #include "rules.h"
 
 enum {
@@ -50,8 +48,8 @@ struct egress_socket {
 };
 
 struct egress {
-	struct io_uring *uring;
-	int waits;   /* the kernel knows no RWF_NOWAIT for sockets (before Linux 6.5): it has to be told to give up */
+	struct engine *engine;
+	int waits;   /* io_uring knows no RWF_NOWAIT for sockets (before Linux 6.5): it has to be told to give up */
 	int no_wait; /* it does know it: seen */
 	uint32_t places;
 	struct egress_socket *sockets;
@@ -68,19 +66,24 @@ struct egress {
 };
 
 /* A completion that is none of a send: what flush() found while it waited for its own. */
-typedef void egress_other(void *context, const struct io_uring_cqe *cqe);
+typedef void egress_other(void *context, const struct completion *done);
 
-/* What stands in a send's user_data; other operations use smaller numbers, up to EGRESS_CANCEL, or larger ones than
- * any send. */
-enum { EGRESS_CANCEL = 15, EGRESS_FIRST = 16, EGRESS_PLACES = 2 /* where the file table's sockets begin */ };
+/* What a send is called by; other operations have smaller numbers, up to EGRESS_CANCEL, or larger ones than any send. */
+enum { EGRESS_CANCEL = 15, EGRESS_FIRST = 16 };
 
-int egress_init(struct egress *egress, struct io_uring *uring, uint32_t places, uint64_t *sent, uint64_t *failed);
+int egress_init(struct egress *egress, struct engine *engine, uint32_t places, uint64_t *sent, uint64_t *failed);
 void egress_free(struct egress *egress);
+
+/* How the engine calls the socket there. */
+static inline struct engine_file egress_file(const struct egress *egress, uint32_t place)
+{
+	return (struct engine_file){ place, egress->sockets[place].descriptor };
+}
 
 /* Takes over the descriptor, and closes the one that was there; -1: none. */
 void egress_put(struct egress *egress, uint32_t place, int descriptor);
 
-/* Both return 0, or a negative errno of io_uring itself. The data must stay until egress_flush() has returned. */
+/* Both return 0, or a negative errno of the engine itself. The data must stay until egress_flush() has returned. */
 int egress_add(struct egress *egress, const struct output *output, const uint8_t *data, uint32_t length,
 	       egress_other *other, void *context);
 int egress_flush(struct egress *egress, egress_other *other, void *context);

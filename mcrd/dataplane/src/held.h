@@ -14,7 +14,7 @@ void held_end(struct worker *worker, struct merge_stream *stream);
 void held_count_lost(struct worker *worker, const struct rule *rule);
 
 /* A datagram of a stream with an order. Returns 0 when it is to be sent now, and held_send_due() to be called then; 1
- * when it is held, or dropped and counted. As all that follow: or a negative errno of io_uring. `now` is the time of its
+ * when it is held, or dropped and counted. As all that follow: or a negative errno of the engine. `now` is the time of its
  * frame. */
 int held_take(struct worker *worker, struct interface_counters *here, struct rule *rule, const struct packet *packet,
 	      const uint8_t *payload, uint32_t length, uint64_t now);

@@ -6,7 +6,7 @@
 #include "worker.h"
 
 /* Sends what waits for members that are open now, before anything that comes later. Returns 0, or a negative errno of
- * io_uring. */
+ * the engine. */
 int late_send(struct worker *worker, egress_other *other);
 
 #endif

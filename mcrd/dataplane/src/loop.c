@@ -1,4 +1,4 @@
-/* The worker's one loop: a harvest of the rings, its sends, and the control channel, on one io_uring.
+/* The worker's one loop: a harvest of the rings, its sends, and the control channel, on one engine.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include <errno.h>
 #include <poll.h>
@@ -15,8 +15,6 @@
 #include "meter.h"
 #include "worker.h"
 
-#define SECOND_NS 1000000000ULL
-
 enum {
 	HARVEST = 2048, /* frames that are released together */
 	ERROR_PAUSE_NS = 20 * 1000 * 1000,
@@ -24,8 +22,8 @@ enum {
 	HOLD_LOOK_NS = 1000 * 1000,
 };
 
-/* user_data of the worker's own operations. */
-enum { DONE_NOTHING, DONE_MESSAGE, DONE_READY, DONE_PAUSE };
+/* What the worker's own operations are called by; 0 is nothing's. */
+enum { DONE_MESSAGE = 1, DONE_READY, DONE_PAUSE };
 
 /* Whether a receive that failed may do better a little later. */
 static int may_pass(int result)
@@ -33,23 +31,23 @@ static int may_pass(int result)
 	return result == -ENOBUFS || result == -ENOMEM || result == -EAGAIN;
 }
 
-void worker_complete(void *context, const struct io_uring_cqe *cqe)
+void worker_complete(void *context, const struct completion *done)
 {
 	struct worker *worker = context;
 
-	if (answers_complete(&worker->answers, cqe))
+	if (answers_complete(&worker->answers, done))
 		return;
-	switch (cqe->user_data) {
+	switch (done->what) {
 	case DONE_MESSAGE:
 		worker->waiting_message = 0;
-		worker->message_failed = may_pass(cqe->res) ? worker->message_failed + 1 : 0;
+		worker->message_failed = may_pass(done->result) ? worker->message_failed + 1 : 0;
 		worker->message_done = !worker->message_failed || worker->message_failed == MESSAGE_TRIES;
-		worker->message_length = cqe->res;
+		worker->message_length = done->result;
 		break;
 	case DONE_READY:
 		worker->waiting_ready = 0;
 		/* POLLERR without POLLIN would come back at once, until the supervisor has read SO_ERROR. */
-		worker->pause = cqe->res < 0 || !(cqe->res & POLLIN) || (cqe->res & POLLERR);
+		worker->pause = done->result < 0 || !(done->result & POLLIN) || (done->result & POLLERR);
 		break;
 	case DONE_PAUSE:
 		worker->waiting_ready = 0;
@@ -292,25 +290,10 @@ static int harvest(struct worker *worker)
 	return frames;
 }
 
-static struct io_uring_sqe *prepare_pause(struct worker *worker, unsigned int flags, uint64_t done)
-{
-	static struct __kernel_timespec pause = { .tv_nsec = ERROR_PAUSE_NS };
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&worker->uring);
-
-	io_uring_prep_timeout(sqe, &pause, 0, flags);
-	io_uring_sqe_set_data64(sqe, done);
-	return sqe;
-}
-
 static void wait_for_message(struct worker *worker)
 {
-	struct io_uring_sqe *sqe;
+	uint64_t pause = worker->message_failed ? ERROR_PAUSE_NS : 0;
 
-	if (worker->message_failed) {
-		sqe = prepare_pause(worker, IORING_TIMEOUT_ETIME_SUCCESS, DONE_NOTHING);
-		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | IOSQE_IO_LINK);
-	}
-	sqe = io_uring_get_sqe(&worker->uring);
 	worker->message_data = (struct iovec){ worker->message, sizeof(worker->message) };
 	worker->message_header = (struct msghdr){
 		.msg_iov = &worker->message_data,
@@ -318,61 +301,45 @@ static void wait_for_message(struct worker *worker)
 		.msg_control = worker->ancillary,
 		.msg_controllen = sizeof(worker->ancillary),
 	};
-	io_uring_prep_recvmsg(sqe, PLACE_CHANNEL, &worker->message_header, MSG_CMSG_CLOEXEC);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-	io_uring_sqe_set_data64(sqe, DONE_MESSAGE);
 	worker->waiting_message = 1;
-	/* At once: while there are frames, nothing else may submit it. */
-	io_uring_submit(&worker->uring);
+	worker->engine.calls->await_message(&worker->engine, &worker->message_header, DONE_MESSAGE, pause);
 }
 
 static void wait_for_frames(struct worker *worker)
 {
-	struct io_uring_sqe *sqe;
-
-	if (worker->pause) {
-		worker->pause = 0;
-		sqe = prepare_pause(worker, 0, DONE_PAUSE);
-	} else {
-		sqe = io_uring_get_sqe(&worker->uring);
-		io_uring_prep_poll_add(sqe, PLACE_READINESS, POLLIN);
-		io_uring_sqe_set_data64(sqe, DONE_READY);
-	}
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE); /* for all of them, see worker_restrict_uring() */
+	if (worker->pause)
+		worker->engine.calls->pause(&worker->engine, DONE_PAUSE, ERROR_PAUSE_NS);
+	else
+		worker->engine.calls->await_frames(&worker->engine, DONE_READY);
+	worker->pause = 0;
 	worker->waiting_ready = 1;
 }
 
 static void take_completions(struct worker *worker)
 {
-	struct io_uring_cqe *cqe;
+	struct completion done;
 
-	/* Peeking also runs what the kernel has deferred to us (IORING_SETUP_TASKRUN_FLAG). */
-	while (io_uring_peek_cqe(&worker->uring, &cqe) == 0) {
-		worker_complete(worker, cqe);
-		io_uring_cqe_seen(&worker->uring, cqe);
-	}
+	while (worker->engine.calls->look(&worker->engine, &done))
+		worker_complete(worker, &done);
 }
 
 /* Waits for whatever comes first: frames, when the rate is low; the time of the next harvest, when it is high; a
  * message. With `busy_poll` it does not wait. */
 static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 {
+	const struct engine_calls *calls = worker->engine.calls;
 	uint64_t now = pace_now(), sleep, late;
-	struct __kernel_timespec timeout;
-	struct io_uring_cqe *cqe;
 	int result;
 
 	if (worker->test.held) {
-		timeout = (struct __kernel_timespec){ .tv_nsec = HOLD_LOOK_NS };
-		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
+		result = calls->wait(&worker->engine, HOLD_LOOK_NS);
 	} else if (worker->settings.busy_poll && worker->begun) {
-		result = io_uring_sq_ready(&worker->uring) > 0 ? io_uring_submit(&worker->uring) : 0;
+		result = calls->submit(&worker->engine);
 	} else if (pace_note(&worker->pace, now, frames, *worker->egress.sent, worker->egress.runs_so_far)) {
 		sleep = worker->hurry ? 0 : pace_sleep(&worker->pace, began, now);
 		if (sleep == 0)
 			return 0;
-		timeout = (struct __kernel_timespec){ .tv_nsec = (long long)sleep };
-		result = io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL);
+		result = calls->wait(&worker->engine, sleep);
 	} else if (frames > 0) {
 		return 0; /* look once more before a wait */
 	} else {
@@ -381,11 +348,9 @@ static int wait_for_more(struct worker *worker, uint64_t began, uint32_t frames)
 		late = held_sleep(worker, members_sleep(&worker->rules));
 		if (worker->backlog)
 			late = backlog_sleep(worker, late);
-		timeout = (struct __kernel_timespec){ (long long)(late / SECOND_NS), (long long)(late % SECOND_NS) };
-		result = late ? io_uring_submit_and_wait_timeout(&worker->uring, &cqe, 1, &timeout, NULL) :
-				io_uring_submit_and_wait(&worker->uring, 1);
+		result = calls->wait(&worker->engine, late);
 	}
-	return result < 0 && result != -EINTR && result != -ETIME ? result : 0;
+	return result;
 }
 
 /* Relays until the supervisor says something. Returns the length of the message, 0 when the supervisor has

@@ -98,7 +98,8 @@ void worker_free(struct worker *worker);
 int worker_map_segment(struct worker *worker, int descriptor);
 int worker_map_guard(struct worker *worker, int descriptor);
 int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, int packet_socket);
-int worker_open_uring(struct worker *worker); /* 1: without what makes one thread its only user */
+/* An io_uring, or ppoll and writev. 1: an io_uring without what makes one thread its only user */
+int worker_open_engine(struct worker *worker, int polls);
 int worker_restrict_uring(struct worker *worker);
 int worker_enable_uring(struct worker *worker);
 void worker_begin(struct worker *worker);

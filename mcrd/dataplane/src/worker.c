@@ -8,12 +8,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "backlog.h"
-
-enum { QUEUE = 1024 /* at least EGRESS_RUNS and the worker's own three operations */ };
 
 struct worker *worker_new(const struct worker_settings *settings)
 {
@@ -43,8 +40,8 @@ void worker_free(struct worker *worker)
 {
 	int i;
 
-	if (worker->uring_open)
-		io_uring_queue_exit(&worker->uring);
+	if (worker->engine.calls)
+		worker->engine.calls->close(&worker->engine);
 	answers_free(&worker->answers);
 	egress_free(&worker->egress);
 	for (i = 0; i < MCRD_RULE_SLOTS; i++)
@@ -119,75 +116,33 @@ int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, i
 	return 0;
 }
 
-/* It is of no use before it is enabled. */
-int worker_open_uring(struct worker *worker)
+int worker_open_engine(struct worker *worker, int polls)
 {
-	const unsigned int always = IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED;
-	struct io_uring_params params = {
-		.flags = always | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-		.cq_entries = 2 * QUEUE,
-	};
-	int first[] = { worker->settings.channel, worker->settings.readiness }, result, older = 0;
+	const struct worker_settings *settings = &worker->settings;
+	struct engine *engine = &worker->engine;
+	int older, result;
 
 	/* Else the sleeps of a busy worker end 50 us late. */
 	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 
-	result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
-	if (result == -EINVAL) { /* before Linux 6.1 */
-		older = 1;
-		params = (struct io_uring_params){ .flags = always, .cq_entries = 2 * QUEUE };
-		result = io_uring_queue_init_params(QUEUE, &worker->uring, &params);
-	}
-	if (result < 0)
-		return result;
-	worker->uring_open = 1;
-	result = egress_init(&worker->egress, &worker->uring, worker->settings.sockets, &worker->segment->sent,
-			     &worker->segment->failed);
+	older = polls ? polling_open(engine, settings->channel, settings->readiness) :
+			uring_open(engine, settings->sockets, settings->channel, settings->readiness);
+	if (older < 0)
+		return older;
+	result = egress_init(&worker->egress, engine, settings->sockets, &worker->segment->sent, &worker->segment->failed);
 	if (result == 0)
-		result = answers_init(&worker->answers, &worker->uring, &worker->egress);
-	if (result < 0)
-		return result;
-	result = io_uring_register_files_sparse(&worker->uring, EGRESS_PLACES + worker->settings.sockets);
-	if (result < 0)
-		return result;
-	result = io_uring_register_files_update(&worker->uring, PLACE_CHANNEL, first, 2);
+		result = answers_init(&worker->answers, &worker->egress);
 	return result < 0 ? result : older;
 }
 
-/* The shared library of liburing 2.3 (Debian 12) exports neither io_uring_register_restrictions() nor
- * io_uring_enable_rings(). */
-static int uring_register(struct worker *worker, unsigned int operation, void *argument, unsigned int count)
-{
-	long result = syscall(SYS_io_uring_register, worker->uring.ring_fd, operation, argument, count);
-
-	return result < 0 ? -errno : 0;
-}
-
-/* From when it is enabled on, the ring does what the loop does and nothing else, for whoever holds it. Of all that
- * could send, there is WRITEV on sockets that are connected; every file is one of the table. */
 int worker_restrict_uring(struct worker *worker)
 {
-	static const uint8_t operations[] = { IORING_OP_WRITEV, IORING_OP_POLL_ADD, IORING_OP_RECVMSG, IORING_OP_TIMEOUT,
-					      IORING_OP_ASYNC_CANCEL };
-	enum { OPERATIONS = sizeof(operations), ALL = OPERATIONS + 3 };
-	struct io_uring_restriction restrictions[ALL] = {
-		{ .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_REGISTER_FILES_UPDATE },
-		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE },
-		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE | IOSQE_IO_LINK },
-	};
-	unsigned int i;
-
-	for (i = 0; i < OPERATIONS; i++)
-		restrictions[ALL - OPERATIONS + i] = (struct io_uring_restriction){
-			.opcode = IORING_RESTRICTION_SQE_OP,
-			.sqe_op = operations[i],
-		};
-	return uring_register(worker, IORING_REGISTER_RESTRICTIONS, restrictions, ALL);
+	return uring_restrict(&worker->engine);
 }
 
 int worker_enable_uring(struct worker *worker)
 {
-	return uring_register(worker, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+	return uring_enable(&worker->engine);
 }
 
 void worker_begin(struct worker *worker)
@@ -216,7 +171,7 @@ int worker_set_socket(struct worker *worker, uint32_t place, int descriptor)
 	result = answers_end(&worker->answers, place);
 	if (result < 0)
 		return result;
-	result = io_uring_register_files_update(&worker->uring, EGRESS_PLACES + place, &descriptor, 1);
+	result = worker->engine.calls->put(&worker->engine, (struct engine_file){ place, descriptor });
 	if (result < 0)
 		return result;
 	egress_put(&worker->egress, place, descriptor);

@@ -4,11 +4,11 @@
 #ifndef MCRD_WORKER_H
 #define MCRD_WORKER_H
 
-#include <liburing.h>
 #include <sys/socket.h>
 
 #include "answers.h"
 #include "egress.h"
+#include "engine.h"
 #include "flows.h"
 #include "guard.h"
 #include "interface.h"
@@ -22,9 +22,6 @@ enum {
 	MESSAGE_ROOM = 256 * 1024, /* more than a SOCK_SEQPACKET datagram of the default send buffer */
 	DESCRIPTORS = 253,         /* SCM_MAX_FD, linux/net/scm.h */
 };
-
-/* The file table's first places. */
-enum { PLACE_CHANNEL, PLACE_READINESS };
 
 struct worker {
 	struct worker_settings settings;
@@ -43,8 +40,7 @@ struct worker {
 	struct guard_memory *shared;
 	struct guard guard;
 	struct breaker_test test;
-	struct io_uring uring;
-	int uring_open;
+	struct engine engine;
 	struct egress egress;
 	struct answers answers;
 	struct pace pace;
@@ -65,7 +61,7 @@ struct worker {
 };
 
 /* A completion that is none of a send; `context` is the worker. */
-void worker_complete(void *context, const struct io_uring_cqe *cqe);
+void worker_complete(void *context, const struct completion *done);
 
 /* The rule is no leg of a stream any more. */
 void worker_leave_stream(struct worker *worker, struct rule *rule);

@@ -50,7 +50,7 @@ static void begin(void)
 	CHECK_EQUAL(ftruncate(segment, sizeof(struct segment)), 0);
 	CHECK_EQUAL(pwrite(segment, &(uint32_t){ MCRD_SEGMENT_VERSION }, 4, offsetof(struct segment, version)), 4);
 	CHECK_EQUAL(worker_map_segment(worker, segment), 0);
-	CHECK(worker_open_uring(worker) >= 0);
+	CHECK(worker_open_engine(worker, 0) >= 0);
 	CHECK_EQUAL(worker_restrict_uring(worker), 0);
 	CHECK_EQUAL(worker_enable_uring(worker), 0);
 	CHECK_EQUAL(worker_set_socket(worker, 0, sender), 0);
