@@ -110,7 +110,10 @@ class Metrics(Struct):
 
 
 class Worker(Struct):
-    """A worker process; `layers` are those of its sandbox that hold."""
+    """A worker process; `layers` are those of its sandbox that hold.
+
+    `engine` is what it waits and sends with: "io_uring" or "poll".
+    """
 
     interface: str = ""
     number: int = 0
@@ -120,6 +123,7 @@ class Worker(Struct):
     restarts: int = 0
     layers: list[str] = []
     missing: list[str] = []
+    engine: str = ""
 
 
 class HostName(Struct):

@@ -315,7 +315,8 @@ class Daemon:
     """The daemon's own settings. `include` has the patterns as they are written.
 
     `sandbox` is "strict" where workers without all of its layers are not to run. `loss` is the
-    part of all packets whose loss is worth a warning.
+    part of all packets whose loss is worth a warning. `engine` is what workers wait and send with:
+    "io_uring", "poll", or "auto", the second where the first is not allowed.
     """
 
     log_level: str = "info"
@@ -323,6 +324,7 @@ class Daemon:
     include: tuple[str, ...] = ()
     sandbox: str = "default"
     loss: float = 0.001
+    engine: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,12 @@ settings.register_profile("mcrd", database=None, deadline=None)
 settings.load_profile("mcrd")
 
 
+@pytest.fixture(params=["io_uring", "poll"])
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule files of the lab name this engine."""
+    monkeypatch.setenv("MCRD_TEST_ENGINE", request.param)
+
+
 @functools.cache
 def why_no_namespaces() -> str | None:
     """Why the tests marked `root` cannot run; None when they can."""

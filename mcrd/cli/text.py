@@ -51,6 +51,7 @@ def status(answer: answers.Status) -> Iterator[str]:
         yield (
             f"worker {worker.number} of {worker.interface}: {worker.state}, pid {worker.pid},"
             f" {counted(worker.restarts, 'restart')}, {len(worker.layers)} layers of sandbox"
+            + (f", {worker.engine}" if worker.engine else "")
         )
     if answer.sandbox.missing:
         yield f"some workers lack layers of the sandbox ({answer.sandbox.mode}):"

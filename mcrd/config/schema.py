@@ -86,6 +86,7 @@ class Daemon(Struct):
     include: Patterns = field(default_factory=list)
     sandbox: Literal["default", "strict"] = "default"
     loss: Share | UnsetType = UNSET
+    engine: Literal["auto", "io_uring", "poll"] = "auto"
 
 
 class Metrics(Struct):

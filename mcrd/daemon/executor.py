@@ -56,6 +56,7 @@ class Estate:
         self._level = "info"
         self._suspects: set[Ingress] = set()
         self._lacking: set[str] = set()  # layers of the sandbox that the log has named
+        self._refused = ""  # why there is no io_uring, as the log has it
         self.ledger = self.holdings.ledger
 
     @property
@@ -234,9 +235,13 @@ class Estate:
             return
         lane.tell(messages.SetLevel, self._level)
         self.failures.pop(worker, None)
-        text, frames = "%s: pid %d, ring of %d frames", lane.frames
+        text, what = "%s: pid %d, ring of %d frames, %s", (lane.frames, process.engine)
         where = {"interface": worker.ingress.interface, "worker": worker}
-        tell(log, logging.INFO, "worker-started", text, worker, process.pid, frames, **where)
+        tell(log, logging.INFO, "worker-started", text, worker, process.pid, *what, **where)
+        if process.refused and process.refused != self._refused:
+            self._refused = process.refused
+            text = 'workers wait with ppoll: %s; see "engine" in mcr.toml(5)'
+            tell(log, logging.WARNING, "engine-poll", text, process.refused)
         new = {layer: why for layer, why in process.missing.items() if layer not in self._lacking}
         if new:
             if len(self._lacking) > LAYERS:  # a worker may say what it likes

@@ -255,6 +255,8 @@ FAMILIES = (
         "Workers on a ring that ended when they should not have."),
     Family("mcrd_worker_sandbox_missing_layers", Gauge, WORKER, lambda one: len(one.missing), None,
         "Layers of the sandbox that the worker is without."),
+    Family("mcrd_worker_engine", Gauge, WORKER, lambda one: {one.engine: 1}, "engine",
+        "1, with what the worker waits and sends with: io_uring or poll."),
     Family("mcrd_kernel_fragment_sets_lost", Counter, DAEMON, _fragments, "family",
         "Sets of fragments that never became a packet, of this host's whole network."),
 )

@@ -100,6 +100,7 @@ _NEWER = frozenset(
         *(("Interface", "members"), ("Ingress", "lane")),
         *(("Interface", "gro"), ("Ingress", "gro")),
         *(("Interface", "busy_poll"), ("Interface", "querier"), ("Worker", "busy_poll")),
+        *(("Worker", "engine"), ("Daemon", "engine")),
         *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge"), ("Rule", "switch")),
         *(("RuleCount", "switch"), ("Rule", "active_with"), ("Rule", "role")),
         *(("Rule", "standby"), ("RuleCount", "backlog")),

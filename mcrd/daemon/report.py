@@ -264,6 +264,7 @@ def _worker(ring: Ring, worker: Worker, process: WorkerProcess, estate: Estate) 
         restarts=estate.recovery.restarts[worker.ingress.interface, worker.number],
         layers=process.layers,
         missing=sorted(process.missing),
+        engine=process.engine,
     )
 
 

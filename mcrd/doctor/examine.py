@@ -49,7 +49,9 @@ def examine(host: Host, path: Path, running: Running) -> list[Finding]:
         sandbox(running),
         kernel.version(host),
         *kernel.packet_sockets(running, kernel.try_packet_socket()),
-        kernel.io_uring(host, running, kernel.try_io_uring()),
+        kernel.io_uring(
+            host, running, kernel.try_io_uring(), rules.daemon.engine if rules else "auto"
+        ),
         kernel.namespaces(host, running),
         kernel.clock(host),
         limits.inotify(host, running),

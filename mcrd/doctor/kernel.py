@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcrd.doctor.finding import Finding, setting, unreadable
 from mcrd.host.merging import SUPER_FRAMES
@@ -34,7 +34,8 @@ CLOCKS = "sys/devices/system/clocksource/clocksource0"
 FAST_CLOCKS = ("tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "xen", "arch_sys_counter")
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit", "refined-jiffies")
 
-URING_WHY = "every worker needs one: without it, no rule runs"
+URING_WHY = "without it, workers send each run of datagrams by a system call of its own"
+URING_WANTED = 'the rule file says engine = "io_uring": without it, no rule runs'
 NAMESPACES_WHY = (
     "workers that are not root's need one to make their namespaces, and run without if refused"
 )
@@ -47,7 +48,7 @@ def version(host: Host) -> Finding:
         return unreadable("kernel", "kernel.osrelease", "no version")
     value = f"Linux {host.lines('proc/sys/kernel/osrelease')[0]}"
     if has < NEEDED:
-        why = "mcrd needs 5.19, for its io_uring; a distribution may have it in an older one"
+        why = "mcrd needs 5.19; a distribution may have what it takes in an older one"
         return Finding("kernel", "trouble", value, why, "a newer kernel")
     lacks = [
         f"before {major}.{minor}: {what}"
@@ -88,8 +89,24 @@ def _setup(flags: int) -> int:
     return 0
 
 
-def io_uring(host: Host, running: Running, tried: Uring) -> Finding:
-    """Check io_uring as a worker would have it: the daemon's user or nobody, no capability."""
+def io_uring(host: Host, running: Running, tried: Uring, engine: str = "auto") -> Finding:
+    """Check io_uring as a worker would have it: the daemon's user or nobody, no capability.
+
+    `engine` is the key of the rule file. Without an io_uring the rules run all the same, unless it
+    says that they need one.
+    """
+    found = _io_uring(host, running, tried)
+    used = sorted({worker.engine for worker in running.status.workers} if running.status else ())
+    if any(used):
+        found = replace(found, value=f"{found.value}; the engine of the workers: {', '.join(used)}")
+    if engine == "poll":
+        return Finding(found.check, "ok", found.value, 'not used: engine = "poll"')
+    if engine == "io_uring" and found.why:
+        return replace(found, why=URING_WANTED)
+    return replace(found, verdict="ok") if found.verdict == "trouble" else found
+
+
+def _io_uring(host: Host, running: Running, tried: Uring) -> Finding:
     check, why = "io_uring", URING_WHY
     disabled = host.sysctl("kernel.io_uring_disabled")  # since Linux 6.6
     allow = setting("kernel.io_uring_disabled", 0)

@@ -77,6 +77,7 @@ class WorkerProcess(Channel):
             )
         self.layers: list[str] = []
         self.missing: dict[str, str] = {}  # layers of the sandbox, and why
+        self.engine = self.refused = ""  # what it has, and why that is not io_uring
         self.begun = False
         self.own: set[messages.Endpoint] = set()
         self._ended = ended
@@ -163,6 +164,7 @@ class WorkerProcess(Channel):
             cpu=self.cpu,
             strict=self.worker.strict,
             busy_poll=self.worker.busy_poll,
+            engine=self.worker.engine,
             given=tuple(os.environ.get(GIVEN, "").split()),
         )
         with select.epoll() as readiness:  # the worker keeps its copy
@@ -179,6 +181,7 @@ class WorkerProcess(Channel):
             raise WorkerError("it did not become ready") from None
         if isinstance(answer, messages.Ready):
             self.layers, self.missing = answer.held, answer.missing
+            self.engine, self.refused = answer.engine, answer.refused
 
     async def stop(self) -> None:
         """End the process: close the channel, and kill it if that is not enough.

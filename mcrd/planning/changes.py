@@ -65,7 +65,7 @@ _IN_THE_RINGS = "workers are replaced; packets wait in the rings"
 
 
 def _daemon_cost(what: str) -> str:
-    return f" (all {_IN_THE_RINGS})" if what.startswith("sandbox ") else ""
+    return f" (all {_IN_THE_RINGS})" if what.startswith(("sandbox ", "engine ")) else ""
 
 
 def _cost(what: list[str]) -> str:

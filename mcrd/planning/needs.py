@@ -78,7 +78,7 @@ class _Known(NamedTuple):
 
     look: int
     rule: Rule
-    settings: tuple[Interface | None, str, tuple[str, ...], str, Interface]
+    settings: tuple[Interface | None, tuple[str, str], tuple[str, ...], str, Interface]
     lookups: tuple[Lookup, ...]
     seen: tuple[Link | Way | Querying | tuple[tuple[Address, Wanted], ...] | bool | str | None, ...]
     needs: Needs
@@ -126,7 +126,8 @@ class KnownNeeds:
         table = names.settings(config, link) if link is not None else None
         double = self._doubles.of(rule)
         lane = self._lanes.get(names.real(rule.input.interface, links), "")
-        settings = (table, config.daemon.sandbox, double, lane, _reader(config, lane))
+        daemon = (config.daemon.sandbox, config.daemon.engine)
+        settings = (table, daemon, double, lane, _reader(config, lane))
         if known is not None and known.rule is rule:
             lookups = known.lookups
         else:
@@ -231,9 +232,10 @@ def needs(
     settings = names.settings(config, link)
     count = 1 if lane else settings.workers
     ingress = _ingress(link.name, link.index, count, settings.ring_size, lane, settings.gro)
-    strict = config.daemon.sandbox == "strict"
+    strict, engine = config.daemon.sandbox == "strict", config.daemon.engine
     reader = _reader(config, lane) if lane else settings
-    workers = _workers(ingress.home, count, reader.cpus or (None,), strict, reader.busy_poll)
+    how = (strict, reader.busy_poll, engine)
+    workers = _workers(ingress.home, count, reader.cpus or (None,), how)
     if all(waiting):  # the worker is there when somebody joins, and no group is joined until then
         return Needs("", (ingress, *workers), asking, waiting=waiting, idle=idle)
     relays = {
@@ -309,11 +311,10 @@ def _ingress(*fields: Any) -> Ingress:
 
 @lru_cache(maxsize=256)
 def _workers(
-    home: Ingress, count: int, cpus: tuple[int | None, ...], strict: bool, busy_poll: bool
+    home: Ingress, count: int, cpus: tuple[int | None, ...], how: tuple[bool, bool, str]
 ) -> tuple[Worker, ...]:
-    return tuple(
-        Worker(home, number, cpus[number % len(cpus)], strict, busy_poll) for number in range(count)
-    )
+    """`how`: whether strict, whether with busy_poll, and the engine."""
+    return tuple(Worker(home, number, cpus[number % len(cpus)], *how) for number in range(count))
 
 
 @lru_cache(maxsize=256)

@@ -65,7 +65,7 @@ class Worker:
     """The process that reads one of the rings of an ingress; `cpu` None: on any CPU.
 
     `ingress` is the home of all that it reads. `strict`: with every layer of the sandbox or not at
-    all. `busy_poll`: it never sleeps.
+    all. `busy_poll`: it never sleeps. `engine` is as the rule file has it.
     """
 
     ingress: Ingress
@@ -73,6 +73,7 @@ class Worker:
     cpu: int | None = None
     strict: bool = False
     busy_poll: bool = False
+    engine: str = "auto"
 
     def __hash__(self) -> int:
         return hash((self.ingress.index, self.number))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shlex
 import signal
@@ -32,6 +33,17 @@ def console_script(name: str) -> str:
     if not path.exists():
         raise LabError(f"{path} is missing: run `make setup`")
     return str(path)
+
+
+def with_engine(rules: str) -> str:
+    """The rule file with the engine that MCRD_TEST_ENGINE names, unless it names one itself."""
+    engine = os.environ.get("MCRD_TEST_ENGINE")
+    if not engine or re.search(r"^engine = ", rules, re.MULTILINE):
+        return rules
+    line = f'engine = "{engine}"'
+    if "[daemon]" in rules:
+        return rules.replace("[daemon]", f"[daemon]\n{line}", 1)
+    return f"{rules}\n[daemon]\n{line}\n"
 
 
 class Mcrd:
@@ -79,7 +91,7 @@ class Mcrd:
     def edit(self, rules: str) -> None:
         """Saves the rule file as editors do: a new file, renamed over the old one."""
         new = self.config.with_suffix(".new")
-        new.write_text(rules)
+        new.write_text(with_engine(rules))
         os.replace(new, self.config)
 
     def ctl(

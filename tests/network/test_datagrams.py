@@ -50,6 +50,7 @@ def test_ipv6_datagram_arrives_once_and_equal(triangle: Triangle, size: int) -> 
     assert got[2:] == ("ff15::2", 6000, 9, 46, payload)
 
 
+@pytest.mark.usefixtures("each_engine")
 @SUPER_FRAMES
 def test_a_super_frame_leaves_as_the_datagrams_that_it_stands_for(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"))

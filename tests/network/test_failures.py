@@ -186,6 +186,7 @@ def test_an_address_of_an_output_changes(triangle: Triangle) -> None:
     assert daemon.process.poll() is None
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_worker_that_dies_is_replaced_and_gets_its_rules(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A)
     assert flows(triangle)
@@ -256,6 +257,7 @@ def test_a_neighbour_that_does_not_answer_holds_nobody_up(triangle: Triangle, si
     assert dead["unreachable"] > 0
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_full_queue_is_counted_and_not_called_sent(triangle: Triangle) -> None:
     """A token bucket behind the output drops most: sent is what arrives, the rest is ENOBUFS.
 
@@ -363,18 +365,37 @@ def test_without_cap_net_raw_it_says_so(triangle: Triangle) -> None:
     assert process.wait(PATIENCE) == 0
 
 
-def test_io_uring_switched_off_is_named(triangle: Triangle) -> None:
-    """As by a sysctl or a container's filter; here by strace(1): the sysctl is the machine's."""
+NEEDED = '[daemon]\nengine = "io_uring"\n'
+
+
+def engines(daemon: Mcrd) -> list[str]:
+    """What its workers wait and send with."""
+    return [worker["engine"] for worker in daemon.status()["workers"]]
+
+
+def test_io_uring_switched_off(triangle: Triangle) -> None:
+    """As by a sysctl or a container's filter; here by strace(1): the sysctl is the machine's.
+
+    Who asks for it is told, with the remedy; by default the rules run without.
+    """
     refuse = ("-e", "trace=io_uring_setup", "-e", "inject=io_uring_setup:error=EPERM")
     daemon = triangle.lab.mcrd(
         triangle.relay,
-        A,
+        f"{A}{NEEDED}",
         program=("strace", "-D", "-f", "-qqq", "-o", "/dev/null", *refuse, console_script("mcrd")),
     )
     a = entry(daemon, "a")
+    daemon.edit(f'{A}[daemon]\nengine = "auto"\n')
+    wait_for(lambda: entry(daemon, "a")["state"] == "active", "the rule to run without")
+    fallen_back = engines(daemon) == ["poll"]
+    fallen_back &= "io_uring is not allowed here (EPERM)" in daemon.log()
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     (tracer,) = (line.split()[1] for line in status.splitlines() if line.startswith("TracerPid:"))
     os.kill(int(tracer), signal.SIGKILL)  # it lets go of all
     assert a["state"] == "failed"
     assert "kernel.io_uring_disabled" in a["reason"]
-    wait_for(lambda: entry(daemon, "a")["state"] == "active", "the next try", timeout=40)
+    assert 'engine = "auto"' in a["reason"]
+    assert fallen_back
+    daemon.edit(f"{A}{NEEDED}")
+    wait_for(lambda: engines(daemon) == ["io_uring"], "it to be had again")
+    assert flows(triangle)

@@ -165,12 +165,15 @@ def test_gre(triangle: Triangle, remote: str) -> None:
 
 
 def test_io_uring_that_is_switched_off(triangle: Triangle) -> None:
-    """The rule says which sysctl, and doctor gives the line."""
+    """The rule runs without, and doctor gives the line; who asks for it is told which sysctl."""
     if not DISABLED.exists() or DISABLED.read_text().strip() != "2":
         pytest.skip(f"needs a machine with 2 in {DISABLED}: `make test-kernels KERNEL=no-io_uring`")
-    daemon = triangle.lab.mcrd(
-        triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"), ready=False
-    )
+    a = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000")
+    daemon = triangle.lab.mcrd(triangle.relay, a)
+    wait_for(partial(all_active, daemon), "the rule to be active")
+    assert relayed((triangle.source, "s0", "239.1.1.1"), (triangle.sink, "k0", "239.2.2.2"))
+    assert [worker["engine"] for worker in daemon.status()["workers"]] == ["poll"]
+    daemon.edit(a + '[daemon]\nengine = "io_uring"\n')
     wait_for(lambda: daemon.rules()["a"]["state"] == "failed", "the rule to fail")
     assert "kernel.io_uring_disabled" in daemon.rules()["a"]["reason"]
     done = daemon.ctl("doctor", check=False)

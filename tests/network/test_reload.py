@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,24 @@ def test_diff_says_what_a_reload_would_do_and_does_not_do_it(triangle: Triangle)
     assert json.loads(daemon.ctl("reload", "--json").stdout)["added"] == ["b"]
     assert names(daemon) == {"a", "b"}
     assert daemon.ctl("diff").stdout.splitlines() == ["= 2 unchanged"]
+
+
+def test_another_engine_loses_nothing(triangle: Triangle) -> None:
+    """Workers are replaced on their rings, while packets arrive."""
+    tables = {name: f'[daemon]\nengine = "{name}"\n' for name in ("io_uring", "poll")}
+    daemon = triangle.lab.mcrd(triangle.relay, tables["io_uring"] + A)
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000, expect=20_000)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, count=20_000, rate=5000)
+    for name in ("poll", "io_uring"):
+        daemon.edit(tables[name] + A)
+        wait_for(partial(_has, daemon, name), f"workers with {name}")
+    stream.result()
+    assert received.result()["lost"] == 0
+    assert daemon.stats()["rules"]["a"]["received"]["packets"] == 20_000
+
+
+def _has(daemon: Mcrd, engine: str) -> bool:
+    return [worker["engine"] for worker in daemon.status()["workers"]] == [engine]
 
 
 def test_a_broken_file_changes_nothing_and_says_where(triangle: Triangle) -> None:

@@ -81,6 +81,7 @@ def test_the_same_as_mcrgen_sees_it(triangle: Triangle) -> None:
     assert perfect(received.result(), 75_000)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_fan_out_to_three(fork: Fork) -> None:
     fork.lab.mcrd(
         fork.relay,

@@ -585,4 +585,9 @@ ALONE: dict[str, Callable[[Inside], None]] = {
 }
 """Those that each need a worker of their own."""
 
+WITHOUT_RING = [
+    name for name in ALONE if not name.startswith(("io_uring flag", "io_uring S", "io_uring W"))
+]
+"""Those that a worker without an io_uring can make: the others would not even find one."""
+
 ALL = {**ALONE, **IN_A_ROW}

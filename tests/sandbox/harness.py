@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab import Lab, build_triangle, wait_for
-from tests.sandbox.attempts import ALONE, IN_A_ROW
+from tests.sandbox.attempts import ALONE, IN_A_ROW, WITHOUT_RING
 
 if TYPE_CHECKING:
     from tests.lab import Host, Triangle
@@ -152,12 +152,16 @@ def try_all(
     off: Sequence[str] = (),
     attempts: Sequence[Sequence[str]] | None = None,
     uid: int = 0,
+    engine: str = "io_uring",
 ) -> Seen:
     """Makes attempts with these layers switched off; `uid` is the supervisor's."""
+    if attempts is None:
+        attempts = every() if engine == "io_uring" else [[name] for name in WITHOUT_RING]
     spec = {
         "helper": str(helper),
         "off": list(off),
-        "attempts": list(every() if attempts is None else attempts),
+        "engine": engine,
+        "attempts": list(attempts),
     }
     user = with_net_raw(uid) if uid else ()
     seen = Seen()

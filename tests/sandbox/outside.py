@@ -1,8 +1,8 @@
 """The supervisor of workers with somebody in them: starts one for each attempt.
 
 Runs in the relay's network namespace, as root or as somebody with CAP_NET_RAW alone. Its argument
-is a JSON object: `helper`, `off`, and `attempts`, a list of lists: each inner list is for one
-worker. Prints a JSON object for each attempt: `attempt`, `outcome` ("through", "refused",
+is a JSON object: `helper`, `off`, `engine`, and `attempts`, a list of lists: each inner list is for
+one worker. Prints a JSON object for each attempt: `attempt`, `outcome` ("through", "refused",
 "killed"), and `how`.
 """
 
@@ -42,7 +42,7 @@ async def attempt(spec: dict[str, Any], names: Sequence[str], log: Path) -> None
     segment = Segment()
     inner = json.dumps({**spec, "attempts": names})
     process.PROGRAM = ("-c", PROGRAM + "inside.run(sys.argv[1])", inner)
-    bench = Bench("r0", Worker(ingress), ring, segment)
+    bench = Bench("r0", Worker(ingress, engine=spec["engine"]), ring, segment)
     pid = bench.process.pid
     try:
         await bench.start()

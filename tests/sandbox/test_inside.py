@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.sandbox import harness
-from tests.sandbox.attempts import ALL, ATTEMPTS, OF_THE_LOOP
+from tests.sandbox.attempts import ALL, ATTEMPTS, OF_THE_LOOP, WITHOUT_RING
 from tests.sandbox.harness import NEEDED, SWITCHES, Outcome, Seen, try_all
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ def as_stranger(network: tuple[Triangle, Path]) -> Seen:
 
 
 @pytest.fixture(scope="module")
+def polling(network: tuple[Triangle, Path]) -> Seen:
+    """All attempts, in a worker that waits with ppoll; with a supervisor that is root."""
+    return try_all(*network, engine="poll")
+
+
+@pytest.fixture(scope="module")
 def without(network: tuple[Triangle, Path]) -> Seen:
     """All attempts as root, with every layer switched off: they do what they say."""
     return try_all(*network, EVERYTHING)
@@ -63,6 +69,11 @@ def test_refused_unprivileged(as_stranger: Seen, attempt: str) -> None:
     assert as_stranger.outcomes[attempt].refused, as_stranger.errors
 
 
+@pytest.mark.parametrize("attempt", WITHOUT_RING)
+def test_refused_without_a_ring(polling: Seen, attempt: str) -> None:
+    assert polling.outcomes[attempt].refused, polling.errors
+
+
 @pytest.mark.parametrize("number", [n for n in OPERATIONS_OF_61 if n not in OF_THE_LOOP])
 def test_io_uring_refuses_an_operation_for_what_it_is(
     as_root: Seen, as_stranger: Seen, number: int
@@ -72,13 +83,16 @@ def test_io_uring_refuses_an_operation_for_what_it_is(
     assert as_root.outcomes[name] == as_stranger.outcomes[name] == Outcome("refused", "EACCES")
 
 
-def test_nothing_left_the_host(as_root: Seen, as_stranger: Seen) -> None:
+def test_nothing_left_the_host(as_root: Seen, as_stranger: Seen, polling: Seen) -> None:
+    assert polling.frames == []
     assert as_root.frames == []
     assert as_stranger.frames == []
 
 
-def test_who_is_killed_says_by_which_system_call(as_root: Seen, as_stranger: Seen) -> None:
-    for seen in (as_root, as_stranger):
+def test_who_is_killed_says_by_which_system_call(
+    as_root: Seen, as_stranger: Seen, polling: Seen
+) -> None:
+    for seen in (as_root, as_stranger, polling):
         said = [o.how for o in seen.outcomes.values() if o.outcome == "killed"]
         assert len(said) > 50
         line = r"worker of r0 \(pid \d+\): the sandbox forbids the system call [a-z]\w+ \(\d+\)"

@@ -163,10 +163,13 @@ def test_the_daemon_s_own_settings() -> None:
 
 
 def test_where_the_metrics_are_and_what_the_sandbox_costs() -> None:
-    other = Config(metrics=Metrics("127.0.0.1:9464"), daemon=Daemon(sandbox="strict", loss=0.01))
+    other = Config(
+        metrics=Metrics("127.0.0.1:9464"), daemon=Daemon(sandbox="strict", loss=0.01, engine="poll")
+    )
     assert changes(Config(), other).text == [
         "~ daemon.sandbox default -> strict (all workers are replaced; packets wait in the rings)",
         "~ daemon.loss 0.001 -> 0.01",
+        "~ daemon.engine auto -> poll (all workers are replaced; packets wait in the rings)",
         "~ metrics.listen none -> 127.0.0.1:9464",
         "= 0 unchanged",
     ]

@@ -121,9 +121,18 @@ def test_the_version_of_the_kernel(host: MakeHost, release: str, verdict: str, l
     ],
 )
 def test_io_uring(host: MakeHost, files: dict[str, str], error: int, verdict: str) -> None:
-    found = kernel.io_uring(host(files), Running(), kernel.Uring(error))
+    found = kernel.io_uring(host(files), Running(), kernel.Uring(error), "io_uring")
     assert found.verdict == verdict
     assert bool(found.remedy) == (verdict != "ok")
+
+
+@pytest.mark.parametrize(("engine", "better"), [("auto", True), ("poll", False)])
+def test_rules_run_without_io_uring(host: MakeHost, engine: str, better: bool) -> None:
+    made = host({"kernel.io_uring_disabled": "2"})
+    workers = [{"interface": "r0", "pid": 4243, "layers": ["uid"], "engine": "poll"}]
+    found = kernel.io_uring(made, running(workers=workers), kernel.Uring(errno.EPERM), engine)
+    assert (found.verdict, bool(found.remedy)) == ("ok", better)
+    assert found.value.endswith("; the engine of the workers: poll")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +142,7 @@ def test_io_uring_for_a_group(host: MakeHost, groups: str | None, verdict: str) 
     made = host({"kernel.io_uring_disabled": "1", "kernel.io_uring_group": "996"})
     if groups is not None:
         host({"proc/4243/status": f"Name:\tmcrd\nGid:\t995\t995\t995\t995\nGroups:\t{groups}\n"})
-    assert kernel.io_uring(made, running(), kernel.Uring(0)).verdict == verdict
+    assert kernel.io_uring(made, running(), kernel.Uring(0), "io_uring").verdict == verdict
 
 
 def test_packet_sockets() -> None:

@@ -40,6 +40,8 @@ st.register_type_strategy(
         sequence=NUMBERS,
         held=st.lists(WORDS, max_size=3),
         missing=st.dictionaries(WORDS, WORDS, max_size=3),
+        engine=st.sampled_from(["io_uring", "poll"]),
+        refused=WORDS,
     ),
 )
 st.register_type_strategy(
