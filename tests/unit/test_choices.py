@@ -176,7 +176,7 @@ def test_in_words() -> None:
     stats = msgspec.convert({"rules": {"a": {"outputs": [output]}}}, counters.Stats)
     assert (
         "    sent 1 packets, 0 bytes to r1 10.2.0.9:162; skipped: 3 not_wanted (not from its"
-        " sources), 9 not_sampled (not in its sample)" in text.stats(stats)
+        " sources, or nobody has joined), 9 not_sampled (not in its sample)" in text.stats(stats)
     )
     chosen = {"interface": "r1", "address": "10.2.0.9", "port": 162, "exclude": ["10.1.0.1"]}
     taken = {"sources": ["10.1.0.2/32", "10.3.0.0/16"]}
