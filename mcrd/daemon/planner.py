@@ -117,10 +117,15 @@ class Planner:
                 log.warning("%s", warning)
         self._names.look(new, self.links.now, anew=True)
         self.routes.watch(self._unanswered.watch(new))
-        outputs = (output for rule in new.rules.values() for output in rule.outputs)
-        self.estate.holdings.queriers.about([o.address for o in outputs if o.when])
+        self._listen(also_old=True)
         self._needs.keep(new.rules)
         self.estate.forget(new, self.links.now)
+
+    def _listen(self, *, also_old: bool) -> None:
+        """For what outputs wait for; workers go by what they waited for until they have the new."""
+        outputs = (output for rule in self.config.rules.values() for output in rule.outputs)
+        groups = frozenset(output.address for output in outputs if output.when)
+        self.estate.holdings.queriers.about(groups, also_old=also_old)
 
     def _look_at_interfaces(self) -> None:
         """At what patterns and names stand for now."""
@@ -163,6 +168,7 @@ class Planner:
             log.warning(text, ROUNDS, UNSETTLED)
             asyncio.get_running_loop().call_later(UNSETTLED, self.woken.set)
         estate.holdings.admit(self._names.networks, also_old=False)
+        self._listen(also_old=False)
         estate.end_retired()
         merged = names.merging(self.config, self.links.now)
         estate.handover.is_due |= estate.holdings.merging.want(merged)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 
 from mcrd import looks
@@ -41,6 +41,7 @@ class Queriers(dict[Querying, "Asking"]):
 
     def __init__(self) -> None:
         super().__init__()
+        self._about = frozenset[object]()
         self._interests = self._reserved = Interests()
         self._inherited: dict[tuple[int, int], dict[Address, Group]] = {}
         self.listeners = NOBODY
@@ -75,8 +76,12 @@ class Queriers(dict[Querying, "Asking"]):
         group.hold(time.monotonic() + times.query + times.response)
         self._inherited.setdefault((index, group.address.version), {})[group.address] = group
 
-    def about(self, groups: Collection[object]) -> None:
-        """Outputs are interested in these groups and ranges."""
+    def about(self, groups: frozenset[object], *, also_old: bool = False) -> None:
+        """Outputs are interested in these groups and ranges, and maybe in those before."""
+        groups |= self._about if also_old else frozenset()
+        if groups == self._about:
+            return
+        self._about = groups
         self._interests = Interests(groups)
         self._reserved = Interests(groups, RESERVED_AT_MOST)
         for asking in self.values():
