@@ -16,7 +16,7 @@ from mcrd.lanes.channel import Answer, WorkerError, unheard
 from mcrd.lanes.hostile import ProtocolError
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import MemberSockets, Wanted
-from mcrd.lanes.orders import is_fit, kept, match_of, may_have, place_of, runs_of
+from mcrd.lanes.orders import is_fit, kept, match_of, may_have, members_of, place_of, runs_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
@@ -207,13 +207,15 @@ class Lane:
             future = process.request(messages.AddRule, slot, match, outputs)
             stay = self.members.rests(key.rule)
         else:
-            same = kept(before, relay)
-            future = process.request(messages.ReplaceRule, slot, match, outputs, same)
-            stay = bool(same)
+            which = kept(before, relay)
+            future = process.request(messages.ReplaceRule, slot, match, outputs, which)
+            stay = bool(which)
             if not stay:
                 self.members.end(process, key.rule)
         if stay and not future.done():  # or it was not even sent
-            self.members.keep(process, key.rule, relay, self._announce)
+            had = members_of(before) if before is not None else ()
+            same = set(had).issuperset(members_of(relay))
+            self.members.keep(process, key.rule, relay, self._announce, same=same)
         return future
 
     def remove(self, key: RelayKey) -> Answer | None:

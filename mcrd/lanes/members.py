@@ -41,6 +41,8 @@ COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
 ENDS_AFTER = 1200.0
 LOOKED_AT = 64  # members in one look
 
+Announce = Callable[[], None]
+
 log = logging.getLogger(__name__)
 
 
@@ -118,9 +120,7 @@ class MemberSockets:
                 self._close(process, key)
         self._resting.clear()
 
-    def open(
-        self, process: WorkerProcess, wanted: Sequence[Wanted], announce: Callable[[], None]
-    ) -> None:
+    def open(self, process: WorkerProcess, wanted: Sequence[Wanted], announce: Announce) -> None:
         """Open sockets of members, and tell the worker, or tell it that there are none.
 
         `announce` is called when own() has grown, before anything is sent from there.
@@ -193,12 +193,13 @@ class MemberSockets:
         return True
 
     def keep(
-        self, process: WorkerProcess, rule: str, relay: Relay, announce: Callable[[], None]
+        self, process: WorkerProcess, rule: str, relay: Relay, announce: Announce, *, same: bool
     ) -> None:
         """The worker has kept a rule's members: they get what they lack in its new form.
 
-        What is in both forms stays as it is; a new worker hears of all that rest. `announce` is
-        called when own() has grown, before anything is sent from there.
+        Sockets of both forms stay open. The worker hears of members that rest, of those whose
+        sockets change, and, unless all outputs are the `same` as before, of the others.
+        `announce` is called when own() has grown, before anything is sent from there.
         """
         outputs = members_of(relay)
         resting = self._resting.pop(rule, set())
@@ -234,7 +235,7 @@ class MemberSockets:
                 for one in opened:
                     before.pop(one, None)
                 member.sockets |= opened
-            if resting or not member.sockets:
+            if resting or not same or not member.sockets:
                 changed[key] = None
             gone |= before
         self._own.update(_own(new))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from ipaddress import ip_address, ip_network
 
@@ -174,12 +175,16 @@ def kept(before: Relay, relay: Relay) -> list[int | None]:
     """Of each output that goes by member, which of those before it was; [] when no member stays.
 
     One whose way has moved is the same: its sockets send over the new one too, until others come.
+    So is one with another `when`, until the worker is told which of its members may send.
     """
     old, new = members_of(before), members_of(relay)
-    known = {output: at for at, output in enumerate(old)}
+    known = {replace(output, when=False): at for at, output in enumerate(old)}
     moved = {output.target: at for at, output in enumerate(old) if output.sending.routed}
     found = [
-        known.get(output, moved.get(output.target) if output.sending.routed else None)
+        known.get(
+            replace(output, when=False),
+            moved.get(output.target) if output.sending.routed else None,
+        )
         for output in new
     ]
     if before.by_source != relay.by_source or all(at is None for at in found):

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import json
+from itertools import count
+from operator import sub
 from typing import TYPE_CHECKING, Any
 
 from tests.lab import wait_for
+from tests.lab.datagrams import sender
 from tests.lab.rules import rule
 
 if TYPE_CHECKING:
@@ -157,3 +160,50 @@ def test_other_keys_of_the_interface_forget_no_member(lab: Lab) -> None:
     wait_for(lambda: sent(daemon) == [total], "all to be sent")
     got = received.stop()
     assert (got["unique"], got["lost"]) == (total, 0)
+
+
+def test_members_send_on_when_an_output_gets_when_or_loses_it(lab: Lab) -> None:
+    source, relay, one, two = lab.hosts("source", "relay", "one", "two")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], one, "k0", ["10.2.0.9/24"])
+    lab.link(relay, "r2", ["10.3.0.5/24"], two, "k0", ["10.3.0.9/24"])
+
+    def form(first: str, second: str) -> str:
+        to = f"r1 238.0.0.0/8 6000-6001 {first}", f"r2 238.0.0.0/8 6000-6001 {second}"
+        return rule("a", "r0 239.0.0.0/8 5000-5001", *to) + ASKS
+
+    daemon = lab.mcrd(relay, form("ttl=2", "ttl=2"))
+    received = [host.receive("k0", "238.0.1.7", 6000) for host in (one, two)]
+    for interface in ("r1", "r2"):
+        wait_for(lambda: wants(daemon, interface, "238.0.1.7"), "the join to be heard")  # noqa: B023
+    stream = source.start_send("s0", "239.0.1.7", 5000, rate=1000, size=100)
+    # Nobody joins this one.
+    with sender(source, "s0") as sock:
+
+        def not_wanted() -> list[bool]:
+            """Of which outputs a packet of that group is not wanted."""
+            before = [each["not_wanted"] for each in outputs(daemon)]
+            sock.sendto(b"%d" % next(numbers), ("239.9.9.9", 5001))
+            went = sent(daemon)
+            wait_for(lambda: min(map(sub, sent(daemon), went)) > 100, "the stream to flow on")
+            return [each["not_wanted"] > n for each, n in zip(outputs(daemon), before, strict=True)]
+
+        numbers = count()
+        assert not_wanted() == [False, False]
+        for forms, closed in (
+            (("ttl=2", WHEN), [False, True]),
+            ((WHEN, "ttl=2"), [True, False]),
+            ((WHEN, WHEN), [True, True]),
+            (("ttl=2", "ttl=2"), [False, False]),
+        ):
+            applied = daemon.log().count("plan applied")
+            daemon.edit(form(*forms))
+            wait_for(lambda: daemon.log().count("plan applied") > applied, "the reload")  # noqa: B023
+            wait_for(lambda: not_wanted() == closed, f"{forms} to hold")  # noqa: B023
+    total = stream.stop()["sent"]
+    others = next(numbers)
+    wait_for(lambda: settled(daemon) == 2 * [total + others], "all to be in a counter")
+    for each in received:
+        got = each.stop()
+        assert (got["unique"], got["lost"]) == (total, 0)
+    assert [each["new_member"] for each in outputs(daemon)] == [0, 0]
