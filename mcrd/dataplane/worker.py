@@ -16,21 +16,25 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.dataplane.sandbox import Sandbox
+from mcrd.dataplane.structs import (
+    RefusedError,
+    endpoint_of,
+    match_of,
+    member_of,
+    outputs_of,
+    place_of,
+    said_by,
+)
 
 CHANNEL, STDERR = 0, 2
 LINE = 900  # bytes
 NOT_ALLOWED = frozenset((-errno.EPERM, -errno.EACCES, -errno.ENOSYS))
 PASSING = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 TRIES, PAUSE = 20, 0.05  # of what may pass, and seconds between two
-
-
-class RefusedError(Exception):
-    """A request that cannot be carried out, and why."""
 
 
 def _check(result: int, what: str) -> None:
@@ -40,111 +44,12 @@ def _check(result: int, what: str) -> None:
         )
 
 
-def _endpoint(endpoint: messages.Endpoint) -> Any:
-    if len(endpoint.address) not in (4, 16) or not 0 <= endpoint.port <= 65535:
-        raise RefusedError(f"not an endpoint: {endpoint}")
-    made = ffi.new("struct endpoint *")
-    made.address[0 : len(endpoint.address)] = endpoint.address
-    made.port = endpoint.port
-    made.family = 6 if len(endpoint.address) == 16 else 4
-    return made
-
-
-def _place(place: int | None) -> int:
-    if place == messages.NOWHERE:
-        return int(lib.MCRD_NOWHERE)
-    if place == messages.UNWANTED:
-        return int(lib.MCRD_UNWANTED)
-    return int(lib.MCRD_BY_MEMBER) if place is None else place
-
-
-def _leg(leg: messages.Merge) -> tuple[int, ...]:
-    return leg.stream, leg.delay, leg.offset, leg.by, leg.leg, leg.bytes, leg.little
-
-
-def _match(match: messages.Match) -> tuple[object, object]:
-    made = ffi.new("struct rule_match *")
-    made.first = _endpoint(match.first)[0]
-    made.bits = match.bits
-    made.last_port = match.last_port
-    made.protocol = match.protocol
-    made.by_source = match.by_source
-    made.vlan = match.vlan
-    made.interface = match.interface
-    made.standby = match.standby
-    made.backlog = match.backlog
-    made.packets_per_second = match.limit
-    made.source_count = len(match.sources)
-    made.exclude_count = len(match.exclude)
-    made.dedupe = match.dedupe
-    made.also_count = len(match.also)
-    if match.inspect is not None:
-        found = match.inspect
-        made.inspect = (found.offset, found.format, found.bytes, found.little)
-    if match.merge is not None:
-        made.merge = _leg(match.merge)
-    if match.switches is not None:
-        wanted = match.switches
-        made.switches = (_leg(wanted.copies), wanted.silence, wanted.back, wanted.chosen)
-    size = len(match.first.address)
-    further = [messages.Network(address, 8 * size) for address in match.also]
-    listed = (*match.sources, *match.exclude, *further)
-    networks = ffi.new("struct network[]", len(listed))
-    for at, network in enumerate(listed):
-        if len(network.address) != size or not 0 <= network.bits <= 8 * size:
-            raise RefusedError(f"not a network of the rule's family: {network}")
-        networks[at].address[0:size] = network.address
-        networks[at].bits = network.bits
-    if not 0 <= match.bits <= 8 * size or match.last_port < match.first.port:
-        raise RefusedError(f"not a range: {match}")
-    return made, networks
-
-
-def _outputs(given: Sequence[messages.RuleOutput], size: int) -> tuple[Any, object]:
-    """Outputs, and the runs of sources of all of them, whose addresses have `size` bytes."""
-    made = ffi.new(
-        "struct rule_output[]",
-        [
-            (
-                _place(output.place),
-                output.counters,
-                output.limit,
-                output.sample,
-                len(output.sources),
-            )
-            for output in given
-        ],
-    )
-    listed = [run for output in given for run in output.sources]
-    runs = ffi.new("struct source_run[]", len(listed))
-    for at, run in enumerate(listed):
-        if not size == len(run.first) == len(run.last) or run.first > run.last:
-            raise RefusedError(f"not sources of the rule's family: {run}")
-        runs[at].first[0:size] = run.first
-        runs[at].last[0:size] = run.last
-    return made, runs
-
-
-def _member(member: messages.MemberKey) -> object:
-    made = ffi.new("struct member_key *")
-    made.slot = member.slot
-    made.destination = _endpoint(member.destination)[0]
-    if member.source is not None:
-        made.source = _endpoint(member.source)[0]
-    return made
-
-
-def _said(endpoint: Any) -> messages.Endpoint:
-    size = 16 if endpoint.family == 6 else 4
-    return messages.Endpoint(bytes(endpoint.address[0:size]), endpoint.port)
-
-
 def _wanted(worker: object) -> list[messages.MemberKey]:
     key = ffi.new("struct member_key *")
     members = []
     while lib.worker_next_wanted(worker, key):
-        source = _said(key.source) if key.source.family else None
-        members.append(messages.MemberKey(key.slot, _said(key.destination), source))
+        source = said_by(key.source) if key.source.family else None
+        members.append(messages.MemberKey(key.slot, said_by(key.destination), source))
     return members
 
 
@@ -259,10 +164,10 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
             for place in places:
                 _check(lib.worker_set_socket(worker, place, -1), f"socket {place}")
         case messages.AddRule() | messages.ReplaceRule():
-            match, networks = _match(request.match)
-            outputs, runs = _outputs(request.outputs, len(request.match.first.address))
+            match, networks = match_of(request.match)
+            outputs, runs = outputs_of(request.outputs, len(request.match.first.address))
             kept = request.kept if isinstance(request, messages.ReplaceRule) else []
-            before = ffi.new("uint32_t[]", [_place(which) for which in kept])
+            before = ffi.new("uint32_t[]", [place_of(which) for which in kept])
             result = lib.worker_put_rule(
                 worker,
                 request.slot,
@@ -279,11 +184,11 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
                 raise RefusedError(f"{most}: no delay, or other interfaces")
             _check(result, "rule")
         case messages.AddMember(member=member, last_used=last_used, places=places):
-            sockets = ffi.new("uint32_t[]", [_place(place) for place in places])
-            key = _member(member)
+            sockets = ffi.new("uint32_t[]", [place_of(place) for place in places])
+            key = member_of(member)
             _check(lib.worker_put_member(worker, key, last_used, sockets, len(places)), "member")
         case messages.RemoveMember(member=member):
-            _check(lib.worker_remove_member(worker, _member(member)), "member")
+            _check(lib.worker_remove_member(worker, member_of(member)), "member")
         case messages.Listen(place=place, to=to, counters=counters, last_used=last_used):
             _check_places(worker, (place, to))
             within = request.within * 1_000_000
@@ -291,13 +196,13 @@ def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) 
             _check(lib.worker_listen(worker, place, to, *rest), "answers")
         case messages.Answerer(place=place, who=who, to=to):
             nobody = ffi.new("struct endpoint *")
-            them = _endpoint(who) if who is not None else nobody
-            _check(lib.worker_tell_answerer(worker, place, them, _place(to)), "answers")
+            them = endpoint_of(who) if who is not None else nobody
+            _check(lib.worker_tell_answerer(worker, place, them, place_of(to)), "answers")
         case messages.RemoveRule(slot=slot):
             _check(lib.worker_remove_rule(worker, slot), f"rule {slot}")
         case messages.AddOwn(sources=sources) | messages.RemoveOwn(sources=sources):
             add = isinstance(request, messages.AddOwn)
-            for endpoint in [_endpoint(source) for source in sources]:
+            for endpoint in [endpoint_of(source) for source in sources]:
                 _check(lib.worker_own(worker, endpoint, add), "own source")
         case messages.Initialize():
             raise RefusedError("already initialized")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from mcrd.dataplane._dataplane import ffi
 
 from mcrd.dataplane import messages, sandbox, worker
+from mcrd.dataplane.structs import RefusedError
 from tests.sandbox.attempts import ALL, OF_THE_SUPERVISOR, Inside
 
 KNOWN = {**ALL, **OF_THE_SUPERVISOR}
@@ -50,7 +51,7 @@ def run(argument: str) -> None:
             attempt(Inside(int(ffi.cast("uintptr_t", within)), parent, helper))
         except OSError as error:
             number = error.errno or 0
-            raise worker.RefusedError(errno.errorcode.get(number, str(number))) from None
+            raise RefusedError(errno.errorcode.get(number, str(number))) from None
 
     def keep(_: Sequence[int]) -> None:
         pass
