@@ -193,6 +193,8 @@ def stats(answer: counters.Stats) -> Iterator[str]:
         yield from _rate(rule.rate, "        ")
         if rule.inspect is not None:
             yield from (f"    {line}" for line in inspected(rule.inspect))
+        if rule.backlog is not None:
+            yield f"    keeps {counted(rule.backlog, 'packet')} while it stands by"
         if rule.merge is not None:
             yield f"    merged: {merged(rule.merge)}"
         for fault in rule.leg_faults:

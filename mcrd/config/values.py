@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from mcrd.config.problems import described, quoted
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, HostName, Network, PortRange
 
-OWN_ADDRESSES: Final = "the address of a host, or an array of up to 16 of them"
+OWN_ADDRESSES: Final = "the address of a host, or an array of 1 to 16 of them"
 _OWN_AT_MOST: Final = 16
 _OF_OWN: Final = ("the address of a host", "active_with", None)
 PORTS: Final = 'an integer from 1 to 65535 or a range such as "5000-5099"'
@@ -169,7 +169,11 @@ def own_addresses(value: object) -> tuple[Address, ...]:
     texts = [each for each in listed if isinstance(each, str)]
     if not texts or len(listed) > _OWN_AT_MOST or len(texts) < len(listed):
         raise _unfit(OWN_ADDRESSES, value)
-    return tuple(dict.fromkeys(host_address(each, *_OF_OWN) for each in texts))
+    found = tuple(dict.fromkeys(host_address(each, *_OF_OWN) for each in texts))
+    for each in found:
+        if each.is_loopback:
+            raise ValueError(f"expected an address that moves between hosts; every one has {each}")
+    return found
 
 
 def ports(value: object) -> int | PortRange:

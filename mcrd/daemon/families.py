@@ -113,6 +113,10 @@ def _is_active(rule_or_output: RuleCounts | OutputCounts) -> bool:
     return rule_or_output.state == "active"
 
 
+def _engine(worker: WorkerCounts) -> dict[str, int]:
+    return {worker.engine: 1} if worker.engine else {}
+
+
 def _routed(output: OutputCounts) -> dict[str, int]:
     by = output.interface_now
     return {by: 1} if by and output.interface is None else {}
@@ -255,7 +259,7 @@ FAMILIES = (
         "Workers on a ring that ended when they should not have."),
     Family("mcrd_worker_sandbox_missing_layers", Gauge, WORKER, lambda one: len(one.missing), None,
         "Layers of the sandbox that the worker is without."),
-    Family("mcrd_worker_engine", Gauge, WORKER, lambda one: {one.engine: 1}, "engine",
+    Family("mcrd_worker_engine", Gauge, WORKER, _engine, "engine",
         "1, with what the worker waits and sends with: io_uring or poll."),
     Family("mcrd_kernel_fragment_sets_lost", Counter, DAEMON, _fragments, "family",
         "Sets of fragments that never became a packet, of this host's whole network."),

@@ -74,7 +74,8 @@ def _is_news(at: int, output: OutputState, rule: RuleState, before: RuleState | 
     """Whether to say it: of an active rule alone, and not that all is well when it becomes so."""
     was = before.outputs[at] if before and at < len(before.outputs) else None
     return (
-        rule.state == "active"
+        rule.state in ("active", "standby")
+        and output.state != "standby"
         and (output != GOOD or bool(before and before.state == "active"))
         and (was is None or (was.state, was.reason) != (output.state, output.reason))
     )

@@ -52,9 +52,9 @@ def summary(states: Mapping[str, RuleState], errors: Sequence[str] = ()) -> str:
     trouble = [
         output
         for entry in states.values()
-        if entry.state == "active"
+        if entry.state in ("active", "standby")
         for output in entry.outputs
-        if output.state != "active"
+        if output.state not in ("active", "standby")
     ]
     if trouble:
         number = counted(len(trouble), "output")

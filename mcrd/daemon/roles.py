@@ -11,7 +11,7 @@ from mcrd.client import ControlError
 from mcrd.daemon import report
 from mcrd.events import tell
 from mcrd.model import Role, Rule, is_role
-from mcrd.planning.names import written
+from mcrd.planning.names import reflected, written
 from mcrd.planning.states import RuleState
 
 ALL = "all"
@@ -28,17 +28,21 @@ def wanted(role: object) -> Role | None:
 
 
 def meant(name: str, rules: Mapping[str, Rule]) -> list[str]:
-    """The rules that are meant. Raises ControlError."""
+    """The rules that are meant: one, those of a [reflect.NAME], or all. Raises ControlError."""
     if name == ALL and ALL not in rules:
-        found = [rule.name for rule in rules.values() if rule.active_with and rule.enabled]
-        if not found:
-            raise ControlError("no rule has active_with: see mcr.toml(5)")
-        return found
-    if name not in rules:
+        found = list(rules)
+    elif name in rules:
+        found = [name]
+    else:
+        found = [each for each in rules if reflected(each) == name]
+    if not found and name != ALL:
         raise ControlError(f"there is no rule {name!r}; `mcrctl rules` lists them")
-    if not rules[name].active_with or not rules[name].enabled:
+    chosen = [each for each in found if rules[each].active_with and rules[each].enabled]
+    if not chosen and name == ALL:
+        raise ControlError("no rule has active_with: see mcr.toml(5)")
+    if not chosen:
         raise ControlError(f"rules.{name} has no active_with, or is disabled: see mcr.toml(5)")
-    return [name]
+    return chosen
 
 
 def tell_choice(name: str, role: Role | None) -> None:
@@ -61,6 +65,7 @@ def outcome(rules: Collection[str], states: Mapping[str, RuleState]) -> Iterator
 
 
 def drop_choices(chosen: dict[str, Role], rules: Mapping[str, Rule]) -> None:
-    """Forget what was wanted of rules that are not there any more, or relay in any case."""
-    for name in [name for name in chosen if name not in rules or not rules[name].active_with]:
-        del chosen[name]
+    """Forget what was wanted of rules that are disabled or gone, or relay in any case."""
+    for name in list(chosen):
+        if name not in rules or not rules[name].active_with or not rules[name].enabled:
+            del chosen[name]

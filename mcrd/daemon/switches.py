@@ -165,7 +165,7 @@ def outcome(
         return
     yield f"rules.{name}: {called(leg)} is in use until `mcrctl use {name} auto`"
     state, last = states.get(leg.name), ledger.switch(leg.name).last
-    if state is not None and state.state != "active":
+    if state is not None and state.state not in ("active", "standby"):
         yield f"! it is {report.state(state)}; nothing is relayed meanwhile"
     elif leg.switch is not None and time.time() - last > leg.switch.silence:
         ago = f" for {_time(time.time() - last)}" if last else ""

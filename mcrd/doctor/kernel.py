@@ -96,7 +96,9 @@ def io_uring(host: Host, running: Running, tried: Uring, engine: str = "auto") -
     says that they need one.
     """
     found = _io_uring(host, running, tried)
-    used = sorted({worker.engine for worker in running.status.workers} if running.status else ())
+    used = sorted(
+        {worker.engine for worker in running.status.workers} - {""} if running.status else ()
+    )
     if any(used):
         found = replace(found, value=f"{found.value}; the engine of the workers: {', '.join(used)}")
     if engine == "poll":

@@ -155,9 +155,18 @@ class Evidence:
 
 
 def is_active(evidence: Evidence) -> bool:
-    """Whether the rule asks for packets now."""
+    """Whether the rule sends what comes now."""
+    return _state(evidence) == "active"
+
+
+def asks(evidence: Evidence) -> bool:
+    """Whether the rule asks for packets now, to send them or because it stands by."""
+    return _state(evidence) in ("active", "standby")
+
+
+def _state(evidence: Evidence) -> str | None:
     daemon = evidence.daemon
-    return daemon is not None and daemon.state is not None and daemon.state.state == "active"
+    return daemon.state.state if daemon is not None and daemon.state is not None else None
 
 
 def heard_on(evidence: Evidence, interface: str, version: int) -> Heard | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcrd.addresses import covers, destinations, first_address, is_asked_for
-from mcrd.explain.evidence import Answer, Evidence, Finding, ago, heard_on, is_active
+from mcrd.explain.evidence import Answer, Evidence, Finding, ago, asks, heard_on
 from mcrd.looks import Heard
 from mcrd.model import Address, Input
 from mcrd.observe.heard import QUERIER_AGE
@@ -59,7 +59,7 @@ def _host(evidence: Evidence, frames: bool) -> Finding:
 
 def _missed(evidence: Evidence, frames: bool) -> Answer:
     """The answer when something is missing: no, if the look saw that nothing arrives."""
-    return "no" if not frames and evidence.look is not None and is_active(evidence) else "note"
+    return "no" if not frames and evidence.look is not None and asks(evidence) else "note"
 
 
 def _joined(evidence: Evidence) -> Finding:
@@ -80,7 +80,7 @@ def _joined(evidence: Evidence) -> Finding:
         how = f"; an older querier made it {host.fallback}" if host.fallback else ""
         text = f"{what} is joined on {given.interface}{how}"
         return Finding("group", "joined", "yes", text)
-    if is_active(evidence):
+    if asks(evidence):
         first = missing[0] if many == 1 else f"{len(missing)} of {many} groups, as {missing[0]},"
         text = f"{first} is not joined on {given.interface}, although the rule is active"
         return Finding("group", "joined", "note", text, "the daemon's log says why")

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from mcrd.addresses import endpoint, first_address
 from mcrd.events import counted
-from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, is_active, some
+from mcrd.explain.evidence import TOLD, Answer, Evidence, Finding, asks, some
 from mcrd.explain.group import forgotten
 from mcrd.explain.taken import grown, is_slow
 from mcrd.looks import Kind, Look
@@ -40,7 +40,7 @@ def frames(evidence: Evidence) -> Iterator[Finding]:
         text = f"the rule received {count} packets meanwhile, but the look saw none"
         yield Finding("frames", "seen", "yes", text)
     flows = bool(found.good or count)
-    miss: Answer = "unknown" if is_slow(evidence) or not is_active(evidence) else "no"
+    miss: Answer = "unknown" if is_slow(evidence) or not asks(evidence) else "no"
     miss = "note" if flows else miss
     answered = False
     for topic in TOPICS:
@@ -79,7 +79,7 @@ def _nothing(
         " is the source on, its TTL more than 1, this the right interface; does the switch or"
         " router send it here?"
     )
-    if not is_active(evidence):
+    if not asks(evidence):
         return Finding("frames", "nothing", miss, f"{text}; the rule asks for nothing now")
     if evidence.rule.name not in evidence.stats().rules:
         return Finding("frames", "nothing", miss, text, remedy)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mcrd.counters import Stats
-from mcrd.explain.evidence import Evidence, Finding, is_active
+from mcrd.explain.evidence import Evidence, Finding, asks
 from mcrd.host.merging import WORTH_MERGING
 from mcrd.inspected import lost_before
 from mcrd.merged import MEANINGS, merged
@@ -49,7 +49,7 @@ def taken(evidence: Evidence) -> Iterator[Finding]:
         text = "no counters: no daemon was asked, or no rule"
         yield Finding("taken", "received", "unknown", text)
         return
-    if not is_active(evidence):
+    if not asks(evidence):
         yield Finding("taken", "received", "unknown", "the rule is not active: nothing is counted")
         return
     yield from _workers(rule.input.interface, daemon.before, daemon.after, daemon.stopped)

@@ -103,7 +103,7 @@ def wanted_of(output: Output, links: Mapping[str, Link], listeners: Listeners) -
     index, known = _joined(output, links, listeners)
     source = None
     if output.interface is not None and output.source != "keep":
-        source = source_of(output, links[output.interface])
+        source = output.source or source_of(output, links[output.interface])
     return [group for group in known if listeners[index, group].takes(source)]
 
 
@@ -135,7 +135,11 @@ def why_unwanted(output: Output, links: Mapping[str, Link], listeners: Listeners
     if not isinstance(output.address, IPv4Address | IPv6Address):
         return f"nobody on {name} has joined a group of {output.address}"
     _, known = _joined(output, links, listeners)
-    only = f" from {source_of(output, links[output.interface or ''])}" if known else ""
+    only = (
+        f" from {output.source or source_of(output, links[output.interface or ''])}"
+        if known
+        else ""
+    )
     return f"nobody on {name} has joined {output.address}{only}"
 
 

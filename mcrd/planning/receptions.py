@@ -60,7 +60,7 @@ def too_many(groups: Sequence[Address]) -> str:
     """Why some members of a range may get nothing: "" for no reason."""
     if len(groups) <= JOINED_AT_MOST:
         return ""
-    return f"{len(groups)} of its groups are wanted: {JOINED_AT_MOST} are joined, and no more"
+    return f"more than {JOINED_AT_MOST} of its groups are wanted: so many are joined, and no more"
 
 
 def _members(address: Address | Network) -> tuple[Address, ...] | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from typing import Literal, get_args
 
 from mcrd.model import Config, Rule
@@ -98,12 +98,12 @@ def _is_done(entry: Needs, outputs: int, actual: Actual) -> bool:
     )
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _active(doubts: tuple[str, ...]) -> RuleState:
     return RuleState("active", None, tuple(OutputState("active", why or None) for why in doubts))
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _standby(why: str, doubts: tuple[str, ...]) -> RuleState:
     return RuleState("standby", why, tuple(OutputState("standby", why) for _ in doubts))
 

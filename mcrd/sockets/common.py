@@ -11,9 +11,7 @@ import os
 import resource
 import socket
 import struct
-import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 from mcrd.model import Address
 from mcrd.planning.links import Protocol
@@ -27,7 +25,6 @@ SOL_PACKET = 263
 PACKET_STATISTICS = 6
 ETH_P_ALL = 3
 KEPT = 64  # descriptors that no output gets
-INDEX_KNOWN = 0.005  # seconds; thousands of sockets are opened at once
 
 # Classic BPF (linux/filter.h). Negative offsets read what the kernel knows of a frame.
 DROP_ALL: Sequence[Instruction] = ((0x06, 0, 0, 0),)
@@ -81,16 +78,11 @@ def packet_statistics(sock: socket.socket) -> tuple[int, int]:
 def check_index(interface: str, index: int) -> None:
     """Raise OSError if the name has gone to another interface since the plan was made."""
     try:
-        now = _index_of(interface, time.monotonic() // INDEX_KNOWN)
+        now = socket.if_nametoindex(interface)
     except OSError:  # without a number
         raise OSError(errno.ENODEV, f"{interface} has gone") from None
     if now != index:
         raise OSError(errno.ENODEV, f"{interface} is another interface now")
-
-
-@lru_cache(maxsize=16)
-def _index_of(interface: str, _when: float) -> int:
-    return socket.if_nametoindex(interface)
 
 
 def adds_up(data: bytes) -> bool:

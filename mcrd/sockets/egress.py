@@ -168,6 +168,8 @@ def _open_ear(egress: Egress) -> socket.socket:
     interface = None if everywhere else sending.interface
     with or_close(plain_socket(sending.protocol, egress.address, interface)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANSWERS_WAIT)
+        if sending.floating:
+            _bind_freely(sock, egress.address.version)
         sock.bind(socket_name(egress.source, 0, sending.index))
         return sock
 
@@ -183,9 +185,10 @@ def _from(egress: Egress, port: int) -> Egress:
 
 
 def _bind_freely(sock: socket.socket, version: int) -> None:
-    """Let it bind to an address of a VRF, which bind() seeks there for sockets of the VRF alone.
+    """Let it bind to an address that the host does not have yet, or to one of a VRF.
 
-    Bound to the interface, it would send by the routes of the VRF, not by those that led there.
+    bind() seeks the latter there for sockets of the VRF alone. Bound to the interface, it would
+    send by the routes of the VRF, not by those that led there.
     """
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)

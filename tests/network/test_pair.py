@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ def test_a_rule_stands_by_until_this_host_has_the_address(triangle: Triangle) ->
     assert counted(daemon) == {"relayed": 0, "standby": 200, "sent": 0}
     (interface,) = daemon.stats()["interfaces"].values()
     assert interface["dropped"]["standby"] == 200
+    # Also here it says whether the stream comes.
+    explained = daemon.ctl("explain", "a", "--seconds", "0.2", "--json", check=False).stdout
+    (missed,) = (each for each in json.loads(explained)["findings"] if each["stage"] == "frames")
+    assert (missed["topic"], missed["answer"]) == ("nothing", "no")
 
     # It starts with the next packet: all is open, also what sends from that address.
     workers = [worker["pid"] for worker in daemon.status()["workers"]]

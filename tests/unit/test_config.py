@@ -1658,12 +1658,13 @@ def test_wrong_standby(given: str, output: str, more: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("7", "expected the address of a host, or an array of up to 16 of them, got 7"),
-        ("[]", "expected the address of a host, or an array of up to 16 of them, got an array"),
-        ('["10.0.0.1", 7]', "expected the address of a host, or an array of up to 16 of them"),
+        ("7", "expected the address of a host, or an array of 1 to 16 of them, got 7"),
+        ("[]", "expected the address of a host, or an array of 1 to 16 of them, got an array"),
+        ('["10.0.0.1", 7]', "expected the address of a host, or an array of 1 to 16 of them"),
         ('"10.0.0.0/24"', 'expected the address of a host, got "10.0.0.0/24"'),
         ('["239.1.1.1"]', "expected the address of a host, got the group 239.1.1.1"),
         ('"vip"', 'expected the address of a host, got "vip"'),
+        ('"127.0.0.1"', "expected an address that moves between hosts; every one has 127.0.0.1"),
     ],
 )
 def test_wrong_active_with(text: str, said: str) -> None:
