@@ -49,9 +49,8 @@ def _check_standby(rule: FoundRule) -> None:
     outputs = [output for output in fields.get("outputs", ()) if isinstance(output, dict)]
     if any(output.get("source") == "keep" or output.get("replies") for output in outputs):
         report.key(path, 'is for a rule without source = "keep" and replies')
-    merge = fields.get("merge")
-    if isinstance(merge, dict) and merge.get("delay"):
-        report.key(path, "is for a rule whose merge has no delay")
+    if fields.get("inputs") is not None:
+        report.key(path, "is for a rule with one input")
 
 
 def _check_merge(rule: FoundRule) -> None:

@@ -99,8 +99,9 @@ class Oracle:
         if 0 <= ahead < self._window:
             if ahead >= NEAR and self._follows_stray(number, stream):
                 return self._anew_after_stray(number, name, now, stream)
+            self._late = 0
             if ahead < NEAR:
-                self._late, self._stray = 0, None
+                self._stray = None
                 self._in_turn = self._in_turn or ahead == 0
             self._waits[number] = Waits(name, now)
             return self._ready() if ahead == 0 else []
@@ -116,8 +117,10 @@ class Oracle:
             lowest = min(self._waits)
             if self._is_stray(first):
                 self._stray = self._stream or 0, first + 1
+                self._in_turn = False
                 left.append(self._waits.pop(first).name)
             elif self._is_stray(lowest):
+                self._in_turn = False
                 left.append(self._waits.pop(lowest).name)
             else:
                 self._in_turn = False
@@ -150,7 +153,7 @@ class Oracle:
     def _anew(self, number: int, name: int, stream: int) -> list[int]:
         left = self._flush()
         self._stream, self._due = stream, number + 1
-        self._late, self._in_turn, self._stray = 0, True, None
+        self._late, self._in_turn, self._stray = 0, False, None
         self._known = min(BEFORE, self._window // 4) + 1
         self._fate = {number: True}
         return [*left, name]
@@ -274,12 +277,13 @@ def test_a_stray_makes_nothing_late(
     assert [n for n in left if 0 <= n < count] == list(range(count))
 
 
-def test_numbers_that_count_by_more_than_one(library: tuple[FFI, Any]) -> None:
+@pytest.mark.parametrize("step", [2, 33, 40, 100, 1316])
+def test_numbers_that_count_by_more_than_one(library: tuple[FFI, Any], step: int) -> None:
     """They wait for what never comes, and leave in order all the same."""
     order, left = Order(library, 50, 32), list[int]()
     for n in range(2000):
         swapped = n ^ 1
-        left += order.expire(n * 10) + order.give(1316 * swapped, swapped, n * 10)
+        left += order.expire(n * 10) + order.give(step * swapped, swapped, n * 10)
     left += order.expire(10**9)
     assert left[2:] == list(range(2, 2000))
 

@@ -105,7 +105,9 @@ def nothing_else_is_lost(triangle: Triangle, daemon: Mcrd) -> Iterator[None]:
     assert (result["unique"], result["lost"], result["duplicated"]) == (COUNT, 0, 0)
     found = daemon.stats()
     assert [each["pid"] for each in found["workers"]] == before
-    assert not any(found["interfaces"]["r0"]["dropped"].values())
+    dropped = found["interfaces"]["r0"]["dropped"]
+    del dropped["unmatched"]  # what hosts say of their own accord, such as MLD reports
+    assert not any(dropped.values())
     assert found["rules"]["a"]["outputs"][0]["new_member"] == 0
 
 

@@ -1655,6 +1655,14 @@ def test_wrong_standby(given: str, output: str, more: str, said: str) -> None:
     assert f"rules.a.standby: {said}" in line
 
 
+def test_standby_is_for_one_input() -> None:
+    more = 'active_with = "10.0.0.1"\nstandby = "1s"'
+    text = f"[rules.a]\n{more}\ninputs = [{{ {CAMERA} }}, {{ {CAMERA.replace('eth0', 'eth2')} }}]\n"
+    text += f'merge = {{ by = "rtp" }}\noutputs = [{{ {HOST} }}]\n'
+    found = set(problems(text))
+    assert found == {"f:3:1: rules.a.standby: is for a rule with one input"}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -28,6 +28,7 @@ enum {
 	SOURCE = 16,
 	AT_ONCE = 512,             /* datagrams that are written together */
 	APART_NS = 1000 * 1000,    /* what is due within it leaves together: so the worker wakes at most so often */
+	CLOCK_SET_NS = 1000 * 1000 * 1000,
 };
 
 static void count_standby(struct worker *worker, const struct rule *rule, uint64_t datagrams)
@@ -50,7 +51,9 @@ static void drop_first(struct worker *worker, struct backlog_rule *its)
 
 static uint64_t age_of(const struct waiting_packet *packet, uint64_t now)
 {
-	return now > packet->since ? now - packet->since : 0; /* the clock may have been set back */
+	if (now >= packet->since)
+		return now - packet->since;
+	return packet->since - now > CLOCK_SET_NS ? UINT64_MAX : 0; /* the clock has been set back */
 }
 
 static void leave(struct backlog *backlog, struct backlog_rule *its)
@@ -65,7 +68,22 @@ static void leave(struct backlog *backlog, struct backlog_rule *its)
 	*at = its->next;
 }
 
-int backlog_begin(struct worker *worker, struct rule *rule)
+int backlog_prepare(struct worker *worker, const struct rule_match *match)
+{
+	struct backlog *backlog;
+
+	if (match->backlog == 0 || worker->backlog)
+		return 0;
+	backlog = calloc(1, sizeof(*backlog));
+	if (!backlog || waiting_init(&backlog->waiting, MCRD_BACKLOG_BYTES) < 0) {
+		free(backlog);
+		return -ENOMEM;
+	}
+	worker->backlog = backlog;
+	return 0;
+}
+
+void backlog_begin(struct worker *worker, struct rule *rule)
 {
 	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[rule->slot] : NULL;
 	uint64_t now = pace_real_now();
@@ -75,25 +93,15 @@ int backlog_begin(struct worker *worker, struct rule *rule)
 		count_standby(worker, rule, rule->counters->backlog);
 		count(&rule->counters->backlog, -rule->counters->backlog);
 	}
-	if (rule->match.backlog == 0 && !its)
-		return 0;
-	if (!its) {
-		struct backlog *backlog = calloc(1, sizeof(*backlog));
-
-		if (!backlog || waiting_init(&backlog->waiting, MCRD_BACKLOG_BYTES) < 0) {
-			free(backlog);
-			return -ENOMEM;
-		}
-		worker->backlog = backlog;
-		its = &backlog->rules[rule->slot];
-	}
+	if (!its)
+		return;
 	its->slot = rule->slot;
 	its->for_ns = rule->match.backlog;
 	if (rule->match.standby) {
 		leave(worker->backlog, its);
-		return 0;
+		return;
 	}
-	while (its->queue.first && age_of(its->queue.first, now) > its->for_ns)
+	while (!its->takes_over && its->queue.first && age_of(its->queue.first, now) > its->for_ns)
 		drop_first(worker, its);
 	if (its->queue.first && !its->takes_over) {
 		its->takes_over = 1;
@@ -103,18 +111,6 @@ int backlog_begin(struct worker *worker, struct rule *rule)
 		worker->backlog->taking_over = its;
 	}
 	rule->takes_over = its->takes_over;
-	return 0;
-}
-
-void backlog_end(struct worker *worker, uint32_t slot)
-{
-	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[slot] : NULL;
-
-	if (!its)
-		return;
-	leave(worker->backlog, its);
-	while (its->queue.first)
-		drop_first(worker, its);
 }
 
 void backlog_free(struct worker *worker)
@@ -153,6 +149,11 @@ static int send_one(struct worker *worker, struct rule *rule, const struct waiti
 	return 0;
 }
 
+static uint64_t due_at(const struct backlog_rule *its, const struct waiting_packet *packet)
+{
+	return its->began + (packet->since > its->from ? packet->since - its->from : 0) / BACKLOG_SPEED;
+}
+
 /* Sends the first `most` datagrams of a rule, those that are due by `now` alone unless `all`. Returns how many, or what
  * egress_add() says. */
 static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t now, int all, int most)
@@ -162,10 +163,12 @@ static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t n
 	int sent = 0, result, i;
 
 	worker->egress.time = now;
+	if (packet && due_at(its, packet) > now + its->for_ns / BACKLOG_SPEED + CLOCK_SET_NS) {
+		its->from = packet->since; /* the clock has been set back */
+		its->began = now;
+	}
 	for (; packet && sent < most; packet = packet->next, sent++) {
-		uint64_t due = its->began + (packet->since > its->from ? packet->since - its->from : 0) / BACKLOG_SPEED;
-
-		if (!all && due > now + APART_NS / 2)
+		if (!all && due_at(its, packet) > now + APART_NS / 2)
 			break;
 		result = send_one(worker, rule, packet);
 		if (result < 0)
@@ -181,14 +184,27 @@ static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t n
 	return result < 0 ? result : sent;
 }
 
+void backlog_end(struct worker *worker, uint32_t slot)
+{
+	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[slot] : NULL;
+
+	if (!its)
+		return;
+	while (its->takes_over && send_some(worker, its, pace_real_now(), 1, AT_ONCE) >= 0)
+		;
+	leave(worker->backlog, its);
+	while (its->queue.first)
+		drop_first(worker, its);
+}
+
 /* Frees the place of the datagram that is there longest, of whatever rule: one that takes over sends it before its time. */
-static int make_room(struct worker *worker)
+static int make_room(struct worker *worker, uint64_t now)
 {
 	const struct waiting_packet *oldest = waiting_oldest(&worker->backlog->waiting);
 	struct backlog_rule *its = &worker->backlog->rules[oldest->rule];
 
 	if (its->takes_over)
-		return send_some(worker, its, worker->egress.time, 1, AT_ONCE);
+		return send_some(worker, its, now, 1, AT_ONCE);
 	drop_first(worker, its);
 	return 0;
 }
@@ -204,7 +220,7 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 	while (!its->takes_over && its->queue.first && age_of(its->queue.first, now) > its->for_ns)
 		drop_first(worker, its);
 	while (!waiting_fits(&backlog->waiting, SOURCE + length)) {
-		result = make_room(worker);
+		result = make_room(worker, now);
 		if (result < 0)
 			return result;
 	}

@@ -16,10 +16,13 @@
 
 struct backlog;
 
-/* A rule has been put in the place of one that may have a backlog: it goes on with that, or takes over. 0 or -ENOMEM. */
-int backlog_begin(struct worker *worker, struct rule *rule);
+/* Makes the memory, if a rule needs it. 0 or -ENOMEM. */
+int backlog_prepare(struct worker *worker, const struct rule_match *match);
 
-/* The rule is removed: what it has is counted as what stood by. */
+/* A rule has been put in the place of one that may have a backlog: it goes on with that, or takes over. */
+void backlog_begin(struct worker *worker, struct rule *rule);
+
+/* The rule is removed: one that takes over sends what it has, of others it is counted as what stood by. */
 void backlog_end(struct worker *worker, uint32_t slot);
 
 void backlog_free(struct worker *worker);

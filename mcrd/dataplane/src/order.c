@@ -92,12 +92,14 @@ enum order_answer order_ask(struct order *order, const struct order_place *place
 	if (ahead < order->window) {
 		if (is_set(order->there, at(order, place->number)))
 			return doubt(order, place);
-		if (ahead >= ORDER_NEAR)
+		if (ahead >= ORDER_NEAR) {
+			order->late = 0;
 			return follows_stray(order, place) ? ORDER_ANEW : ORDER_WAITS;
+		}
 		order->stray.span = order->late = 0;
 		if (ahead > 0)
 			return ORDER_WAITS;
-		order->in_turn = 1;
+		order->in_turn = order->passed;
 		return ORDER_NOW;
 	}
 	if (behind > order->known || is_set(order->sent, at(order, place->number)))
@@ -120,7 +122,7 @@ void order_begin(struct order *order, const struct order_place *place)
 	order->due = order->highest = first->number;
 	order->known = order->window / 4 < ORDER_BEFORE ? order->window / 4 : ORDER_BEFORE;
 	order->late = 0;
-	order->in_turn = 0;
+	order->in_turn = order->passed = 0;
 	order->begun = 1;
 	memset(order->sent, 0, sizeof(order->sent));
 	if (first != place)
@@ -141,6 +143,7 @@ int order_is_behind(struct order *order, const struct order_place *place)
 void order_pass(struct order *order, const struct order_place *place)
 {
 	advance(order, place->span, 1);
+	order->passed = 1;
 }
 
 struct waiting_packet *order_hold(struct order *order, uint32_t rule, const struct order_place *place,
@@ -213,8 +216,10 @@ struct waiting_packet *order_next(struct order *order, int anyway)
 	if (order->held == 0 || (!anyway && !is_set(order->there, at(order, order->due))))
 		return NULL;
 	packet = order->packets[lowest(order)];
-	if (anyway && is_stray(order, packet))
+	if (anyway && is_stray(order, packet)) {
+		order->in_turn = 0; /* another one is none: then all numbers are far from each other */
 		return leave(order, packet);
+	}
 	ahead = (packet->number - order->due) & order->mask;
 	/* Spans of numbers may overlap. */
 	if (ahead < order->window) {
@@ -235,6 +240,7 @@ struct waiting_packet *order_give_up(struct order *order)
 	if (!is_stray(order, first))
 		return order_next(order, 1);
 	order->stray = (struct order_place){ order->stream, first->number, first->span, bits };
+	order->in_turn = 0;
 	return leave(order, first);
 }
 

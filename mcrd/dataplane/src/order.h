@@ -47,7 +47,8 @@ struct order {
 	uint32_t late;   /* in a row */
 	uint32_t held;
 	int begun;
-	int in_turn; /* the last one that left was due, and no other was given up for it */
+	int in_turn; /* the last one that left was due, and no other was given up for it, nor left as a stray */
+	int passed;  /* one has left since the stream began */
 	struct order_place stray; /* the last one; `span` is 0: none since the stream went on */
 	struct waiting_queue queue; /* as they came; with what has left and is not written yet */
 	struct waiting_packet *oldest; /* of the queue; those before it have left */

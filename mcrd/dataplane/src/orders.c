@@ -160,18 +160,22 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		rule_free(rule);
 		return result;
 	}
+	result = backlog_prepare(worker, match);
+	if (result < 0) {
+		rule_free(rule);
+		return result;
+	}
 	result = inspect_for(worker, rule);
 	if (result == 0)
 		result = merge_for(worker, rule);
 	if (result == 0)
 		result = switch_for(worker, rule);
-	if (result == 0)
-		result = backlog_begin(worker, rule);
 	if (result < 0) {
 		worker_leave_stream(worker, rule);
 		rule_free(rule);
 		return result;
 	}
+	backlog_begin(worker, rule);
 	rules_put(&worker->rules, rule, kept_count ? kept : NULL);
 	return 0;
 }

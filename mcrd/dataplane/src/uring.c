@@ -26,10 +26,14 @@ int uring_open(struct engine *engine, uint32_t places, int channel, int readines
 		return result;
 	engine->calls = &uring_calls;
 	result = io_uring_register_files_sparse(&engine->uring, ENGINE_PLACES + places);
-	if (result < 0)
-		return result;
-	result = io_uring_register_files_update(&engine->uring, PLACE_CHANNEL, first, 2);
-	return result < 0 ? result : older;
+	if (result >= 0)
+		result = io_uring_register_files_update(&engine->uring, PLACE_CHANNEL, first, 2);
+	if (result >= 0)
+		return older;
+	/* Another engine may be opened in its place. */
+	io_uring_queue_exit(&engine->uring);
+	engine->calls = NULL;
+	return result;
 }
 
 /* The shared library of liburing 2.3 (Debian 12) exports neither io_uring_register_restrictions() nor

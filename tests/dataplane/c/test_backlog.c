@@ -195,8 +195,52 @@ static void test_a_worker_before_this_one_had_some(void)
 	end();
 }
 
+/* Behind a clock that was set back, what is kept is neither kept for ever nor sent late. */
+static void test_a_clock_that_is_set_back(void)
+{
+	uint64_t now = pace_real_now(), hour = 3600ULL * 1000 * MS;
+	uint32_t i;
+
+	check_about("clock");
+	begin();
+	put(1);
+	for (i = 0; i < 100; i++)
+		keep(i, 100, now + hour);
+	keep(100, 100, now);
+	CHECK_EQUAL(counters()->standby, 100);
+	put(0);
+	/* It takes over, and then the clock is set. */
+	keep(101, 100, now + 100ULL * MS);
+	CHECK_EQUAL(backlog_send(worker, now - hour), 0);
+	CHECK_EQUAL(backlog_send(worker, now - hour + 200ULL * MS), 0);
+	CHECK_EQUAL(received(100), 2);
+	CHECK_EQUAL(counters()->backlog, 0);
+	end();
+}
+
+static void test_what_takes_over_is_sent_when_its_rule_goes(void)
+{
+	uint64_t now = pace_real_now();
+	uint32_t i;
+
+	check_about("removed while it takes over");
+	begin();
+	put(1);
+	for (i = 0; i < 100; i++)
+		keep(i, 100, now - 100ULL * MS + i * 1ULL * MS);
+	put(0);
+	put(0);
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
+	CHECK_EQUAL(received(0), 100);
+	CHECK_EQUAL(counters()->standby, 0);
+	CHECK_EQUAL(counters()->backlog, 0);
+	end();
+}
+
 int main(void)
 {
+	test_a_clock_that_is_set_back();
+	test_what_takes_over_is_sent_when_its_rule_goes();
 	test_what_is_too_old_is_not_sent();
 	test_it_leaves_at_four_times_its_pace_and_in_order();
 	test_a_full_memory(0);
