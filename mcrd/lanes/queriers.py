@@ -58,7 +58,7 @@ class Queriers(dict[Querying, "Asking"]):
         asking.querier.reserved = self._reserved
         asking.querier.groups = self._inherited.pop(where, {})
         if before is not None:
-            asking.querier.follow(before.querier)
+            asking.querier.follow(before.querier, time.monotonic())
 
     def heard(self) -> Iterator[tuple[int, Group]]:
         """What hosts want now that outputs are interested in, and on which interface, by index."""

@@ -89,11 +89,18 @@ class Querier:
         """Whether it is the one that asks."""
         return self.asks and self.address is not None and self.other is None
 
-    def follow(self, before: Querier) -> None:
-        """Go on with what that one knew: it ends."""
+    def follow(self, before: Querier, now: float) -> None:
+        """Go on with what that one knew: it ends. Who was elected stays so, and we start if we are.
+
+        One that only listened took any other as elected: of those, a lower address stays.
+        """
         self.groups = before.groups | self.groups
-        self.counts, self.other = before.counts, before.other
+        self.address, self.counts = before.address, before.counts
         self._others, self._sources = before._others, before._sources
+        if before.other is not None and self._yields_to(before.other[0]):
+            self.other = before.other
+        else:
+            self.begin(now)
         if self.asks:
             self._pending = before._pending
 
@@ -108,7 +115,7 @@ class Querier:
         """Take a query of another one (RFC 3376, 6.6.1, 6.6.2)."""
         if not int(source) or source == self.address:
             return  # a proxy's, which takes no part in elections (RFC 4541, 2.1.1), or our own
-        if not self.asks or self.address is None or int(source) < int(self.address):
+        if self._yields_to(source):
             self._others = min(interval, SLOWEST)
             holds = self.times.robustness * self._others + self.times.response / 2
             self.other = (source, now + holds)
@@ -117,6 +124,9 @@ class Querier:
             group = self.groups.get(ask.group)
             if group is not None:
                 group.asked(Question(ask.sources), now, self.times)
+
+    def _yields_to(self, other: Address) -> bool:
+        return not self.asks or self.address is None or int(other) < int(self.address)
 
     @property
     def _times(self) -> Times:

@@ -337,10 +337,36 @@ def test_listeners_of_a_range_come_in_their_order() -> None:
 
 
 def test_who_takes_the_place_of_another_knows_what_that_knew() -> None:
-    before, after = querier(), Querier(US, True, 2)
+    before, after = querier(), Querier(None, True, 2)
     before.hear(GROUP, Said.IS_EX, NONE, 1.0)
     before.hear_query(LOWER, Ask(None), 125.0, 2.0)
-    after.follow(before)
+    after.follow(before, 3.0)
+    after.readdress(US, 3.5)  # as every look does
     assert GROUP in after.groups
     assert after.other == before.other
     assert after.counts.reports == 1
+    assert list(after.due(4.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "asks", "other", "elected"),
+    [
+        (True, True, None, True),
+        (False, True, None, True),
+        (False, True, LOWER, False),
+        (False, True, HIGHER, True),  # which a listener takes as elected
+        (True, False, None, False),
+        (True, False, LOWER, False),
+    ],
+)
+def test_who_takes_the_place_of_another_starts_if_it_is_elected(
+    asked: bool, asks: bool, other: Address | None, elected: bool
+) -> None:
+    before, after = Querier(US, asked, 3), Querier(None, asks, 3)
+    if other is not None:
+        before.hear_query(other, Ask(None), 125.0, 2.0)
+    after.follow(before, 3.0)
+    after.readdress(US, 3.5)
+    assert after.elected is elected
+    times = [now for now in range(4, 200) for _ in after.due(float(now))]
+    assert times == ([4, 36, 161] if elected else [])  # two as a start, then one every 125 s
