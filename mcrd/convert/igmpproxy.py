@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
+from mcrd.addresses import plain
 from mcrd.convert.draft import Draft, DraftRule, Value
 from mcrd.convert.smcroute import ALL_PORTS, KEEPS, TTL
+from mcrd.words import few
 
 ROLES = ("upstream", "downstream", "disabled")
 _ANY_GROUP = "239.0.0.0/8"
+_PIECES = 128  # rules that one network may become
 _ARGUMENTS = {"quickleave": 0, "defaultdown": 0, "chroot": 1, "user": 1, "hashtablesize": 1}
 
 
@@ -93,24 +97,87 @@ def _rules(draft: Draft, up: _Interface, downs: list[_Interface]) -> None:
         sources = []
     if sources:
         remarks.append(f"{up.where}: add the networks of {up.name} itself, if it sends from there")
-    of_up = up.settings.get("whitelist") or [_ANY_GROUP]
-    to: dict[str, list[str]] = {}
+    of_up = up.settings.get("whitelist", [])
+    to: dict[str, set[str]] = {}
     for down in downs:
-        for group in down.settings.get("whitelist") or of_up:
-            to.setdefault(group.removesuffix("/32"), []).append(down.name)
-    if _ANY_GROUP in to:
+        for group in down.settings.get("whitelist") or of_up or [_ANY_GROUP]:
+            to.setdefault(group, set()).add(down.name)
+    if not of_up and not all(down.settings.get("whitelist") for down in downs):
         remarks.append(
             f"{up.where}: no whitelist: the groups of {_ANY_GROUP} are relayed, of 224.0.0.0/4 none"
             " but these"
         )
-    for address, names in to.items():
+    for address, names in _apart(to, draft.remarks, up.where):
         given: dict[str, Value] = {"interface": up.name, "address": address, "port": ALL_PORTS}
         if sources:
             given["sources"] = sources
         outputs: list[dict[str, Value]] = [
-            {"interface": name, "source": "keep", "ttl": TTL, "when": "members"} for name in names
+            {"interface": name, "source": "keep", "ttl": TTL, "when": "members"}
+            for name in dict.fromkeys(down.name for down in downs)
+            if name in names
         ]
         rule = DraftRule(draft.free_name(f"{up.name}-{address}"), given, outputs)
         rule.remarks, rule.where = remarks, up.where
         draft.rules.append(rule)
         remarks = []
+
+
+def _apart(
+    to: Mapping[str, set[str]], remarks: list[str], where: str
+) -> Iterator[tuple[str, set[str]]]:
+    """Networks that do not overlap, and where each goes: one within others goes where they go too.
+
+    What is no network stays as it is: others say so.
+    """
+    allowed: dict[IPv4Network, set[str]] = {}
+    for text, names in to.items():
+        try:
+            allowed[IPv4Network(text)] = names
+        except ValueError:
+            yield text, names
+    goes = {
+        each: names.union(*(allowed[wider] for wider in _around(each, allowed)))
+        for each, names in allowed.items()
+    }
+    # One that goes where a wider one goes is a part of that.
+    within: dict[IPv4Network, list[IPv4Network]] = {
+        each: []
+        for each, names in goes.items()
+        if all(goes[wider] != names for wider in _around(each, goes))
+    }
+    for each in within:
+        if (wider := next(_around(each, within), None)) is not None:
+            within[wider].append(each)
+    for each, narrower in within.items():
+        pieces, names = _without(each, narrower), goes[each]
+        about = f"{where}: the groups of {each}"
+        others = few([str(plain(network)) for network in narrower], 3, ", and {} more")
+        if len(pieces) > _PIECES:
+            only = " and ".join(sorted(names))
+            remarks.append(f"{about}: too many rules without {others}: {only}: only these of it")
+            continue
+        if narrower:
+            text = (
+                f"{about}: {len(pieces)} rules, without {others}: what is in two rules is an error"
+            )
+            remarks.append(text)
+        for piece in pieces:
+            yield str(plain(piece)), names
+
+
+def _around(network: IPv4Network, known: Container[IPv4Network]) -> Iterator[IPv4Network]:
+    """Those that the network lies in, the narrowest first."""
+    for bits in range(network.prefixlen - 1, -1, -1):
+        if (wider := network.supernet(new_prefix=bits)) in known:
+            yield wider
+
+
+def _without(network: IPv4Network, narrower: Iterable[IPv4Network]) -> list[IPv4Network]:
+    """The rest of it, or the first of more than `_PIECES` pieces."""
+    pieces = [network]
+    for each in narrower:
+        at = next(at for at, piece in enumerate(pieces) if each.subnet_of(piece))
+        pieces[at : at + 1] = sorted(pieces[at].address_exclude(each))
+        if len(pieces) > _PIECES:
+            break
+    return pieces

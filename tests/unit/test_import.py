@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mcrd import config
 from mcrd.cli import mcrctl
-from mcrd.model import BROADCAST, Config, Output, Rule
+from mcrd.model import BROADCAST, Config, Network, Output, Rule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -242,6 +242,54 @@ def test_igmpproxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("c", "members"),
     ]
     assert sorted(found.interfaces) == ["b", "c"]
+    assert any("no whitelist" in remark for remark in remarks)
+
+
+def test_groups_within_others_go_where_both_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "phyint up upstream whitelist 239.1.0.0/16\nphyint a downstream whitelist 239.1.1.0/24\n"
+        "phyint b downstream\nphyint c downstream whitelist 239.1.2.3/32 whitelist 239.1.2.0/23\n"
+        "phyint d downstream whitelist 239.9.9.1/24 whitelist 239.0.0.0/8\n"
+    )
+    found, remarks = imported(tmp_path, capsys, text)
+
+    def goes(group: str) -> str:
+        rules = [
+            rule
+            for rule in found.rules.values()
+            if isinstance(rule.input.address, Network) and ip_address(group) in rule.input.address
+        ]
+        assert len(rules) == 1
+        return "".join(str(output.interface) for output in rules[0].outputs)
+
+    for group, names in (
+        ("239.1.0.255", "bd"),
+        ("239.1.1.0", "abd"),
+        ("239.1.1.255", "abd"),
+        ("239.1.2.3", "bcd"),
+        ("239.1.3.255", "bcd"),
+        ("239.1.255.255", "bd"),
+        ("239.0.0.0", "d"),
+        ("239.255.255.255", "d"),
+    ):
+        assert goes(group) == names
+    assert len(found.rules) == 8 + 7 + 2
+    assert not any("no whitelist" in remark for remark in remarks)
+    up = "line 1: phyint up upstream: "
+    first = up + "the groups of 239.1.0.0/16: 7 rules, without 239.1.1.0/24, 239.1.2.0/23: "
+    assert any(remark.startswith(first) for remark in remarks)
+    assert any("expected a prefix without host bits" in remark for remark in remarks)
+    # One that would be very many rules is none, and a remark says for whom.
+    lists = " ".join(f"whitelist 239.1.{n}.1" for n in range(0, 256, 8))
+    text = f"phyint up upstream\nphyint a downstream {lists}\nphyint b downstream\n"
+    found, remarks = imported(tmp_path, capsys, text)
+    assert len(found.rules) == 32
+    assert {to for _, to, _ in ways(found)} == {"a", "b"}
+    assert any(
+        "too many rules" in text and text.endswith(": b: only these of it") for text in remarks
+    )
     assert any("no whitelist" in remark for remark in remarks)
 
 
