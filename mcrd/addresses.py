@@ -113,6 +113,7 @@ def storage(address: Address, index: int = 0) -> bytes:
     return struct.pack("128s", name)
 
 
-def is_asked_for(group: Address) -> bool:
-    """Whether a switch that snoops sends the group only where somebody has asked for it."""
-    return not any(group in network for network in NOT_ASKED_FOR)
+def is_asked_for(group: Address | Network) -> bool:
+    """Whether a switch that snoops sends it, or some of it, only where somebody has asked."""
+    last = group if isinstance(group, Address) else group.broadcast_address
+    return not any(first_address(group) in each and last in each for each in NOT_ASKED_FOR)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from mcrd.addresses import first_address, is_asked_for
+from mcrd.addresses import is_asked_for
 from mcrd.doctor.demand import Demand
 from mcrd.doctor.finding import Finding
 from mcrd.errors import words
@@ -88,11 +88,7 @@ def _of(
 
 
 def _is_asked_for(address: object) -> bool:
-    return (
-        isinstance(address, Address | Network)
-        and address.is_multicast
-        and is_asked_for(first_address(address))
-    )
+    return isinstance(address, Address | Network) and address.is_multicast and is_asked_for(address)
 
 
 def _bridges(ends: Iterable[End]) -> Mapping[End, Bridge | None]:

@@ -888,6 +888,8 @@ SENDS = """[rules.a]
 input = { interface = "r0", address = "239.1.1.1", port = 5000 }
 outputs = [{ interface = "r1", address = "239.2.2.2", port = 6000, ttl = 2%s }]
 """
+OF_LINK = SENDS.replace("239.1.1.1", "224.0.0.128/25").replace("239.2.2.2", "239.2.2.0/25") % ""
+WIDER = SENDS.replace("239.1.1.1", "224.0.0.0/16").replace("239.2.2.2", "239.2.0.0/16") % ""
 
 
 @pytest.mark.parametrize(
@@ -901,6 +903,8 @@ outputs = [{ interface = "r1", address = "239.2.2.2", port = 6000, ttl = 2%s }]
         ([SENDS % ""], {"r0": ["igmp"], "r1": ["igmp"]}, [("unknown", "r0"), ("unknown", "r1")]),
         ([SENDS % "", '[interfaces.r0]\nrejoin = "60s"\n'], {"r0": ["igmp"]}, [("ok", "")]),
         ([SENDS.replace("239.1.1.1", "224.0.0.251") % ""], {"r0": ["igmp"]}, [("ok", "")]),
+        ([OF_LINK], {"r0": ["igmp"]}, [("ok", "")]),
+        ([WIDER], {"r0": ["igmp"]}, [("unknown", "r0")]),
     ],
 )
 def test_where_nobody_asks_who_wants_groups(
