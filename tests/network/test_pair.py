@@ -313,7 +313,7 @@ def test_both_are_active_where_neither_hears_the_other(lab: Lab) -> None:
     spare.host.run("nft", "add table ip split")
     hook = "{ type filter hook input priority 0; }"
     spare.host.run("nft", f"add chain ip split input {hook}")
-    spare.host.run("nft", "add rule ip split input ip protocol vrrp drop")
+    spare.host.run("nft", "add rule ip split input ip protocol 112 drop")
     wait_for(lambda: spare.state() == "active", "the second to hear nobody")
     assert active.state() == "active"
     received = sink.receive("k0", "239.2.2.2", 6000)
