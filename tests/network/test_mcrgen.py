@@ -385,8 +385,8 @@ times = []
 def send():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for _ in range(30):
-            sock.sendto(b"x" * 100, ("127.0.0.1", 5000))
             times.append(time.monotonic())
+            sock.sendto(b"x" * 100, ("127.0.0.1", 5000))
             time.sleep(0.05)
 
 sender = threading.Thread(target=send)

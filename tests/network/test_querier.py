@@ -84,7 +84,9 @@ def test_members_behind_a_switch_that_snoops_are_asked_and_known(lab: Lab) -> No
     before, went = len(seen.frames()), sent(daemon)
     source.send("s0", "239.1.1.1", 5000, count=200, size=100)
     wait_for(lambda: sent(daemon) == went + 200, "the relay to send all")
-    assert received.stop()["unique"] == went + 200
+    told = received.stop()
+    # Of some fifty senders, two may have one number for their run, of 65,536: then all is twice.
+    assert told["unique"] + told["duplicated"] == went + 200
     assert len(seen.frames()) == before
     said = daemon.log()
     assert "IGMP querier on r1: asks who listens, as 10.2.0.5" in said
