@@ -95,20 +95,20 @@ def _ask(
 
 
 def _use(options: argparse.Namespace) -> int:
-    arguments = {"name": options.rule, "input": options.input}
-    if options.json:
-        print(json.dumps(ask(options.control, Use.command, RELOAD_TIMEOUT, **arguments)))
-    else:
-        print(*fetch(options.control, Use, RELOAD_TIMEOUT, **arguments).text, sep="\n")
-    return 0
+    return _choose(Use, options, input=options.input)
 
 
 def _role(role: str | None, options: argparse.Namespace) -> int:
-    arguments = {"name": options.rule, "role": role}
+    return _choose(Roles, options, role=role)
+
+
+def _choose(kind: type[Use | Roles], options: argparse.Namespace, **choice: str | None) -> int:
+    """Choose something for a rule by hand, and print what has become of it."""
+    arguments = {"name": options.rule, **choice}
     if options.json:
-        print(json.dumps(ask(options.control, Roles.command, RELOAD_TIMEOUT, **arguments)))
+        print(json.dumps(ask(options.control, kind.command, RELOAD_TIMEOUT, **arguments)))
     else:
-        print(*fetch(options.control, Roles, RELOAD_TIMEOUT, **arguments).text, sep="\n")
+        print(*fetch(options.control, kind, RELOAD_TIMEOUT, **arguments).text, sep="\n")
     return 0
 
 

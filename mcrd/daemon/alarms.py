@@ -16,7 +16,7 @@ from mcrd.events import counted, tell
 from mcrd.lanes.counts import InterfaceCount, OutputCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.model import Config, Output, Rule
-from mcrd.planning.states import RuleState
+from mcrd.planning.states import OPEN, RuleState
 from mcrd.sums import MergeCount
 from mcrd.words import unsent_for
 
@@ -217,7 +217,7 @@ class Alarms:
             self._not_silent(name, "silence is no longer watched: the rule has gone")
         for name, rule in config.rules.items():
             state = states.get(name)
-            if rule.silence is None or state is None or state.state not in ("active", "standby"):
+            if rule.silence is None or state is None or state.state not in OPEN:
                 if name in self._heard:
                     why = "the key has gone" if rule.silence is None else "the rule is not active"
                     self._not_silent(name, f"silence is no longer watched: {why}")

@@ -13,7 +13,7 @@ from mcrd.daemon import report
 from mcrd.events import tell
 from mcrd.model import MARK, Rule
 from mcrd.planning.names import written
-from mcrd.planning.states import OutputState, RuleState
+from mcrd.planning.states import OPEN, OutputState, RuleState
 
 GOOD = OutputState("active")
 MINUTE, IN_A_MINUTE = 60.0, 20  # seconds; lines about members, who come and go as others like
@@ -74,7 +74,7 @@ def _is_news(at: int, output: OutputState, rule: RuleState, before: RuleState | 
     """Whether to say it: of an active rule alone, and not that all is well when it becomes so."""
     was = before.outputs[at] if before and at < len(before.outputs) else None
     return (
-        rule.state in ("active", "standby")
+        rule.state in OPEN
         and output.state != "standby"
         and (output != GOOD or bool(before and before.state == "active"))
         and (was is None or (was.state, was.reason) != (output.state, output.reason))

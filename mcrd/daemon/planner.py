@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TypeVar
 
 from mcrd.daemon import report, roles, switches
 from mcrd.daemon.executor import Estate
@@ -33,6 +34,8 @@ ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
 UNSETTLED = 0.25  # seconds until the next look when it was not
 # Seconds without progress after which planning hangs: a worker that does not start takes 13.
 STALLED = 30.0
+
+Choice = TypeVar("Choice", bound=str)
 
 log = logging.getLogger(__name__)
 
@@ -89,23 +92,21 @@ class Planner:
 
     def use(self, rule: str, leg: str | None) -> None:
         """Want an input of the rule used; None: as they flow. settle() makes it so."""
-        handover = self.estate.handover
-        if leg is None:
-            handover.chosen.pop(rule, None)
-        else:
-            handover.chosen[rule] = leg
-        handover.is_due = True
-        self.woken.set()
+        self._choose(self.estate.handover.chosen, [rule], leg)
 
     def take_roles(self, rules: Iterable[str], role: Role | None) -> None:
         """Want these rules to relay or to stand by; None: by the addresses. settle() does it."""
-        handover = self.estate.handover
+        self._choose(self.estate.handover.roles, rules, role)
+
+    def _choose(
+        self, choices: dict[str, Choice], rules: Iterable[str], choice: Choice | None
+    ) -> None:
         for rule in rules:
-            if role is None:
-                handover.roles.pop(rule, None)
+            if choice is None:
+                choices.pop(rule, None)
             else:
-                handover.roles[rule] = role
-        handover.is_due = True
+                choices[rule] = choice
+        self.estate.handover.is_due = True
         self.woken.set()
 
     def _run_by(self, new: Config) -> None:

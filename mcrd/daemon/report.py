@@ -25,7 +25,7 @@ from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.links import Link
 from mcrd.planning.plan import Close, Open, Step
 from mcrd.planning.resources import Egress, Members, Nowhere, Ring, Worker
-from mcrd.planning.states import STATES, OutputState, RuleState
+from mcrd.planning.states import OPEN, STATES, OutputState, RuleState
 from mcrd.sums import InspectCount, MergeCount
 
 OF_OUTPUTS = {Egress: "output", Members: "output by member", Nowhere: "output without a way"}
@@ -52,9 +52,9 @@ def summary(states: Mapping[str, RuleState], errors: Sequence[str] = ()) -> str:
     trouble = [
         output
         for entry in states.values()
-        if entry.state in ("active", "standby")
+        if entry.state in OPEN
         for output in entry.outputs
-        if output.state not in ("active", "standby")
+        if output.state not in OPEN
     ]
     if trouble:
         number = counted(len(trouble), "output")

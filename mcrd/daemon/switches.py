@@ -16,7 +16,7 @@ from mcrd.lanes.counts import SwitchCount
 from mcrd.lanes.ledger import Ledger
 from mcrd.model import Rule
 from mcrd.planning.names import written
-from mcrd.planning.states import RuleState
+from mcrd.planning.states import OPEN, RuleState
 
 AUTO = "auto"
 
@@ -165,7 +165,7 @@ def outcome(
         return
     yield f"rules.{name}: {called(leg)} is in use until `mcrctl use {name} auto`"
     state, last = states.get(leg.name), ledger.switch(leg.name).last
-    if state is not None and state.state not in ("active", "standby"):
+    if state is not None and state.state not in OPEN:
         yield f"! it is {report.state(state)}; nothing is relayed meanwhile"
     elif leg.switch is not None and time.time() - last > leg.switch.silence:
         ago = f" for {_time(time.time() - last)}" if last else ""

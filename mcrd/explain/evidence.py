@@ -20,6 +20,7 @@ from mcrd.looks import Heard, Look
 from mcrd.model import Address, Input, Output, Place, PortRange, Rule
 from mcrd.observe.kinds import Sorted, sort
 from mcrd.planning.links import Link
+from mcrd.planning.states import OPEN
 from mcrd.words import few
 
 NO_DAEMON = "no daemon was asked"
@@ -161,7 +162,7 @@ def is_active(evidence: Evidence) -> bool:
 
 def asks(evidence: Evidence) -> bool:
     """Whether the rule asks for packets now, to send them or because it stands by."""
-    return _state(evidence) in ("active", "standby")
+    return _state(evidence) in OPEN
 
 
 def _state(evidence: Evidence) -> str | None:

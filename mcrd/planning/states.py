@@ -17,6 +17,8 @@ from mcrd.planning.resources import Nowhere, Querying, Resource
 
 State = Literal["active", "standby", "idle", "waiting", "failed", "disabled"]
 STATES: tuple[State, ...] = get_args(State)
+OPEN: tuple[State, ...] = ("active", "standby")
+"""Those in which all is there that is needed to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,7 @@ def _rule(rule: Rule, config: Config, actual: Actual, known: KnownNeeds) -> Rule
         outputs = tuple(stands if each.state == "active" else each for each in outputs)
     if entry.waits:  # what could send has nothing to
         waits = OutputState("waiting", entry.waits)
-        sends = ("active", "standby")
-        outputs = tuple(waits if each.state in sends else each for each in outputs)
+        outputs = tuple(waits if each.state in OPEN else each for each in outputs)
     if whole is not None:
         return RuleState("failed", whole, outputs, retry)
     if entry.waits:

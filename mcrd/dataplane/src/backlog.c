@@ -154,9 +154,9 @@ static uint64_t due_at(const struct backlog_rule *its, const struct waiting_pack
 	return its->began + (packet->since > its->from ? packet->since - its->from : 0) / BACKLOG_SPEED;
 }
 
-/* Sends the first `most` datagrams of a rule, those that are due by `now` alone unless `all`. Returns how many, or what
- * egress_add() says. */
-static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t now, int all, int most)
+/* Sends the first datagrams of a rule, AT_ONCE at most, those that are due by `now` alone unless `all`. Returns how many,
+ * or what egress_add() says. */
+static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t now, int all)
 {
 	struct rule *rule = worker->rules.by_slot[its->slot];
 	const struct waiting_packet *packet = its->queue.first;
@@ -167,7 +167,7 @@ static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t n
 		its->from = packet->since; /* the clock has been set back */
 		its->began = now;
 	}
-	for (; packet && sent < most; packet = packet->next, sent++) {
+	for (; packet && sent < AT_ONCE; packet = packet->next, sent++) {
 		if (!all && due_at(its, packet) > now + APART_NS / 2)
 			break;
 		result = send_one(worker, rule, packet);
@@ -190,7 +190,7 @@ void backlog_end(struct worker *worker, uint32_t slot)
 
 	if (!its)
 		return;
-	while (its->takes_over && send_some(worker, its, pace_real_now(), 1, AT_ONCE) >= 0)
+	while (its->takes_over && send_some(worker, its, pace_real_now(), 1) >= 0)
 		;
 	leave(worker->backlog, its);
 	while (its->queue.first)
@@ -204,7 +204,7 @@ static int make_room(struct worker *worker, uint64_t now)
 	struct backlog_rule *its = &worker->backlog->rules[oldest->rule];
 
 	if (its->takes_over)
-		return send_some(worker, its, now, 1, AT_ONCE);
+		return send_some(worker, its, now, 1);
 	drop_first(worker, its);
 	return 0;
 }
@@ -241,7 +241,7 @@ int backlog_send(struct worker *worker, uint64_t now)
 
 		next = its->next;
 		do {
-			result = send_some(worker, its, now, 0, AT_ONCE);
+			result = send_some(worker, its, now, 0);
 		} while (result == AT_ONCE && its->takes_over);
 		if (result < 0)
 			return result;
@@ -254,7 +254,7 @@ int backlog_send_all(struct worker *worker)
 	int result = 0;
 
 	while (result >= 0 && worker->backlog->taking_over)
-		result = send_some(worker, worker->backlog->taking_over, pace_real_now(), 1, AT_ONCE);
+		result = send_some(worker, worker->backlog->taking_over, pace_real_now(), 1);
 	return result < 0 ? result : 0;
 }
 

@@ -156,11 +156,8 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		return -EINVAL;
 	}
 	result = held_send_of(worker, slot);
-	if (result < 0) {
-		rule_free(rule);
-		return result;
-	}
-	result = backlog_prepare(worker, match);
+	if (result >= 0)
+		result = backlog_prepare(worker, match);
 	if (result < 0) {
 		rule_free(rule);
 		return result;
