@@ -71,6 +71,13 @@ def endpoint(address: Address | Network, port: int | PortRange) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 
+def written(address: str, port: int | str) -> str:
+    """As endpoint(), of what the daemon answers: 239.1.1.1:5000, or 239.1.1.1 esp."""
+    if port == 0:
+        return f"{address} esp"
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def target(output: Output) -> Target:
     """What the output is called by within its rule."""
     return (output.interface or "", output.address, output.port)

@@ -30,6 +30,8 @@ complete -c mcrctl -n '__fish_seen_subcommand_from standby active follow' -fa '(
 complete -c mcrctl -n '__fish_seen_subcommand_from rules' -fa '(__mcrctl_rules)'
 complete -c mcrctl -n '__fish_seen_subcommand_from top' -l interval -rf -d 'Seconds between two refreshes'
 complete -c mcrctl -n '__fish_seen_subcommand_from top' -l count -rf -d 'End after N refreshes'
+complete -c mcrctl -n '__fish_seen_subcommand_from graph' -fa '(__mcrctl_rules)'
+complete -c mcrctl -n '__fish_seen_subcommand_from graph' -l format -rfa 'text svg' -d 'Text or svg'
 complete -c mcrctl -n '__fish_seen_subcommand_from check' -F
 complete -c mcrctl -n '__fish_seen_subcommand_from doctor' -l config -rF -d 'The rule file'
 complete -c mcrctl -n '__fish_seen_subcommand_from import' -F
@@ -46,6 +48,7 @@ complete -c mcrctl -n __fish_use_subcommand -a stats -d 'All counters'
 complete -c mcrctl -n __fish_use_subcommand -a rules -d 'Rules and their states'
 complete -c mcrctl -n __fish_use_subcommand -a members -d 'Who wants which groups, where this host asks (querier)'
 complete -c mcrctl -n __fish_use_subcommand -a top -d 'Rules and interfaces, live'
+complete -c mcrctl -n __fish_use_subcommand -a graph -d 'A picture of what flows where, as text or SVG'
 complete -c mcrctl -n __fish_use_subcommand -a check -d 'Check a rule file; needs no daemon'
 complete -c mcrctl -n __fish_use_subcommand -a doctor -d 'Say which settings of this host stand in the way'
 complete -c mcrctl -n __fish_use_subcommand -a import -d 'Convert the rules of another relay, and print them'

@@ -60,10 +60,11 @@ _mcrd_rules() {
 _mcrd_known() {
     case $1 in
         mcrd:) options='--help --config --control --check --log-level --version' wanted='' ;;
-        mcrctl:) options='--help --json --control --version' wanted='reload use standby active follow diff status stats rules members top check doctor import explain' ;;
+        mcrctl:) options='--help --json --control --version' wanted='reload use standby active follow diff status stats rules members top graph check doctor import explain' ;;
         mcrctl:reload | mcrctl:diff | mcrctl:status | mcrctl:stats | mcrctl:members) options='--help --json --control' wanted='' ;;
         mcrctl:use | mcrctl:standby | mcrctl:active | mcrctl:follow | mcrctl:rules) options='--help --json --control' wanted='@rules' ;;
         mcrctl:top) options='--help --json --control --interval --count' wanted='' ;;
+        mcrctl:graph) options='--help --json --control --format' wanted='@rules' ;;
         mcrctl:check | mcrctl:import) options='--help --json --control' wanted='@files' ;;
         mcrctl:doctor) options='--help --json --control --config' wanted='' ;;
         mcrctl:explain) options='--help --json --control --seconds --config' wanted='@rules' ;;
@@ -78,6 +79,7 @@ _mcrd_value() {
         --config | --control) wanted='@files' ;;
         --log-level) wanted='debug info warning error' ;;
         --address | --burst | --count | --expect | --flows | --interval | --port | --rate | --seconds | --size | --source | --source-port | --timeout | --ttl) wanted='' ;;
+        --format) wanted='text svg' ;;
         --interface) wanted='@interfaces' ;;
         *) return 1 ;;
     esac

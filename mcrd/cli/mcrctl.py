@@ -26,6 +26,7 @@ from mcrd.cli.mcrd import DEFAULT_CONFIG, DEFAULT_CONTROL
 from mcrd.cli.output import write
 from mcrd.client import ControlError, ask, fetch
 from mcrd.counters import Stats
+from mcrd.picture import picture
 from mcrd.systemd.journal import stderr_is_journald
 
 TIMEOUT = 10.0  # seconds
@@ -165,6 +166,16 @@ def _positive(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
 
 
+def _graph(options: argparse.Namespace) -> int:
+    from mcrd.cli import graph  # noqa: PLC0415
+
+    stats = fetch(options.control, Stats, TIMEOUT)
+    rules = fetch(options.control, Rules, TIMEOUT)
+    members = fetch(options.control, Members, TIMEOUT)
+    form = "json" if options.json else options.format
+    return graph.run(picture(stats, rules, members), options.rule, form)
+
+
 class Command(NamedTuple):
     """A subcommand: what --help says of it, what carries it out, and arguments of its own."""
 
@@ -208,6 +219,11 @@ COMMANDS = {
         argument("--count", "N", "end after N refreshes (default: 1, in a terminal never)",
                  type=_positive),
     ], is_live=True),
+    "graph": Command("a picture of what flows where, as text or SVG", _graph, [
+        argument("rule", "RULE", "only these rules: the name, or how names begin, as cam-*",
+                 nargs="*"),
+        argument("--format", "FORMAT", "text or svg (default: %(default)s)",
+                 choices=("text", "svg"), default="text")]),
     "check": Command("check a rule file; needs no daemon", _check, [
         argument("file", "FILE", "default: %(default)s",
                   nargs="?", type=Path, default=Path(DEFAULT_CONFIG))]),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 from mcrd import __version__, answers, counters
-from mcrd.addresses import plain
+from mcrd.addresses import plain, written
 from mcrd.cli.output import drops, printable
 from mcrd.events import counted
 from mcrd.inspected import clock, inspected
@@ -73,19 +73,12 @@ def _interface(entry: answers.Input | answers.Output | counters.OutputCounts) ->
     return name if own in (None, name) else f"{name} ({own})"
 
 
-def _endpoint(entry: answers.Input | answers.Output | counters.OutputCounts) -> str:
-    if entry.port == 0:
-        return f"{entry.address} esp"
-    address = f"[{entry.address}]" if ":" in entry.address else entry.address
-    return f"{address}:{entry.port}"
-
-
 def _to(output: answers.Output | counters.OutputCounts) -> str:
     """Where an output sends; of one that follows the routes, by which interface now."""
     if output.interface is not None:
-        return f"{_interface(output)} {_endpoint(output)}"
+        return f"{_interface(output)} {written(output.address, output.port)}"
     by = output.interface_now
-    return _endpoint(output) + (f" by {by}" if by else "")
+    return written(output.address, output.port) + (f" by {by}" if by else "")
 
 
 def _state(entry: answers.Rule | answers.Output | counters.RuleCounts) -> str:
@@ -98,10 +91,10 @@ def _settings(end: answers.Input | answers.Output, *names: str) -> str:
     for name in names:
         value = getattr(end, name)
         if value:
-            shown = _networks(value) if isinstance(value, list) else value
+            told = _networks(value) if isinstance(value, list) else value
             called = name.removesuffix("_s")
             unit = " s" if called != name else ""
-            words.append(name if value is True else f"{called} {shown}{unit}")
+            words.append(name if value is True else f"{called} {told}{unit}")
     return f" ({'; '.join(words)})" if words else ""
 
 
@@ -117,7 +110,8 @@ def rules(answer: answers.Rules) -> Iterator[str]:
         about = f"  ({printable(rule.description)})" if rule.description else ""
         yield f"{name}  {_state(rule)}{about}"
         settings = _settings(rule.input, "sources", "exclude", "vlan", "limit", "dedupe_s")
-        yield f"    from {_interface(rule.input)} {_endpoint(rule.input)}{settings}"
+        source = written(rule.input.address, rule.input.port)
+        yield f"    from {_interface(rule.input)} {source}{settings}"
         if rule.inspect is not None:
             yield f"    inspects {_inspects(rule.inspect)}"
         if rule.switch is not None:

@@ -15,7 +15,7 @@ FLOORS = [
     {"model", "errors", "events", "files", "sums", "threads", "words", "dataplane"},
     {"addresses", "answers"},
     {"client", "counters", "inspected", "looks", "merged", "tasks", "config", "systemd"},
-    {"planning", "convert", "querying"},
+    {"planning", "convert", "querying", "picture"},
     {"sockets"},
     {"host", "observe"},
     {"lanes", "beside", "traffic"},
