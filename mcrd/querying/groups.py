@@ -75,12 +75,6 @@ class Group:
         self.until = max(self.until, end) if self.until else 0.0
         self.wanted = {source: max(until, end) for source, until in self.wanted.items()}
 
-    def is_wanted(self, source: bytes, now: float) -> bool:
-        """Whether some host wants what this source sends (RFC 3376, 6.3)."""
-        if self.wanted.get(source, 0.0) > now:
-            return True
-        return self.until > now and source not in self.refused and source not in self.wanted
-
     def is_over(self, now: float) -> bool:
         """Whether nobody wants anything any more."""
         self.expire(now)
