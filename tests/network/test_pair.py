@@ -123,6 +123,11 @@ global_defs {
   vrrp_version 3
 }
 """
+# From 2.3 on, it does not start without a file of its package; all else it can do without.
+START = """
+mkdir -p "$1/keepalived" && touch "$1/keepalived/keepalived.config-opts" &&
+mount --bind "$1" /etc && shift && exec "$@"
+"""
 INSTANCE = """
 vrrp_instance of-{number} {{
   state BACKUP
@@ -162,10 +167,11 @@ class Twin:
             for number, (address, priority) in enumerate(self.priorities.items(), 51)
         )
         conf.write_text(KEEPALIVED + "".join(instances))
+        etc = str(lab.file(f"{name}.etc"))
         self.router = self.host.start(
+            *("unshare", "--mount", "sh", "-c", START, "sh", etc),
             *(program("keepalived", "keepalived"), "--vrrp", "--dont-fork", "--log-console"),
             *("--use-file", str(conf), "--pid", f"{conf}.pid", "--vrrp_pid", f"{conf}.vrrp"),
-            stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
 
