@@ -203,14 +203,20 @@ def settled(worker: Worker, oracle: Oracle, now: int) -> None:
         assert worker.counts(leg) == {name: oracle.counts[leg][name] for name in NAMES}
 
 
-def two_legs(seed: int, count: int) -> tuple[list[tuple[int, int, int]], set[int]]:
-    """What comes of a stream: time, leg and number, in order; and what both legs lost."""
+def two_legs(
+    seed: int, count: int, apart: int = 50_000
+) -> tuple[list[tuple[int, int, int]], set[int]]:
+    """What comes of a stream: time, leg and number, in order; and what both legs lost.
+
+    Each loses 1 %, four times a second up to 100 ms in a row, and is up to 50 ms late. Numbers are
+    `apart` ns apart.
+    """
     chance, arrives, lost = random.Random(seed), [], Counter[int]()
     for leg in (0, 1):
         cut_until, skew = 0, 0.0
         for number in range(count):
-            sent = number * 50_000  # 20,000/s
-            if chance.random() < 0.0002:
+            sent = number * apart
+            if chance.random() < 4e-9 * apart:
                 cut_until = sent + chance.randrange(100_000_000)
             if chance.random() < 0.01 or sent < cut_until:
                 lost[number] += 1

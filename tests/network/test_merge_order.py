@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.dataplane.test_merge import mold
 from tests.lab import wait_for
 from tests.lab.datagrams import udp
 from tests.network.test_merge import FEED, OTHER, A, B, Legs
@@ -96,6 +97,30 @@ def test_order_is_kept(start: Callable[[str], Legs], by: str) -> None:
     assert sum(each["merge"]["reordered"] for each in found.values()) > 100
     assert sum(each["merge"]["first"] for each in found.values()) == len(wanted)
     assert not any(each["dropped"]["too_late"] for each in found.values())
+
+
+def test_sessions_of_moldudp64_in_order(start: Callable[[str], Legs]) -> None:
+    """One leg is ahead by most of a burst; heartbeats wait for nothing, nor does a new session."""
+    legs = start(f'{FEED}merge = {{ by = "sequence", delay = "1s" }}\ninspect = "moldudp64"\n')
+    wanted: list[bytes] = []
+    heartbeats: list[bytes] = []
+    for session in (b"session001", b"session002"):
+        burst = [mold(1 + 3 * number, 3, session) for number in range(100)]
+        heartbeat = mold(301, 0, session)
+        for way, to, packets in (
+            (legs.a, A, burst[:2]),
+            (legs.b, B, [*burst[30:], heartbeat, heartbeat]),
+            (legs.a, A, [*burst[2:40], heartbeat, heartbeat]),
+        ):
+            for each in packets:
+                way.sendto(each, to)
+        wanted += burst
+        heartbeats += [heartbeat] * 2
+    wait_for(lambda: len(in_order(legs)) >= len(wanted + heartbeats), "the stream")
+    came = in_order(legs)
+    assert [each for each in came if each not in heartbeats] == wanted
+    assert [each for each in came if each in heartbeats] == heartbeats
+    assert not any(each["dropped"]["too_late"] for each in counts(legs).values())
 
 
 def test_what_is_held_is_not_lost(start: Callable[[str], Legs]) -> None:
