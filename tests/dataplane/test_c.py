@@ -18,6 +18,8 @@ BUILDS = {
     "O2": ("-O2",),
 }
 
+OPTIONS = {**BUILDS, "released": ("-O2", "-flto=auto")}
+
 ENGINES = ("uring.c", "polling.c", "pace.c")
 EGRESS = ("egress.c", "gather.c", "counters.c", "meter.c", *ENGINES)
 INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
@@ -58,7 +60,7 @@ def compile_c(directory: Path, program: str, sources: tuple[str, ...], build: st
     """Builds tests/dataplane/c/PROGRAM.c with the sources; returns the executable."""
     made = directory / program
     command = [
-        *("gcc", *STRICT, *BUILDS[build], f"-I{SOURCES}", f"-I{TESTS}"),
+        *("gcc", *STRICT, *OPTIONS[build], f"-I{SOURCES}", f"-I{TESTS}"),
         *(str(TESTS / f"{program}.c"), *(str(SOURCES / name) for name in sources)),
         *("-o", str(made), "-luring"),
     ]
@@ -79,10 +81,21 @@ def test_unit(subject: str, build: str, tmp_path: Path) -> None:
 
 
 def test_every_c_file_is_run() -> None:
-    # Three are run by test_inspect.py, test_merge.py and test_order.py.
-    others = {"fuzz_packet.c", "replay.c", "remerge.c", "reorder.c"}
+    # Four are run by test_inspect.py, test_merge.py, test_order.py and test_switch.py.
+    others = {"cost.c", "fuzz_packet.c", "replay.c", "remerge.c", "reorder.c", "reswitch.c"}
     named = {f"test_{subject}.c" for subject in SUBJECTS} | others
     assert {path.name for path in TESTS.glob("*.c")} == named
+
+
+@pytest.mark.alone
+@pytest.mark.long
+def test_what_inspect_and_merge_cost(tmp_path: Path) -> None:
+    """They print ns, which are a tenth of this where nothing else runs."""
+    made = compile_c(tmp_path, "cost", tuple({*INSPECT, *MERGE}), "released")
+    done = subprocess.run([made], capture_output=True, text=True, check=True)
+    for what, cost in (line.split() for line in done.stdout.splitlines()):
+        print(what, cost)
+        assert float(cost) < (200 if what.startswith("inspect") else 1500)
 
 
 def test_packet_survives_a_million_mutations(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tests.lab import wait_for
-from tests.network.test_merge import FEED, A, B, Legs, rtp
+from tests.lab.datagrams import sender
+from tests.network.test_merge import FEED, A, B, Legs, rtp, second_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,5 +136,35 @@ def test_over_and_back(triangle: Triangle) -> None:
     assert f"{FIRST} is in use: input 2 (q0) was silent for" in explained
     told = "rules.feed has no input 'q9'; say one of 1 (r0), 2 (q0), or auto"
     assert told in feed.daemon.ctl_again("use", "feed", "q9")[2]
+    feed.a.close()
+    feed.b.close()
+
+
+def test_an_interface_is_deleted_and_comes_again(triangle: Triangle) -> None:
+    """That of the input in use, then the other one: what flows is relayed, and nothing twice."""
+    feed = Feed(triangle)
+    feed.until_used(SECOND, SECOND)
+    triangle.relay.run("ip", "link", "del", "q0")
+    wait_for(lambda: feed.state(SECOND) == "waiting", "the second input to wait")
+    feed.flow(feed.fresh(50), FIRST)  # at once: nobody waits for what is not there
+    feed.check()
+    found = feed.switch(FIRST)
+    assert (found["used"], found["in_use"]) == (True, FIRST)
+    line = "rules.feed: input 1 (r0) is in use now: input 2 (q0) is not there any more"
+    wait_for(lambda: line in feed.daemon.log(), "the line of the switch")
+
+    feed.b.close()
+    second_way(triangle)
+    wait_for(lambda: feed.state(SECOND) == "active", "the second input to be there again")
+    feed.b = sender(triangle.source, "s1")
+    feed.flow(feed.fresh(50), FIRST, SECOND)
+    feed.check()
+    assert feed.switch(SECOND)["in_use"] == FIRST
+
+    triangle.relay.run("ip", "link", "del", "r0")
+    wait_for(lambda: feed.state(FIRST) == "waiting", "the first input to wait")
+    feed.flow(feed.fresh(50), SECOND)
+    feed.check()
+    assert feed.switch(SECOND)["used"]
     feed.a.close()
     feed.b.close()

@@ -69,6 +69,8 @@ struct switch_stream *switch_join(struct switch_stream **streams, const struct s
 		stream->used = number; /* a worker before this one used it */
 	else if (stream->used != number)
 		counters->used = 0;
+	else if (!counters->used && !stream->chosen) /* it was gone, and nothing came by another meanwhile */
+		use(stream, number, SWITCH_FIRST, now);
 	if (stream->chosen && (stream->used != stream->chosen || (number == stream->chosen && !counters->used)))
 		use(stream, stream->chosen, SWITCH_CHOSEN, now);
 	return stream;

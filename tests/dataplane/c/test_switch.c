@@ -169,6 +169,10 @@ static void test_a_leg_goes(void)
 	join(0);
 	CHECK_EQUAL(flow(5050, 7), 101);
 	check_used(0, SWITCH_STEADY, 1);
+	leave(0);
+	memset(&counters[0], 0, sizeof(counters[0]));
+	join(0);
+	check_used(0, SWITCH_FIRST, 0); /* nothing has come by another yet */
 	end();
 }
 
