@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,14 @@ def test_rule_files_of_the_pages_pass_without_a_warning(
     shown = capsys.readouterr()
     assert shown.out.endswith(": good\n")
     assert shown.err == ""
+
+
+def test_the_rule_file_of_the_config_map_passes_without_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifests = (ROOT / "packaging/kubernetes/mcrd.yaml").read_text()
+    block = manifests.split("  mcr.toml: |\n")[1].split("---\n")[0]
+    test_rule_files_of_the_pages_pass_without_a_warning(dedent(block), tmp_path, capsys)
 
 
 def test_there_are_such_rule_files() -> None:
