@@ -10,9 +10,14 @@
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
 #   make bench       measures mcrd beside other relays: about 22 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
-#   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one
+#   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one, and
+#                    dist/*.tar.gz, the sources
 #   make deb         dist/*.deb, for the Debian or Ubuntu that it is built on (with sudo: installs
 #                    what is missing for that)
+#   make image       dist/mcrd-image_*.tar, a container image of that package, for podman and Docker
+#                    (needs root)
+#   make test-image  builds it, and relays with it into containers and out of one (needs root)
+#   make release     looks whether a version can be made: tests, packages, changelog, pages. STAGES
 #   make install     where there is no package: to PREFIX (/usr/local), under DESTDIR
 #   make uninstall   removes that again, all but /etc/mcr.toml
 #   make completion  etc/completion, after a change of a command line
@@ -37,7 +42,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels bench bench-quick wheel deb install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -81,6 +86,17 @@ wheel: setup
 
 deb:
 	@scripts/deb
+
+image:
+	@scripts/image
+
+test-image: setup
+	@scripts/setup image
+	@scripts/setup containers
+	$(PYTEST) --long tests/system/test_image.py $(ARGS)
+
+release: setup
+	@scripts/release $(STAGES)
 
 install: build
 	@scripts/install install
