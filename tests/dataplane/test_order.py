@@ -83,7 +83,7 @@ class Oracle:
         self._delay, self._modulus = delay, 1 << bits
         self._window = min(WINDOW, self._modulus // 2)
         self._stream: int | None = None
-        self._due = self._known = self._late = 0
+        self._due = self._known = self._late = self._first = self._began = 0
         self._in_turn = False
         self._stray: tuple[int, int] | None = None  # its stream, and the number after it
         self._fate: dict[int, bool] = {}  # of numbers before the one that is due: was it sent?
@@ -91,7 +91,7 @@ class Oracle:
 
     def give(self, number: int, name: int, now: int, stream: int = 7) -> list[int]:
         if self._stream is None:
-            return self._anew(number % self._modulus, name, stream)
+            return self._anew(number % self._modulus, name, now, stream)
         number = self._near(number % self._modulus)
         ahead = number - self._due
         if stream != self._stream or number in self._waits or self._fate.get(number, False):
@@ -107,8 +107,11 @@ class Oracle:
             return self._ready() if ahead == 0 else []
         if not -self._known <= ahead < 0:
             return self._doubt(number, name, now, stream)
+        if number < self._first and now - self._began < self._delay:
+            self._fate[number] = True
+            return [name]
         self._late += 1
-        return [LATE] if self._late < LATE_IN_A_ROW else self._anew(number, name, stream)
+        return [LATE] if self._late < LATE_IN_A_ROW else self._anew(number, name, now, stream)
 
     def expire(self, now: int) -> list[int]:
         left: list[int] = []
@@ -150,9 +153,10 @@ class Oracle:
         self._waits = {}
         return left
 
-    def _anew(self, number: int, name: int, stream: int) -> list[int]:
+    def _anew(self, number: int, name: int, now: int, stream: int) -> list[int]:
         left = self._flush()
         self._stream, self._due = stream, number + 1
+        self._first, self._began = number, now
         self._late, self._in_turn, self._stray = 0, False, None
         self._known = min(BEFORE, self._window // 4) + 1
         self._fate = {number: True}
@@ -160,7 +164,7 @@ class Oracle:
 
     def _anew_after_stray(self, number: int, name: int, now: int, stream: int) -> list[int]:
         assert self._stray is not None
-        left = self._anew((self._stray[1] - 1) % self._modulus, 0, stream)[:-1]
+        left = self._anew((self._stray[1] - 1) % self._modulus, 0, now, stream)[:-1]
         self._in_turn = False
         return left + self.give(number, name, now, stream)
 
@@ -286,6 +290,17 @@ def test_numbers_that_count_by_more_than_one(library: tuple[FFI, Any], step: int
         left += order.expire(n * 10) + order.give(step * swapped, swapped, n * 10)
     left += order.expire(10**9)
     assert left[2:] == list(range(2, 2000))
+
+
+def test_what_is_before_the_first_one_was_not_waited_for(library: tuple[FFI, Any]) -> None:
+    """It leaves at once, once, until `delay` is over."""
+    order = Order(library, 50, 16)
+    assert order.give(100, 0, 0) == [0]
+    assert order.give(90, 1, 10) == [1]
+    assert order.give(101, 2, 20) == [2]
+    assert order.give(91, 3, 49) == [3]
+    assert order.give(92, 4, 50) == [LATE]
+    assert order.give(102, 5, 60) == [5]
 
 
 def test_spans_of_numbers(library: tuple[FFI, Any]) -> None:

@@ -209,12 +209,12 @@ int held_take(struct worker *worker, struct interface_counters *here, struct rul
 	if (!find_place(&rule->match.merge, &worker->guard, payload, length, &place))
 		return 0;
 	while (!held) {
-		switch (order_ask(order, &place)) {
+		switch (order_ask(order, &place, now)) {
 		case ORDER_ANEW:
 			result = send_held(worker, order, 1);
 			if (result < 0)
 				return result;
-			order_begin(order, &place);
+			order_begin(order, &place, now);
 			continue;
 		case ORDER_STRAY:
 			return 0;

@@ -60,6 +60,7 @@ static void advance(struct order *order, uint64_t numbers, int sent)
 
 	note(order, order->due + numbers - noted, noted, sent);
 	order->due = (order->due + numbers) & order->mask;
+	order->gone += numbers;
 	order->known = order->known + noted < order->window ? order->known + (uint32_t)noted : order->window;
 }
 
@@ -81,7 +82,13 @@ static enum order_answer doubt(struct order *order, const struct order_place *pl
 	return ORDER_STRAY;
 }
 
-enum order_answer order_ask(struct order *order, const struct order_place *place)
+/* Is it from before the stream began, and was not waited for? */
+static int is_early(const struct order *order, uint64_t behind, uint64_t now)
+{
+	return behind > order->gone && (int64_t)(now - order->began) < (int64_t)order->delay;
+}
+
+enum order_answer order_ask(struct order *order, const struct order_place *place, uint64_t now)
 {
 	uint64_t ahead = (place->number - order->due) & order->mask, behind = (order->due - place->number) & order->mask;
 
@@ -104,13 +111,17 @@ enum order_answer order_ask(struct order *order, const struct order_place *place
 	}
 	if (behind > order->known || is_set(order->sent, at(order, place->number)))
 		return doubt(order, place);
+	if (is_early(order, behind, now)) {
+		note(order, place->number, place->span < behind ? place->span : behind, 1);
+		return ORDER_STRAY;
+	}
 	if (++order->late < ORDER_LATE)
 		return ORDER_LATE_ONE;
 	order->stray.span = 0;
 	return ORDER_ANEW;
 }
 
-void order_begin(struct order *order, const struct order_place *place)
+void order_begin(struct order *order, const struct order_place *place, uint64_t now)
 {
 	const struct order_place *first = follows_stray(order, place) ? &order->stray : place;
 	uint64_t half = 1ULL << (place->bits - 1);
@@ -122,6 +133,8 @@ void order_begin(struct order *order, const struct order_place *place)
 	order->due = order->highest = first->number;
 	order->known = order->window / 4 < ORDER_BEFORE ? order->window / 4 : ORDER_BEFORE;
 	order->late = 0;
+	order->began = now;
+	order->gone = 0;
 	order->in_turn = order->passed = 0;
 	order->begun = 1;
 	memset(order->sent, 0, sizeof(order->sent));

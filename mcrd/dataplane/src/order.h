@@ -5,6 +5,9 @@
  * the probation of RFC 3550, A.1, has it. It leaves at once, and the stream goes on where it was. The second one begins the
  * stream anew: all that waits leaves first. What is ahead and not too far waits; where it is alone when its time is over,
  * it is a stray as well.
+ *
+ * Whichever comes first, a stream begins with it, and others before it may be on their way: nobody has waited for these. So
+ * they leave at once, for as long as anything waits.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_ORDER_H
 #define MCRD_ORDER_H
@@ -45,6 +48,8 @@ struct order {
 	uint32_t places; /* in use of what follows: a power of two */
 	uint32_t known;  /* numbers before the one that is due of which it is known what became of them */
 	uint32_t late;   /* in a row */
+	uint64_t began;  /* when its first one came, */
+	uint64_t gone;   /* and how many numbers have been due since */
 	uint32_t held;
 	int begun;
 	int in_turn; /* the last one that left was due, and no other was given up for it, nor left as a stray */
@@ -61,11 +66,11 @@ struct order {
 struct order *order_new(uint64_t delay, uint32_t place); /* NULL: no memory */
 void order_free(struct order *order);
 
-/* What becomes of a datagram of that place. */
-enum order_answer order_ask(struct order *order, const struct order_place *place);
+/* What becomes of a datagram of that place that came at this time. */
+enum order_answer order_ask(struct order *order, const struct order_place *place, uint64_t now);
 
 /* The stream begins with it, or with the stray before it. Nothing may wait. */
-void order_begin(struct order *order, const struct order_place *place);
+void order_begin(struct order *order, const struct order_place *place, uint64_t now);
 
 /* Has a higher number come before it? Asked once for each that is not late. */
 int order_is_behind(struct order *order, const struct order_place *place);

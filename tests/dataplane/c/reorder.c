@@ -81,11 +81,11 @@ uint32_t reorder_give(struct reorder *reorder, uint64_t stream, uint64_t number,
 	reorder->count = 0;
 	while (!done) {
 		done = 1;
-		switch (order_ask(order, &place)) {
+		switch (order_ask(order, &place, now)) {
 		case ORDER_ANEW:
 			while (leave(reorder, 1))
 				;
-			order_begin(order, &place);
+			order_begin(order, &place, now);
 			done = 0;
 			break;
 		case ORDER_NOW:
