@@ -34,29 +34,32 @@ static uint64_t mix(uint64_t a, uint64_t b)
 	return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-static uint64_t mix_words(uint64_t state, const uint8_t *at, const uint64_t *seed)
+static uint64_t mix_words(uint64_t state, const uint8_t *at, uint64_t seed)
 {
-	return mix(get64(at) ^ seed[0] ^ state, get64(at + 8) ^ seed[1]);
+	return mix(get64(at) ^ state, get64(at + 8) ^ seed);
 }
 
-/* `length` is more than the words; the last ones overlap those before. Of four lanes, none waits for another. */
+/* `length` is more than the words; the last ones overlap those before. Of four lanes, none waits for another. The seeds
+ * make their first states: no sender knows what any word is multiplied by. */
 static uint64_t mix_all(uint64_t state, const uint8_t *payload, uint32_t length, const uint64_t *seed)
 {
-	uint64_t a = state, b = state + seed[1], c = state + seed[2], d = state + seed[3];
-	uint32_t at = 0;
+	uint64_t a = state ^ seed[0], b = state + seed[1], c = state + seed[2], d = state + seed[3], key = seed[1];
+	const uint8_t *last = payload + length - WORDS;
 
 	if (length > LANES * WORDS) {
-		for (; at + LANES * WORDS < length; at += LANES * WORDS) {
-			a = mix_words(a, payload + at, seed);
-			b = mix_words(b, payload + at + WORDS, seed);
-			c = mix_words(c, payload + at + 2 * WORDS, seed);
-			d = mix_words(d, payload + at + 3 * WORDS, seed);
+		const uint8_t *end = payload + length - LANES * WORDS;
+
+		for (; payload < end; payload += LANES * WORDS) {
+			a = mix_words(a, payload, key);
+			b = mix_words(b, payload + WORDS, key);
+			c = mix_words(c, payload + 2 * WORDS, key);
+			d = mix_words(d, payload + 3 * WORDS, key);
 		}
-		state = mix(a ^ seed[0], b ^ seed[1]) ^ mix(c ^ seed[2], d ^ seed[3]);
+		a = mix(a ^ seed[0], b ^ seed[1]) ^ mix(c ^ seed[2], d ^ seed[3]);
 	}
-	for (; at + WORDS < length; at += WORDS)
-		state = mix_words(state, payload + at, seed);
-	return mix_words(state, payload + length - WORDS, seed);
+	for (; payload < last; payload += WORDS)
+		a = mix_words(a, payload, key);
+	return mix_words(a, last, key);
 }
 
 static uint64_t content_of(const struct guard *guard, uint64_t destination, const uint8_t *payload, uint32_t length)
