@@ -8,6 +8,9 @@
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
 #   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
+#   make page        builds the page of mcrd-web from web/ (needs node and npm)
+#   make test-web    the page in a browser (needs root, chromium, node and npm)
+#   make screenshot  docs/web.png, of the demo's network (needs root and chromium)
 #   make bench       measures mcrd beside other relays: about 22 minutes (needs root)
 #   make bench-quick what the ratios need, two to three minutes; fails when one is missed
 #   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one, and
@@ -42,7 +45,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels bench bench-quick wheel deb image test-image release install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -55,7 +58,7 @@ demo: setup
 
 # Three at a time, since most tests on packets wait most of the time, but for those that
 # have to be alone. First what takes longest in one piece; last what comes in many small ones.
-DIRECTORIES := $(addprefix tests/,system sandbox dataplane unit network)
+DIRECTORIES := $(addprefix tests/,system sandbox dataplane unit web network)
 SIDE_BY_SIDE := -n 3 -m "not alone" $(DIRECTORIES)
 ALONE := -m alone $(DIRECTORIES)
 RUN = $(if $(ARGS),$(PYTEST) $(LONG) $(ARGS),status=0; \
@@ -74,6 +77,22 @@ test-fresh:
 
 test-kernels:
 	@scripts/kernels $(KERNEL)
+
+web/node_modules: web/package-lock.json
+	cd web && $(CURDIR)/$(AS_OWNER) npm ci --silent --ignore-scripts
+	touch web/node_modules
+
+page: web/node_modules
+	cd web && $(CURDIR)/$(AS_OWNER) node build.mjs
+
+playwright: setup
+	@$(AS_OWNER) $(VENV)/python -m pip --disable-pip-version-check install --quiet 'playwright>=1.49'
+
+screenshot: playwright
+	$(VENV)/python -m tests.screenshot
+
+test-web: playwright web/node_modules
+	$(PYTEST) --long tests/web $(ARGS)
 
 bench: setup
 	@$(VENV)/python -m bench
@@ -114,6 +133,6 @@ lint: setup
 	mandoc -T lint -W warning $(wildcard man/*)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info web/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f mcrd/dataplane/_dataplane.* mcrd/traffic/_traffic.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,10 @@ from mcrd.addresses import written
 from mcrd.answers import Members, Rule, Rules
 from mcrd.counters import OutputCounts, RuleCounts, Stats
 
+NO_LOSS = frozenset(
+    ("unmatched", "own_output", "second_copy", "standby_input", "standby", "duplicate")
+)
+"""Drops by which a receiver misses nothing."""
 SILENT = "silent"
 """Shown as the state of an active rule that receives nothing any more."""
 
@@ -83,7 +87,7 @@ def picture(stats: Stats, rules: Rules, members: Members) -> Picture:
         said = f"{asked.protocol.upper()}: {who}{also} asks; {len(asked.groups)} groups wanted"
         interfaces.setdefault(asked.interface, InterfacePicture()).queriers.append(said)
     for node in interfaces.values():
-        node.lost = some(node.lost)
+        node.lost = losses(node.lost)
     known = {name: _rule(name, rule, rules.rules.get(name)) for name, rule in stats.rules.items()}
     return Picture(known, interfaces)
 
@@ -94,7 +98,7 @@ def _rule(name: str, count: RuleCounts, rule: Rule | None) -> RulePicture:
     return RulePicture(
         packets=count.rate.second.packets,
         bits=8 * count.rate.second.bytes,
-        lost=some(count.dropped),
+        lost=losses(count.dropped),
         interface=count.interface_now or count.interface,
         source="" if rule is None else written(rule.input.address, rule.input.port),
         state=next(iter(count.leg_faults), SILENT if count.silent else count.state),
@@ -112,7 +116,7 @@ def _output(count: OutputCounts) -> OutputPicture:
     return OutputPicture(
         packets=count.rate.second.packets,
         bits=8 * count.rate.second.bytes,
-        lost=some(count.unsent),
+        lost=losses(count.unsent),
         to=written(count.address, count.port),
         interface=count.interface_now or count.interface or "",
         state=count.state,
@@ -121,14 +125,17 @@ def _output(count: OutputCounts) -> OutputPicture:
 
 
 def _without(counts: dict[str, int], others: dict[str, int]) -> None:
-    for name, number in others.items():
-        if number and name in counts:
-            counts[name] = max(0, counts[name] - number)
+    if any(others.values()):
+        for name, number in others.items():
+            if name in counts:
+                counts[name] = max(0, counts[name] - number)
 
 
-def some(counts: dict[str, int]) -> dict[str, int]:
-    """Those that are not 0."""
-    return {name: number for name, number in counts.items() if number}
+def losses(counts: dict[str, int]) -> dict[str, int]:
+    """Losses, as far as there are any."""
+    if not any(counts.values()):
+        return {}
+    return {name: number for name, number in counts.items() if number and name not in NO_LOSS}
 
 
 def rate_text(flow: Flow) -> str:

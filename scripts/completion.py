@@ -17,7 +17,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from mcrd.cli import mcrctl, mcrd, mcrgen
+from mcrd.cli import mcrctl, mcrd, mcrd_web, mcrgen
 
 MARK = "# What follows is made by `make completion`.\n"
 NEXT = "\n            "
@@ -178,6 +178,7 @@ def main(directory: Path) -> None:
         "mcrd": program(mcrd._parser()),
         "mcrctl": program(mcrctl._parser()),
         "mcrgen": program(mcrgen._parsers()[0]),
+        "mcrd-web": program(mcrd_web._parser()),
     }
     made = {"mcrd.bash": bash(programs), "_mcrd": zsh(programs)}
     made |= {f"{name}.fish": fish(name, found) for name, found in programs.items()}

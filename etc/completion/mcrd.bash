@@ -1,4 +1,4 @@
-# Completion of mcrd, mcrctl and mcrgen for bash: to be sourced, or to be a file of the name of each
+# Completion of mcrd, mcrctl, mcrgen and mcrd-web for bash: to be sourced, or to be a file of the name of each
 # in bash-completion's directory. It needs nothing of bash-completion.
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -60,8 +60,8 @@ _mcrd_rules() {
 _mcrd_known() {
     case $1 in
         mcrd:) options='--help --config --control --check --log-level --version' wanted='' ;;
-        mcrctl:) options='--help --json --control --version' wanted='reload use standby active follow diff status stats rules members top graph check doctor import explain' ;;
-        mcrctl:reload | mcrctl:diff | mcrctl:status | mcrctl:stats | mcrctl:members) options='--help --json --control' wanted='' ;;
+        mcrctl:) options='--help --json --control --version' wanted='reload use standby active follow diff status stats rules members top graph web check doctor import explain' ;;
+        mcrctl:reload | mcrctl:diff | mcrctl:status | mcrctl:stats | mcrctl:members | mcrctl:web) options='--help --json --control' wanted='' ;;
         mcrctl:use | mcrctl:standby | mcrctl:active | mcrctl:follow | mcrctl:rules) options='--help --json --control' wanted='@rules' ;;
         mcrctl:top) options='--help --json --control --interval --count' wanted='' ;;
         mcrctl:graph) options='--help --json --control --format' wanted='@rules' ;;
@@ -71,18 +71,19 @@ _mcrd_known() {
         mcrgen:) options='--help' wanted='send receive' ;;
         mcrgen:send) options='--help --interface --address --port --flows --json --source-port --rate --size --count --ttl --burst' wanted='' ;;
         mcrgen:receive) options='--help --interface --address --port --flows --json --source --expect --timeout' wanted='' ;;
+        mcrd-web:) options='--help --version --control --listen --token-file --proxy-header --proxy --unit' wanted='' ;;
     esac
 }
 
 _mcrd_value() {
     case $1 in
-        --config | --control) wanted='@files' ;;
+        --config | --control | --token-file) wanted='@files' ;;
         --log-level) wanted='debug info warning error' ;;
-        --address | --burst | --count | --expect | --flows | --interval | --port | --rate | --seconds | --size | --source | --source-port | --timeout | --ttl) wanted='' ;;
+        --address | --burst | --count | --expect | --flows | --interval | --listen | --port | --proxy | --proxy-header | --rate | --seconds | --size | --source | --source-port | --timeout | --ttl | --unit) wanted='' ;;
         --format) wanted='text svg' ;;
         --interface) wanted='@interfaces' ;;
         *) return 1 ;;
     esac
 }
 
-complete -F _mcrd_complete mcrd mcrctl mcrgen
+complete -F _mcrd_complete mcrd mcrctl mcrgen mcrd-web

@@ -176,6 +176,12 @@ def _graph(options: argparse.Namespace) -> int:
     return graph.run(picture(stats, rules, members), options.rule, form)
 
 
+def _web(options: argparse.Namespace) -> int:
+    from mcrd.cli import mcrd_web  # noqa: PLC0415
+
+    return mcrd_web.for_a_while(options.control)
+
+
 class Command(NamedTuple):
     """A subcommand: what --help says of it, what carries it out, and arguments of its own."""
 
@@ -224,6 +230,9 @@ COMMANDS = {
                  nargs="*"),
         argument("--format", "FORMAT", "text or svg (default: %(default)s)",
                  choices=("text", "svg"), default="text")]),
+    "web": Command(
+        "the same in a browser, live: print an address of this host, and serve until interrupted",
+        _web, is_live=True),
     "check": Command("check a rule file; needs no daemon", _check, [
         argument("file", "FILE", "default: %(default)s",
                   nargs="?", type=Path, default=Path(DEFAULT_CONFIG))]),

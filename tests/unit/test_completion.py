@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mcrd.cli import mcrctl, mcrd, mcrgen
+from mcrd.cli import mcrctl, mcrd, mcrd_web, mcrgen
 
 TOP = Path(__file__).parents[2]
 COMPLETION = TOP / "etc/completion"
@@ -39,6 +39,7 @@ OF_PROGRAMS = {
     "mcrd": options(mcrd._parser()),  # noqa: SLF001
     "mcrctl": options(mcrctl._parser()),  # noqa: SLF001
     "mcrgen": options(mcrgen._parsers()[0]),  # noqa: SLF001
+    "mcrd-web": options(mcrd_web._parser()),  # noqa: SLF001
 }
 
 
@@ -145,7 +146,7 @@ def test_bash_offers_no_rules_when_the_daemon_does_not_answer(tmp_path: Path) ->
 def test_zsh_has_every_option_and_command(program: str) -> None:
     found: Options = {}
     for names, text in re.findall(
-        r"^        (m[a-z:| ]+)\) (.*?) ;;$", ZSH.read_text("utf-8"), LINES
+        r"^        (m[a-z:| -]+)\) (.*?) ;;$", ZSH.read_text("utf-8"), LINES
     ):
         flags = re.findall(r"^ +'(?:\(- \*\))?(--[a-z-]+)", text, re.MULTILINE)
         found |= {name: set(flags) for name in names.split(" | ")}

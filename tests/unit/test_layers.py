@@ -20,11 +20,20 @@ FLOORS = [
     {"host", "observe"},
     {"lanes", "beside", "traffic"},
     {"doctor", "explain", "daemon"},
+    {"web"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 # What is run, not imported: by pyproject.toml, setup.py or a worker's command line.
-RUN = {"cli", "cli.mcrd", "cli.mcrctl", "cli.mcrgen", "dataplane.build", "dataplane.worker"}
+RUN = {
+    "cli",
+    "cli.mcrd",
+    "cli.mcrctl",
+    "cli.mcrgen",
+    "cli.mcrd_web",
+    "dataplane.build",
+    "dataplane.worker",
+}
 RUN |= {"traffic.build"}
 
 

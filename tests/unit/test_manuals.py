@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mcrd.cli import mcrctl, mcrd, mcrgen
+from mcrd.cli import mcrctl, mcrd, mcrd_web, mcrgen
 from mcrd.config import schema
 from mcrd.daemon import alarms, legs
 from mcrd.explain.outputs import DROPS, SKIPS
@@ -63,6 +63,10 @@ def subcommands(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_mcrd_8_has_every_option() -> None:
     assert flags(source("mcrd.8")) == long_options(mcrd._parser())  # noqa: SLF001
+
+
+def test_mcrd_web_8_has_every_option() -> None:
+    assert flags(source("mcrd-web.8")) == long_options(mcrd_web._parser())  # noqa: SLF001
 
 
 def test_mcrctl_1_has_every_option_and_command() -> None:

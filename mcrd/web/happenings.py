@@ -1,0 +1,132 @@
+"""What happened between two looks at the daemon, in words. Pure."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from mcrd.answers import Status
+from mcrd.counters import RuleCounts, Stats
+from mcrd.events import counted
+from mcrd.picture import NO_LOSS, Picture
+from mcrd.words import unsent_for
+
+AT_ONCE = 20  # of one look
+QUIET = 30.0  # seconds without a loss after which the next one is told again
+LOSSES_MOST = 10_000  # that are remembered
+
+
+class Happening(Struct):
+    """`at` is in seconds from the epoch; `kind` is "daemon", "rule", "worker", "lost" or "file"."""
+
+    at: float
+    kind: str
+    text: str
+    rule: str = ""
+
+
+class Watch:
+    """Remembers the last look."""
+
+    def __init__(self) -> None:
+        self._status: Status | None = None
+        self._stats = Stats()
+        self._shown = Picture({}, {})
+        self._lost_at: dict[tuple[str, str], float] = {}
+
+    def look(self, now: float, status: Status, stats: Stats, shown: Picture) -> list[Happening]:
+        """What is different now; nothing at the first look. Keeps no more than is needed for it."""
+        before, self._status = self._status, status
+        found: list[Happening] = []
+        if before is not None:
+            found += [Happening(now, "daemon", text) for text in _of_daemon(before, status)]
+            found += [Happening(now, "file", text) for text in _of_file(before, status)]
+            found += [Happening(now, "worker", text) for text in _of_workers(self._stats, stats)]
+            found += [Happening(now, "rule", *each) for each in _of_rules(self._shown, shown)]
+            found += self._losses(now, stats)
+        self._stats, self._shown = stats, shown
+        if len(found) > AT_ONCE:
+            rest = Happening(now, "daemon", f"and {len(found) - AT_ONCE} more at the same time")
+            found = [*found[:AT_ONCE], rest]
+        return found
+
+    def gone(self, now: float, why: str) -> list[Happening]:
+        """The daemon does not answer; told once."""
+        if self._status is None:
+            return []
+        self.__init__()  # type: ignore[misc]
+        return [Happening(now, "daemon", why)]
+
+    def _losses(self, now: float, stats: Stats) -> Iterator[Happening]:
+        self._lost_at = {key: at for key, at in self._lost_at.items() if now - at < QUIET}
+        for name, rule in stats.rules.items():
+            old = self._stats.rules.get(name)
+            if old is None:
+                continue
+            for why, number in _lost(old, rule):
+                is_new = (name, why) not in self._lost_at
+                if is_new and len(self._lost_at) >= LOSSES_MOST:
+                    continue
+                self._lost_at[name, why] = now
+                if is_new:
+                    told = f"{name} loses packets: {number} {unsent_for(why)}"
+                    yield Happening(now, "lost", told, name)
+
+
+def _lost(old: RuleCounts, new: RuleCounts) -> Iterator[tuple[str, int]]:
+    if old.dropped != new.dropped:
+        yield from _risen(old.dropped, new.dropped)
+    for before, output in zip(old.outputs, new.outputs, strict=False):
+        if before.where == output.where and any(output.unsent.values()):
+            yield from _risen(before.unsent, output.unsent)
+
+
+def _risen(old: dict[str, int], new: dict[str, int]) -> Iterator[tuple[str, int]]:
+    for why, number in new.items():
+        if number > (before := old.get(why, 0)) and why not in NO_LOSS:
+            yield why, number - before
+
+
+def _of_daemon(old: Status, new: Status) -> Iterator[str]:
+    if old.pid != new.pid:
+        yield f"mcrd {new.version} has started, pid {new.pid}"
+
+
+def _of_file(old: Status, new: Status) -> Iterator[str]:
+    if new.config_errors and new.config_errors != old.config_errors:
+        rest = len(new.config_errors) - 1
+        more = f", and {counted(rest, 'problem')} more" if rest else ""
+        yield f"the rule file has problems; the old rules run: {new.config_errors[0]}{more}"
+    if old.config_errors and not new.config_errors:
+        yield "the rule file is good again"
+
+
+def _of_workers(old: Stats, new: Stats) -> Iterator[str]:
+    before = {(worker.interface, worker.number): worker for worker in old.workers}
+    for worker in new.workers:
+        was = before.get((worker.interface, worker.number))
+        called = f"worker {worker.number} of {worker.interface}"
+        if was is not None and worker.restarts > was.restarts:
+            yield f"{called} was replaced: pid {was.pid} has ended, {worker.pid} goes on"
+        elif was is not None and worker.state != was.state:
+            yield f"{called} is {worker.state} now"
+
+
+def _of_rules(old: Picture, new: Picture) -> Iterator[tuple[str, str]]:
+    for name, rule in new.rules.items():
+        was = old.rules.get(name)
+        if was is None:
+            yield f"{name} is new: {rule.state}", name
+        elif rule.state != was.state:
+            reason = f": {rule.reason}" if rule.reason else ""
+            yield f"{name} is {rule.state} now{reason}", name
+        elif [each.to for each in rule.outputs] != [each.to for each in was.outputs]:
+            yield f"{name} has {counted(len(rule.outputs), 'output')} now", name
+        elif rule.used and was.used is False:
+            yield f"{name} is the input in use now", name
+    for name in old.rules:
+        if name not in new.rules:
+            yield f"{name} is gone", name

@@ -1,0 +1,318 @@
+"""mcrd-web over HTTP: what it says, to whom, and that nobody can make it say or keep too much."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import resource
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mcrd.counters import Stats
+from tests.lab import wait_for
+from tests.web.serving import MCRD_WEB, WORKER, Answers, Web, answering, rule, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
+from mcrd.web import server
+
+HOSTILE = "<img src=x onerror=alert(1)>/../\u202e\u2028&amp;'\"%2e"
+TOKEN = "a-token-that-nobody-guesses"
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Iterator[Answers]:
+    made = Answers()
+    made.set_rules({"camera": rule(packets=2000), HOSTILE: rule(packets=5)}, about=HOSTILE)
+    with answering(tmp_path / "control.sock", made):
+        yield made
+
+
+@pytest.fixture
+def web(answers: Answers, tmp_path: Path) -> Iterator[Web]:
+    assert answers.rules.rules
+    with serving(tmp_path / "control.sock") as started:
+        started.until_it_knows()
+        yield started
+
+
+def events(web: Web, **headers: str) -> Iterator[dict[str, Any]]:
+    """What comes on a stream of events."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=60) as sock:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        sock.sendall(f"GET /events HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
+        for line in sock.makefile("rb"):
+            if line.startswith(b"data: "):
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere(web: Web) -> None:
+    status, headers, body = web.get("/")
+    assert status == 200
+    total = len(body)
+    for name in re.findall(r'(?:href|src)="([^#"]+)"', body.decode()):
+        status, of_it, asset = web.get(f"/{name}")
+        assert status == 200, name
+        assert of_it["Content-Security-Policy"] == headers["Content-Security-Policy"]
+        total += len(asset)
+    assert total <= 300_000
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert not re.search(rb"<script>|\sstyle=|\son[a-z]+=|<style", body)
+
+
+def test_the_page_is_built_from_its_sources() -> None:
+    """As web/build.mjs counts them, since not everybody has node."""
+    top = Path(__file__).parents[2]
+    sources = sorted((top / "web/src").iterdir(), key=lambda path: path.name)
+    digest = hashlib.sha256()
+    for path in (*sources, top / "web/build.mjs", top / "web/package-lock.json"):
+        digest.update(path.read_bytes())
+    built = (top / "mcrd/web/static/built-from").read_text().strip()
+    assert built == digest.hexdigest(), "run `make page`"
+
+
+def test_what_the_daemon_says_comes_once_a_second_and_only_what_changed(
+    web: Web, answers: Answers
+) -> None:
+    stream = events(web)
+    first = next(stream)
+    assert first["whole"]
+    assert first["rules"]["camera"]["bits"] == 16_000_000
+    assert first["rules"][HOSTILE]["about"] == HOSTILE
+    assert next(stream)["rules"] == {}
+    answers.set_rules({"camera": rule(packets=900), "new": rule(packets=3)})
+    changes = [next(stream) for _ in range(2)]
+    changed = next(each for each in changes if each["gone"])
+    assert changed["gone"] == [HOSTILE]
+    assert changed["rules"].keys() == {"camera", "new"}  # the description has changed, too
+    told = [each["text"] for each in changed["happenings"]]
+    assert "new is new: active" in told
+    answers.stats.rules["new"] = rule(packets=8, outputs=answers.stats.rules["new"].outputs)
+    numbers = next(each["numbers"] for each in stream if each["numbers"])
+    assert numbers == {"new": [8, 64_000, 0, [[3, 24_000]]]}
+
+
+def test_one_poll_is_for_all_clients(web: Web, answers: Answers) -> None:
+    streams = [events(web) for _ in range(5)]
+    for stream in streams:
+        next(stream)
+    before = answers.asked["stats"]
+    for _ in range(3):
+        for stream in streams:
+            next(stream)
+    assert answers.asked["stats"] - before <= 4
+
+
+def test_the_past_of_a_rule(web: Web) -> None:
+    def past() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(web.get("/rule/camera")[2])
+        return found
+
+    wait_for(lambda: len(past()["seconds"]["at"]) >= 3, "three seconds")
+    found = past()
+    assert found["seconds"]["packets"][-1] == pytest.approx(2000, rel=0.001)
+    assert found["minutes"]["bits"] == pytest.approx([16e6], rel=0.001)
+    assert found["outputs"][0]["where"] == "eth1 239.2.2.2:2000"
+    assert web.get("/rule/none")[0] == 404
+
+
+def test_the_daemon_that_has_gone_is_named_and_looked_for(
+    web: Web, answers: Answers, tmp_path: Path
+) -> None:
+    answers.asked.clear()
+    (tmp_path / "control.sock").rename(tmp_path / "moved.sock")
+    # Its connection is open, and the daemon serves it: only a new one finds nobody.
+    assert web.state()["trouble"] == ""
+    with serving(tmp_path / "control.sock") as other:
+        wait_for(lambda: "cannot reach mcrd" in other.state()["trouble"], "the trouble")
+        (tmp_path / "moved.sock").rename(tmp_path / "control.sock")
+        other.until_it_knows()
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/none", "GET", 404),
+        ("/../../etc/passwd", "GET", 404),
+        ("/%2e%2e/server.py", "GET", 404),
+        ("/app.js/", "GET", 404),
+        ("/state", "POST", 405),
+        ("/state", "DELETE", 405),
+        ("/explain/camera", "GET", 405),
+        ("/explain/camera", "POST", 403),  # without its header
+        ("/journal/none", "GET", 404),
+        ("/" + "x" * 20_000, "GET", 400),
+    ],
+)
+def test_bad_requests(web: Web, path: str, method: str, status: int) -> None:
+    found, headers, body = web.get(path, method)
+    assert found == status
+    assert b"Traceback" not in body
+    if status != 400:  # that one is no request at all
+        assert headers["X-Content-Type-Options"] == "nosniff"
+    assert web.get("/")[0] == 200
+
+
+def test_a_page_elsewhere_cannot_ask_by_a_name_of_its_own(web: Web) -> None:
+    assert web.get("/state", Host="evil.example")[0] == 403
+    assert web.get("/state", Host=f"localhost:{web.port}")[0] == 200
+    assert web.get("/state", Host="[::1]:80")[0] == 200
+
+
+@pytest.mark.usefixtures("answers")
+def test_with_a_token_nobody_else_sees_it(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    with serving(tmp_path / "control.sock", "--token-file", str(path)) as web:
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Cookie": f"mcrd-web-{web.port}=x"},
+        ):
+            for at in ("/", "/state", "/events", "/rule/camera", "/app.js"):
+                assert web.get(at, **headers)[0] == 401
+        assert web.get("/?token=wrong")[0] == 401
+        status, found, _ = web.get(f"/?token={TOKEN}")
+        assert (status, found["Location"]) == (303, "./")
+        assert "HttpOnly" in found["Set-Cookie"]
+        assert "SameSite=Strict" in found["Set-Cookie"]
+        cookie = found["Set-Cookie"].partition(";")[0]
+        assert web.get("/state", Cookie=cookie)[0] == 200
+        assert web.get("/state", Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 200
+
+
+@pytest.mark.usefixtures("answers")
+def test_behind_a_proxy_it_has_to_say_who_comes(tmp_path: Path) -> None:
+    control = tmp_path / "control.sock"
+    with serving(control, "--proxy-header", "X-Remote-User") as web:
+        assert web.get("/state")[0] == 401
+        assert web.get("/state", X_Remote_User="ann", Host="mcrd.example")[0] == 200
+    with serving(control, "--proxy-header", "X-Remote-User", "--proxy", "192.0.2.1") as web:
+        assert web.get("/state", X_Remote_User="ann")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--listen", "0.0.0.0:0"), "is seen by other hosts"),
+        (("--listen", "somewhere"), "expected an address and a port"),
+        (("--token-file", "/nonexistent"), "/nonexistent: No such file or directory"),
+        (("--token-file", "/dev/null"), "expected a token of 16 or more ASCII characters"),
+        (("--proxy", "here"), "expected an address"),
+        (("--listen", "192.0.2.77:80", "--proxy-header", "X-User"), "cannot listen at 192.0.2.77"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named(options: tuple[str, ...], said: str) -> None:
+    done = subprocess.run((*MCRD_WEB, *options), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_flood_of_connections_and_requests_is_bounded(web: Web) -> None:
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(300)]
+        for sock in opened:
+            sock.settimeout(30)
+            sock.connect(("127.0.0.1", web.port))
+        for sock in opened:
+            with contextlib.suppress(OSError):
+                sock.sendall(b"GET /state HTTP/1.1\r\nHost: loc")  # and no more
+        wait_for(lambda: sum(map(_is_closed, opened)) >= 300 - 128, "those that are too many to go")
+        descriptors = len(list(Path(f"/proc/{web.process.pid}/fd").iterdir()))
+        assert descriptors < 128 + 30
+        # Those that say nothing more have gone after a while, and there is room again.
+        wait_for(lambda: all(map(_is_closed, opened)), "slow ones to go", timeout=200)
+    assert {web.get("/state")[0] for _ in range(300)} <= {200, 429}
+    wait_for(lambda: web.get("/state")[0] == 200, "the flood to be over")
+
+
+def test_so_many_requests_a_second_after_a_burst() -> None:
+    now = 0.0
+    bucket = server.Bucket(lambda: now)
+    assert [bucket.take() for _ in range(201)] == [True] * 200 + [False]
+    now = 1.0
+    assert [bucket.take() for _ in range(51)] == [True] * 50 + [False]
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_streams_are_few_and_one_that_is_not_read_ends(web: Web, answers: Answers) -> None:
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(32)]
+        for sock in opened:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", web.port))
+            sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: web.get("/events")[0] == 503, "as many streams as there may be")
+        answers.set_rules({f"r{n}": rule(packets=n) for n in range(400)}, about="x" * 5000)
+        wait_for(lambda: _few_streams(web), "those that do not read to be dropped", timeout=300)
+
+
+def _few_streams(web: Web) -> bool:
+    with contextlib.suppress(StopIteration, OSError):
+        return "rules" in next(events(web))
+    return False
+
+
+@pytest.mark.long
+def test_thousands_of_rules_cost_little(web: Web, answers: Answers) -> None:
+    """Below 20 % of a CPU and 100 MB, with a page that looks."""
+    rules = {f"g{n % 50}-{n}": rule(f"eth{n % 9}", packets=n) for n in range(5000)}
+    drops = dict.fromkeys((f"reason_{n}" for n in range(20)), 0)
+    for each in rules.values():
+        each.dropped = drops
+    answers.set_rules(rules)
+    stream = events(web)
+    while len(next(stream)["rules"]) < 5000:
+        pass
+    begin, before = time.monotonic(), _cpu(web)
+    for turn in range(8):
+        for number, each in enumerate(rules.values()):
+            each.rate.second.packets = number + turn
+        next(stream)
+    share = (_cpu(web) - before) / (time.monotonic() - begin)
+    assert share < 0.2, f"{100 * share:.1f} % of a CPU"
+    assert _resident(web) < 100e6
+
+
+def _cpu(web: Web) -> float:
+    text = Path(f"/proc/{web.process.pid}/schedstat").read_text()
+    return int(text.split()[0]) / 1e9
+
+
+def _resident(web: Web) -> int:
+    pages = int(Path(f"/proc/{web.process.pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_a_worker_that_was_replaced_and_losses_are_told(web: Web, answers: Answers) -> None:
+    stream = events(web)
+    next(stream)
+    worker = type(WORKER)(interface="eth0", number=0, pid=101, restarts=1)
+    loser = rule(packets=2000, dropped={"rate_limited": 5, "second_copy": 9})
+    answers.stats = Stats(rules={**answers.stats.rules, "camera": loser}, workers=[worker])
+    told = [each["text"] for each in next(e for e in stream if e["happenings"])["happenings"]]
+    assert told == [
+        "worker 0 of eth0 was replaced: pid 100 has ended, 101 goes on",
+        "camera loses packets: 5 rate_limited",
+    ]

@@ -1,0 +1,128 @@
+// What is known of the daemon, and which part of it is shown. SPDX-License-Identifier: GPL-3.0-or-later
+
+const HAPPENINGS_MOST = 200;
+export const FOLD_FROM = 40; // rules
+const GROUPS_MOST = 40; // in the diagram
+export const STATES = ["active", "standby", "idle", "silent", "waiting", "failed", "disabled"];
+
+export const known = { rules: new Map(), interfaces: {}, happenings: [], head: {} };
+
+/** Takes what the server sends: all of the picture, or what changed. */
+export function take(message) {
+  if (message.whole) {
+    known.rules = new Map();
+    known.happenings = [];
+  }
+  for (const [name, rule] of Object.entries(message.rules || {})) {
+    known.rules.set(name, filled(name, rule));
+  }
+  for (const [name, [packets, bits, peak, outputs]] of Object.entries(message.numbers || {})) {
+    const rule = known.rules.get(name);
+    if (!rule) continue;
+    Object.assign(rule, { packets, bits, peak });
+    outputs.forEach(([sent, bits], at) => Object.assign(rule.outputs[at] || {}, { packets: sent, bits }));
+  }
+  for (const name of message.gone || []) known.rules.delete(name);
+  known.interfaces = message.interfaces || {};
+  known.happenings = [...known.happenings, ...(message.happenings || [])].slice(-HAPPENINGS_MOST);
+  known.head = message;
+  delete known.head.rules;
+  delete known.head.numbers;
+}
+
+function filled(name, rule) {
+  const outputs = (rule.outputs || []).map((output) => ({
+    packets: 0, bits: 0, lost: {}, to: "", interface: "", state: "", reason: "", ...output,
+  }));
+  const none = { packets: 0, bits: 0, lost: {}, interface: "", source: "", state: "", reason: "", about: "", peak: 0, before: 0, stream: "", used: null };
+  return { ...none, ...rule, outputs, name, group: groupOf(name) };
+}
+
+/** How names begin that belong together: cam-1 and cam-2 are of cam. */
+export function groupOf(name) {
+  return name.replace(/@[^@]*$/, "").split(/[-_./:]/)[0].replace(/\d+$/, "") || name;
+}
+
+export function classOf(state) {
+  return STATES.includes(state) ? state : "other";
+}
+
+export function lostIn(rule) {
+  const sum = {};
+  for (const lost of [rule.lost, ...rule.outputs.map((output) => output.lost)]) {
+    for (const [why, count] of Object.entries(lost)) sum[why] = (sum[why] || 0) + count;
+  }
+  return sum;
+}
+
+export function lostText(lost) {
+  return Object.entries(lost).map(([why, count]) => `${number(count)} ${why}`).join(", ");
+}
+
+export function number(value) {
+  return Number(value).toLocaleString("en");
+}
+
+export function bitsText(bits) {
+  for (const [unit, size] of [["Gbit/s", 1e9], ["Mbit/s", 1e6], ["kbit/s", 1e3]]) {
+    if (bits >= size) return `${Number((bits / size).toPrecision(3))} ${unit}`;
+  }
+  return `${Math.round(bits)} bit/s`;
+}
+
+/** The rules that pass the filter, in the order of their names. */
+export function chosen(filter) {
+  const words = filter.search.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = [];
+  for (const rule of known.rules.values()) {
+    if (filter.group && rule.group !== filter.group) continue;
+    if (filter.states.size && !filter.states.has(classOf(rule.state))) continue;
+    if (filter.interface && rule.interface !== filter.interface
+      && !rule.outputs.some((output) => output.interface === filter.interface)) continue;
+    if (words.length) {
+      const text = [rule.name, rule.source, rule.about, rule.interface,
+        ...rule.outputs.map((output) => `${output.interface} ${output.to}`)].join(" ").toLowerCase();
+      if (!words.every((word) => text.includes(word))) continue;
+    }
+    found.push(rule);
+  }
+  return found.sort((one, other) => (one.name < other.name ? -1 : 1));
+}
+
+/** Rules as they are shown: each alone when they are few, otherwise folded by their group. */
+export function folded(rules, open) {
+  if (rules.length <= FOLD_FROM) return rules.map((rule) => ({ id: `r:${rule.name}`, rules: [rule], rule }));
+  const groups = new Map();
+  for (const rule of rules) {
+    if (!groups.has(rule.group)) groups.set(rule.group, []);
+    groups.get(rule.group).push(rule);
+  }
+  const shown = [];
+  for (const [name, members] of groups) {
+    if (members.length === 1) shown.push({ id: `r:${members[0].name}`, rules: members, rule: members[0] });
+    else {
+      shown.push({ id: `g:${name}`, rules: members, group: name });
+      if (open.has(name)) shown.push(...members.map((rule) => ({ id: `r:${rule.name}`, rules: [rule], rule, inner: true })));
+    }
+  }
+  return shown;
+}
+
+/** The largest groups; all others together as one. */
+export function largest(shown) {
+  const outer = shown.filter((each) => !each.inner);
+  if (outer.length <= GROUPS_MOST) return outer;
+  const bits = (each) => each.rules.reduce((sum, rule) => sum + rule.bits, 0);
+  const sorted = [...outer].sort((one, other) => bits(other) - bits(one));
+  const rest = sorted.slice(GROUPS_MOST - 1);
+  const first = new Set(sorted.slice(0, GROUPS_MOST - 1));
+  return [...outer.filter((each) => first.has(each)), { id: "rest", rules: rest.flatMap((each) => each.rules), rest: true }];
+}
+
+const WORST = ["failed", "waiting", "silent", "other", "standby", "active", "idle", "disabled"];
+
+/** The state of a group: its worst. */
+export function worst(rules) {
+  const found = new Set(rules.map((rule) => classOf(rule.state)));
+  return WORST.find((state) => found.has(state)) || "other";
+}
