@@ -12,6 +12,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -119,13 +120,13 @@ class Page:
     def application(self) -> web.Application:
         """All that it answers."""
         application = web.Application(middlewares=[self._guard], client_max_size=1024)
-        get, post = application.router.add_get, application.router.add_post
+        get = partial(application.router.add_get, allow_head=False)
         get("/", self._index)
         get("/state", self._state)
         get("/events", self._events)
         get("/rule/{name:.+}", self._rule)
         get("/journal/{name:.+}", self._journal)
-        post("/explain/{name:.+}", self._explain)
+        application.router.add_post("/explain/{name:.+}", self._explain)
         get("/{file:[a-z.]+}", self._file)
         return application
 

@@ -11,6 +11,7 @@ import re
 import resource
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,7 @@ def test_the_daemon_that_has_gone_is_named_and_looked_for(
         ("/app.js/", "GET", 404),
         ("/state", "POST", 405),
         ("/state", "DELETE", 405),
+        ("/events", "HEAD", 405),
         ("/explain/camera", "GET", 405),
         ("/explain/camera", "POST", 403),  # without its header
         ("/journal/none", "GET", 404),
@@ -191,6 +193,21 @@ def test_with_a_token_nobody_else_sees_it(tmp_path: Path) -> None:
         cookie = found["Set-Cookie"].partition(";")[0]
         assert web.get("/state", Cookie=cookie)[0] == 200
         assert web.get("/state", Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 200
+
+
+@pytest.mark.usefixtures("answers")
+def test_mcrctl_web_prints_an_address_that_nobody_guesses(tmp_path: Path) -> None:
+    mcrctl = (sys.executable, "-m", "mcrd.cli.mcrctl", "web")
+    web = Web(tmp_path / "control.sock", program=mcrctl)
+    try:
+        begin, _, token = web.url.partition("?token=")
+        assert begin == f"http://127.0.0.1:{web.port}/"
+        assert len(token) >= 32
+        assert web.get("/")[0] == 401
+        assert web.get(f"/?token={token}")[0] == 303
+        assert web.get("/", Authorization=f"Bearer {token}")[0] == 200
+    finally:
+        assert web.stop() == 0
 
 
 @pytest.mark.usefixtures("answers")
