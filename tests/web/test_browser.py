@@ -107,7 +107,7 @@ def violations(page: Page) -> list[str]:
         with open(AXE, encoding="utf-8") as file:
             page.evaluate(file.read())
     found = page.evaluate("() => axe.run()")["violations"]
-    return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
+    return [f"{each['id']}: {each['nodes'][0]['html'][:120]}" for each in found]
 
 
 def test_a_stream_an_edit_and_a_killed_worker_are_seen_at_once(
@@ -224,7 +224,7 @@ def test_thousands_of_rules_are_folded_searched_and_filtered(
     rows = page.locator("#rows tr")
     wait_for(lambda: rows.count() == 26, "the groups", SLOW * 10)
     assert page.locator("g.card.rule").count() == 26
-    page.get_by_label("failed").check()
+    page.get_by_role("checkbox", name="failed").check()
     wait_for(lambda: rows.count() == 1, "the filter")
     page.get_by_role("button", name="Show all").click()
     page.locator("#group").select_option("groupa")

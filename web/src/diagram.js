@@ -133,7 +133,7 @@ function updateCard(made, node, width) {
   const losses = [lostText(node.lost), before].filter(Boolean).join(", ");
   const state = node.state || "";
   const label = [node.name, state, `${number(node.packets)} packets/s`, bitsText(node.bits), losses && `lost: ${losses}`, ...node.queriers].filter(Boolean).join(", ");
-  set(made, { class: `card ${state} ${["input", "rule", "output"][node.column]}`, "aria-label": label });
+  set(made, { class: `card ${state} ${["input", "rule", "output"][node.column]}`, });
   say(title, label);
   set(box, { x: node.x0, y: top, width, height });
   set(mark, { x: node.x0, y: top, height });
@@ -147,6 +147,8 @@ function updateCard(made, node, width) {
   say(small, cut(shown, letters + 3));
   set(lost, { x: x - 12, y: top + height + 11 });
   say(lost, cut(losses, letters + 4));
+  // What is seen comes first, so that who speaks to the page can say it.
+  set(made, { "aria-label": [name, small, lost].map((each) => each.textContent).filter(Boolean).join(" ") + `: ${label}` });
 }
 
 function cut(text, most) {
