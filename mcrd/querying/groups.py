@@ -43,6 +43,20 @@ class Times(NamedTuple):
         return self.robustness * self.query + self.response
 
     @property
+    def starting(self) -> float:
+        """Between two queries of a start (RFC 3376, 8.6)."""
+        return self.query / 4
+
+    @property
+    def soon(self) -> float:
+        """For how long answers to those may take.
+
+        When another querier went right after a query, switches forget who answered at once 5 s
+        after this one has asked (RFC 3376, 8.4 and 8.5). Linux bridges flood as long as it says.
+        """
+        return self.response / 4
+
+    @property
     def leaving(self) -> float:
         """For how long somebody else may answer after a leave (RFC 3376, 8.8.1)."""
         return self.robustness * self.last_member

@@ -22,7 +22,7 @@ SLOWEST = 600.0  # seconds between two queries of another querier that are belie
 
 
 class Ask(NamedTuple):
-    """A query to be sent; no group: a general one. `soon`: it says how long answers may take.
+    """A query to be sent; no group: a general one. `soon`: answers may take `Times.soon`.
 
     `suppress` is the S flag: other routers do not lower their timers (RFC 3376, 4.1.5).
     """
@@ -30,6 +30,7 @@ class Ask(NamedTuple):
     group: Address | None
     sources: Sources = NONE
     suppress: bool = False
+    soon: bool = False
 
 
 @dataclass(slots=True)
@@ -128,6 +129,17 @@ class Querier:
     def _yields_to(self, other: Address) -> bool:
         return not self.asks or self.address is None or int(other) < int(self.address)
 
+    def _take_over(self, now: float) -> None:
+        """Start again: the other one is silent (RFC 3376, 6.6.2).
+
+        Nobody was asked for long. A switch may believe in the other one for some seconds more, and
+        hand on no answers meanwhile. So who is known is believed until the second query.
+        """
+        self.other = None
+        self.begin(now)
+        for group in self.groups.values():
+            group.hold(now + self.times.starting + self.times.response)
+
     @property
     def _times(self) -> Times:
         """With the interval of the one who asks (RFC 3376, 4.1.7)."""
@@ -179,18 +191,14 @@ class Querier:
     def due(self, now: float) -> Iterator[Ask]:
         """What is to be asked by now; each is taken to be sent."""
         if self.other is not None and self.other[1] <= now:
-            self.other = None  # RFC 3376, 6.6.2: it is silent, and we are the one again
-            self._general = now
+            self._take_over(now)
         if not self.elected:
             return
         if now >= self._general:
-            if self._startup > 1:
-                self._startup -= 1
-                self._general = now + self.times.query / 4
-            else:
-                self._general = now + self.times.query
+            starts, self._startup = self._startup > 0, max(0, self._startup - 1)
+            self._general = now + (self.times.starting if self._startup else self.times.query)
             self.asked_at = now
-            yield self._sent(Ask(None))
+            yield self._sent(Ask(None, soon=starts))
         budget, since = self._budget
         budget = min(QUESTIONS, budget + (now - since) * QUESTIONS)
         late = [key for key, pending in self._pending.items() if pending.at <= now]

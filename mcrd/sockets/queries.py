@@ -21,7 +21,7 @@ def query(ask: Ask, source: Address, spoken: int, times: Times) -> Report:
     four = source.version == 4
     group: Address = ask.group or type(source)(0)
     everybody: Address = ALL_SYSTEMS if four else ALL_NODES
-    seconds = times.response if general else times.last_member
+    seconds = times.soon if ask.soon else times.response if general else times.last_member
     latest = spoken == LATEST[source.version]
     if four:
         code = 0 if spoken == 1 else tenths(seconds) if latest else min(round(seconds * 10), 255)

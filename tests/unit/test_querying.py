@@ -16,6 +16,7 @@ from mcrd.querying.groups import NONE, Group, Said, Sources, Times
 from mcrd.querying.interests import Interests
 from mcrd.querying.querier import ALL_SOURCES, GROUPS, SOURCES, Ask, Querier
 from mcrd.sockets.queries import query
+from mcrd.sockets.reports import LATEST
 
 GROUP = IPv4Address("239.1.1.1")
 US, LOWER, HIGHER = (IPv4Address(f"10.0.0.{n}") for n in (5, 2, 9))
@@ -158,16 +159,23 @@ def test_a_querier_asks_at_once_and_then_at_its_interval() -> None:
 
 def test_the_lower_address_wins_and_is_replaced_when_it_goes() -> None:
     asking = querier()
-    assert list(asking.due(0.0)) == [Ask(None)]
+    assert list(asking.due(0.0)) == [Ask(None, soon=True)]
     asking.hear_query(HIGHER, Ask(None), 125.0, 1.0)
     assert is_elected(asking)
     asking.hear_query(LOWER, Ask(None), 125.0, 2.0)
     assert not is_elected(asking)
+    asking.hear(GROUP, Said.IS_EX, NONE, 2.1)
     assert list(asking.due(256.9)) == []
-    assert list(asking.due(257.1)) == [Ask(None)]
+    assert list(asking.due(257.1)) == [Ask(None, soon=True)]
     assert is_elected(asking)
     asking.hear_query(IPv4Address(0), Ask(None), 125.0, 260.0)
     assert is_elected(asking)
+    # A switch that believes in the other one for longer does not hand on the first answers.
+    assert asking.expire(290.0) == []
+    assert list(asking.due(288.5)) == [Ask(None, soon=True)]
+    asking.hear(GROUP + 1, Said.IS_EX, NONE, 290.9)
+    assert asking.expire(298.5) == [GROUP]
+    assert list(asking.due(413.6)) == [Ask(None)]
 
 
 def test_a_leave_is_asked_about_as_often_as_it_is_robust() -> None:
@@ -227,6 +235,10 @@ def test_queries_are_read_as_what_they_were(
     assert isinstance(read, Query)
     assert (read.version, read.group) == (spoken, group)
     assert read.response == (10.0 if group is None else 1.0)
+    report = query(Ask(None, soon=True), source, LATEST[source.version], TIMES)
+    read = igmp(report.packet[24:]) if source.version == 4 else mld(report.packet[48:])
+    assert isinstance(read, Query)
+    assert read.response == 2.5
     assert read.interval == 125.0
 
 
@@ -268,7 +280,7 @@ def test_one_query_silences_nobody_for_hours() -> None:
     asking = querier()
     asking.hear_query(LOWER, Ask(None), 31744.0, 1.0)
     assert not is_elected(asking)
-    assert list(asking.due(1300.0)) == [Ask(None)]
+    assert list(asking.due(1300.0)) == [Ask(None, soon=True)]
 
 
 def test_sources_of_all_groups_are_bounded() -> None:
