@@ -4,34 +4,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from tests.lab import Host, Triangle, wait_for
+from tests.lab import Triangle, wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
-
-# linux/if_tun.h
-TUNSETIFF = 0x400454CA
-IFF_TUN, IFF_NO_PI = 0x1, 0x1000
-
-
-@contextmanager
-def tunnel(host: Host, name: str, address: str) -> Iterator[int]:
-    """A TUN interface, as VPNs have: packets without a link header. Yields the program's end."""
-    with host.inside():
-        end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(end, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
-    try:
-        host.run("ip", "address", "add", address, "dev", name)
-        host.run("ip", "link", "set", name, "up")
-        yield end
-    finally:
-        os.close(end)
+from tests.lab.tunnel import tunnel
 
 
 def packet(source: str, destination: str, port: int, payload: bytes) -> bytes:
