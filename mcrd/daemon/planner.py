@@ -165,9 +165,7 @@ class Planner:
                 level = self.pace.level()
             tell(log, level, "plan-applied", text, report.steps(steps), took)
         else:
-            text = "planning did not converge after %d rounds; retrying in %g s"
-            log.warning(text, ROUNDS, UNSETTLED)
-            asyncio.get_running_loop().call_later(UNSETTLED, self.woken.set)
+            self._go_on(by_members)
         estate.holdings.admit(self._names.networks, also_old=False)
         self._listen(also_old=False)
         estate.end_retired()
@@ -177,6 +175,15 @@ class Planner:
         self._unanswered.count(self.routes.now)
         self.pending = False
         self.states = self.now()
+
+    def _go_on(self, by_members: bool) -> None:
+        """There is more to do: at once where somebody joins or leaves all the time."""
+        if by_members:
+            self.woken.set()
+            return
+        text = "planning did not converge after %d rounds; retrying in %g s"
+        log.warning(text, ROUNDS, UNSETTLED)
+        asyncio.get_running_loop().call_later(UNSETTLED, self.woken.set)
 
     def forget(self) -> None:
         """Forget what was counted of rules, outputs and interfaces that are in no rule any more."""

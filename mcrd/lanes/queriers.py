@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from mcrd import looks
@@ -26,7 +26,8 @@ from mcrd.sockets.rejoin import source_for
 from mcrd.sockets.reports import LATEST, is_reported
 from mcrd.sockets.station import Station
 
-SHARE = 9  # times as long as reading took is the pause after it
+SHARE = 0.1  # of the time may go into reading,
+BURST = 0.05  # and so many seconds at once
 QUIET = 60.0  # seconds without more reports than there is room for, after which others are told
 
 log = logging.getLogger(__name__)
@@ -101,16 +102,40 @@ class Queriers(dict[Querying, "Asking"]):
                 asking.look(link)
         self._compare()
 
-    def _heard(self) -> None:
-        """Sources come and go as others like: they wait for the next look."""
-        self._compare(groups_alone=True)
+    def _heard(self, index: int, groups: Iterable[Address]) -> None:
+        """Whether these came or went. Sources do as others like: they wait for the next look."""
+        now, changed = time.monotonic(), set[tuple[int, Address]]()
+        found = self.listeners
+        for key in ((index, group) for group in groups if group in self._interests):
+            wanted = self._known(*key, now)
+            if (wanted is not None) is (key in found):
+                continue
+            if not changed:
+                found = Listeners(found)
+            changed.add(key)
+            if wanted is None:
+                del found[key]
+            else:
+                found[key] = wanted
+        if changed:
+            self.listeners = found
+            self.changed(frozenset(changed))
 
-    def _compare(self, *, groups_alone: bool = False) -> None:
+    def _known(self, index: int, address: Address, now: float) -> Wanted | None:
+        """What hosts want of it there; None: nothing."""
+        places = [asking.querier.groups for where, asking in self.items() if where.index == index]
+        places.append(self._inherited.get((index, address.version), {}))
+        for group in filter(None, (groups.get(address) for groups in places)):
+            if not group.is_over(now):
+                return _wanted(group, now)
+        return None
+
+    def _compare(self) -> None:
         now = time.monotonic()
         found, before = Listeners(), self.listeners
         for index, group in self.heard():
             found[index, group.address] = _wanted(group, now)
-        if found != before and not (groups_alone and found.keys() == before.keys()):
+        if found != before:
             self.listeners = found
             both = found.keys() | before.keys()
             self.changed(frozenset(key for key in both if found.get(key) != before.get(key)))
@@ -119,10 +144,14 @@ class Queriers(dict[Querying, "Asking"]):
 class Asking:
     """One protocol on one interface."""
 
-    def __init__(self, querying: Querying, link: Link, heard: Callable[[], None]) -> None:
+    def __init__(
+        self, querying: Querying, link: Link, heard: Callable[[int, Iterable[Address]], None]
+    ) -> None:
+        """`heard` is called with the index of the interface and the groups that were spoken of."""
         self._querying, self._link, self._heard = querying, link, heard
         self._station = Station(querying.interface, querying.index, querying.version)
         self._ears: asyncio.TimerHandle | None = None
+        self._credit = (BURST, 0.0)  # seconds that reading may take, at a time
         newest = LATEST[querying.version]
         self.querier = Querier(None, querying.asks, newest)
         self._said = ""
@@ -136,9 +165,8 @@ class Asking:
     def _read(self) -> None:
         """Of a flood, what does not fit into a part of the time is lost to it alone."""
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._station.fileno())
         began = time.thread_time()
-        now = time.monotonic()
+        now, groups = time.monotonic(), set[Address]()
         for heard in self._station.listen():
             if heard is None:
                 self.querier.counts.malformed += 1
@@ -157,9 +185,15 @@ class Asking:
             else:
                 for record in message or ():
                     self._take(record, now)
+                    groups.add(record.group)
         self._ask(now)
-        self._heard()
-        self._ears = loop.call_later(SHARE * (time.thread_time() - began), self._listen)
+        self._heard(self._querying.index, groups)
+        left, since = self._credit
+        left = min(BURST, left + (now - since) * SHARE) - (time.thread_time() - began)
+        self._credit = left, now
+        if left < 0:
+            loop.remove_reader(self._station.fileno())
+            self._ears = loop.call_later(-left / SHARE, self._listen)
 
     def _take(self, record: Record, now: float) -> None:
         querier, group = self.querier, record.group
@@ -198,7 +232,17 @@ class Asking:
             address = self.querier.address
             if address is None or (spoken == 1 and version == 4 and ask.group is not None):
                 continue  # RFC 1112 has no question about one group
-            self._station.send(query(ask, address, spoken, self.querier.times), self._link)
+            times = self.querier.times
+            self._station.send(query(ask, address, spoken, times), self._link)
+            if ask.group is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(times.last_member, self._ask_again, ask.group)
+
+    def _ask_again(self, group: Address) -> None:
+        """Ask once more, or believe that nobody is left: each at its time."""
+        if self._station.fileno() >= 0:
+            self._ask(time.monotonic())
+            self._heard(self._querying.index, [group])
 
     def _tell_crowd(self, now: float) -> None:
         """Say once that there are more reports than anybody reads or remembers."""

@@ -246,12 +246,9 @@ def needs(
         for worker in workers
     }
     standby = outlets.why_standby(rule, own)
-    reception, optional = receptions.reception(rule.input, link)
-    joins: tuple[Membership, ...] = ()
     only = receptions.only_wanted(rule, waiting, wanted)
-    if only is not None:
-        reception, joins = (), receptions.memberships(rule.input, link, only)
-        optional = joins
+    joins = receptions.memberships(rule.input, link, only) if only is not None else ()
+    reception, optional = receptions.reception(rule.input, link) if only is None else ((), joins)
     whole, manner = {}, rule.merge or rule.switch
     by_source = any(o.source == "keep" or o.replies is not None for o in rule.outputs)
     for key, outputs in relays.items():
