@@ -9,13 +9,17 @@ import subprocess
 from pathlib import Path
 
 SEARCH = "/usr/sbin:/sbin"
-PACKAGES = (("smcrouted", "smcroute", "usr/sbin"), ("iperf", "iperf", "usr/bin"))
+PACKAGES = (
+    ("smcrouted", "smcroute", "usr/sbin"),
+    ("iperf", "iperf", "usr/bin"),
+    ("igmpproxy", "igmpproxy", "usr/sbin"),
+)
 
 
 def find(directory: Path) -> dict[str, str]:
     """Where they are, of those that can be had."""
     found = {}
-    for name in ("socat", "smcrouted", "iperf"):
+    for name in ("socat", "smcrouted", "iperf", "igmpproxy"):
         path = shutil.which(name) or shutil.which(name, path=SEARCH)
         if path is not None:
             found[name] = path
