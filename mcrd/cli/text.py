@@ -159,15 +159,14 @@ def _rate(rate: Rate, indent: str) -> Iterator[str]:
 def members(answer: answers.Members) -> Iterator[str]:
     """Who wants which groups."""
     if not answer.asked:
-        yield "this host neither asks nor listens anywhere: `querier = true` under [interfaces.NAME],"
-        yield '    or `when = "members"` on an output'
+        yield "this host asks nobody, and listens to nobody: `querier = true` under [interfaces.NAME]"
     for asked in answer.asked:
         name = asked.protocol.upper()
         who = f"{asked.querier} asks" if asked.querier else "nobody asks"
         also = " (this host)" if asked.elected else ""
         yield f"{asked.interface}  {name}  {who}{also}"
         if asked.querier is None:
-            yield "    who joins is heard, and forgotten after some minutes: `mcrctl doctor` says more"
+            yield "    who joins is heard, but forgotten after some minutes (`mcrctl doctor`)"
         for each in sorted(asked.groups, key=lambda group: ip_address(group.group)):
             only = "" if each.sources is None else f" from {', '.join(each.sources)}"
             yield f"    {each.group}{only}  for {each.since_s:.0f} s, {name}v{each.version}"
