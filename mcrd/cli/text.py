@@ -159,7 +159,7 @@ def _rate(rate: Rate, indent: str) -> Iterator[str]:
 def members(answer: answers.Members) -> Iterator[str]:
     """Who wants which groups."""
     if not answer.asked:
-        yield "this host asks nobody, and listens to nobody: `querier = true` under [interfaces.NAME]"
+        yield "this host neither asks nor listens: `querier = true` under [interfaces.NAME]"
     for asked in answer.asked:
         name = asked.protocol.upper()
         who = f"{asked.querier} asks" if asked.querier else "nobody asks"
