@@ -266,8 +266,9 @@ def measure(place: Site, name: str, seconds: float, seed: int) -> Run:
         for at, host in enumerate(place.receivers)
     ]
     wires = [Wire(place.switch, f"d{at + 1}", at, run) for at in range(NETWORKS)]
+    everybody: list[Receiver | Wire] = [*receivers, *wires]
     with selectors.DefaultSelector() as selector:
-        for each in (*receivers, *wires):
+        for each in everybody:
             selector.register(each.socket, selectors.EVENT_READ, each.read)
         began = time.monotonic()
         for at, receiver in enumerate(receivers):
@@ -282,7 +283,7 @@ def measure(place: Site, name: str, seconds: float, seed: int) -> Run:
         while time.monotonic() < began + seconds + AFTER:
             _look(selector, 0.1)
     ended = time.time()
-    for each in (*receivers, *wires):
+    for each in everybody:
         each.socket.close()
     source.terminate()
     source.wait()
