@@ -9,10 +9,12 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from mcrd.daemon.failures import Failures, explain
 from mcrd.daemon.handover import Handover
+from mcrd.daemon.started import Started
 from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.events import tell
@@ -22,12 +24,13 @@ from mcrd.lanes.lane import Lane
 from mcrd.lanes.orders import Change, handed_on
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.recovery import STEADY, Recovery
+from mcrd.lanes.relief import relieve
 from mcrd.lanes.segment import NoRoomError
 from mcrd.model import DEFAULT_MEMBERS, Config
 from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.names import real
-from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step
+from mcrd.planning.plan import Add, Close, Open, Relieve, Remove, Replace, Step
 from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.replies import counted_by
 from mcrd.planning.resources import GroupProtocol, Ingress, Querying, Rejoin, Resource, Ring, Worker
@@ -35,7 +38,6 @@ from mcrd.systemd.jobs import is_restarted
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
-LAYERS = 64  # names of them that are remembered; there are not half as many
 
 Sent = tuple[Lane, RelayKey, Relay | None, Answer]
 """A change of a rule that a worker was asked for, and what it does for the rule after that."""
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Estate:
-    """Everything that is open: lanes with their workers, sockets, memberships."""
+    """All that is open: lanes with their workers, sockets, memberships."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -55,8 +57,7 @@ class Estate:
         self.handover = Handover(self.holdings, self.recovery.restarts)
         self._level = "info"
         self._suspects: set[Ingress] = set()
-        self._lacking: set[str] = set()  # layers of the sandbox that the log has named
-        self._refused = ""  # why there is no io_uring, as the log has it
+        self._started = Started()
         self.ledger = self.holdings.ledger
 
     @property
@@ -156,6 +157,9 @@ class Estate:
                 for step in [s for s in group if isinstance(s, Close)]:
                     await self._close(step.resource, anew=step.anew)
                     self.advance()
+            elif kind is Relieve:
+                for each in [s for s in group if isinstance(s, Relieve)]:
+                    await self._relieve(each.old, each.resource)
             else:
                 await self._change_relays(
                     [s for s in group if isinstance(s, Add | Replace | Remove)]
@@ -181,7 +185,7 @@ class Estate:
         others = [resource for resource in resources if not isinstance(resource, Worker)]
         for resource in others:
             if isinstance(resource, Ingress):
-                self._try(resource, links)
+                await self._open_ingress(resource, links)
                 await self._rest(resource)
         await asyncio.gather(*(self._open_worker(worker, links) for worker in workers))
         self.holdings.look_anew()
@@ -191,6 +195,34 @@ class Estate:
                 if number % STEPS_AT_ONCE == 0:
                     self.advance()
                     await asyncio.sleep(0)
+
+    async def _open_ingress(self, ingress: Ingress, links: Mapping[str, Link]) -> None:
+        """Open rings, beside those that they relieve; in their place where that cannot be had."""
+        old = self.holdings.beside(ingress)
+        self._try(ingress, links)
+        if old is not None and not self.holdings.has(ingress):
+            await self._close_rings(old)
+            self._try(ingress, links)
+
+    async def _close_rings(self, ingress: Ingress) -> None:
+        """Close rings, in whose place others are to be opened, with their workers."""
+        for worker in [worker for worker in self.workers if worker.ingress == ingress.home]:
+            await self._close(worker)
+        await self._close(ingress, anew=True)
+
+    async def _relieve(self, old: Ingress, new: Ingress) -> None:
+        before, after = map(self.holdings.lanes_of, (old, new))
+        if not before or not after:
+            return
+        try:
+            why = await relieve(before, after, partial(self.holdings.let_in, new))
+        except OSError as error:
+            self.failures.add(new, explain(error, new))
+            await self._close_rings(new)
+            return
+        if why is not None:
+            text = "%s: what waits in the old rings is thrown away: %s"
+            tell(log, logging.WARNING, "rings-renewed", text, new, why, interface=new.interface)
 
     async def _rest(self, ingress: Ingress) -> None:
         """End a worker that reads several interfaces, when one of them has come or is to go.
@@ -235,21 +267,7 @@ class Estate:
             return
         lane.tell(messages.SetLevel, self._level)
         self.failures.pop(worker, None)
-        text, what = "%s: pid %d, ring of %d frames, %s", (lane.frames, process.engine)
-        where = {"interface": worker.ingress.interface, "worker": worker}
-        tell(log, logging.INFO, "worker-started", text, worker, process.pid, *what, **where)
-        if process.refused and process.refused != self._refused:
-            self._refused = process.refused
-            text = 'workers wait with ppoll: %s; see "engine" in mcr.toml(5)'
-            tell(log, logging.WARNING, "engine-poll", text, process.refused)
-        new = {layer: why for layer, why in process.missing.items() if layer not in self._lacking}
-        if new:
-            if len(self._lacking) > LAYERS:  # a worker may say what it likes
-                self._lacking.clear()
-            self._lacking.update(new)
-            text = "workers lack layers of their sandbox, see SECURITY in mcrd(8): %s"
-            layers = "; ".join(f"{layer}: {why}" for layer, why in new.items())
-            tell(log, logging.WARNING, "sandbox-layer-missing", text, layers)
+        self._started.tell(process, lane.frames)
 
     def _worker_ended(self, lane: Lane, process: WorkerProcess, how: str) -> None:
         worker, now = process.worker, time.monotonic()
@@ -273,12 +291,8 @@ class Estate:
         while self._suspects:
             ingress = self._suspects.pop()
             text = "%s: what waits in its rings is thrown away"
-            where = {"interface": ingress.interface}
-            tell(log, logging.WARNING, "rings-renewed", text, ingress, **where)
-            for worker in [worker for worker in self.workers if worker.ingress == ingress.home]:
-                await self._close(worker)
-            if self.holdings.has(ingress):
-                await self._close(ingress, anew=True)
+            tell(log, logging.WARNING, "rings-renewed", text, ingress, interface=ingress.interface)
+            await self._close_rings(ingress)
 
     async def _change_relays(self, steps: Sequence[Change]) -> None:
         lanes = self.holdings.running()
@@ -371,6 +385,8 @@ class Estate:
 
     async def _close(self, resource: Resource, *, anew: bool = False) -> None:
         if not isinstance(resource, Worker):
+            if not self.holdings.has(resource):
+                return
             if isinstance(resource, Ingress):
                 await self._rest(resource)
             self.holdings.close(resource, anew=anew)
@@ -381,4 +397,4 @@ class Estate:
 
 def _kind(step: Step) -> type[Step]:
     """Steps that are carried out side by side."""
-    return type(step) if isinstance(step, Open | Close) else Add
+    return type(step) if isinstance(step, Open | Close | Relieve) else Add

@@ -23,7 +23,7 @@ from mcrd.model import Input, Inspect, Output, PortRange, Rule
 from mcrd.planning import replies
 from mcrd.planning.broadcast import input_here, limit
 from mcrd.planning.links import Link
-from mcrd.planning.plan import Close, Open, Step
+from mcrd.planning.plan import Close, Open, Relieve, Step
 from mcrd.planning.resources import Egress, Members, Nowhere, Ring, Worker
 from mcrd.planning.states import OPEN, STATES, OutputState, RuleState
 from mcrd.sums import InspectCount, MergeCount
@@ -75,7 +75,7 @@ def steps(given: Sequence[Step]) -> str:
     """The number of steps of each kind."""
     kinds = Counter(
         f"{type(step).__name__} {OF_OUTPUTS.get(kind := type(step.resource), kind.__name__)}"
-        if isinstance(step, Open | Close)
+        if isinstance(step, Open | Close | Relieve)
         else f"{type(step).__name__} rule"
         for step in given
     )

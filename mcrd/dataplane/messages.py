@@ -19,7 +19,6 @@ LARGEST = 128 * 1024
 DESCRIPTORS = 253
 """Descriptors that fit one message: SCM_MAX_FD, include/net/scm.h."""
 
-
 MEMBERS_AT_ONCE = 64
 """In a Wanted: WANTED_AT_ONCE, rules.h."""
 
@@ -103,15 +102,16 @@ class Initialize(Request, frozen=True, tag=True):
 class Begin(Request, frozen=True, tag=True):
     """The worker has its rules, and may look at the rings from now on.
 
-    Else what waits there for a worker that replaces another would match no rule.
+    Else what waits there for a worker that replaces another would match no rule. What arrived
+    before `since`, or from `until` on, is another worker's; ns of the real-time clock, 0: no bound.
     """
+
+    since: int = 0
+    until: int = 0
 
 
 class Pause(Request, frozen=True, tag=True):
-    """The worker leaves what arrives in its rings until the next Begin.
-
-    Meanwhile rules change that make sense only together, such as two that swap inputs.
-    """
+    """The worker leaves what arrives in its rings until the next Begin, while others change."""
 
 
 class Ping(Request, frozen=True, tag=True):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -44,7 +45,14 @@ from mcrd.planning.resources import (
     Worker,
 )
 from mcrd.sockets.egress import EgressSockets
-from mcrd.sockets.ingress import IngressSocket, open_ingress, open_reception
+from mcrd.sockets.ingress import (
+    IngressSocket,
+    let_in,
+    open_ingress,
+    open_reception,
+    open_rings,
+    open_stamps,
+)
 from mcrd.sockets.lost import Lost
 from mcrd.sockets.membership import Memberships, Receivers, open_hold
 
@@ -86,6 +94,8 @@ class Holdings:
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
         self._retired: dict[int, Retired] = {}  # by the index of the interface, which stays
+        self._deaf: dict[Ingress, list[IngressSocket]] = {}
+        self._stamps: dict[int, socket.socket] = {}
 
     def all(self) -> tuple[Resource, ...]:
         """What is open."""
@@ -102,6 +112,11 @@ class Holdings:
         lane = self.lanes.get(worker.ring)
         runs = lane is not None and lane.process is not None and lane.process.worker == worker
         return lane if runs else None
+
+    def lanes_of(self, ingress: Ingress) -> list[Lane]:
+        """The lanes of an ingress that shares none, in their order; none when it is not open."""
+        rings = (Ring(ingress, number) for number in range(ingress.workers))
+        return [self.lanes[ring] for ring in rings if ring in self.lanes]
 
     def has(self, resource: Resource) -> bool:
         """Whether it is open."""
@@ -133,6 +148,9 @@ class Holdings:
 
     def _open_ingress(self, ingress: Ingress, mtu: int) -> None:
         """Open all of its rings, or none; those that they replace count until then."""
+        if self.beside(ingress) is not None:
+            self._open_beside(ingress, mtu)
+            return
         retired = self._retired.get(ingress.index)
         if retired is not None:
             retired.interface = ingress.interface  # it may have been renamed
@@ -161,6 +179,29 @@ class Holdings:
             del self._retired[ingress.index]
             for loss in retired.give_way(rings):
                 self.ledger.lose(*loss)
+
+    def beside(self, ingress: Ingress) -> Ingress | None:
+        """Whose rings are open on the same interface, each for a worker of its own."""
+        same = (other for other in self._ingresses if other.index == ingress.index)
+        return next((o for o in same if o != ingress and not (o.lane or ingress.lane)), None)
+
+    def _open_beside(self, ingress: Ingress, mtu: int) -> None:
+        """Open rings while others of the interface are open: nothing comes before let_in()."""
+        with contextlib.ExitStack() as undo:
+            segments = [Segment() for _ in range(ingress.workers)]
+            for segment in segments:
+                undo.callback(segment.close)
+            undo.callback((stamps := open_stamps()).close)
+            rings = open_rings(ingress, mtu)
+            undo.pop_all()
+        self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
+        self._deaf[ingress] = rings
+        self._stamps[ingress.index] = stamps
+
+    def let_in(self, ingress: Ingress) -> None:
+        """Let frames into rings that were opened beside others. Raises OSError."""
+        if (rings := self._deaf.pop(ingress, None)) is not None:
+            let_in(rings, self._admitted.get(ingress.interface))
 
     def add_ingress(
         self,
@@ -221,6 +262,9 @@ class Holdings:
 
     def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
         self._ingresses.discard(ingress)
+        self._deaf.pop(ingress, None)
+        if (stamps := self._stamps.pop(ingress.index, None)) is not None:
+            stamps.close()
         retired = Retired(ingress.interface)
         for number in range(ingress.workers):
             home = Ring(ingress.home, number)

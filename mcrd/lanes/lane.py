@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from socket import socket
 
 from mcrd.dataplane import messages
@@ -26,7 +28,7 @@ from mcrd.planning.replies import answers
 from mcrd.planning.resources import Egress, Ring, Worker
 from mcrd.sockets.egress import EgressSockets
 from mcrd.sockets.ingress import IngressSocket
-from mcrd.sockets.lost import Lost, Taken
+from mcrd.sockets.lost import NOTHING, Lost, Taken
 
 OWN_AT_ONCE = 2000  # endpoints in one message
 
@@ -62,6 +64,8 @@ class Lane:
         """The worker, from its first answer to its end."""
         self.relays: dict[RelayKey, Relay] = {}
         """What the worker does."""
+        self.is_relieved = False
+        """Whether what waits in its rings is in others too, which relay it."""
         self._starting: WorkerProcess | None = None
         self._changing: set[RelayKey] = set()
         self._wanted_meanwhile: dict[RelayKey, list[tuple[WorkerProcess, messages.MemberKey]]] = {}
@@ -143,6 +147,10 @@ class Lane:
         if self.process is not None:
             unheard(self.process.request(kind, *rest))
 
+    def ask(self, kind: Callable[..., messages.AnyRequest], *rest: object) -> Answer:
+        """Tell the worker something whose answer matters; raise WorkerError without a worker."""
+        return self._reached().request(kind, *rest)
+
     def tell_own(self, own: set[messages.Endpoint]) -> None:
         """Tell the worker what this daemon sends from, so that it is never relayed again."""
         if self.process is None:
@@ -162,12 +170,15 @@ class Lane:
             self.process.begun = False
             self.tell(messages.Pause)
 
-    def begin(self) -> None:
-        """Let the worker look at its rings: it has its rules."""
+    def begin(self, since: int = 0) -> None:
+        """Let the worker look at its rings: it has its rules.
+
+        It relays what arrived from then on: ns of the real-time clock.
+        """
         if self.process is not None and not self.process.begun:
             self.process.begun = True
             self.members.end_resting(self.process)
-            self.tell(messages.Begin)
+            self.tell(messages.Begin, since)
 
     def add_sockets(self, relays: Iterable[Relay], sockets: Mapping[Egress, socket]) -> None:
         """Send the sockets that are new to the worker, many in a message.
@@ -312,6 +323,16 @@ class Lane:
         """How many frames of the MTU there is room for."""
         return sum(sock.geometry.frames for sock in self.rings.values())
 
+    def has_taken(self, filled: Sequence[Sequence[int]]) -> bool:
+        """Whether its workers have taken so many frames from each ring; see `filled`."""
+        taken = [each.frames for _, _, pair in self._each() for each in pair]
+        return all(map(operator.ge, taken, chain.from_iterable(filled)))
+
+    @property
+    def filled(self) -> list[Sequence[int]]:
+        """Frames that came into each ring so far."""
+        return [sock.filled for sock in self.rings.values()]
+
     def losses(self) -> Iterator[tuple[Ring, Lost]]:
         """What each ring had no room for so far."""
         for ring, sock, taken in self._each():
@@ -328,7 +349,8 @@ class Lane:
         self._left.add(place)
         sock.take_error()  # a worker that has it still would wake up for that
         taken = self.segment.taken(place)
-        lost = sock.end(taken)
+        full, waiting = sock.end(taken)
+        lost = (full, NOTHING if self.is_relieved else waiting)
         into.add(ring, sock, taken, *lost)
         self._ledger.detach(ring, *lost)
         return not self.rings

@@ -71,8 +71,10 @@ def _daemon_cost(what: str) -> str:
 def _cost(what: list[str]) -> str:
     """What it takes to change the workers of an interface."""
     names = {setting.partition(" ")[0] for setting in what}
-    if names & {"worker", "workers", "ring_size", "gro"}:
+    if "worker" in names:
         return " (its workers are replaced: packets that arrive meanwhile are lost)"
+    if names & {"workers", "ring_size", "gro"}:
+        return " (its rings and workers are replaced, without loss)"
     return f" (its {_IN_THE_RINGS})" if names & {"cpus", "busy_poll"} else ""
 
 

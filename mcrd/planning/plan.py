@@ -8,7 +8,7 @@ planning again gives the empty plan. What is new is opened before what is old is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mcrd.model import Config
@@ -69,7 +69,15 @@ class Remove:
     key: RelayKey
 
 
-Step = Open | Close | Add | Replace | Remove
+@dataclass(frozen=True, slots=True)
+class Relieve:
+    """Let the new rings of an interface, which have workers, take the place of the old ones."""
+
+    resource: Ingress
+    old: Ingress
+
+
+Step = Open | Close | Add | Replace | Remove | Relieve
 
 
 # What is opened first is closed last.
@@ -103,7 +111,8 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
             relay = _without_failures(key, whole, actual) if actual.failures else whole
             if relay is not None:
                 relays[key] = relay
-    replaced = _replaced(actual, wanted)
+    relieved = _relieved(actual, wanted)
+    replaced = _replaced(actual, wanted, relieved)
     # Their rules end with them: removed before, the last packets would match none.
     steps: list[Step] = _closed(replaced, anew=True)
     missing = [
@@ -122,8 +131,11 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
         elif has is not relay and has != relay:
             steps.append(Replace(key, relay))
     steps += [
-        Remove(key) for key in actual.relays if key not in relays and key.worker not in replaced
+        Remove(key)
+        for key in actual.relays
+        if key not in relays and key.worker not in replaced and key.worker.ingress not in relieved
     ]
+    steps += [Relieve(new, old) for old, new in relieved.items()]
     steps += _closed(actual.open - wanted.keys() - replaced)
     return tuple(steps)
 
@@ -135,7 +147,20 @@ def _without_failures(key: RelayKey, whole: Relay, actual: Actual) -> Relay | No
     return whole.only(lambda output: not actual.blocked(output))
 
 
-def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Resource]:
+def _relieved(actual: Actual, wanted: Mapping[Resource, None]) -> dict[Ingress, Ingress]:
+    """Rings that relay until others on the same interface do, with those. See Relieve.
+
+    Of rings that one worker reads together, no other pair can take the place of one.
+    """
+    alone = {r.index: r for r in wanted if isinstance(r, Ingress) and not r.lane}
+    gone = (r for r in actual.open - wanted.keys() if isinstance(r, Ingress) and not r.lane)
+    pairs = ((old, alone[old.index]) for old in gone if old.index in alone)
+    return {old: new for old, new in pairs if new not in actual.open and not actual.blocked(new)}
+
+
+def _replaced(
+    actual: Actual, wanted: Mapping[Resource, None], relieved: Container[Ingress]
+) -> frozenset[Resource]:
     """Rings and workers that end before what takes their place begins.
 
     Both at once would relay every packet twice: another ring on the same interface, another
@@ -144,7 +169,9 @@ def _replaced(actual: Actual, wanted: Mapping[Resource, None]) -> frozenset[Reso
     interfaces = {r.index for r in wanted if isinstance(r, Ingress)}  # it may be renamed
     rings = {(r.ingress, r.number) for r in wanted if isinstance(r, Worker)}
     gone = actual.open - wanted.keys()
-    ingresses = {r for r in gone if isinstance(r, Ingress) and r.index in interfaces}
+    ingresses = {
+        r for r in gone if isinstance(r, Ingress) and r.index in interfaces and r not in relieved
+    }
     homes = {r.home for r in ingresses}
     workers = {
         r

@@ -46,6 +46,7 @@ PACKET_FANOUT_FLAG_DEFRAG = 0x8000
 PACKET_MR_MULTICAST = 0
 PACKET_MR_ALLMULTI = 2
 TPACKET_V2 = 1
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 TPACKET2_HDRLEN = 52  # struct tpacket2_hdr and struct sockaddr_ll, aligned
 TPACKET_ALIGNMENT = 16
 
@@ -196,6 +197,14 @@ class IngressSocket:
         self._read()
         return self._counts[_SEEN]
 
+    @property
+    def filled(self) -> tuple[int, int]:
+        """Frames that came into each ring so far."""
+        self._read()
+        counts = self._counts
+        small, large = (counts[_EACH_SEEN + n] - counts[_EACH_FULL + n] for n in range(2))
+        return small, large
+
     def ring_full(self, taken: Sequence[Taken]) -> Lost:
         """What the rings had no room for so far; `taken` is what workers took from each."""
         self._read()
@@ -279,26 +288,49 @@ def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:
         return sock
 
 
+def open_rings(ingress: Ingress, mtu: int) -> list[IngressSocket]:
+    """Open the packet sockets of each worker, to which nothing comes before let_in()."""
+    rings: list[IngressSocket] = []
+    with contextlib.ExitStack() as undo:
+        for _ in range(ingress.workers):
+            rings.append(IngressSocket.open(ingress, mtu))
+            undo.callback(rings[-1].close)
+        undo.pop_all()
+    return rings
+
+
+def let_in(rings: Sequence[IngressSocket], networks: frozenset[Network] | None) -> None:
+    """Let in what is sent to one of the networks, None: all; a flow goes to one worker, in order.
+
+    Fragments come to no other rings of the interface from then on. Raises OSError.
+    """
+    group = None
+    for ring in rings:
+        group = ring.join(group)
+    rings[0].share(len(rings))
+    for ring in rings:
+        ring.admit(networks)
+
+
 def open_ingress(
     ingress: Ingress, mtu: int, networks: frozenset[Network] | None = None
 ) -> list[IngressSocket]:
-    """Open the packet sockets of each worker; a flow goes to one worker, in order.
-
-    What is let in is sent to one of the networks; None: all.
-    """
-    rings: list[IngressSocket] = []
-    with contextlib.ExitStack() as undo:
-        group = None
-        for _ in range(ingress.workers):
-            ring = IngressSocket.open(ingress, mtu)
-            undo.callback(ring.close)
-            rings.append(ring)
-            group = ring.join(group)
-        rings[0].share(ingress.workers)
+    """Open the packet sockets of each worker, and let in what is sent to one of the networks."""
+    rings = open_rings(ingress, mtu)
+    try:
+        let_in(rings, networks)
+    except OSError:
         for ring in rings:
-            ring.admit(networks)
-        undo.pop_all()
+            ring.close()
+        raise
     return rings
+
+
+def open_stamps() -> socket.socket:
+    """Open what makes the kernel stamp each frame once, for all rings, as long as it is open."""
+    with or_close(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        return sock
 
 
 def open_reception(reception: Reception) -> socket.socket:

@@ -235,7 +235,7 @@ def test_what_is_added_one_way_is_removed_the_other(old: Config, new: Config) ->
     [
         (Interface(rejoin=30.0), "rejoin none -> 30 s"),
         (Interface(igmp_version=2, rejoin=90.0), "igmp_version none -> 2; rejoin none -> 90 s"),
-        (Interface(rejoin=30.0, workers=2), "workers 1 -> 2; rejoin none -> 30 s (its workers"),
+        (Interface(rejoin=30.0, workers=2), "workers 1 -> 2; rejoin none -> 30 s (its rings"),
         (Interface(rejoin=30.0, cpus=(1,)), "cpus [] -> [1]; rejoin none -> 30 s (its workers"),
     ],
 )

@@ -15,7 +15,7 @@ from mcrd.planning import names
 from mcrd.planning.actual import Actual
 from mcrd.planning.links import Link
 from mcrd.planning.needs import KnownNeeds, needs
-from mcrd.planning.plan import Close, Open, plan
+from mcrd.planning.plan import Close, Open, Relieve, plan
 from mcrd.planning.resources import Ingress
 from mcrd.planning.states import states
 from mcrd.sockets.filters import networks
@@ -150,9 +150,11 @@ def test_reasons_have_both_names() -> None:
 
 
 def test_a_renamed_interface_is_the_same_ring() -> None:
-    """Its alternative name stays: the old ring ends before the new one begins."""
+    """Its alternative name stays: the new ring takes the place of the old one."""
     rules = parse(rule("a", "video 239.1.1.1 5000", "eth1 239.1.1.1 5000"))
     eth1 = replace(ETH1, addresses=(ip_interface("10.0.0.1/8"),))
     links = names.by_name([replace(ETH0, name="new"), eth1])
     steps = plan(rules, Actual(links=links, open=frozenset({Ingress("eth0", 2)})))
-    assert steps[:2] == (Close(Ingress("eth0", 2)), Open(Ingress("new", 2)))
+    old, new = Ingress("eth0", 2), Ingress("new", 2)
+    assert steps[0] == Open(new)
+    assert steps[-2:] == (Relieve(new, old), Close(old))

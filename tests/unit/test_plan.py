@@ -33,7 +33,7 @@ from mcrd.planning.names import doubles
 from mcrd.planning.needs import KnownNeeds, needs
 from mcrd.planning.outlets import own_addresses
 from mcrd.planning.patterns import expand
-from mcrd.planning.plan import Add, Close, Open, Remove, Replace, Step, plan
+from mcrd.planning.plan import Add, Close, Open, Relieve, Remove, Replace, Step, plan
 from mcrd.planning.portions import ALL, Portion
 from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.resources import (
@@ -313,6 +313,9 @@ def carry_out(
     relays = dict(actual.relays)
     failures = dict(actual.failures)
 
+    steps = tuple(steps)
+    old = {each.old for each in steps if isinstance(each, Relieve)}
+
     def fail(what: Resource | RelayKey) -> None:
         failures[what] = Failure("broken", actual.now + RETRY)
 
@@ -327,7 +330,7 @@ def carry_out(
                 else:
                     opened.add(resource)
                     failures.pop(resource, None)
-                    nothing_comes_twice(opened)
+                    nothing_comes_twice(opened - old)
             case Add(key, relay) | Replace(key, relay):
                 assert (key in relays) is isinstance(step, Replace)
                 pairs = zip(relay.outputs, relay.portions, strict=True)
@@ -348,6 +351,10 @@ def carry_out(
                     failures.pop(key, None)
             case Remove(key):
                 del relays[key]
+            case Relieve(resource, before):
+                assert before in opened
+                assert resource in opened | set(broken)
+                relays = {key: r for key, r in relays.items() if key.worker.ingress != before}
             case Close(resource):
                 assert resource in opened
                 if isinstance(resource, Worker):  # its rules end with it
@@ -588,7 +595,7 @@ def test_make_before_break(
     a: Config, b: Config, before: dict[str, Link], after: dict[str, Link]
 ) -> None:
     now = replace(reach(a, before), links=after)
-    phases = {Open: 0, Add: 1, Replace: 1, Remove: 2, Close: 3}
+    phases = {Open: 0, Add: 1, Replace: 1, Remove: 2, Relieve: 3, Close: 4}
     steps = plan(b, now)
     if {type(step) for step in steps} <= {Remove, Close}:
         return
@@ -1044,15 +1051,24 @@ def test_each_worker_has_the_rule_and_sockets_of_its_own() -> None:
 @pytest.mark.parametrize(
     "after", [read_by(2), read_by(1, ring_size=2**20), read_by(3)], ids=["2", "ring", "3"]
 )
-def test_another_ring_comes_when_the_old_one_has_gone(after: Config) -> None:
+def test_another_ring_relieves_the_old_one_when_its_workers_have_all(after: Config) -> None:
     steps = plan(after, RUNNING)
     kinds = [type(step) for step in steps]
     workers = len([s for s in steps if isinstance(s, Add)])
-    assert steps[:2] == (Close(WORKER), Close(INGRESS))
-    assert kinds[2 : 3 + 2 * workers] == [Open] * (1 + 2 * workers)
-    assert kinds[3 + 2 * workers :] == [Add] * workers + [Close]
-    assert steps[-1] == Close(EGRESS)
+    new = next(s.resource for s in steps if isinstance(s, Open))
+    assert kinds[: 1 + 2 * workers] == [Open] * (1 + 2 * workers)
+    assert kinds[1 + 2 * workers : -4] == [Add] * workers
+    assert steps[-4:] == (Relieve(new, INGRESS), Close(EGRESS), Close(WORKER), Close(INGRESS))
     assert JOINED not in resources_of(steps)
+
+
+def test_rings_that_could_not_be_had_beside_the_old_ones_take_their_place() -> None:
+    config = read_by(2)
+    new = next(s.resource for s in plan(config, RUNNING) if isinstance(s, Open))
+    failed = replace(RUNNING, failures={new: Failure("no memory", 99.0)})
+    steps = plan(config, failed)
+    assert steps[:2] == (Close(WORKER), Close(INGRESS))
+    assert not [step for step in steps if isinstance(step, Relieve)]
 
 
 def test_a_worker_on_another_cpu_comes_when_the_old_one_has_gone() -> None:

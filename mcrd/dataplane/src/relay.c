@@ -178,6 +178,19 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 	return 0;
 }
 
+/* While other rings take the place of old ones, both get each frame, with one time of arrival: it is relayed, and
+ * counted, by one of the two workers. What the kernel has put together from fragments is in the new rings alone, since
+ * each fragment comes to them first (net/ipv4/ip_fragment.c: one queue for all packet sockets). That is what exceeds the
+ * MTU and is no super-frame. */
+static int is_of_another(const struct worker *worker, const struct arrival *arrival)
+{
+	uint64_t time = arrival->frame.time;
+
+	if (time >= worker->until)
+		return 1;
+	return time < worker->since && (arrival->ring == &arrival->here->rings[0] || arrival->frame.segment);
+}
+
 int relay_frame(struct worker *worker, struct arrival *arrival)
 {
 	static const enum drop drops[] = {
@@ -193,6 +206,8 @@ int relay_frame(struct worker *worker, struct arrival *arrival)
 	if (arrival->packet.payload_length > size)
 		datagrams = (arrival->packet.payload_length + size - 1) / size;
 	here->datagrams[arrival->ring - here->rings] += datagrams;
+	if (is_of_another(worker, arrival))
+		return 0;
 	meter_note(&counters->meter, &counters->traffic, &here->window, arrival->frame.time);
 	count(&counters->traffic.packets, datagrams);
 	count(&counters->traffic.bytes, arrival->frame.frame.length);

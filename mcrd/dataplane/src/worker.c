@@ -22,6 +22,7 @@ struct worker *worker_new(const struct worker_settings *settings)
 	memset(worker, 0, sizeof(*worker));
 	worker->settings = *settings;
 	worker->began = pace_real_now();
+	worker->until = UINT64_MAX;
 	result = rules_init(&worker->rules);
 	if (result == 0) {
 		result = flows_init(&worker->flows);
@@ -145,8 +146,10 @@ int worker_enable_uring(struct worker *worker)
 	return uring_enable(&worker->engine);
 }
 
-void worker_begin(struct worker *worker)
+void worker_begin(struct worker *worker, uint64_t since, uint64_t until)
 {
+	worker->since = since;
+	worker->until = until ? until : UINT64_MAX;
 	worker->begun = 1;
 }
 
