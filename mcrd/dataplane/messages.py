@@ -100,14 +100,15 @@ class Initialize(Request, frozen=True, tag=True):
 
 
 class Begin(Request, frozen=True, tag=True):
-    """The worker has its rules, and may look at the rings from now on.
+    """The worker has its rules, and may look at the rings: else what waits there would match none.
 
-    Else what waits there for a worker that replaces another would match no rule. What arrived
-    before `since`, or from `until` on, is another worker's; ns of the real-time clock, 0: no bound.
+    What arrived before `since` is another worker's; ns of the real-time clock, 0: no bound. It
+    pauses at what arrived from `until` on, or `passes_over` it, which is another worker's then.
     """
 
     since: int = 0
     until: int = 0
+    passes_over: bool = False
 
 
 class Pause(Request, frozen=True, tag=True):

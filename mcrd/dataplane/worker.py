@@ -146,8 +146,8 @@ def _close_packet_sockets(sockets: Sequence[int]) -> None:
 def _obey(worker: object, request: messages.AnyRequest, descriptors: list[int]) -> None:
     """Carry out a request; what it keeps of the descriptors is no longer in the list."""
     match request:
-        case messages.Begin(since=since, until=until):
-            lib.worker_begin(worker, since, until)
+        case messages.Begin(since=since, until=until, passes_over=passes_over):
+            lib.worker_begin(worker, since, until, passes_over)
         case messages.Pause():
             lib.worker_pause(worker)
         case messages.Ping() | messages.SetLevel():

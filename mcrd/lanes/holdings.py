@@ -201,7 +201,7 @@ class Holdings:
     def let_in(self, ingress: Ingress) -> None:
         """Let frames into rings that were opened beside others. Raises OSError."""
         if (rings := self._deaf.pop(ingress, None)) is not None:
-            let_in(rings, self._admitted.get(ingress.interface))
+            let_in(rings, self._admitted.get(ingress.interface), beside=True)
 
     def add_ingress(
         self,

@@ -20,8 +20,9 @@ ANSWER = 2.0  # seconds; a worker answers within one harvest
 LEAD = 0.01  # seconds from the message to the time that it names; twice as much in each try
 TRIES = 7
 BEHIND = 0.005  # seconds from a frame's stamp to its place in the ring, in order
-DRAIN = 0.5  # seconds for the old workers to take what came before that time
-LINGER = 0.3  # seconds for which they relay what comes late: the kernel has stamped it, and waits
+SILENCE = 0.5  # seconds for which the new workers wait for the old ones, at most
+LINGER = 0.3  # seconds for which the old ones relay what comes late: the kernel has stamped it
+DRAIN = 5.0  # seconds in which they take what is left
 LOOK = 0.001
 
 
@@ -41,7 +42,8 @@ async def relieve(
         await _ask(new, messages.Ping)
         let_in()
         since = await _agree(old)
-        await _drain(old, since)
+        await asyncio.sleep(max(0.0, (since - time.time_ns()) / 1e9) + BEHIND)
+        await _drained(old, SILENCE)
     except WorkerError as error:
         why = str(error)
         let_in()
@@ -51,8 +53,10 @@ async def relieve(
         lane.begin(since)
     if why is None:
         await asyncio.sleep(LINGER)
+        if not await _drained(old, DRAIN):
+            why = "an old worker is too slow"
         for lane in old:
-            lane.is_relieved = True
+            lane.is_relieved = why is None
             await lane.stop()
     for lane in new:
         lane.tell(messages.Begin)
@@ -60,23 +64,27 @@ async def relieve(
 
 
 async def _agree(old: Iterable[Lane]) -> int:
-    """Find a time until which the old workers relay, which all of them knew before it came."""
+    """Find a time until which the old workers relay, which all of them knew before it came.
+
+    Until they know that it is final, they pause at what comes later: it may still be theirs.
+    """
     for lead in (LEAD * 2**n for n in range(TRIES)):
         until = time.time_ns() + int(lead * 1e9)
         await _ask(old, messages.Begin, 0, until)
         if time.time_ns() < until:
+            await _ask(old, messages.Begin, 0, until, True)
             return until
     raise WorkerError("a worker was not told in time")
 
 
-async def _drain(old: Sequence[Lane], until: int) -> None:
-    """Wait until the old workers have relayed what arrived before."""
-    await asyncio.sleep(max(0.0, (until - time.time_ns()) / 1e9) + BEHIND)
+async def _drained(old: Sequence[Lane], within: float) -> bool:
+    """Wait until the old workers have taken what is in their rings now: have they?"""
     filled = [lane.filled for lane in old]
-    for _ in range(round(DRAIN / LOOK)):
+    for _ in range(round(within / LOOK)):
         if all(map(Lane.has_taken, old, filled)):
-            break
+            return True
         await asyncio.sleep(LOOK)
+    return False
 
 
 async def _ask(

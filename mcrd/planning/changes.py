@@ -74,7 +74,8 @@ def _cost(what: list[str]) -> str:
     if "worker" in names:
         return " (its workers are replaced: packets that arrive meanwhile are lost)"
     if names & {"workers", "ring_size", "gro"}:
-        return " (its rings and workers are replaced, without loss)"
+        without = "" if "gro" in names else ", without loss"
+        return f" (its rings and workers are replaced{without})"
     return f" (its {_IN_THE_RINGS})" if names & {"cpus", "busy_poll"} else ""
 
 

@@ -74,16 +74,16 @@ _MIX: Sequence[Instruction] = (
 def share(workers: int, largest: int) -> Sequence[Instruction]:
     """Which socket of a fanout group takes a frame (PACKET_FANOUT_CBPF).
 
-    The group has two sockets for each worker: 2n for what fits a slot, `largest` bytes without the
-    link header, and 2n + 1 for all else. A flow, by addresses and ports, has one worker; what is
+    The group has two sockets for each worker: 2n + 1 for what fits a slot, `largest` bytes without
+    the link header, and 2n for all else. A flow, by addresses and ports, has one worker; what is
     not plain IPv4 or IPv6 has the first.
     """
     if workers == 1:  # it runs for every frame: no work that decides nothing
         return (
             (LOAD_LENGTH, 0, 0, 0),
             (IF_GREATER, 1, 0, largest),
-            (RETURN, 0, 0, 0),
             (RETURN, 0, 0, 1),
+            (RETURN, 0, 0, 0),
         )
     choose = (*_MIX, (DIVIDE_REST, 0, 0, workers), (MULTIPLY, 0, 0, 2), (STORE, 0, 0, 0))
     return (
@@ -98,11 +98,11 @@ def share(workers: int, largest: int) -> Sequence[Instruction]:
         *_FLOW_IPV6,
         *choose,
         (LOAD_LENGTH, 0, 0, 0),
-        (IF_GREATER, 2, 0, largest),
-        (LOAD_CELL, 0, 0, 0),
-        (RETURN_A, 0, 0, 0),
+        (IF_GREATER, 3, 0, largest),
         (LOAD_CELL, 0, 0, 0),
         (ADD, 0, 0, 1),
+        (RETURN_A, 0, 0, 0),
+        (LOAD_CELL, 0, 0, 0),
         (RETURN_A, 0, 0, 0),
     )
 

@@ -165,7 +165,7 @@ class IngressSocket:
         # One group of its own even for a single worker: only so the kernel tells large frames
         # from small ones, and puts fragments together.
         kind = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_DEFRAG | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
-        for sock in self._sockets:
+        for sock in reversed(self._sockets):
             unique = PACKET_FANOUT_FLAG_UNIQUEID if group is None else 0  # not another program's
             value = struct.pack("I", (group or 0) | (kind | unique) << 16)
             sock.setsockopt(SOL_PACKET, PACKET_FANOUT, value)
@@ -178,9 +178,9 @@ class IngressSocket:
         value, _alive = program_of(filters.share(workers, self.geometry.largest))
         self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, value)
 
-    def admit(self, networks: frozenset[Network] | None) -> None:
+    def admit(self, networks: frozenset[Network] | None, *, only_large: bool = False) -> None:
         """Let in what is sent to these addresses, and what the filter cannot judge; None: all."""
-        for sock in self._sockets:
+        for sock in (self.large,) if only_large else self._sockets:
             for spans in (filters.SPANS, 200, 0):
                 try:
                     attach_filter(sock, filters.ingress(networks, spans))
@@ -299,11 +299,16 @@ def open_rings(ingress: Ingress, mtu: int) -> list[IngressSocket]:
     return rings
 
 
-def let_in(rings: Sequence[IngressSocket], networks: frozenset[Network] | None) -> None:
+def let_in(
+    rings: Sequence[IngressSocket], networks: frozenset[Network] | None, *, beside: bool = False
+) -> None:
     """Let in what is sent to one of the networks, None: all; a flow goes to one worker, in order.
 
-    Fragments come to no other rings of the interface from then on. Raises OSError.
+    `beside`: others are open on the interface. Fragments come to these no more as soon as the first
+    socket is in its group, which takes all until the group has a program. Raises OSError.
     """
+    if beside:
+        rings[0].admit(networks, only_large=True)
     group = None
     for ring in rings:
         group = ring.join(group)

@@ -68,6 +68,10 @@ static int harvest(struct worker *worker)
 			hold_end(worker);
 		if (!arrival->ring)
 			break;
+		if (arrival->frame.time >= worker->until && !worker->passes_over) {
+			worker_pause(worker);
+			break;
+		}
 		ring_take(arrival->ring);
 		worker->looked = arrival->frame.time;
 		/* What the next one needs is on its way while this one is relayed. */

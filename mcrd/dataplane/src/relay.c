@@ -180,15 +180,20 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 
 /* While other rings take the place of old ones, both get each frame, with one time of arrival: it is relayed, and
  * counted, by one of the two workers. What the kernel has put together from fragments is in the new rings alone, since
- * each fragment comes to them first (net/ipv4/ip_fragment.c: one queue for all packet sockets). That is what exceeds the
- * MTU and is no super-frame. */
+ * each fragment comes to them first (net/ipv4/ip_fragment.c: one queue for all packet sockets). That is what is no
+ * super-frame, and has no room in a slot of the first ring. */
 static int is_of_another(const struct worker *worker, const struct arrival *arrival)
 {
-	uint64_t time = arrival->frame.time;
+	enum { HEADERS = 90, ETHERNET = 14 }; /* before the packet in a slot: SLOT_HEADERS in sockets/ingress.py */
+	const struct frame *frame = &arrival->frame.frame;
+	uint32_t room, link = frame->link == LINK_ETHERNET ? ETHERNET : 0;
 
-	if (time >= worker->until)
+	if (arrival->frame.time >= worker->until)
 		return 1;
-	return time < worker->since && (arrival->ring == &arrival->here->rings[0] || arrival->frame.segment);
+	if (arrival->frame.time >= worker->since)
+		return 0;
+	room = arrival->here->rings[0].geometry.frame_size - HEADERS;
+	return arrival->frame.segment || frame->length <= room + link;
 }
 
 int relay_frame(struct worker *worker, struct arrival *arrival)

@@ -102,7 +102,7 @@ int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, i
 int worker_open_engine(struct worker *worker, int polls);
 int worker_restrict_uring(struct worker *worker);
 int worker_enable_uring(struct worker *worker);
-void worker_begin(struct worker *worker, uint64_t since, uint64_t until);
+void worker_begin(struct worker *worker, uint64_t since, uint64_t until, int passes_over);
 void worker_pause(struct worker *worker);
 int worker_run(struct worker *worker); /* MCRD_WANTS: see worker_next_wanted(), _next_unknown() */
 const uint8_t *worker_message(const struct worker *worker);

@@ -146,10 +146,11 @@ int worker_enable_uring(struct worker *worker)
 	return uring_enable(&worker->engine);
 }
 
-void worker_begin(struct worker *worker, uint64_t since, uint64_t until)
+void worker_begin(struct worker *worker, uint64_t since, uint64_t until, int passes_over)
 {
 	worker->since = since;
 	worker->until = until ? until : UINT64_MAX;
+	worker->passes_over = passes_over;
 	worker->begun = 1;
 }
 

@@ -49,7 +49,8 @@ struct worker {
 	uint64_t began;      /* when, CLOCK_REALTIME in ns */
 	int begun;           /* there are rules: the rings may be looked at */
 	uint64_t since;      /* frames of before are another worker's, */
-	uint64_t until;      /* and so are those from then on: by their times */
+	uint64_t until;      /* and so are those from then on: by their times; */
+	int passes_over;     /* they are taken, and left to it. Else the rings are left alone at the first */
 	int waiting_ready;   /* a poll or a pause is under way */
 	int waiting_message; /* a receive is under way */
 	int message_failed;  /* so many receives in a row */
