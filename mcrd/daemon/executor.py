@@ -158,8 +158,8 @@ class Estate:
                     await self._close(step.resource, anew=step.anew)
                     self.advance()
             elif kind is Relieve:
-                for each in [s for s in group if isinstance(s, Relieve)]:
-                    await self._relieve(each.old, each.resource)
+                pairs = [(s.old, s.resource) for s in group if isinstance(s, Relieve)]
+                await asyncio.gather(*(self._relieve(*pair) for pair in pairs))
             else:
                 await self._change_relays(
                     [s for s in group if isinstance(s, Add | Replace | Remove)]

@@ -94,8 +94,8 @@ class Holdings:
         self._own: dict[Egress, messages.Endpoint] = {}
         self._admitted: dict[str, frozenset[Network]] = {}
         self._retired: dict[int, Retired] = {}  # by the index of the interface, which stays
-        self._deaf: dict[Ingress, list[IngressSocket]] = {}
-        self._stamps: dict[int, socket.socket] = {}
+        self._deaf: dict[Ingress, list[IngressSocket]] = {}  # opened beside others, until let_in()
+        self._stamps: dict[int, socket.socket] = {}  # by the index: until the others are closed
 
     def all(self) -> tuple[Resource, ...]:
         """What is open."""
@@ -188,9 +188,10 @@ class Holdings:
     def _open_beside(self, ingress: Ingress, mtu: int) -> None:
         """Open rings while others of the interface are open: nothing comes before let_in()."""
         with contextlib.ExitStack() as undo:
-            segments = [Segment() for _ in range(ingress.workers)]
-            for segment in segments:
-                undo.callback(segment.close)
+            segments: list[Segment] = []
+            for _ in range(ingress.workers):
+                segments.append(Segment())
+                undo.callback(segments[-1].close)
             undo.callback((stamps := open_stamps()).close)
             rings = open_rings(ingress, mtu)
             undo.pop_all()

@@ -155,7 +155,7 @@ def _relieved(actual: Actual, wanted: Mapping[Resource, None]) -> dict[Ingress, 
     alone = {r.index: r for r in wanted if isinstance(r, Ingress) and not r.lane}
     gone = (r for r in actual.open - wanted.keys() if isinstance(r, Ingress) and not r.lane)
     pairs = ((old, alone[old.index]) for old in gone if old.index in alone)
-    return {old: new for old, new in pairs if new not in actual.open and not actual.blocked(new)}
+    return {old: new for old, new in pairs if not actual.blocked(new)}
 
 
 def _replaced(
