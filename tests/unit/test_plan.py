@@ -1055,7 +1055,7 @@ def test_another_ring_relieves_the_old_one_when_its_workers_have_all(after: Conf
     steps = plan(after, RUNNING)
     kinds = [type(step) for step in steps]
     workers = len([s for s in steps if isinstance(s, Add)])
-    new = next(s.resource for s in steps if isinstance(s, Open))
+    new = next(s.resource for s in steps if isinstance(s, Open) and isinstance(s.resource, Ingress))
     assert kinds[: 1 + 2 * workers] == [Open] * (1 + 2 * workers)
     assert kinds[1 + 2 * workers : -4] == [Add] * workers
     assert steps[-4:] == (Relieve(new, INGRESS), Close(EGRESS), Close(WORKER), Close(INGRESS))
