@@ -1,8 +1,8 @@
 """What flowed before: the last ten minutes by the second, and the last day by the minute.
 
-A column has a number of each rule, in 16 bits: 5,000 rules take some 40 MB. Numbers are kept as
-logarithms, exact to 0.05 %. A rule has a place in all columns; who gets it after another rule knows
-from which column on it is its own.
+A column has a number of each rule, in 16 bits, and is compressed. Numbers are kept as logarithms,
+exact to 0.05 %. A rule has a place in all columns; who gets it after another rule knows from which
+column on it is its own. With thousands of rules whose rates all differ, the day is shorter.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -22,6 +22,7 @@ from mcrd.counters import RuleCounts
 
 SECONDS, MINUTES = 600, 1440  # columns
 RULES_MOST = 20_000  # that are remembered
+ROOM = 24_000_000  # bytes for the columns of seconds, and as many for those of minutes
 _STEPS = 1500  # for a factor of 2
 
 
@@ -46,6 +47,23 @@ class _Place(NamedTuple):
     since: int
 
 
+class _Columns:
+    """The last so many columns, as far as there is room."""
+
+    def __init__(self, most: int) -> None:
+        self.kept: deque[_Column] = deque()
+        self.last = 0
+        self._most = most
+        self._size = 0
+
+    def add(self, column: _Column) -> None:
+        self.kept.append(column)
+        self.last = column.at
+        self._size += len(column.numbers)
+        while len(self.kept) > self._most or self._size > ROOM:
+            self._size -= len(self.kept.popleft().numbers)
+
+
 class Past(NamedTuple):
     """Columns with the place of a rule."""
 
@@ -60,16 +78,16 @@ class History:
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
         self._free: list[int] = []
-        self._seconds: deque[_Column] = deque(maxlen=SECONDS)
-        self._minutes: deque[_Column] = deque(maxlen=MINUTES)
+        self._seconds = _Columns(SECONDS)
+        self._minutes = _Columns(MINUTES)
 
     def add(self, now: int, rules: Mapping[str, RuleCounts]) -> None:
         """Keep what these rules count now; of each second, what came first."""
-        if self._seconds and now <= self._seconds[-1].at:
+        if now <= self._seconds.last:
             return
         self._arrange(now, rules)
         rates = [(self._places[n].at, r.rate) for n, r in rules.items() if n in self._places]
-        self._seconds.append(
+        self._seconds.add(
             self._column(
                 now,
                 ((i, rate.second.packets) for i, rate in rates),
@@ -77,8 +95,8 @@ class History:
                 ((i, rate.peak.second) for i, rate in rates),
             )
         )
-        if not self._minutes or now - self._minutes[-1].at >= 60:
-            self._minutes.append(
+        if now - self._minutes.last >= 60:
+            self._minutes.add(
                 self._column(
                     now,
                     ((i, rate.minute.packets) for i, rate in rates),
@@ -92,7 +110,7 @@ class History:
         place = self._places.get(name)
         if place is None:
             return None
-        return Past(tuple(self._seconds), tuple(self._minutes), place)
+        return Past(tuple(self._seconds.kept), tuple(self._minutes.kept), place)
 
     def _arrange(self, now: int, rules: Mapping[str, RuleCounts]) -> None:
         for name in [name for name in self._places if name not in rules]:

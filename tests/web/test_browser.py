@@ -225,14 +225,14 @@ def test_thousands_of_rules_are_folded_searched_and_filtered(
     wait_for(lambda: rows.count() == 26, "the groups", SLOW * 10)
     assert page.locator("g.card.rule").count() == 26
     page.get_by_role("checkbox", name="failed").check()
-    wait_for(lambda: rows.count() == 1, "the filter")
+    wait_for(lambda: rows.count() == 1, "the filter", SLOW * 10)
     page.get_by_role("button", name="Show all").click()
     page.locator("#group").select_option("groupa")
     page.locator("#search").fill("groupa-52")
-    wait_for(lambda: rows.count() == 2, "the search")  # groupa-52 and groupa-520
+    wait_for(lambda: rows.count() == 2, "the search", SLOW * 10)  # groupa-52 and groupa-520
     page.get_by_role("button", name="Show all").click()
-    page.get_by_role("button", name="groupb").first.click()
-    wait_for(lambda: rows.count() > 100, "the group to open")
+    page.locator("#rows").get_by_role("button", name="groupb").click()
+    wait_for(lambda: rows.count() > 100, "the group to open", SLOW * 10)
 
 
 def test_an_hour_of_events_leaves_memory_as_it_was(

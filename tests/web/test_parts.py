@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,18 @@ def test_the_past_has_an_end() -> None:
     seconds, minutes = series(past)
     assert (len(seconds.at), len(minutes.at)) == (SECONDS, MINUTES)
     assert set(minutes.packets) == {7.0}
+
+
+def test_the_past_of_thousands_has_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcrd.web.history.ROOM", 50_000)
+    history = History()
+    rules = {f"r{n}": rule(packets=random.randrange(10**6)) for n in range(1000)}
+    for now in range(1, 40):
+        history.add(now, rules)
+    past = history.of("r1")
+    assert past is not None
+    assert 5 < len(past.seconds) < 15
+    assert past.seconds[-1].at == 39
 
 
 def test_a_rule_does_not_see_the_past_of_another_one() -> None:

@@ -147,8 +147,6 @@ function updateCard(made, node, width) {
   say(small, cut(shown, letters + 3));
   set(lost, { x: x - 12, y: top + height + 11 });
   say(lost, cut(losses, letters + 4));
-  // What is seen comes first, so that who speaks to the page can say it.
-  set(made, { "aria-label": [name, small, lost].map((each) => each.textContent).filter(Boolean).join(" ") + `: ${label}` });
 }
 
 function cut(text, most) {

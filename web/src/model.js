@@ -91,18 +91,20 @@ export function chosen(filter) {
 
 /** Rules as they are shown: each alone when they are few, otherwise folded by their group. */
 export function folded(rules, open) {
-  if (rules.length <= FOLD_FROM) return rules.map((rule) => ({ id: `r:${rule.name}`, rules: [rule], rule }));
+  const alone = (rule) => ({ id: `r:${rule.name}`, rules: [rule], rule });
+  if (rules.length <= FOLD_FROM) return rules.map(alone);
   const groups = new Map();
   for (const rule of rules) {
     if (!groups.has(rule.group)) groups.set(rule.group, []);
     groups.get(rule.group).push(rule);
   }
+  if (groups.size === 1) return rules.map(alone);
   const shown = [];
   for (const [name, members] of groups) {
-    if (members.length === 1) shown.push({ id: `r:${members[0].name}`, rules: members, rule: members[0] });
+    if (members.length === 1) shown.push(alone(members[0]));
     else {
       shown.push({ id: `g:${name}`, rules: members, group: name });
-      if (open.has(name)) shown.push(...members.map((rule) => ({ id: `r:${rule.name}`, rules: [rule], rule, inner: true })));
+      if (open.has(name)) shown.push(...members.map((rule) => ({ ...alone(rule), inner: true })));
     }
   }
   return shown;
