@@ -23,12 +23,12 @@ class FailedError(Exception):
 
 
 async def explain(control: Path, rule: str) -> str:
-    """What `mcrctl explain` prints of the rule; raises FailedError."""
+    """What `mcrctl explain` prints of the rule, or why it cannot; raises FailedError."""
     mcrctl = (sys.executable, "-IB", "-m", "mcrd.cli.mcrctl", "--control", str(control))
     out, error, status = await _run(*mcrctl, "explain", "--", rule)
-    if status not in (0, 1) or not out:
+    if status not in (0, 1) or not (out or error):
         raise FailedError(error.strip() or "mcrctl explain failed")
-    return out
+    return out or error
 
 
 async def journal(unit: str, rule: str) -> list[tuple[float, int, str]]:
