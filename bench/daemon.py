@@ -57,14 +57,17 @@ class _Daemon(Running):
 
 
 class Daemon(Peer):
-    """mcrd, with so many workers on its input interface."""
+    """mcrd, with so many workers on its input interface; with a key of it, or an engine."""
 
-    def __init__(self, workers: int, key: str = "", cells: Collection[Cell] = CELLS) -> None:
+    def __init__(
+        self, workers: int, key: str = "", cells: Collection[Cell] = CELLS, engine: str = ""
+    ) -> None:
         self.workers = workers
-        self.name = f"mcrd-{key or workers}"
+        self.name = f"mcrd-{key or engine or workers}"
         self.label = "mcrd" if workers == 1 else f"mcrd, {workers} workers"
-        self.label += f", {key}" if key else ""
-        self._settings = f"[interfaces.r0]\nworkers = {workers}\n"
+        self.label += f", {key or engine}" if key or engine else ""
+        self._settings = f'[daemon]\nengine = "{engine}"\n' if engine else ""
+        self._settings += f"[interfaces.r0]\nworkers = {workers}\n"
         self._settings += f"{key} = true\n" if key else ""
         self._cells = cells
 

@@ -19,6 +19,7 @@ MCRD = Daemon(1)
 MCRD_2 = Daemon(2)
 MCRD_GRO = Daemon(1, "gro", (*ALONE_CELLS, CELLS[14]))
 MCRD_BUSY = Daemon(1, "busy_poll", (*DETAILED_CELLS, *BURST_CELLS))
+MCRD_POLL = Daemon(1, cells=(*ALONE_CELLS, CELLS[14]), engine="poll")
 REFERENCE = Program("reference", "reference design")
 MULTISHOT = Program("multishot", "multishot + send")
 KERNEL = KernelRouting()
@@ -31,7 +32,7 @@ FILTERED, LET_IN = DaemonAmongOthers(let_in=False), DaemonAmongOthers(let_in=Tru
 
 PEERS_ALL: tuple[Peer, ...] = (
     *(LIMIT, MCRD, MCRD_ALONE, MCRD_GRO, MCRD_GRO_ALONE, MCRD_2, REFERENCE, REFERENCE_ALONE),
-    *(MULTISHOT, KERNEL, KERNEL_GRO, MCRD_BUSY, XDP, TC, SOCAT, PYTHON),
+    *(MULTISHOT, KERNEL, KERNEL_GRO, MCRD_BUSY, MCRD_POLL, XDP, TC, SOCAT, PYTHON),
 )
 if VARIABLE in os.environ:
     PEERS_ALL += (NAMED,)

@@ -14,6 +14,7 @@ from bench.lineup import (
     MCRD_ALONE,
     MCRD_BUSY,
     MCRD_GRO,
+    MCRD_POLL,
     MULTISHOT,
     REFERENCE,
     REFERENCE_ALONE,
@@ -36,6 +37,8 @@ MERGED = {_SMALL: 5.0, _LARGE: 4.5, _MANY_SMALL: 11.0, _MANY_LARGE: 10.0}
 
 # CPU time of the relay for a datagram: the reference design's, divided by this.
 CPU = {_SMALL: 6.0, _LARGE: 5.0, _MANY_SMALL: 8.0, _MANY_LARGE: 9.0}
+
+CPU_POLL = 1.5  # that of a worker without io_uring, times that of one with it
 
 LATENCY_10K = 1.25  # times the p50 of the multishot relay; at 100,000/s less than it
 LATENCY_BUSY = 0.7  # the same, for a worker that never sleeps
@@ -92,6 +95,15 @@ def _cpu(results: Results) -> Iterator[Check]:
                 found=f"{ratio:.2f}",
                 held=ratio >= factor,
             )
+        without = results.flood(cell.name, MCRD_POLL.name)
+        if ours is not None and without is not None:
+            ratio = without.median("relay_ns") / max(1.0, ours.median("relay_ns"))
+            yield Check(
+                what=f"CPU time, {cell.name}: mcrd without io_uring / with it",
+                wanted=f"at most {CPU_POLL:g}",
+                found=f"{ratio:.2f}",
+                held=ratio <= CPU_POLL,
+            )
         mine = results.machine_ns(cell.name, MCRD.name, cell.outputs)
         kernel = results.machine_ns(cell.name, KERNEL.name, cell.outputs)
         if mine is not None and kernel is not None:
@@ -138,7 +150,7 @@ def _lossless(results: Results) -> Iterator[Check]:
 
 
 def _accounting(results: Results) -> Iterator[Check]:
-    ours = (MCRD.name, MCRD_ALONE.name, MCRD_2.name, MCRD_GRO.name)
+    ours = (MCRD.name, MCRD_ALONE.name, MCRD_2.name, MCRD_GRO.name, MCRD_POLL.name)
     runs = [run for run in results.floods if run.peer in ours]
     if not runs:
         return
