@@ -16,6 +16,6 @@ def counted(number: int, noun: str) -> str:
 def tell(
     log: logging.Logger, level: int, event: str, message: str, *arguments: Any, **fields: object
 ) -> None:
-    """Log an event. `fields` are rule, interface, output, worker, task, if not None."""
+    """Log an event. `fields` are rule, interface, output, worker, task or others, if not None."""
     given = {name.upper(): str(value) for name, value in fields.items() if value is not None}
     log.log(level, message, *arguments, extra={"fields": {"EVENT": event, **given}})

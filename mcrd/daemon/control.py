@@ -7,14 +7,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import grp
 import logging
 import os
-import pwd
 import select
 import socket
 import stat
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +20,13 @@ import msgspec
 
 from mcrd.answers import PROTOCOL, Reply
 from mcrd.client import CONNECT_TIMEOUT, ControlError
+from mcrd.daemon.audit import Peer, tell_asked, trusted
 from mcrd.errors import WANTING, with_remedy, words
 
 REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
 LOOK_AFTER = 0.1  # seconds between two looks whether a client is still there
 MODE = 0o660
-
-SO_PEERGROUPS = 59  # asm-generic/socket.h
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +125,7 @@ class Server:
         assert task is not None
         self._clients.add(task)
         try:
-            await self._serve(reader, writer, _is_trusted(writer.get_extra_info("socket")))
+            await self._serve(reader, writer, Peer.of(writer.get_extra_info("socket")))
         except (TimeoutError, OSError, ValueError):
             # Silent for too long, gone, or a line without end. What it did not read is not kept.
             writer.transport.abort()
@@ -140,19 +136,21 @@ class Server:
             writer.close()
 
     async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, trusted: bool
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
     ) -> None:
         while line := await asyncio.wait_for(reader.readline(), CLIENT_TIMEOUT):
-            writer.write(await self._answer(line, trusted, writer) + b"\n")
+            writer.write(await self._answer(line, peer, writer) + b"\n")
             await asyncio.wait_for(writer.drain(), CLIENT_TIMEOUT)
 
-    async def _answer(self, line: bytes, trusted: bool, writer: asyncio.StreamWriter) -> bytes:
+    async def _answer(self, line: bytes, peer: Peer, writer: asyncio.StreamWriter) -> bytes:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _encode(Reply(errors=[f"not a request: {error}"]))
-        if request.command in self._guarded and not trusted:
-            return _encode(Reply(errors=[f"{request.command} is for {_who_is_trusted()}"]))
+        if request.command in self._guarded:
+            tell_asked(peer, request.command, request.arguments)
+            if not peer.is_trusted:
+                return _encode(Reply(errors=[f"{request.command} is for {trusted()}"]))
         try:
             if request.command in self._lasting:
                 return _encode(Reply(await self._while_asked(request, writer)))
@@ -187,26 +185,6 @@ def _has_hung_up(peer: socket.socket) -> bool:
     poll = select.poll()
     poll.register(peer.fileno(), 0)  # POLLHUP and POLLERR come unasked
     return bool(poll.poll(0))
-
-
-def _is_trusted(peer: socket.socket) -> bool:
-    """Whether the client is root, the daemon's user, or in its group (SO_PEERCRED, unix(7))."""
-    _, uid, gid = struct.unpack("iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    try:
-        groups = peer.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
-    except OSError:  # ERANGE: it is in more than 256
-        groups = b""
-    others = struct.unpack(f"{len(groups) // 4}I", groups)
-    return uid in (0, os.geteuid()) or os.getegid() in (gid, *others)
-
-
-def _who_is_trusted() -> str:
-    user, group = str(os.geteuid()), str(os.getegid())
-    with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    with contextlib.suppress(KeyError):
-        group = grp.getgrgid(os.getegid()).gr_name
-    return " or ".join(dict.fromkeys(["root", user])) + f", and for the group {group}"
 
 
 def _encode(reply: Reply) -> bytes:

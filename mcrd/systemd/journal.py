@@ -209,7 +209,9 @@ class Limiter(logging.Filter):
 
 _KEY = ("EVENT", "RULE", "INTERFACE", "OUTPUT", "WORKER", "TASK")
 # What a worker says has a limit of its own.
-_NEVER_LEFT_OUT = frozenset({"started", "ended", "reload", "reload-refused", "worker-says"})
+_NEVER_LEFT_OUT = frozenset(
+    {"started", "ended", "reload", "reload-refused", "asked", "worker-says"}
+)
 _limiter = Limiter()
 
 

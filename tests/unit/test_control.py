@@ -12,6 +12,7 @@ import select
 import socket
 import stat
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,11 +20,11 @@ import pytest
 
 from mcrd.client import ControlError, ask
 from mcrd.daemon import control
+from mcrd.daemon.audit import Peer
 from mcrd.daemon.control import REQUEST_LARGEST, Request, Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
-    from pathlib import Path
 
     Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -420,17 +421,36 @@ def test_what_lasts_ends_with_its_client(path: Path, run: Run) -> None:
     run(body())
 
 
-def test_what_is_guarded_is_not_for_everybody(
-    path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+def test_what_is_guarded_is_not_for_everybody_and_the_log_says_who_asked(
+    path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
+    name = Path("/proc/self/comm").read_text(encoding="ascii").strip()
+
+    def told() -> tuple[str, dict[str, str]]:
+        """The last line, and its fields."""
+        return caplog.records[-1].getMessage(), caplog.records[-1].__dict__["fields"]
+
     async def body() -> None:
         server = Server(path, Daemon().answer, guarded=frozenset({"echo"}))
         await server.start()
         try:
-            assert await asked(path, "echo") == {}
-            monkeypatch.setattr(control, "_is_trusted", lambda _: False)
+            assert await asked(path, "echo", name="a\nb") == {"name": "a\nb"}
+            line, fields = told()
+            assert line.startswith("control: echo name='a\\nb', asked by ")
+            assert line.endswith(f" (process {os.getpid()}, {name})")
+            found = [fields[key] for key in ("EVENT", "COMMAND", "BY_UID", "BY_PID", "BY_NAME")]
+            assert found == ["asked", "echo", str(os.geteuid()), str(os.getpid()), name]
+            monkeypatch.setattr(
+                Peer, "of", classmethod(lambda cls, _: cls(2**22 + 1, 65533, False))
+            )
             with pytest.raises(ControlError, match="echo is for root"):
-                await asked(path, "echo")
+                await asked(path, "echo", text="x" * 1000)
+            line, fields = told()
+            assert line.endswith("x..., refused to 65533 (process 4194305, gone)")
+            assert fields["EVENT"] == "asked-refused"
+            assert "BY_NAME" not in fields
+            caplog.clear()
         finally:
             await server.stop()
 
