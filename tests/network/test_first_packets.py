@@ -260,7 +260,11 @@ def test_the_first_packets_of_a_rule_that_is_new(triangle: Triangle) -> None:
                 time.sleep(0.0005)
             # The last one that was sent is the last one to arrive.
             last = f"10.{64 + (number - 1 >> 16)}.{number - 1 >> 8 & 255}.{number - 1 & 255}"
-            wait_for(lambda: last in sources(), "the last of them")  # noqa: B023
+            try:
+                wait_for(lambda: last in sources(), "the last of them")  # noqa: B023
+            except TimeoutError:
+                print(number, "sent,", len(sources()), "seen;", daemon.stats())
+                raise
             received = daemon.stats()["rules"][name]["received"]["packets"]
             wait_for(lambda: settled(daemon, received, name), "all of them")  # noqa: B023
             assert output(daemon, name)["new_member"] == 0
