@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.lab import Fork, Lab, Mcrd, Triangle, wait_for
+from tests.lab.daemon import with_engine
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
 
@@ -143,7 +144,7 @@ def with_ln(path: Path, text: str) -> None:
 def test_every_way_to_save_is_one_reload_and_disturbs_nothing(triangle: Triangle) -> None:
     def text(ttl: int) -> str:
         edited = rule("edited", "r0 239.9.9.9 4242", f"r1 239.9.9.8 4242 ttl={ttl}")
-        return "".join([edited, *busy_rules(), *idle])
+        return with_engine("".join(["[daemon]\n", edited, *busy_rules(), *idle]))
 
     idle = [idle_rule(number) for number in range(1000 - FLOWS - 1)]
     daemon = triangle.lab.mcrd(triangle.relay, text(1))
@@ -260,7 +261,7 @@ def test_a_broken_file_does_nothing_to_traffic(triangle: Triangle) -> None:
     )
     broken = UNWATCHED + rule("busy-1", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000 ttl=300")
     daemon.edit(broken)
-    line = broken.splitlines().index("[rules.busy-1]") + 4
+    line = daemon.config.read_text().splitlines().index("[rules.busy-1]") + 4
     for _ in range(5):
         done = daemon.ctl("reload", check=False)
         assert done.returncode == 1

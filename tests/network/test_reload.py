@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.lab import Fork, Mcrd, Triangle, wait_for
-from tests.lab.daemon import console_script
+from tests.lab.daemon import console_script, with_engine
 from tests.lab.datagrams import sender, udp
 from tests.lab.rules import rule
 
@@ -276,7 +276,7 @@ def symlinked(path: Path, text: str) -> None:
 @pytest.mark.parametrize("save", [in_place, renamed, removed_and_written, symlinked])
 def test_a_saved_file_is_one_reload(triangle: Triangle, save: Callable[[Path, str], None]) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A)
-    save(daemon.config, A + B)
+    save(daemon.config, with_engine(A + B))
     wait_for(lambda: names(daemon) == {"a", "b"}, "the saved file to take effect")
     daemon.ctl("reload")  # what the watcher still has to say would come before this one's line
     lines = [line for line in daemon.log().splitlines() if "reload (" in line]
