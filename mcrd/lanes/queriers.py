@@ -72,9 +72,12 @@ class Queriers(dict[Querying, "Asking"]):
                     yield index, group
 
     def inherit(self, index: int, group: Group) -> None:
-        """Hosts wanted this of a daemon before; they answer when they are asked again."""
+        """Hosts wanted this of a daemon before; they answer when they are asked again.
+
+        It was wanted when that daemon ended, however long ago that was.
+        """
         times = Times()
-        group.hold(time.monotonic() + times.query + times.response)
+        group.hold(0.0, time.monotonic() + times.query + times.response)
         self._inherited.setdefault((index, group.address.version), {})[group.address] = group
 
     def about(self, groups: frozenset[object], *, also_old: bool = False) -> None:

@@ -84,9 +84,11 @@ class Group:
     refused: set[bytes] = field(default_factory=set)
     old: dict[int, float] = field(default_factory=dict)
 
-    def hold(self, end: float) -> None:
+    def hold(self, now: float, end: float) -> None:
         """Let no timer that runs end before that."""
-        self.until = max(self.until, end) if self.until else 0.0
+        self.expire(now)
+        if self.until > now:
+            self.until = max(self.until, end)
         self.wanted = {source: max(until, end) for source, until in self.wanted.items()}
 
     def is_over(self, now: float) -> bool:

@@ -138,7 +138,7 @@ class Querier:
         self.other = None
         self.begin(now)
         for group in self.groups.values():
-            group.hold(now + self.times.starting + self.times.response)
+            group.hold(now, now + self.times.starting + self.times.response)
 
     @property
     def _times(self) -> Times:

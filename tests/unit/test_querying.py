@@ -140,6 +140,16 @@ def test_a_leave_of_an_old_host_is_asked_about_and_a_v1_host_says_none() -> None
     assert group.is_over(266.1)
 
 
+def test_what_is_over_is_not_held() -> None:
+    group = Group(GROUP, 0.0)
+    group.hear(Said.ALLOW, those("a"), 1.0, TIMES)
+    group.hear(Said.IS_EX, NONE, 1.0, TIMES)
+    group.hold(100.0, 300.0)
+    assert wants(group, A, 299.0)
+    group.hold(300.5, 400.0)
+    assert group.is_over(300.6)
+
+
 def querier() -> Querier:
     found = Querier(US, True, 3)
     found.begin(0.0)

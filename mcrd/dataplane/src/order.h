@@ -7,7 +7,7 @@
  * it is a stray as well.
  *
  * Whichever comes first, a stream begins with it, and others before it may be on their way: nobody has waited for these. So
- * they leave at once, for as long as anything waits.
+ * they leave at once, until the delay has passed since the first one.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_ORDER_H
 #define MCRD_ORDER_H
