@@ -103,8 +103,8 @@ def streaming(service: Service, rate: int = RATE) -> Iterator[Stream]:
 
 
 def restarted(machine: Machine, times: int) -> bool:
-    """Has systemd started it anew by itself, so many times?"""
-    return machine.show("NRestarts") == str(times)
+    """Has systemd started it anew by itself, so many times, and is it ready?"""
+    return (machine.show("NRestarts"), machine.show("ActiveState")) == (str(times), "active")
 
 
 def flows_on(service: Service, packets: int = RATE) -> None:

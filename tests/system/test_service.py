@@ -130,7 +130,6 @@ def test_a_kill_of_the_supervisor_loses_nothing(service: Service) -> None:
         for number in range(1, 4):
             machine.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "mcrd")
             wait_for(partial(restarted, machine, number), "systemd to notice")
-            wait_for(lambda: machine.show("ActiveState") == "active", "the restart")
             flows_on(service)
         result = stream.end()
     print(result)
