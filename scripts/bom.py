@@ -3,7 +3,7 @@
     scripts/bom.py SITE_PACKAGES [STATUS_DIRECTORY]
 
 It is CycloneDX 1.6, in JSON. Of each Python package it names the version that is there, and the
-licence that packaging/debian/copyright has for it. STATUS_DIRECTORY has what dpkg says of each
+licence, if packaging/debian/copyright has one for it. STATUS_DIRECTORY has what dpkg says of each
 Debian package. The same contents give the same bytes.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def of_python(site_packages: str) -> list[Component]:
     found = []
     for each in distributions(path=[site_packages]):
         name = normalized(each.metadata["Name"])
-        licence = known["*" if name == "mcrd" else name]
+        licence = known.get("*" if name == "mcrd" else name)
         found.append(component(name, each.version, f"pkg:pypi/{name}@{each.version}", licence))
     asked = ["pkg-config", "--modversion", "liburing"]
     version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
@@ -73,12 +74,12 @@ def of_python(site_packages: str) -> list[Component]:
 
 
 def of_debian(directory: str) -> list[Component]:
-    """The packages of the distribution; their licences are in /usr/share/doc."""
-    found = []
+    """The packages of this distribution; their licences are in /usr/share/doc."""
+    found, distribution = [], platform.freedesktop_os_release()["ID"]
     for path in Path(directory).iterdir():
         fields = HeaderParser().parsestr(path.read_text())
         name, version = fields["Package"], fields["Version"]
-        purl = f"pkg:deb/debian/{name}@{version}?arch={fields['Architecture']}"
+        purl = f"pkg:deb/{distribution}/{name}@{version}?arch={fields['Architecture']}"
         if name != "mcrd":
             found.append(component(name, version, purl.replace("+", "%2B"), None))
     return found
