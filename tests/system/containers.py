@@ -48,6 +48,10 @@ SCRIPT = """
 """
 
 
+IMAGE = "mcrd:latest"
+"""The name that documents and manifests have."""
+
+
 @functools.cache
 def why_no_containers() -> str | None:
     """Why none can be had here; None when they can."""
@@ -72,8 +76,7 @@ class Containers:
         self._holder = spawn(mortal([*unshare, str(where), *namespaces]))
         lab.keep(self._holder)
         self._init = wait_for(self._find_init, "the namespaces of podman")
-        loaded = self.podman("load", "--quiet", "--input", str(archive), timeout=20 * PATIENCE)
-        self._image = loaded.split()[-1]
+        self.podman("load", "--quiet", "--input", str(archive), timeout=20 * PATIENCE)
 
     def _find_init(self) -> int | None:
         if self._holder.poll() is not None:
@@ -129,7 +132,7 @@ class Containers:
         run = self._command(
             *("run", "--rm", "--name", name, "--network", f"ns:{self._store}/net/{host.name}"),
             *("--cgroups", "disabled", "--log-driver", "none", *options),
-            *(self._image, *arguments),
+            *(IMAGE, *arguments),
         )
         process = spawn(
             mortal(run), stdout=stdout, stderr=stderr, env={**ENVIRONMENT, **(env or {})}

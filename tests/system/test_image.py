@@ -18,9 +18,10 @@ import select
 import socket
 import struct
 import subprocess
+import tarfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -47,6 +48,7 @@ outputs = [{ interface = "r0", address = "239.4.4.1", port = 8000 }]
 """
 ALONE = ["--read-only", "--tmpfs=/run/mcrd"]
 """The options of compose.yaml, but for the capability."""
+OF_A_MACHINE = ("etc/hostname", "etc/resolv.conf", "etc/fstab", "etc/machine-id", "var/lib/apt")
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +208,25 @@ def relays(network: Network, count: int) -> None:
 
 
 @pytest.mark.long
-def test_it_is_small(image: Path) -> None:
+def test_it_is_small_and_has_nothing_of_this_machine(image: Path) -> None:
     assert image.stat().st_size < LARGEST
+    with tarfile.open(image) as archive:
+        (described,) = json.load(content(archive, "manifest.json"))
+        (layer,) = described["Layers"]
+        with tarfile.open(fileobj=content(archive, layer)) as root:
+            names = root.getnames()
+            control = root.getmember("run/mcrd")
+    assert "usr/bin/mcrd" in names
+    # All that a tmpfs of runc takes over: crun, which is here, makes each 1777.
+    assert control.mode & 0o7777 == 0o1777
+    assert not [name for name in names if name.startswith(OF_A_MACHINE)]
+
+
+def content(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    """A file of an archive."""
+    found = archive.extractfile(name)
+    assert found is not None
+    return found
 
 
 @pytest.mark.long
