@@ -132,7 +132,7 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     reason = why_no_namespaces()
-    count = sum("root" in report.keywords for report in skipped)
+    count = sum("root" in getattr(report, "keywords", ()) for report in skipped)
     if reason and count:
         terminalreporter.write_line(f"{count} network tests were skipped: {reason}", yellow=True)
 
