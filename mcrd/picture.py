@@ -71,7 +71,7 @@ class Picture(Struct):
 
 
 def picture(stats: Stats, rules: Rules, members: Members) -> Picture:
-    """The picture of what these say; a rule that only one of them has is shown all the same."""
+    """The picture of what these say: of all rules in `stats`, with what `rules` says of them."""
     interfaces = {
         name: InterfacePicture(
             entry.rate.second.packets, 8 * entry.rate.second.bytes, dict(entry.dropped)

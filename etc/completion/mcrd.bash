@@ -71,7 +71,7 @@ _mcrd_known() {
         mcrgen:) options='--help' wanted='send receive' ;;
         mcrgen:send) options='--help --interface --address --port --flows --json --source-port --rate --size --count --ttl --burst' wanted='' ;;
         mcrgen:receive) options='--help --interface --address --port --flows --json --source --expect --timeout' wanted='' ;;
-        mcrd-web:) options='--help --version --control --listen --token-file --proxy-header --proxy --unit' wanted='' ;;
+        mcrd-web:) options='--help --version --control --listen --token-file --proxy-header --proxy --name --unit' wanted='' ;;
     esac
 }
 
@@ -79,7 +79,7 @@ _mcrd_value() {
     case $1 in
         --config | --control | --token-file) wanted='@files' ;;
         --log-level) wanted='debug info warning error' ;;
-        --address | --burst | --count | --expect | --flows | --interval | --listen | --port | --proxy | --proxy-header | --rate | --seconds | --size | --source | --source-port | --timeout | --ttl | --unit) wanted='' ;;
+        --address | --burst | --count | --expect | --flows | --interval | --listen | --name | --port | --proxy | --proxy-header | --rate | --seconds | --size | --source | --source-port | --timeout | --ttl | --unit) wanted='' ;;
         --format) wanted='text svg' ;;
         --interface) wanted='@interfaces' ;;
         *) return 1 ;;

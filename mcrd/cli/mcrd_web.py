@@ -18,7 +18,7 @@ from mcrd import __version__
 from mcrd.cli.arguments import argument
 from mcrd.cli.mcrd import DEFAULT_CONTROL
 from mcrd.errors import words
-from mcrd.web.access import TOKEN_SHORTEST, Access, is_local
+from mcrd.web.access import TOKEN_SHORTEST, Access, is_local, plain
 from mcrd.web.daemon import Daemon
 from mcrd.web.live import Live
 
@@ -35,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     host, port = options.listen
     try:
-        access = Access(_token(options.token_file), options.proxy_header, frozenset(options.proxy))
+        access = Access(
+            _token(options.token_file),
+            options.proxy_header,
+            frozenset(options.proxy),
+            frozenset(name.lower() for name in options.name),
+        )
     except (OSError, ValueError) as error:
         why = words(error) if isinstance(error, OSError) else error
         print(f"{options.token_file}: {why}", file=sys.stderr)
@@ -50,10 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def for_a_while(control: Path) -> int:
     """`mcrctl web`: on a free port of 127.0.0.1, with a token, since others may use this host."""
-    return serve("127.0.0.1", 0, Access(secrets.token_urlsafe(24)), control, "mcrd")
+    token = secrets.token_urlsafe(24)
+    return serve("127.0.0.1", 0, Access(token), control, "mcrd", query=f"?token={token}")
 
 
-def serve(host: str, port: int, access: Access, control: Path, unit: str) -> int:
+def serve(
+    host: str, port: int, access: Access, control: Path, unit: str, *, query: str = ""
+) -> int:
     """Print the address, and serve until a signal; return the exit status."""
     try:
         from mcrd.web import server  # noqa: PLC0415  # aiohttp is an extra
@@ -75,8 +83,7 @@ def serve(host: str, port: int, access: Access, control: Path, unit: str) -> int
             print(f"cannot listen at {host}, port {port}: {words(error)}", file=sys.stderr)
             return 1
         at = f"[{host}]" if ":" in host else host
-        token = f"?token={access.token}" if access.token and port == 0 else ""
-        print(f"http://{at}:{bound}/{token}", flush=True)
+        print(f"http://{at}:{bound}/{query}", flush=True)
         polling = asyncio.create_task(known.run())
         ending = asyncio.create_task(ended.wait())
         try:
@@ -119,7 +126,7 @@ def _address(text: str) -> tuple[str, int]:
 
 def _of_proxy(text: str) -> str:
     try:
-        return str(ip_address(text))
+        return plain(str(ip_address(text)))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected an address, got {text!r}") from None
 
@@ -139,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         argument("--proxy-header", "HEADER", "the header by which a proxy says who comes"),
         argument("--proxy", "ADDRESS", "a proxy that may say so (default: 127.0.0.1 and ::1)",
                  type=_of_proxy, nargs="+", default=["127.0.0.1", "::1"]),
+        argument("--name", "HOST", "a name by which browsers ask for the page", nargs="+",
+                 default=[]),
         argument("--unit", "UNIT", "whose journal is shown (default: %(default)s)",
                  default="mcrd"),
     ):  # fmt: skip

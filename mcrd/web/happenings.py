@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -36,37 +37,40 @@ class Watch:
         self._stats = Stats()
         self._shown = Picture({}, {})
         self._lost_at: dict[tuple[str, str], float] = {}
+        self._is_away = False
 
     def look(self, now: float, status: Status, stats: Stats, shown: Picture) -> list[Happening]:
         """What is different now; nothing at the first look. Keeps no more than is needed for it."""
         before, self._status = self._status, status
         found: list[Happening] = []
         if before is not None:
-            found += [Happening(now, "daemon", text) for text in _of_daemon(before, status)]
+            text = _of_daemon(before, status, self._is_away)
+            found += [Happening(now, "daemon", text)] if text else []
             found += [Happening(now, "file", text) for text in _of_file(before, status)]
             found += [Happening(now, "worker", text) for text in _of_workers(self._stats, stats)]
             found += [Happening(now, "rule", *each) for each in _of_rules(self._shown, shown)]
             found += self._losses(now, stats)
-        self._stats, self._shown = stats, shown
+        self._stats, self._shown, self._is_away = stats, shown, False
         if len(found) > AT_ONCE:
             rest = Happening(now, "daemon", f"and {len(found) - AT_ONCE} more at the same time")
             found = [*found[:AT_ONCE], rest]
         return found
 
     def gone(self, now: float, why: str) -> list[Happening]:
-        """The daemon does not answer; told once."""
-        if self._status is None:
+        """The daemon does not answer; told once. What it counted may begin anew."""
+        if self._status is None or self._is_away:
             return []
-        self.__init__()  # type: ignore[misc]
+        self._is_away = True
+        self._stats = Stats()
         return [Happening(now, "daemon", why)]
 
     def _losses(self, now: float, stats: Stats) -> Iterator[Happening]:
-        self._lost_at = {key: at for key, at in self._lost_at.items() if now - at < QUIET}
+        self._lost_at = {key: at for key, at in self._lost_at.items() if abs(now - at) < QUIET}
         for name, rule in stats.rules.items():
             old = self._stats.rules.get(name)
             if old is None:
                 continue
-            for why, number in _lost(old, rule):
+            for why, number in _lost(old, rule).items():
                 is_new = (name, why) not in self._lost_at
                 if is_new and len(self._lost_at) >= LOSSES_MOST:
                     continue
@@ -76,23 +80,27 @@ class Watch:
                     yield Happening(now, "lost", told, name)
 
 
-def _lost(old: RuleCounts, new: RuleCounts) -> Iterator[tuple[str, int]]:
+def _lost(old: RuleCounts, new: RuleCounts) -> dict[str, int]:
+    """What was lost since then by the rule and all its outputs, by its reason."""
+    found: Counter[str] = Counter()
     if old.dropped != new.dropped:
-        yield from _risen(old.dropped, new.dropped)
+        _add_risen(found, old.dropped, new.dropped)
     for before, output in zip(old.outputs, new.outputs, strict=False):
         if before.where == output.where and any(output.unsent.values()):
-            yield from _risen(before.unsent, output.unsent)
+            _add_risen(found, before.unsent, output.unsent)
+    return found
 
 
-def _risen(old: dict[str, int], new: dict[str, int]) -> Iterator[tuple[str, int]]:
+def _add_risen(found: Counter[str], old: dict[str, int], new: dict[str, int]) -> None:
     for why, number in new.items():
         if number > (before := old.get(why, 0)) and why not in NO_LOSS:
-            yield why, number - before
+            found[why] += number - before
 
 
-def _of_daemon(old: Status, new: Status) -> Iterator[str]:
-    if old.pid != new.pid:
-        yield f"mcrd {new.version} has started, pid {new.pid}"
+def _of_daemon(old: Status, new: Status, was_away: bool) -> str:
+    if old.pid != new.pid or new.uptime_s < old.uptime_s:
+        return f"mcrd {new.version} has started, pid {new.pid}"
+    return "mcrd answers again" if was_away else ""
 
 
 def _of_file(old: Status, new: Status) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """What flowed before: the last ten minutes by the second, and the last day by the minute.
 
 A column has a number of each rule, in 16 bits, and is compressed. Numbers are kept as logarithms,
-exact to 0.05 %. A rule has a place in all columns; who gets it after another rule knows from which
-column on it is its own. With thousands of rules whose rates all differ, the day is shorter.
+exact to 0.05 %. A rule has a place in all columns, and keeps it while it is away; who gets it after
+another rule knows from which column on it is its own. With thousands of rules whose rates all
+differ, the day is shorter.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -23,6 +24,7 @@ from mcrd.counters import RuleCounts
 SECONDS, MINUTES = 600, 1440  # columns
 RULES_MOST = 20_000  # that are remembered
 ROOM = 24_000_000  # bytes for the columns of seconds, and as many for those of minutes
+BACK = 5  # seconds; the past moves with a clock that was set back by more
 _STEPS = 1500  # for a factor of 2
 
 
@@ -63,6 +65,11 @@ class _Columns:
         while len(self.kept) > self._most or self._size > ROOM:
             self._size -= len(self.kept.popleft().numbers)
 
+    def move(self, by: int) -> None:
+        """As if the clock had been right: by so many seconds."""
+        self.kept = deque(column._replace(at=column.at + by) for column in self.kept)
+        self.last += by
+
 
 class Past(NamedTuple):
     """Columns with the place of a rule."""
@@ -77,12 +84,15 @@ class History:
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
-        self._free: list[int] = []
+        self._gone: dict[str, int] = {}  # when each was seen last; the longest ago is first
+        self._size = 0  # places that columns have
         self._seconds = _Columns(SECONDS)
         self._minutes = _Columns(MINUTES)
 
     def add(self, now: int, rules: Mapping[str, RuleCounts]) -> None:
         """Keep what these rules count now; of each second, what came first."""
+        if now < self._seconds.last - BACK:
+            self._move(now - 1 - self._seconds.last)
         if now <= self._seconds.last:
             return
         self._arrange(now, rules)
@@ -112,19 +122,37 @@ class History:
             return None
         return Past(tuple(self._seconds.kept), tuple(self._minutes.kept), place)
 
+    def _move(self, by: int) -> None:
+        self._seconds.move(by)
+        self._minutes.move(by)
+        self._places = {n: _Place(at, since + by) for n, (at, since) in self._places.items()}
+        self._gone = {name: at + by for name, at in self._gone.items()}
+
     def _arrange(self, now: int, rules: Mapping[str, RuleCounts]) -> None:
-        for name in [name for name in self._places if name not in rules]:
-            self._free.append(self._places.pop(name).at)
+        for name in self._places.keys() - self._gone.keys() - rules.keys():
+            self._gone[name] = self._seconds.last
+        for name in self._gone.keys() & rules.keys():
+            del self._gone[name]
         for name in rules:
-            if name not in self._places and len(self._places) < RULES_MOST:
-                index = self._free.pop() if self._free else len(self._places)
-                self._places[name] = _Place(index, now)
+            if name not in self._places and (at := self._free_place()) is not None:
+                self._places[name] = _Place(at, now)
+
+    def _free_place(self) -> int | None:
+        """That of a rule of which nothing is kept, or a new one, or of what is away for longest."""
+        oldest = next(iter(self._gone), None)
+        kept = [columns.kept[0].at for columns in (self._seconds, self._minutes) if columns.kept]
+        if oldest is not None and (self._size >= RULES_MOST or self._gone[oldest] < min(kept)):
+            del self._gone[oldest]
+            return self._places.pop(oldest).at
+        if self._size >= RULES_MOST:
+            return None
+        self._size += 1
+        return self._size - 1
 
     def _column(self, now: int, *of_rules: Iterable[tuple[int, float]]) -> _Column:
-        size = len(self._places) + len(self._free)
         whole = bytearray()
         for pairs in of_rules:
-            numbers = array("H", bytes(2 * size))
+            numbers = array("H", bytes(2 * self._size))
             for index, number in pairs:
                 if number:
                     numbers[index] = pack(number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -24,6 +25,8 @@ SHARE = 8  # a poll takes no more than one part in so many of a CPU's time
 FEW = 200  # rules whose settings are asked for at each poll; those of more when a name changes
 SETTINGS_EVERY = 20  # polls, then
 HAPPENINGS_MOST = 200
+PATIENCE = 5.0  # seconds without a poll after which clients hear of that
+STARTS = 10.0  # seconds in which a daemon without rules may not have begun yet
 
 Change = dict[str, Any]
 """What a client gets: JSON of a picture, or of what is different in it."""
@@ -42,6 +45,8 @@ class Live:
         self._status = Status()
         self._rules = Rules()
         self._asked = 0
+        self._asked_of: AbstractSet[str] = frozenset()
+        self._began, self._is_asking = time.monotonic(), False
         self._watch = Watch()
         self._happenings: deque[Happening] = deque(maxlen=HAPPENINGS_MOST)
         self._number = 0
@@ -52,11 +57,12 @@ class Live:
     async def run(self) -> None:
         """Poll for ever."""
         while True:
-            begin, worked = time.monotonic(), time.process_time()
+            self._began, worked = time.monotonic(), time.process_time()
             await self._poll()
-            took = time.monotonic() - begin
+            took = time.monotonic() - self._began
             worked = time.process_time() - worked
-            await asyncio.sleep(max(INTERVAL - took, (SHARE - 1) * worked, took))
+            spared = 0.0 if self.trouble else took  # what the daemon spent on the answers
+            await asyncio.sleep(max(INTERVAL - took, (SHARE - 1) * worked, spared))
 
     @property
     def number(self) -> int:
@@ -64,8 +70,15 @@ class Live:
         return self._number
 
     async def changed(self, since: int) -> tuple[int, bytes]:
-        """Wait for the next poll; its number and JSON: all, unless `since` is the one before."""
-        await self._next.wait()
+        """Wait for the next poll; its number and JSON: all, unless `since` is the one before.
+
+        After PATIENCE, `since` and JSON that has no more than who waits for what.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._next.wait()
+        except TimeoutError:
+            return since, msgspec.json.encode(self._head())
         if since == self._number - 1:
             return self._number, self._change
         return self._number, self.whole()
@@ -81,7 +94,7 @@ class Live:
     def _head(self) -> Change:
         return {
             "time": round(time.time(), 3),
-            "trouble": self.trouble,
+            "trouble": self._trouble_now(),
             "version": self._status.version,
             "up_s": self._status.uptime_s,
             "summary": self._status.summary,
@@ -89,15 +102,24 @@ class Live:
             "interfaces": self.shown.interfaces,
         }
 
+    def _trouble_now(self) -> str:
+        waits = time.monotonic() - self._began
+        if self.trouble or not self._is_asking or waits < PATIENCE:
+            return self.trouble
+        return f"mcrd has not answered for {waits:.0f} s"
+
     async def _poll(self) -> None:
         now = time.time()
         before = self.shown
         try:
+            self._is_asking = True
             status = await self._daemon.fetch(Status)
             stats = await self._daemon.fetch(Stats)
+            if not stats.rules and status.uptime_s < STARTS:
+                raise NoAnswerError("mcrd has started, and has no rules yet")
             if self._needs_settings(stats):
                 self._rules = await self._daemon.fetch(Rules)
-                self._asked = 0
+                self._asked, self._asked_of = 0, stats.rules.keys()
             self._asked += 1
             members = await self._daemon.fetch(Members)
             shown = picture(stats, self._rules, members)
@@ -109,6 +131,7 @@ class Live:
             self.history.add(int(now), stats.rules)
             news = self._watch.look(now, status, stats, shown)
             self._status, self.stats, self.shown = status, stats, shown
+        self._is_asking = False
         self._happenings.extend(news)
         self._number += 1
         if self.watchers:
@@ -120,7 +143,7 @@ class Live:
     def _needs_settings(self, stats: Stats) -> bool:
         if len(stats.rules) <= FEW or self._asked >= SETTINGS_EVERY:
             return True
-        return self._rules.rules.keys() != stats.rules.keys()
+        return self._asked_of != stats.rules.keys()
 
 
 def difference(old: Picture, new: Picture) -> Change:

@@ -10,29 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from mcrd.web.access import Access, RefusedError
+from mcrd.web.connections import HEADERS, Bucket, Connection, Door
 from mcrd.web.live import Live
 from mcrd.web.programs import FailedError, explain, journal
 from mcrd.web.rule import details
 
-CONNECTIONS = 128  # at once
 STREAMS = 32  # of events, at once
-AGE = 20.0  # seconds that a connection may take, but for streams of events and explain
 WRITE_TIMEOUT = 10.0  # seconds in which a client has to take what it is sent
 SEND_BUFFER = 256 * 1024  # bytes that wait for a client, here and as many in the kernel
 BACKLOG = 256  # connections that wait to be accepted
 LOOKS = 2  # at the past of a rule or its journal, at once
-WAITING = 16  # requests that wait for that
-PER_SECOND, BURST = 50, 200  # requests, of all clients
+WHOLES = 8  # answers with all of the picture, at once
+WAITING = 16  # requests that wait for one of these
+PER_SECOND, BURST = 50, 200  # requests, of all who have access
+FAULTS_PER_SECOND, FAULTS_BURST = 0.1, 10  # faults of mcrd-web itself that it writes about
+PIECE = 64 * 1024  # bytes that are written at once
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {
@@ -40,18 +41,7 @@ TYPES = {
     ".js": "text/javascript",
     ".css": "text/css",
     ".svg": "image/svg+xml",
-}
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
-        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Server": "mcrd-web",
+    ".txt": "text/plain",
 }
 OWN_HEADER = "X-Mcrd"  # a page elsewhere cannot send it without being asked for leave (CORS)
 
@@ -80,24 +70,6 @@ class Gate:
         self._room += 1
 
 
-class Bucket:
-    """Requests of all clients: so many a second, after a burst."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._left, self._at = float(BURST), clock()
-
-    def take(self) -> bool:
-        """Whether there is one left."""
-        now = self._clock()
-        self._left = min(BURST, self._left + PER_SECOND * (now - self._at))
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Page:
     """Answers requests of whoever has access."""
 
@@ -113,8 +85,10 @@ class Page:
         }
         self._looks = Gate(LOOKS, WAITING)
         self._explains = Gate(1, 0)
-        self._bucket = Bucket()
-        self._lasting: set[RequestHandler] = set()
+        self._wholes = Gate(WHOLES, WAITING)
+        self._bucket = Bucket(PER_SECOND, BURST)
+        self._faults = Bucket(FAULTS_PER_SECOND, FAULTS_BURST)
+        self._door = Door(access.proxies if access.proxy_header else frozenset())
         self._cookie = "mcrd-web"
 
     def application(self) -> web.Application:
@@ -132,50 +106,47 @@ class Page:
 
     async def listen(self, host: str, port: int) -> tuple[asyncio.Server, int]:
         """Listen there; the server and its port, which 0 leaves to the kernel. Raises OSError."""
-        runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=AGE)
+        runner = web.AppRunner(self.application())
         await runner.setup()
         assert runner.server is not None
-        make = runner.server
-        loop = asyncio.get_running_loop()
-
-        def accept() -> asyncio.Protocol:
-            if len(make.connections) >= CONNECTIONS:
-                return _Refuse()
-            protocol = make()
-            loop.call_later(AGE, self._end, protocol)
-            return protocol
-
+        make = partial(Connection, self._door, runner.server)
         sock = _bound(host, port)
         number: int = sock.getsockname()[1]
         self._cookie = f"mcrd-web-{number}"
-        return await loop.create_server(accept, sock=sock, backlog=BACKLOG), number
-
-    def _end(self, protocol: RequestHandler) -> None:
-        """End a connection that is old; one that lasts is left to its handler."""
-        if protocol.transport is not None and protocol not in self._lasting:
-            protocol.transport.abort()
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(make, sock=sock, backlog=BACKLOG), number
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if not self._bucket.take():
-                raise web.HTTPTooManyRequests(text="too many requests; try again")
-            answer: web.StreamResponse | None = self._login(request)
-            if answer is None:
-                given = request.cookies.get(self._cookie)
-                self._access.check(request.remote or "", request.headers, given)
-                answer = await handler(request)
+            answer = await self._answer(request, handler)
         except RefusedError as error:
+            if not self._door.refused.take():
+                _connection(request).drop()
             answer = web.Response(status=error.status, text=f"{error}\n")
         except FailedError as error:
             answer = web.Response(status=502, text=f"{error}\n")
         except web.HTTPException as error:
             answer = web.Response(status=error.status, text=f"{error.text}\n")
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others are served
+            if self._faults.take():
+                print(f"mcrd-web has a fault: {error!r}", file=sys.stderr, flush=True)
+            answer = web.Response(status=500, text="a fault of mcrd-web; its log has it\n")
         answer.force_close()
         if not answer.prepared:
             for name, value in HEADERS.items():
                 answer.headers.setdefault(name, value)
         return answer
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (logged_in := self._login(request)) is not None:
+            return logged_in
+        given = request.cookies.get(self._cookie)
+        self._access.check(request.remote or "", request.headers, given)
+        # Whoever has no access takes nothing away from those who have.
+        if not self._bucket.take():
+            raise web.HTTPTooManyRequests(text="too many requests; try again")
+        return await handler(request)
 
     def _login(self, request: web.Request) -> web.Response | None:
         """Take the token out of the address, into a cookie that no script can read."""
@@ -198,38 +169,54 @@ class Page:
         body, kind = self._files[name]
         return web.Response(body=body, content_type=kind, charset="utf-8")
 
-    async def _state(self, _: web.Request) -> web.Response:
-        return _json(self._live.whole())
+    async def _state(self, request: web.Request) -> web.StreamResponse:
+        async with self._wholes:
+            return await self._written(request, "application/json", self._only(self._live.whole()))
+
+    async def _only(self, data: bytes) -> AsyncIterator[bytes]:
+        yield data
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if self._live.watchers >= STREAMS:
             raise web.HTTPServiceUnavailable(text="too many pages are open")
-        protocol = request.protocol
-        answer = web.StreamResponse(headers=HEADERS)
-        answer.content_type = "text/event-stream"
-        answer.force_close()
         self._live.watchers += 1
-        self._lasting.add(protocol)
+        _connection(request).last(is_wanted=True)
         try:
-            await answer.prepare(request)
-            if protocol.transport is not None:
-                protocol.transport.set_write_buffer_limits(high=SEND_BUFFER)
-            number, data = self._live.number, self._live.whole()
-            while True:
-                async with asyncio.timeout(WRITE_TIMEOUT):
-                    await answer.write(b"data: " + data + b"\n\n")
-                number, data = await self._live.changed(number)
-        except (ConnectionError, TimeoutError):
-            if protocol.transport is not None:
-                protocol.transport.abort()
+            return await self._written(request, "text/event-stream", self._messages())
         finally:
             self._live.watchers -= 1
-            self._lasting.discard(protocol)
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        number, data = self._live.number, self._live.whole()
+        while True:
+            yield b"data: "
+            yield data  # as it is: it may be large, and is the same for all
+            yield b"\n\n"
+            number, data = await self._live.changed(number)
+
+    async def _written(
+        self, request: web.Request, kind: str, parts: AsyncIterator[bytes]
+    ) -> web.StreamResponse:
+        """Write them piece by piece: what waits for a client is no more than SEND_BUFFER."""
+        answer = web.StreamResponse(headers=HEADERS)
+        answer.content_type = kind
+        answer.force_close()
+        try:
+            await answer.prepare(request)
+            if request.transport is not None:
+                request.transport.set_write_buffer_limits(high=SEND_BUFFER)
+            async for part in parts:
+                async with asyncio.timeout(WRITE_TIMEOUT):
+                    for begin in range(0, len(part), PIECE):
+                        await answer.write(part[begin : begin + PIECE])
+        except (ConnectionError, TimeoutError):
+            _connection(request).drop()
         return answer
 
     async def _rule(self, request: web.Request) -> web.Response:
         name = self._named(request)
         async with self._looks:
+            name = self._named(request)  # it may have gone meanwhile
             rule, past = self._live.stats.rules[name], self._live.history.of(name)
             return _json(await asyncio.to_thread(lambda: details(name, rule, past)))
 
@@ -242,13 +229,12 @@ class Page:
         name = self._named(request)
         if OWN_HEADER not in request.headers:
             raise web.HTTPForbidden(text=f"the header {OWN_HEADER} is missing")
-        self._lasting.add(request.protocol)
+        _connection(request).last(is_wanted=True)
         try:
             async with self._explains:
                 return web.Response(text=await explain(self._control, name))
         finally:
-            self._lasting.discard(request.protocol)
-            asyncio.get_running_loop().call_later(AGE, self._end, request.protocol)
+            _connection(request).last(is_wanted=False)
 
     def _named(self, request: web.Request) -> str:
         name = request.match_info["name"]
@@ -270,12 +256,9 @@ def _bound(host: str, port: int) -> socket.socket:
     return sock
 
 
-class _Refuse(asyncio.Protocol):
-    """For connections that are too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+def _connection(request: web.Request) -> Connection:
+    assert isinstance(request.protocol, Connection)
+    return request.protocol
 
 
 def _json(body: bytes) -> web.Response:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -46,15 +47,19 @@ def rule(interface: str = "eth0", packets: int = 100, **other: Any) -> RuleCount
     return RuleCounts(interface, interface, rate=rate(packets), **given)
 
 
+STATUS = Status(version="1.0", pid=7, uptime_s=1000.0, summary="fine")
+
+
 @dataclass
 class Answers:
     """What the control socket answers; a test changes it at will."""
 
-    status: Status = field(default_factory=lambda: Status(version="1.0", pid=7, summary="fine"))
+    status: Status = STATUS
     stats: Stats = field(default_factory=Stats)
     rules: Rules = field(default_factory=Rules)
     members: Members = field(default_factory=Members)
     asked: dict[str, int] = field(default_factory=dict)
+    hangs: bool = False
 
     def set_rules(self, rules: dict[str, RuleCounts], about: str = "") -> None:
         """These rules run."""
@@ -67,6 +72,8 @@ class Answers:
     async def answer(self, request: Request) -> Any:
         """As the daemon's own handler."""
         self.asked[request.command] = self.asked.get(request.command, 0) + 1
+        while self.hangs:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         found = {"status": self.status, "stats": self.stats, "rules": self.rules}
         found |= {"members": self.members}
         if request.command not in found:
@@ -99,11 +106,14 @@ class Web:
 
     def __init__(self, control: Path, *options: str, program: tuple[str, ...] = MCRD_WEB) -> None:
         where = () if program != MCRD_WEB else ("--listen", "127.0.0.1:0")
-        self.process = subprocess.Popen(
-            (*program, *where, "--control", str(control), *options),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.errors = control.with_name("mcrd-web.errors")
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                (*program, *where, "--control", str(control), *options),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         self.port = int(self.url.split(":")[2].partition("/")[0])
@@ -146,3 +156,24 @@ def serving(control: Path, *options: str) -> Iterator[Web]:
         yield web
     finally:
         assert web.stop() == 0
+
+
+def events(web: Web, **headers: str) -> Iterator[dict[str, Any]]:
+    """What comes on a stream of events."""
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", web.port, timeout=PATIENCE)
+    ) as connection:
+        connection.request("GET", "/events", headers=headers)
+        answer = connection.getresponse()
+        while line := answer.readline():
+            if line.startswith(b"data: "):
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+def said(web: Web, sent: bytes) -> bytes:
+    """What it answers to these lines."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=60) as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(sent + b"\r\nHost: x\r\n\r\n")
+            return sock.makefile("rb").read()
+        return b""
