@@ -79,11 +79,11 @@ test-kernels:
 	@scripts/kernels $(KERNEL)
 
 web/node_modules: web/package-lock.json
-	cd web && $(CURDIR)/$(AS_OWNER) npm ci --silent --ignore-scripts
+	$(AS_OWNER) npm --prefix web ci --silent --ignore-scripts
 	touch web/node_modules
 
 page: web/node_modules
-	cd web && $(CURDIR)/$(AS_OWNER) node build.mjs
+	$(AS_OWNER) sh -c "cd web && exec node build.mjs"
 
 playwright: setup
 	@$(AS_OWNER) $(VENV)/python -m pip --disable-pip-version-check install --quiet 'playwright>=1.49'
