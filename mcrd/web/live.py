@@ -61,7 +61,8 @@ class Live:
             await self._poll()
             took = time.monotonic() - self._began
             worked = time.process_time() - worked
-            spared = 0.0 if self.trouble else took  # what the daemon spent on the answers
+            # What the daemon spent on the answers, as far as it spent it.
+            spared = 0.0 if self.trouble else min(took, PATIENCE)
             await asyncio.sleep(max(INTERVAL - took, (SHARE - 1) * worked, spared))
 
     @property

@@ -47,14 +47,13 @@ def rule(interface: str = "eth0", packets: int = 100, **other: Any) -> RuleCount
     return RuleCounts(interface, interface, rate=rate(packets), **given)
 
 
-STATUS = Status(version="1.0", pid=7, uptime_s=1000.0, summary="fine")
-
-
 @dataclass
 class Answers:
     """What the control socket answers; a test changes it at will."""
 
-    status: Status = STATUS
+    status: Status = field(
+        default_factory=lambda: Status(version="1.0", pid=7, uptime_s=1000.0, summary="fine")
+    )
     stats: Stats = field(default_factory=Stats)
     rules: Rules = field(default_factory=Rules)
     members: Members = field(default_factory=Members)

@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -97,6 +101,25 @@ def test_the_past_moves_with_a_clock_that_was_set_back() -> None:
     assert seconds.at == [3997, 3998, 3999, 4000, 4001]
     assert seconds.packets == pytest.approx([10_000, 10_001, 10_002, 4000, 4001], rel=0.001)
     assert minutes.at == [3997]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node: `apt-get install nodejs`")
+def test_a_curve_has_gaps_where_the_daemon_was_away(tmp_path: Path) -> None:
+    model = Path(__file__).parents[2] / "web/src/model.js"
+    (tmp_path / "model.mjs").write_text(model.read_text())
+    for times, away, gaps in (
+        ([1, 2, 3, 9, 10], 3, [4]),
+        ([1, 5, 9, 13, 30], 3, [14]),  # there are many rules, and it is asked seldom
+        ([60, 120, 180, 300], 90, [181]),
+        ([], 3, []),
+    ):
+        drawn = f"withGaps({{at: {times}, bits: {times}, peak: {times}}}, {away})"
+        say = f"import {{ withGaps }} from './model.mjs'; console.log(JSON.stringify({drawn}))"
+        node = ("node", "--input-type=module", "-e", say)
+        done = subprocess.run(node, cwd=tmp_path, capture_output=True, text=True, check=True)
+        at, bits, peak = json.loads(done.stdout)
+        assert at == sorted(times + gaps)
+        assert bits == peak == [None if each in gaps else each for each in at]
 
 
 def look(watch: Watch, now: float, stats: Stats, pid: int = 1, up: float = 9) -> list[str]:

@@ -53,6 +53,7 @@ function head() {
     (name) => element("div", {}, element("dt", {}, name), element("dd")), (each, name) => say(each.lastChild, totals[name]));
   const silent = Date.now() - last > SILENCE ? "The connection to mcrd-web is lost." : "";
   const text = silent || trouble || problems.map((each) => `Rule file: ${each}`).join("\n");
+  document.body.classList.toggle("stale", Boolean(silent || trouble));
   $("trouble").hidden = !text;
   say($("trouble"), text);
 }

@@ -128,3 +128,15 @@ export function worst(rules) {
   const found = new Set(rules.map((rule) => classOf(rule.state)));
   return WORST.find((state) => found.has(state)) || "other";
 }
+
+/** Times, bits and peaks, with nothing between points that are far apart: more than `away` seconds. */
+export function withGaps({ at, bits, peak }, away) {
+  const steps = at.slice(1).map((time, index) => time - at[index]).sort((one, other) => one - other);
+  const most = Math.max(away, 1.5 * (steps[steps.length >> 1] || 0)); // polls may be seldom
+  const found = [[], [], []];
+  at.forEach((time, index) => {
+    if (index && time - at[index - 1] > most) [at[index - 1] + 1, null, null].forEach((none, row) => found[row].push(none));
+    [time, bits[index], peak[index]].forEach((value, row) => found[row].push(value));
+  });
+  return found;
+}

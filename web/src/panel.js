@@ -2,17 +2,19 @@
 
 import uPlot from "uplot";
 import { $, element, say } from "./dom.js";
-import { bitsText, known, lostText, number } from "./model.js";
+import { bitsText, known, lostText, number, withGaps } from "./model.js";
 
 const EVERY = 5000; // milliseconds between two looks at the past
 let name = null;
 let timer = 0;
+let turn = 0; // of what is shown: answers for an earlier one come too late
 const charts = {};
 
 export function begin() {
   $("close").addEventListener("click", () => $("panel").close());
   $("panel").addEventListener("close", () => {
     name = null;
+    turn += 1;
     clearTimeout(timer);
     for (const each of Object.keys(charts)) drop(each);
   });
@@ -22,13 +24,15 @@ export function begin() {
 
 export function show(rule) {
   name = rule;
+  turn += 1;
   clearTimeout(timer);
   say($("panel-title"), name);
+  say($("explaining"), "");
   for (const id of ["explained", "journal", "panel-outputs", "panel-health"]) $(id).replaceChildren();
   $("explained").hidden = $("copy").hidden = true;
   if (!$("panel").open) $("panel").showModal();
   update();
-  refresh();
+  refresh(turn);
   journal();
 }
 
@@ -48,19 +52,18 @@ async function ask(what, options = {}) {
   return answer;
 }
 
-async function refresh() {
-  const asked = name;
+async function refresh(mine) {
   try {
     const found = await (await ask("rule")).json();
-    if (asked !== name) return;
-    if (found.seconds) chart("chart-seconds", found.seconds);
-    if (found.minutes) chart("chart-minutes", found.minutes);
+    if (mine !== turn) return;
+    if (found.seconds) chart("chart-seconds", found.seconds, 3);
+    if (found.minutes) chart("chart-minutes", found.minutes, 90);
     outputs(found);
     health(found);
   } catch (error) {
-    if (asked === name) say($("panel-health"), String(error.message));
+    if (mine === turn) say($("panel-health"), String(error.message));
   }
-  if (asked === name) timer = setTimeout(refresh, EVERY);
+  if (mine === turn) timer = setTimeout(refresh, EVERY, mine);
 }
 
 function outputs(found) {
@@ -86,9 +89,10 @@ function colour(variable) {
   return getComputedStyle(document.documentElement).getPropertyValue(variable).trim();
 }
 
-function chart(id, series) {
+/** Draws it; `away` are seconds without a point in which mcrd was away. */
+function chart(id, series, away) {
   const target = $(id);
-  const data = [series.at, series.bits, series.peak];
+  const data = withGaps(series, away);
   const most = Math.max(0, ...series.bits);
   const peak = Math.max(0, ...series.peak);
   target.setAttribute("aria-label", `at most ${bitsText(most)}, and ${number(peak)} packets in 10 ms`);
@@ -125,18 +129,20 @@ async function journal() {
 }
 
 async function explain() {
+  const button = $("explain");
+  if (button.getAttribute("aria-disabled") === "true") return;
   const asked = name;
-  $("explain").disabled = true;
-  say($("explain"), "Looking for some seconds…");
+  button.setAttribute("aria-disabled", "true"); // `disabled` would take the focus away
+  say($("explaining"), "Looking for some seconds…");
   let text;
   try {
     text = await (await ask("explain", { method: "POST", headers: { "X-Mcrd": "1" } })).text();
   } catch (error) {
     text = error.message;
   }
-  $("explain").disabled = false;
-  say($("explain"), "Explain");
+  button.removeAttribute("aria-disabled");
   if (asked !== name) return;
+  say($("explaining"), "Done: see below.");
   $("explained").hidden = $("copy").hidden = false;
   say($("explained"), text);
 }

@@ -37,7 +37,6 @@ export function begin(changed) {
 /** Sets one filter, as if it was chosen. */
 export function choose(name, value) {
   filter[name] = value;
-  $(name).value = value;
 }
 
 export function fillChoices() {
@@ -48,12 +47,15 @@ export function fillChoices() {
     for (const output of rule.outputs) interfaces.add(output.interface);
     groups.set(rule.group, (groups.get(rule.group) || 0) + 1);
   }
-  choices($("interface"), [...interfaces].filter(Boolean).sort());
-  choices($("group"), [...groups].filter(([name, count]) => count > 1 || filter.group === name).map(([name]) => name).sort().slice(0, 500));
+  choices("interface", [...interfaces].sort());
+  choices("group", [...groups].filter(([, count]) => count > 1).map(([name]) => name).sort().slice(0, 500));
 }
 
-function choices(select, names) {
-  keep(select, ["", ...names], (name) => element("option", { value: name }, name || "all"), () => {});
+/** What is chosen stays a choice, though it may be gone. */
+function choices(id, names) {
+  const select = $(id);
+  keep(select, [...new Set(["", ...names, filter[id]])], (name) => element("option", { value: name }, name || "all"), () => {});
+  if (select.value !== filter[id]) select.value = filter[id];
 }
 
 /** Shows as many rows as there is room for. */
