@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -45,7 +44,7 @@ class Live:
         self._status = Status()
         self._rules = Rules()
         self._asked = 0
-        self._asked_of: AbstractSet[str] = frozenset()
+        self._asked_of: frozenset[str] = frozenset()
         self._began, self._is_asking = time.monotonic(), False
         self._watch = Watch()
         self._happenings: deque[Happening] = deque(maxlen=HAPPENINGS_MOST)
@@ -120,7 +119,7 @@ class Live:
                 raise NoAnswerError("mcrd has started, and has no rules yet")
             if self._needs_settings(stats):
                 self._rules = await self._daemon.fetch(Rules)
-                self._asked, self._asked_of = 0, stats.rules.keys()
+                self._asked, self._asked_of = 0, frozenset(stats.rules)
             self._asked += 1
             members = await self._daemon.fetch(Members)
             shown = picture(stats, self._rules, members)

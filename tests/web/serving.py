@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+HOSTILE = "<img src=x onerror=alert(1)>/../\u202e\u2028&amp;'\"%2e"
 MCRD_WEB = (sys.executable, "-m", "mcrd.cli.mcrd_web")
 
 

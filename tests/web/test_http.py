@@ -4,49 +4,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-import resource
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from mcrd.answers import Status
 from mcrd.counters import Stats
 from tests.lab import wait_for
-from tests.web.serving import MCRD_WEB, WORKER, Answers, Web, answering, events, rule, said, serving
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.web.serving import HOSTILE, MCRD_WEB, WORKER, Answers, Web, events, rule, said, serving
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
-from mcrd.web import connections
 
-HOSTILE = "<img src=x onerror=alert(1)>/../\u202e\u2028&amp;'\"%2e"
 TOKEN = "a-token-that-nobody-guesses"
-
-
-@pytest.fixture
-def answers(tmp_path: Path) -> Iterator[Answers]:
-    made = Answers()
-    made.set_rules({"camera": rule(packets=2000), HOSTILE: rule(packets=5)}, about=HOSTILE)
-    with answering(tmp_path / "control.sock", made):
-        yield made
-
-
-@pytest.fixture
-def web(answers: Answers, tmp_path: Path) -> Iterator[Web]:
-    assert answers.rules.rules
-    with serving(tmp_path / "control.sock") as started:
-        started.until_it_knows()
-        yield started
 
 
 def test_the_page_is_whole_and_loads_nothing_from_elsewhere(web: Web) -> None:
@@ -192,6 +167,7 @@ def test_who_has_no_access_neither_keeps_others_out_nor_fills_the_log(tmp_path: 
     path = tmp_path / "token"
     path.write_text(f"{TOKEN}\n")
     with serving(tmp_path / "control.sock", "--token-file", str(path)) as web:
+        assert TOKEN not in web.url  # it may stand in a journal
         cookie = f"GET / HTTP/1.1\r\nCookie: mcrd-web-{web.port}=".encode()
         for sent, status in (
             (b"\x16\x03\x01 hello", b"400"),
@@ -275,99 +251,6 @@ def test_mistakes_on_the_command_line_are_named(options: tuple[str, ...], said: 
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_flood_of_connections_and_requests_is_bounded(web: Web) -> None:
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.socket()) for _ in range(300)]
-        for sock in opened:
-            sock.settimeout(30)
-            sock.connect(("127.0.0.1", web.port))
-        for sock in opened:
-            with contextlib.suppress(OSError):
-                sock.sendall(b"GET /state HTTP/1.1\r\nHost: loc")  # and no more
-        wait_for(lambda: sum(map(_is_closed, opened)) >= 300 - 128, "those that are too many to go")
-        descriptors = len(list(Path(f"/proc/{web.process.pid}/fd").iterdir()))
-        assert descriptors < 128 + 30
-        # Those that say nothing more have gone after a while, and there is room again.
-        wait_for(lambda: all(map(_is_closed, opened)), "slow ones to go", timeout=200)
-    assert {web.get("/state")[0] for _ in range(300)} <= {200, 429}
-    wait_for(lambda: web.get("/state")[0] == 200, "the flood to be over")
-
-
-def test_so_many_requests_a_second_after_a_burst() -> None:
-    now = 0.0
-    bucket = connections.Bucket(50, 200, lambda: now)
-    assert [bucket.take() for _ in range(201)] == [True] * 200 + [False]
-    now = 1.0
-    assert [bucket.take() for _ in range(51)] == [True] * 50 + [False]
-
-
-def test_one_address_has_not_all_connections_unless_many_are_behind_it() -> None:
-    for peer, most in (("192.0.2.1", 48), ("192.0.2.2", 128), ("127.0.0.1", 128)):
-        door = connections.Door(frozenset(("192.0.2.2",)))
-        assert [door.enter(peer) for _ in range(129)] == [True] * most + [False] * (129 - most)
-        assert door.enter("192.0.2.3") == (most < 128)
-        door.leave(peer)
-        assert door.enter(peer)
-
-
-def _is_closed(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-def test_streams_are_few_and_one_that_is_not_read_ends(web: Web, answers: Answers) -> None:
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.socket()) for _ in range(32)]
-        for sock in opened:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", web.port))
-            sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for(lambda: web.get("/events")[0] == 503, "as many streams as there may be")
-        answers.set_rules({f"r{n}": rule(packets=n) for n in range(400)}, about="x" * 5000)
-        wait_for(lambda: _few_streams(web), "those that do not read to be dropped", timeout=300)
-
-
-def _few_streams(web: Web) -> bool:
-    with contextlib.suppress(StopIteration, OSError):
-        return "rules" in next(events(web))
-    return False
-
-
-@pytest.mark.long
-def test_thousands_of_rules_cost_little(web: Web, answers: Answers) -> None:
-    """Below 20 % of a CPU and 100 MB, with a page that looks."""
-    rules = {f"g{n % 50}-{n}": rule(f"eth{n % 9}", packets=n) for n in range(5000)}
-    drops = dict.fromkeys((f"reason_{n}" for n in range(20)), 0)
-    for each in rules.values():
-        each.dropped = drops
-    answers.set_rules(rules)
-    stream = events(web)
-    while len(next(stream)["rules"]) < 5000:
-        pass
-    begin, before = time.monotonic(), _cpu(web)
-    for turn in range(8):
-        for number, each in enumerate(rules.values()):
-            each.rate.second.packets = number + turn
-        next(stream)
-    share = (_cpu(web) - before) / (time.monotonic() - begin)
-    assert share < 0.2, f"{100 * share:.1f} % of a CPU"
-    assert _resident(web) < 100e6
-
-
-def _cpu(web: Web) -> float:
-    text = Path(f"/proc/{web.process.pid}/schedstat").read_text()
-    return int(text.split()[0]) / 1e9
-
-
-def _resident(web: Web) -> int:
-    pages = int(Path(f"/proc/{web.process.pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 def test_a_worker_that_was_replaced_and_losses_are_told(web: Web, answers: Answers) -> None:

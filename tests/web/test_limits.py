@@ -1,0 +1,164 @@
+"""What clients of mcrd-web can cause, and what it costs: bounded, whatever they do."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import wait_for
+from tests.web.serving import Answers, Web, events, rule
+
+pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
+from mcrd.web import connections
+
+
+def test_a_flood_of_connections_and_requests_is_bounded(web: Web) -> None:
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(300)]
+        for sock in opened:
+            sock.settimeout(30)
+            sock.connect(("127.0.0.1", web.port))
+        for sock in opened:
+            with contextlib.suppress(OSError):
+                sock.sendall(b"GET /state HTTP/1.1\r\nHost: loc")  # and no more
+        wait_for(lambda: sum(map(_is_closed, opened)) >= 300 - 128, "those that are too many to go")
+        descriptors = len(list(Path(f"/proc/{web.process.pid}/fd").iterdir()))
+        assert descriptors < 128 + 30
+        # Those that say nothing more have gone after a while, and there is room again.
+        wait_for(lambda: all(map(_is_closed, opened)), "slow ones to go", timeout=200)
+    found: set[bytes] = set()
+    for _ in range(20):  # faster than it lets requests pass
+        if b"429" not in found:
+            found |= _at_once(web, 100)
+    assert found == {b"404", b"429"}
+    wait_for(lambda: web.get("/state")[0] == 200, "the flood to be over")
+
+
+def _at_once(web: Web, number: int) -> set[bytes]:
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for sock in opened:
+            sock.settimeout(60)
+            sock.connect(("127.0.0.1", web.port))
+            sock.sendall(b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return {sock.recv(100)[9:12] for sock in opened}
+
+
+def test_those_who_do_not_read_take_little_memory_and_keep_nobody_out(
+    web: Web, answers: Answers
+) -> None:
+    """/state has 2 MB; eight are written at once, and of each no more than a buffer waits."""
+    answers.set_rules({f"r{n}": rule(packets=n) for n in range(1000)}, about="x" * 2000)
+    wait_for(lambda: len(web.state()["rules"]) == 1000, "the rules")
+    before = _resident(web)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(100)]
+        for sock in opened:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", web.port))
+            sock.sendall(b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: sum(map(_is_answered, opened)) >= 100 - 16, "the answers to begin")
+        assert _resident(web) - before < 40e6
+        assert len(next(events(web))["rules"]) == 1000
+
+
+def _is_answered(sock: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError, ConnectionError):
+        return sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
+    return False
+
+
+def test_so_many_requests_a_second_after_a_burst() -> None:
+    now = 0.0
+    bucket = connections.Bucket(50, 200, lambda: now)
+    assert [bucket.take() for _ in range(201)] == [True] * 200 + [False]
+    now = 1.0
+    assert [bucket.take() for _ in range(51)] == [True] * 50 + [False]
+
+
+def test_one_address_has_not_all_connections_unless_many_are_behind_it() -> None:
+    for peer, most in (("192.0.2.1", 48), ("192.0.2.2", 128), ("127.0.0.1", 128)):
+        door = connections.Door(frozenset(("192.0.2.2",)))
+        assert [door.enter(peer) for _ in range(129)] == [True] * most + [False] * (129 - most)
+        assert door.enter("192.0.2.3") == (most < 128)
+        door.leave(peer)
+        assert door.enter(peer)
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_streams_are_few_and_one_that_is_not_read_ends(web: Web, answers: Answers) -> None:
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(32)]
+        for sock in opened:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", web.port))
+            sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: web.get("/events")[0] == 503, "as many streams as there may be")
+        answers.set_rules({f"r{n}": rule(packets=n) for n in range(400)}, about="x" * 5000)
+        wait_for(lambda: _few_streams(web), "those that do not read to be dropped", timeout=300)
+
+
+def _few_streams(web: Web) -> bool:
+    with contextlib.suppress(StopIteration, OSError):
+        return "rules" in next(events(web))
+    return False
+
+
+def test_settings_of_many_rules_are_asked_for_seldom(web: Web, answers: Answers) -> None:
+    answers.set_rules({f"r{n}": rule(packets=n) for n in range(300)})
+    del answers.rules.rules["r7"]  # not all that is counted has settings
+    wait_for(lambda: len(web.state()["rules"]) == 300, "the rules")
+    stream = events(web)
+    next(stream)
+    before = dict(answers.asked)
+    for _ in range(4):
+        next(stream)
+    polls = answers.asked["stats"] - before["stats"]
+    assert polls >= 3
+    assert answers.asked["rules"] - before["rules"] <= 1 + polls // 20
+
+
+@pytest.mark.long
+def test_thousands_of_rules_cost_little(web: Web, answers: Answers) -> None:
+    """Below 20 % of a CPU and 100 MB, with a page that looks."""
+    rules = {f"g{n % 50}-{n}": rule(f"eth{n % 9}", packets=n) for n in range(5000)}
+    drops = dict.fromkeys((f"reason_{n}" for n in range(20)), 0)
+    for each in rules.values():
+        each.dropped = drops
+    answers.set_rules(rules)
+    stream = events(web)
+    while len(next(stream)["rules"]) < 5000:
+        pass
+    begin, before = time.monotonic(), _cpu(web)
+    for turn in range(8):
+        for number, each in enumerate(rules.values()):
+            each.rate.second.packets = number + turn
+        next(stream)
+    share = (_cpu(web) - before) / (time.monotonic() - begin)
+    assert share < 0.2, f"{100 * share:.1f} % of a CPU"
+    assert _resident(web) < 100e6
+
+
+def _cpu(web: Web) -> float:
+    text = Path(f"/proc/{web.process.pid}/schedstat").read_text()
+    return int(text.split()[0]) / 1e9
+
+
+def _resident(web: Web) -> int:
+    pages = int(Path(f"/proc/{web.process.pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
