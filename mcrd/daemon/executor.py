@@ -9,11 +9,11 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 
 from mcrd.daemon.failures import Failures, explain
 from mcrd.daemon.handover import Handover
+from mcrd.daemon.reliefs import Reliefs
 from mcrd.daemon.started import Started
 from mcrd.dataplane import messages
 from mcrd.errors import words
@@ -24,7 +24,6 @@ from mcrd.lanes.lane import Lane
 from mcrd.lanes.orders import Change, handed_on
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.recovery import STEADY, Recovery
-from mcrd.lanes.relief import relieve
 from mcrd.lanes.segment import NoRoomError
 from mcrd.model import DEFAULT_MEMBERS, Config
 from mcrd.planning.actual import Actual, Failure
@@ -38,6 +37,7 @@ from mcrd.systemd.jobs import is_restarted
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
+AT_THE_END = 3.0  # seconds that a relief under way may take
 
 Sent = tuple[Lane, RelayKey, Relay | None, Answer]
 """A change of a rule that a worker was asked for, and what it does for the rule after that."""
@@ -58,6 +58,7 @@ class Estate:
         self._level = "info"
         self._suspects: set[Ingress] = set()
         self._started = Started()
+        self._reliefs = Reliefs(self.holdings, self.failures)
         self.ledger = self.holdings.ledger
 
     @property
@@ -148,6 +149,7 @@ class Estate:
     async def apply(self, steps: Sequence[Step], links: Mapping[str, Link]) -> None:
         """Carries out the steps in their order; what fails becomes a failure to retry."""
         # What is replaced ends first; then all that is new begins before what is old ends.
+        await self._reliefs.end()
         for kind, group in itertools.groupby(steps, _kind):
             self.advance()
             if kind is Open:
@@ -159,7 +161,7 @@ class Estate:
                     self.advance()
             elif kind is Relieve:
                 pairs = [(s.old, s.resource) for s in group if isinstance(s, Relieve)]
-                await asyncio.gather(*(self._relieve(*pair) for pair in pairs))
+                await self._reliefs.carry_out(pairs)
             else:
                 await self._change_relays(
                     [s for s in group if isinstance(s, Add | Replace | Remove)]
@@ -169,7 +171,9 @@ class Estate:
 
     async def close(self) -> None:
         """Closes everything, or leaves it in the store: who knows whether this is a restart."""
+        await self._reliefs.end(AT_THE_END)
         await asyncio.gather(*(lane.stop() for lane in self.holdings.lanes.values()))
+        self.holdings.close_unready()
         merging, stays = self.holdings.merging, self.handover.goes_on
         if merging.switched_on and not (stays and await is_restarted()):
             merging.want(())
@@ -209,20 +213,6 @@ class Estate:
         for worker in [worker for worker in self.workers if worker.ingress == ingress.home]:
             await self._close(worker)
         await self._close(ingress, anew=True)
-
-    async def _relieve(self, old: Ingress, new: Ingress) -> None:
-        before, after = map(self.holdings.lanes_of, (old, new))
-        if not before or not after:
-            return
-        try:
-            why = await relieve(before, after, partial(self.holdings.let_in, new))
-        except OSError as error:
-            self.failures.add(new, explain(error, new))
-            await self._close_rings(new)
-            return
-        if why is not None:
-            text = "%s: what waits in the old rings is thrown away: %s"
-            tell(log, logging.WARNING, "rings-renewed", text, new, why, interface=new.interface)
 
     async def _rest(self, ingress: Ingress) -> None:
         """End a worker that reads several interfaces, when one of them has come or is to go.

@@ -213,6 +213,8 @@ class _Heir:
         needed = [what for kept in ordered for what in kept.descriptors[:own]]
         if len(ordered) != ingress.workers or any(what not in self._unused for what in needed):
             return  # it was about to come or to go
+        if self._holdings.beside(ingress) is not None:
+            return  # it was about to take the place of that one; both would relay each packet
         with contextlib.ExitStack() as undo:
             rings: list[tuple[IngressSocket, Segment | None]] = []
             for kept in ordered:

@@ -95,7 +95,7 @@ class Holdings:
         self._admitted: dict[str, frozenset[Network]] = {}
         self._retired: dict[int, Retired] = {}  # by the index of the interface, which stays
         self._deaf: dict[Ingress, list[IngressSocket]] = {}  # opened beside others, until let_in()
-        self._stamps: dict[int, socket.socket] = {}  # by the index: until the others are closed
+        self._stamps: dict[Ingress, socket.socket] = {}  # as long as those others are open
 
     def all(self) -> tuple[Resource, ...]:
         """What is open."""
@@ -197,7 +197,7 @@ class Holdings:
             undo.pop_all()
         self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
         self._deaf[ingress] = rings
-        self._stamps[ingress.index] = stamps
+        self._stamps[ingress] = stamps
 
     def let_in(self, ingress: Ingress) -> None:
         """Let frames into rings that were opened beside others. Raises OSError."""
@@ -264,8 +264,8 @@ class Holdings:
     def _close_ingress(self, ingress: Ingress, anew: bool) -> None:
         self._ingresses.discard(ingress)
         self._deaf.pop(ingress, None)
-        if (stamps := self._stamps.pop(ingress.index, None)) is not None:
-            stamps.close()
+        for new in [new for new in self._stamps if new.index == ingress.index]:
+            self._stamps.pop(new).close()
         retired = Retired(ingress.interface)
         for number in range(ingress.workers):
             home = Ring(ingress.home, number)
@@ -283,6 +283,11 @@ class Holdings:
             for loss in retired.losses():
                 self.ledger.lose(*loss)
             retired.close()
+
+    def close_unready(self) -> None:
+        """Close rings that were to take the place of others, which are open still: these stay."""
+        for ingress in tuple(self._stamps):
+            self.close(ingress)
 
     def end_protocols(self) -> None:
         """Set the versions of IGMP and MLD as they were."""
@@ -348,7 +353,9 @@ class Holdings:
 
         Widen before rules are added, narrow after others are removed: no frame is missed.
         """
-        names = {ring.interface for ring, _ in self.rings()}
+        deaf = list(chain.from_iterable(self._deaf.values()))
+        hearing = [(ring.interface, sock) for ring, sock in self.rings() if sock not in deaf]
+        names = {interface for interface, _ in hearing}
         names |= {retired.interface for retired in self._retired.values()}
         if not also_old:
             self._admitted = {n: kept for n, kept in self._admitted.items() if n in networks}
@@ -362,7 +369,7 @@ class Holdings:
             self._admitted[name] = wanted
             admitting: list[Retired | IngressSocket] = [
                 *(retired for retired in self._retired.values() if retired.interface == name),
-                *(sock for ring, sock in self.rings() if ring.interface == name),
+                *(sock for interface, sock in hearing if interface == name),
             ]
             for rings in admitting:
                 try:

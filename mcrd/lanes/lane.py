@@ -66,6 +66,7 @@ class Lane:
         """What the worker does."""
         self.is_relieved = False
         """Whether what waits in its rings is in others too, which relay it."""
+        self._since = 0  # what arrived before, other lanes relay
         self._starting: WorkerProcess | None = None
         self._changing: set[RelayKey] = set()
         self._wanted_meanwhile: dict[RelayKey, list[tuple[WorkerProcess, messages.MemberKey]]] = {}
@@ -170,15 +171,32 @@ class Lane:
             self.process.begun = False
             self.tell(messages.Pause)
 
-    def begin(self, since: int = 0) -> None:
-        """Let the worker look at its rings: it has its rules.
-
-        It relays what arrived from then on: ns of the real-time clock.
-        """
+    def begin(self) -> None:
+        """Let the worker look at its rings: it has its rules. See leave()."""
         if self.process is not None and not self.process.begun:
             self.process.begun = True
             self.members.end_resting(self.process)
-            self.tell(messages.Begin, since)
+            self.tell(messages.Begin, self._since)
+
+    def leave(self, since: int) -> None:
+        """Leave what arrived before then to other lanes: ns of the real-time clock.
+
+        The worker passes that over now, and pauses at the rest until begin(); so does the next one.
+        """
+        self._since = since
+        self.tell(messages.Begin, since, since)
+
+    def leave_nothing(self) -> None:
+        """Let the worker relay all that comes, when nothing of the others' waits any more."""
+        if self.process is not None and self.process.begun:
+            self._since = 0
+            self.tell(messages.Begin)
+
+    def deafen(self) -> None:
+        """Let nothing into its rings any more. What cannot be had is in others too."""
+        for sock in self.rings.values():
+            with contextlib.suppress(OSError):  # they are about to be closed
+                sock.deafen()
 
     def add_sockets(self, relays: Iterable[Relay], sockets: Mapping[Egress, socket]) -> None:
         """Send the sockets that are new to the worker, many in a message.

@@ -4,14 +4,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.lab import wait_for
+from tests.lab.daemon import console_script
 from tests.lab.rules import rule
 
 if TYPE_CHECKING:
-    from tests.lab import Triangle
+    from tests.lab import Mcrd, Triangle
 
 RULES = (
     "[daemon]\nwatch = false\n"
@@ -58,5 +69,123 @@ def test_other_rings_lose_and_repeat_nothing(triangle: Triangle) -> None:
         assert (found["lost"], found["duplicated"], found["reordered"]) == (0, 0, 0)
     stats = daemon.stats()
     assert [rule["received"]["packets"] for rule in stats["rules"].values()] == sent
-    assert not {k: n for k, n in stats["interfaces"]["r0"]["dropped"].items() if n}
+    dropped = stats["interfaces"]["r0"]["dropped"]
+    assert not {k for k, n in dropped.items() if n} - {"unmatched"}  # MLD reports of the source
     assert "rings-renewed" not in daemon.log()
+
+
+STARTED = """
+import ctypes, fcntl, os, sys
+keeper = os.pidfd_open(int(os.environ["KEEPER"]))
+kept = [each.rsplit("=", 1) for each in os.environ["KEPT"].split()]
+call = ctypes.CDLL(None).syscall  # pidfd_getfd(), asm-generic/unistd.h
+mine = [call(438, keeper, int(number), 0) for _, number in kept]
+mine = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 500) for number in mine]
+for at, number in enumerate(mine, 3):
+    os.dup2(number, at)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(mine))}
+os.environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in kept)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Manager:
+    """A service manager that keeps what it is told to, and gives it to the next daemon."""
+
+    def __init__(self, triangle: Triangle) -> None:
+        self.triangle = triangle
+        self.path = str(triangle.lab.file("notify"))
+        self.kept: dict[str, list[int]] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        done = False
+        while not done:
+            data, numbers, _, _ = socket.recv_fds(self._socket, 4096, 250)
+            fields = dict(line.split("=", 1) for line in data.decode().splitlines())
+            done = "END" in fields
+            if "FDSTORE" in fields:
+                self.kept[fields["FDNAME"]] = numbers
+                continue
+            if "FDSTOREREMOVE" in fields:
+                numbers = self.kept.pop(fields["FDNAME"])
+            for number in numbers:
+                os.close(number)
+
+    def start(self, rules: str) -> Mcrd:
+        """With all that it keeps."""
+        kept = [f"{name}={number}" for name, numbers in self.kept.items() for number in numbers]
+        env = {"NOTIFY_SOCKET": self.path, "FDSTORE": "1000"}
+        env |= {"KEEPER": str(os.getpid()), "KEPT": " ".join(kept)}
+        program = (sys.executable, "-c", STARTED, console_script("mcrd"))
+        return self.triangle.lab.mcrd(self.triangle.relay, rules, env=env, program=program)
+
+    def close(self) -> None:
+        """Forget all."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.sendto(b"END=1", self.path)
+        self._thread.join()
+        self._socket.close()
+        for number in (number for numbers in self.kept.values() for number in numbers):
+            os.close(number)
+
+
+@pytest.fixture
+def manager(triangle: Triangle) -> Iterator[Manager]:
+    made = Manager(triangle)
+    yield made
+    made.close()
+
+
+def workers(pid: int) -> set[int]:
+    found = set()
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):
+            if b"mcrd.dataplane.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.add(int(child))
+    return found
+
+
+def test_a_restart_in_the_middle_loses_and_repeats_nothing(
+    triangle: Triangle, manager: Manager
+) -> None:
+    """While the new rings take over; and while their workers start: then the old ones stay."""
+    rules = RULES.replace("[daemon]", '[daemon]\nlog_level = "debug"')
+    daemon = manager.start(rules)
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000, flows=8)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, flows=8, rate=RATE, size=200)
+
+    def relayed(least: int) -> bool:
+        return int(daemon.stats()["rules"]["range"]["outputs"][0]["sent"]["packets"]) > least
+
+    def flows() -> int:
+        before = int(daemon.stats()["rules"]["range"]["outputs"][0]["sent"]["packets"])
+        wait_for(partial(relayed, before + RATE // 10), "the stream to flow")
+        return before
+
+    flows()
+    rules += "[interfaces.r0]\n"
+    daemon.edit(f"{rules}workers = 2\n")
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: "relieve ingress" in daemon.log(), "the relief", interval=0.001)
+    assert daemon.stop() == 0
+    daemon = manager.start(f"{rules}workers = 2\n")
+    assert "2 rings" in daemon.log()
+    flows()
+    before = workers(daemon.pid)
+    daemon.edit(f"{rules}workers = 3\n")
+    daemon.signal(signal.SIGHUP)
+    starting = wait_for(lambda: workers(daemon.pid) - before, "a worker", interval=0.0005)
+    for pid in starting:
+        os.kill(pid, signal.SIGSTOP)
+    assert daemon.stop() == 0
+    daemon = manager.start(f"{rules}workers = 2\n")
+    assert "2 rings" in daemon.log()
+    flows()
+    sent = stream.stop()["sent"]
+    wait_for(partial(relayed, sent - 1), "the last of it")
+    found = received.stop()
+    assert (found["unique"], found["duplicated"], found["reordered"]) == (sent, 0, 0)
