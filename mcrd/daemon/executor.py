@@ -161,7 +161,8 @@ class Estate:
                     self.advance()
             elif kind is Relieve:
                 pairs = [(s.old, s.resource) for s in group if isinstance(s, Relieve)]
-                await self._reliefs.carry_out(pairs)
+                if not await self._reliefs.carry_out(pairs):
+                    break  # what goes on needs what would be closed now; it is planned anew
             else:
                 await self._change_relays(
                     [s for s in group if isinstance(s, Add | Replace | Remove)]

@@ -135,8 +135,10 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
         for key in actual.relays
         if key not in relays and key.worker not in replaced and key.worker.ingress not in relieved
     ]
-    steps += [Relieve(new, old) for old, new in relieved.items()]
-    steps += _closed(actual.open - wanted.keys() - replaced)
+    go_on = {old for old, new in relieved.items() if actual.blocked(new)}
+    steps += [Relieve(new, old) for old, new in relieved.items() if old not in go_on]
+    gone = actual.open - wanted.keys() - replaced
+    steps += _closed(r for r in gone if _read_from(r) not in go_on)
     return tuple(steps)
 
 
@@ -150,12 +152,24 @@ def _without_failures(key: RelayKey, whole: Relay, actual: Actual) -> Relay | No
 def _relieved(actual: Actual, wanted: Mapping[Resource, None]) -> dict[Ingress, Ingress]:
     """Rings that relay until others on the same interface do, with those. See Relieve.
 
+    They do so too while those others have failed, until these are tried again.
     Of rings that one worker reads together, no other pair can take the place of one.
     """
     alone = {r.index: r for r in wanted if isinstance(r, Ingress) and not r.lane}
     gone = (r for r in actual.open - wanted.keys() if isinstance(r, Ingress) and not r.lane)
-    pairs = ((old, alone[old.index]) for old in gone if old.index in alone)
-    return {old: new for old, new in pairs if not actual.blocked(new)}
+    return {old: alone[old.index] for old in gone if old.index in alone}
+
+
+def _read_from(resource: Resource) -> Ingress | None:
+    """The rings, if it is these, a worker that reads them, or an output of that worker."""
+    match resource:
+        case Ingress():
+            return resource
+        case Worker():
+            return resource.ingress
+        case Egress() | Members() | Nowhere():
+            return resource.worker.ingress
+    return None
 
 
 def _replaced(

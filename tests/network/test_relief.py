@@ -189,3 +189,45 @@ def test_a_restart_in_the_middle_loses_and_repeats_nothing(
     wait_for(partial(relayed, sent - 1), "the last of it")
     found = received.stop()
     assert (found["unique"], found["duplicated"], found["reordered"]) == (sent, 0, 0)
+
+
+def test_while_new_workers_do_not_start_the_old_ones_go_on(triangle: Triangle) -> None:
+    """And while frames cannot be let into the new rings."""
+    fault = """
+from mcrd.lanes import holdings
+from mcrd.lanes.channel import WorkerError
+from mcrd.lanes.lane import Lane
+start, let_in, failed = Lane.start, holdings.let_in, []
+async def failing(lane, worker, *rest):
+    if worker.ingress.workers == 2 and not failed:
+        failed.append(worker)
+        raise WorkerError("it is a test")
+    return await start(lane, worker, *rest)
+def closed(*rest, beside=False):
+    if beside and len(failed) < 2:
+        failed.append(rest)
+        raise OSError(12, "")
+    let_in(*rest, beside=beside)
+Lane.start, holdings.let_in = failing, closed
+from mcrd.cli.mcrd import main
+import sys
+sys.exit(main())
+"""
+    program = (sys.executable, "-c", fault)
+    daemon = triangle.lab.mcrd(triangle.relay, RULES, program=program)
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000, flows=8)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, flows=8, rate=RATE, size=200)
+
+    def relayed() -> int:
+        return int(daemon.stats()["rules"]["range"]["outputs"][0]["sent"]["packets"])
+
+    wait_for(lambda: relayed() > RATE // 10, "the stream to flow")
+    daemon.edit(f"{RULES}[interfaces.r0]\nworkers = 2\n")
+    daemon.ctl("reload")
+    wait_for(lambda: daemon.log().count("relieve ingress") == 3, "the third try")
+    wait_for(lambda: len(workers(daemon.pid)) == 2, "two workers")
+    sent = stream.stop()["sent"]
+    wait_for(lambda: relayed() == sent, "the last of it")
+    found = received.stop()
+    assert (found["unique"], found["duplicated"], found["reordered"]) == (sent, 0, 0)
+    assert "thrown away" not in daemon.log()

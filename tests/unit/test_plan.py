@@ -1062,13 +1062,12 @@ def test_another_ring_relieves_the_old_one_when_its_workers_have_all(after: Conf
     assert JOINED not in resources_of(steps)
 
 
-def test_rings_that_could_not_be_had_beside_the_old_ones_take_their_place() -> None:
+def test_the_old_rings_go_on_while_the_new_ones_wait_for_another_try() -> None:
     config = read_by(2)
     new = next(s.resource for s in plan(config, RUNNING) if isinstance(s, Open))
     failed = replace(RUNNING, failures={new: Failure("no memory", 99.0)})
     steps = plan(config, failed)
-    assert steps[:2] == (Close(WORKER), Close(INGRESS))
-    assert not [step for step in steps if isinstance(step, Relieve)]
+    assert not [step for step in steps if isinstance(step, Relieve | Close | Remove)]
 
 
 def test_a_worker_on_another_cpu_comes_when_the_old_one_has_gone() -> None:
