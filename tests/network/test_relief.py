@@ -170,7 +170,7 @@ def test_a_restart_in_the_middle_loses_and_repeats_nothing(
     rules += "[interfaces.r0]\n"
     daemon.edit(f"{rules}workers = 2\n")
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: "relieve ingress" in daemon.log(), "the relief", interval=0.001)
+    wait_for(lambda: "until=1" in daemon.log(), "the time of it", interval=0.001)
     assert daemon.stop() == 0
     daemon = manager.start(f"{rules}workers = 2\n")
     assert "2 rings" in daemon.log()
