@@ -648,8 +648,10 @@ def test_a_link_that_changes_touches_only_rules_on_it(
     on_it = {
         rule.name
         for rule in config.rules.values()
-        # One that follows the routes is on each: its source may be an address of any.
-        if {name, None} & {rule.input.interface, *(output.interface for output in rule.outputs)}
+        # One that follows the routes is on each: its source may be an address of any. So is one
+        # that goes by an address of the host.
+        if rule.active_with
+        or {name, None} & {rule.input.interface, *(output.interface for output in rule.outputs)}
     }
     assert {key.rule for key in keys_of(steps)} <= on_it
     theirs: set[Resource] = set()
