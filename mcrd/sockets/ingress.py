@@ -139,8 +139,10 @@ class IngressSocket:
         geometry = geometry_for(mtu, ingress.ring_size)
         large_geometry = geometry_for(LARGEST_PACKET, large_size(ingress.ring_size, ingress.gro))
         with contextlib.ExitStack() as undo:
-            small = undo.enter_context(_ring_socket(ingress, geometry))
+            # In the order of join(): in that of their making, the kernel puts them back into
+            # their group when the link comes up again (af_packet.c, packet_notifier()).
             large = undo.enter_context(_ring_socket(ingress, large_geometry))
+            small = undo.enter_context(_ring_socket(ingress, geometry))
             tally = os.memfd_create("mcrd-tally", os.MFD_CLOEXEC)
             undo.callback(os.close, tally)
             os.ftruncate(tally, TALLY.size)

@@ -38,7 +38,7 @@ def test_the_package_brings_a_service_that_runs_and_has_no_rules(service: Servic
     machine = service.machine
     assert machine.run("systemctl", "is-enabled", "mcrd").strip() == "enabled"
     assert machine.run("systemctl", "is-active", "mcrd").strip() == "active"
-    assert machine.show("StatusText").startswith("0 rules")
+    wait_for(lambda: machine.show("StatusText").startswith("0 rules"), "no rules", 60)
     assert ctl(machine, "status")["config"] == "/etc/mcr.toml"
 
 
