@@ -62,25 +62,17 @@ def tell_asked(peer: Peer, command: str, arguments: dict[str, object]) -> None:
     """
     said = " ".join(f"{key}={value!r}" for key, value in arguments.items() if value is not None)
     said = said if len(said) <= SHOWN else said[:SHOWN] + "..."
-    name, login = _of(peer.pid, "comm"), _login(peer)
-    by = _user(peer.uid) if login is None else f"{_user(peer.uid)}, logged in as {_user(login)},"
+    user, name, login = _user(peer.uid), _of(peer.pid, "comm"), _login(peer)
+    by = user if login is None else f"{user}, logged in as {_user(login)},"
     who = f"{by} (process {peer.pid}, {name or 'gone'})"
-    fields: dict[str, object] = {"command": command, "arguments": said or None}
-    fields |= {"by_uid": peer.uid, "by_user": _user(peer.uid), "by_pid": peer.pid, "by_name": name}
-    fields["by_login"] = login
+    fields: dict[str, object] = {"command": command, "arguments": said or None, "by_login": login}
+    fields |= {"by_uid": peer.uid, "by_user": user, "by_pid": peer.pid, "by_name": name}
     wanted = f"{command} {said}".strip()
     if peer.is_trusted:
         tell(log, logging.INFO, "asked", "control: %s, asked by %s", wanted, who, **fields)
     else:
-        tell(
-            log,
-            logging.WARNING,
-            "asked-refused",
-            "control: %s, refused to %s",
-            wanted,
-            who,
-            **fields,
-        )
+        text = "control: %s, refused to %s"
+        tell(log, logging.WARNING, "asked-refused", text, wanted, who, **fields)
 
 
 def _login(peer: Peer) -> int | None:

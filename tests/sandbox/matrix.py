@@ -58,7 +58,7 @@ def measure(
     switches = {
         name: layers
         for name, layers in SWITCHES.items()
-        if engine in name or "io_uring" not in name
+        if engine == "io_uring" or "io_uring" not in name
     }
     names = {layer for layers in switches.values() for layer in layers}
 

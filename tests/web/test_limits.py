@@ -59,14 +59,19 @@ def test_those_who_do_not_read_take_little_memory_and_keep_nobody_out(
     wait_for(lambda: len(web.state()["rules"]) == 1000, "the rules")
     before = _resident(web)
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.socket()) for _ in range(100)]
-        for sock in opened:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", web.port))
-            sock.sendall(b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        opened = [stack.enter_context(_asking(web, b"/state")) for _ in range(100)]
         wait_for(lambda: sum(map(_is_answered, opened)) >= 100 - 16, "the answers to begin")
         assert _resident(web) - before < 40e6
         assert len(next(events(web))["rules"]) == 1000
+
+
+def _asking(web: Web, path: bytes) -> socket.socket:
+    """A client that asks, and has hardly any room for the answer."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", web.port))
+    sock.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return sock
 
 
 def _is_answered(sock: socket.socket) -> bool:
@@ -103,11 +108,8 @@ def _is_closed(sock: socket.socket) -> bool:
 
 def test_streams_are_few_and_one_that_is_not_read_ends(web: Web, answers: Answers) -> None:
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.socket()) for _ in range(32)]
-        for sock in opened:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", web.port))
-            sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(32):
+            stack.enter_context(_asking(web, b"/events"))
         wait_for(lambda: web.get("/events")[0] == 503, "as many streams as there may be")
         answers.set_rules({f"r{n}": rule(packets=n) for n in range(400)}, about="x" * 5000)
         wait_for(lambda: _few_streams(web), "those that do not read to be dropped", timeout=300)
