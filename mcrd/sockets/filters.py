@@ -141,6 +141,11 @@ def _network(address: Address | Network) -> Network:
     return address
 
 
+def above(largest: int) -> Sequence[Instruction]:
+    """Before other instructions: drop frames of so many bytes at most, with their link header."""
+    return (LOAD_LENGTH, 0, 0, 0), (IF_GREATER, 1, 0, largest), DROP
+
+
 def ingress(wanted: Iterable[Network] | None, spans: int = SPANS) -> Sequence[Instruction]:
     """Let in what is sent to these addresses, fragments, and what has a tag in the frame.
 

@@ -181,11 +181,15 @@ class IngressSocket:
         self.socket.setsockopt(SOL_PACKET, PACKET_FANOUT_DATA, value)
 
     def admit(self, networks: frozenset[Network] | None, *, only_large: bool = False) -> None:
-        """Let in what is sent to these addresses, and what the filter cannot judge; None: all."""
+        """Let in what is sent to these addresses, and what the filter cannot judge; None: all.
+
+        `only_large`: of that, what has no room in the slots of the first ring.
+        """
+        first = filters.above(self.geometry.largest) if only_large else ()
         for sock in (self.large,) if only_large else self._sockets:
             for spans in (filters.SPANS, 200, 0):
                 try:
-                    attach_filter(sock, filters.ingress(networks, spans))
+                    attach_filter(sock, (*first, *filters.ingress(networks, spans)))
                 except OSError as error:
                     # The sysctl net.core.optmem_max is what old and new program together may take.
                     if error.errno != errno.ENOMEM or spans == 0:
@@ -307,7 +311,8 @@ def let_in(
     """Let in what is sent to one of the networks, None: all; a flow goes to one worker, in order.
 
     `beside`: others are open on the interface. Fragments come to these no more as soon as the first
-    socket is in its group, which takes all until the group has a program. Raises OSError.
+    socket is in its group, which gets all until the group has a program. So it takes what is put
+    together, and leaves the rest to the others: it has few slots. Raises OSError.
     """
     if beside:
         rings[0].admit(networks, only_large=True)

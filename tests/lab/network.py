@@ -157,6 +157,15 @@ class Host:
         shown: list[dict[str, Any]] = json.loads(self.run("ip", "-j", "-d", "address", "show"))
         return shown
 
+    def missed(self, interface: str) -> int:
+        """Frames for which the other end of its cable had no room: they came to no host.
+
+        All that arrives at once on a CPU of this machine shares one queue, of
+        net.core.netdev_max_backlog.
+        """
+        (link,) = json.loads(self.run("ip", "-s", "-j", "link", "show", interface))
+        return int(link["stats64"]["tx"]["dropped"])
+
     def receive(
         self,
         interface: str,

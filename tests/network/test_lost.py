@@ -21,7 +21,7 @@ import pytest
 from mcrd.lanes.holdings import Holdings
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Ingress
-from mcrd.sockets.ingress import IngressSocket
+from mcrd.sockets.ingress import IngressSocket, let_in, open_ingress, open_rings
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
@@ -281,3 +281,34 @@ def test_old_rings_of_an_interface_that_was_renamed_give_way(
         lost = holdings.ledger.interfaces(holdings.ring_full())
         assert sum(sum(count.dropped.values()) for count in lost.values()) == 0
     holdings.close_all()
+
+
+def test_fragments_have_room_while_new_rings_are_let_in(
+    triangle: Triangle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that comes before their group has its program comes to the ring with few slots.
+
+    Fragments come there alone: the old rings get the rest.
+    """
+    hush(triangle)
+    networks = frozenset({ip_network("239.1.1.1/32")})
+    with triangle.relay.inside():
+        ingress = Ingress("r0", socket.if_nametoindex("r0"), ring_size=1 << 20)
+        old, new = open_ingress(ingress, 1500, networks), open_rings(ingress, 1500)
+    with sender(triangle.source, "s0") as sock:
+        share = IngressSocket.share
+
+        def late(ring: IngressSocket, workers: int) -> None:
+            for _ in range(2 * new[0].large_geometry.frames):
+                merged(sock, 1)
+            sock.sendto(bytes(3000), ("239.1.1.1", 5000))
+            wait_for(lambda: new[0].filled == (0, 1), "what was put together", timeout=5)
+            share(ring, workers)
+
+        monkeypatch.setattr(IngressSocket, "share", late)
+        let_in(new, networks, beside=True)
+        merged(sock, 1)
+        wait_for(lambda: new[0].filled == (1, 1), "all that comes then")
+    assert old[0].filled == (2 * new[0].large_geometry.frames + 1, 0)
+    for ring in (*old, *new):
+        ring.close()
