@@ -25,6 +25,7 @@ from mcrd.lanes.orders import Change, handed_on
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.recovery import STEADY, Recovery
 from mcrd.lanes.segment import NoRoomError
+from mcrd.lanes.spawn import Spare
 from mcrd.model import DEFAULT_MEMBERS, Config
 from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link, Lookup, Way
@@ -37,6 +38,7 @@ from mcrd.systemd.jobs import is_restarted
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
+SETTLED = 1.0  # seconds from the start of a worker to that of the spare one
 AT_THE_END = 3.0  # seconds that a relief under way may take
 
 Sent = tuple[Lane, RelayKey, Relay | None, Answer]
@@ -58,6 +60,7 @@ class Estate:
         self._level = "info"
         self._suspects: set[Ingress] = set()
         self._started = Started()
+        self._spare = Spare()
         self._reliefs = Reliefs(self.holdings, self.failures)
         self.ledger = self.holdings.ledger
 
@@ -98,9 +101,13 @@ class Estate:
         self.holdings.end_retired({ingress.index for ingress in tried})
 
     def look_at_workers(self) -> None:
-        """End those that hang; others take their place."""
+        """End those that hang; others take their place, for which a spare one waits."""
         for lane in self.holdings.lanes.values():
             lane.look()
+        if not self.holdings.lanes:
+            self._spare.end()
+        elif any(process.age > SETTLED for process in self.workers.values()):
+            self._spare.want()
 
     def allow_members(self, allowed: Mapping[str, int]) -> None:
         """How many members a worker may have, by interface, where that is not the default."""
@@ -172,6 +179,7 @@ class Estate:
 
     async def close(self) -> None:
         """Closes everything, or leaves it in the store: who knows whether this is a restart."""
+        self._spare.end()
         await self._reliefs.end(AT_THE_END)
         await asyncio.gather(*(lane.stop() for lane in self.holdings.lanes.values()))
         self.holdings.close_unready()
@@ -251,7 +259,9 @@ class Estate:
         if lane is None:
             return  # its rings could not be had, and that is a failure already
         try:
-            process = await lane.start(worker, self.holdings.guard, links, self._worker_ended)
+            process = await lane.start(
+                worker, self.holdings.guard, links, self._worker_ended, self._spare.take()
+            )
         except (OSError, WorkerError) as error:
             why = explain(error, worker) if isinstance(error, OSError) else str(error)
             self.failures.add(worker, why)

@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+import prctl
+
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.dataplane.sandbox import Sandbox
@@ -31,6 +33,7 @@ from mcrd.dataplane.structs import (
 )
 
 CHANNEL, STDERR = 0, 2
+NAME = "mcrd-worker"  # for people who look at processes; a spare one has none yet
 LINE = 900  # bytes
 NOT_ALLOWED = frozenset((-errno.EPERM, -errno.EACCES, -errno.ENOSYS))
 PASSING = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
@@ -298,6 +301,7 @@ def main() -> int:
     if not isinstance(request, messages.Initialize):
         _refuse(request.sequence, "the first message has to be Initialize")
         return 1
+    prctl.set_name(NAME)
     try:
         worker, ready = _start(request, descriptors)
     except Exception as error:  # noqa: BLE001  whatever it is, the supervisor has to know

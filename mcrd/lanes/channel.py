@@ -43,7 +43,7 @@ class Channel(ABC):
     Whoever is at the other end may be compromised: what breaks the protocol ends it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channel: socket.socket) -> None:
         self.places: dict[Egress, int] = {}
         """Where the worker has which socket."""
         self.suspect = False
@@ -58,7 +58,7 @@ class Channel(ABC):
         self._heard = False  # since the last look
         self._demand = Demand()
         self._loop = asyncio.get_running_loop()
-        self._channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel = channel
 
     @abstractmethod
     def kill(self, reason: str = "") -> None:

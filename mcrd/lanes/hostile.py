@@ -83,24 +83,19 @@ class Words:
     worker writes is lost.
     """
 
-    def __init__(self, who: str, interface: str) -> None:
+    def __init__(self, who: str, interface: str, reader: int) -> None:
+        """`reader` is our end of the pipe, which is closed here at the end."""
         self._who = who
         self._interface = interface
         self._loop = asyncio.get_running_loop()
-        self._reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._reader = reader
         self._rest = b""
         self._lines = self._debug_lines = self._bytes = 0
         self._resume: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._reader, self._read)
 
-    def started(self, pid: int) -> None:
-        """Note that the writer has the other end by now."""
-        self._who = f"{self._who} (pid {pid})"
-        self._close_writer()
-
     def end(self) -> None:
         """Read what is left, as far as it may."""
-        self._close_writer()
         while self._reader >= 0 and self._bytes < BYTES and self._read():
             pass
         self._say(self._rest)
@@ -110,11 +105,6 @@ class Words:
             self._loop.remove_reader(self._reader)
             os.close(self._reader)
         self._reader = -1
-
-    def _close_writer(self) -> None:
-        if self.writer >= 0:
-            os.close(self.writer)
-        self.writer = -1
 
     def _read(self) -> bool:
         data = b""

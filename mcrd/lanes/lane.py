@@ -22,6 +22,7 @@ from mcrd.lanes.orders import is_fit, kept, match_of, may_have, members_of, plac
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
+from mcrd.lanes.spawn import Spawned
 from mcrd.planning.links import Link
 from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.replies import answers
@@ -78,13 +79,21 @@ class Lane:
     # The worker's life.
 
     async def start(
-        self, worker: Worker, guard: int, links: Mapping[str, Link], ended: Ended
+        self,
+        worker: Worker,
+        guard: int,
+        links: Mapping[str, Link],
+        ended: Ended,
+        spare: Spawned | None = None,
     ) -> WorkerProcess:
-        """Start a worker, which has no rules yet; raise OSError or WorkerError."""
+        """Start a worker, which has no rules yet, or let the spare one be it.
+
+        Raises OSError or WorkerError.
+        """
         hardware = {ring: links[ring.interface].hardware for ring in self.rings}
         self._left.clear()
         ended_now = partial(self._ended, ended)
-        process = WorkerProcess(worker, ended_now, self._wanted, self._unknown)
+        process = WorkerProcess(worker, ended_now, self._wanted, self._unknown, spare)
         self._received_before = self.segment.received
         self._starting = process
         try:

@@ -12,9 +12,6 @@ import pwd
 import resource
 import select
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,12 +21,12 @@ from mcrd.events import tell
 from mcrd.lanes.channel import Answer, Channel, WorkerError, unheard
 from mcrd.lanes.hostile import Words
 from mcrd.lanes.segment import Segment
+from mcrd.lanes.spawn import KILL_TIMEOUT, Spawned
 from mcrd.planning.resources import Ring, Worker
 from mcrd.sockets.ingress import IngressSocket
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
-KILL_TIMEOUT = 2.0  # seconds, from SIGKILL to giving up: a system call may not be interrupted
 SILENT = 2  # checks in a row without an answer and without progress: it has hung
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
 UNPRIVILEGED = ("mcrd-worker", "nobody")  # users: the first that there is
@@ -42,9 +39,6 @@ CRASHES = frozenset(
 )
 """Signals that a process draws upon itself."""
 
-PROGRAM: tuple[str, ...] = ("-m", "mcrd.dataplane.worker")
-"""What the interpreter runs in a worker."""
-
 # linux/if_arp.h: interfaces whose frames begin with an Ethernet header; all others begin with IP.
 ARPHRD_ETHER = 1
 ARPHRD_LOOPBACK = 772
@@ -53,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerProcess(Channel):
-    """One worker, from exec to its end.
+    """One worker, from exec to its end; or from where a `spare` has come to.
 
     `ended` is called once, with what to tell the user; `wanted` when packets of members came that
     have no sockets: it raises ProtocolError for those that no worker asks for. `unknown` is called
@@ -68,6 +62,7 @@ class WorkerProcess(Channel):
         ended: Callable[[WorkerProcess, str], None],
         wanted: Callable[[WorkerProcess, Sequence[messages.MemberKey]], None],
         unknown: Callable[[WorkerProcess, Sequence[int]], None] = lambda *_: None,
+        spare: Spawned | None = None,
     ) -> None:
         self.worker = worker
         self.cpu = worker.cpu if worker.cpu in os.sched_getaffinity(0) else None
@@ -91,28 +86,12 @@ class WorkerProcess(Channel):
         self._progress = 0
         self._silent = 0
         self._started = time.monotonic()
-        super().__init__()
-        self._words = Words(str(worker), worker.ingress.interface)
-        try:
-            with self._theirs as theirs:
-                self._process = _spawn(theirs, self._words.writer)
-            self._words.started(self.pid)
-            self._pidfd = os.pidfd_open(self.pid)
-        except OSError:
-            self._abandon()
-            raise
+        spawned = spare or Spawned()
+        self._process, self._pidfd = spawned.process, spawned.pidfd
+        super().__init__(spawned.channel)
+        self._words = Words(f"{worker} (pid {self.pid})", worker.ingress.interface, spawned.errors)
         self._listen()
         self._loop.add_reader(self._pidfd, self._reap)
-
-    def _abandon(self) -> None:
-        """Clean up after a start that failed half way."""
-        self._channel.close()
-        self._words.end()
-        process = getattr(self, "_process", None)
-        if process is not None:
-            process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(KILL_TIMEOUT)
 
     @property
     def pid(self) -> int:
@@ -310,18 +289,3 @@ def _unprivileged() -> tuple[int | None, int | None]:
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
     return 65534, 65534  # the kernel's own overflow id
-
-
-def _spawn(channel: socket.socket, errors: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I"]
-    if sys.dont_write_bytecode:
-        command.append("-B")
-    return subprocess.Popen(
-        [*command, *PROGRAM],
-        stdin=channel.fileno(),
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        env={},
-        cwd="/",
-        process_group=0,  # Ctrl-C in a terminal is the supervisor's to handle
-    )

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab import wait_for
-from tests.lab.daemon import console_script
 from tests.lab.rules import rule
+from tests.network.test_supervision import WITHOUT_A_SPARE, with_a_fault
 
 if TYPE_CHECKING:
     from tests.lab import Mcrd, Triangle
@@ -40,7 +40,6 @@ READ_BY = (
 """One after the other; the first rings are those of an interface without a table."""
 
 
-@pytest.mark.long  # it has missed packets once in some twenty runs: the reason is not known yet
 def test_other_rings_lose_and_repeat_nothing(triangle: Triangle) -> None:
     """Fragments as well: these the kernel puts together once, for the new rings."""
     daemon = triangle.lab.mcrd(triangle.relay, RULES)
@@ -63,13 +62,22 @@ def test_other_rings_lose_and_repeat_nothing(triangle: Triangle) -> None:
         assert "(its rings and workers are replaced, without loss)" in daemon.ctl("reload").stdout
     assert daemon.log().count("relieve ingress") == len(READ_BY)
     sent = [stream.stop()["sent"] for stream in streams]
-    wait_for(lambda: [counted("range"), counted("fragments")] == sent, "the last of it")
+    missed = triangle.source.missed("s0")  # none, unless the machine is very busy
+
+    def all_relayed() -> bool:
+        relayed = zip(sent, (counted("range"), counted("fragments")), strict=True)
+        return all(number - missed <= found <= number for number, found in relayed)
+
+    wait_for(all_relayed, f"the last of {sent}, but for {missed} that did not come to the host")
+    missed += triangle.relay.missed("r1")
     for receiver, number in zip((received, fragments), sent, strict=True):
         found = receiver.stop()
-        assert found["unique"] == number
-        assert (found["lost"], found["duplicated"], found["reordered"]) == (0, 0, 0)
+        assert number - missed <= found["unique"] <= number
+        assert found["lost"] <= missed
+        assert (found["duplicated"], found["reordered"]) == (0, 0)
     stats = daemon.stats()
-    assert [rule["received"]["packets"] for rule in stats["rules"].values()] == sent
+    for rule_, number in zip(stats["rules"].values(), sent, strict=True):
+        assert number - missed <= rule_["received"]["packets"] <= number
     dropped = stats["interfaces"]["r0"]["dropped"]
     assert not {k for k, n in dropped.items() if n} - {"unmatched"}  # MLD reports of the source
     assert "rings-renewed" not in daemon.log()
@@ -121,7 +129,8 @@ class Manager:
         kept = [f"{name}={number}" for name, numbers in self.kept.items() for number in numbers]
         env = {"NOTIFY_SOCKET": self.path, "FDSTORE": "1000"}
         env |= {"KEEPER": str(os.getpid()), "KEPT": " ".join(kept)}
-        program = (sys.executable, "-c", STARTED, console_script("mcrd"))
+        mcrd = with_a_fault(WITHOUT_A_SPARE)
+        program = (sys.executable, "-c", STARTED, *mcrd)
         return self.triangle.lab.mcrd(self.triangle.relay, rules, env=env, program=program)
 
     def close(self) -> None:
@@ -187,9 +196,12 @@ def test_a_restart_in_the_middle_loses_and_repeats_nothing(
     assert "2 rings" in daemon.log()
     flows()
     sent = stream.stop()["sent"]
-    wait_for(partial(relayed, sent - 1), "the last of it")
+    missed = triangle.source.missed("s0")
+    wait_for(partial(relayed, sent - missed - 1), "the last of it")
+    missed += triangle.relay.missed("r1")
     found = received.stop()
-    assert (found["unique"], found["duplicated"], found["reordered"]) == (sent, 0, 0)
+    assert sent - missed <= found["unique"] <= sent
+    assert (found["duplicated"], found["reordered"]) == (0, 0)
 
 
 def test_while_new_workers_do_not_start_the_old_ones_go_on(triangle: Triangle) -> None:
@@ -226,9 +238,12 @@ sys.exit(main())
     daemon.edit(f"{RULES}[interfaces.r0]\nworkers = 2\n")
     daemon.ctl("reload")
     wait_for(lambda: daemon.log().count("relieve ingress") == 3, "the third try")
-    wait_for(lambda: len(workers(daemon.pid)) == 2, "two workers")
+    wait_for(lambda: len(daemon.stats()["workers"]) == 2, "two workers")
     sent = stream.stop()["sent"]
-    wait_for(lambda: relayed() == sent, "the last of it")
+    missed = triangle.source.missed("s0")
+    wait_for(lambda: sent - missed <= relayed() <= sent, "the last of it")
+    missed += triangle.relay.missed("r1")
     found = received.stop()
-    assert (found["unique"], found["duplicated"], found["reordered"]) == (sent, 0, 0)
+    assert sent - missed <= found["unique"] <= sent
+    assert (found["duplicated"], found["reordered"]) == (0, 0)
     assert "thrown away" not in daemon.log()

@@ -57,6 +57,11 @@ def with_a_fault(fault: str) -> tuple[str, ...]:
     return (sys.executable, "-c", fault + main)
 
 
+WITHOUT_A_SPARE = """
+import mcrd.daemon.executor
+mcrd.daemon.executor.SETTLED = 1e9
+"""
+
 NETLINK = """
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -133,7 +138,8 @@ def test_a_worker_that_does_not_start_stops_no_watch_over_the_others(triangle: T
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
         manager.settimeout(END)
-        daemon = triangle.lab.mcrd(triangle.relay, A, env=env)
+        program = with_a_fault(WITHOUT_A_SPARE)
+        daemon = triangle.lab.mcrd(triangle.relay, A, env=env, program=program)
         flows(triangle)
         before = children(daemon.pid)
         (hanging,) = before

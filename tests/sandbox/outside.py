@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mcrd.dataplane import messages
-from mcrd.lanes import process
+from mcrd.lanes import spawn
 from mcrd.lanes.channel import WorkerError
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ingress, Worker
@@ -41,7 +41,7 @@ async def attempt(spec: dict[str, Any], names: Sequence[str], log: Path) -> None
     (ring,) = open_ingress(ingress, 1500)
     segment = Segment()
     inner = json.dumps({**spec, "attempts": names})
-    process.PROGRAM = ("-c", PROGRAM + "inside.run(sys.argv[1])", inner)
+    spawn.PROGRAM = ("-c", PROGRAM + "inside.run(sys.argv[1])", inner)
     bench = Bench("r0", Worker(ingress, engine=spec["engine"]), ring, segment)
     pid = bench.process.pid
     try:

@@ -198,7 +198,7 @@ def test_strict_is_no_matter_where_all_layers_hold(triangle: Triangle) -> None:
 TAKEN_OVER = """
 import json, sys
 sys.path.insert(0, {repository!r})
-from mcrd.lanes import process as workers
+from mcrd.lanes import spawn as workers
 program = "import sys; sys.path.insert(0, {repository!r}); from tests.sandbox import inside; "
 spec = dict(off=[], attempts=[{attempt!r}] * 100, helper={helper!r})
 workers.PROGRAM = ("-c", program + "inside.run(sys.argv[1])", json.dumps(spec))

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.lanes import process as workers
+from mcrd.lanes import spawn as workers
 from mcrd.lanes.channel import WorkerError, unheard
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.orders import is_fit, may_have

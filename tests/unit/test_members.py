@@ -17,7 +17,7 @@ import pytest
 from mcrd.dataplane._dataplane import ffi
 
 from mcrd.dataplane import messages
-from mcrd.lanes import process as workers
+from mcrd.lanes import spawn as workers
 from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets, Wanted
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment

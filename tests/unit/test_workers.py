@@ -16,6 +16,7 @@ import pytest
 from mcrd.dataplane._dataplane import lib
 
 from mcrd.lanes import process as workers
+from mcrd.lanes import spawn
 from mcrd.lanes.process import WorkerProcess, describe_end, link_layer
 from mcrd.planning.resources import Ingress, Worker
 
@@ -61,7 +62,7 @@ def stubborn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     As it is in a system call that cannot be interrupted: a file server or a device that is hung.
     """
-    monkeypatch.setattr(workers, "PROGRAM", ("-c", "import time; time.sleep(1000)"))
+    monkeypatch.setattr(spawn, "PROGRAM", ("-c", "import time; time.sleep(1000)"))
     monkeypatch.setattr(workers, "END_TIMEOUT", 0.05)
     monkeypatch.setattr(workers, "KILL_TIMEOUT", 0.05)
     monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
