@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 _REMEDIES = {
     errno.EMFILE: "raise the limit on open files (LimitNOFILE= of the service, or ulimit -n)",
@@ -20,6 +21,12 @@ _REMEDIES = {
 
 WANTING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 """Errors of a host, or of a service, that has no more to give."""
+
+
+def passes(error: OSError) -> bool:
+    """Whether a file may be read a little later, though nobody does anything about it."""
+    return error.errno in WANTING or error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+
 
 NEVER = frozenset(
     (
@@ -52,3 +59,8 @@ def with_remedy(error: OSError) -> str:
     """As named(), with what to do where that can be said."""
     remedy = _REMEDIES.get(error.errno or 0)
     return f"{named(error)}; {remedy}" if remedy is not None else named(error)
+
+
+def no_memory() -> OSError:
+    """What the kernel said when the interpreter raised a MemoryError."""
+    return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from mcrd.errors import NEVER, NeverError, with_remedy, words
+from mcrd.errors import NEVER, NeverError, no_memory, with_remedy, words
 from mcrd.events import tell
 
 PAUSE_FIRST = 0.1  # seconds until a task that has ended begins anew
@@ -134,6 +134,8 @@ def log_uncaught(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 
 def describe(error: BaseException) -> str:
     """The error in words, if it is of the system; anything else is a bug, and has its traceback."""
+    if isinstance(error, MemoryError):
+        error = no_memory()
     if isinstance(error, OSError):
         return words(error)
     return f"{error!r}\n{''.join(traceback.format_exception(error))}".rstrip()

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
+# Here: where nothing can be opened, nothing more is imported.
+from mcrd.errors import no_memory, with_remedy
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from pathlib import Path
@@ -42,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except OSError as error:
-        from mcrd.errors import with_remedy  # noqa: PLC0415
-
         print(f"mcrd: cannot start: {with_remedy(error)}", file=sys.stderr)
+    except MemoryError:
+        print(f"mcrd: cannot start: {with_remedy(no_memory())}", file=sys.stderr)
     except ImportError as error:  # of a library that could not be read, as in want of memory
         print(f"mcrd: cannot start: {error}", file=sys.stderr)
     return 1
@@ -129,7 +132,7 @@ def _relay(path: Path, control: Path, log_level: str | None) -> str:
     from mcrd import config  # noqa: PLC0415
     from mcrd.client import ControlError  # noqa: PLC0415
     from mcrd.daemon.supervisor import Supervisor  # noqa: PLC0415
-    from mcrd.errors import NeverError, with_remedy  # noqa: PLC0415
+    from mcrd.errors import NeverError  # noqa: PLC0415
     from mcrd.model import Config  # noqa: PLC0415
     from mcrd.systemd.notify import Notify  # noqa: PLC0415
     from mcrd.tasks import describe  # noqa: PLC0415

@@ -16,7 +16,7 @@ import tomli
 from mcrd.config.positions import DEEPEST, Positions
 from mcrd.config.problems import ConfigError, Problem, Report, key_text
 from mcrd.config.syntax import slip
-from mcrd.errors import words
+from mcrd.errors import passes, words
 from mcrd.files import read_file
 from mcrd.model import Place
 
@@ -31,7 +31,8 @@ def read_text(file: str) -> bytes:
         return read_file(file)
     except OSError as error:
         who = f" (as {_user()})" if error.errno == errno.EACCES else ""
-        _refuse(Place(file, 0, 0), f"cannot read: {words(error)}{who}")
+        what = Problem(Place(file, 0, 0), "", f"cannot read: {words(error)}{who}", passes(error))
+        raise ConfigError([what]) from None
     except ValueError as error:  # a NUL in the path
         _refuse(Place(file, 0, 0), f"cannot read: {error}")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from mcrd.config.problems import Report, printable
 from mcrd.config.walk import WRONG
-from mcrd.errors import words
+from mcrd.errors import passes, words
 from mcrd.files import absolute, read_file
 
 
@@ -29,7 +29,7 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
         try:
             names = _matching(pattern, directory)
         except OSError as error:
-            report.value(path, f"cannot read {error.filename}: {words(error)}")
+            report.value(path, f"cannot read {error.filename}: {words(error)}", passes(error))
             continue
         for name in names:
             real = os.path.realpath(name)
@@ -41,7 +41,8 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
                     raise OSError(errno.EINVAL, "the name has characters that cannot be printed")
                 text = read_file(name)
             except OSError as error:
-                report.value(path, f"cannot read {printable(name)}: {words(error)}")
+                why = f"cannot read {printable(name)}: {words(error)}"
+                report.value(path, why, passes(error))
             else:
                 yield name, text
 

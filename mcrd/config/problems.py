@@ -22,12 +22,13 @@ _MOST_DIGITS = 20
 class Problem:
     """One thing that is wrong. `key` is empty where there is none, as in a syntax error.
 
-    Line 0 in `place` means the file as a whole.
+    Line 0 in `place` means the file as a whole. `passing` is what the host could not give now.
     """
 
     place: Place
     key: str
     message: str
+    passing: bool = False
 
     def __str__(self) -> str:
         where = str(self.place) if self.place.line else self.place.file
@@ -40,6 +41,11 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__(self.problems)
+
+    @property
+    def passing(self) -> bool:
+        """Whether the files may be right, and could not be read now."""
+        return any(problem.passing for problem in self.problems)
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
@@ -70,9 +76,9 @@ class Report:
         """The place of the key at the end of a path."""
         return self._in_the_file(*self._positions.key(path))
 
-    def value(self, path: KeyPath, message: str) -> None:
-        """The value at the path is wrong."""
-        self._add(self._positions.value(path), path, message)
+    def value(self, path: KeyPath, message: str, passing: bool = False) -> None:
+        """The value at the path is wrong; or `passing`, what it names could not be had now."""
+        self._add(self._positions.value(path), path, message, passing)
 
     def key(self, path: KeyPath, message: str) -> None:
         """The key at the end of the path is wrong, whatever its value."""
@@ -90,8 +96,10 @@ class Report:
             for found in ordered
         ]
 
-    def _add(self, where: tuple[int, int], path: KeyPath, message: str) -> None:
-        found = Problem(Place(self.file, *where), key_text(path), message)
+    def _add(
+        self, where: tuple[int, int], path: KeyPath, message: str, passing: bool = False
+    ) -> None:
+        found = Problem(Place(self.file, *where), key_text(path), message, passing)
         if found not in self.problems:  # the rules of one table may all have it
             self.problems.append(found)
 

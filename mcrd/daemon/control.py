@@ -22,6 +22,8 @@ from mcrd.answers import PROTOCOL, Reply
 from mcrd.client import CONNECT_TIMEOUT, ControlError
 from mcrd.daemon.audit import Peer, tell_asked, trusted
 from mcrd.errors import WANTING, with_remedy, words
+from mcrd.events import tell
+from mcrd.tasks import describe
 
 REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
@@ -159,8 +161,11 @@ class Server:
             return _encode(Reply(errors=list(error.lines), logged=error.logged))
         except _GoneError:
             raise
-        except Exception as error:  # a bug in one answer must not end the daemon
-            log.exception("control request failed")
+        except Exception as error:  # noqa: BLE001  # a bug in one answer must not end the daemon
+            text, command = "the request %s failed: %s", repr(request.command)
+            tell(log, logging.ERROR, "request-failed", text, command, describe(error), task=command)
+            if isinstance(error, OSError):
+                return _encode(Reply(errors=[f"{request.command}: {with_remedy(error)}"]))
             return _encode(Reply(errors=[f"internal error: {error!r}"]))
 
     async def _while_asked(self, request: Request, writer: asyncio.StreamWriter) -> Any:

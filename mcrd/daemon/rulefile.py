@@ -22,6 +22,8 @@ from mcrd.files import read_file
 from mcrd.model import Config
 from mcrd.tasks import Tasks
 
+READ_AGAIN = 5.0  # seconds after the host had no more to give
+LOOK_AGAIN = 1.0  # seconds after a look at the files that the kernel refused
 REFUSED_AGAIN = 60.0  # seconds in which the same problems of the rule file are told once
 
 log = logging.getLogger(__name__)
@@ -91,6 +93,8 @@ class RuleFile:
                 self._digest = digest
         except ConfigError as error:
             self.errors = [str(problem) for problem in error.problems]
+            if error.passing and self._running.daemon.watch:
+                asyncio.get_running_loop().call_later(READ_AGAIN, self._tell_saved)
             raise
         if self.errors:
             tell(log, logging.INFO, "config-good", "the rule file is good again")
@@ -139,6 +143,10 @@ class RuleFile:
                 else:
                     log.warning("%s has gone; the rules that run stay as they are", self.path)
                     self._digest = digest
+        except OSError:
+            # Nothing else would tell of this save again.
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self.changed)
+            raise
         finally:
             self._comparing = False
 

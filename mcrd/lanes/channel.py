@@ -23,6 +23,9 @@ from mcrd.planning.resources import Egress
 
 IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
 
+PASSING = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
+"""Errors of sending for which the message, and the worker, only have to wait."""
+
 Answer = asyncio.Future[messages.Answer]
 
 log = logging.getLogger(__name__)
@@ -182,10 +185,12 @@ class Channel(ABC):
                 socket.send_fds(self._channel, [first.data], list(first.descriptors))
             except OSError as error:
                 # ETOOMANYREFS: descriptors under way count until they are received (unix(7)).
-                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
+                if error.errno in PASSING:
                     self._loop.add_writer(self._channel, self._flush)
                     return
                 self._close_channel()
+                if error.errno not in (errno.EPIPE, errno.ECONNRESET):  # else it has ended itself
+                    self.kill(f"ended, because it could not be told anything: {named(error)}")
                 return
             self._in_flight += 1
             self._outgoing.popleft()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
 import os
 import socket
@@ -24,6 +25,7 @@ DEBUG_LINES = 2000
 BYTES = 512 * 1024
 LINES_IN = 60.0  # seconds
 LINE = 1000  # characters
+TRACEBACK = "Traceback (most recent call last):"
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +77,21 @@ class Demand:
             self._outstanding = max(0, self._outstanding - 1)
 
 
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _is_of_the_kernel(line: str) -> bool:
+    """Whether the end of a traceback names an error that a call to the kernel had, or led to."""
+    kind = getattr(builtins, line.strip().partition(":")[0], None)
+    return isinstance(kind, type) and issubclass(kind, OSError | MemoryError | ImportError)
+
+
 class Words:
     """What a worker writes to its stderr, as lines of the log, of our form and number.
 
     The traceback of an interpreter, the last words of the C library, or what the sandbox forbade.
+    A traceback that ends with what the kernel refused is no bug: its last line is all of it.
     Beyond so many lines or bytes a minute nobody reads: the pipe is full then, and what the
     worker writes is lost.
     """
@@ -90,6 +103,7 @@ class Words:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._rest = b""
+        self._traceback: list[str] = []
         self._lines = self._debug_lines = self._bytes = 0
         self._resume: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._reader, self._read)
@@ -98,7 +112,8 @@ class Words:
         """Read what is left, as far as it may."""
         while self._reader >= 0 and self._bytes < BYTES and self._read():
             pass
-        self._say(self._rest)
+        self._hear(self._rest)
+        self._say_traceback()
         if self._resume is not None:
             self._resume.cancel()
         if self._reader >= 0:
@@ -117,7 +132,7 @@ class Words:
         self._bytes += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._say(line)
+            self._hear(line)
         self._rest = self._rest[:LINE]
         if self._resume is None:
             self._resume = self._loop.call_later(LINES_IN, self._begin_anew)
@@ -131,10 +146,28 @@ class Words:
             self._loop.add_reader(self._reader, self._read)
         self._lines = self._debug_lines = self._bytes = 0
 
-    def _say(self, line: bytes) -> None:
+    def _hear(self, line: bytes) -> None:
         text = messages.printable(line[:LINE].decode("latin-1"))
         if not text.strip():
             return
+        if self._traceback:
+            if _depth(text) > _depth(self._traceback[0]) and len(self._traceback) < LINES:
+                self._traceback.append(text)
+                return
+            if _is_of_the_kernel(text):
+                self._traceback.clear()
+            self._say_traceback()
+        if text.lstrip() == TRACEBACK:
+            self._traceback = [text]
+        else:
+            self._say(text)
+
+    def _say_traceback(self) -> None:
+        held, self._traceback = self._traceback, []
+        for text in held:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
         if text.startswith(messages.DEBUG):
             self._debug_lines += 1
             if self._debug_lines <= DEBUG_LINES:

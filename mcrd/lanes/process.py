@@ -89,9 +89,16 @@ class WorkerProcess(Channel):
         spawned = spare or Spawned()
         self._process, self._pidfd = spawned.process, spawned.pidfd
         super().__init__(spawned.channel)
-        self._words = Words(f"{worker} (pid {self.pid})", worker.ingress.interface, spawned.errors)
-        self._listen()
-        self._loop.add_reader(self._pidfd, self._reap)
+        who = f"{worker} (pid {self.pid})"
+        try:
+            self._words = Words(who, worker.ingress.interface, spawned.errors)
+            self._listen()
+            self._loop.add_reader(self._pidfd, self._reap)
+        except OSError:  # the loop has no room for one of them
+            for reader in (spawned.errors, spawned.channel):
+                self._loop.remove_reader(reader)
+            spawned.end()
+            raise
 
     @property
     def pid(self) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -63,6 +64,8 @@ class Daemon:
                 return "gone on"
             case "bug":
                 raise KeyError("a bug")
+            case "out of memory":
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             case "unspeakable":
                 return Unspeakable()
             case "problems":
@@ -206,7 +209,21 @@ def test_a_bug_is_answered_and_logged_and_the_server_lives(
 
     asyncio.run(scenario())
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert record.exc_info is not None
+    assert "Traceback" in record.getMessage()
+
+
+def test_what_the_kernel_refuses_is_answered_and_is_no_bug(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with serving(path), connected(path) as client:
+            await client.say(b'{"command": "out of memory"}\n')
+            (error,) = (await client.hear())["errors"]
+            assert error.startswith("out of memory: Cannot allocate memory (ENOMEM); there is no")
+
+    asyncio.run(scenario())
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == "the request 'out of memory' failed: Cannot allocate memory"
 
 
 def test_an_answer_of_many_megabytes(path: Path, run: Run) -> None:

@@ -8,6 +8,8 @@ import ast
 import asyncio
 import errno
 import os
+import subprocess
+import sys
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -79,3 +81,15 @@ def test_all_words_of_errors_come_from_one_place() -> None:
         and node.value.id == "error"
     ]
     assert found == []
+
+
+def test_where_nothing_can_be_opened_any_more_the_daemon_ends_with_a_line() -> None:
+    """Not even modules can be imported."""
+    code = (
+        "import resource; from mcrd.cli.mcrd import main;"
+        " resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); raise SystemExit(main([]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mcrd: cannot start: Too many open files (EMFILE); raise the")
+    assert done.stderr.count("\n") == 1

@@ -191,6 +191,37 @@ def test_what_it_writes_into_the_log_is_lines_of_ours(
     assert len(lines) == 61
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("open('/proc/self/mem', 'rb').read(1)", ["OSError: [Errno 5] Input/output error"]),
+        ("import mcrd.nothing", ["ModuleNotFoundError: No module named 'mcrd.nothing'"]),
+        (
+            "{}['a bug']",
+            [
+                "Traceback (most recent call last):",
+                '  File "<string>", line 1, in <module>',
+                "KeyError: 'a bug'",
+            ],
+        ),
+    ],
+)
+def test_what_the_kernel_refuses_a_worker_is_a_line_and_a_bug_has_its_traceback(
+    code: str, said: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "PROGRAM", ("-c", code))
+
+    async def scenario() -> int:
+        ended = asyncio.Event()
+        process = WorkerProcess(Worker(Ingress("r0", 1)), lambda *_: ended.set(), lambda *_: None)
+        await asyncio.wait_for(ended.wait(), TIMEOUT)
+        return process.pid
+
+    pid = asyncio.run(scenario())
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"worker of r0 (pid {pid}): {line}" for line in said]
+
+
 def test_counters_may_say_anything_at_any_time() -> None:
     """The segment is the worker's to write: what is read is numbers, and nothing is believed."""
     segment, ledger = Segment(), Ledger()
