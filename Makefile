@@ -8,6 +8,8 @@
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
 #   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
+#   make faults      system calls of the daemon fail, one at a time, in an order that it prints (needs
+#                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
 #   make page        builds the page of mcrd-web from web/ (needs node and npm)
 #   make test-web    the page in a browser (needs root, chromium, node and npm)
 #   make screenshot  docs/web.png, of the demo's network (needs root and chromium)
@@ -45,7 +47,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels faults page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -58,7 +60,7 @@ demo: setup
 
 # Three at a time, since most tests on packets wait most of the time, but for those that
 # have to be alone. First what takes longest in one piece; last what comes in many small ones.
-DIRECTORIES := $(addprefix tests/,system sandbox dataplane unit web network)
+DIRECTORIES := $(addprefix tests/,system sandbox dataplane unit web faults network)
 SIDE_BY_SIDE := -n 3 -m "not alone" $(DIRECTORIES)
 ALONE := -m alone $(DIRECTORIES)
 RUN = $(if $(ARGS),$(PYTEST) $(LONG) $(ARGS),status=0; \
@@ -77,6 +79,9 @@ test-fresh:
 
 test-kernels:
 	@scripts/kernels $(KERNEL)
+
+faults: setup
+	@$(VENV)/python -m tests.faults $(ARGS)
 
 web/node_modules: web/package-lock.json
 	$(AS_OWNER) npm --prefix web ci --silent --ignore-scripts

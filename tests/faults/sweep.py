@@ -1,0 +1,300 @@
+"""Each case is a daemon of which one system call fails: at its start, or while it runs."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mcrd.client import ControlError
+from tests.faults.calls import ERRORS, NEVER, OF_A_WORKER
+from tests.faults.world import A, B, World, by_engine
+from tests.lab import Mcrd, wait_for
+from tests.lab.daemon import console_script
+from tests.lab.processes import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+START, RUNNING = "start", "running"
+STARTS_WITHIN = 2 * PATIENCE  # seconds
+IN_VAIN = 10.0  # seconds after which what is said to have failed may still be tried
+OF_A_SPARE = 3  # descriptors of the process that waits to be the next worker, or is not there yet
+QUIET = re.compile(r"(\S+ \S+ )?(INFO|DEBUG): ")
+
+
+class Fault(Exception):  # noqa: N818  # it is the daemon's
+    """The daemon did what it must not."""
+
+
+class Case(NamedTuple):
+    """One call fails with one error, in the words of strace(1): `when` is 3, or 3+ for good."""
+
+    phase: str
+    engine: str
+    call: str
+    error: str
+    when: str
+
+    def __str__(self) -> str:
+        return ":".join(self)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it goes on failing."""
+        return self.when.endswith("+")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Those of strace."""
+        inject = f"inject={self.call}:error={self.error}:when={self.when}"
+        return ("-f", "-qqq", "-o", "/dev/null", "-e", f"trace={self.call}", "-e", inject)
+
+
+def cases(
+    phase: str,
+    engine: str,
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    dice: random.Random,
+) -> Iterator[Case]:
+    """All calls that are made `after`, and not only `before`; once and for good."""
+    if unknown := after.keys() - ERRORS.keys() - NEVER:
+        raise Fault(f"tests/faults/calls.py says nothing of {' '.join(sorted(unknown))}")
+    for call, errors in ERRORS.items():
+        first, last = before.get(call, 0) + 1, after.get(call, 0)
+        if last < first:
+            continue
+        last = min(last, 8) if phase == RUNNING else last
+        for error in errors.split():
+            if phase == RUNNING and error == "EACCES":
+                continue  # a permission that comes back is a change of the file
+            yield Case(phase, engine, call, error, f"{first}")
+            yield Case(phase, engine, call, error, f"{dice.randint(first, last)}")
+            if error != "EINTR":  # no kernel interrupts a call each time
+                yield Case(phase, engine, call, error, f"{dice.randint(first, last)}+")
+
+
+def said(daemon: Mcrd) -> list[str]:
+    """The lines of the log that are more than news; a traceback is a Fault."""
+    log = daemon.log()
+    for word in ("Traceback", "Exception ignored", "internal error"):
+        if word in log:
+            raise Fault(f"{word}:\n{log}")
+    return [line for line in log.splitlines() if not QUIET.match(line)]
+
+
+def ended_well(daemon: Mcrd) -> str:
+    """Check what it said at its end."""
+    lines = [line for line in said(daemon) if line.startswith("mcrd: ")]
+    if daemon.process.returncode != 1 or len(lines) != 1:
+        raise Fault(f"ended with {daemon.process.returncode}:\n{daemon.log()}")
+    return f"ended: {lines[0]}"
+
+
+def outcome(daemon: Mcrd) -> str:
+    """What became of a start: `active`, `ended`, or `tries`, which it goes on with.
+
+    What fails once does so in each worker.
+    """
+    began = time.monotonic()
+
+    def found() -> str:
+        if daemon.process.poll() is not None:
+            return "ended"
+        with contextlib.suppress(ControlError):
+            status = daemon.status()
+            if status["rules"].get("active") == 1 and not status["pending"]:
+                return "active"
+        if time.monotonic() - began > IN_VAIN and (lines := said(daemon)):
+            return "" if lines[-1].startswith("mcrd: ") else "tries"  # else it is about to end
+        return ""
+
+    try:
+        return wait_for(found, "an end", STARTS_WITHIN, 0.1)
+    except TimeoutError:
+        return "tries"
+
+
+def stop(daemon: Mcrd) -> None:
+    """End it as an administrator would."""
+    try:
+        code = daemon.stop(2 * PATIENCE)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        raise Fault(f"it does not stop:\n{daemon.log()}") from None
+    if code != 0:
+        raise Fault(f"stopped, it ended with {code}:\n{daemon.log()}")
+    said(daemon)
+
+
+def start(world: World, case: Case) -> str:
+    """It starts and relays; goes on trying, and says so; or ends with a line."""
+    program = ("strace", "-D", "--seccomp-bpf", *case.options, console_script("mcrd"))
+    daemon = Mcrd(world.relay, by_engine(A, case.engine), (), None, program)
+    how = outcome(daemon)
+    if how == "ended":
+        return ended_well(daemon)
+    try:
+        if how == "tries":
+            lines = said(daemon) or [line for line in ("no log",) if case.call == "write"]
+            if not lines:
+                raise Fault(f"neither runs nor ends:\n{daemon.log()}")
+            how = f"tries: {lines[-1]}"
+        elif not case.lasting:
+            flows(world, daemon)
+        else:
+            accounts(world, daemon)
+    finally:
+        stop(daemon)
+    said(daemon)
+    return how
+
+
+def flows(world: World, daemon: Mcrd, *groups: str) -> None:
+    """All of a stream arrives, for each group."""
+    for group in groups or ("239.1.1.1",):
+        try:
+            world.begins_to_flow(group)
+        except TimeoutError as error:
+            raise Fault(f"{error}:\n{daemon.log()}") from None
+        if lost := world.lost(group):
+            raise Fault(f"{lost} packets to {group} lost:\n{daemon.log()}")
+
+
+def accounts(world: World, daemon: Mcrd) -> None:
+    """What does not arrive is in a counter, or a line of the log says what is wrong."""
+    lost = world.lost()
+    if not lost or said(daemon):
+        return
+    with contextlib.suppress(ControlError):
+        output = daemon.stats()["rules"]["a"]["outputs"][0]
+        if sum(output["errors"].values()) >= lost:
+            return
+    raise Fault(f"{lost} packets lost, and nothing said:\n{daemon.log()}")
+
+
+class Attached:
+    """strace(1) at a daemon that runs, and at its workers."""
+
+    def __init__(self, daemon: Mcrd, case: Case) -> None:
+        self._process = subprocess.Popen(("strace", *case.options, "-p", str(daemon.pid)))
+        try:
+            wait_for(lambda: _traced(daemon.pid), "strace", interval=0.02)
+        except TimeoutError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go: the calls work again."""
+        self._process.kill()  # told to end, it may wait for a child that it has stopped itself
+        self._process.wait()
+
+
+def _traced(pid: int) -> bool:
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    return not any("TracerPid:\t0\n" in text for text in texts)
+
+
+def descriptors(daemon: Mcrd) -> int:
+    """How many the supervisor has open."""
+    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+
+@contextlib.contextmanager
+def running(world: World) -> Iterator[Runner]:
+    """For cases while a daemon runs, which is ended with this."""
+    runner = Runner(world)
+    yield runner
+    runner.stop()
+
+
+class Runner:
+    """Cases while a daemon runs; one daemon takes many, as long as nothing is wrong with it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._daemon: Mcrd | None = None
+        self._engine = ""
+        self._most = 0  # descriptors that it may have
+
+    def stop(self) -> None:
+        """End the daemon, if there is one."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is not None and daemon.process.poll() is None:
+            stop(daemon)
+
+    def run(self, case: Case) -> str:
+        """It goes on, and all is well when the call works again; or it ends with a line."""
+        try:
+            return self._run(case)
+        except Exception:
+            daemon, self._daemon = self._daemon, None
+            if daemon is not None and daemon.process.poll() is None:
+                daemon.kill()
+            raise
+
+    def _run(self, case: Case) -> str:
+        if self._daemon is None or self._engine != case.engine:
+            self.stop()
+            self._daemon = self._world.lab.mcrd(self._world.relay, by_engine(A, case.engine))
+            self._engine = case.engine
+            flows(self._world, self._daemon)
+            self._most = self._settled(A) + OF_A_SPARE
+        daemon, world = self._daemon, self._world
+        daemon.edit(by_engine(A, case.engine))
+        before, mark = self._settled(A), len(daemon.log())
+        attached = Attached(daemon, case)
+        try:
+            world.happen(daemon, by_engine(A + B, case.engine), case.call in OF_A_WORKER)
+        finally:
+            attached.release()
+        if daemon.process.poll() is not None:
+            self._daemon = None
+            return ended_well(daemon)
+        said(daemon)
+        self._settled(A + B)  # what was saved meanwhile, too
+        flows(world, daemon, "239.1.1.1", "239.1.1.2")
+        daemon.edit(by_engine(A, case.engine))
+        after = self._settled(A, self._most if case.call != "close" else 0)
+        said(daemon)
+        if case.call == "close":  # what was not closed is open for good
+            self._most += max(0, after - before)
+        lines = [line for line in daemon.log()[mark:].splitlines() if not QUIET.match(line)]
+        return f"goes on ({after - before:+d}): {lines[0] if lines else ''}"
+
+    def _settled(self, rules: str, most: int = 0) -> int:
+        """Wait until the daemon has this file, and at most so many descriptors; return them."""
+        daemon = self._daemon
+        assert daemon is not None
+        names = set(re.findall(r"^\[rules\.(\w+)\]", rules, re.MULTILINE))
+        seen = ""
+
+        def settled() -> bool:
+            nonlocal seen
+            if daemon.process.poll() is not None:
+                raise Fault(f"it ended with {daemon.process.returncode}:\n{daemon.log()}")
+            with contextlib.suppress(ControlError):
+                status, now = daemon.status(), daemon.rules()
+                seen = f"{status} {now}"
+                return (
+                    now.keys() == names
+                    and all(entry["state"] == "active" for entry in now.values())
+                    and not status["pending"]
+                    and (not most or descriptors(daemon) <= most)
+                )
+            return False
+
+        try:
+            wait_for(settled, f"{names}", 3 * PATIENCE, 0.05)
+        except TimeoutError:
+            count = f"{descriptors(daemon)} descriptors, {most} before"
+            raise Fault(f"it does not recover: {count}: {seen}\n{daemon.log()}") from None
+        return descriptors(daemon)
