@@ -206,29 +206,33 @@ static void note_other(struct inspected *flow, struct inspect_counters *counters
 	flow->others++;
 }
 
-static void note_ts(struct inspected *flow, const uint8_t *data, uint32_t length, uint64_t now,
-		   struct inspect_counters *counters)
+static __attribute__((noinline)) int begin_ts(struct inspected *flow)
 {
 	if (!flow->ts)
 		flow->ts = calloc(1, sizeof(*flow->ts));
-	if (!flow->ts) {
-		count(&counters->not_inspected, 1);
-		return;
-	}
-	flow->formats |= IS_TS;
-	note_format(counters, IS_TS);
-	ts_note(flow->ts, data, length, now, counters);
+	if (flow->ts)
+		flow->formats |= IS_TS;
+	return flow->ts != NULL;
 }
 
-/* Over UDP or RTP. A packet that is spoilt may be one of them still. */
-static void inspect_ts(struct inspected *flow, const uint8_t *data, uint32_t length, uint64_t now,
-		       struct inspect_counters *counters)
+static inline void note_ts(struct inspected *flow, const uint8_t *data, uint32_t length, uint64_t now,
+			   struct inspect_counters *counters)
+{
+	flow->others = 0;
+	note_format(counters, IS_TS);
+	if (flow->formats & IS_TS || begin_ts(flow))
+		ts_note(flow->ts, data, length, now, counters);
+	else
+		count(&counters->not_inspected, 1);
+}
+
+/* Over RTP; or of a packet that is spoilt, and may be one of them still. */
+static __attribute__((noinline)) void inspect_wrapped_ts(struct inspected *flow, const uint8_t *data, uint32_t length,
+							 uint64_t now, struct inspect_counters *counters)
 {
 	struct rtp_packet packet;
 
-	if (length >= TS_PACKET && data[0] == 0x47) {
-		note_ts(flow, data, length, now, counters);
-	} else if (rtp_parse(data, length, &packet) && (ts_is(packet.payload, packet.length) || flow->formats & IS_RTP)) {
+	if (rtp_parse(data, length, &packet) && (ts_is(packet.payload, packet.length) || flow->formats & IS_RTP)) {
 		flow->formats |= IS_RTP;
 		note_format(counters, IS_RTP);
 		rtp_note(&flow->rtp, &packet, now, counters);
@@ -237,9 +241,17 @@ static void inspect_ts(struct inspected *flow, const uint8_t *data, uint32_t len
 		note_ts(flow, data, length, now, counters);
 	} else {
 		note_other(flow, counters);
-		return;
 	}
-	flow->others = 0;
+}
+
+/* Over UDP or RTP. */
+static inline void inspect_ts(struct inspected *flow, const uint8_t *data, uint32_t length, uint64_t now,
+			      struct inspect_counters *counters)
+{
+	if (length >= TS_PACKET && data[0] == TS_SYNC)
+		note_ts(flow, data, length, now, counters);
+	else
+		inspect_wrapped_ts(flow, data, length, now, counters);
 }
 
 static void inspect_rtp(struct inspected *flow, const uint8_t *data, uint32_t length, uint64_t now,
@@ -285,7 +297,8 @@ static void inspect_sequence(struct inspector *inspector, struct inspected *flow
 	for (i = 0; i < settings->bytes; i++)
 		number = number << 8 | data[settings->little ? settings->bytes - 1 - i : i];
 	note_format(inspector->counters, 1 << INSPECT_SEQUENCE);
-	sequence_note(&flow->sequence, &inspector->kind, number, now, inspector->counters);
+	if (!sequence_goes_on(&flow->sequence, inspector->kind.mask, number))
+		sequence_note(&flow->sequence, &inspector->kind, number, now, inspector->counters);
 }
 
 /* One datagram may look like RTP by chance: two in a row do not. */

@@ -5,7 +5,7 @@
 
 #include "rtp.h"
 
-enum { TS_PACKET = 188, TS_PIDS = 8192, TS_CLOCKS = 8 /* PIDs of a flow whose PCRs are followed */ };
+enum { TS_PACKET = 188, TS_SYNC = 0x47, TS_PIDS = 8192, TS_CLOCKS = 8 /* PIDs of a flow whose PCRs are followed */ };
 
 struct ts_clock {
 	uint16_t pid;
@@ -17,7 +17,7 @@ struct ts_clock {
 struct ts {
 	uint32_t clock_count;
 	struct ts_clock clocks[TS_CLOCKS];
-	uint8_t pids[TS_PIDS]; /* the continuity counter before, and whether there was one, and a duplicate */
+	uint8_t pids[TS_PIDS]; /* the continuity counter that follows, and whether one was before, and a duplicate */
 };
 
 /* Does it look like packets of a transport stream? */

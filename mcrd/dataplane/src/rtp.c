@@ -9,7 +9,7 @@
 
 #define PAUSE_NS (10 * SECOND_NS)
 
-enum { HEADER = 12, TICKS = 2000000 /* ten seconds of the fastest clock */ };
+enum { TICKS = 2000000 /* ten seconds of the fastest clock */ };
 
 static const struct sequence_kind kind = {
 	.mask = 0xffff,
@@ -17,62 +17,6 @@ static const struct sequence_kind kind = {
 	.near = SEQUENCE_NEAR,
 	.window = SEQUENCE_WINDOW,
 };
-
-static uint16_t read_16(const uint8_t *data)
-{
-	return (uint16_t)(data[0] << 8 | data[1]);
-}
-
-static uint32_t read_32(const uint8_t *data)
-{
-	return (uint32_t)read_16(data) << 16 | read_16(data + 2);
-}
-
-int rtp_parse(const uint8_t *data, uint32_t length, struct rtp_packet *packet)
-{
-	uint32_t header, padding = 0;
-
-	if (length < HEADER || data[0] >> 6 != 2)
-		return 0;
-	packet->type = data[1] & 0x7f;
-	header = HEADER + 4 * (data[0] & 15U);
-	if (packet->type - 64U < 32 || header > length)
-		return 0;
-	if (data[0] & 0x10) { /* an extension: two bytes, and its length in words */
-		if (header + 4 > length)
-			return 0;
-		header += 4 + 4 * (uint32_t)read_16(data + header + 2);
-	}
-	if (data[0] & 0x20)
-		padding = data[length - 1];
-	if (header + padding > length)
-		return 0;
-	packet->sequence = read_16(data + 2);
-	packet->timestamp = read_32(data + 4);
-	packet->ssrc = read_32(data + 8);
-	packet->payload = data + header;
-	packet->length = length - header - padding;
-	return 1;
-}
-
-uint64_t jitter_note(struct jitter *jitter, int64_t deviation)
-{
-	uint64_t size = (uint64_t)(deviation < 0 ? -deviation : deviation);
-
-	jitter->sixteen += size - ((jitter->sixteen + 8) >> 4);
-	return jitter->sixteen >> 4;
-}
-
-void jitter_show(const struct jitter_gauge *gauge, uint64_t before, uint64_t jitter, uint64_t now)
-{
-	/* Who is the worst, and gets better, shows that; and so does anybody when it has come to an end. */
-	if (jitter > *gauge->shown || before == *gauge->shown || now - *gauge->at > (uint64_t)SECOND_NS) {
-		__atomic_store_n(gauge->shown, jitter, __ATOMIC_RELAXED);
-		__atomic_store_n(gauge->at, now, __ATOMIC_RELAXED);
-	}
-	if (jitter > *gauge->most)
-		__atomic_store_n(gauge->most, jitter, __ATOMIC_RELAXED);
-}
 
 static uint64_t tick_of(uint64_t rate)
 {
@@ -94,7 +38,7 @@ static uint64_t tick_of_type(uint8_t type)
 }
 
 /* The clock of a dynamic payload type, from how far it went in the second or so since `since_time`. */
-static void tell_clock(struct rtp_source *source, uint32_t timestamp, uint64_t now)
+static __attribute__((noinline)) void tell_clock(struct rtp_source *source, uint32_t timestamp, uint64_t now)
 {
 	static const uint32_t rates[] = { 8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 90000, 96000, 192000 };
 	int64_t took = (int64_t)(now - source->since_time);
@@ -112,8 +56,8 @@ static void tell_clock(struct rtp_source *source, uint32_t timestamp, uint64_t n
 	source->since_time = now;
 }
 
-static void note_jitter(struct rtp_source *source, const struct rtp_packet *packet, uint64_t now,
-			struct inspect_counters *counters)
+static inline void note_jitter(struct rtp_source *source, const struct rtp_packet *packet, uint64_t now,
+			       struct inspect_counters *counters)
 {
 	int64_t took = (int64_t)(now - source->time), ticks = (int32_t)(packet->timestamp - source->timestamp);
 	const struct jitter_gauge gauge = { &counters->jitter, &counters->jitter_most, &counters->jitter_at };
@@ -121,10 +65,6 @@ static void note_jitter(struct rtp_source *source, const struct rtp_packet *pack
 
 	source->time = now;
 	source->timestamp = packet->timestamp;
-	if (source->tick == 0) {
-		tell_clock(source, packet->timestamp, now);
-		return;
-	}
 	/* More is a pause, or a clock that was set. */
 	if (took > PAUSE_NS || took < -PAUSE_NS || ticks > TICKS || ticks < -TICKS)
 		return;
@@ -159,18 +99,15 @@ static struct rtp_source *place_for(struct rtp *rtp, uint64_t now, struct inspec
 	return oldest;
 }
 
-void rtp_note(struct rtp *rtp, const struct rtp_packet *packet, uint64_t now, struct inspect_counters *counters)
+/* NULL: there is no place for it. */
+static __attribute__((noinline)) struct rtp_source *add(struct rtp *rtp, const struct rtp_packet *packet, uint64_t now,
+							struct inspect_counters *counters)
 {
-	struct rtp_source *source = find(rtp, packet->ssrc);
+	struct rtp_source *source;
 
-	if (!source) {
-		if (rtp->count > 0)
-			count(&counters->changes, 1);
-		source = place_for(rtp, now, counters);
-		if (!source) {
-			count(&counters->not_inspected, 1);
-			return;
-		}
+	count(&counters->changes, rtp->count > 0);
+	source = place_for(rtp, now, counters);
+	if (source)
 		*source = (struct rtp_source){
 			.ssrc = packet->ssrc,
 			.timestamp = packet->timestamp,
@@ -179,10 +116,48 @@ void rtp_note(struct rtp *rtp, const struct rtp_packet *packet, uint64_t now, st
 			.since = packet->timestamp,
 			.since_time = now,
 		};
+	else
+		count(&counters->not_inspected, 1);
+	return source;
+}
+
+static inline void note_number(struct rtp_source *source, const struct rtp_packet *packet, uint64_t now,
+			       struct inspect_counters *counters)
+{
+	if (!sequence_goes_on(&source->sequence, kind.mask, packet->sequence))
+		sequence_note(&source->sequence, &kind, packet->sequence, now, counters);
+}
+
+static __attribute__((noinline)) void note_any(struct rtp *rtp, const struct rtp_packet *packet, uint64_t now,
+					       struct inspect_counters *counters)
+{
+	struct rtp_source *source = find(rtp, packet->ssrc);
+
+	if (!source) {
+		source = add(rtp, packet, now, counters);
+		if (!source)
+			return;
+	} else if (source->tick == 0) {
+		source->time = now;
+		source->timestamp = packet->timestamp;
+		tell_clock(source, packet->timestamp, now);
 	} else {
 		note_jitter(source, packet, now, counters);
 	}
-	sequence_note(&source->sequence, &kind, packet->sequence, now, counters);
+	note_number(source, packet, now, counters);
+}
+
+void rtp_note(struct rtp *rtp, const struct rtp_packet *packet, uint64_t now, struct inspect_counters *counters)
+{
+	struct rtp_source *source = &rtp->sources[0];
+
+	/* Mostly there is one, whose clock is known: this has to be quick. */
+	if (source->tick == 0 || source->ssrc != packet->ssrc) {
+		note_any(rtp, packet, now, counters);
+		return;
+	}
+	note_jitter(source, packet, now, counters);
+	note_number(source, packet, now, counters);
 }
 
 void rtp_give_up(struct rtp *rtp, struct inspect_counters *counters)

@@ -38,6 +38,16 @@ struct sequence_kind sequence_kind(unsigned int bits);
 void sequence_note(struct sequence *sequence, const struct sequence_kind *kind, uint64_t number, uint64_t now,
 		   struct inspect_counters *counters);
 
+/* Is it the next number, and nothing else to note? Most are, so this has to be quick. With nothing missing, all of
+ * the window came. */
+static inline int sequence_goes_on(struct sequence *sequence, uint64_t mask, uint64_t number)
+{
+	if (number != sequence->next || sequence->missing || sequence->has_stray || !sequence->begun)
+		return 0;
+	sequence->next = (number + 1) & mask;
+	return 1;
+}
+
 /* What is missing is lost. */
 void sequence_give_up(struct sequence *sequence, struct inspect_counters *counters);
 
