@@ -18,12 +18,12 @@ BUILDS = {
     "O2": ("-O2",),
 }
 
-OPTIONS = {**BUILDS, "released": ("-O2", "-flto=auto")}
+OPTIONS = {**BUILDS, "released": ("-O2", "-flto=auto"), "no vectors": ("-O2", "-U__SSE2__")}
 
 ENGINES = ("uring.c", "polling.c", "pace.c")
 EGRESS = ("egress.c", "gather.c", "counters.c", "meter.c", *ENGINES)
 INSPECT = ("inspect.c", "moldudp.c", "mpegts.c", "rtp.c", "sequence.c")
-MERGE = ("guard.c", "merge.c", "moldudp.c", "rtp.c", "sequence.c")
+MERGE = ("content.c", "guard.c", "merge.c", "moldudp.c", "rtp.c", "sequence.c")
 WORKER = tuple(sorted(path.name for path in SOURCES.glob("*.c") if path.name != "sandbox.c"))
 RULES = ("choice.c", "limit.c", "members.c", "rules.c", "table.c", "waiting.c", *INSPECT)
 
@@ -33,11 +33,12 @@ SUBJECTS = {
     "backlog": WORKER,
     "breaker": ("breaker.c",),
     "choice": ("choice.c",),
+    "content": ("content.c",),
     "counters": ("counters.c",),
-    "dedupe": ("dedupe.c", "guard.c"),
+    "dedupe": ("dedupe.c", "content.c", "guard.c"),
     "egress": EGRESS,
     "flows": ("flows.c", *RULES),
-    "guard": ("guard.c",),
+    "guard": ("content.c", "guard.c"),
     "inspect": INSPECT,
     "order": ("order.c", "waiting.c"),
     "pace": ("pace.c",),
@@ -78,6 +79,10 @@ def run(*command: str | Path) -> None:
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_unit(subject: str, build: str, tmp_path: Path) -> None:
     run(compile_c(tmp_path, f"test_{subject}", SUBJECTS[subject], build))
+
+
+def test_contents_have_the_same_hash_without_vectors(tmp_path: Path) -> None:
+    run(compile_c(tmp_path, "test_content", SUBJECTS["content"], "no vectors"))
 
 
 def test_every_c_file_is_run() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.dataplane.libraries import build_library
 
-PARTS = ("merge.c", "guard.c", "moldudp.c", "rtp.c", "sequence.c")
+PARTS = ("merge.c", "content.c", "guard.c", "moldudp.c", "rtp.c", "sequence.c")
 RTP, SEQUENCE, MOLDUDP64, CONTENT = 1, 2, 3, 4  # enum merge_by
 LEGS, SECOND = 4, 10**9
 WITHIN = 2 * SECOND
@@ -38,6 +38,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FFI, Any
         """
         struct remerge *remerge_new(uint8_t by, uint32_t offset, uint8_t bytes);
         void remerge_again(struct remerge *remerge);
+        void remerge_with_another_hash(struct remerge *remerge);
         void remerge_free(struct remerge *remerge);
         const uint64_t *remerge_counters(const struct remerge *remerge, uint8_t leg);
         int remerge_give(struct remerge *remerge, uint8_t leg, const uint8_t *data,
@@ -61,6 +62,9 @@ class Worker:
 
     def again(self) -> None:
         self.lib.remerge_again(self._made)
+
+    def with_another_hash(self) -> None:
+        self.lib.remerge_with_another_hash(self._made)
 
     def counts(self, leg: int) -> dict[str, int]:
         found = self.lib.remerge_counters(self._made, leg)
@@ -249,6 +253,22 @@ def test_the_next_worker_goes_on(library: tuple[FFI, Any]) -> None:
         worker.give(0, rtp(1000 + at), BEGIN + at * WITHIN)
     assert worker.counts(1)["second"] == 100
     assert worker.counts(1)["lost"] < 5  # nothing has wrapped
+
+
+def test_a_worker_with_another_hash_repeats_a_little_and_loses_nothing(
+    library: tuple[FFI, Any],
+) -> None:
+    worker = Worker(library, CONTENT)
+    contents = [struct.pack("!Q", number) * 20 for number in range(100)]
+    assert all(worker.give(0, data, BEGIN) for data in contents)
+    worker.with_another_hash()
+    assert all(worker.give(1, data, BEGIN + 1000) for data in contents)
+    assert not any(worker.give(0, data, BEGIN + 2000) for data in contents)
+    for at in range(1, 5):
+        assert worker.give(0, b"new %d" % at * 20, BEGIN + at * WITHIN)
+    for leg in (0, 1):
+        assert worker.counts(leg)["lost"] < 5  # nothing has wrapped
+        assert (worker.counts(leg)["differs"], worker.counts(leg)["repeated"]) == (0, 0)
 
 
 def test_another_programme_or_a_leg_too_late_is_named(library: tuple[FFI, Any]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.dataplane.libraries import build_library
 
-PARTS = ("switch.c", "merge.c", "guard.c", "moldudp.c", "rtp.c", "sequence.c")
+PARTS = ("switch.c", "merge.c", "content.c", "guard.c", "moldudp.c", "rtp.c", "sequence.c")
 LEGS, SILENCE = 4, 200
 BEGIN = 1_700_000_000_000
 

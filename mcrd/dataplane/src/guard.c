@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* Of a payload this much tells it from others: what counts its datagrams stands in front, a checksum at the end. */
-enum { HEAD = 48, TAIL = 16, WORDS = 16 /* bytes that are mixed at once */, LANES = 4 };
+enum { HEAD = 48, TAIL = 16, WORDS = 16 /* bytes that are mixed at once */ };
 
 enum { BURST = 4, SLOW = 16 /* ms */ };
 
@@ -39,27 +39,14 @@ static uint64_t mix_words(uint64_t state, const uint8_t *at, uint64_t seed)
 	return mix(get64(at) ^ state, get64(at + 8) ^ seed);
 }
 
-/* `length` is more than the words; the last ones overlap those before. Of four lanes, none waits for another. The seeds
- * make their first states: no sender knows what any word is multiplied by. */
-static uint64_t mix_all(uint64_t state, const uint8_t *payload, uint32_t length, const uint64_t *seed)
+/* `length` is more than the words; the last ones overlap those before. */
+static uint64_t mix_all(uint64_t state, const uint8_t *payload, uint32_t length, uint64_t seed)
 {
-	uint64_t a = state ^ seed[0], b = state + seed[1], c = state + seed[2], d = state + seed[3], key = seed[1];
 	const uint8_t *last = payload + length - WORDS;
 
-	if (length > LANES * WORDS) {
-		const uint8_t *end = payload + length - LANES * WORDS;
-
-		for (; payload < end; payload += LANES * WORDS) {
-			a = mix_words(a, payload, key);
-			b = mix_words(b, payload + WORDS, key);
-			c = mix_words(c, payload + 2 * WORDS, key);
-			d = mix_words(d, payload + 3 * WORDS, key);
-		}
-		a = mix(a ^ seed[0], b ^ seed[1]) ^ mix(c ^ seed[2], d ^ seed[3]);
-	}
 	for (; payload < last; payload += WORDS)
-		a = mix_words(a, payload, key);
-	return mix_words(a, last, key);
+		state = mix_words(state, payload, seed);
+	return mix_words(state, last, seed);
 }
 
 static uint64_t content_of(const struct guard *guard, uint64_t destination, const uint8_t *payload, uint32_t length)
@@ -77,7 +64,7 @@ static uint64_t content_of(const struct guard *guard, uint64_t destination, cons
 		return mix(a, b);
 	}
 	if (length > WORDS)
-		return mix(mix_all(destination, payload, length, seed), seed[2]);
+		return mix(mix_all(destination ^ seed[0], payload, length, seed[1]), seed[2]);
 	if (length >= 8) {
 		a = get64(payload);
 		b = get64(payload + length - 8);
@@ -93,16 +80,13 @@ static uint64_t content_of(const struct guard *guard, uint64_t destination, cons
 /* The rest too; never 0. */
 static uint32_t whole_of(const struct guard *guard, uint64_t content, const uint8_t *payload, uint32_t length)
 {
-	uint64_t whole = length > HEAD + TAIL ? mix_all(content, payload, length, guard->seed + 4) : content;
-
-	return (uint32_t)(whole >> 32) | 1;
+	return (uint32_t)((length > HEAD + TAIL ? content_hash(&guard->key, content, payload, length) : content) >> 32) | 1;
 }
 
 uint64_t guard_hash(const struct guard *guard, uint64_t about, const uint8_t *payload, uint32_t length)
 {
-	uint64_t content = content_of(guard, about, payload, length);
-
-	return length > HEAD + TAIL ? mix_all(content, payload, length, guard->seed + 4) : content;
+	return length > HEAD + TAIL ? content_hash(&guard->key, about, payload, length) :
+				      content_of(guard, about, payload, length);
 }
 
 void guard_init(struct guard *guard, struct guard_memory *shared)
@@ -111,6 +95,7 @@ void guard_init(struct guard *guard, struct guard_memory *shared)
 	guard->shared = shared;
 	/* A copy: a compromised worker may write there. */
 	memcpy(guard->seed, shared->seed, sizeof(guard->seed));
+	content_expand(&guard->key, &(struct hash_seed){ { guard->seed[0], guard->seed[1] } });
 }
 
 void guard_look(const struct guard *guard, const struct frame *frame, const struct packet *packet, uint32_t interface,

@@ -12,6 +12,7 @@
 #ifndef MCRD_GUARD_H
 #define MCRD_GUARD_H
 
+#include "content.h"
 #include "packet.h"
 #include "shared.h"
 
@@ -48,6 +49,7 @@ struct guard_neighbour {
 struct guard {
 	struct guard_memory *shared;
 	uint64_t seed[MCRD_GUARD_SEEDS];
+	struct content_key key; /* made of the seed */
 	struct guard_copy copies[GUARD_COPIES];
 	struct guard_neighbour neighbours[GUARD_NEIGHBOURS];
 };

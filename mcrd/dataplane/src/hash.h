@@ -50,10 +50,8 @@ static inline void hash_round(uint64_t *v)
 	v[2] = hash_rotate(v[2], 32);
 }
 
-/* SipHash-1-3 (Aumasson and Bernstein, 2012) of five words; all keys have one length, so it is not hashed. Where a
- * collision costs more the more there are: no set of keys is known that collides whatever the seed is, and the cost
- * that a sender could measure of some tells nothing of others. */
-static inline uint32_t hash_strong(const struct hash_seed *seed, const struct key *key)
+/* SipHash-1-3 (Aumasson and Bernstein, 2012) of words, always as many for a seed: so their number is not hashed. */
+static inline uint64_t hash_words(const struct hash_seed *seed, const uint64_t *words, int count)
 {
 	uint64_t v[4] = {
 		seed->words[0] ^ 0x736f6d6570736575ULL,
@@ -63,15 +61,22 @@ static inline uint32_t hash_strong(const struct hash_seed *seed, const struct ke
 	};
 	int i;
 
-	for (i = 0; i < KEY_WORDS; i++) {
-		v[3] ^= key->words[i];
+	for (i = 0; i < count; i++) {
+		v[3] ^= words[i];
 		hash_round(v);
-		v[0] ^= key->words[i];
+		v[0] ^= words[i];
 	}
 	v[2] ^= 0xff;
 	for (i = 0; i < 3; i++)
 		hash_round(v);
-	return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+	return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* Where a collision costs more the more there are: no set of keys is known that collides whatever the seed is, and the
+ * cost that a sender could measure of some tells nothing of others. */
+static inline uint32_t hash_strong(const struct hash_seed *seed, const struct key *key)
+{
+	return (uint32_t)hash_words(seed, key->words, KEY_WORDS);
 }
 
 /* Multilinear-HM (Lemire and Kaser, "Strongly universal string hashing is fast", 2013): a third of the time. Over the

@@ -9,6 +9,7 @@ struct remerge {
 	struct merge_stream *streams, *stream;
 	struct merge_settings settings[MCRD_LEGS];
 	struct merge_counters counters[MCRD_LEGS];
+	struct guard_memory shared;
 	struct guard guard;
 	struct merge_copy copies[MCRD_MERGE_COPIES];
 };
@@ -21,7 +22,8 @@ struct remerge *remerge_new(uint8_t by, uint32_t offset, uint8_t bytes)
 	if (!remerge)
 		abort();
 	for (leg = 0; leg < MCRD_GUARD_SEEDS; leg++)
-		remerge->guard.seed[leg] = 0x9e3779b97f4a7c15ULL * (leg + 1U);
+		remerge->shared.seed[leg] = 0x9e3779b97f4a7c15ULL * (leg + 1U);
+	guard_init(&remerge->guard, &remerge->shared);
 	for (leg = 0; leg < MCRD_LEGS; leg++) {
 		remerge->settings[leg] =
 			(struct merge_settings){ .stream = 7, .by = by, .leg = leg, .offset = offset, .bytes = bytes };
@@ -47,6 +49,14 @@ void remerge_again(struct remerge *remerge)
 	for (leg = 0; leg < MCRD_LEGS; leg++)
 		remerge->stream =
 			merge_join(&remerge->streams, &remerge->settings[leg], &remerge->counters[leg]);
+}
+
+/* As a worker of a build that has another hash. */
+void remerge_with_another_hash(struct remerge *remerge)
+{
+	remerge->shared.seed[0]++;
+	guard_init(&remerge->guard, &remerge->shared);
+	remerge_again(remerge);
 }
 
 void remerge_free(struct remerge *remerge)
