@@ -14,7 +14,8 @@
 #   make test-web    the page in a browser (needs root, chromium, node and npm)
 #   make screenshot  docs/web.png, of the demo's network (needs root and chromium)
 #   make bench       measures mcrd beside other relays: about 22 minutes (needs root)
-#   make bench-quick what the ratios need, two to three minutes; fails when one is missed
+#   make bench-quick what the ratios need, in three minutes, or five on a busy machine; fails when
+#                    one is missed
 #   make wheel       dist/*.whl, for every Linux with the glibc of Debian 12 or a newer one, and
 #                    dist/*.tar.gz, the sources
 #   make deb         dist/*.deb, for the Debian or Ubuntu that it is built on (with sudo: installs

@@ -104,7 +104,7 @@ QUICK = Plan(
     burst_rounds=0,
     burst_seconds=0.0,
     repeats=10,
-    deadline=165,
+    deadline=290,
 )
 
 
