@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "counters.h"
-#include "meter.h"
+#include "kept.h"
 
 /* Of a rule, by its slot. The source of a datagram stands before its payload, for outputs that choose. */
 struct backlog_rule {
@@ -123,30 +123,8 @@ void backlog_free(struct worker *worker)
 
 static int send_one(struct worker *worker, struct rule *rule, const struct waiting_packet *packet)
 {
-	uint64_t now = worker->egress.time;
-	const uint8_t *payload = packet->payload + SOURCE;
-	uint32_t length = packet->length - SOURCE, i;
-
-	count(&rule->counters->backlog, (uint64_t)-1);
-	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
-	count(&rule->counters->traffic.packets, 1);
-	count(&rule->counters->traffic.bytes, length);
-	for (i = 0; i < rule->output_count; i++) {
-		struct output *output = &rule->outputs[i];
-		int result;
-
-		if (output->choice && !choice_takes(output->choice, output->counters, packet->payload))
-			continue;
-		if (output->socket >= MCRD_NOWHERE) {
-			count(&output->counters->dropped.unreachable, 1);
-			count(worker->egress.failed, 1);
-			continue;
-		}
-		result = worker_send(worker, output, output, payload, length, now, worker_complete);
-		if (result < 0)
-			return result;
-	}
-	return 0;
+	return kept_send(worker, rule, &rule->counters->backlog, kept_choose(rule, packet->payload),
+			 packet->payload + SOURCE, packet->length - SOURCE);
 }
 
 static uint64_t due_at(const struct backlog_rule *its, const struct waiting_packet *packet)

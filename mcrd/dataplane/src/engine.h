@@ -68,7 +68,7 @@ struct engine_calls {
 	int (*end_listening)(struct engine *engine, struct engine_file at, uint64_t what, int under_way, uint64_t own);
 
 	/* The next message of the channel, from so many ns on. */
-	void (*await_message)(struct engine *engine, struct msghdr *header, uint64_t what, uint64_t pause);
+	int (*await_message)(struct engine *engine, struct msghdr *header, uint64_t what, uint64_t pause);
 	/* Frames; or the end of a pause of so many ns. One or the other at a time. */
 	void (*await_frames)(struct engine *engine, uint64_t what);
 	void (*pause)(struct engine *engine, uint64_t what, uint64_t ns);
@@ -78,7 +78,7 @@ struct engine_calls {
 	/* Also waits until so many operations are done; or one, for so many ns at most (0: without an end). */
 	int (*finish)(struct engine *engine, unsigned int count);
 	int (*wait)(struct engine *engine, uint64_t ns);
-	/* A completion that is there; 0: none. look() asks the kernel, too. */
+	/* 1: a completion that was there; 0: none. look() asks the kernel, too. */
 	int (*next)(struct engine *engine, struct completion *done);
 	int (*look)(struct engine *engine, struct completion *done);
 };

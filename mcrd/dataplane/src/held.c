@@ -2,10 +2,9 @@
 #include "held.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "counters.h"
-#include "meter.h"
+#include "kept.h"
 #include "moldudp.h"
 #include "order.h"
 #include "rtp.h"
@@ -103,29 +102,9 @@ static int find_place(const struct merge_settings *settings, const struct guard 
 static int send_one(struct worker *worker, const struct waiting_packet *packet)
 {
 	struct rule *rule = worker->rules.by_slot[packet->rule];
-	uint64_t now = worker->egress.time;
-	uint32_t i;
 
-	count(&worker->segment->merges[rule->slot].held, (uint64_t)-1);
-	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
-	count(&rule->counters->traffic.packets, 1);
-	count(&rule->counters->traffic.bytes, packet->length);
-	for (i = 0; i < rule->output_count; i++) {
-		struct output *output = &rule->outputs[i];
-		int result = 0;
-
-		if (output->choice && packet->skipping >> output->choice->number & 1)
-			continue;
-		if (output->socket < MCRD_NOWHERE) {
-			result = worker_send(worker, output, output, packet->payload, packet->length, now, worker_complete);
-		} else {
-			count(&output->counters->dropped.unreachable, 1);
-			count(worker->egress.failed, 1);
-		}
-		if (result < 0)
-			return result;
-	}
-	return 0;
+	return kept_send(worker, rule, &worker->segment->merges[rule->slot].held, packet->skipping, packet->payload,
+			 packet->length);
 }
 
 static int send_held(struct worker *worker, struct order *order, int all)
@@ -182,21 +161,6 @@ static int make_room(struct worker *worker, struct order *order)
 	return settle(worker, order);
 }
 
-/* Lets the outputs choose; returns which skip it. */
-static uint64_t choose(struct rule *rule, const uint8_t *source)
-{
-	uint64_t skipping = 0;
-	uint32_t i;
-
-	for (i = 0; i < rule->output_count; i++) {
-		const struct output *output = &rule->outputs[i];
-
-		if (output->choice && !choice_takes(output->choice, output->counters, source))
-			skipping |= (uint64_t)1 << output->choice->number;
-	}
-	return skipping;
-}
-
 int held_take(struct worker *worker, struct interface_counters *here, struct rule *rule, const struct packet *packet,
 	      const uint8_t *payload, uint32_t length, uint64_t now)
 {
@@ -235,7 +199,7 @@ int held_take(struct worker *worker, struct interface_counters *here, struct rul
 	worker->holding |= 1ULL << order->place;
 	count(&counters->held, 1);
 	count(&counters->reordered, order_is_behind(order, &place));
-	held->skipping = choose(rule, packet->source);
+	held->skipping = kept_choose(rule, packet->source);
 	return 1;
 }
 

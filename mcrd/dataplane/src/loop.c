@@ -99,7 +99,7 @@ static int harvest(struct worker *worker)
 	return frames;
 }
 
-static void wait_for_message(struct worker *worker)
+static int wait_for_message(struct worker *worker)
 {
 	uint64_t pause = worker->message_failed ? ERROR_PAUSE_NS : 0;
 
@@ -111,7 +111,7 @@ static void wait_for_message(struct worker *worker)
 		.msg_controllen = sizeof(worker->ancillary),
 	};
 	worker->waiting_message = 1;
-	worker->engine.calls->await_message(&worker->engine, &worker->message_header, DONE_MESSAGE, pause);
+	return worker->engine.calls->await_message(&worker->engine, &worker->message_header, DONE_MESSAGE, pause);
 }
 
 static void wait_for_frames(struct worker *worker)
@@ -124,12 +124,14 @@ static void wait_for_frames(struct worker *worker)
 	worker->waiting_ready = 1;
 }
 
-static void take_completions(struct worker *worker)
+static int take_completions(struct worker *worker)
 {
 	struct completion done;
+	int result;
 
-	while (worker->engine.calls->look(&worker->engine, &done))
+	while ((result = worker->engine.calls->look(&worker->engine, &done)) > 0)
 		worker_complete(worker, &done);
+	return result;
 }
 
 /* Waits for whatever comes first: frames, when the rate is low; the time of the next harvest, when it is high; a
@@ -170,8 +172,11 @@ int worker_run(struct worker *worker)
 		uint64_t began = pace_now(), now;
 		int frames = 0, result;
 
-		if (!worker->waiting_message && !worker->message_done)
-			wait_for_message(worker);
+		if (!worker->waiting_message && !worker->message_done) {
+			result = wait_for_message(worker);
+			if (result < 0)
+				return result;
+		}
 		worker->rules.now = began;
 		members_expire(&worker->rules);
 		if (!hold_lasts(worker)) {
@@ -199,7 +204,9 @@ int worker_run(struct worker *worker)
 			if (result < 0)
 				return result;
 		}
-		take_completions(worker);
+		result = take_completions(worker);
+		if (result < 0)
+			return result;
 		if (worker->message_done) {
 			worker->message_done = 0;
 			if (worker->message_length <= 0 && worker->ordered)

@@ -97,13 +97,14 @@ static int polling_end_listening(struct engine *engine, struct engine_file at, u
 	return 0;
 }
 
-static void polling_await_message(struct engine *engine, struct msghdr *header, uint64_t what, uint64_t pause)
+static int polling_await_message(struct engine *engine, struct msghdr *header, uint64_t what, uint64_t pause)
 {
 	struct polling *polling = &engine->polling;
 
 	polling->message = header;
 	polling->what_message = what;
 	polling->message_from = pause ? pace_now() + pause : 0;
+	return 0;
 }
 
 static void polling_await_frames(struct engine *engine, uint64_t what)
@@ -228,14 +229,15 @@ static int polling_look(struct engine *engine, struct completion *done)
 {
 	struct polling *polling = &engine->polling;
 	uint64_t now;
+	int result;
 
 	if (polling_next(engine, done))
 		return 1;
 	now = pace_now();
 	if (now - polling->looked < LOOK_NS)
 		return 0;
-	ask(polling, 0, now);
-	return polling_next(engine, done);
+	result = ask(polling, 0, now);
+	return result < 0 ? result : polling_next(engine, done);
 }
 
 const struct engine_calls polling_calls = {

@@ -166,28 +166,33 @@ static int uring_end_listening(struct engine *engine, struct engine_file at, uin
 	return 0;
 }
 
-static void prepare_pause(struct engine *engine, uint64_t ns, unsigned int flags, uint64_t what, unsigned int entry_flags)
+static int prepare_pause(struct engine *engine, uint64_t ns, unsigned int flags, uint64_t what, unsigned int entry_flags)
 {
 	/* The kernel reads it when it is submitted, before there is another one. */
 	static struct __kernel_timespec pause;
-	struct io_uring_sqe *entry = io_uring_get_sqe(&engine->uring);
+	struct io_uring_sqe *entry = next_entry(engine);
 
+	if (!entry)
+		return -EBUSY;
 	pause = (struct __kernel_timespec){ .tv_nsec = (long long)ns };
 	io_uring_prep_timeout(entry, &pause, 0, flags);
 	name_entry(entry, what, entry_flags);
+	return 0;
 }
 
-static void uring_await_message(struct engine *engine, struct msghdr *header, uint64_t what, uint64_t pause)
+/* A message may have begun so many polls that the queue is full of them. */
+static int uring_await_message(struct engine *engine, struct msghdr *header, uint64_t what, uint64_t pause)
 {
-	struct io_uring_sqe *entry;
+	int result = pause ? prepare_pause(engine, pause, IORING_TIMEOUT_ETIME_SUCCESS, 0, IOSQE_IO_LINK) : 0;
+	struct io_uring_sqe *entry = result == 0 ? next_entry(engine) : NULL;
 
-	if (pause)
-		prepare_pause(engine, pause, IORING_TIMEOUT_ETIME_SUCCESS, 0, IOSQE_IO_LINK);
-	entry = io_uring_get_sqe(&engine->uring);
+	if (!entry)
+		return -EBUSY;
 	io_uring_prep_recvmsg(entry, PLACE_CHANNEL, header, MSG_CMSG_CLOEXEC);
 	name_entry(entry, what, 0);
 	/* At once: while there are frames, nothing else may submit it. */
 	io_uring_submit(&engine->uring);
+	return 0;
 }
 
 static void uring_await_frames(struct engine *engine, uint64_t what)
@@ -200,7 +205,7 @@ static void uring_await_frames(struct engine *engine, uint64_t what)
 
 static void uring_pause(struct engine *engine, uint64_t what, uint64_t ns)
 {
-	prepare_pause(engine, ns, 0, what, 0);
+	(void)prepare_pause(engine, ns, 0, what, 0); /* the queue has room for it */
 }
 
 static int uring_submit(struct engine *engine)
