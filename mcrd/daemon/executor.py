@@ -205,9 +205,10 @@ class Estate:
         for number, resource in enumerate(others):
             if not isinstance(resource, Ingress):
                 self._try(resource, links)
-                if number % STEPS_AT_ONCE == 0:
+                if number % STEPS_AT_ONCE == STEPS_AT_ONCE - 1:
                     self.advance()
                     await asyncio.sleep(0)
+        self.holdings.report_new(others, links)
 
     async def _open_ingress(self, ingress: Ingress, links: Mapping[str, Link]) -> None:
         """Open rings, beside those that they relieve; in their place where that cannot be had."""

@@ -305,6 +305,11 @@ class Holdings:
         for interface, said in self.rejoins.look(links, self.memberships, spoken):
             self.ledger.report(interface, *said)
 
+    def report_new(self, opened: Iterable[Resource], links: Mapping[str, Link]) -> None:
+        """Report those of these that are memberships, and are joined."""
+        new = [each for each in opened if isinstance(each, Membership) and self.has(each)]
+        self.rejoins.report_new(new, links)
+
     def own(self) -> set[messages.Endpoint]:
         """Where this host sends from."""
         members = (lane.members.own() for lane in self.lanes.values())

@@ -94,9 +94,9 @@ def source_of(output: Output | Lookup, link: Link) -> Address | None:
     One of the destination's own network comes first, then one of the same scope (RFC 6724, 5),
     then the first.
     """
-    family = [address for address in link.addresses if address.version == output.address.version]
     if output.source == "keep":
         return None
+    family = [address for address in link.addresses if address.version == output.address.version]
     if output.source is not None:
         return next((a.ip for a in family if a.ip == output.source), None)
     return nearest(first_address(output.address), family)

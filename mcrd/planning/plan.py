@@ -111,8 +111,9 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
             relay = _without_failures(key, whole, actual) if actual.failures else whole
             if relay is not None:
                 relays[key] = relay
-    relieved = _relieved(actual, wanted)
-    replaced = _replaced(actual, wanted, relieved)
+    gone = actual.open - wanted.keys()
+    relieved = _relieved(gone, wanted)
+    replaced = _replaced(gone, wanted, relieved)
     # Their rules end with them: removed before, the last packets would match none.
     steps: list[Step] = _closed(replaced, anew=True)
     missing = [
@@ -137,8 +138,7 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
     ]
     go_on = {old for old, new in relieved.items() if actual.blocked(new)}
     steps += [Relieve(new, old) for old, new in relieved.items() if old not in go_on]
-    gone = actual.open - wanted.keys() - replaced
-    steps += _closed(r for r in gone if _read_from(r) not in go_on)
+    steps += _closed(r for r in gone - replaced if _read_from(r) not in go_on)
     return tuple(steps)
 
 
@@ -149,15 +149,15 @@ def _without_failures(key: RelayKey, whole: Relay, actual: Actual) -> Relay | No
     return whole.only(lambda output: not actual.blocked(output))
 
 
-def _relieved(actual: Actual, wanted: Mapping[Resource, None]) -> dict[Ingress, Ingress]:
+def _relieved(gone: Iterable[Resource], wanted: Mapping[Resource, None]) -> dict[Ingress, Ingress]:
     """Rings that relay until others on the same interface do, with those. See Relieve.
 
     They do so too while those others have failed, until these are tried again.
     Of rings that one worker reads together, no other pair can take the place of one.
     """
     alone = {r.index: r for r in wanted if isinstance(r, Ingress) and not r.lane}
-    gone = (r for r in actual.open - wanted.keys() if isinstance(r, Ingress) and not r.lane)
-    return {old: alone[old.index] for old in gone if old.index in alone}
+    rings = (r for r in gone if isinstance(r, Ingress) and not r.lane)
+    return {old: alone[old.index] for old in rings if old.index in alone}
 
 
 def _read_from(resource: Resource) -> Ingress | None:
@@ -173,7 +173,7 @@ def _read_from(resource: Resource) -> Ingress | None:
 
 
 def _replaced(
-    actual: Actual, wanted: Mapping[Resource, None], relieved: Container[Ingress]
+    gone: Iterable[Resource], wanted: Mapping[Resource, None], relieved: Container[Ingress]
 ) -> frozenset[Resource]:
     """Rings and workers that end before what takes their place begins.
 
@@ -182,7 +182,6 @@ def _replaced(
     """
     interfaces = {r.index for r in wanted if isinstance(r, Ingress)}  # it may be renamed
     rings = {(r.ingress, r.number) for r in wanted if isinstance(r, Worker)}
-    gone = actual.open - wanted.keys()
     ingresses = {
         r for r in gone if isinstance(r, Ingress) and r.index in interfaces and r not in relieved
     }

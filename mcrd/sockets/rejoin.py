@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -32,12 +32,39 @@ class Said(NamedTuple):
     failed: int = 0
 
 
-class Repeater:
-    """Sends the reports of an interface again and again.
+class Mouth:
+    """Sends reports.
 
     By a packet socket: a raw socket of IGMP or ICMPv6 has no source for an interface without an
     address, where it has to be 0.0.0.0 or :: (RFC 3376, 4.2.13; RFC 3810, 5.2.13).
     """
+
+    def __init__(self) -> None:
+        """Raise OSError."""
+        flags = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        # Of no protocol: it hears nothing.
+        with or_close(socket.socket(socket.AF_PACKET, flags)) as self._socket:
+            keep_some(self._socket)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
+
+    def say(self, said: Sequence[Report], link: Link) -> Said:
+        """Send these."""
+        sent = 0
+        for report in said:
+            try:
+                self._socket.sendto(report.packet, address_of(report, link))
+            except OSError:
+                continue  # an interface that goes down, a queue that is full
+            sent += 1
+        return Said(sent, len(said) - sent)
+
+    def close(self) -> None:
+        """Send no more."""
+        self._socket.close()
+
+
+class Repeater(Mouth):
+    """Sends the reports of an interface again and again."""
 
     def __init__(self, rejoin: Rejoin, now: float) -> None:
         """Raise OSError; `now` in seconds, monotonic."""
@@ -45,11 +72,7 @@ class Repeater:
         self._rejoin = rejoin
         self._next = now + random.uniform(0, min(SOON, rejoin.every))
         self._left: list[Report] = []
-        flags = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        # Of no protocol: it hears nothing.
-        with or_close(socket.socket(socket.AF_PACKET, flags)) as self._socket:
-            keep_some(self._socket)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
+        super().__init__()
 
     def is_due(self, now: float) -> bool:
         """Whether another round is to begin. One that is not over goes on first."""
@@ -67,18 +90,7 @@ class Repeater:
     def send(self, link: Link) -> Said:
         """Send some of what is left of the round."""
         some, self._left = self._left[-AT_ONCE:], self._left[:-AT_ONCE]
-        sent = 0
-        for report in reversed(some):
-            try:
-                self._socket.sendto(report.packet, address_of(report, link))
-            except OSError:
-                continue  # an interface that goes down, a queue that is full: the next round comes
-            sent += 1
-        return Said(sent, len(some) - sent)
-
-    def close(self) -> None:
-        """Send no more."""
-        self._socket.close()
+        return self.say(some[::-1], link)
 
 
 def source_for(link: Link, version: int) -> IPv4Address | IPv6Address:

@@ -9,13 +9,16 @@ from itertools import count
 from operator import sub
 from typing import TYPE_CHECKING, Any
 
+from mcrd.observe.messages import igmp
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
+from tests.network.test_rejoin import messages
 
 if TYPE_CHECKING:
     from tests.lab import Host, Lab, Mcrd
 
+IS_EX, TO_EX = 2, 4
 ASKS = "\n".join(f"[interfaces.{name}]\nquerier = true\n" for name in ("r1", "r2"))
 WHEN = 'ttl=2 when="members"'
 RANGES = (
@@ -58,6 +61,13 @@ def wants(daemon: Mcrd, interface: str, group: str) -> bool:
     return any(each["group"] == group for some in groups for each in some)
 
 
+def kinds(frames: list[bytes], group: str) -> set[int]:
+    """Of the records about that group which were seen (RFC 3376, 4.2.12)."""
+    reports = (igmp(body) for _, _, body in messages(frames))
+    records = (record for report in reports if isinstance(report, tuple) for record in report)
+    return {record.kind for record in records if str(record.group) == group}
+
+
 def test_each_group_of_a_range_by_itself(lab: Lab) -> None:
     source, relay, one, two = lab.hosts("source", "relay", "one", "two")
     lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
@@ -79,8 +89,11 @@ def test_each_group_of_a_range_by_itself(lab: Lab) -> None:
         )
 
     # The first one: its group alone is joined, and the other output is idle.
+    seen = source.capture("s0", "igmp", direction="in")
     first = one.receive("k0", "238.0.1.7", 6000)
     wait_for(lambda: joined(relay) == {"239.0.1.7"}, "the group of the input to be joined")
+    # The daemon says so at once, as what there is; the kernel does later, as a change.
+    wait_for(lambda: kinds(seen.frames(), "239.0.1.7") >= {IS_EX, TO_EX}, "both reports")
     wait_for(lambda: states(daemon) == ["active", "idle"], "one output to be active")
     source.send("s0", "239.0.1.7", 5000, count=20, size=100)
     wait_for(lambda: sent(daemon) == [20, 0], "the stream to flow")

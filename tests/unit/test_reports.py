@@ -8,6 +8,7 @@ import itertools
 import random
 import struct
 import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from mcrd.observe.messages import Record, igmp, mld
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Membership, Rejoin
 from mcrd.sockets import rejoin as sending
-from mcrd.sockets.rejoin import AT_ONCE, SOON, Repeater, source_for
+from mcrd.sockets.rejoin import AT_ONCE, SOON, Mouth, Repeater, source_for
 from mcrd.sockets.reports import Report, Wanted, is_reported, reports
 
 if TYPE_CHECKING:
@@ -251,6 +252,38 @@ def test_an_interface_without_carrier_waits_and_what_fails_is_counted(
     sent.down = True
     assert look(LO) == {"lo": (0, 2)}
     assert look(LO) == {"lo": (0, 2)}
+
+
+def test_what_is_new_is_reported_at_once_and_of_very_many_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the version of each family; not on an interface that is down, or another by now."""
+    rejoins, sent = Rejoins(), Sent()
+    monkeypatch.setattr(Mouth, "__init__", lambda self: setattr(self, "_socket", sent))
+    versions = iter((3, 2))
+    monkeypatch.setattr(rejoin, "igmp_spoken", lambda _: next(versions))
+    monkeypatch.setattr(rejoin, "forced", lambda *_: 0)
+    assert not list(rejoins.look({}, [], lambda _: 1))
+
+    for away in ({}, {"lo": replace(LO, carrier=False)}, {"lo": replace(LO, index=5)}):
+        rejoins.report_new([joined("239.1.1.1")], away)
+    assert not sent.packets
+    new = [joined("239.1.1.1"), joined("ff15::1"), joined("232.1.1.1", "10.1.0.7")]
+    rejoins.report_new(new, {"lo": LO})
+    four, six = sent.packets
+    found = told([Report(ip_address("224.0.0.22"), four), Report(ip_address("ff15::1"), six)])
+    assert [(each.group, each.sources) for each in found] == [
+        (ip_address("239.1.1.1"), None),
+        (ip_address("232.1.1.1"), frozenset({ip_address("10.1.0.7").packed})),
+        (ip_address("ff15::1"), None),
+    ]
+    many = [joined(str(group)) for group in groups("ff15::1", 3 * AT_ONCE)]
+    for looks in (1, 2):
+        rejoins.report_new(many, {"lo": LO})  # as MLDv1: each takes a packet
+        assert len(sent.packets) == looks * AT_ONCE
+        list(rejoins.look({}, [], lambda _: 1))
+    rejoins.report_new([joined("239.1.1.1")], {"lo": LO})
+    assert told([Report(ip_address("239.1.1.1"), sent.packets[-1])])  # as IGMPv2 by now
 
 
 def test_hardware_addresses_of_groups() -> None:
