@@ -17,6 +17,7 @@ import pytest
 
 from tests.lab import wait_for
 from tests.lab.avahi import program
+from tests.lab.processes import PATIENCE
 from tests.lab.rules import rule
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Network:
 
     def querier(self) -> str | None:
         """Who asks, of IGMP."""
-        asked = json.loads(self.daemon.ctl("members", "--json").stdout)["asked"]
+        told = self.daemon.ctl("members", "--json", timeout=10 * PATIENCE)
+        asked = json.loads(told.stdout)["asked"]
         (who,) = (each["querier"] for each in asked if each["protocol"] == "igmp")
         return None if who is None else str(who)
 
