@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
 from mcrd.addresses import Target
@@ -21,6 +21,12 @@ from mcrd.sockets.common import or_close
 from mcrd.sockets.egress import EgressSockets, lost_by
 
 ANSWERERS_AT_MOST = 4096  # of all askers of a lane: each takes a socket
+
+
+def answers_for(outputs: Iterable[Egress]) -> float:
+    """Seconds for which a member that asks is answered; 0 for one that does not."""
+    times = (out.sending.replies.seconds for out in outputs if out.sending.replies is not None)
+    return max(times, default=0.0)
 
 
 class Askers:

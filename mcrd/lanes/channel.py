@@ -20,6 +20,7 @@ from mcrd.errors import named, words
 from mcrd.lanes import hostile
 from mcrd.lanes.hostile import Demand, ProtocolError, understand
 from mcrd.planning.resources import Egress
+from mcrd.sockets.egress import source_port
 
 IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
 
@@ -299,6 +300,16 @@ def end_sockets(channel: Channel | None, sockets: Mapping[Egress, socket.socket]
         close()
     else:
         future.add_done_callback(close)
+
+
+def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:
+    """The address and port that the socket sends from."""
+    return messages.Endpoint(egress.source.packed, source_port(egress, sock))
+
+
+def own_sources(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
+    """Those of this host: a source that is kept is somebody else's."""
+    return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]
 
 
 def unheard(future: Answer) -> None:

@@ -51,3 +51,7 @@ class Gates:
             return False
         wanted = self._listeners.get((egress.sending.index, egress.address))
         return wanted is None or not wanted.takes(egress.source)
+
+    def shut(self, key: MemberKey, outputs: Iterable[Egress]) -> bool:
+        """Whether nobody wants anything of these outputs of the member."""
+        return all(self.shuts(key, egress) for egress in outputs)

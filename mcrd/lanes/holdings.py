@@ -17,10 +17,9 @@ from mcrd.dataplane import messages
 from mcrd.errors import words
 from mcrd.host.merging import Merging
 from mcrd.host.protocols import GroupProtocols
-from mcrd.lanes.channel import end_sockets
+from mcrd.lanes.channel import end_sockets, own_source
 from mcrd.lanes.lane import Lane
 from mcrd.lanes.ledger import Ledger
-from mcrd.lanes.members import own_source
 from mcrd.lanes.memory import guard_memory
 from mcrd.lanes.queriers import Queriers
 from mcrd.lanes.rejoin import Rejoins, Spoken
@@ -222,7 +221,7 @@ class Holdings:
             else:
                 shared = (self.opener, self.ledger, self.announce)
                 lane = self.lanes[home] = Lane(ring, sock, segment, *shared, place or 0)
-                lane.members.listen(None, self.queriers.listeners, Changed())
+                lane.members.listen(None, self.queriers.listeners, Changed(), self.announce)
         self._ingresses.add(ingress)
 
     def add_egress(self, egress: Egress, sock: socket.socket) -> None:
@@ -318,7 +317,8 @@ class Holdings:
     def listen(self, changed: Changed) -> None:
         """Tell workers for which of these groups, by the index of the interface, members are."""
         for lane in self.lanes.values():
-            lane.members.listen(lane.connected, self.queriers.listeners, changed)
+            now = self.queriers.listeners
+            lane.members.listen(lane.connected, now, changed, self.announce)
 
     def announce(self) -> None:
         """Tell every worker where this host sends from."""

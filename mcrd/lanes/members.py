@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from mcrd.dataplane import messages
 from mcrd.errors import words
-from mcrd.lanes.askers import Askers
-from mcrd.lanes.channel import WorkerError, end_sockets, unheard
+from mcrd.events import Complaints
+from mcrd.lanes.askers import Askers, answers_for
+from mcrd.lanes.channel import WorkerError, end_sockets, own_sources, unheard
 from mcrd.lanes.gates import Gates
 from mcrd.lanes.orders import egress_of, may_have, members_of
 from mcrd.lanes.process import WorkerProcess
@@ -31,17 +32,17 @@ from mcrd.planning.actual import Changed, Listeners
 from mcrd.planning.relays import Relay
 from mcrd.planning.replies import ASKERS_AT_MOST, belongs
 from mcrd.planning.resources import Egress
-from mcrd.sockets.egress import EgressSockets, source_port
+from mcrd.sockets.egress import EgressSockets
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
 ROOM_AT_ONCE = 128  # a part: one in so many makes room together, at the least 64
-COMPLAIN_EVERY = 60.0  # seconds between two lines about the same thing
 # Seconds without a packet after which a member ends. Longer than those who announce themselves
 # are silent: SAP up to 400 s (RFC 2974, 3.1), UPnP up to 900 s (Device Architecture 2.0, 1.2.2).
 ENDS_AFTER = 1200.0
 LOOKED_AT = 64  # members in one look
 
 Announce = Callable[[], None]
+Sockets = dict[Egress, socket.socket]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 class _Member:
     rule: str
     slot: int
-    sockets: dict[Egress, socket.socket]
+    sockets: Sockets
     used: int = 0  # what Segment.last_used() said,
     since: float = 0.0  # and since when it says so: seconds, monotonic
     ends_after: float = ENDS_AFTER
@@ -77,7 +78,7 @@ class MemberSockets:
         self._segment = segment
         self._opener = opener
         self._members: dict[messages.MemberKey, _Member] = {}
-        self._complained: dict[str, float] = {}
+        self._complain = Complaints(log)
         self._own: Counter[messages.Endpoint] = Counter()
         self._look_again: dict[str | None, int] = {}  # nanoseconds, for rules and for all
         self._of_rule: Counter[str] = Counter()
@@ -129,12 +130,13 @@ class MemberSockets:
         own = len(self._own)
         for key, relay, rule in wanted:
             outputs = [egress_of(output, key) for output in members_of(relay)]
+            self._gates.note(key, outputs, members_of(relay))
             # One that is there already: the worker had no memory for it.
             if key in self._members or self._open(process, key, outputs, rule):
                 self._members[key].outputs = outputs
-                self._gates.note(key, outputs, members_of(relay))
                 made.append(key)
             else:
+                self._gates.forget(key)
                 unheard(process.request(messages.RemoveMember, key))
         if len(self._own) > own:
             announce()
@@ -146,11 +148,30 @@ class MemberSockets:
         for key, member in there.items():
             self._tell(process, key, member)
 
-    def listen(self, process: WorkerProcess | None, listeners: Listeners, changed: Changed) -> None:
-        """Let members send only while somebody wants it; others are wanted of these groups."""
+    def listen(
+        self,
+        process: WorkerProcess | None,
+        listeners: Listeners,
+        changed: Changed,
+        announce: Announce,
+    ) -> None:
+        """Let members send only while somebody wants it; others are wanted of these groups.
+
+        `announce` is called when own() has grown, before anything is sent from there.
+        """
         for key in self._gates.listen(listeners, changed):
             member = self._members[key]
-            if process is not None and key not in self._resting.get(member.rule, ()):
+            if process is None or key in self._resting.get(member.rule, ()):
+                continue
+            lacking = [egress for egress in member.outputs if egress not in member.sockets]
+            if new := self._open_wanted(key, lacking):
+                member.sockets |= new
+                self.changed = True
+                self._own.update(own_sources(new))
+                announce()
+                self._add_sockets(process, new)
+                self._tell(process, key, member)
+            else:
                 self._say(process, key, member)
 
     def _say(self, process: WorkerProcess, key: messages.MemberKey, member: _Member) -> None:
@@ -167,16 +188,11 @@ class MemberSockets:
         outputs: Sequence[Egress],
         rule: str,
     ) -> bool:
-        """Open a member's sockets, as many as there can be. Are there any?"""
+        """Open a member's sockets, as many as there can be. Has it any, or needs it none yet?"""
         if not self._has_room(process, rule, outputs):
             return False
-        sockets: dict[Egress, socket.socket] = {}
-        for egress in outputs:
-            try:
-                sockets |= self._opener.open_member(egress, {})
-            except OSError as error:
-                self._complain(rule, f"{egress}: {words(error)}")
-        if not sockets:
+        sockets = self._open_wanted(key, outputs)
+        if not sockets and not self._gates.shut(key, outputs):
             return False
         try:
             now = time.time_ns()
@@ -189,8 +205,20 @@ class MemberSockets:
         self._members[key] = _Member(rule, slot, sockets, now, time.monotonic())
         self._of_rule[rule] += 1
         self.changed = True
-        self._own.update(_own(sockets))
+        self._own.update(own_sources(sockets))
         return True
+
+    def _open_wanted(self, key: messages.MemberKey, outputs: Sequence[Egress]) -> Sockets:
+        """Open sockets for what somebody wants: others would take their time, and be idle."""
+        found = (self._try(each, {}) for each in outputs if not self._gates.shuts(key, each))
+        return {egress: sock for some in found for egress, sock in some.items()}
+
+    def _try(self, egress: Egress, have: Sockets) -> Sockets:
+        try:
+            return self._opener.open_member(egress, have)
+        except OSError as error:
+            self._complain(egress.rule, f"{egress}: {words(error)}")
+            return {}
 
     def keep(
         self, process: WorkerProcess, rule: str, relay: Relay, announce: Announce, *, same: bool
@@ -209,8 +237,8 @@ class MemberSockets:
             keys = [key for key, member in self._members.items() if member.rule == rule]
         slot = self._segment.rules.taken.get(rule)
         changed: dict[messages.MemberKey, None] = {}
-        new: dict[Egress, socket.socket] = {}
-        gone: dict[Egress, socket.socket] = {}
+        new: Sockets = {}
+        gone: Sockets = {}
         for key in keys:
             member = self._members[key]
             # What rested may be of a rule that was another one, or had another place.
@@ -225,12 +253,10 @@ class MemberSockets:
                     of_it = [one for one in before if belongs(one, egress)]
                     member.sockets |= {one: before.pop(one) for one in of_it}
                     continue
-                changed[key] = None
-                try:
-                    opened = self._opener.open_member(egress, before)
-                except OSError as error:
-                    self._complain(rule, f"{egress}: {words(error)}")
+                if self._gates.shuts(key, egress):
                     continue
+                changed[key] = None
+                opened = self._try(egress, before)
                 new |= {one: sock for one, sock in opened.items() if one not in before}
                 for one in opened:
                     before.pop(one, None)
@@ -238,7 +264,7 @@ class MemberSockets:
             if resting or not same or not member.sockets:
                 changed[key] = None
             gone |= before
-        self._own.update(_own(new))
+        self._own.update(own_sources(new))
         if new:
             announce()
         self.changed = self.changed or bool(changed)
@@ -257,16 +283,16 @@ class MemberSockets:
             self._complain(rule, str(error))
 
     def _tell(self, process: WorkerProcess, key: messages.MemberKey, member: _Member) -> None:
-        """Says which sockets a member has; one without any ends, and is asked for again."""
+        """Says which sockets a member has; one that lacks all ends, and is asked for again."""
         lost = {e: s for e, s in member.sockets.items() if e not in process.places}
         for egress in lost:
             del member.sockets[egress]
         self._end(process, lost)
-        if not member.sockets:
+        if not member.sockets and not self._gates.shut(key, member.outputs):
             unheard(process.request(messages.RemoveMember, key))
             self._close(process, key)
             return
-        member.ends_after = _ends_after(member.outputs)
+        member.ends_after = answers_for(member.outputs) or ENDS_AFTER
         for egress in member.outputs:
             if egress.sending.replies is not None and egress in member.sockets:
                 try:
@@ -368,32 +394,6 @@ class MemberSockets:
         self._end(process, member.sockets)
 
     def _end(self, process: WorkerProcess | None, sockets: Mapping[Egress, socket.socket]) -> None:
-        self._own -= Counter(_own(sockets))
+        self._own -= Counter(own_sources(sockets))
         self.askers.forget(sockets)
         end_sockets(process, sockets)
-
-    def _complain(self, rule: str, what: str) -> None:
-        now = time.monotonic()
-        if now - self._complained.get(rule, -COMPLAIN_EVERY) >= COMPLAIN_EVERY:
-            told = self._complained.items()
-            self._complained = {r: at for r, at in told if now - at < COMPLAIN_EVERY}
-            self._complained[rule] = now
-            log.warning("rules.%s: %s", rule, what)
-
-
-def _ends_after(outputs: Sequence[Egress]) -> float:
-    """Seconds without a packet after which a member ends: an asker's time, or that of others."""
-    times = [
-        egress.sending.replies.seconds for egress in outputs if egress.sending.replies is not None
-    ]
-    return max(times) if times else ENDS_AFTER
-
-
-def own_source(egress: Egress, sock: socket.socket) -> messages.Endpoint:
-    """The address and port that the socket sends from."""
-    return messages.Endpoint(egress.source.packed, source_port(egress, sock))
-
-
-def _own(sockets: Mapping[Egress, socket.socket]) -> list[messages.Endpoint]:
-    """Those of this host: a source that is kept is somebody else's."""
-    return [own_source(egress, sock) for egress, sock in sockets.items() if not egress.transparent]

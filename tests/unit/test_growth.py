@@ -19,8 +19,8 @@ from mcrd.addresses import target
 from mcrd.config import Blocks, ConfigError, parse
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.executor import Estate
+from mcrd.events import COMPLAIN_EVERY
 from mcrd.lanes import ledger as ledgers
-from mcrd.lanes import members
 from mcrd.lanes.holdings import Holdings
 from mcrd.lanes.lane import Lane
 from mcrd.lanes.ledger import Ledger
@@ -193,7 +193,7 @@ def test_complaints_about_rules_that_come_and_go(clock: Clock) -> None:
         found._complain(f"rule-{number}", "has no room")  # noqa: SLF001
 
     try:
-        flat(step, found, most=int(members.COMPLAIN_EVERY) + 1)
+        flat(step, found, most=int(COMPLAIN_EVERY) + 1)
     finally:
         logging.disable(logging.NOTSET)
         segment.close()

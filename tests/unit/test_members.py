@@ -9,6 +9,7 @@ import mmap
 import os
 import time
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from mcrd.lanes import spawn as workers
 from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets, Wanted
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
-from mcrd.model import Input
+from mcrd.model import Address, Input
+from mcrd.planning import actual as planned
+from mcrd.planning.actual import Listeners
 from mcrd.planning.portions import ALL
 from mcrd.planning.relays import Relay
 from mcrd.planning.resources import Ingress, Members, Sending, Worker
@@ -35,6 +38,7 @@ WORKER = Worker(Ingress("lo", 1))
 RANGE = ip_network("239.1.0.0/16")
 HERE = ip_address("127.0.0.1")
 TIMEOUT = 20.0
+SOMEBODY = planned.Wanted(True, frozenset())
 
 # In place of a worker: it does as it is told, and notes what that was.
 OBEDIENT = """
@@ -63,9 +67,26 @@ class Scene:
         self.found = MemberSockets(segment, self.opener)
         sending = Sending("lo", 1, HERE, ttl=1)
         target = ("lo", RANGE, 5000)
-        output = Members(WORKER, "a", sending, RANGE, 5000, target, RANGE.network_address, 5000)
-        self._relay = Relay(Input("lo", RANGE, 5000), (output,), (ALL,))
+        self._output = Members(
+            *(WORKER, "a", sending, RANGE, 5000, target, RANGE.network_address, 5000)
+        )
+        self._relay = Relay(Input("lo", RANGE, 5000), (self._output,), (ALL,))
         self._memory = mmap.mmap(segment.descriptor, 0)
+        self._joined: set[tuple[int, Address]] = set()
+
+    def send_only_to_members(self) -> None:
+        """Have two outputs with `when`, on different interfaces."""
+        one = replace(self._output, when=True)
+        elsewhere = replace(one, sending=replace(one.sending, index=2), port=6000)
+        self._relay = Relay(Input("lo", RANGE, 5000), (one, elsewhere), (ALL, ALL))
+
+    def join(self, *keys: messages.MemberKey, index: int = 1) -> None:
+        """Let hosts on that interface want these groups, and no others."""
+        groups = {(index, ip_address(key.destination.address)) for key in keys}
+        some = Listeners(dict.fromkeys(groups, SOMEBODY))
+        changed = frozenset(groups | self._joined)
+        self._joined = groups
+        self.found.listen(self.process, some, changed, self.announced)
 
     def wanted(self, count: int) -> list[Wanted]:
         first = RANGE.network_address
@@ -111,6 +132,7 @@ def run(
     scenario: Callable[[Scene], Awaitable[None]], told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[tuple[str, int]]:
     """What the worker was asked for, and with how many descriptors."""
+    told.touch()  # one that is ended at once may never have begun
     monkeypatch.setattr(workers, "PROGRAM", ("-c", OBEDIENT.format(str(told))))
 
     async def whole() -> None:
@@ -243,6 +265,35 @@ def test_those_that_are_asked_for_together_are_opened_together(
         ("AddSockets", 1),
         *[("AddMember", 0)] * 2,
         ("Ping", 0),
+    ]
+
+
+def test_what_nobody_wants_has_no_socket_until_somebody_does(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.send_only_to_members()
+        before = descriptors()
+        keys = scene.open(2)
+        await scene.answered()
+        assert scene.keys() == set(keys)
+        assert (descriptors(), scene.announcements) == (before, [])
+        scene.join(keys[0])
+        await scene.answered()
+        assert (descriptors(), scene.announcements) == (before + 1, [1])
+        for wanted in ([], keys[:1]):  # it comes and goes, and the socket stays
+            scene.join(*wanted)
+        await scene.answered()
+        assert (descriptors(), scene.announcements) == (before + 1, [1])
+        scene.found.end(scene.process)
+
+    assert run(scenario, told, monkeypatch) == [
+        *[("AddMember", 0)] * 2,
+        ("Ping", 0),
+        ("AddSockets", 1),
+        *[("AddMember", 0), ("Ping", 0)],
+        *[("AddMember", 0)] * 2,
+        *[("Ping", 0), ("RemoveSockets", 0)],
     ]
 
 
