@@ -18,6 +18,7 @@ from mcrd.words import few
 
 CHECK = "querier"
 PROTOCOLS = {4: "igmp", 6: "mld"}
+OLDER = {4: "IGMPv2", 6: "MLDv1"}  # whose reports go to routers' ports alone (RFC 4541, 2.1.1)
 SHOWN, MORE = 4, ", and {} more"
 FORGET = "switches that snoop forget who wants a group: the stream ends, or goes everywhere"
 
@@ -59,6 +60,7 @@ def _of(
 ) -> Iterator[Finding]:
     name, version = end
     settings, outputs = demand.settings(name), list(outputs)
+    by_members = any(output.when is not None for output in outputs)
     asks = f"`querier = true` under [interfaces.{name}] of the rule file"
     what = PROTOCOLS[version].upper()
     if bridge is not None and bridge.name == name and outputs:
@@ -78,9 +80,14 @@ def _of(
         value = f"{bridge.name} snoops and knows no {what} querier"
     elif PROTOCOLS[version] in unasked.get(name, ()):
         value = f"nobody on {name} asks who wants groups ({what})"
+    elif by_members:
+        value = f"another one asks on {name} who wants groups ({what}), if anybody does"
+        why = f"a switch may show reports of {OLDER[version]} to that one alone: `when` misses them"
+        yield Finding(CHECK, "unknown", value, why, f"{asks}, if there is such a switch")
+        return
     else:
         return
-    if any(output.when is not None for output in outputs):
+    if by_members:
         why = 'who joined is forgotten, and outputs with `when = "members"` end'
         yield Finding(CHECK, "trouble", value, why, asks)
     else:

@@ -57,7 +57,8 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
             remedy = "see the host that relays it; `mcrctl active` has this one relay (mcrctl(1))"
         if state == "idle":
             remedy = (
-                "join there; `mcrctl members` shows who has, and who asks (`when` in mcr.toml(5))"
+                "join there; `mcrctl members` shows who has, and who asks: a switch may show"
+                " reports of IGMPv2 and MLDv1 to that one alone (`when` in mcr.toml(5))"
             )
         yield Finding("file", "state", "note" if told else "no", text, remedy)
 

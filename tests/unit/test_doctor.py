@@ -899,6 +899,8 @@ WIDER = SENDS.replace("239.1.1.1", "224.0.0.0/16").replace("239.2.2.2", "239.2.0
         ([SENDS % ""], {"r1": ["mld"]}, [("ok", "")]),
         ([SENDS % ""], {"r1": ["igmp"]}, [("unknown", "r1")]),
         ([SENDS % ', when = "members"'], {"r1": ["igmp"]}, [("trouble", "r1")]),
+        ([SENDS % ', when = "members"'], {}, [("unknown", "r1")]),
+        ([SENDS % ', when = "members"', QUERY], {}, [("ok", "")]),
         ([SENDS % "", QUERY], {"r1": ["igmp"]}, [("ok", "")]),
         ([SENDS % ""], {"r0": ["igmp"], "r1": ["igmp"]}, [("unknown", "r0"), ("unknown", "r1")]),
         ([SENDS % "", '[interfaces.r0]\nrejoin = "60s"\n'], {"r0": ["igmp"]}, [("ok", "")]),
