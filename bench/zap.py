@@ -4,6 +4,10 @@
 
 Each receiver is a host. It joins a group at random, leaves after a while and joins another one.
 What a network gets is seen where it leaves the relay. Both relays see the same joins and leaves.
+
+From a join to its first packet is from the host's call to the time at which its kernel stamped the
+datagram: with the wait of that kernel before its report. From a leave to silence is to the last
+packet on that network before none came for a while, unless somebody joined again.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
