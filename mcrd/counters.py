@@ -95,6 +95,9 @@ class RuleCounts(Struct):
     backlog: int | None = None
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
+    address: str = ""
+    port: int | str = 0
+    description: str = ""
 
 
 class InterfaceCounts(Struct):
@@ -122,11 +125,27 @@ class WorkerCounts(Worker):
 
 
 class Stats(Answer):
-    """All counters, or those of a rule and of its input interface."""
+    """All counters, or those of a rule and of its input interface.
+
+    Whoever says `since` gets of `rules` only those that are not as they were at that `cursor`, and
+    of all others the rates. `since` is 0 when it gets all of them all the same.
+    """
 
     command = "stats"
     uptime_s: float = 0.0
+    cursor: int = 0
+    since: int = 0
     rules: dict[str, RuleCounts] = field(default_factory=dict)
     interfaces: dict[str, InterfaceCounts] = field(default_factory=dict)
     workers: list[WorkerCounts] = field(default_factory=list)
     kernel: dict[str, int] = field(default_factory=dict)
+    rates: dict[str, list[int | float]] = field(default_factory=dict)
+
+
+def rates(rule: RuleCounts) -> list[float]:
+    """What `rates` has of a rule: nothing where nothing flows."""
+    second, minute, peak = rule.rate.second, rule.rate.minute, rule.rate.peak
+    found = [second.packets, second.bytes, peak.second, minute.packets, minute.bytes, peak.minute]
+    for output in rule.outputs:
+        found += output.rate.second.packets, output.rate.second.bytes
+    return found if any(found) else []

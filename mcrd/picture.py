@@ -7,10 +7,12 @@ Inputs are on the left, rules in the middle, outputs on the right. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from mcrd.addresses import written
-from mcrd.answers import Members, Rule, Rules
+from mcrd.answers import Members
 from mcrd.counters import OutputCounts, RuleCounts, Stats
 
 NO_LOSS = frozenset(
@@ -70,29 +72,36 @@ class Picture(Struct):
     interfaces: dict[str, InterfacePicture]
 
 
-def picture(stats: Stats, rules: Rules, members: Members) -> Picture:
-    """The picture of what these say: of all rules in `stats`, with what `rules` says of them."""
-    interfaces = {
+def picture(stats: Stats, members: Members) -> Picture:
+    """The picture of what these say."""
+    rules = {name: of_rule(name, count) for name, count in stats.rules.items()}
+    return Picture(rules, of_interfaces(stats, rules, members))
+
+
+def of_interfaces(
+    stats: Stats, rules: Mapping[str, RulePicture], members: Members
+) -> dict[str, InterfacePicture]:
+    """The interfaces; what one of all these rules has lost is shown there."""
+    found = {
         name: InterfacePicture(
-            entry.rate.second.packets, 8 * entry.rate.second.bytes, dict(entry.dropped)
+            entry.rate.second.packets, 8 * entry.rate.second.bytes, losses(entry.dropped)
         )
         for name, entry in stats.interfaces.items()
     }
-    for rule in stats.rules.values():
-        if node := interfaces.get(rule.interface_now or rule.interface):
-            _without(node.lost, rule.dropped)  # shown at the rule
+    for rule in rules.values():
+        if rule.lost and (node := found.get(rule.interface)):
+            left = {name: number - rule.lost.get(name, 0) for name, number in node.lost.items()}
+            node.lost = {name: number for name, number in left.items() if number > 0}
     for asked in members.asked:
         who = asked.querier or "nobody"
         also = " (this host)" if asked.elected else ""
         said = f"{asked.protocol.upper()}: {who}{also} asks; {len(asked.groups)} groups wanted"
-        interfaces.setdefault(asked.interface, InterfacePicture()).queriers.append(said)
-    for node in interfaces.values():
-        node.lost = losses(node.lost)
-    known = {name: _rule(name, rule, rules.rules.get(name)) for name, rule in stats.rules.items()}
-    return Picture(known, interfaces)
+        found.setdefault(asked.interface, InterfacePicture()).queriers.append(said)
+    return found
 
 
-def _rule(name: str, count: RuleCounts, rule: Rule | None) -> RulePicture:
+def of_rule(name: str, count: RuleCounts) -> RulePicture:
+    """A rule, or a leg of one."""
     found = count.inspect
     stream, leg, _ = name.rpartition("@")
     return RulePicture(
@@ -100,10 +109,10 @@ def _rule(name: str, count: RuleCounts, rule: Rule | None) -> RulePicture:
         bits=8 * count.rate.second.bytes,
         lost=losses(count.dropped),
         interface=count.interface_now or count.interface,
-        source="" if rule is None else written(rule.input.address, rule.input.port),
+        source=written(count.address, count.port) if count.address else "",
         state=next(iter(count.leg_faults), SILENT if count.silent else count.state),
         reason=count.reason or "",
-        about="" if rule is None else rule.description,
+        about=count.description,
         peak=count.rate.peak.second,
         before=0 if found is None else found.lost or found.mpeg_ts.continuity_errors,
         stream=stream if leg else "",
@@ -122,13 +131,6 @@ def _output(count: OutputCounts) -> OutputPicture:
         state=count.state,
         reason=count.reason or "",
     )
-
-
-def _without(counts: dict[str, int], others: dict[str, int]) -> None:
-    if any(others.values()):
-        for name, number in others.items():
-            if name in counts:
-                counts[name] = max(0, counts[name] - number)
 
 
 def losses(counts: dict[str, int]) -> dict[str, int]:

@@ -170,10 +170,9 @@ def _graph(options: argparse.Namespace) -> int:
     from mcrd.cli import graph  # noqa: PLC0415
 
     stats = fetch(options.control, Stats, TIMEOUT)
-    rules = fetch(options.control, Rules, TIMEOUT)
     members = fetch(options.control, Members, TIMEOUT)
     form = "json" if options.json else options.format
-    return graph.run(picture(stats, rules, members), options.rule, form)
+    return graph.run(picture(stats, members), options.rule, form)
 
 
 def _web(options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from mcrd.daemon.families import Snapshot
 from mcrd.daemon.metrics import Metrics
 from mcrd.daemon.planner import Planner
 from mcrd.daemon.rulefile import RuleFile
+from mcrd.daemon.since import Since
 from mcrd.errors import words
 from mcrd.lanes.queriers import Asking
 from mcrd.looks import Look
@@ -74,6 +75,7 @@ class Commands:
     metrics: Metrics = field(init=False)
     _started: float = field(default_factory=time.monotonic)
     _looks: Looks = field(default_factory=Looks)
+    _since: Since = field(default_factory=Since)
     _listening: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -187,11 +189,21 @@ class Commands:
         return answers.OneRule(found, about)
 
     async def stats(self, arguments: Arguments) -> counters.Stats:
-        """All counters, or those of a rule and of its input interface.
+        """All counters, or those of a rule and of its input interface; or what is not as it was.
 
         Others have their turn meanwhile: there may be thousands of rules.
         """
-        return await self._count(counters.Stats(), arguments.get("name"))
+        name, since = arguments.get("name"), arguments.get("since")
+        if name is not None or not isinstance(since, int):
+            return await self._count(counters.Stats(), self._named(name), name is not None)
+        flows = self._since.look(self.planner, self.alarms)
+        rules = self.planner.config.rules
+        found = counters.Stats(cursor=self._since.cursor)
+        if self._since.knows(since):
+            changed = self._since.changed(since)
+            rules, found.since = {name: rules[name] for name in changed}, since
+            found.rates = {name: flow for name, flow in flows.items() if name not in rules}
+        return await self._count(found, rules)
 
     async def snapshot(self) -> Snapshot:
         """What the metrics show."""
@@ -204,7 +216,7 @@ class Commands:
         for _, asking in self._asking():
             found.asked.append(asking.told())
             await asyncio.sleep(0)
-        return await self._count(found)
+        return await self._count(found, self.planner.config.rules)
 
     def _names(self) -> dict[str, answers.HostName]:
         """The names of receivers, with what DNS has of them."""
@@ -213,8 +225,9 @@ class Commands:
             for name, found in self.planner.estate.handover.resolved.items()
         }
 
-    async def _count(self, found: Found, name: object = None) -> Found:
-        planner, given = self.planner, self._named(name)
+    async def _count(self, found: Found, given: Mapping[str, Rule], is_one: bool = False) -> Found:
+        """Count these rules, and all interfaces or those of the one."""
+        planner = self.planner
         states, ledger, silent = planner.now(given), planner.estate.ledger, self.alarms.silent
         faults = self.alarms.faults_of_legs()
         switched = switches.Inputs(planner.config.rules, ledger)
@@ -227,7 +240,7 @@ class Commands:
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
         here = (names.real(r.input.interface, planner.links.now) for r in given.values())
-        report.add_rings(found, planner.estate, None if name is None else frozenset(here))
+        report.add_rings(found, planner.estate, frozenset(here) if is_one else None)
         found.uptime_s = self._uptime()
         return found
 

@@ -54,6 +54,7 @@ class Planner:
         self.written = Config()
         self.config = Config()
         self.states: dict[str, RuleState] = {}
+        self._fared = self.config  # what they are of
         self.pending = True
         self.woken = asyncio.Event()
         self.estate = Estate(self.woken.set)
@@ -174,7 +175,7 @@ class Planner:
         await estate.handover.keep()
         self._unanswered.count(self.routes.now)
         self.pending = False
-        self.states = self.now()
+        self.states, self._fared = self.now(), self.config
 
     def _go_on(self, by_members: bool) -> None:
         """There is more to do: at once where somebody joins or leaves all the time."""
@@ -198,6 +199,11 @@ class Planner:
         """How these rules fare, or all."""
         actual = self.estate.actual(self.links.now, self.routes.now)
         return states(self.config, actual, self._needs, rules)
+
+    def lately(self) -> dict[str, RuleState]:
+        """How all rules fare: as after the last round, unless there is more to do."""
+        is_over = self.pending or self.woken.is_set() or self._fared is not self.config
+        return self.now() if is_over else self.states
 
     def active(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
         """Those of the rules that are active, with the interfaces' own names."""

@@ -152,6 +152,9 @@ def rule_counts(
     return counters.RuleCounts(
         interface=entry.input.interface,
         interface_now=_own(entry.input.interface, links),
+        address=str(entry.input.address),
+        port=_port(entry.input.port),
+        description=entry.description,
         state=now.state,
         reason=now.reason,
         silent=entry.name in silent if entry.silence is not None else None,

@@ -35,6 +35,13 @@ OF_SKIPS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct output_
 """Why an output was not to send a datagram: these are no losses."""
 
 
+Glance = list[int]
+"""The fields of `struct glance` of shared.h, in their order."""
+
+NO_FLOW: Glance = [0] * len(ffi.typeof("struct glance").fields)
+"""Of what no worker has."""
+
+
 @dataclass(slots=True)
 class SwitchCount(Count):
     """One of several inputs of a rule, of which one is in use. Times are seconds from the epoch.

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mcrd.dataplane._dataplane import ffi
+from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.sums import InspectCount, Last, TsCount
 
 FORMATS: dict[str, int] = {
@@ -19,9 +19,6 @@ FORMATS: dict[str, int] = {
 OTHER_PIDS = "other"
 """In `by_pid`: those for which a worker had no place left."""
 
-PATIENCE = 3 * 10**9
-"""So many nanoseconds after the last datagram, nothing comes that is missing."""
-
 _NS = 1e9
 _LONGEST = 10**18  # ns: what a worker says may be wrong
 _LATEST = 4 * 10**18  # ns since the epoch: the year 2096
@@ -32,7 +29,7 @@ def lost(found: Any) -> int:
 
     The worker would give it up with the next datagram.
     """
-    is_over = time.time_ns() - found.seen > PATIENCE
+    is_over = time.time_ns() - found.seen > lib.MCRD_MISSING_NS
     return int(found.lost + found.missing if is_over else found.lost)
 
 

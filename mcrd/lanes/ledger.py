@@ -7,11 +7,22 @@ Nothing that was counted is ever subtracted again while its rule, output or inte
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from operator import add
 from typing import Any, TypeVar
 
 from mcrd.addresses import Target
-from mcrd.lanes.counts import OF_REPORTS, InterfaceCount, OutputCount, RuleCount, SwitchCount
+from mcrd.lanes.counts import (
+    NO_FLOW,
+    OF_REPORTS,
+    Glance,
+    InterfaceCount,
+    OutputCount,
+    RuleCount,
+    SwitchCount,
+)
 from mcrd.lanes.segment import Segment
 from mcrd.planning.resources import Ring
 from mcrd.sockets.lost import NOTHING, Lost
@@ -30,6 +41,7 @@ class Ledger:
         self._outputs: dict[tuple[str, Target], OutputCount] = {}
         self._interfaces: dict[str, InterfaceCount] = {}
         self._numbered: dict[tuple[str, int], InterfaceCount] = {}  # of the interface's workers
+        self._added: Counter[str] = Counter()  # how often to what is kept of a rule
 
     @property
     def kept(self) -> tuple[dict[Any, Any], ...]:
@@ -98,6 +110,7 @@ class Ledger:
             count.dropped["standby"] += count.backlog
             count.backlog = 0
             self._rules.setdefault(rule, RuleCount()).add(count)
+            self._added[rule] += 1
             segment.rules.give_back(rule)
 
     def end_output(self, ring: Ring, rule: str, target: Target) -> None:
@@ -108,19 +121,23 @@ class Ledger:
         slot = segment.outputs.taken.get((rule, target))
         if slot is not None:
             segment.end_waiting([slot])
-            kept = self._outputs.setdefault((rule, target), OutputCount())
-            kept.add(segment.output(slot))
+            self._kept_of(rule, target).add(segment.output(slot))
             segment.outputs.give_back((rule, target))
 
     def sent_to_nobody(self, rule: str, target: Target, packets: int) -> None:
         """Note that so many of the datagrams that an output sent reached no host."""
-        kept = self._outputs.setdefault((rule, target), OutputCount())
+        kept = self._kept_of(rule, target)
         kept.dropped["unreachable"] += packets
         kept.unanswered += packets
 
     def lose_answers(self, rule: str, target: Target, packets: int) -> None:
         """Count answers for which a socket had no room; `target` as that of replies.answers()."""
-        self._outputs.setdefault((rule, target), OutputCount()).lost += packets
+        self._kept_of(rule, target).lost += packets
+
+    def _kept_of(self, rule: str, target: Target) -> OutputCount:
+        """What is kept of an output, to be added to."""
+        self._added[rule] += 1
+        return self._outputs.setdefault((rule, target), OutputCount())
 
     def forget(
         self,
@@ -140,6 +157,7 @@ class Ledger:
         known, targets = set(rules), set(outputs)
         self._rules = {name: kept for name, kept in self._rules.items() if name in known}
         self._outputs = {key: kept for key, kept in self._outputs.items() if key in targets}
+        self._added = Counter({name: n for name, n in self._added.items() if name in known})
         # Slots of what ended while its worker did are still taken.
         for segment in self._segments:
             for rule in segment.rules.taken.keys() - known:
@@ -165,6 +183,25 @@ class Ledger:
         """How much an output sends, over all workers."""
         live = (segment.output_rate(slot) for segment, slot in self._of((rule, target)))
         return _sum(Rate(), live)
+
+    def glances(self) -> tuple[dict[str, Glance], dict[tuple[str, Target], Glance]]:
+        """How much flows now by all rules and outputs, over all workers.
+
+        Of a rule, `losses` changes with what is kept of it and its outputs, too.
+        """
+        rules: dict[str, Glance] = {}
+        outputs: dict[tuple[str, Target], Glance] = {}
+        found: tuple[dict[Any, Glance], dict[Any, Glance]] = rules, outputs
+        now = time.time_ns()
+        for segment in self._segments:
+            for glances, more in zip(found, segment.glances(now), strict=True):
+                for key, glance in more:
+                    known = glances.get(key)
+                    glances[key] = glance if known is None else list(map(add, known, glance))
+        for rule, times in self._added.items():
+            *flow, losses = rules.get(rule, NO_FLOW)
+            rules[rule] = [*flow, losses + times]
+        return rules, outputs
 
     def faults(self, rule: str) -> tuple[int, int]:
         """What a rule lost before it came here, and its continuity errors, over all workers."""

@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from array import array
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -21,10 +21,12 @@ from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.lanes import merges, switches
 from mcrd.lanes.counts import (
     DROP_REASONS,
+    NO_FLOW,
     OF_OUTPUTS,
     OF_RINGS,
     OF_RULES,
     OF_SKIPS,
+    Glance,
     InterfaceCount,
     OutputCount,
     RuleCount,
@@ -252,6 +254,23 @@ class Segment:
     def interface_rate(self, place: int = 0) -> Rate:
         """How much the worker takes from the rings of an interface."""
         return _rate(self._view.interfaces[place])
+
+    def glances(self, now: int) -> tuple[Iterator[tuple[str, Glance]], Iterator[Any]]:
+        """All rules by their names, and all outputs as in `outputs`, at `now`, in nanoseconds."""
+        return (
+            self._glances(self.rules, lib.counters_of_rules, now),
+            self._glances(self.outputs, lib.counters_of_outputs, now),
+        )
+
+    def _glances(
+        self, slots: Slots, look: Callable[..., None], now: int
+    ) -> Iterator[tuple[Any, Glance]]:
+        found = ffi.new("struct glance[]", slots.end)
+        look(self._view, slots.end, now, found)
+        numbers = memoryview(ffi.buffer(found)).cast("B").cast("Q").tolist()
+        size = len(NO_FLOW)
+        for key, slot in slots.taken.items():
+            yield key, numbers[size * slot : size * (slot + 1)]
 
     def output(self, slot: int) -> OutputCount:
         """What became of an output's datagrams."""

@@ -35,10 +35,10 @@ class Daemon:
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._decoders: dict[type[Answer], msgspec.json.Decoder[Any]] = {}
 
-    async def fetch(self, kind: type[Kind]) -> Kind:
+    async def fetch(self, kind: type[Kind], **arguments: Any) -> Kind:
         """The answer to the command of this kind; raises NoAnswerError, and closes then."""
         try:
-            line = await asyncio.wait_for(self._ask(kind.command), TIMEOUT)
+            line = await asyncio.wait_for(self._ask(kind.command, arguments), TIMEOUT)
             reply = self._decoder(kind).decode(line)
             if reply.protocol > PROTOCOL:
                 raise NoAnswerError("mcrd is newer than mcrd-web: restart mcrd-web")
@@ -61,12 +61,12 @@ class Daemon:
             self._decoders[kind] = msgspec.json.Decoder(_Reply[kind])  # type: ignore[valid-type]
         return self._decoders[kind]
 
-    async def _ask(self, command: str) -> bytes:
+    async def _ask(self, command: str, arguments: dict[str, Any]) -> bytes:
         if self._open is None:
             opening = asyncio.open_unix_connection(str(self.path), limit=ANSWER_LARGEST)
             self._open = await asyncio.wait_for(opening, CONNECT_TIMEOUT)
         reader, writer = self._open
-        writer.write(msgspec.json.encode({"command": command, "arguments": {}}) + b"\n")
+        writer.write(msgspec.json.encode({"command": command, "arguments": arguments}) + b"\n")
         line = await reader.readline()
         if not line.endswith(b"\n"):
             raise NoAnswerError("mcrd ended before it answered")

@@ -5,19 +5,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from mcrd.answers import Status
-from mcrd.counters import RuleCounts, Stats
+from mcrd.answers import Status, Worker
 from mcrd.events import counted
-from mcrd.picture import NO_LOSS, Picture
+from mcrd.picture import RulePicture
 from mcrd.words import unsent_for
 
 AT_ONCE = 20  # of one look
 QUIET = 30.0  # seconds without a loss after which the next one is told again
 LOSSES_MOST = 10_000  # that are remembered
+
+Rules = Mapping[str, RulePicture]
 
 
 class Happening(Struct):
@@ -34,23 +35,29 @@ class Watch:
 
     def __init__(self) -> None:
         self._status: Status | None = None
-        self._stats = Stats()
-        self._shown = Picture({}, {})
+        self._workers: Sequence[Worker] = ()
         self._lost_at: dict[tuple[str, str], float] = {}
         self._is_away = False
 
-    def look(self, now: float, status: Status, stats: Stats, shown: Picture) -> list[Happening]:
-        """What is different now; nothing at the first look. Keeps no more than is needed for it."""
+    def look(
+        self, now: float, status: Status, workers: Sequence[Worker], old: Rules, new: Rules
+    ) -> list[Happening]:
+        """What is different now; nothing at the first look.
+
+        `old` are rules as they were that have changed or gone, `new` those that changed or came.
+        """
         before, self._status = self._status, status
         found: list[Happening] = []
         if before is not None:
             text = _of_daemon(before, status, self._is_away)
             found += [Happening(now, "daemon", text)] if text else []
             found += [Happening(now, "file", text) for text in _of_file(before, status)]
-            found += [Happening(now, "worker", text) for text in _of_workers(self._stats, stats)]
-            found += [Happening(now, "rule", *each) for each in _of_rules(self._shown, shown)]
-            found += self._losses(now, stats)
-        self._stats, self._shown, self._is_away = stats, shown, False
+            found += [
+                Happening(now, "worker", text) for text in _of_workers(self._workers, workers)
+            ]
+            found += [Happening(now, "rule", *each) for each in _of_rules(old, new)]
+            found += self._losses(now, {} if self._is_away else old, new)
+        self._workers, self._is_away = workers, False
         if len(found) > AT_ONCE:
             rest = Happening(now, "daemon", f"and {len(found) - AT_ONCE} more at the same time")
             found = [*found[:AT_ONCE], rest]
@@ -60,17 +67,13 @@ class Watch:
         """The daemon does not answer; told once. What it counted may begin anew."""
         if self._status is None or self._is_away:
             return []
-        self._is_away = True
-        self._stats = Stats()
+        self._is_away, self._workers = True, ()
         return [Happening(now, "daemon", why)]
 
-    def _losses(self, now: float, stats: Stats) -> Iterator[Happening]:
+    def _losses(self, now: float, old: Rules, new: Rules) -> Iterator[Happening]:
         self._lost_at = {key: at for key, at in self._lost_at.items() if abs(now - at) < QUIET}
-        for name, rule in stats.rules.items():
-            old = self._stats.rules.get(name)
-            if old is None:
-                continue
-            for why, number in _lost(old, rule).items():
+        for name, rule in new.items():
+            for why, number in _lost(old.get(name, rule), rule).items():
                 is_new = (name, why) not in self._lost_at
                 if is_new and len(self._lost_at) >= LOSSES_MOST:
                     continue
@@ -80,20 +83,19 @@ class Watch:
                     yield Happening(now, "lost", told, name)
 
 
-def _lost(old: RuleCounts, new: RuleCounts) -> dict[str, int]:
+def _lost(old: RulePicture, new: RulePicture) -> dict[str, int]:
     """What was lost since then by the rule and all its outputs, by its reason."""
     found: Counter[str] = Counter()
-    if old.dropped != new.dropped:
-        _add_risen(found, old.dropped, new.dropped)
+    _add_risen(found, old.lost, new.lost)
     for before, output in zip(old.outputs, new.outputs, strict=False):
-        if before.where == output.where and any(output.unsent.values()):
-            _add_risen(found, before.unsent, output.unsent)
+        if (before.interface, before.to) == (output.interface, output.to):
+            _add_risen(found, before.lost, output.lost)
     return found
 
 
 def _add_risen(found: Counter[str], old: dict[str, int], new: dict[str, int]) -> None:
     for why, number in new.items():
-        if number > (before := old.get(why, 0)) and why not in NO_LOSS:
+        if number > (before := old.get(why, 0)):
             found[why] += number - before
 
 
@@ -112,9 +114,9 @@ def _of_file(old: Status, new: Status) -> Iterator[str]:
         yield "the rule file is good again"
 
 
-def _of_workers(old: Stats, new: Stats) -> Iterator[str]:
-    before = {(worker.interface, worker.number): worker for worker in old.workers}
-    for worker in new.workers:
+def _of_workers(old: Sequence[Worker], new: Sequence[Worker]) -> Iterator[str]:
+    before = {(worker.interface, worker.number): worker for worker in old}
+    for worker in new:
         was = before.get((worker.interface, worker.number))
         called = f"worker {worker.number} of {worker.interface}"
         if was is not None and worker.restarts > was.restarts:
@@ -123,9 +125,9 @@ def _of_workers(old: Stats, new: Stats) -> Iterator[str]:
             yield f"{called} is {worker.state} now"
 
 
-def _of_rules(old: Picture, new: Picture) -> Iterator[tuple[str, str]]:
-    for name, rule in new.rules.items():
-        was = old.rules.get(name)
+def _of_rules(old: Rules, new: Rules) -> Iterator[tuple[str, str]]:
+    for name, rule in new.items():
+        was = old.get(name)
         if was is None:
             yield f"{name} is new: {rule.state}", name
         elif rule.state != was.state:
@@ -135,6 +137,6 @@ def _of_rules(old: Picture, new: Picture) -> Iterator[tuple[str, str]]:
             yield f"{name} has {counted(len(rule.outputs), 'output')} now", name
         elif rule.used and was.used is False:
             yield f"{name} is the input in use now", name
-    for name in old.rules:
-        if name not in new.rules:
+    for name in old:
+        if name not in new:
             yield f"{name} is gone", name

@@ -1,9 +1,9 @@
 """What flowed before: the last ten minutes by the second, and the last day by the minute.
 
-A column has a number of each rule, in 16 bits, and is compressed. Numbers are kept as logarithms,
-exact to 0.05 %. A rule has a place in all columns, and keeps it while it is away; who gets it after
-another rule knows from which column on it is its own. With thousands of rules whose rates all
-differ, the day is shorter.
+A column has numbers of all rules. They are kept as logarithms, exact to 0.14 %. Written is how far
+they are from those of a column before, which is little of most streams, and that is compressed. A
+rule has a place in all columns, and keeps it while it is away; who gets it after another rule knows
+from which column on it is its own.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -11,21 +11,26 @@ differ, the day is shorter.
 from __future__ import annotations
 
 import math
+import sys
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from mcrd.counters import RuleCounts
-
 SECONDS, MINUTES = 600, 1440  # columns
 RULES_MOST = 20_000  # that are remembered
-ROOM = 24_000_000  # bytes for the columns of seconds, and as many for those of minutes
+ROOM_OF_SECONDS, ROOM_OF_MINUTES = 15_000_000, 35_000_000  # bytes
+ANEW = 60  # columns that are written by how far they are from one
 BACK = 5  # seconds; the past moves with a clock that was set back by more
-_STEPS = 1500  # for a factor of 2
+_STEPS = 256  # for a factor of 2
+_ROWS = 3  # packets, bits and peaks, each of all rules
+
+
+Flows = Mapping[str, Sequence[float]]
+"""By the names of rules, as counters.rates()."""
 
 
 class Series(Struct):
@@ -40,8 +45,15 @@ class Series(Struct):
 
 class _Column(NamedTuple):
     at: int
+    base: array[int]
+    """What it is written by, with as many numbers."""
     numbers: bytes
-    """Packets of all rules, then bits, then peaks; compressed."""
+    """The higher bytes of all, then the lower ones; compressed."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, with a share of those of its base."""
+        return len(self.numbers) + len(self.base) * self.base.itemsize // ANEW
 
 
 class _Place(NamedTuple):
@@ -52,18 +64,24 @@ class _Place(NamedTuple):
 class _Columns:
     """The last so many columns, as far as there is room."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, room: int) -> None:
         self.kept: deque[_Column] = deque()
         self.last = 0
-        self._most = most
+        self._most, self._room = most, room
         self._size = 0
+        self._base: array[int] = array("H")
+        self._of_base = 0
 
-    def add(self, column: _Column) -> None:
+    def add(self, at: int, numbers: array[int]) -> None:
+        if len(numbers) != len(self._base) or self._of_base == ANEW:
+            self._base, self._of_base = numbers, 0
+        self._of_base += 1
+        column = _Column(at, self._base, _written(numbers, self._base))
         self.kept.append(column)
-        self.last = column.at
-        self._size += len(column.numbers)
-        while len(self.kept) > self._most or self._size > ROOM:
-            self._size -= len(self.kept.popleft().numbers)
+        self.last = at
+        self._size += column.size
+        while len(self.kept) > self._most or self._size > self._room:
+            self._size -= self.kept.popleft().size
 
     def move(self, by: int) -> None:
         """As if the clock had been right: by so many seconds."""
@@ -86,34 +104,20 @@ class History:
         self._places: dict[str, _Place] = {}
         self._gone: dict[str, int] = {}  # when each was seen last; the longest ago is first
         self._size = 0  # places that columns have
-        self._seconds = _Columns(SECONDS)
-        self._minutes = _Columns(MINUTES)
+        self._seconds = _Columns(SECONDS, ROOM_OF_SECONDS)
+        self._minutes = _Columns(MINUTES, ROOM_OF_MINUTES)
 
-    def add(self, now: int, rules: Mapping[str, RuleCounts]) -> None:
-        """Keep what these rules count now; of each second, what came first."""
+    def add(self, now: int, flows: Flows) -> None:
+        """Keep what flows now; of each second, what came first."""
         if now < self._seconds.last - BACK:
             self._move(now - 1 - self._seconds.last)
         if now <= self._seconds.last:
             return
-        self._arrange(now, rules)
-        rates = [(self._places[n].at, r.rate) for n, r in rules.items() if n in self._places]
-        self._seconds.add(
-            self._column(
-                now,
-                ((i, rate.second.packets) for i, rate in rates),
-                ((i, 8 * rate.second.bytes) for i, rate in rates),
-                ((i, rate.peak.second) for i, rate in rates),
-            )
-        )
+        self._arrange(now, flows)
+        some = [(self._places[n].at, f) for n, f in flows.items() if f and n in self._places]
+        self._seconds.add(now, self._column((i, f[0], f[1], f[2]) for i, f in some))
         if now - self._minutes.last >= 60:
-            self._minutes.add(
-                self._column(
-                    now,
-                    ((i, rate.minute.packets) for i, rate in rates),
-                    ((i, 8 * rate.minute.bytes) for i, rate in rates),
-                    ((i, rate.peak.minute) for i, rate in rates),
-                )
-            )
+            self._minutes.add(now, self._column((i, f[3], f[4], f[5]) for i, f in some))
 
     def of(self, name: str) -> Past | None:
         """What is kept of a rule, for series(); None: it is not remembered."""
@@ -128,12 +132,12 @@ class History:
         self._places = {n: _Place(at, since + by) for n, (at, since) in self._places.items()}
         self._gone = {name: at + by for name, at in self._gone.items()}
 
-    def _arrange(self, now: int, rules: Mapping[str, RuleCounts]) -> None:
-        for name in self._places.keys() - self._gone.keys() - rules.keys():
+    def _arrange(self, now: int, flows: Flows) -> None:
+        for name in self._places.keys() - self._gone.keys() - flows.keys():
             self._gone[name] = self._seconds.last
-        for name in self._gone.keys() & rules.keys():
+        for name in self._gone.keys() & flows.keys():
             del self._gone[name]
-        for name in rules:
+        for name in flows:
             if name not in self._places and (at := self._free_place()) is not None:
                 self._places[name] = _Place(at, now)
 
@@ -149,42 +153,55 @@ class History:
         self._size += 1
         return self._size - 1
 
-    def _column(self, now: int, *of_rules: Iterable[tuple[int, float]]) -> _Column:
-        whole = bytearray()
-        for pairs in of_rules:
-            numbers = array("H", bytes(2 * self._size))
-            for index, number in pairs:
-                if number:
-                    numbers[index] = pack(number)
-            whole += numbers.tobytes()
-        return _Column(now, zlib.compress(whole, 1))
+    def _column(self, rates: Iterable[tuple[int, float, float, float]]) -> array[int]:
+        """Packets; below them the factors to bits and to peaks, which change less."""
+        numbers = array("H", bytes(2 * _ROWS * self._size))
+        below, last = self._size, 2 * self._size
+        for at, packets, size, peak in rates:
+            numbers[at] = packed = pack(packets)
+            numbers[below + at] = (pack(8 * size) - packed) & 0xFFFF
+            numbers[last + at] = (pack(peak) - packed) & 0xFFFF
+        return numbers
 
 
 def series(past: Past) -> tuple[Series, Series]:
-    """The last minutes by the second, and the last day by the minute. Takes a tenth of a second."""
+    """The last minutes by the second, and the last day by the minute. Takes a moment."""
     return _series(past.seconds, past.place), _series(past.minutes, past.place)
 
 
 def _series(columns: Iterable[_Column], place: _Place) -> Series:
     found = Series([], [], [], [])
-    for at, compressed in columns:
+    for at, base, compressed in columns:
         if at >= place.since:
-            numbers = array("H", zlib.decompress(compressed))
-            size = len(numbers) // 3
+            written, length = zlib.decompress(compressed), len(base)
+            packets, bits, peak = (
+                base[i] + (written[i] << 8 | written[length + i])
+                for i in range(place.at, length, length // _ROWS)
+            )
             found.at.append(at)
-            found.packets.append(unpack(numbers[place.at]))
-            found.bits.append(unpack(numbers[size + place.at]))
-            found.peak.append(unpack(numbers[2 * size + place.at]))
+            found.packets.append(unpack(packets))
+            found.bits.append(unpack(packets + bits))
+            found.peak.append(unpack(packets + peak))
     return found
 
 
+def _written(numbers: array[int], base: array[int]) -> bytes:
+    """Most higher bytes are alike, and lower ones are noise: runs are all that can be found."""
+    apart = array("H", [(n - b) & 0xFFFF for n, b in zip(numbers, base, strict=True)])
+    if sys.byteorder == "big":
+        apart.byteswap()
+    whole = apart.tobytes()
+    compress = zlib.compressobj(strategy=zlib.Z_RLE)
+    return compress.compress(whole[1::2] + whole[::2]) + compress.flush()
+
+
 def pack(number: float) -> int:
-    """Its logarithm, in 16 bits: up to 2 to the power of 43."""
+    """Its logarithm, in 16 bits."""
     return min(65535, round(_STEPS * math.log2(1 + number)))
 
 
 def unpack(packed: int) -> float:
-    """The number that was packed, but for 0.05 %."""
-    number = 2 ** (packed / _STEPS) - 1
+    """The number that was packed, but for 0.14 %; of what is beyond 16 bits, the rest counts."""
+    number = 2 ** ((packed & 0xFFFF) / _STEPS) - 1
     whole = float(round(number))
-    return whole if number > 100 or abs(number - whole) < number / 2000 else round(number, 3)
+    return whole if number > 100 or abs(number - whole) < number / 500 else round(number, 3)

@@ -16,19 +16,24 @@ from mcrd.words import unsent_for
 
 
 class Details(msgspec.Struct):
-    """`seconds` and `minutes` are the last ten minutes and the last day; `health` are lines."""
+    """`seconds` and `minutes` are the last ten minutes and the last day; `health` are lines.
+
+    `trouble` is why the daemon says nothing of the rule; then `received` is None.
+    """
 
     name: str
     seconds: Series | None
     minutes: Series | None
-    received: int
+    received: int | None
     dropped: dict[str, int]
     outputs: list[dict[str, object]]
     health: list[str]
+    trouble: str
 
 
-def details(name: str, rule: RuleCounts, past: Past | None) -> bytes:
+def details(name: str, counted: RuleCounts | None, past: Past | None, trouble: str) -> bytes:
     """As JSON. Takes a moment: columns of a day are looked at."""
+    rule = counted or RuleCounts()
     outputs: list[dict[str, object]] = [
         {
             "where": output.where,
@@ -41,9 +46,9 @@ def details(name: str, rule: RuleCounts, past: Past | None) -> bytes:
     ]
     seconds, minutes = series(past) if past else (None, None)
     health = list(_health(rule))
-    shown = Details(
-        name, seconds, minutes, rule.received.packets, _some(rule.dropped), outputs, health
-    )
+    received = None if counted is None else rule.received.packets
+    dropped = _some(rule.dropped)
+    shown = Details(name, seconds, minutes, received, dropped, outputs, health, trouble)
     return msgspec.json.encode(shown)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from mcrd.client import NoAnswerError
 from mcrd.web.access import Access, RefusedError
 from mcrd.web.connections import HEADERS, Bucket, Connection, Door
 from mcrd.web.live import Live
@@ -217,8 +218,12 @@ class Page:
         name = self._named(request)
         async with self._looks:
             name = self._named(request)  # it may have gone meanwhile
-            rule, past = self._live.stats.rules[name], self._live.history.of(name)
-            return _json(await asyncio.to_thread(lambda: details(name, rule, past)))
+            rule, trouble, past = None, "", self._live.history.of(name)
+            try:
+                rule = await self._live.counts(name)
+            except NoAnswerError as error:
+                trouble = str(error)
+            return _json(await asyncio.to_thread(details, name, rule, past, trouble))
 
     async def _journal(self, request: web.Request) -> web.Response:
         name = self._named(request)
@@ -238,7 +243,7 @@ class Page:
 
     def _named(self, request: web.Request) -> str:
         name = request.match_info["name"]
-        if name not in self._live.stats.rules:
+        if not self._live.has(name):
             raise web.HTTPNotFound(text="there is no such rule")
         return name
 

@@ -34,7 +34,7 @@ SUBJECTS = {
     "breaker": ("breaker.c",),
     "choice": ("choice.c",),
     "content": ("content.c",),
-    "counters": ("counters.c",),
+    "counters": ("counters.c", "meter.c"),
     "dedupe": ("dedupe.c", "content.c", "guard.c"),
     "egress": EGRESS,
     "flows": ("flows.c", *RULES),

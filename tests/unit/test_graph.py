@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcrd.answers import Asked, Input, Members, Rule, Rules, Switch
+from mcrd.answers import Asked, Members, Switch
 from mcrd.cli import graph, svg
 from mcrd.counters import InterfaceCounts, OutputCounts, RuleCounts, Stats
 from mcrd.picture import Picture, bits_text, picture
@@ -35,10 +35,11 @@ STATS = Stats(
         "camera": RuleCounts(
             "eth0", "eth0", "active", dropped={"rate_limited": 3, "looped": 0}, rate=rate(2000),
             outputs=[output("eth1", 2000), output("eth2", 500, errors={"EAGAIN": 7})],
+            address="239.1.1.1", port=5000, description="The <door>",
         ),
         "news@eth0": RuleCounts(
             "eth0", "eth0", "active", silent=True, switch=Switch(1, used=True),
-            inspect=InspectCount(lost=9),
+            inspect=InspectCount(lost=9), address="ff15::1", port=5000,
         ),
         "news@eth3": RuleCounts("eth3", None, "waiting", "eth3 is missing", switch=Switch(2)),
     },
@@ -46,14 +47,8 @@ STATS = Stats(
         "eth0": InterfaceCounts(dropped={"rate_limited": 3, "ring_full": 5}, rate=rate(2010)),
     },
 )  # fmt: skip
-RULES = Rules(
-    rules={
-        "camera": Rule(description="The <door>", input=Input(address="239.1.1.1", port=5000)),
-        "news@eth0": Rule(input=Input(address="ff15::1", port=5000)),
-    }
-)
 MEMBERS = Members(asked=[Asked("eth2", "igmp", "10.0.0.1", elected=True)])
-SHOWN = picture(STATS, RULES, MEMBERS)
+SHOWN = picture(STATS, MEMBERS)
 
 
 def test_a_rule_has_its_rate_state_and_losses() -> None:
@@ -102,8 +97,9 @@ def test_a_flow_is_as_wide_as_its_rate() -> None:
 @given(NAMES, NAMES, NAMES)
 def test_no_name_becomes_markup(name: str, interface: str, why: str) -> None:
     rule = RuleCounts(interface, interface, why, why, dropped={why: 1}, outputs=[output(name, 1)])
+    rule.description = why
     stats = Stats(rules={name: rule}, interfaces={interface: InterfaceCounts(dropped={why: 2})})
-    shown = picture(stats, Rules(rules={name: Rule(description=why)}), Members())
+    shown = picture(stats, Members())
     drawn = ET.fromstring("\n".join(svg.drawing(shown)))
     plain = {"svg", "title", "style", "path", "rect", "text", "tspan", "g"}
     assert {element.tag.removeprefix(SVG) for element in drawn.iter()} <= plain

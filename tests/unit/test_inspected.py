@@ -9,17 +9,12 @@ from dataclasses import asdict
 from ipaddress import ip_address
 
 import msgspec
-from mcrd.dataplane._dataplane import ffi
+from mcrd.dataplane._dataplane import ffi, lib
 
 from mcrd.daemon.index import pack, unpack
 from mcrd.inspected import clock, inspected, lost_before
 from mcrd.lanes.counts import RuleCount
-from mcrd.lanes.inspections import (
-    FORMATS,
-    PATIENCE,
-    lost,
-    read,
-)
+from mcrd.lanes.inspections import FORMATS, lost, read
 from mcrd.model import Input, Inspect, Rule
 from mcrd.sums import InspectCount, Last, TsCount
 
@@ -101,7 +96,7 @@ def test_nothing_comes_that_is_missing_when_the_stream_has_ended() -> None:
     count = read(counters)
     assert count is not None
     assert (count.lost, count.missing, lost(counters)) == (3, 2, 3)
-    counters.seen -= PATIENCE
+    counters.seen -= lib.MCRD_MISSING_NS
     count = read(counters)
     assert count is not None
     assert (count.lost, count.missing, lost(counters)) == (5, 0, 5)

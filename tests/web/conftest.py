@@ -25,7 +25,7 @@ def answers(tmp_path: Path) -> Iterator[Answers]:
 
 @pytest.fixture
 def web(answers: Answers, tmp_path: Path) -> Iterator[Web]:
-    assert answers.rules.rules
+    assert answers.stats.rules
     with serving(tmp_path / "control.sock") as started:
         started.until_it_knows()
         yield started

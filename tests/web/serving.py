@@ -15,9 +15,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mcrd.answers import Input, Members, Rule, Rules, Status, Worker
+from msgspec import structs
+
+from mcrd.answers import Members, Status, Worker
 from mcrd.client import ControlError
-from mcrd.counters import InterfaceCounts, OutputCounts, RuleCounts, Stats, WorkerCounts
+from mcrd.counters import InterfaceCounts, OutputCounts, RuleCounts, Stats, WorkerCounts, rates
 from mcrd.daemon.control import Request, Server
 from mcrd.sums import Peak, PerSecond, Rate, Traffic
 from tests.lab.processes import PATIENCE, wait_for
@@ -56,29 +58,40 @@ class Answers:
         default_factory=lambda: Status(version="1.0", pid=7, uptime_s=1000.0, summary="fine")
     )
     stats: Stats = field(default_factory=Stats)
-    rules: Rules = field(default_factory=Rules)
     members: Members = field(default_factory=Members)
     asked: dict[str, int] = field(default_factory=dict)
     hangs: bool = False
+    cursor: int = 7
+    told: Stats | None = None
 
     def set_rules(self, rules: dict[str, RuleCounts], about: str = "") -> None:
         """These rules run."""
         self.stats = Stats(rules=rules, interfaces={"eth0": InterfaceCounts()}, workers=[WORKER])
-        settings = {name: Rule(input=Input(address="239.1.1.1", port=5000)) for name in rules}
-        for each in settings.values():
-            each.description = about
-        self.rules = Rules(rules=settings)
+        for each in rules.values():
+            each.address, each.port, each.description = "239.1.1.1", 5000, about
 
     async def answer(self, request: Request) -> Any:
         """As the daemon's own handler."""
         self.asked[request.command] = self.asked.get(request.command, 0) + 1
         while self.hangs:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        found = {"status": self.status, "stats": self.stats, "rules": self.rules}
-        found |= {"members": self.members}
+        found = {"status": self.status, "members": self.members}
+        found["stats"] = self._counted(**request.arguments)
         if request.command not in found:
             raise ControlError("no such command")
         return found[request.command]
+
+    def _counted(self, name: str | None = None, since: int | None = None) -> Stats:
+        """As the daemon; all is as it was as long as `stats` is the same object."""
+        found = self.stats
+        if name is not None:
+            return Stats(rules={name: found.rules[name]} if name in found.rules else {})
+        if self.told is not found:
+            self.told, self.cursor = found, self.cursor + 1
+        if since != self.cursor:
+            return structs.replace(found, cursor=self.cursor)
+        flows = {name: rates(rule) for name, rule in found.rules.items()}
+        return structs.replace(found, cursor=since, since=since, rules={}, rates=flows)
 
 
 WORKER = WorkerCounts(**{f: getattr(Worker("eth0", 0, 100), f) for f in Worker.__struct_fields__})

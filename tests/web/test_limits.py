@@ -121,20 +121,6 @@ def _few_streams(web: Web) -> bool:
     return False
 
 
-def test_settings_of_many_rules_are_asked_for_seldom(web: Web, answers: Answers) -> None:
-    answers.set_rules({f"r{n}": rule(packets=n) for n in range(300)})
-    del answers.rules.rules["r7"]  # not all that is counted has settings
-    wait_for(lambda: len(web.state()["rules"]) == 300, "the rules")
-    stream = events(web)
-    next(stream)
-    before = dict(answers.asked)
-    for _ in range(4):
-        next(stream)
-    polls = answers.asked["stats"] - before["stats"]
-    assert polls >= 3
-    assert answers.asked["rules"] - before["rules"] <= 1 + polls // 20
-
-
 @pytest.mark.long
 def test_thousands_of_rules_cost_little(web: Web, answers: Answers) -> None:
     """Below 20 % of a CPU and 100 MB, with a page that looks."""

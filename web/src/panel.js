@@ -67,7 +67,7 @@ async function refresh(mine) {
 }
 
 function outputs(found) {
-  const lines = [`received ${number(found.received)}${lostOf(found.dropped)}`];
+  const lines = [found.trouble || `received ${number(found.received)}${lostOf(found.dropped)}`];
   for (const output of found.outputs) {
     const skipped = Object.keys(output.skipped).length ? `; skipped: ${lostText(output.skipped)}` : "";
     const refused = output.refused ? `; ${number(output.refused)} ICMP errors` : "";

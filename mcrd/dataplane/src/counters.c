@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "counters.h"
 
+#include "meter.h"
+
 void count_errors(struct output_counters *output, int error, uint64_t by)
 {
 	int i;
@@ -45,4 +47,50 @@ uint32_t counters_unsent(const struct output_counters *outputs, uint32_t count, 
 		}
 	}
 	return found;
+}
+
+static struct glance look(const struct meter *meter, const struct traffic *traffic, uint64_t now)
+{
+	struct rates rates;
+
+	meter_read(meter, traffic, now, &rates);
+	return (struct glance){
+		.packets = rates.second.packets,
+		.bytes = rates.second.bytes,
+		.peak = rates.second_peak,
+		.minute_packets = 1000 * rates.minute.packets / rates.minute_seconds,
+		.minute_bytes = 1000 * rates.minute.bytes / rates.minute_seconds,
+		.minute_peak = rates.minute_peak,
+	};
+}
+
+static uint64_t lost_before(const struct inspect_counters *found, uint64_t now)
+{
+	return found->lost + found->continuity + (now - found->seen > MCRD_MISSING_NS ? found->missing : 0);
+}
+
+void counters_of_rules(const struct segment *segment, uint32_t count, uint64_t now, struct glance *glances)
+{
+	uint32_t slot;
+
+	for (slot = 0; slot < count; slot++) {
+		const struct rule_counters *rule = &segment->rules[slot];
+		const struct switch_counters *leg = &segment->switches[slot];
+
+		glances[slot] = look(&rule->meter, &rule->traffic, now);
+		glances[slot].losses = rule->rate_limited + rule->looped + rule->cut_off + rule->too_late +
+				       lost_before(&segment->inspections[slot], now) + leg->used + leg->since;
+	}
+}
+
+void counters_of_outputs(const struct segment *segment, uint32_t count, uint64_t now, struct glance *glances)
+{
+	uint32_t slot;
+
+	for (slot = 0; slot < count; slot++) {
+		const struct output_counters *output = &segment->outputs[slot];
+
+		glances[slot] = look(&output->meter, &output->traffic, now);
+		glances[slot].losses = unsent(output) + output->dropped.new_member;
+	}
 }

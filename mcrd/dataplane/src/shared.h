@@ -5,6 +5,8 @@
 
 #include "segment.h"
 
+#define MCRD_MISSING_NS 3000000000 /* after the last datagram; then nothing comes that is missing */
+
 enum link_layer {
 	LINK_ETHERNET = 0,
 	LINK_IP = 1
@@ -90,6 +92,17 @@ struct member_key {
 	struct endpoint source; /* all zero where the rule does not go by source */
 };
 
+/* What a rule or an output shows at one time: how much flows, in the last second and the last minute. */
+struct glance {
+	uint64_t packets;
+	uint64_t bytes;
+	uint64_t peak; /* the most packets in 10 ms */
+	uint64_t minute_packets; /* in a second of the minute, in thousandths */
+	uint64_t minute_bytes;
+	uint64_t minute_peak;
+	uint64_t losses; /* another number when something was lost, or when another leg is in use */
+};
+
 struct worker;
 
 /* Functions that can fail return 0 or a negative errno. */
@@ -127,6 +140,9 @@ int worker_own(struct worker *worker, const struct endpoint *source, int add);
 /* Of the first `count` outputs, those whose unsent datagrams are not as many as `known` says, which learns them:
  * writes their slots, and returns how many they are. */
 uint32_t counters_unsent(const struct output_counters *outputs, uint32_t count, uint64_t *known, uint32_t *slots);
+/* The first `count` of them, at `now`. */
+void counters_of_rules(const struct segment *segment, uint32_t count, uint64_t now, struct glance *glances);
+void counters_of_outputs(const struct segment *segment, uint32_t count, uint64_t now, struct glance *glances);
 void meter_read(const struct meter *meter, const struct traffic *traffic, uint64_t now, struct rates *rates);
 
 /* See sandbox.py. MCRD_VIOLATION is the exit status after a system call that the filter forbids. */

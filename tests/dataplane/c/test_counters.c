@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "meter.h"
 
 static void test_count(void)
 {
@@ -83,10 +84,49 @@ static void test_unsent(void)
 	free(outputs);
 }
 
+static void test_glances(void)
+{
+	struct segment *segment = calloc(1, sizeof(*segment));
+	uint64_t now = 100 * 60 * 1000000000ULL, began = 0;
+	struct glance glances[2];
+	struct rule_counters *rule;
+
+	if (!segment)
+		abort();
+	check_about("glances");
+	rule = &segment->rules[1];
+	meter_note(&rule->meter, &rule->traffic, &began, now);
+	count(&rule->traffic.packets, 120);
+	count(&rule->traffic.bytes, 1200);
+	counters_of_rules(segment, 2, now + 1000000000, glances);
+	CHECK_EQUAL(glances[0].packets, 0);
+	CHECK_EQUAL(glances[1].packets, 120);
+	CHECK_EQUAL(glances[1].bytes, 1200);
+	CHECK_EQUAL(glances[1].peak, 120);
+	CHECK_EQUAL(glances[1].minute_packets, 1000 * 120 / 61);
+	CHECK_EQUAL(glances[1].losses, 0);
+	count(&rule->duplicate, 5); /* misses nobody */
+	count(&rule->rate_limited, 1);
+	segment->inspections[1].missing = 2; /* of long ago */
+	segment->switches[1].used = 1;
+	counters_of_rules(segment, 2, now, glances);
+	CHECK_EQUAL(glances[1].losses, 4);
+	segment->inspections[1].seen = now;
+	counters_of_rules(segment, 2, now, glances);
+	CHECK_EQUAL(glances[1].losses, 2);
+	count(&segment->outputs[0].dropped.new_member, 3);
+	count_errors(&segment->outputs[0], EIO, 1);
+	count(&segment->outputs[0].skipped.not_wanted, 9);
+	counters_of_outputs(segment, 1, now, glances);
+	CHECK_EQUAL(glances[0].losses, 4);
+	free(segment);
+}
+
 int main(void)
 {
 	test_count();
 	test_places();
 	test_unsent();
+	test_glances();
 	return check_result();
 }

@@ -1,0 +1,100 @@
+"""Which rules are not as they were: for who asks once a second, where there are thousands."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from secrets import randbits
+from typing import NamedTuple
+
+from mcrd.addresses import target
+from mcrd.daemon.alarms import Alarms
+from mcrd.daemon.planner import Planner
+from mcrd.lanes.counts import NO_FLOW, Glance
+from mcrd.model import Rule
+from mcrd.planning.states import RuleState
+
+
+class Mark(NamedTuple):
+    """All of a rule that is no matter of how much flows."""
+
+    rule: Rule
+    state: RuleState
+    interfaces: list[str | None]
+    is_silent: bool
+    faults: list[str] | None
+    losses: int
+
+    def differs(self, other: Mark) -> bool:
+        """Whether one would see it; most are the same objects."""
+        return (
+            self.rule is not other.rule
+            or self[2:] != other[2:]
+            or (self.state is not other.state and _shown(self.state) != _shown(other.state))
+        )
+
+
+def _shown(state: RuleState) -> tuple[object, ...]:
+    outputs = tuple((output.state, output.reason) for output in state.outputs)
+    return state.state, state.reason, outputs
+
+
+class Since:
+    """The marks of the last look, and at which look each rule had another one.
+
+    Looks are counted from a number that no other daemon begins with.
+    """
+
+    def __init__(self) -> None:
+        self._marks: dict[str, Mark] = {}
+        self._changed: dict[str, int] = {}
+        self._first = self.cursor = 1 + randbits(48)
+
+    def look(self, planner: Planner, alarms: Alarms) -> dict[str, list[float]]:
+        """Compare all rules with the last look; what flows by each, as counters.rates()."""
+        states = planner.lately()
+        names = {name: link.name for name, link in planner.links.now.items()}
+        rules, outputs = planner.estate.ledger.glances()
+        silent, faults = alarms.silent, alarms.faults_of_legs()
+        marks: dict[str, Mark] = {}
+        flows: dict[str, list[float]] = {}
+        for name, rule in planner.config.rules.items():
+            state = states[name]
+            sent = [outputs.get((name, target(output)), NO_FLOW) for output in rule.outputs]
+            flows[name], losses = _flow(rules.get(name, NO_FLOW), sent)
+            interfaces = [names.get(rule.input.interface)]
+            for output, how in zip(rule.outputs, state.outputs, strict=True):
+                own = names.get(output.interface) if output.interface else how.interface
+                interfaces.append(own)
+            fault = faults.get(name)
+            marks[name] = Mark(rule, state, interfaces, name in silent, fault, losses)
+        self._compare(marks)
+        return flows
+
+    def _compare(self, marks: dict[str, Mark]) -> None:
+        self.cursor += 1
+        before, self._marks = self._marks, marks
+        self._changed = {
+            name: self._changed[name]
+            if (old := before.get(name)) is not None and (mark == old or not mark.differs(old))
+            else self.cursor
+            for name, mark in marks.items()
+        }  # fmt: skip
+
+    def knows(self, cursor: int) -> bool:
+        """Whether there was such a look."""
+        return self._first < cursor <= self.cursor
+
+    def changed(self, cursor: int) -> list[str]:
+        """The rules that have changed after that look."""
+        return [name for name, at in self._changed.items() if at > cursor]
+
+
+def _flow(taken: Glance, sent: list[Glance]) -> tuple[list[float], int]:
+    """What flows by a rule and its outputs; and a number that changes with what they lose."""
+    packets, size, peak, minute_packets, minute_bytes, minute_peak, losses = taken
+    found = [packets, size, peak, minute_packets / 1000, minute_bytes / 1000, minute_peak]
+    for packets, size, *_, lost in sent:
+        found += packets, size
+        losses += lost
+    return found if any(found) else [], losses
