@@ -22,7 +22,7 @@ from msgspec import Struct
 
 SECONDS, MINUTES = 600, 1440  # columns
 RULES_MOST = 20_000  # that are remembered
-ROOM_OF_SECONDS, ROOM_OF_MINUTES = 15_000_000, 35_000_000  # bytes
+ROOM_OF_SECONDS, ROOM_OF_MINUTES = 13_000_000, 27_000_000  # bytes
 ANEW = 60  # columns that are written by how far they are from one
 BACK = 5  # seconds; the past moves with a clock that was set back by more
 _STEPS = 256  # for a factor of 2

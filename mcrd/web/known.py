@@ -31,6 +31,9 @@ class Change(NamedTuple):
     """Of all rules, as counters.rates()."""
 
 
+UNCHANGED = Change({}, {}, {}, {}, [], {})
+
+
 class Known:
     """The picture as of the last answer, of which only the next one knows what is different."""
 

@@ -17,7 +17,7 @@ from mcrd.counters import RuleCounts, Stats
 from mcrd.web.daemon import Daemon
 from mcrd.web.happenings import Happening, Watch
 from mcrd.web.history import History
-from mcrd.web.known import Change, Known
+from mcrd.web.known import UNCHANGED, Known
 
 INTERVAL = 1.0  # seconds between two polls
 SHARE = 8  # a poll takes no more than one part in so many of a CPU's time
@@ -116,7 +116,7 @@ class Live:
 
     async def _poll(self) -> None:
         now = time.time()
-        changed: Change | None = None
+        changed = UNCHANGED
         try:
             self._is_asking = True
             status = await self._daemon.fetch(Status)
@@ -137,9 +137,7 @@ class Live:
         self._happenings.extend(news)
         self._number += 1
         if self.watchers:
-            change = {**self._head(), "happenings": news}
-            if changed is not None:
-                change |= {key: getattr(changed, key) for key in ("rules", "numbers", "gone")}
-            self._change = msgspec.json.encode(change)
+            change = {key: getattr(changed, key) for key in ("rules", "numbers", "gone")}
+            self._change = msgspec.json.encode({**self._head(), **change, "happenings": news})
         self._next.set()
         self._next = asyncio.Event()
