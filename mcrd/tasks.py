@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -130,6 +131,13 @@ def log_uncaught(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     text = f"{message}: {error!r}" if error is not None else message
     about = f"{type(error).__name__}: {message[:40]}"
     tell(log, logging.ERROR, "unexpected", "%s", text, task=about)
+
+
+def log_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """What nobody could catch, as where a thread had no memory to begin with: in the log."""
+    error = found.exc_value or found.exc_type()
+    text = f"{found.err_msg or 'ignored'}: {describe(error)}"
+    tell(log, logging.ERROR, "unexpected", "%s", text, task=type(error).__name__)
 
 
 def describe(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,16 +14,28 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+BEGINS_WITHIN = 5.0  # seconds
+
 NO_MORE = "there is no room for another thread (raise TasksMax= of the service, or ulimit -u)"
+
+
+class _Begun(threading.Event):
+    """Thread.start() would wait for ever for a thread that had no memory to begin with."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(BEGINS_WITHIN if timeout is None else timeout)
 
 
 def start(name: str, run: Callable[[], None]) -> threading.Thread:
     """Start a thread that no end of the process waits for; raise OSError when none can be had."""
     thread = threading.Thread(target=run, name=name, daemon=True)
+    thread._started = _Begun()  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         thread.start()
     except RuntimeError:
         raise OSError(errno.EAGAIN, NO_MORE) from None
+    if thread.ident is None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     return thread
 
 

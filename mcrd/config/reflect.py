@@ -132,6 +132,8 @@ def _slips_of_interfaces(fields: Fields) -> Iterator[Slip]:
             if name is not WRONG and name not in interfaces:
                 strange = True
                 yield True, (key, at), f"{quoted(name)} is not in interfaces"
+    if WRONG in interfaces:
+        return
     nobody = not any(_asks(fields, one, other) for one in interfaces for other in interfaces)
     if nobody and given and not strange:
         yield True, (given[0],), "leaves no network that may ask another one"

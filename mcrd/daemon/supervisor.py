@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from mcrd.planning.changes import changes, summary
 from mcrd.planning.patterns import expand
 from mcrd.systemd import journal
 from mcrd.systemd.notify import Notify
-from mcrd.tasks import Tasks, clean_up, log_uncaught, take_all
+from mcrd.tasks import Tasks, clean_up, log_uncaught, log_unraisable, take_all
 
 TICK = 0.5  # seconds between two looks at what makes no event
 
@@ -97,6 +98,7 @@ class Supervisor:
         if ended_early():
             return
         loop.set_exception_handler(log_uncaught)
+        sys.unraisablehook = log_unraisable
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon, "SIGHUP")
         await self._server.start()
         main = loop.create_task(self._main())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 START, RUNNING = "start", "running"
 STARTS_WITHIN = 2 * PATIENCE  # seconds
 IN_VAIN = 10.0  # seconds after which what is said to have failed may still be tried
-OF_A_SPARE = 3  # descriptors of the process that waits to be the next worker, or is not there yet
+MORE = 5  # descriptors: of the process that waits to be the next worker, and of clients that go
 QUIET = re.compile(r"(\S+ \S+ )?(INFO|DEBUG): ")
 
 
@@ -85,7 +85,7 @@ def cases(
 def said(daemon: Mcrd) -> list[str]:
     """The lines of the log that are more than news; a traceback is a Fault."""
     log = daemon.log()
-    for word in ("Traceback", "Exception ignored", "internal error"):
+    for word in ("Traceback", "\nException ignored", "internal error"):
         if word in log:
             raise Fault(f"{word}:\n{log}")
     return [line for line in log.splitlines() if not QUIET.match(line)]
@@ -247,7 +247,7 @@ class Runner:
             self._daemon = self._world.lab.mcrd(self._world.relay, by_engine(A, case.engine))
             self._engine = case.engine
             flows(self._world, self._daemon)
-            self._most = self._settled(A) + OF_A_SPARE
+            self._most = self._settled(A) + MORE
         daemon, world = self._daemon, self._world
         daemon.edit(by_engine(A, case.engine))
         before, mark = self._settled(A), len(daemon.log())

@@ -255,6 +255,10 @@ def test_names_of_interfaces_that_are_no_names_of_rules() -> None:
             ('interfaces = ["lan", "a/b"]', 'protocol = "knx"'),
             "f:2:22: reflect.home.interfaces[1]: expected an interface name",
         ),
+        (
+            ('interfaces = [""]', 'protocol = "knx"'),
+            "f:2:15: reflect.home.interfaces[0]: expected an interface name",
+        ),
         ((TWO,), 'f:1:1: reflect.home.protocol: missing; expected one of "mdns", "llmnr", "ssdp"'),
         ((TWO, "port = 9"), "f:1:1: reflect.home.address: missing; without protocol, address"),
         ((TWO, 'address = "broadcast"'), "f:1:1: reflect.home.port: missing; without protocol"),
