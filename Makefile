@@ -10,6 +10,7 @@
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
 #   make faults      system calls of the daemon fail, one at a time, in an order that it prints (needs
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
+#   make fuzz        what strangers write, and frames, changed at random. ROUNDS=100
 #   make page        builds the page of mcrd-web from web/ (needs node and npm)
 #   make test-web    the page in a browser (needs root, chromium, node and npm)
 #   make screenshot  docs/web.png, of the demo's network (needs root and chromium)
@@ -48,7 +49,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels faults page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels faults fuzz page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -83,6 +84,10 @@ test-kernels:
 
 faults: setup
 	@$(VENV)/python -m tests.faults $(ARGS)
+
+fuzz: setup
+	@MCRD_FUZZ=$(or $(ROUNDS),20) $(PYTEST) --long -k "mutations or harm" \
+		tests/dataplane/test_c.py tests/dataplane/test_dissected.py tests/unit/test_readers.py $(ARGS)
 
 web/node_modules: web/package-lock.json
 	$(AS_OWNER) npm --prefix web ci --silent --ignore-scripts

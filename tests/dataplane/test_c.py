@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -86,8 +88,18 @@ def test_contents_have_the_same_hash_without_vectors(tmp_path: Path) -> None:
 
 
 def test_every_c_file_is_run() -> None:
-    # Four are run by test_inspect.py, test_merge.py, test_order.py and test_switch.py.
-    others = {"cost.c", "fuzz_packet.c", "replay.c", "remerge.c", "reorder.c", "reswitch.c"}
+    # Five are run by test_dissected.py, test_inspect.py, test_merge.py, test_order.py and
+    # test_switch.py.
+    others = {
+        "cost.c",
+        "fuzz_packet.c",
+        "fuzz_readers.c",
+        "replay.c",
+        "remerge.c",
+        "reorder.c",
+        "reparse.c",
+        "reswitch.c",
+    }
     named = {f"test_{subject}.c" for subject in SUBJECTS} | others
     assert {path.name for path in TESTS.glob("*.c")} == named
 
@@ -111,3 +123,24 @@ def test_packet_survives_a_million_mutations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", ["3", "5", "7"])
 def test_packet_survives_many_mutations(tmp_path: Path, seed: str) -> None:
     run(compile_c(tmp_path, "fuzz_packet", ("packet.c",), "sanitizers"), "20000000", seed)
+
+
+READERS = tuple({"flows.c", "packet.c", *RULES, *MERGE})
+
+
+def fuzz_readers(directory: Path, *arguments: str) -> None:
+    made = compile_c(directory, "fuzz_readers", READERS, "sanitizers")
+    run(made, TESTS.parent / "corpus.txt", *arguments)
+
+
+def test_frames_of_real_senders_and_what_becomes_of_them(tmp_path: Path) -> None:
+    """Each is taken for what it is; then what is made of them, by all that reads a frame."""
+    fuzz_readers(tmp_path, "100000")
+
+
+@pytest.mark.long
+def test_readers_survive_many_mutations(tmp_path: Path) -> None:
+    """Others in each run; the seed is printed."""
+    seed = str(random.randrange(1, 1 << 32))
+    print("seed", seed)
+    fuzz_readers(tmp_path, str(5_000_000 * int(os.environ.get("MCRD_FUZZ", "1"))), seed)

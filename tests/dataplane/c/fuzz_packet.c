@@ -10,22 +10,11 @@
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #include "packet.h"
 
-#include "frames.h"
-
-#include <stdio.h>
-#include <stdlib.h>
+#include "mutate.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { PREFIX = 4, FLAG_IP = 1, FLAG_KNOWN = 2, FLAG_LONGER = 4, FLAG_SHORTER = 8 };
-
-#define ENSURE(condition)                                                    \
-	do {                                                                 \
-		if (!(condition)) {                                          \
-			fprintf(stderr, "broken: %s\n", #condition);         \
-			abort();                                             \
-		}                                                            \
-	} while (0)
 
 static int within(const uint8_t *at, uint32_t size, const uint8_t *begin, uint32_t room)
 {
@@ -116,24 +105,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 enum { INPUT_ROOM = PREFIX + 256 };
 
-static uint64_t state;
-
-static uint32_t below(uint32_t end)
-{
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return (uint32_t)(state >> 33) % end;
-}
-
-/* What lengths are taken for: the ends of their ranges, and close to the truth. */
-static uint32_t length_near(uint32_t truth)
-{
-	static const uint32_t ends[] = { 0, 1, 7, 8, 19, 20, 39, 40, 0x7fff, 0x8000, 0xfff8, 0xffff };
-
-	return below(2) ? ends[below(sizeof(ends) / sizeof(ends[0]))] : truth + below(9) - 4;
-}
-
 static void edit_length(struct built *built, const struct shape *shape)
 {
 	uint8_t *ip = built->data + built->network, *at;
@@ -186,7 +157,8 @@ int main(int argc, char **argv)
 	unsigned long long count = argc > 1 ? strtoull(argv[1], NULL, 10) : 2000000, i;
 	static struct built seeds[WHOLE];
 
-	state = argc > 2 ? strtoull(argv[2], NULL, 10) | 1 : 0x9e3779b97f4a7c15ULL;
+	if (argc > 2)
+		mutate_state = strtoull(argv[2], NULL, 10) | 1;
 	for (i = 0; i < WHOLE; i++)
 		build(&whole[i], &seeds[i]);
 	for (i = 0; i < count; i++) {
