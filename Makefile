@@ -12,7 +12,7 @@
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
 #   make fuzz        what strangers write, and frames, changed at random. ROUNDS=100
 #   make page        builds the page of mcrd-web from web/ (needs node and npm)
-#   make test-web    the page in a browser (needs root, chromium, node and npm)
+#   make test-web    the page in browsers (needs root, chromium, firefox-esr, node and npm)
 #   make screenshot  docs/web.png, of the demo's network (needs root and chromium)
 #   make bench       measures mcrd beside other relays: about 22 minutes (needs root)
 #   make bench-quick what the ratios need, in three minutes, or five on a busy machine; fails when
