@@ -16,6 +16,7 @@ class OutputDrops(Struct):
     rate_limited: int = 0
     new_member: int = 0
     unreachable: int = 0
+    crashed: int = 0
 
     @property
     def dropped(self) -> dict[str, int]:

@@ -38,7 +38,7 @@ from mcrd.systemd.jobs import is_restarted
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
-SETTLED = 1.0  # seconds from the start of a worker to that of the spare one
+GONE = "%s: what waits in its rings is thrown away"
 AT_THE_END = 3.0  # seconds that a relief under way may take
 
 Sent = tuple[Lane, RelayKey, Relay | None, Answer]
@@ -104,10 +104,7 @@ class Estate:
         """End those that hang; others take their place, for which a spare one waits."""
         for lane in self.holdings.lanes.values():
             lane.look()
-        if not self.holdings.lanes:
-            self._spare.end()
-        elif any(process.age > SETTLED for process in self.workers.values()):
-            self._spare.want()
+        self._spare.look(self.holdings.lanes, (process.age for process in self.workers.values()))
 
     def allow_members(self, allowed: Mapping[str, int]) -> None:
         """How many members a worker may have, by interface, where that is not the default."""
@@ -283,6 +280,8 @@ class Estate:
         self.failures[worker] = Failure(how, now + wait, row)
         if process.suspect:
             self._suspects.update(ring.ingress for ring in lane.rings)
+        elif process.crashed:
+            tell(log, logging.WARNING, "rings-emptied", GONE, worker, **where)
         self._changed()
 
     async def renew_suspects(self) -> None:
@@ -292,8 +291,7 @@ class Estate:
         """
         while self._suspects:
             ingress = self._suspects.pop()
-            text = "%s: what waits in its rings is thrown away"
-            tell(log, logging.WARNING, "rings-renewed", text, ingress, interface=ingress.interface)
+            tell(log, logging.WARNING, "rings-renewed", GONE, ingress, interface=ingress.interface)
             await self._close_rings(ingress)
 
     async def _change_relays(self, steps: Sequence[Change]) -> None:

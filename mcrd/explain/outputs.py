@@ -51,6 +51,7 @@ DROPS = {
         "`members` under [interfaces.NAME]; the log says why a socket could not be opened",
     ),
     "unreachable": ("could not reach the host", "the route, or the host: see above"),
+    "crashed": ("were lost with a worker that crashed", "the log says how it ended"),
 }
 SKIPS = {
     "not_wanted": (

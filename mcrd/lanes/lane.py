@@ -86,10 +86,7 @@ class Lane:
         ended: Ended,
         spare: Spawned | None = None,
     ) -> WorkerProcess:
-        """Start a worker, which has no rules yet, or let the spare one be it.
-
-        Raises OSError or WorkerError.
-        """
+        """Start a worker, which has no rules yet, of the spare; raise OSError or WorkerError."""
         hardware = {ring: links[ring.interface].hardware for ring in self.rings}
         self._left.clear()
         ended_now = partial(self._ended, ended)
@@ -111,8 +108,23 @@ class Lane:
         if self.process is process:  # else it never became ready, and whoever started it knows
             self.process = None
             self.relays.clear()
+            if process.crashed:
+                self._throw_away(process)
             self.members.rest()
             ended(self, process, how)
+
+    def _throw_away(self, process: WorkerProcess) -> None:
+        """Count what it had in hand; give back what waits, or have the rings made anew."""
+        self.segment.end_in_hand()
+        for ring, sock, taken in () if process.suspect else self._each():
+            place = self.places[ring]
+            try:
+                lost, *rest = sock.throw_away(taken, *self.segment.stand(place))
+            except OSError:
+                process.suspect = True
+                return
+            self.segment.empty(place, *rest)
+            self._ledger.lose(ring, "discarded", lost)
 
     async def stop(self) -> None:
         """End the worker, also one that is starting."""
@@ -351,9 +363,9 @@ class Lane:
         return sum(sock.geometry.frames for sock in self.rings.values())
 
     def has_taken(self, filled: Sequence[Sequence[int]]) -> bool:
-        """Whether its workers have taken so many frames from each ring; see `filled`."""
-        taken = [each.frames for _, _, pair in self._each() for each in pair]
-        return all(map(operator.ge, taken, chain.from_iterable(filled)))
+        """Whether its workers are done with so many frames of each ring; see `filled`."""
+        given_back = chain(*(self.segment.stand(self.places[ring])[0] for ring in self.rings))
+        return all(map(operator.ge, given_back, chain.from_iterable(filled)))
 
     @property
     def filled(self) -> list[Sequence[int]]:

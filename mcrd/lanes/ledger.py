@@ -82,7 +82,7 @@ class Ledger:
         segment.close()
 
     def lose(self, ring: Ring, reason: str, lost: Lost) -> None:
-        """Count what came to a ring pair that was detached."""
+        """Count what no worker took of what came to a ring pair."""
         for kept in (
             self._interfaces.setdefault(ring.interface, InterfaceCount()),
             self._numbered.setdefault((ring.interface, ring.number), InterfaceCount()),

@@ -51,9 +51,9 @@ class WorkerProcess(Channel):
 
     `ended` is called once, with what to tell the user; `wanted` when packets of members came that
     have no sockets: it raises ProtocolError for those that no worker asks for. `unknown` is called
-    with the places of ports where somebody new has answered. `suspect` says that
+    with the places of ports where somebody new has answered. `crashed` says that
     a process that has ended did not end by a signal from outside: whatever made it end may still
-    stand in its rings.
+    wait in its rings. `suspect`: it did what no worker does.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class WorkerProcess(Channel):
         self._ping: Answer | None = None
         self._progress = 0
         self._silent = 0
+        self.crashed = False
         self._started = time.monotonic()
         spawned = spare or Spawned()
         self._process, self._pidfd = spawned.process, spawned.pidfd
@@ -253,7 +254,8 @@ class WorkerProcess(Channel):
             pass
         self._close_channel()
         self._words.end()
-        self.suspect = self.suspect or status >= 0 or -status in CRASHES
+        self.suspect |= status == lib.MCRD_VIOLATION or -status == signal.SIGSYS
+        self.crashed = self.suspect or status >= 0 or -status in CRASHES
         if not self._expected:
             self._ended(self, self._reason or describe_end(status))
 

@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from array import array
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -131,9 +131,23 @@ class Segment:
             self._view.positions[lib.MCRD_RINGS * place + which] = 0
 
     def taken(self, place: int = 0) -> tuple[Taken, ...]:
-        """The frames of each ring of an interface that the workers gave back to the kernel."""
+        """The frames of each ring of an interface that the workers dealt with."""
         found = self._view.interfaces[place]
-        return tuple(map(Taken, found.frames, found.datagrams))
+        return tuple(map(Taken, found.taken, found.datagrams))
+
+    def stand(self, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Frames of each ring of an interface that the workers gave back; where the next one is."""
+        first = lib.MCRD_RINGS * place
+        positions = self._view.positions[first : first + lib.MCRD_RINGS]
+        return tuple(self._view.interfaces[place].frames), tuple(positions)
+
+    def empty(self, place: int, filled: Sequence[int], positions: Sequence[int]) -> None:
+        """Note that all frames that came into the rings, so many, were given back unread."""
+        found = self._view.interfaces[place]
+        for which, frames in enumerate(filled):
+            found.datagrams[which] = (found.datagrams[which] + frames - found.taken[which]) % 2**64
+            found.taken[which] = found.frames[which] = frames
+            self._view.positions[lib.MCRD_RINGS * place + which] = positions[which]
 
     @property
     def sent(self) -> int:
@@ -300,6 +314,21 @@ class Segment:
                 dropped = counters.dropped
                 dropped.new_member = (dropped.new_member + counters.waiting) % 2**64
                 counters.waiting = 0
+
+    def end_in_hand(self) -> None:
+        """Count what a worker had in hand when it crashed.
+
+        It does not crash while the kernel writes, so what was under way then has left.
+        """
+        for run in self._view.in_hand:
+            if run.datagrams and run.output < lib.MCRD_OUTPUT_SLOTS:
+                output = self._view.outputs[run.output]
+                sent = min(run.under_way, run.datagrams)
+                traffic, dropped = output.traffic, output.dropped
+                traffic.packets = (traffic.packets + sent) % 2**64
+                traffic.bytes = (traffic.bytes + sent * run.length) % 2**64
+                dropped.crashed = (dropped.crashed + run.datagrams - sent) % 2**64
+            run.datagrams = run.under_way = 0
 
     def failing(self) -> list[tuple[str, Target]]:
         """The outputs that failed to send something since the last call, for any reason."""

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sized
 
 from mcrd.errors import words
 
@@ -23,6 +24,7 @@ PROGRAM: tuple[str, ...] = ("-m", "mcrd.dataplane.worker")
 
 KILL_TIMEOUT = 2.0  # seconds, from SIGKILL to giving up: a system call may not be interrupted
 
+SETTLED = 1.0  # seconds from the start of a worker to that of the spare one
 AGAIN = 30.0  # seconds from a spare that could not be had, or ended, to the next
 
 log = logging.getLogger(__name__)
@@ -74,8 +76,14 @@ class Spare:
         self._spawned: Spawned | None = None
         self._not_before = 0.0
 
-    def want(self) -> None:
-        """Have one, unless that has failed just before."""
+    def look(self, lanes: Sized, ages: Iterable[float]) -> None:
+        """Have one while there are lanes and a worker has run for a while, by their ages."""
+        if not lanes:
+            self.end()
+        elif any(age > SETTLED for age in ages):
+            self._want()
+
+    def _want(self) -> None:
         now = time.monotonic()
         if self._spawned is not None and not self._spawned.lives:
             self.end()

@@ -58,8 +58,8 @@ def with_a_fault(fault: str) -> tuple[str, ...]:
 
 
 WITHOUT_A_SPARE = """
-import mcrd.daemon.executor
-mcrd.daemon.executor.SETTLED = 1e9
+import mcrd.lanes.spawn
+mcrd.lanes.spawn.SETTLED = 1e9
 """
 
 NETLINK = """

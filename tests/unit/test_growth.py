@@ -116,7 +116,7 @@ def end(made: Lane, estate: Estate, age: float) -> None:
     """Its worker of that age ends."""
     (ring,) = made.rings
     process: Any = SimpleNamespace(
-        worker=Worker(ring.ingress, ring.number), age=age, suspect=False, pid=1
+        worker=Worker(ring.ingress, ring.number), age=age, suspect=False, crashed=False, pid=1
     )
     made.process = process
     made._ended(estate._worker_ended, process, "killed")  # noqa: SLF001

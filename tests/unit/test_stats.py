@@ -271,6 +271,19 @@ def test_the_last_slots_are_within_the_segment(segment: Segment, pen: Pen) -> No
     assert segment.rule_slot("one more") == 17
 
 
+def test_what_a_worker_had_in_hand_is_told_once(segment: Segment, pen: Pen) -> None:
+    """And what the kernel had been given has left. Whatever a worker writes there does no harm."""
+    slot = segment.output_slot("a", WALL)
+    pen.view.in_hand[3] = (slot, 100, 7, 2)
+    pen.view.in_hand[4] = (lib.MCRD_OUTPUT_SLOTS, 1, 5, 0)
+    pen.view.in_hand[5] = (slot, 2**32 - 1, 1, 2**32 - 1)
+    for _ in range(2):
+        segment.end_in_hand()
+        found = segment.output(slot)
+        assert found.sent == Traffic(3, 200 + 2**32 - 1)
+        assert found.dropped["crashed"] == 5
+
+
 def test_no_two_owners_have_one_slot() -> None:
     slots = Slots(3, "things")
     assert [slots.take(key)[0] for key in "abc"] == [0, 1, 2]

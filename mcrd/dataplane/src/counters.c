@@ -91,6 +91,6 @@ void counters_of_outputs(const struct segment *segment, uint32_t count, uint64_t
 		const struct output_counters *output = &segment->outputs[slot];
 
 		glances[slot] = look(&output->meter, &output->traffic, now);
-		glances[slot].losses = unsent(output) + output->dropped.new_member;
+		glances[slot].losses = unsent(output) + output->dropped.new_member + output->dropped.crashed;
 	}
 }

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,14 +21,17 @@ enum { ATTEMPTS = 3 };
 #define CAREFUL_NS 1000000000ULL  /* after a queue was full */
 #define REMEMBER_NS 5000000000ULL /* after a segment was larger than the MTU, which may change */
 
-int egress_init(struct egress *egress, struct engine *engine, uint32_t places, uint64_t *sent, uint64_t *failed)
+int egress_init(struct egress *egress, struct engine *engine, uint32_t places, struct segment *segment)
 {
 	uint32_t i;
 
 	egress->engine = engine;
 	egress->no_wait = engine->calls == &polling_calls; /* its writes never wait */
-	egress->sent = sent;
-	egress->failed = failed;
+	egress->sent = &segment->sent;
+	egress->failed = &segment->failed;
+	egress->in_hand = segment->in_hand;
+	egress->outputs = segment->outputs;
+	memset(egress->in_hand, 0, sizeof(segment->in_hand));
 	egress->sockets = calloc(places, sizeof(*egress->sockets));
 	egress->active = calloc(EGRESS_RUNS, sizeof(*egress->active));
 	if (!egress->sockets || !egress->active)
@@ -138,6 +142,7 @@ static int write_run(struct egress *egress, uint32_t index, unsigned int flags)
 		vectors = &socket->piece;
 		count = 1;
 	}
+	__atomic_store_n(&egress->in_hand[index].under_way, run->apart ? 1 : run->datagrams, __ATOMIC_RELAXED);
 	under_way = egress->engine->calls->write(egress->engine, egress_file(egress, run->output->socket), vectors, count,
 						 EGRESS_FIRST + index, flags, &run->result);
 	run->state = under_way ? RUN_UNDER_WAY : RUN_ANSWERED;
@@ -219,6 +224,7 @@ static int transmit(struct egress *egress, uint32_t pending, egress_other *other
 static int account(const struct egress *egress, struct egress_socket *socket, struct run *run, int error)
 {
 	struct output_counters *counters = run->output->counters;
+	struct in_hand *in_hand = &egress->in_hand[run - egress->runs];
 	uint64_t datagrams = run->apart ? 1 : run->datagrams;
 
 	if (error) {
@@ -232,6 +238,7 @@ static int account(const struct egress *egress, struct egress_socket *socket, st
 		if (run->reports)
 			count(&counters->refused, run->reports);
 	}
+	__atomic_store_n(&in_hand->datagrams, in_hand->datagrams - (uint32_t)datagrams, __ATOMIC_RELAXED);
 	run->attempts = 0;
 	run->reports = 0;
 	return run->apart && ++run->done < run->datagrams;
@@ -242,6 +249,7 @@ static int finish(struct egress *egress, struct egress_socket *socket, struct ru
 {
 	int error = -run->result;
 
+	__atomic_store_n(&egress->in_hand[run - egress->runs].under_way, 0, __ATOMIC_RELAXED);
 	if (error <= 0) {
 		egress->no_wait |= !waited;
 		return account(egress, socket, run, 0);

@@ -12,7 +12,7 @@
 #include "rules.h"
 
 enum {
-	EGRESS_RUNS = 512,    /* between two flushes */
+	EGRESS_RUNS = MCRD_RUNS, /* between two flushes */
 	EGRESS_SEGMENTS = 64, /* UDP_MAX_SEGMENTS, include/linux/udp.h, before Linux 6.11 */
 	EGRESS_BYTES = 65507, /* of a run: what one IPv4 packet would hold */
 };
@@ -60,6 +60,8 @@ struct egress {
 	uint64_t runs_so_far;
 	uint64_t *sent; /* datagrams of all sockets, */
 	uint64_t *failed; /* and those that were not */
+	struct in_hand *in_hand; /* of each run; all zero while there is none */
+	const struct output_counters *outputs;
 	struct run runs[EGRESS_RUNS];
 	/* One more than it takes: rows that are a power of two apart would share cache sets. */
 	struct iovec vectors[EGRESS_RUNS][EGRESS_SEGMENTS + 1];
@@ -71,7 +73,7 @@ typedef void egress_other(void *context, const struct completion *done);
 /* What a send is called by; other operations have smaller numbers, up to EGRESS_CANCEL, or larger ones than any send. */
 enum { EGRESS_CANCEL = 15, EGRESS_FIRST = 16 };
 
-int egress_init(struct egress *egress, struct engine *engine, uint32_t places, uint64_t *sent, uint64_t *failed);
+int egress_init(struct egress *egress, struct engine *engine, uint32_t places, struct segment *segment);
 void egress_free(struct egress *egress);
 
 /* How the engine calls the socket there. */

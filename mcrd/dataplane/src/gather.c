@@ -46,6 +46,8 @@ static struct run *new_run(struct egress *egress, struct egress_socket *socket, 
 		egress->runs[socket->last].next = index;
 	}
 	socket->last = index;
+	egress->in_hand[index].output = (uint32_t)(output->counters - egress->outputs);
+	egress->in_hand[index].length = length;
 	*run = (struct run){ .output = output, .next = GATHER_NONE, .length = length };
 	return run;
 }
@@ -68,6 +70,7 @@ int egress_add(struct egress *egress, const struct output *output, const uint8_t
 	}
 	run->closed = length < run->length;
 	run->datagrams++;
+	__atomic_store_n(&egress->in_hand[run - egress->runs].datagrams, run->datagrams, __ATOMIC_RELAXED);
 	run->bytes += length;
 	vector = egress->vectors[run - egress->runs] + run->vectors;
 	/* The datagrams of a super-frame stand side by side. */

@@ -27,11 +27,8 @@ void interface_release(struct interface *interface)
 {
 	int i;
 
-	for (i = 0; i < MCRD_RINGS; i++) {
+	for (i = 0; i < MCRD_RINGS; i++)
 		ring_release(&interface->rings[i], &interface->positions[i], &interface->counters->frames[i]);
-		count(&interface->counters->datagrams[i], interface->datagrams[i]);
-		interface->datagrams[i] = 0;
-	}
 }
 
 int interface_is_half_full(const struct interface *interface)

@@ -11,7 +11,6 @@ struct interface {
 	struct interface_counters *counters;
 	uint64_t *positions;
 	uint64_t window; /* of the meter */
-	uint64_t datagrams[MCRD_RINGS]; /* of the frames that are not released */
 };
 
 /* Which ring the next frame of all is in, as ring_next(); and whose it is. */

@@ -16,8 +16,6 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 {
 	uint32_t i, next = 0;
 
-	count(&rule->counters->traffic.packets, 1);
-	count(&rule->counters->traffic.bytes, length);
 	for (i = 0; i < rule->output_count; i++) {
 		struct output *output = &rule->outputs[i];
 		const struct output *to = output;
@@ -32,6 +30,8 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 		if (result < 0)
 			return result;
 	}
+	count(&rule->counters->traffic.packets, 1);
+	count(&rule->counters->traffic.bytes, length);
 	return 0;
 }
 
@@ -196,29 +196,42 @@ static int is_of_another(const struct worker *worker, const struct arrival *arri
 	return arrival->frame.segment || frame->length <= room + link;
 }
 
-int relay_frame(struct worker *worker, struct arrival *arrival)
+/* One frame of this worker's, which stands for so many datagrams. */
+static int take(struct worker *worker, struct arrival *arrival, uint32_t datagrams)
 {
 	static const enum drop drops[] = {
 		[PACKET_FOREIGN] = DROP_UNMATCHED,         [PACKET_MALFORMED] = DROP_MALFORMED,
 		[PACKET_BAD_CHECKSUM] = DROP_BAD_CHECKSUM, [PACKET_FRAGMENT] = DROP_FRAGMENT,
 		[PACKET_TRUNCATED] = DROP_TRUNCATED,
 	};
-	struct interface *here = arrival->here;
-	struct interface_counters *counters = here->counters;
+	struct interface_counters *counters = arrival->here->counters;
+	int result = 0;
+
+	meter_note(&counters->meter, &counters->traffic, &arrival->here->window, arrival->frame.time);
+	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule)
+		result = arrival->rule->match.standby ? stand_by(worker, arrival) : relay_all(worker, arrival);
+	else
+		count(&counters->dropped[arrival->verdict == PACKET_DATAGRAM ? arrival->drop : drops[arrival->verdict]],
+		      datagrams);
+	count(&counters->traffic.packets, datagrams);
+	count(&counters->traffic.bytes, arrival->frame.frame.length);
+	return result;
+}
+
+int relay_frame(struct worker *worker, struct arrival *arrival)
+{
+	struct interface_counters *counters = arrival->here->counters;
+	ptrdiff_t which = arrival->ring - arrival->here->rings;
 	uint32_t size = arrival->size, datagrams = 1;
+	int result = 0;
 
 	/* A super-frame counts as the datagrams that it stands for. */
 	if (arrival->packet.payload_length > size)
 		datagrams = (arrival->packet.payload_length + size - 1) / size;
-	here->datagrams[arrival->ring - here->rings] += datagrams;
-	if (is_of_another(worker, arrival))
-		return 0;
-	meter_note(&counters->meter, &counters->traffic, &here->window, arrival->frame.time);
-	count(&counters->traffic.packets, datagrams);
-	count(&counters->traffic.bytes, arrival->frame.frame.length);
-	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule)
-		return arrival->rule->match.standby ? stand_by(worker, arrival) : relay_all(worker, arrival);
-	count(&counters->dropped[arrival->verdict == PACKET_DATAGRAM ? arrival->drop : drops[arrival->verdict]],
-	      datagrams);
-	return 0;
+	if (!is_of_another(worker, arrival))
+		result = take(worker, arrival, datagrams);
+	/* Last: one that makes the worker crash is not among them. */
+	count(&counters->datagrams[which], datagrams);
+	count(&counters->taken[which], 1);
+	return result;
 }

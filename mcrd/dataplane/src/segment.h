@@ -22,7 +22,8 @@
 #define MCRD_POSITIONS 16
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
-#define MCRD_SEGMENT_VERSION 19
+#define MCRD_RUNS 512 /* of a worker, between two flushes: egress.h */
+#define MCRD_SEGMENT_VERSION 20
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -122,8 +123,9 @@ struct rule_counters {
 struct interface_counters {
 	struct traffic traffic;
 	uint64_t dropped[MCRD_DROP_REASONS];
-	uint64_t frames[MCRD_RINGS];    /* that were given back to the kernel, */
-	uint64_t datagrams[MCRD_RINGS]; /* and what they stood for: of what a ring had no room for, only frames are known */
+	uint64_t frames[MCRD_RINGS];    /* that were given back to the kernel; */
+	uint64_t taken[MCRD_RINGS];     /* that were dealt with: these, and those in hand; */
+	uint64_t datagrams[MCRD_RINGS]; /* and what those stood for: of what a ring had no room for, only frames are known */
 	struct meter meter;
 };
 
@@ -133,6 +135,7 @@ struct output_drops {
 	uint64_t rate_limited; /* over the limit of the output */
 	uint64_t new_member;   /* it waited in vain for the sockets of its member, or could not wait */
 	uint64_t unreachable;  /* there is no way to the host */
+	uint64_t crashed;      /* the worker crashed, and had it in hand */
 };
 
 /* Why an output was not to send a datagram: these are no losses, and nowhere else is there a list of them. */
@@ -301,6 +304,14 @@ struct inspect_counters {
 	struct pid_counter pids[MCRD_PID_PLACES]; /* the last place is for all that found none */
 };
 
+/* Datagrams of one output that are on their way from a ring to its socket: egress.h. A worker that ends leaves them here. */
+struct in_hand {
+	uint32_t output;    /* its slot */
+	uint32_t length;    /* of each but the last, bytes */
+	uint32_t datagrams; /* neither sent nor given up; */
+	uint32_t under_way; /* of these, what the kernel has been given */
+};
+
 struct segment {
 	uint64_t version;
 	uint64_t positions[MCRD_POSITIONS]; /* the first two stay here in every version: an upgrade reads them */
@@ -311,6 +322,7 @@ struct segment {
 	struct interface_counters interfaces[MCRD_INTERFACES];
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
+	struct in_hand in_hand[MCRD_RUNS];
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
 	struct inspect_counters inspections[MCRD_RULE_SLOTS];
 	struct merge_counters merges[MCRD_RULE_SLOTS];

@@ -114,6 +114,7 @@ int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, i
 	if (result < 0)
 		return result;
 	ring_continue(ring, here->positions[which]);
+	here->counters->taken[which] = here->counters->frames[which]; /* what was in hand is dealt with once more */
 	return 0;
 }
 
@@ -130,7 +131,7 @@ int worker_open_engine(struct worker *worker, int polls)
 			uring_open(engine, settings->sockets, settings->channel, settings->readiness);
 	if (older < 0)
 		return older;
-	result = egress_init(&worker->egress, engine, settings->sockets, &worker->segment->sent, &worker->segment->failed);
+	result = egress_init(&worker->egress, engine, settings->sockets, worker->segment);
 	if (result == 0)
 		result = answers_init(&worker->answers, &worker->egress);
 	return result < 0 ? result : older;

@@ -18,8 +18,8 @@ static int polls;
 static struct engine engine;
 static struct egress egress;
 static struct answers answers;
-static uint64_t sent, failed, asked, now;
-static struct output_counters counters;
+static uint64_t asked, now;
+static struct segment segment;
 
 static void on_completion(void *context, const struct completion *done)
 {
@@ -58,11 +58,11 @@ static void begin(void)
 	}
 	egress = (struct egress){ 0 };
 	answers = (struct answers){ 0 };
-	counters = (struct output_counters){ 0 };
-	sent = failed = 0;
+	segment.sent = segment.failed = 0;
+	segment.outputs[0] = (struct output_counters){ 0 };
 	asked = 1;
 	now = SECOND;
-	CHECK_EQUAL(egress_init(&egress, &engine, PLACES, &sent, &failed), 0);
+	CHECK_EQUAL(egress_init(&egress, &engine, PLACES, &segment), 0);
 	CHECK_EQUAL(answers_init(&answers, &egress), 0);
 }
 
@@ -76,7 +76,7 @@ static void end(void)
 /* A port at `place`, whose asker has its socket at `place` + 1. */
 static void listen_at(uint32_t place, const struct sockaddr_in *asker, struct sockaddr_in *port)
 {
-	struct output to = { .socket = place + 1, .counters = &counters };
+	struct output to = { .socket = place + 1, .counters = &segment.outputs[0] };
 	struct sockaddr_in own;
 	int back = bound(&own);
 
@@ -96,7 +96,9 @@ static void work_until(uint64_t dealt_with)
 {
 	struct completion done;
 
-	while (sent + failed + counters.late + counters.dropped.new_member < dealt_with && answers.unknown_count == 0) {
+	while (segment.sent + segment.failed + segment.outputs[0].late + segment.outputs[0].dropped.new_member <
+		       dealt_with &&
+	       answers.unknown_count == 0) {
 		uint64_t began = pace_now();
 
 		if (answers.queue.count > 0) {
@@ -154,8 +156,8 @@ static void test_answers_go_back(void)
 		CHECK_EQUAL(recv(asks, text, sizeof(text), 0), 2000);
 	}
 	CHECK_EQUAL(recv(asks, text, sizeof(text), 0), 0);
-	CHECK_EQUAL(counters.traffic.packets, 41);
-	CHECK_EQUAL(counters.traffic.bytes, 20 * 2004);
+	CHECK_EQUAL(segment.outputs[0].traffic.packets, 41);
+	CHECK_EQUAL(segment.outputs[0].traffic.bytes, 20 * 2004);
 	end();
 	close(asks);
 	close(first);
@@ -174,7 +176,7 @@ static void test_each_answers_by_its_own_socket(void)
 {
 	struct sockaddr_in asker, port, own, one, two, three;
 	int asks = bound(&asker), first = bound(&one), second = bound(&two), theirs = bound(&own), third = bound(&three), i;
-	struct output to = { .socket = 4, .counters = &counters };
+	struct output to = { .socket = 4, .counters = &segment.outputs[0] };
 	struct endpoint who = endpoint(&one), other = endpoint(&two);
 	char text[2000];
 
@@ -191,19 +193,19 @@ static void test_each_answers_by_its_own_socket(void)
 	work_until_asked();
 	CHECK_EQUAL(answers_next_unknown(&answers), 3);
 	CHECK_EQUAL(answers_next_unknown(&answers), -1);
-	CHECK_EQUAL(sent, 0);
+	CHECK_EQUAL(segment.sent, 0);
 	/* Nobody was there after all, so it asks again. */
 	CHECK_EQUAL(answers_tell(&answers, 3, &(struct endpoint){ 0 }, MCRD_NOWHERE), 0);
 	work_until_asked();
 	CHECK_EQUAL(answers_next_unknown(&answers), 3);
 	CHECK_EQUAL(answers_tell(&answers, 3, &who, 5), 0);
 	work_until_asked(); /* the other one is next */
-	CHECK_EQUAL(sent, 1);
+	CHECK_EQUAL(segment.sent, 1);
 	CHECK_EQUAL(answers_next_unknown(&answers), 3);
 	CHECK_EQUAL(answers_tell(&answers, 3, &other, MCRD_NOWHERE), 0);
 	work_until(3 + 3);
-	CHECK_EQUAL(sent, 3);
-	CHECK_EQUAL(counters.dropped.new_member, 3);
+	CHECK_EQUAL(segment.sent, 3);
+	CHECK_EQUAL(segment.outputs[0].dropped.new_member, 3);
 	for (i = 0; i < 3; i++) {
 		struct sockaddr_in from;
 		socklen_t length = sizeof(from);
@@ -237,7 +239,7 @@ static void test_so_many_ask_at_once(void)
 	check_about("no more ports ask than may, and each has its turn");
 	begin();
 	for (i = 0; i < PORTS; i++) {
-		struct output to = { .socket = 2 * i + 1, .counters = &counters };
+		struct output to = { .socket = 2 * i + 1, .counters = &segment.outputs[0] };
 
 		listen_at(2 * i, &asker, &port);
 		CHECK_EQUAL(answers_listen(&answers, 2 * i, &to, &asked, SECOND, 1), 0);
@@ -252,7 +254,7 @@ static void test_so_many_ask_at_once(void)
 		}
 	}
 	work_until(PORTS);
-	CHECK_EQUAL(sent, PORTS);
+	CHECK_EQUAL(segment.sent, PORTS);
 	CHECK_EQUAL(answers.asking + answers.woken + answers.line.count, 0);
 	end();
 	close(asks);
@@ -263,7 +265,7 @@ static void test_a_socket_that_could_not_be_had(void)
 {
 	struct sockaddr_in asker, port, own, one;
 	int asks = bound(&asker), first = bound(&one), theirs = bound(&own);
-	struct output to = { .socket = 4, .counters = &counters };
+	struct output to = { .socket = 4, .counters = &segment.outputs[0] };
 	struct endpoint who = endpoint(&one);
 	char text[10];
 
@@ -281,7 +283,7 @@ static void test_a_socket_that_could_not_be_had(void)
 	asked = now += ANSWERERS_AGAIN - 1;
 	answer(first, &port, "2", 1);
 	work_until(2);
-	CHECK_EQUAL(counters.dropped.new_member, 2);
+	CHECK_EQUAL(segment.outputs[0].dropped.new_member, 2);
 	now++;
 	answer(first, &port, "3", 1);
 	work_until_asked();
@@ -296,7 +298,7 @@ static void test_a_socket_that_could_not_be_had(void)
 	asked = now = SECOND;
 	answer(first, &port, "4", 1);
 	work_until_asked();
-	CHECK_EQUAL(sent, 1);
+	CHECK_EQUAL(segment.sent, 1);
 	end();
 	close(asks);
 	close(first);
@@ -313,7 +315,7 @@ static void test_each_answer_wakes_one(void)
 	check_about("ports in the line: an answer to one wakes one more");
 	begin();
 	for (i = 0; i < PORTS; i++) {
-		struct output to = { .socket = 2 * i + 1, .counters = &counters };
+		struct output to = { .socket = 2 * i + 1, .counters = &segment.outputs[0] };
 
 		listen_at(2 * i, &asker, &port);
 		CHECK_EQUAL(answers_listen(&answers, 2 * i, &to, &asked, SECOND, 1), 0);
@@ -341,7 +343,7 @@ static void test_so_many_ask_in_a_second(void)
 {
 	struct sockaddr_in asker, port, one, two;
 	int asks = bound(&asker), first = bound(&one), second = bound(&two);
-	struct output to = { .socket = 4, .counters = &counters };
+	struct output to = { .socket = 4, .counters = &segment.outputs[0] };
 	struct endpoint who = endpoint(&one);
 
 	check_about("new hosts beyond those to ask about in a second: counted");
@@ -357,7 +359,7 @@ static void test_so_many_ask_in_a_second(void)
 	answer(second, &port, "", 0);
 	answer(second, &port, "", 0);
 	work_until(3);
-	CHECK_EQUAL(counters.dropped.new_member, 3);
+	CHECK_EQUAL(segment.outputs[0].dropped.new_member, 3);
 	CHECK_EQUAL(answers.asking + answers.woken + answers.line.count + answers.unknown_count, 0);
 	end();
 	close(asks);
@@ -409,8 +411,8 @@ static void test_late(void)
 	answers.ports[0].within = SECOND - 1;
 	answer(answers_from, &port, "late", 4);
 	work_until(2);
-	CHECK_EQUAL(counters.late, 1);
-	CHECK_EQUAL(sent, 1);
+	CHECK_EQUAL(segment.outputs[0].late, 1);
+	CHECK_EQUAL(segment.sent, 1);
 	CHECK_EQUAL(recv(asks, text, sizeof(text), MSG_DONTWAIT), -1);
 	end();
 	close(asks);
@@ -461,8 +463,8 @@ static void test_refused(void)
 	work_until(1);
 	answer(answers_from, &port, "2", 1);
 	work_until(2);
-	CHECK_EQUAL(sent, 2);
-	CHECK_EQUAL(counters.refused, 1);
+	CHECK_EQUAL(segment.sent, 2);
+	CHECK_EQUAL(segment.outputs[0].refused, 1);
 	end();
 	close(answers_from);
 }

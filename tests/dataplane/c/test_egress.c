@@ -213,9 +213,8 @@ struct fixture {
 	struct io_uring_sqe sqes[ENTRIES];
 	struct io_uring_cqe cqes[2 * ENTRIES];
 	struct egress egress;
-	uint64_t sent, failed;
+	struct segment *segment;
 	struct output outputs[SOCKETS];
-	struct output_counters counters[SOCKETS];
 	struct pile fed[SOCKETS];
 	uint8_t data[1 << 24];
 	uint32_t used;
@@ -233,6 +232,9 @@ static struct fixture *begin(const char *about)
 	uint32_t i;
 
 	if (!fixture)
+		abort();
+	fixture->segment = calloc(1, sizeof(*fixture->segment));
+	if (!fixture->segment)
 		abort();
 	check_about(about);
 	memset(&kernel, 0, sizeof(kernel));
@@ -256,10 +258,10 @@ static struct fixture *begin(const char *about)
 	fixture->engine.uring.cq.kring_mask = &fixture->cq_mask;
 	fixture->engine.uring.cq.ring_mask = fixture->cq_mask;
 	fixture->engine.uring.cq.cqes = fixture->cqes;
-	CHECK_EQUAL(egress_init(&fixture->egress, &fixture->engine, SOCKETS, &fixture->sent, &fixture->failed), 0);
+	CHECK_EQUAL(egress_init(&fixture->egress, &fixture->engine, SOCKETS, fixture->segment), 0);
 	for (i = 0; i < SOCKETS; i++) {
 		egress_put(&fixture->egress, i, (int)(DESCRIPTOR + i));
-		fixture->outputs[i] = (struct output){ .socket = i, .counters = &fixture->counters[i] };
+		fixture->outputs[i] = (struct output){ .socket = i, .counters = &fixture->segment->outputs[i] };
 	}
 	/* A worker before this one may have set UDP_SEGMENT. */
 	CHECK_EQUAL(kernel.options, SOCKETS);
@@ -270,6 +272,7 @@ static struct fixture *begin(const char *about)
 static void end(struct fixture *fixture)
 {
 	egress_free(&fixture->egress);
+	free(fixture->segment);
 	free(fixture);
 }
 
@@ -308,7 +311,7 @@ static void check_wire(const struct fixture *fixture)
 
 	for (place = 0; place < SOCKETS; place++) {
 		const struct pile *fed = &fixture->fed[place], *wire = &kernel.wire[place];
-		const struct output_counters *counters = &fixture->counters[place];
+		const struct output_counters *counters = &fixture->segment->outputs[place];
 		uint64_t bytes = 0, at = 0;
 
 		for (i = 0; i < wire->count; i++) {
@@ -325,6 +328,8 @@ static void check_wire(const struct fixture *fixture)
 		CHECK_EQUAL(counters->traffic.bytes, bytes);
 		CHECK_EQUAL(errors(counters), fed->count - wire->count);
 	}
+	for (i = 0; i < EGRESS_RUNS; i++)
+		CHECK_EQUAL(fixture->segment->in_hand[i].datagrams + fixture->segment->in_hand[i].under_way, 0);
 }
 
 static void test_one_write(void)
@@ -392,7 +397,29 @@ static void test_limits(void)
 	flush(fixture);
 	check_wire(fixture);
 	for (i = 0; i < SOCKETS; i++)
-		CHECK_EQUAL(errors(&fixture->counters[i]), 0);
+		CHECK_EQUAL(errors(&fixture->segment->outputs[i]), 0);
+	end(fixture);
+}
+
+/* Whoever finds the segment after a crash knows what had not left, and whose it was. */
+static void test_in_hand(void)
+{
+	struct fixture *fixture = begin("in hand");
+	const struct in_hand *in_hand = fixture->segment->in_hand;
+	uint64_t datagrams[SOCKETS] = { 0 };
+	uint32_t i;
+
+	for (i = 0; i < 300; i++)
+		feed(fixture, i % 3, 100, 0);
+	for (i = 0; i < EGRESS_RUNS; i++) {
+		datagrams[in_hand[i].output] += in_hand[i].datagrams;
+		CHECK_EQUAL(in_hand[i].under_way, 0);
+	}
+	for (i = 0; i < 3; i++)
+		CHECK_EQUAL(datagrams[i], 100);
+	CHECK_EQUAL(in_hand[0].length, 100);
+	flush(fixture);
+	check_wire(fixture);
 	end(fixture);
 }
 
@@ -407,8 +434,8 @@ static void test_empty_place(void)
 	feed(fixture, 0, 10, 0);
 	flush(fixture);
 	CHECK_EQUAL(kernel.options, 0);
-	CHECK_EQUAL(fixture->counters[0].errors[0].number, EBADF);
-	CHECK_EQUAL(fixture->counters[0].errors[0].count, 2);
+	CHECK_EQUAL(fixture->segment->outputs[0].errors[0].number, EBADF);
+	CHECK_EQUAL(fixture->segment->outputs[0].errors[0].count, 2);
 	end(fixture);
 }
 
@@ -425,8 +452,8 @@ static void test_larger_than_the_mtu(void)
 		feed(fixture, 0, 1400, 0);
 	flush(fixture);
 	check_wire(fixture);
-	CHECK_EQUAL(errors(&fixture->counters[0]), 0);
-	CHECK_EQUAL(fixture->counters[0].refused, 0);
+	CHECK_EQUAL(errors(&fixture->segment->outputs[0]), 0);
+	CHECK_EQUAL(fixture->segment->outputs[0].refused, 0);
 	/* It has learned. */
 	before = kernel.writes;
 	for (i = 0; i < 10; i++)
@@ -445,7 +472,7 @@ static void test_larger_than_the_mtu(void)
 	feed(fixture, 0, 100, 0);
 	flush(fixture);
 	check_wire(fixture);
-	CHECK_EQUAL(errors(&fixture->counters[0]), 0);
+	CHECK_EQUAL(errors(&fixture->segment->outputs[0]), 0);
 	end(fixture);
 }
 
@@ -463,7 +490,7 @@ static void test_no_offload(void)
 	}
 	CHECK_EQUAL(kernel.writes - before, 100);
 	check_wire(fixture);
-	CHECK_EQUAL(errors(&fixture->counters[0]) + errors(&fixture->counters[1]), 0);
+	CHECK_EQUAL(errors(&fixture->segment->outputs[0]) + errors(&fixture->segment->outputs[1]), 0);
 	end(fixture);
 }
 
@@ -480,7 +507,7 @@ static void test_no_option(void)
 		CHECK_EQUAL(kernel.options, 2); /* asked once */
 	}
 	check_wire(fixture);
-	CHECK_EQUAL(errors(&fixture->counters[0]) + errors(&fixture->counters[1]), 0);
+	CHECK_EQUAL(errors(&fixture->segment->outputs[0]) + errors(&fixture->segment->outputs[1]), 0);
 	end(fixture);
 }
 
@@ -494,7 +521,7 @@ static void test_full_queue(void)
 	for (i = 0; i < 10; i++)
 		feed(fixture, 0, 100, 0);
 	flush(fixture);
-	CHECK_EQUAL(fixture->counters[0].errors[0].count, 10);
+	CHECK_EQUAL(fixture->segment->outputs[0].errors[0].count, 10);
 	kernel.error = 0;
 	before = kernel.writes;
 	for (i = 0; i < 10; i++)
@@ -560,9 +587,9 @@ static void test_streams(void)
 			kernel.random = i * 3 + lengths + 1;
 			stream(fixture, lengths);
 			for (place = 0; place < SOCKETS; place++) {
-				refused += fixture->counters[place].refused;
+				refused += fixture->segment->outputs[place].refused;
 				if (kernel.error == 0)
-					CHECK_EQUAL(errors(&fixture->counters[place]), 0);
+					CHECK_EQUAL(errors(&fixture->segment->outputs[place]), 0);
 			}
 			if (kernel.mtu == 1500)
 				CHECK_EQUAL(refused, kernel.reports);
@@ -576,6 +603,7 @@ int main(void)
 		test_one_write();
 		test_super_frame();
 		test_limits();
+		test_in_hand();
 		test_empty_place();
 		test_larger_than_the_mtu();
 		test_no_offload();
