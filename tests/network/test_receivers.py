@@ -48,6 +48,15 @@ TOLERANCE = 10  # times as long, where others use the machine
 # first. It says that answers may take 2.5 s, and a bridge floods for as long.
 SECONDS_OF_FLOOD = 255 / 8 + 31.25 + 2.5
 ENDLESS = str(FLOWS_FOR + 600)
+# VLC does not run as root.
+AS_NOBODY = (
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "env",
+    "HOME=/nonexistent",
+)
 
 
 def count(host: Host, **groups: str) -> None:
@@ -77,6 +86,7 @@ class Receiver:
     number: int  # of its group
     command: tuple[str, ...]
     leave: tuple[str, ...] = ()  # what makes it leave; without it, it ends
+    starter: tuple[str, ...] = ()  # what it is started by
     process: subprocess.Popen[bytes] | None = None
     seen: Path = field(default_factory=Path)
 
@@ -120,7 +130,7 @@ class Receiver:
         """Let it receive, within the time that it may take."""
         watching = self.watch()
         with self.host.lab.file("receiver.log").open("wb") as out:
-            self.process = self.host.start(*self.command, stdout=out, stderr=out)
+            self.process = self.host.start(*self.starter, *self.command, stdout=out, stderr=out)
         wait_for(partial(self.has_seen, 5), f"{self.name} to receive", timeout=60)
         watching.terminate()
         watching.wait()
@@ -173,7 +183,7 @@ class Network:
         return [to[f"g{each.number}"] - got for each, got in pairs]
 
 
-def commands(lab: Lab, hosts: tuple[Host, ...]) -> list[Receiver]:
+def commands(lab: Lab, hosts: tuple[Host, ...], *, with_vlc: bool) -> list[Receiver]:
     """Each with a group of its own; the heaviest last."""
     socat, iperf = program("socat", "socat"), program("iperf", "iperf")
     ctl, smcrouted = program("smcroutectl", "smcroute"), program("smcrouted", "smcroute")
@@ -199,10 +209,16 @@ def commands(lab: Lab, hosts: tuple[Host, ...]) -> list[Receiver]:
         at = "udp://239.2.0.4:5000?localaddr=10.2.0.14&timeout=60000000"
         to = ("-c", "copy", "-f", "mpegts", "-y", "/dev/null")
         found.append(Receiver(hosts[3], 4, (*quiet, "-i", at, *to)))
+    if with_vlc:
+        nowhere = ("-I", "dummy", "--no-interact", "--vout=dummy", "--aout=adummy")
+        here = ("--miface=k0", "udp://@239.2.0.5:5000")
+        found.append(
+            Receiver(hosts[4], 5, (program("vlc", "vlc-bin"), *nowhere, *here), (), AS_NOBODY)
+        )
     return found
 
 
-def send(source: Host) -> None:
+def send(source: Host, *, with_vlc: bool) -> None:
     """What is sent does not wait for who wants it."""
     source.run("ip", "route", "add", "224.0.0.0/4", "dev", "s0")
     for number in (1, 3, 15):
@@ -213,15 +229,23 @@ def send(source: Host) -> None:
     if ffmpeg := shutil.which("ffmpeg"):
         picture = ("-re", "-f", "lavfi", "-i", "testsrc=size=320x180:rate=25", "-t", ENDLESS)
         muxed = ("-c:v", "mpeg2video", "-b:v", "250k", "-f", "mpegts", "-flush_packets", "1")
-        at = "udp://239.1.0.4:5000?ttl=2&pkt_size=188&localaddr=10.1.0.2"
-        source.start(ffmpeg, "-nostdin", "-loglevel", "error", *picture, *muxed, at, stderr=nowhere)
+        quiet = (ffmpeg, "-nostdin", "-loglevel", "error")
+        for number in (4, 5)[: 1 + with_vlc]:
+            at = f"udp://239.1.0.{number}:5000?ttl=2&pkt_size=188&localaddr=10.1.0.2"
+            source.start(*quiet, *picture, *muxed, at, stderr=nowhere)
 
 
 @pytest.fixture
-def network(lab: Lab) -> Network:
-    """The switch knows mcrd as its querier, everything is sent, and nobody wants any of it."""
+def network(lab: Lab, request: pytest.FixtureRequest) -> Network:
+    """The switch knows mcrd as its querier, everything is sent, and nobody wants any of it.
+
+    VLC takes seconds to start, and a stream to decode: it is there where that is no matter.
+    """
+    is_long = request.node.get_closest_marker("long") is not None
+    with_vlc = is_long and all(map(shutil.which, ("vlc", "ffmpeg")))
     source, relay, switch = lab.hosts("source", "relay", "switch")
-    hosts = lab.hosts("socat", "iperf", "smcroute", "ffmpeg", "nobody", "other")
+    names = ("socat", "iperf", "smcroute", "ffmpeg", "vlc", "nobody", "other")
+    hosts = lab.hosts(*(name for name in names if with_vlc or name != "vlc"))
     *_, quiet, other = hosts
     lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
     lab.link(switch, "p0", [], relay, "r1", ["10.2.0.5/24"])
@@ -230,14 +254,16 @@ def network(lab: Lab) -> Network:
         lab.link(switch, f"p{at}", [], host, "k0", [address])
         count(host, own=f"239.2.0.{at}", every="224.0.0.0/4")
     hosts[1].sysctl("net.ipv4.conf.k0.force_igmp_version", "2")  # reports go to routers alone
-    count(relay, **{f"g{number}": f"239.1.0.{number}" for number in range(1, 5)})
+    count(relay, **{f"g{number}": f"239.1.0.{number}" for number in range(1, 6)})
     lab.bridge(switch, "br0", [f"p{at}" for at in range(len(hosts) + 1)], snooping=True)
     daemon = lab.mcrd(relay, RULES)
-    found = Network(daemon, relay, commands(lab, hosts), Receiver(quiet, 0, ()), other)
+    found = Network(
+        daemon, relay, commands(lab, hosts, with_vlc=with_vlc), Receiver(quiet, 0, ()), other
+    )
     wait_for(lambda: found.querier() == "10.2.0.5", "the querier to be elected")
     # A bridge floods for as long as answers to the first query may take.
     first = hosts[0].receive("k0", "239.2.0.15", 5000)
-    send(source)
+    send(source, with_vlc=with_vlc)
     wait_for(lambda: counted(hosts[0])["every"] > 0, "the stream to flow")
     wait_for(found.nobody.is_silent, "the switch to know its querier", timeout=60)
     first.stop()
