@@ -32,6 +32,7 @@ from mcrd.planning.states import RuleState, states
 
 ROUNDS = 8  # of looking, planning and applying, until the plan has to be empty
 UNSETTLED = 0.25  # seconds until the next look when it was not
+REFUSED = 1.0  # seconds until the kernel is asked again for a filter
 # Seconds without progress after which planning hangs: a worker that does not start takes 13.
 STALLED = 30.0
 
@@ -167,7 +168,8 @@ class Planner:
             tell(log, level, "plan-applied", text, report.steps(steps), took)
         else:
             self._go_on(by_members)
-        estate.holdings.admit(self._names.networks, also_old=False)
+        if not estate.holdings.admit(self._names.networks, also_old=False):
+            asyncio.get_running_loop().call_later(REFUSED, self.woken.set)
         self._listen(also_old=False)
         estate.end_retired()
         merged = names.merging(self.config, self.links.now)

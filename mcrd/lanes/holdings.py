@@ -353,11 +353,13 @@ class Holdings:
         for _, ring in self.rings():
             ring.take_error()
 
-    def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> None:
+    def admit(self, networks: Mapping[str, frozenset[Network]], *, also_old: bool) -> bool:
         """Set what the workers of each interface see; the rest does not reach a ring.
 
-        Widen before rules are added, narrow after others are removed: no frame is missed.
+        Widen before rules are added, narrow after others are removed: no frame is missed. False:
+        the kernel has refused one, and the next call tries that again.
         """
+        good = True
         deaf = list(chain.from_iterable(self._deaf.values()))
         hearing = [(ring.interface, sock) for ring, sock in self.rings() if sock not in deaf]
         names = {interface for interface, _ in hearing}
@@ -380,7 +382,10 @@ class Holdings:
                 try:
                     rings.admit(wanted)
                 except OSError as error:
-                    log.error("%s: filter: %s", name, words(error))
+                    log.error("%s: filter: %s; trying again", name, words(error))
+                    self._admitted.pop(name, None)
+                    good = False
+        return good
 
 
 def _open_hold(hold: Hold, receivers: Receivers) -> socket.socket | None:

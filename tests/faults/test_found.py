@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FOUND = (
     "running:io_uring:newfstatat:ENOMEM:1",  # a traceback; a saved file that was never read
     "running:io_uring:newfstatat:ENOMEM:2+",  # a refused file that was not read again
+    "running:io_uring:setsockopt:ENODEV:1",  # a filter that let nothing of a new rule in
     "running:io_uring:mmap:ENOMEM:1",  # a thread that never began, for which the loop waited
     "running:io_uring:sendmsg:ENOMEM:4",  # a worker that was given up
     "running:io_uring:getdents64:EIO:8",  # a traceback of a worker's interpreter
