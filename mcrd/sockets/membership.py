@@ -10,6 +10,7 @@ import logging
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from mcrd.addresses import socket_name, storage
 from mcrd.errors import words
@@ -101,6 +102,8 @@ class Memberships(dict[Membership, socket.socket]):
         """Join the group on the interface; nothing is ever received on the socket."""
         check_index(membership.interface, membership.index)
         roomy = self._roomy[membership.group.version]
+        if roomy and self.get(replace(membership, source=None)) is roomy[-1]:
+            roomy.pop()  # there, the kernel would make one from this source of it (ip_mc_source())
         while True:
             fresh = not roomy
             if fresh:
