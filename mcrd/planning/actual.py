@@ -40,6 +40,10 @@ class Wanted(NamedTuple):
         return packed in self.sources or (self.any and packed not in self.refused)
 
 
+Groups = dict[Address, frozenset[bytes] | None]
+"""Groups that are wanted, and from which sources, packed; None: from any."""
+
+
 class Listeners(dict[tuple[int, Address], Wanted]):
     """What hosts want, by the index of their interface and the group, in the order it came.
 

@@ -214,7 +214,7 @@ def needs(
     if same:
         return Needs(same, waiting=tuple(waits or same for waits in waiting))
     wanted = tuple(
-        [] if waits or output.when is None else outlets.wanted_of(output, links, listeners)
+        {} if waits or output.when is None else outlets.wanted_of(output, links, listeners)
         for waits, output in zip(waiting, rule.outputs, strict=True)
     )
     unwanted = tuple(

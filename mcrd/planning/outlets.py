@@ -13,7 +13,7 @@ from typing import Any
 from mcrd.addresses import Target, first_address, first_port, target
 from mcrd.model import MANNER, Address, Config, HostName, Output, PortRange, Rule
 from mcrd.planning import names, patterns
-from mcrd.planning.actual import Listeners, Wanted
+from mcrd.planning.actual import Groups, Listeners, Wanted
 from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
@@ -98,13 +98,19 @@ def why_waiting(rule: Rule, output: Output, links: Mapping[str, Link]) -> str:
     return ""
 
 
-def wanted_of(output: Output, links: Mapping[str, Link], listeners: Listeners) -> list[Address]:
-    """The groups of an output with `when` that somebody has joined, for what its source sends."""
+def wanted_of(output: Output, links: Mapping[str, Link], listeners: Listeners) -> Groups:
+    """The groups of an output with `when` that somebody has joined, for what its source sends.
+
+    Where it keeps the sources, they are those that members have joined from.
+    """
     index, known = _joined(output, links, listeners)
+    wanted = {group: listeners[index, group] for group in known}
+    if output.source == "keep":
+        return {group: None if some.any else some.sources for group, some in wanted.items()}
     source = None
-    if output.interface is not None and output.source != "keep":
+    if output.interface is not None:
         source = output.source or source_of(output, links[output.interface])
-    return [group for group in known if listeners[index, group].takes(source)]
+    return {group: None for group, some in wanted.items() if some.takes(source)}
 
 
 def _joined(

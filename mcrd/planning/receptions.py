@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
 
 from mcrd.addresses import first_address, first_port, last_port
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Rule
+from mcrd.planning.actual import Groups
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Hold, Membership, Reception, Resource
 
-JOINED_AT_MOST = 1024  # groups of one range: a join each costs the kernel and the switches memory
+JOINED_AT_MOST = 1024  # of one range: a join each costs the kernel and the switches memory
+SOURCES_AT_MOST = 10  # of a group, by members: so many a socket takes (igmp_max_msf of ip-sysctl)
 HELD_AT_MOST = 1024  # ports of one range
 
 
@@ -28,22 +31,36 @@ def reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Res
         return tuple(Reception(*where, group) for group in groups or (None,)), ()
     if groups is None:
         return (Reception(*where, None),), ()
-    return memberships(given, link, groups), ()
+    return memberships(given, link, dict.fromkeys(groups)), ()
 
 
-def memberships(given: Input, link: Link, groups: Iterable[Address]) -> tuple[Membership, ...]:
-    where = (link.name, link.index)
+def memberships(given: Input, link: Link, groups: Groups) -> tuple[Membership, ...]:
+    """Those that let in what the input takes of these groups, and members want."""
+    return tuple(
+        Membership(link.name, link.index, group, source)
+        for group, wanted in groups.items()
+        for source in _sources(given, wanted)
+    )
+
+
+def _sources(given: Input, wanted: frozenset[bytes] | None) -> Iterable[Address | None]:
+    """From whom a group is joined; None: from anybody."""
     if given.sources and all(source.num_addresses == 1 for source in given.sources):
         hosts = [source.network_address for source in given.sources]
-        return tuple(Membership(*where, group, host) for group in groups for host in hosts)
-    return tuple(Membership(*where, group) for group in groups)
+        return [host for host in hosts if wanted is None or host.packed in wanted]
+    if wanted is None:
+        return [None]
+    return [host for host in map(ip_address, sorted(wanted)) if _takes(given, host)]
 
 
-def only_wanted(
-    rule: Rule, waiting: Sequence[str], wanted: Sequence[Sequence[Address]]
-) -> tuple[Address, ...] | None:
+def _takes(given: Input, host: Address) -> bool:
+    among = not given.sources or any(host in network for network in given.sources)
+    return among and not any(host in network for network in given.exclude)
+
+
+def only_wanted(rule: Rule, waiting: Sequence[str], wanted: Sequence[Groups]) -> Groups | None:
     """Of a range, the groups of the input that some output wants now; None: all of them."""
-    given, found = rule.input.address, dict[Address, None]()
+    given, found = rule.input.address, Groups()
     if isinstance(given, Address) or not given.is_multicast:
         return None
     for waits, output, groups in zip(waiting, rule.outputs, wanted, strict=True):
@@ -51,14 +68,27 @@ def only_wanted(
             continue
         if output.when is None:
             return None
-        start, first = given.network_address, int(first_address(output.address))
-        found |= {start + (int(group) - first): None for group in groups[:JOINED_AT_MOST]}
-    return tuple(found)
+        offset = int(given.network_address) - int(first_address(output.address))
+        joins = 0
+        for group, sources in groups.items():
+            joins += _joins(sources)
+            if joins > JOINED_AT_MOST:
+                break
+            where = group + offset
+            if sources is None or len(sources) > SOURCES_AT_MOST:
+                found[where] = None
+            elif (before := found.get(where, sources)) is not None:
+                found[where] = before | sources
+    return found
 
 
-def too_many(groups: Sequence[Address]) -> str:
+def _joins(sources: frozenset[bytes] | None) -> int:
+    return 1 if sources is None or len(sources) > SOURCES_AT_MOST else len(sources)
+
+
+def too_many(groups: Groups) -> str:
     """Why some members of a range may get nothing: "" for no reason."""
-    if len(groups) <= JOINED_AT_MOST:
+    if sum(map(_joins, groups.values())) <= JOINED_AT_MOST:
         return ""
     return f"more than {JOINED_AT_MOST} of its groups are wanted: so many are joined, and no more"
 

@@ -18,7 +18,7 @@ from tests.network.test_rejoin import messages
 if TYPE_CHECKING:
     from tests.lab import Host, Lab, Mcrd
 
-IS_EX, TO_EX = 2, 4
+IS_IN, IS_EX, TO_IN, TO_EX = 1, 2, 3, 4
 ASKS = "\n".join(f"[interfaces.{name}]\nquerier = true\n" for name in ("r1", "r2"))
 WHEN = 'ttl=2 when="members"'
 RANGES = (
@@ -130,6 +130,9 @@ def test_each_group_of_a_range_by_itself(lab: Lab) -> None:
     assert (got["lost"], got["duplicated"]) == (0, 0)
     wait_for(lambda: states(daemon) == ["idle", "active"], "the leave to be believed")
     assert joined(relay) == {"239.0.1.7", "239.7.7.7"}
+    # Who is left keeps the source, and wants one alone: so does the input by now.
+    asked = {IS_IN, TO_IN}  # of the daemon, and of the kernel
+    wait_for(lambda: kinds(seen.frames(), "239.0.1.7") >= asked, "the source to be joined")
     before = sent(daemon)
     source.send("s0", "239.0.1.7", 5000, count=20, size=100)
     wait_for(lambda: sent(daemon)[1] == before[1] + 20, "the other to flow")

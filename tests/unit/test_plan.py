@@ -14,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mcrd.addresses import Target, first_address, first_port, last_port
+from mcrd.config import parse
 from mcrd.model import (
     BROADCAST,
     LIMITED_BROADCAST,
@@ -27,7 +28,7 @@ from mcrd.model import (
     Rule,
 )
 from mcrd.planning import names
-from mcrd.planning.actual import Actual, Failure
+from mcrd.planning.actual import Actual, Failure, Listeners, Wanted
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.names import doubles
 from mcrd.planning.needs import KnownNeeds, needs
@@ -1408,3 +1409,62 @@ def test_an_address_that_goes_moves_the_output_to_the_next() -> None:
 def test_another_address_that_comes_disturbs_nothing() -> None:
     two = replace(LINKS["eth1"], addresses=tuple(map(ip_interface, ("10.1.0.1/24", "10.1.0.2/24"))))
     assert plan(config_of(CAMERA), replace(RUNNING, links={**LINKS, "eth1": two})) == ()
+
+
+BY_MEMBERS = """
+[rules.a]
+input = { interface = "eth0", address = "232.1.0.0/16", port = 5000 }
+outputs = [
+    { interface = "eth1", address = "232.2.0.0/16", port = 5000, ttl = 2, when = "members" },
+    { interface = "wg0", address = "232.1.0.0/16", port = 5000, ttl = 2, when = "members" },
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("sources", "first", "second", "joined"),
+    [
+        ("", "1", "", "1"),
+        ("", "1 2", "2 3", "1 2 3"),
+        ("", "1", "any", "any"),
+        ("", "any", "1", "any"),
+        ("", " ".join(map(str, range(1, 11))), "", " ".join(map(str, range(1, 11)))),
+        ("", " ".join(map(str, range(1, 12))), "", "any"),
+        ('exclude = ["10.0.0.2/31"]', "1 2 3", "", "1"),
+        ('sources = ["10.0.0.2/31"]', "1 2 3", "", "2 3"),
+        ('sources = ["10.0.0.2", "10.0.0.3"]', "1 2", "", "2"),
+        ('sources = ["10.0.0.2", "10.0.0.3"]', "any", "", "2 3"),
+    ],
+)
+def test_a_group_of_a_range_is_joined_from_the_sources_that_members_want(
+    sources: str, first: str, second: str, joined: str
+) -> None:
+    """Where outputs keep them; else it is the relay that members have joined from."""
+    links = {
+        name: Link(name, index, True, True, 1500, 1, (ip_interface(f"10.0.0.25{index}/24"),))
+        for index, name in enumerate(INTERFACES, 1)
+    }
+
+    def host(number: str) -> Address:
+        return ip_address("10.0.0.0") + int(number)
+
+    found = Listeners()
+    for index, group, wants in ((2, "232.2.0.7", first), (3, "232.1.0.7", second)):
+        some = frozenset(host(n).packed for n in wants.split() if n != "any")
+        if wants:
+            found[index, ip_address(group)] = Wanted(wants == "any", some)
+
+    text = BY_MEMBERS.replace("5000 }", f"5000, {sources} }}" if sources else "5000 }")
+    config = parse(text.replace('"members"', '"members", source = "keep"'), "f")
+    expected = [None if each == "any" else host(each) for each in joined.split()]
+    of_input = ip_address("232.1.0.7")
+    assert list(needs(config.rules["a"], config, links, listeners=found).joins) == [
+        Membership("eth0", 1, of_input, source) for source in expected
+    ]
+    config = parse(BY_MEMBERS, "f")
+    found = Listeners(
+        {(2, ip_address("232.2.0.7")): Wanted(False, frozenset({host("252").packed}))}
+    )
+    assert needs(config.rules["a"], config, links, listeners=found).joins == (
+        Membership("eth0", 1, of_input),
+    )
