@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
@@ -47,6 +48,7 @@ from mcrd.systemd.notify import Notify
 from mcrd.tasks import Tasks
 
 AT_ONCE = 64  # rules whose counters are read before others have their turn
+START = 5.0  # seconds that a request waits for the rules of a daemon that starts
 LOOKS, LOOK_AGAIN = 2, 0.5  # at who else relays; seconds between the two
 LISTEN_EVERY = 0.05  # seconds, while somebody asks what is heard
 
@@ -72,6 +74,8 @@ class Commands:
     settle: Callable[[Callable[[], None]], Awaitable[None]]
     adopted: float = 0.0
     """When the rules that run were applied, in seconds since the epoch."""
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    """The rules are known: before, each answer would be that there are none."""
     metrics: Metrics = field(init=False)
     _started: float = field(default_factory=time.monotonic)
     _looks: Looks = field(default_factory=Looks)
@@ -86,6 +90,9 @@ class Commands:
         command = COMMANDS.get(request.command)
         if command is None:
             raise ControlError(f"unknown command: {request.command}")
+        if not self.known.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.known.wait(), START)
         try:
             return await command.run(self, request.arguments)
         except ConfigError as error:

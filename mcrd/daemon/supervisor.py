@@ -220,6 +220,7 @@ class Supervisor:
         self._commands.adopted = time.time()
         self._file.follow(new)
         self._planner.run_by(new)
+        self._commands.known.set()
         self._alarms.keep(self._planner.config.rules)
         await self._settle()
         self._planner.forget()

@@ -109,6 +109,21 @@ def test_errors_of_netlink_make_nobody_deaf(triangle: Triangle) -> None:
     assert "239.1.1.1" not in triangle.relay.run("ip", "maddress", "show", "dev", "r0")
 
 
+def test_while_it_starts_no_rule_is_said_to_be_unknown(triangle: Triangle) -> None:
+    """The control socket is there first: requests wait for the rules."""
+    slow = """
+import asyncio
+from mcrd.host.links import Links
+start = Links.start
+async def late(self):
+    await asyncio.sleep(1)
+    await start(self)
+Links.start = late
+"""
+    daemon = triangle.lab.mcrd(triangle.relay, A, ready=False, program=with_a_fault(slow))
+    assert "a" in daemon.rules()
+
+
 def test_when_planning_fails_the_daemon_ends_and_says_so(triangle: Triangle) -> None:
     """Its manager starts it anew; nothing is left that would be in the way."""
     fault = """
