@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mcrd.answers import Switch
 from tests.lab import wait_for
 from tests.web.serving import Answers, Web, answering, rule, serving
 
@@ -197,6 +198,29 @@ def test_all_of_it_by_keyboard(many: tuple[Answers, Web], opened: Callable[..., 
     page.locator("#search").focus()
     page.keyboard.type("door")
     wait_for(lambda: page.locator("#rows tr").count() == 1, "the search")
+
+
+def test_the_inputs_of_one_rule_are_one_card(
+    many: tuple[Answers, Web], opened: Callable[..., Page]
+) -> None:
+    answers, web = many
+    legs = {f"news@eth{n}": rule(f"eth{n}", switch=Switch(n, used=n == 3)) for n in (2, 3)}
+    answers.set_rules({"camera": rule(), **legs})
+    page = opened(web.url)
+    card = page.locator("g.card.rule", has_text="news")
+    card.wait_for()
+    assert page.locator("g.card.rule").count() == 2
+    assert page.locator("g.link").count() == 5  # from three interfaces, and to one
+    assert "eth3 in use" in card.locator("title").text_content()
+    card.click()
+    assert page.locator("#panel-title").inner_text() == "news@eth3"
+    page.keyboard.press("Escape")
+    rows = page.locator("#rows tr")
+    assert rows.count() == 2
+    page.get_by_role("button", name="news (2 inputs)").click()
+    wait_for(lambda: rows.count() == 4, "the inputs")
+    assert cell(page, "news@eth3", 2) == "active, in use"
+    assert violations(page) == []
 
 
 def test_a_filter_stays_while_nothing_passes_it(

@@ -4,7 +4,7 @@ import "uplot/dist/uPlot.min.css";
 import "./app.css";
 import { draw } from "./diagram.js";
 import { $, element, keep, say } from "./dom.js";
-import { bitsText, chosen, folded, known, largest, number, take } from "./model.js";
+import { bitsText, chosen, folded, foremost, known, largest, number, take } from "./model.js";
 import * as panel from "./panel.js";
 import * as table from "./table.js";
 
@@ -15,6 +15,7 @@ let wanted = false;
 function pick(node) {
   const each = node.each || node;
   if (each.rule) return panel.show(each.rule.name);
+  if (each.stream) return panel.show(foremost(each.rules).name);
   if (each.group) table.choose("group", each.group);
   else if (node.column !== undefined && node.column !== 1) table.choose("interface", node.id.slice(2));
   show();
@@ -22,7 +23,7 @@ function pick(node) {
 
 function pickRow(each) {
   if (each.rule) return panel.show(each.rule.name);
-  table.open[table.open.has(each.group) ? "delete" : "add"](each.group);
+  table.open[table.open.has(each.id) ? "delete" : "add"](each.id);
   show();
 }
 

@@ -58,7 +58,7 @@ function graphOf(shown) {
     return first === second ? 0 : first < second ? -1 : 1;
   });
   sorted.forEach((each, at) => {
-    const middle = node(each.id, 1, each.rule ? each.rule.name : each.rest ? `${number(each.rules.length)} more` : `${each.group}… (${number(each.rules.length)})`, at);
+    const middle = node(each.id, 1, each.rule ? each.rule.name : each.rest ? `${number(each.rules.length)} more` : each.stream || `${each.group}… (${number(each.rules.length)})`, at);
     Object.assign(middle, { each, state: worst(each.rules), lost: {}, before: 0 });
     for (const rule of each.rules) {
       middle.bits += rule.bits;
@@ -132,7 +132,8 @@ function updateCard(made, node, width) {
   const before = node.before ? `${number(node.before)} lost before` : "";
   const losses = [lostText(node.lost), before].filter(Boolean).join(", ");
   const state = node.state || "";
-  const label = [node.name, state, `${number(node.packets)} packets/s`, bitsText(node.bits), losses && `lost: ${losses}`, ...node.queriers].filter(Boolean).join(", ");
+  const used = node.each && node.each.stream && node.each.rules.find((rule) => rule.used);
+  const label = [node.name, state, used && `${used.interface} in use`, `${number(node.packets)} packets/s`, bitsText(node.bits), losses && `lost: ${losses}`, ...node.queriers].filter(Boolean).join(", ");
   set(made, { class: `card ${state} ${["input", "rule", "output"][node.column]}`, });
   say(title, label);
   set(box, { x: node.x0, y: top, width, height });

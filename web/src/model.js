@@ -89,22 +89,50 @@ export function chosen(filter) {
   return found.sort((one, other) => (one.name < other.name ? -1 : 1));
 }
 
+/** One by one, but for the inputs of one rule: these are one, and may be open below it. */
+function streams(rules, open) {
+  const alone = (rule) => ({ id: `r:${rule.name}`, rules: [rule], rule });
+  const legs = new Map();
+  for (const rule of rules) if (rule.stream) legs.set(rule.stream, [...(legs.get(rule.stream) || []), rule]);
+  const shown = [];
+  for (const rule of rules) {
+    const inputs = legs.get(rule.stream) || [];
+    if (inputs.length < 2) shown.push(alone(rule));
+    else if (inputs[0] === rule) {
+      shown.push({ id: `s:${rule.stream}`, rules: inputs, stream: rule.stream });
+      if (open.has(`s:${rule.stream}`)) shown.push(...inputs.map((leg) => ({ ...alone(leg), inner: true })));
+    }
+  }
+  return shown;
+}
+
+/** What a group or a stream is called. */
+export function called(each) {
+  return each.stream ? `${each.stream} (${number(each.rules.length)} inputs)` : `${each.group} (${number(each.rules.length)} rules)`;
+}
+
+/** That of its inputs which is in use, or brings most. */
+export function foremost(rules) {
+  const by = (rule) => (rule.used ? Infinity : rule.packets);
+  return rules.reduce((first, rule) => (by(rule) > by(first) ? rule : first));
+}
+
 /** Rules as they are shown: each alone when they are few, otherwise folded by their group. */
 export function folded(rules, open) {
-  const alone = (rule) => ({ id: `r:${rule.name}`, rules: [rule], rule });
-  if (rules.length <= FOLD_FROM) return rules.map(alone);
+  if (rules.length <= FOLD_FROM) return streams(rules, open);
   const groups = new Map();
   for (const rule of rules) {
     if (!groups.has(rule.group)) groups.set(rule.group, []);
     groups.get(rule.group).push(rule);
   }
-  if (groups.size === 1) return rules.map(alone);
+  if (groups.size === 1) return streams(rules, open);
   const shown = [];
   for (const [name, members] of groups) {
-    if (members.length === 1) shown.push(alone(members[0]));
+    const found = streams(members, open);
+    if (found.filter((each) => !each.inner).length === 1) shown.push(...found);
     else {
       shown.push({ id: `g:${name}`, rules: members, group: name });
-      if (open.has(name)) shown.push(...members.map((rule) => ({ ...alone(rule), inner: true })));
+      if (open.has(`g:${name}`)) shown.push(...found.map((each) => ({ ...each, inner: true })));
     }
   }
   return shown;

@@ -1,7 +1,7 @@
 // The rules as a table, and the filters. SPDX-License-Identifier: GPL-3.0-or-later
 
 import { $, element, keep, say, set } from "./dom.js";
-import { STATES, bitsText, known, lostIn, lostText, number, worst } from "./model.js";
+import { STATES, bitsText, called, known, lostIn, lostText, number, worst } from "./model.js";
 
 const ROWS_MOST = 300;
 export const filter = { search: "", interface: "", group: "", states: new Set() };
@@ -96,9 +96,10 @@ function updateRow(row, each) {
     say(badge, rule.state + (rule.used === true ? ", in use" : ""));
     set(badge, { title: rule.reason });
   } else {
-    const is = open.has(each.group);
+    const is = open.has(each.id);
+    set(row, { class: each.inner ? "inner" : "" });
     set(head.firstChild, { "aria-expanded": is });
-    say(head.firstChild, `${is ? "▾" : "▸"} ${each.group} (${number(each.rules.length)} rules)`);
+    say(head.firstChild, `${is ? "▾" : "▸"} ${called(each)}`);
     say(from, few(each.rules.map((rule) => rule.interface)));
     say(to, few(each.rules.flatMap((rule) => rule.outputs.map((output) => output.interface))));
     say(badge, worst(each.rules));
