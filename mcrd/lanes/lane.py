@@ -156,8 +156,8 @@ class Lane:
 
     def look_at_members(self) -> bool:
         """End some members that are idle for long. Were there any?"""
-        process = self.connected
-        ended = process is not None and process.begun and self.members.end_idle(process)
+        worker = self.connected
+        ended = worker is not None and worker.begun and self.members.look(worker, self._announce)
         for (rule, target), lost in self.members.askers.take_lost().items():
             self._ledger.lose_answers(rule, target, lost)
         return ended

@@ -69,7 +69,8 @@ class Wanted(NamedTuple):
 class MemberSockets:
     """The members of one lane: they outlive the worker that asked for them.
 
-    `at_most` is how many there may be. `changed` says that there are others than before.
+    `at_most` is how many there may be. `changed` says that there are others than before. Functions
+    call `announce` when own() has grown, before anything is sent from there.
     """
 
     def __init__(self, segment: Segment, opener: EgressSockets) -> None:
@@ -83,6 +84,7 @@ class MemberSockets:
         self._look_again: dict[str | None, int] = {}  # nanoseconds, for rules and for all
         self._of_rule: Counter[str] = Counter()
         self._gates = Gates()
+        self._lacking: dict[messages.MemberKey, None] = {}  # those without a socket that is wanted
         self._next: list[messages.MemberKey] = []  # those that are looked at next, the last first
         self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
         self.changed = False
@@ -122,10 +124,7 @@ class MemberSockets:
         self._resting.clear()
 
     def open(self, process: WorkerProcess, wanted: Sequence[Wanted], announce: Announce) -> None:
-        """Open sockets of members, and tell the worker, or tell it that there are none.
-
-        `announce` is called when own() has grown, before anything is sent from there.
-        """
+        """Open sockets of members, and tell the worker, or tell it that there are none."""
         made: list[messages.MemberKey] = []
         own = len(self._own)
         for key, relay, rule in wanted:
@@ -155,31 +154,23 @@ class MemberSockets:
         changed: Changed,
         announce: Announce,
     ) -> None:
-        """Let members send only while somebody wants it; others are wanted of these groups.
-
-        `announce` is called when own() has grown, before anything is sent from there.
-        """
+        """Let members send only while somebody wants it; others are wanted of these groups."""
         for key in self._gates.listen(listeners, changed):
-            member = self._members[key]
-            if process is None or key in self._resting.get(member.rule, ()):
-                continue
-            lacking = [egress for egress in member.outputs if egress not in member.sockets]
-            if new := self._open_wanted(key, lacking):
-                member.sockets |= new
-                self.changed = True
-                self._own.update(own_sources(new))
-                announce()
-                self._add_sockets(process, new)
-                self._tell(process, key, member)
-            else:
-                self._say(process, key, member)
+            if process is not None and key not in self._resting.get(self._members[key].rule, ()):
+                self._complete(process, key, announce)
 
-    def _say(self, process: WorkerProcess, key: messages.MemberKey, member: _Member) -> None:
-        has = [
-            messages.UNWANTED if self._gates.shuts(key, egress) else process.places.get(egress)
-            for egress in member.outputs
-        ]
-        unheard(process.request(messages.AddMember, key, member.slot, has))
+    def _complete(
+        self, process: WorkerProcess, key: messages.MemberKey, announce: Announce
+    ) -> None:
+        """Open what the member lacks and somebody wants, and tell the worker."""
+        member = self._members[key]
+        if new := self._open_wanted(key, [e for e in member.outputs if e not in member.sockets]):
+            member.sockets |= new
+            self.changed = True
+            self._own.update(own_sources(new))
+            announce()
+            self._add_sockets(process, new)
+        self._tell(process, key, member)
 
     def _open(
         self,
@@ -227,7 +218,6 @@ class MemberSockets:
 
         Sockets of both forms stay open. The worker hears of members that rest, of those whose
         sockets change, and, unless all outputs are the `same` as before, of the others.
-        `announce` is called when own() has grown, before anything is sent from there.
         """
         outputs = members_of(relay)
         resting = self._resting.pop(rule, set())
@@ -299,7 +289,13 @@ class MemberSockets:
                     self.askers.listen(process, key, egress, member.slot)
                 except NoRoomError as error:
                     self._complain(egress.rule, str(error))
-        self._say(process, key, member)
+        has = [
+            messages.UNWANTED if self._gates.shuts(key, egress) else process.places.get(egress)
+            for egress in member.outputs
+        ]
+        if None in has:
+            self._lacking[key] = None
+        unheard(process.request(messages.AddMember, key, member.slot, has))
 
     def answer(self, process: WorkerProcess, place: int) -> None:
         """Tell the worker by which socket the first answer at that place goes."""
@@ -323,14 +319,17 @@ class MemberSockets:
         for key in [k for k, m in self._members.items() if rule in (None, m.rule)]:
             self._close(process, key)
 
-    def end_idle(self, process: WorkerProcess) -> bool:
-        """Looks at some members, and ends those of them that are idle for long. Were there any?
+    def look(self, process: WorkerProcess, announce: Announce) -> bool:
+        """Try again what some members lack, and end those that are idle for long. Were there any?
 
         The times in the segment are of the real-time clock, which may be set, and the worker writes
         them: so it counts since when the time of a member is the same.
         """
         if self._resting:
             return False  # no worker has them, so nothing can be said
+        for key in list(self._lacking)[:LOOKED_AT]:
+            del self._lacking[key]
+            self._complete(process, key, announce)
         if not self._next:
             self._next = list(self._members)
         now = time.monotonic()
@@ -385,6 +384,7 @@ class MemberSockets:
     def _close(self, process: WorkerProcess | None, key: messages.MemberKey) -> None:
         member = self._members.pop(key)
         self._gates.forget(key)
+        self._lacking.pop(key, None)
         self._of_rule[member.rule] -= 1
         if not self._of_rule[member.rule]:
             del self._of_rule[member.rule]

@@ -31,8 +31,11 @@ from mcrd.planning.resources import Ingress, Members, Sending, Worker
 from mcrd.sockets.egress import EgressSockets
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from mcrd.planning.resources import Egress
 
 WORKER = Worker(Ingress("lo", 1))
 RANGE = ip_network("239.1.0.0/16")
@@ -74,10 +77,10 @@ class Scene:
         self._memory = mmap.mmap(segment.descriptor, 0)
         self._joined: set[tuple[int, Address]] = set()
 
-    def send_only_to_members(self) -> None:
-        """Have two outputs with `when`, on different interfaces."""
+    def send_only_to_members(self, index: int = 2) -> None:
+        """Have two outputs with `when`, the second one on that interface."""
         one = replace(self._output, when=True)
-        elsewhere = replace(one, sending=replace(one.sending, index=2), port=6000)
+        elsewhere = replace(one, sending=replace(one.sending, index=index), port=6000)
         self._relay = Relay(Input("lo", RANGE, 5000), (one, elsewhere), (ALL, ALL))
 
     def join(self, *keys: messages.MemberKey, index: int = 1) -> None:
@@ -112,7 +115,7 @@ class Scene:
         self._memory[where : where + 8] = at.to_bytes(8, "little")
 
     def look(self, times: int = 1) -> bool:
-        return sum(self.found.end_idle(self.process) for _ in range(times)) > 0
+        return sum(self.found.look(self.process, self.announced) for _ in range(times)) > 0
 
     def keys(self) -> set[messages.MemberKey]:
         return {key for key, _, _ in self.found.all()}
@@ -294,6 +297,42 @@ def test_what_nobody_wants_has_no_socket_until_somebody_does(
         *[("AddMember", 0), ("Ping", 0)],
         *[("AddMember", 0)] * 2,
         *[("Ping", 0), ("RemoveSockets", 0)],
+    ]
+
+
+def test_what_could_not_be_opened_at_a_join_is_tried_again(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {5000, 6000}
+
+    async def scenario(scene: Scene) -> None:
+        really = scene.opener.open
+
+        def refuse(egress: Egress) -> socket.socket:
+            if egress.port in refused:
+                raise OSError(24, "no")
+            return really(egress)
+
+        monkeypatch.setattr(scene.opener, "open", refuse)
+        scene.send_only_to_members(1)
+        before = descriptors()
+        keys = scene.open(1)
+        scene.join(*keys)
+        assert scene.keys() == set()  # the worker asks again when a packet comes
+        refused.remove(5000)
+        scene.open(1)
+        scene.look()
+        await scene.answered()
+        assert (descriptors(), scene.announcements) == (before + 1, [1])
+        refused.clear()
+        scene.look(2)
+        await scene.answered()
+        assert (descriptors(), scene.announcements) == (before + 2, [1, 1])
+
+    assert run(scenario, told, monkeypatch) == [
+        *[("AddMember", 0), ("RemoveMember", 0)],
+        *[("AddSockets", 1), ("AddMember", 0), ("AddMember", 0), ("Ping", 0)],
+        *[("AddSockets", 1), ("AddMember", 0), ("Ping", 0)],
     ]
 
 
