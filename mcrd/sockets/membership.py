@@ -10,7 +10,6 @@ import logging
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from mcrd.addresses import socket_name, storage
 from mcrd.errors import words
@@ -25,6 +24,8 @@ MCAST_JOIN_GROUP = 42
 MCAST_LEAVE_GROUP = 45
 MCAST_JOIN_SOURCE_GROUP = 46
 MCAST_LEAVE_SOURCE_GROUP = 47
+
+_Joined = tuple[int, Address, Address | None]
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Memberships(dict[Membership, socket.socket]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._groups: dict[socket.socket, int] = {}
+        self._groups: dict[socket.socket, set[_Joined]] = {}
         self._roomy: dict[int, list[socket.socket]] = {4: [], 6: []}
         self._kept: set[socket.socket] = set()
 
@@ -102,26 +103,37 @@ class Memberships(dict[Membership, socket.socket]):
         """Join the group on the interface; nothing is ever received on the socket."""
         check_index(membership.interface, membership.index)
         roomy = self._roomy[membership.group.version]
-        if roomy and self.get(replace(membership, source=None)) is roomy[-1]:
-            roomy.pop()  # there, the kernel would make one from this source of it (ip_mc_source())
-        while True:
-            fresh = not roomy
-            if fresh:
-                roomy.append(_membership_socket(membership.group))
-            try:
-                _membership_option(roomy[-1], True, membership)
-            except OSError as error:
-                # EINVAL: the socket has the group from any source, and cannot have it from one too.
-                full = error.errno in (errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EADDRINUSE)
-                if fresh or not full:
-                    if fresh:
-                        roomy.pop().close()
-                    raise
-                roomy.pop()
-            else:
+        for sock in reversed(roomy.copy()):
+            if self._joins(sock, membership):
                 break
-        self[membership] = roomy[-1]
-        self._groups[roomy[-1]] = self._groups.get(roomy[-1], 0) + 1
+        else:
+            sock = _membership_socket(membership.group)
+            try:
+                _membership_option(sock, True, membership)
+            except OSError:
+                sock.close()
+                raise
+            roomy.append(sock)
+        self[membership] = sock
+        self._groups.setdefault(sock, set()).add(_of_kernel(membership))
+
+    def _joins(self, sock: socket.socket, membership: Membership) -> bool:
+        """Join on that socket, if it has room and the kernel would leave its other groups alone."""
+        index, group, source = _of_kernel(membership)
+        has = self._groups[sock]
+        if source is not None and (index, group, None) in has:
+            return False  # the kernel would make one from this source of it (ip_mc_source())
+        try:
+            _membership_option(sock, True, membership)
+        except OSError as error:
+            if error.errno in (errno.ENOBUFS, errno.ENOMEM):
+                # Of a group that it has, it may only have no room for one more source.
+                if all((index, group) != (at, other) for at, other, _ in has):
+                    self._roomy[group.version].remove(sock)
+            elif error.errno not in (errno.EINVAL, errno.EADDRINUSE):
+                raise
+            return False
+        return True
 
     def sockets(self) -> dict[socket.socket, list[Membership]]:
         """The groups that each socket has joined."""
@@ -144,7 +156,7 @@ class Memberships(dict[Membership, socket.socket]):
             sock.close()
             return
         self.update(dict.fromkeys(has, sock))
-        self._groups[sock] = len(has)
+        self._groups[sock] = set(map(_of_kernel, has))
         self._kept.add(sock)
 
     def hand_on(self) -> None:
@@ -161,8 +173,8 @@ class Memberships(dict[Membership, socket.socket]):
             if error.errno not in (errno.ENODEV, errno.EADDRNOTAVAIL):
                 log.warning("%s: cannot leave: %s", membership, words(error))
         roomy = self._roomy[membership.group.version]
-        self._groups[sock] -= 1
-        if self._groups[sock] == 0:
+        self._groups[sock].remove(_of_kernel(membership))
+        if not self._groups[sock]:
             del self._groups[sock]
             if sock in roomy:
                 roomy.remove(sock)
@@ -170,6 +182,11 @@ class Memberships(dict[Membership, socket.socket]):
             sock.close()
         elif sock not in roomy and sock not in self._kept:
             roomy.append(sock)
+
+
+def _of_kernel(membership: Membership) -> _Joined:
+    """What the kernel knows of it: an interface may get another name."""
+    return membership.index, membership.group, membership.source
 
 
 def _membership_socket(group: Address) -> socket.socket:

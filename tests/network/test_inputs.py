@@ -10,7 +10,10 @@ import socket
 import struct
 import subprocess
 from functools import partial
+from ipaddress import ip_address
 
+from mcrd.planning.resources import Membership
+from mcrd.sockets.membership import Memberships
 from tests.lab import Capture, Lab, Mcrd, Triangle, wait_for
 from tests.lab.daemon import console_script
 from tests.lab.datagrams import sender
@@ -182,6 +185,48 @@ def test_150_groups_under_the_default_limit(triangle: Triangle) -> None:
     triangle.source.send("s0", "239.1.1.1", 5000, flows=150, count=60_000, rate=20_000, size=500)
     result = behind.result()
     assert (result["unique"], result["lost"], result["duplicated"]) == (60_000, 0, 0)
+
+
+def test_groups_from_any_and_from_one_source_share_no_socket_and_others_do(
+    triangle: Triangle,
+) -> None:
+    """Of a group from any source, the kernel would make one from that source."""
+    relay, found, name = triangle.relay, Memberships(), "renamed"
+    relay.sysctl("net.ipv4.igmp_max_memberships", "20")
+    relay.sysctl("net.ipv4.igmp_max_msf", "10")
+
+    def of(number: int, host: int | None = None, name: str = name) -> Membership:
+        source = ip_address("10.1.0.0") + host if host is not None else None
+        return Membership(name, index, ip_address("239.1.1.0") + number, source)
+
+    def stays(number: int) -> bool:
+        """Whether the group is still joined when it is left from any source."""
+        found.leave(of(number, name="r0"))
+        (link,) = json.loads(relay.run("ip", "-j", "maddress", "show", "dev", name))
+        return f"239.1.1.{number}" in {entry.get("address") for entry in link["maddr"]}
+
+    with relay.inside():
+        index = socket.if_nametoindex("r0")
+        for number in range(1, 41):
+            found.join(of(number, name="r0"))
+        found.leave(of(1, name="r0"))
+        found.join(of(50, name="r0"))  # the first socket is full again; the other has group 40
+        found.join(of(40, 7, "r0"))
+        relay.run("ip", "link", "set", "r0", "down")
+        relay.run("ip", "link", "set", "r0", "name", name)
+        relay.run("ip", "link", "set", name, "up")
+        found.join(of(50, 7))
+        assert stays(40)
+        assert stays(50)
+        for membership in list(found):
+            found.leave(membership)
+        for host in range(1, 31):  # a socket has ten sources of a group,
+            found.join(of(1, host))
+        for number in range(2, 47):  # and room for other groups
+            found.join(of(number))
+        assert len(found.sockets()) == 3
+        for membership in list(found):
+            found.leave(membership)
 
 
 def test_a_snooping_bridge_forwards_what_is_joined(lab: Lab) -> None:
