@@ -4,39 +4,56 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
 
-BEGINS_WITHIN = 5.0  # seconds
+BEGINS_WITHIN = 1.0  # seconds
+LOOKS = 10  # within that: a process that is stopped meanwhile loses one of them
+NONE_FOR = 5.0  # seconds after one that never began
 
 NO_MORE = "there is no room for another thread (raise TasksMax= of the service, or ulimit -u)"
 
-
-class _Begun(threading.Event):
-    """Thread.start() would wait for ever for a thread that had no memory to begin with."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return super().wait(BEGINS_WITHIN if timeout is None else timeout)
+_none_until = 0.0  # in the time of time.monotonic()
 
 
-def start(name: str, run: Callable[[], None]) -> threading.Thread:
-    """Start a thread that no end of the process waits for; raise OSError when none can be had."""
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    thread._started = _Begun()  # type: ignore[attr-defined]  # noqa: SLF001
+def start(run: Callable[[], None]) -> threading.Event:
+    """Start a thread that no end of the process waits for; return what is set when it ends.
+
+    Raises OSError when none can be had: then `run` is never called, however late one begins.
+    threading.Thread would wait for ever for one that has no memory for its first frame.
+    """
+    global _none_until  # noqa: PLW0603
+    if time.monotonic() < _none_until:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    turn, begun, ended = threading.Lock(), threading.Lock(), threading.Event()
+    begun.acquire()
+
+    def in_time() -> None:
+        if turn.acquire(blocking=False):
+            begun.release()
+            try:
+                run()
+            finally:
+                ended.set()
+
     try:
-        thread.start()
+        _thread.start_new_thread(in_time, ())
     except RuntimeError:
         raise OSError(errno.EAGAIN, NO_MORE) from None
-    if thread.ident is None:
+    began = any(begun.acquire(timeout=BEGINS_WITHIN / LOOKS) for _ in range(LOOKS))
+    if not began and turn.acquire(blocking=False):
+        _none_until = time.monotonic() + NONE_FOR
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-    return thread
+    return ended
 
 
 async def apart(work: Callable[[], T], *, or_here: bool = True) -> T:
@@ -54,7 +71,7 @@ async def apart(work: Callable[[], T], *, or_here: bool = True) -> T:
             future.set_exception(error)
 
     try:
-        start("apart", run)
+        start(run)
     except OSError:
         if not or_here:
             raise

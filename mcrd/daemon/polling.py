@@ -36,8 +36,8 @@ class Poll:
         self._changed = changed
         self._every = every
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._ended = threading.Event()
+        self._ending = threading.Event()
+        self._ended: threading.Event | None = None  # while one was started
         self._files: tuple[str, ...] = ()
         self._patterns: tuple[str, ...] = ()
         self._known: Seen = {}
@@ -48,13 +48,13 @@ class Poll:
     @property
     def runs(self) -> bool:
         """Whether files are looked at."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._ended is not None and not self._ended.is_set()
 
     def start(self) -> None:
         """Raise OSError when there is no thread to be had."""
         if not self.runs:
-            self._ended = ended = threading.Event()
-            self._thread = threads.start("rule files", lambda: self._run(ended))
+            self._ending = ending = threading.Event()
+            self._ended = threads.start(lambda: self._run(ending))
 
     def watch(self, files: Iterable[str], patterns: Iterable[str]) -> None:
         """Watch these from now on, and those that match."""
@@ -88,32 +88,32 @@ class Poll:
 
     def stop(self, seconds: float) -> None:
         """End it; wait for so long at most."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
-            self._thread = None
+        self._ending.set()
+        if self._ended is not None:
+            self._ended.wait(seconds)
+            self._ended = None
 
-    def _run(self, ended: threading.Event) -> None:
+    def _run(self, ending: threading.Event) -> None:
         pause, began = self._every, time.thread_time()
-        while not ended.wait(pause):
+        while not ending.wait(pause):
             with self._lock:
                 number = self.round
-            seen = self._look_until_written(ended)
+            seen = self._look_until_written(ending)
             took = time.thread_time() - began
             began += took
             pause = max(self._every, SHARE * took)
             with self._lock:
-                if ended.is_set() or self._forgetting:
+                if ending.is_set() or self._forgetting:
                     continue
                 if number != self.round or seen == self._known:
                     continue
                 self._known = seen
             self._changed(number)
 
-    def _look_until_written(self, ended: threading.Event) -> Seen:
+    def _look_until_written(self, ending: threading.Event) -> Seen:
         seen, until = self._look(), time.monotonic() + LONGEST
         if seen != self._known:
-            while time.monotonic() < until and not ended.wait(SETTLE):
+            while time.monotonic() < until and not ending.wait(SETTLE):
                 before, seen = seen, self._look()
                 if before == seen:
                     break

@@ -40,7 +40,7 @@ class Writer(Generic[T]):
         self._writing = False
         self._changed = threading.Condition()
         self._started = False
-        self._thread: threading.Thread | None = None
+        self._has_thread = False
 
     def start(self) -> None:
         """Start the thread: from now on, put() never waits.
@@ -49,13 +49,14 @@ class Writer(Generic[T]):
         once, and whether there is a thread now.
         """
         self._started = True
-        if self._thread is None:
+        if not self._has_thread:
             try:
-                self._thread = threads.start("log", self._run)
+                threads.start(self._run)
             except OSError:
                 with self._changed:
                     self._write_what_waits()
                 raise
+            self._has_thread = True
 
     def put(self, what: T, size: int) -> None:
         """Have it written; `size` is what it takes of the room, in bytes."""
@@ -63,7 +64,7 @@ class Writer(Generic[T]):
             self._write(what)
             return
         with self._changed:
-            if self._thread is None:
+            if not self._has_thread:
                 self._write_what_waits()
             if self._idle() and self._write_now(what):
                 return
@@ -81,7 +82,7 @@ class Writer(Generic[T]):
     def flush(self, seconds: float) -> bool:
         """Wait until all is written, but not for longer than that; return whether it was."""
         with self._changed:
-            if self._thread is None:
+            if not self._has_thread:
                 self._write_what_waits()
                 seconds = 0.0
             return self._changed.wait_for(self._idle, seconds)
