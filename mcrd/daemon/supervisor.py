@@ -70,6 +70,7 @@ class Supervisor:
         self._switches = Switches()
         self._watcher = Watcher(holdings.ring_inodes, holdings.output_inodes)
         self._listener = Listener()
+        holdings.rejoins.queried = self._listener.mld
         self._commands = Commands(
             planner=self._planner,
             file=self._file,
@@ -197,7 +198,7 @@ class Supervisor:
             )
 
     def _rejoin(self) -> None:
-        self._estate.holdings.rejoin(self._planner.links.now, self._listener.mld)
+        self._estate.holdings.rejoin(self._planner.links.now)
 
     async def _settle(self) -> None:
         before, ran = self._planner.states, self._planner.config

@@ -22,7 +22,7 @@ from mcrd.lanes.lane import Lane
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.memory import guard_memory
 from mcrd.lanes.queriers import Queriers
-from mcrd.lanes.rejoin import Rejoins, Spoken
+from mcrd.lanes.rejoin import Rejoins
 from mcrd.lanes.retired import Retired
 from mcrd.lanes.segment import Segment
 from mcrd.model import Network
@@ -299,15 +299,15 @@ class Holdings:
             self.close(resource)
         self.end_retired()
 
-    def rejoin(self, links: Mapping[str, Link], spoken: Spoken) -> None:
+    def rejoin(self, links: Mapping[str, Link]) -> None:
         """Send reports of memberships that are due, and count them."""
-        for interface, said in self.rejoins.look(links, self.memberships, spoken):
+        for interface, said in self.rejoins.look(links, self.memberships):
             self.ledger.report(interface, *said)
 
     def report_new(self, opened: Iterable[Resource], links: Mapping[str, Link]) -> None:
         """Report those of these that are memberships, and are joined."""
         new = [each for each in opened if isinstance(each, Membership) and self.has(each)]
-        self.rejoins.report_new(new, links)
+        self.rejoins.report_new(new, links, self.memberships)
 
     def own(self) -> set[messages.Endpoint]:
         """Where this host sends from."""

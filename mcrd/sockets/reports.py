@@ -8,7 +8,7 @@ All are current-state: none says that something was left.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ ALL_NODES = IPv6Address("ff02::1")
 INCLUDE, EXCLUDE = 1, 2  # MODE_IS_INCLUDE and MODE_IS_EXCLUDE (RFC 3376, 4.2.12)
 REPORT = {(4, 1): 0x12, (4, 2): 0x16, (4, 3): 0x22, (6, 1): 131, (6, 2): 143}
 LEAST_MTU = {4: 576, 6: 1280}  # bytes
+LONGEST = 1500  # bytes, whatever the MTU: who reads reports may look at some records only
 RECORD = {4: 8, 6: 20}  # bytes, without sources
 PROTOCOL_IGMP, PROTOCOL_ICMPV6 = 2, 58
 INTERNETWORK_CONTROL = 0xC0  # RFC 3376, 4: the TOS of IGMP
@@ -62,8 +63,9 @@ def reports(wanted: Wanted, source: Address, spoken: int, mtu: int) -> Iterator[
             body = struct.pack("!BxHHH", kind, 0, 0, 0) if version == 6 else bytes((kind, 0, 0, 0))
             yield Report(group, with_header(source, group, body + group.packed))
         return
-    room = max(mtu, LEAST_MTU[version]) - len(with_header(source, ROUTERS[version], bytes(8)))
-    for records in _filled(list(_records(groups, room)), room):
+    longest = min(max(mtu, LEAST_MTU[version]), LONGEST)
+    room = longest - len(with_header(source, ROUTERS[version], bytes(8)))
+    for records in _filled(_records(groups, room), room):
         body = struct.pack("!BxHHH", kind, 0, 0, len(records)) + b"".join(records)
         yield Report(ROUTERS[version], with_header(source, ROUTERS[version], body))
 
@@ -85,14 +87,16 @@ def _record(kind: int, group: Address, sources: Sequence[Address]) -> bytes:
     return struct.pack("!BxH", kind, len(sources)) + group.packed + packed
 
 
-def _filled(records: Sequence[bytes], room: int) -> Iterator[Sequence[bytes]]:
+def _filled(records: Iterable[bytes], room: int) -> Iterator[Sequence[bytes]]:
     """In their order, as many at once as there is room for."""
     some: list[bytes] = []
+    left = room
     for record in records:
-        if some and sum(map(len, some)) + len(record) > room:
+        if some and len(record) > left:
             yield some
-            some = []
+            some, left = [], room
         some.append(record)
+        left -= len(record)
     if some:
         yield some
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mcrd.host.procfs import Host
 from mcrd.lanes import rejoin
 from mcrd.lanes.rejoin import Rejoins, wanted
 from mcrd.observe.messages import Record, igmp, mld
@@ -24,6 +25,8 @@ from mcrd.sockets.rejoin import AT_ONCE, SOON, Mouth, Repeater, source_for
 from mcrd.sockets.reports import Report, Wanted, is_reported, reports
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mcrd.model import Address
 
 V4, V6 = ip_address("10.1.0.2"), ip_address("fe80::2")
@@ -80,6 +83,18 @@ def test_many_groups_go_into_packets_of_the_mtu(
     assert max(len(report.packet) for report in found) <= MTU
     assert len(found) == (6 if source.version == 4 else 14)
     assert told(found) == [Record(ip_address(first) + number, kind=2) for number in range(1000)]
+
+
+@pytest.mark.parametrize(("source", "first", "latest"), [(V4, "239.1.0.1", 3), (V6, "ff15::1", 2)])
+def test_no_packet_is_longer_where_the_mtu_is_larger(
+    source: Address, first: str, latest: int
+) -> None:
+    """lo has more than a packet can be long. Very many groups are told in a moment."""
+    began = time.thread_time()
+    found = list(reports(groups(first, 9000), source, latest, 65536))
+    assert time.thread_time() - began < 1
+    assert max(len(report.packet) for report in found) <= MTU
+    assert told(found) == [Record(ip_address(first) + number, kind=2) for number in range(9000)]
 
 
 @pytest.mark.parametrize(("source", "group", "latest"), [(V4, "232.1.1.1", 3), (V6, "ff3e::1", 2)])
@@ -220,7 +235,7 @@ def test_rounds_come_in_time_and_a_long_one_is_spread(
     rounds, each = [], []
     for _ in range(200):  # looks, twice a second
         before = len(sent.packets)
-        said = dict(rejoins.look(links, [*many, elsewhere], lambda _: None))
+        said = dict(rejoins.look(links, [*many, elsewhere]))
         each.append(len(sent.packets) - before)
         assert said == ({"lo": (each[-1], 0)} if each[-1] else {})
         if each[-1] and (len(each) < 2 or not each[-2]):
@@ -243,8 +258,9 @@ def test_an_interface_without_carrier_waits_and_what_fails_is_counted(
     def look(link: Link | None) -> dict[str, tuple[int, int]]:
         clock.now += 11
         links = {"lo": link} if link else {}
-        return dict(rejoins.look(links, [joined("239.1.1.1"), joined("ff15::1")], lambda _: 1))
+        return dict(rejoins.look(links, [joined("239.1.1.1"), joined("ff15::1")]))
 
+    rejoins.queried = lambda _: 1
     for away in (None, Link("lo", 1, True, False, MTU, 772), Link("lo", 5, True, True, MTU, 772)):
         assert look(away) == {}
     assert look(LO) == {"lo": (2, 0)}
@@ -254,36 +270,111 @@ def test_an_interface_without_carrier_waits_and_what_fails_is_counted(
     assert look(LO) == {"lo": (0, 2)}
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> tuple[Rejoins, list[bytes]]:
+    """Those that report at once, where IGMPv3 and MLDv2 are spoken, and what they have sent."""
+    sent = Sent()
+    monkeypatch.setattr(Mouth, "__init__", lambda self: setattr(self, "_socket", sent))
+    monkeypatch.setattr(rejoin, "igmp_spoken", lambda _: 3)
+    monkeypatch.setattr(rejoin, "forced", lambda *_: 0)
+    return Rejoins(), sent.packets
+
+
+def report_new(rejoins: Rejoins, *new: Membership, before: Sequence[Membership] = ()) -> None:
+    rejoins.report_new(new, {"lo": LO}, [*before, *new])
+
+
+def told_v4(packet: bytes) -> list[tuple[str, int | None, frozenset[bytes] | None]]:
+    found = told([Report(ip_address("224.0.0.22"), packet)])
+    return [(str(each.group), each.kind, each.sources) for each in found]
+
+
 def test_what_is_new_is_reported_at_once_and_of_very_many_some(
-    monkeypatch: pytest.MonkeyPatch,
+    at_once: tuple[Rejoins, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the version of each family; not on an interface that is down, or another by now."""
-    rejoins, sent = Rejoins(), Sent()
-    monkeypatch.setattr(Mouth, "__init__", lambda self: setattr(self, "_socket", sent))
-    versions = iter((3, 2))
-    monkeypatch.setattr(rejoin, "igmp_spoken", lambda _: next(versions))
-    monkeypatch.setattr(rejoin, "forced", lambda *_: 0)
-    assert not list(rejoins.look({}, [], lambda _: 1))
-
+    rejoins, packets = at_once
     for away in ({}, {"lo": replace(LO, carrier=False)}, {"lo": replace(LO, index=5)}):
-        rejoins.report_new([joined("239.1.1.1")], away)
-    assert not sent.packets
-    new = [joined("239.1.1.1"), joined("ff15::1"), joined("232.1.1.1", "10.1.0.7")]
-    rejoins.report_new(new, {"lo": LO})
-    four, six = sent.packets
-    found = told([Report(ip_address("224.0.0.22"), four), Report(ip_address("ff15::1"), six)])
-    assert [(each.group, each.sources) for each in found] == [
-        (ip_address("239.1.1.1"), None),
-        (ip_address("232.1.1.1"), frozenset({ip_address("10.1.0.7").packed})),
-        (ip_address("ff15::1"), None),
+        rejoins.report_new([joined("239.1.1.1")], away, [joined("239.1.1.1")])
+    assert not packets
+    report_new(rejoins, joined("239.1.1.1"), joined("ff15::1"), joined("232.1.1.1", "10.1.0.7"))
+    four, six = packets
+    assert told_v4(four) == [
+        ("239.1.1.1", 2, None),
+        ("232.1.1.1", 1, frozenset({ip_address("10.1.0.7").packed})),
     ]
-    many = [joined(str(group)) for group in groups("ff15::1", 3 * AT_ONCE)]
+    assert told([Report(ip_address("ff02::16"), six)]) == [Record(ip_address("ff15::1"), kind=2)]
+    # The version is another one from one plan to the next: each group takes a packet.
+    monkeypatch.setattr(rejoin, "igmp_spoken", lambda _: 2)
+    list(rejoins.look({}, []))
+    many = [joined(str(group)) for group in groups("239.1.0.1", 3 * AT_ONCE)]
     for looks in (1, 2):
-        rejoins.report_new(many, {"lo": LO})  # as MLDv1: each takes a packet
-        assert len(sent.packets) == looks * AT_ONCE
-        list(rejoins.look({}, [], lambda _: 1))
-    rejoins.report_new([joined("239.1.1.1")], {"lo": LO})
-    assert told([Report(ip_address("239.1.1.1"), sent.packets[-1])])  # as IGMPv2 by now
+        report_new(rejoins, *many)
+        assert len(packets) == 2 + looks * AT_ONCE
+        list(rejoins.look({}, []))
+    # A kernel that speaks MLDv1 has said it already.
+    rejoins.queried = lambda _: 1
+    report_new(rejoins, joined("ff15::1"))
+    assert len(packets) == 2 + 2 * AT_ONCE
+
+
+def test_a_report_of_what_is_new_is_of_all_that_is_wanted_of_the_group(
+    at_once: tuple[Rejoins, list[bytes]],
+) -> None:
+    """Also under the name that the interface had before; other groups are not spoken of."""
+    rejoins, packets = at_once
+    hosts = ["10.1.0.7", "10.1.0.8"]
+    before = [
+        *(joined("232.1.1.1", hosts[0]), joined("239.1.1.1"), joined("239.9.9.9")),
+        Membership("in0", 1, ip_address("232.1.1.2"), ip_address(hosts[0])),
+        Membership("r9", 9, ip_address("232.1.1.3"), ip_address(hosts[0])),
+    ]
+    new = ("232.1.1.1", "239.1.1.1", "232.1.1.2", "232.1.1.3")
+    report_new(rejoins, *(joined(group, hosts[1]) for group in new), before=before)
+    both = frozenset(ip_address(host).packed for host in hosts)
+    (packet,) = packets
+    assert sorted(told_v4(packet)) == [
+        ("232.1.1.1", 1, both),
+        ("232.1.1.2", 1, both),
+        ("232.1.1.3", 1, frozenset({ip_address(hosts[1]).packed})),
+        ("239.1.1.1", 2, None),
+    ]
+
+
+def test_what_nobody_waits_for_is_left_to_the_kernel(
+    at_once: tuple[Rejoins, list[bytes]], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that is not to report groups of a link has no daemon that does."""
+    rejoins, packets = at_once
+    links = ("224.0.0.22", "224.0.0.13", "224.0.0.251")
+    report_new(rejoins, *map(joined, (*links, "ff02::16", "ff02::d")))
+    assert not packets
+    repeated = Sent()
+    sender_of(rejoins, Rejoin("lo", 1, 10.0), repeated, monkeypatch)
+    for setting in (1, 0):
+        monkeypatch.setattr(Host, "sysctl", lambda *_: setting)  # noqa: B023
+        clock.now += 11
+        list(rejoins.look({"lo": LO}, [*map(joined, links), joined("239.1.1.1")]))
+        groups_told = {group for group, _, _ in told_v4(repeated.packets.pop())}
+        assert groups_told == {"239.1.1.1", *(links if setting else ())}
+
+
+def test_a_report_that_cannot_be_made_does_not_end_a_plan(
+    at_once: tuple[Rejoins, list[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rejoins, packets = at_once
+
+    def broken(*_: object) -> None:
+        raise ValueError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rejoin, "reports", broken)
+        report_new(rejoins, joined("239.1.1.1"))
+    assert "not reported at once" in caplog.text
+    report_new(rejoins, joined("239.1.1.1"))
+    assert len(packets) == 1
 
 
 def test_hardware_addresses_of_groups() -> None:
