@@ -176,9 +176,9 @@ class Estate:
 
     async def close(self) -> None:
         """Closes everything, or leaves it in the store: who knows whether this is a restart."""
-        self._spare.end()
         await self._reliefs.end(AT_THE_END)
-        await asyncio.gather(*(lane.stop() for lane in self.holdings.lanes.values()))
+        lanes = self.holdings.lanes.values()
+        await asyncio.gather(self._spare.stop(), *(lane.stop() for lane in lanes))
         self.holdings.close_unready()
         merging, stays = self.holdings.merging, self.handover.goes_on
         if merging.switched_on and not (stays and await is_restarted()):
@@ -258,7 +258,7 @@ class Estate:
             return  # its rings could not be had, and that is a failure already
         try:
             process = await lane.start(
-                worker, self.holdings.guard, links, self._worker_ended, self._spare.take()
+                worker, self.holdings.guard, links, self._worker_ended, self._spare.take
             )
         except (OSError, WorkerError) as error:
             why = explain(error, worker) if isinstance(error, OSError) else str(error)

@@ -84,22 +84,21 @@ class Lane:
         guard: int,
         links: Mapping[str, Link],
         ended: Ended,
-        spare: Spawned | None = None,
+        spare: Callable[[], Spawned | None] = lambda: None,
     ) -> WorkerProcess:
-        """Start a worker, which has no rules yet, of the spare; raise OSError or WorkerError."""
+        """Start a worker without rules, of the spare if it answers; raise OSError, WorkerError."""
         hardware = {ring: links[ring.interface].hardware for ring in self.rings}
         self._left.clear()
         ended_now = partial(self._ended, ended)
         process = WorkerProcess(worker, ended_now, self._wanted, self._unknown, spare)
-        self._received_before = self.segment.received
-        self._starting = process
+        self._received_before, self._starting = self.segment.received, process
         try:
             await process.initialize(self.rings, self.places, self.segment, guard, hardware)
-            if process.gone:  # it answered, and ended before anybody listened
-                raise WorkerError("it ended at once")
         except (OSError, WorkerError):
             await process.stop()
-            self._starting = None
+            stopped, self._starting = self._starting is None, None
+            if process.is_mute and not stopped:
+                return await self.start(worker, guard, links, ended)
             raise
         self._starting, self.process = None, process
         return process
@@ -128,7 +127,7 @@ class Lane:
 
     async def stop(self) -> None:
         """End the worker, also one that is starting."""
-        process, self.process = self.process or self._starting, None
+        process, self.process, self._starting = self.process or self._starting, None, None
         self.relays.clear()
         if process is not None:
             await process.stop()

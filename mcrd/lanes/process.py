@@ -21,11 +21,12 @@ from mcrd.events import tell
 from mcrd.lanes.channel import Answer, Channel, WorkerError, unheard
 from mcrd.lanes.hostile import Words
 from mcrd.lanes.segment import Segment
-from mcrd.lanes.spawn import KILL_TIMEOUT, Spawned
+from mcrd.lanes.spawn import KILL_TIMEOUT, Spawned, describe_end
 from mcrd.planning.resources import Ring, Worker
 from mcrd.sockets.ingress import IngressSocket
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
+SPARE_TIMEOUT = 1.0  # seconds, of a spare process; its start takes a hundredth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
 SILENT = 2  # checks in a row without an answer and without progress: it has hung
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerProcess(Channel):
-    """One worker, from exec to its end; or from where a `spare` has come to.
+    """One worker, from exec to its end; or from where the one has come to that `spare` gives.
 
     `ended` is called once, with what to tell the user; `wanted` when packets of members came that
     have no sockets: it raises ProtocolError for those that no worker asks for. `unknown` is called
@@ -62,7 +63,7 @@ class WorkerProcess(Channel):
         ended: Callable[[WorkerProcess, str], None],
         wanted: Callable[[WorkerProcess, Sequence[messages.MemberKey]], None],
         unknown: Callable[[WorkerProcess, Sequence[int]], None] = lambda *_: None,
-        spare: Spawned | None = None,
+        spare: Callable[[], Spawned | None] = lambda: None,
     ) -> None:
         self.worker = worker
         self.cpu = worker.cpu if worker.cpu in os.sched_getaffinity(0) else None
@@ -87,7 +88,9 @@ class WorkerProcess(Channel):
         self._silent = 0
         self.crashed = False
         self._started = time.monotonic()
-        spawned = spare or Spawned()
+        found = spare()
+        self._was_spare = found is not None
+        spawned = found or Spawned()
         self._process, self._pidfd = spawned.process, spawned.pidfd
         super().__init__(spawned.channel)
         who = f"{worker} (pid {self.pid})"
@@ -110,6 +113,11 @@ class WorkerProcess(Channel):
     def gone(self) -> bool:
         """Whether it has ended, or nobody waits for it any more."""
         return self._gone.is_set()
+
+    @property
+    def is_mute(self) -> bool:
+        """Whether it was a spare process, and has not answered: one that is new may do better."""
+        return self._was_spare and not self._heard
 
     @property
     def hangs(self) -> bool:
@@ -162,10 +170,16 @@ class WorkerProcess(Channel):
                 readiness.register(sock, select.EPOLLIN)
             descriptors = [readiness.fileno(), segment.descriptor, guard, *sockets]
             sent = self._send(request, descriptors)
+        patience = SPARE_TIMEOUT if self._was_spare else START_TIMEOUT
         try:
-            answer = await asyncio.wait_for(sent, START_TIMEOUT)
+            answer = await asyncio.wait_for(sent, patience)
         except TimeoutError:
+            self.kill()
+            if self._was_spare:
+                log.warning("%s: the spare process, pid %d, did not answer", self.worker, self.pid)
             raise WorkerError("it did not become ready") from None
+        if self.gone:  # it answered, and ended before anybody listened
+            raise WorkerError("it ended at once")
         if isinstance(answer, messages.Ready):
             self.layers, self.missing = answer.held, answer.missing
             self.engine, self.refused = answer.engine, answer.refused
@@ -258,18 +272,6 @@ class WorkerProcess(Channel):
         self.crashed = self.suspect or status >= 0 or -status in CRASHES
         if not self._expected:
             self._ended(self, self._reason or describe_end(status))
-
-
-def describe_end(status: int) -> str:
-    """What became of a process, from its return code."""
-    if status < 0:
-        try:
-            return f"killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"killed by signal {-status}"
-    if status == lib.MCRD_VIOLATION:
-        return "ended by its sandbox: the line before names the system call"
-    return f"ended with exit status {status}"
 
 
 def link_layer(hardware: int) -> int:

@@ -8,16 +8,21 @@ there before it is needed, for the next worker that has to start.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sized
 
+from mcrd.dataplane import messages
+from mcrd.dataplane._dataplane import lib
 from mcrd.errors import words
+from mcrd.lanes.hostile import LINE
 
 PROGRAM: tuple[str, ...] = ("-m", "mcrd.dataplane.worker")
 """What the interpreter runs in a worker."""
@@ -26,6 +31,7 @@ KILL_TIMEOUT = 2.0  # seconds, from SIGKILL to giving up: a system call may not 
 
 SETTLED = 1.0  # seconds from the start of a worker to that of the spare one
 AGAIN = 30.0  # seconds from a spare that could not be had, or ended, to the next
+PIPE = 65536  # bytes: all that a pipe holds
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +43,8 @@ class Spawned:
     """
 
     def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        """Set after end(), when it has ended."""
         with contextlib.ExitStack() as undo:
             self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(self.channel.close)
@@ -56,12 +64,30 @@ class Spawned:
         """Whether it has not ended."""
         return self.process.poll() is None
 
+    def last_words(self) -> str:
+        """How it ended, and the last line that it wrote."""
+        said = b""
+        with contextlib.suppress(OSError):
+            said = os.read(self.errors, PIPE)
+        line = said.strip().rpartition(b"\n")[2][:LINE].decode("latin-1")
+        how = describe_end(self.process.returncode)
+        return f"{how}: {messages.printable(line)}" if line else how
+
     def end(self) -> None:
-        """End it, and close all: nobody has taken it."""
+        """Kill it, and close all: nobody has taken it. It ends when the kernel lets it."""
         self.channel.close()
-        self._kill()
         os.close(self.errors)
+        self.process.kill()
+        try:
+            asyncio.get_running_loop().add_reader(self.pidfd, self._reap)
+        except OSError:  # the loop has no room: the next process that is started reaps it
+            self._reap()
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.pidfd)
         os.close(self.pidfd)
+        self.process.poll()
+        self.gone.set()
 
     def _kill(self) -> None:
         self.process.kill()
@@ -75,6 +101,7 @@ class Spare:
     def __init__(self) -> None:
         self._spawned: Spawned | None = None
         self._not_before = 0.0
+        self._said = ""  # why the last one ended that ended by itself
 
     def look(self, lanes: Sized, ages: Iterable[float]) -> None:
         """Have one while there are lanes and a worker has run for a while, by their ages."""
@@ -84,10 +111,8 @@ class Spare:
             self._want()
 
     def _want(self) -> None:
+        self._look_at_it()
         now = time.monotonic()
-        if self._spawned is not None and not self._spawned.lives:
-            self.end()
-            self._not_before = now + AGAIN
         if self._spawned is None and now >= self._not_before:
             try:
                 self._spawned = Spawned()
@@ -95,13 +120,21 @@ class Spare:
                 log.debug("no spare worker: %s", words(error))
                 self._not_before = now + AGAIN
 
+    def _look_at_it(self) -> None:
+        """Say why it ended, if it did, unless that is what the last one ended of."""
+        if self._spawned is None or self._spawned.lives:
+            return
+        why = self._spawned.last_words()
+        if why != self._said:
+            self._said = why
+            log.warning("the spare process, pid %d, %s", self._spawned.process.pid, why)
+        self._not_before = time.monotonic() + AGAIN
+        self.end()
+
     def take(self) -> Spawned | None:
         """It is somebody's from now on; None where there is none."""
-        found = self._spawned
-        if found is not None and not found.lives:
-            self.end()
-            return None
-        self._spawned = None
+        self._look_at_it()
+        found, self._spawned = self._spawned, None
         return found
 
     def end(self) -> None:
@@ -109,6 +142,26 @@ class Spare:
         if self._spawned is not None:
             self._spawned.end()
             self._spawned = None
+
+    async def stop(self) -> None:
+        """End it, and wait until it has ended, though not for ever."""
+        spawned = self._spawned
+        self.end()
+        if spawned is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(spawned.gone.wait(), KILL_TIMEOUT)
+
+
+def describe_end(status: int) -> str:
+    """What became of a process, from its return code."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    if status == lib.MCRD_VIOLATION:
+        return "ended by its sandbox: the line before names the system call"
+    return f"ended with exit status {status}"
 
 
 def _spawn(channel: socket.socket, errors: int) -> subprocess.Popen[bytes]:

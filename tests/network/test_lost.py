@@ -25,7 +25,7 @@ from mcrd.sockets.ingress import IngressSocket, let_in, open_ingress, open_rings
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
-from tests.network.test_supervision import children, with_a_fault
+from tests.network.test_supervision import children, executed, flows, with_a_fault
 from tests.sandbox.harness import hush
 
 if TYPE_CHECKING:
@@ -159,6 +159,37 @@ def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
     unique = received.stop()["unique"]
     assert unique == output["sent"]["packets"] - triangle.relay.missed("r1")
     assert "thrown away" in daemon.log()
+
+
+def test_a_spare_process_that_does_not_answer_is_passed_over(triangle: Triangle) -> None:
+    """The first is dead when it is told to begin, the second hangs; a new one starts at once."""
+    fault = """
+import os
+from mcrd.lanes.spawn import Spare
+take, ended = Spare.take, []
+def ending(spare):
+    found = take(spare)
+    if found is not None and not ended:
+        ended.append(found.process.pid)
+        found.process.kill()
+        os.waitid(os.P_PID, *ended, os.WEXITED | os.WNOWAIT)
+    return found
+Spare.take = ending
+"""
+    daemon = triangle.lab.mcrd(triangle.relay, A, program=with_a_fault(fault))
+    for number in (1, 2):
+        (worker,) = pids(daemon)
+        (spare,) = wait_for(lambda: children(daemon.pid) - {worker}, "a spare process")  # noqa: B023
+        if number == 2:
+            wait_for(lambda: executed(daemon.pid) == {worker, spare}, "it to wait")  # noqa: B023
+            os.kill(spare, signal.SIGSTOP)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: pids(daemon).isdisjoint({worker, spare, 0}) and pids(daemon), "another")  # noqa: B023
+        flows(triangle)
+    log = daemon.log()
+    assert log.count(f"the spare process, pid {spare}, did not answer") == 1
+    assert log.count("another starts at once") == 2
+    assert "failed:" not in log
 
 
 def _taken(daemon: Mcrd, sent: int) -> bool:

@@ -17,7 +17,8 @@ from mcrd.dataplane._dataplane import lib
 
 from mcrd.lanes import process as workers
 from mcrd.lanes import spawn
-from mcrd.lanes.process import WorkerProcess, describe_end, link_layer
+from mcrd.lanes.process import WorkerProcess, link_layer
+from mcrd.lanes.spawn import describe_end
 from mcrd.planning.resources import Ingress, Worker
 
 
