@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +33,17 @@ def children(pid: int) -> list[int]:
 
 def workers_of(pid: int) -> list[int]:
     """All children but a spare one, and those that have only been started."""
-    names = {child: Path(f"/proc/{child}/comm").read_text() for child in children(pid)}
-    return [child for child, name in names.items() if name == "mcrd-worker\n"]
+    found = []
+    for child in children(pid):
+        with suppress(OSError):  # it has ended
+            if Path(f"/proc/{child}/comm").read_text() == "mcrd-worker\n":
+                found.append(child)
+    return found
+
+
+def with_a_spare(pid: int) -> list[int]:
+    """Its worker and the spare process, once both are there."""
+    return wait_for(lambda: two if len(two := children(pid)) == 2 else None, "a spare process")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -43,7 +53,7 @@ def test_it_ends_under_traffic_and_leaves_nothing(
     daemon = triangle.lab.mcrd(triangle.relay, A)
     stream = triangle.source.start_send("s0", "239.1.1.1", 5000, rate=20_000)
     wait_for(lambda: daemon.stats()["rules"]["a"]["received"]["packets"] > 1000, "the stream")
-    workers = children(daemon.pid)
+    workers = with_a_spare(daemon.pid)
     assert workers_of(daemon.pid) == [worker["pid"] for worker in daemon.stats()["workers"]]
     before = time.monotonic()
     daemon.signal(number)
@@ -60,7 +70,7 @@ def test_it_ends_under_traffic_and_leaves_nothing(
 
 def test_workers_end_with_a_supervisor_that_is_killed(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, A)
-    workers = children(daemon.pid)
+    workers = with_a_spare(daemon.pid)
     daemon.kill()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "their end")
     # The next daemon takes over the socket file that is left.
@@ -106,9 +116,11 @@ def test_workers_start_lazily_and_end_with_their_last_rule(triangle: Triangle) -
     daemon.edit(A)
     daemon.ctl("reload")
     assert len(workers_of(daemon.pid)) == 1
+    with_a_spare(daemon.pid)
     daemon.edit(A + "enabled = false\n")
     daemon.ctl("reload")
     assert workers_of(daemon.pid) == []
+    wait_for(lambda: not children(daemon.pid), "the end of the spare process")
     assert daemon.status()["rules"] == {"disabled": 1}
 
 
