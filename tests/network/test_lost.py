@@ -144,13 +144,16 @@ def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
         found: dict[str, Any] = daemon.stats()["rules"]["a"]
         return found
 
+    taken = 0
     for _ in range(3):
         before = rule_a()["received"]["packets"]
         wait_for(lambda: rule_a()["received"]["packets"] > before + RATE // 10, "the stream")  # noqa: B023
         (worker,) = pids(daemon)
         (spare,) = wait_for(lambda: children(daemon.pid) - {worker}, "a spare process")  # noqa: B023
         os.kill(worker, signal.SIGSEGV)
-        wait_for(lambda: pids(daemon) == {spare}, "the next worker")  # noqa: B023
+        # One that has not become ready within 10 s is replaced, on a very busy machine.
+        another = wait_for(lambda: pids(daemon) - {worker}, "another worker", timeout=300)  # noqa: B023
+        taken += another == {spare}
     came = stream.stop()["sent"] - triangle.source.missed("s0")
     wait_for(lambda: rule_a()["received"]["packets"] + told(daemon) == came, "all to be told")
     found = rule_a()
@@ -159,6 +162,7 @@ def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
     unique = received.stop()["unique"]
     assert unique == output["sent"]["packets"] - triangle.relay.missed("r1")
     assert "thrown away" in daemon.log()
+    assert taken > 0
 
 
 def test_a_spare_process_that_does_not_answer_is_passed_over(triangle: Triangle) -> None:
