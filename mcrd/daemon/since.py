@@ -8,6 +8,7 @@ from secrets import randbits
 from typing import NamedTuple
 
 from mcrd.addresses import target
+from mcrd.daemon import switches
 from mcrd.daemon.alarms import Alarms
 from mcrd.daemon.planner import Planner
 from mcrd.lanes.counts import NO_FLOW, Glance
@@ -23,7 +24,8 @@ class Mark(NamedTuple):
     interfaces: list[str | None]
     is_silent: bool
     faults: list[str] | None
-    losses: int
+    losses: tuple[int, ...]  # known, missing, how often counters began anew: a sum may stand still
+    inputs: tuple[int, ...]  # of one that switches: how each of them is used
 
     def differs(self, other: Mark) -> bool:
         """Whether one would see it; most are the same objects."""
@@ -54,7 +56,8 @@ class Since:
         """Compare all rules with the last look; what flows by each, as counters.rates()."""
         states = planner.lately()
         names = {name: link.name for name, link in planner.links.now.items()}
-        rules, outputs = planner.estate.ledger.glances()
+        rules, outputs, kept = planner.estate.ledger.glances()
+        legs = switches.legs(planner.config.rules)
         silent, faults = alarms.silent, alarms.faults_of_legs()
         marks: dict[str, Mark] = {}
         flows: dict[str, list[float]] = {}
@@ -62,12 +65,16 @@ class Since:
             state = states[name]
             sent = [outputs.get((name, target(output)), NO_FLOW) for output in rule.outputs]
             flows[name], losses = _flow(rules.get(name, NO_FLOW), sent)
+            inputs = legs[rule.stream].values() if rule.switch is not None and rule.leg else ()
+            used = [kept.get(leg.name, 0) for leg in inputs]
+            used += [n for leg in inputs for n in rules.get(leg.name, NO_FLOW)[-2:]]
             interfaces = [names.get(rule.input.interface)]
             for output, how in zip(rule.outputs, state.outputs, strict=True):
                 own = names.get(output.interface) if output.interface else how.interface
                 interfaces.append(own)
             fault = faults.get(name)
-            marks[name] = Mark(rule, state, interfaces, name in silent, fault, losses)
+            lost = (*losses, kept.get(name, 0))
+            marks[name] = Mark(rule, state, interfaces, name in silent, fault, lost, tuple(used))
         self._compare(marks)
         return flows
 
@@ -90,11 +97,11 @@ class Since:
         return [name for name, at in self._changed.items() if at > cursor]
 
 
-def _flow(taken: Glance, sent: list[Glance]) -> tuple[list[float], int]:
-    """What flows by a rule and its outputs; and a number that changes with what they lose."""
-    packets, size, peak, minute_packets, minute_bytes, minute_peak, losses = taken
+def _flow(taken: Glance, sent: list[Glance]) -> tuple[list[float], tuple[int, int]]:
+    """What flows by a rule and its outputs; what they have lost, and what is missing."""
+    packets, size, peak, minute_packets, minute_bytes, minute_peak, losses, missing, *_ = taken
     found = [packets, size, peak, minute_packets / 1000, minute_bytes / 1000, minute_peak]
-    for packets, size, *_, lost in sent:
+    for packets, size, *_, lost, _, _, _ in sent:
         found += packets, size
         losses += lost
-    return found if any(found) else [], losses
+    return found if any(found) else [], (losses, missing)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from operator import add
 from typing import Any, TypeVar
 
 from mcrd.addresses import Target
 from mcrd.lanes.counts import (
-    NO_FLOW,
     OF_REPORTS,
     Glance,
     InterfaceCount,
@@ -184,10 +183,12 @@ class Ledger:
         live = (segment.output_rate(slot) for segment, slot in self._of((rule, target)))
         return _sum(Rate(), live)
 
-    def glances(self) -> tuple[dict[str, Glance], dict[tuple[str, Target], Glance]]:
+    def glances(
+        self,
+    ) -> tuple[dict[str, Glance], dict[tuple[str, Target], Glance], Mapping[str, int]]:
         """How much flows now by all rules and outputs, over all workers.
 
-        Of a rule, `losses` changes with what is kept of it and its outputs, too.
+        Then, how often something was added to what is kept of a rule and its outputs.
         """
         rules: dict[str, Glance] = {}
         outputs: dict[tuple[str, Target], Glance] = {}
@@ -198,10 +199,7 @@ class Ledger:
                 for key, glance in more:
                     known = glances.get(key)
                     glances[key] = glance if known is None else list(map(add, known, glance))
-        for rule, times in self._added.items():
-            *flow, losses = rules.get(rule, NO_FLOW)
-            rules[rule] = [*flow, losses + times]
-        return rules, outputs
+        return rules, outputs, self._added
 
     def faults(self, rule: str) -> tuple[int, int]:
         """What a rule lost before it came here, and its continuity errors, over all workers."""

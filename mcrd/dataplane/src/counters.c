@@ -64,9 +64,10 @@ static struct glance look(const struct meter *meter, const struct traffic *traff
 	};
 }
 
-static uint64_t lost_before(const struct inspect_counters *found, uint64_t now)
+/* `seen` may be after `now`: the worker has gone on, or the clock was set back. */
+static uint64_t missing(const struct inspect_counters *found, uint64_t now)
 {
-	return found->lost + found->continuity + (now - found->seen > MCRD_MISSING_NS ? found->missing : 0);
+	return (int64_t)(now - found->seen) > (int64_t)MCRD_MISSING_NS ? found->missing : 0;
 }
 
 void counters_of_rules(const struct segment *segment, uint32_t count, uint64_t now, struct glance *glances)
@@ -75,11 +76,14 @@ void counters_of_rules(const struct segment *segment, uint32_t count, uint64_t n
 
 	for (slot = 0; slot < count; slot++) {
 		const struct rule_counters *rule = &segment->rules[slot];
-		const struct switch_counters *leg = &segment->switches[slot];
+		const struct inspect_counters *inspected = &segment->inspections[slot];
 
 		glances[slot] = look(&rule->meter, &rule->traffic, now);
 		glances[slot].losses = rule->rate_limited + rule->looped + rule->cut_off + rule->too_late +
-				       lost_before(&segment->inspections[slot], now) + leg->used + leg->since;
+				       inspected->lost + inspected->continuity;
+		glances[slot].missing = missing(inspected, now);
+		glances[slot].used = segment->switches[slot].used;
+		glances[slot].since = segment->switches[slot].since;
 	}
 }
 

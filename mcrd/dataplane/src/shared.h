@@ -100,7 +100,10 @@ struct glance {
 	uint64_t minute_packets; /* in a second of the minute, in thousandths */
 	uint64_t minute_bytes;
 	uint64_t minute_peak;
-	uint64_t losses; /* another number when something was lost, or when another leg is in use */
+	uint64_t losses;  /* that are known: while the slot is the same one's, this number only grows */
+	uint64_t missing; /* what is taken for lost meanwhile, since nothing has come for a while */
+	uint64_t used;    /* as in switch_counters */
+	uint64_t since;
 };
 
 struct worker;

@@ -90,6 +90,7 @@ static void test_glances(void)
 	uint64_t now = 100 * 60 * 1000000000ULL, began = 0;
 	struct glance glances[2];
 	struct rule_counters *rule;
+	uint32_t i;
 
 	if (!segment)
 		abort();
@@ -109,11 +110,21 @@ static void test_glances(void)
 	count(&rule->rate_limited, 1);
 	segment->inspections[1].missing = 2; /* of long ago */
 	segment->switches[1].used = 1;
+	segment->switches[1].since = 7;
+	counters_of_rules(segment, 2, now, glances);
+	CHECK_EQUAL(glances[1].losses, 1);
+	CHECK_EQUAL(glances[1].missing, 2);
+	CHECK_EQUAL(glances[1].used, 1);
+	CHECK_EQUAL(glances[1].since, 7);
+	for (i = 0; i < 2; i++) { /* after `now`: the worker has gone on meanwhile */
+		segment->inspections[1].seen = now + i;
+		counters_of_rules(segment, 2, now, glances);
+		CHECK_EQUAL(glances[1].missing, 0);
+	}
+	count(&segment->inspections[1].lost, 2);
+	count(&segment->inspections[1].continuity, 1);
 	counters_of_rules(segment, 2, now, glances);
 	CHECK_EQUAL(glances[1].losses, 4);
-	segment->inspections[1].seen = now;
-	counters_of_rules(segment, 2, now, glances);
-	CHECK_EQUAL(glances[1].losses, 2);
 	count(&segment->outputs[0].dropped.new_member, 3);
 	count_errors(&segment->outputs[0], EIO, 1);
 	count(&segment->outputs[0].skipped.not_wanted, 9);
