@@ -9,13 +9,13 @@ long ends in any case.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mcrd.dataplane import messages
@@ -24,6 +24,7 @@ from mcrd.events import Complaints
 from mcrd.lanes.askers import Askers, answers_for
 from mcrd.lanes.channel import WorkerError, end_sockets, own_sources, unheard
 from mcrd.lanes.gates import Gates
+from mcrd.lanes.member import ENDS_AFTER, Member, Sockets, take_some
 from mcrd.lanes.orders import egress_of, may_have, members_of
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import NoRoomError, Segment
@@ -36,26 +37,11 @@ from mcrd.sockets.egress import EgressSockets
 
 IDLE = 1_000_000_000  # nanoseconds without a packet after which a member may make room
 ROOM_AT_ONCE = 128  # a part: one in so many makes room together, at the least 64
-# Seconds without a packet after which a member ends. Longer than those who announce themselves
-# are silent: SAP up to 400 s (RFC 2974, 3.1), UPnP up to 900 s (Device Architecture 2.0, 1.2.2).
-ENDS_AFTER = 1200.0
-LOOKED_AT = 64  # members in one look
+LOOKED_AT = 64  # members in one look, or in one turn of the loop
 
 Announce = Callable[[], None]
-Sockets = dict[Egress, socket.socket]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Member:
-    rule: str
-    slot: int
-    sockets: Sockets
-    used: int = 0  # what Segment.last_used() said,
-    since: float = 0.0  # and since when it says so: seconds, monotonic
-    ends_after: float = ENDS_AFTER
-    outputs: Sequence[Egress] = ()
 
 
 class Wanted(NamedTuple):
@@ -78,12 +64,13 @@ class MemberSockets:
         self.askers = Askers(segment)
         self._segment = segment
         self._opener = opener
-        self._members: dict[messages.MemberKey, _Member] = {}
+        self._members: dict[messages.MemberKey, Member] = {}
         self._complain = Complaints(log)
         self._own: Counter[messages.Endpoint] = Counter()
         self._look_again: dict[str | None, int] = {}  # nanoseconds, for rules and for all
         self._of_rule: Counter[str] = Counter()
         self._gates = Gates()
+        self._due: dict[messages.MemberKey, None] = {}  # their turn comes after listen()
         self._lacking: dict[messages.MemberKey, None] = {}  # those without a socket that is wanted
         self._next: list[messages.MemberKey] = []  # those that are looked at next, the last first
         self._resting: dict[str, set[messages.MemberKey]] = {}  # by rule; no worker has them
@@ -101,13 +88,14 @@ class MemberSockets:
 
     def add(self, key: messages.MemberKey, rule: str, slot: int) -> None:
         """A member that there was before; it gets sockets when a worker has its rule."""
-        self._members[key] = _Member(rule, slot, {}, since=time.monotonic())
+        self._members[key] = Member(rule, slot, {}, since=time.monotonic())
         self._of_rule[rule] += 1
         self._resting.setdefault(rule, set()).add(key)
 
     def rest(self) -> None:
         """The worker has ended; the next one gets them with their rules."""
         self._segment.end_waiting()
+        self._due.clear()
         self._resting = {}
         for key, member in self._members.items():
             self._resting.setdefault(member.rule, set()).add(key)
@@ -137,10 +125,17 @@ class MemberSockets:
             else:
                 self._gates.forget(key)
                 unheard(process.request(messages.RemoveMember, key))
-        if len(self._own) > own:
-            announce()
         # None has made room for another, unless the clock was set or the worker is hostile.
-        there = {key: self._members[key] for key in made if key in self._members}
+        there = [key for key in made if key in self._members]
+        self._hand_over(process, there, announce if len(self._own) > own else None)
+
+    def _hand_over(
+        self, process: WorkerProcess, keys: Iterable[messages.MemberKey], announce: Announce | None
+    ) -> None:
+        """Tell the worker of these members, and hand it the sockets that are new to it."""
+        if announce is not None:
+            announce()
+        there = {key: self._members[key] for key in keys}
         self._add_sockets(
             process, {e: s for member in there.values() for e, s in member.sockets.items()}
         )
@@ -154,23 +149,39 @@ class MemberSockets:
         changed: Changed,
         announce: Announce,
     ) -> None:
-        """Let members send only while somebody wants it; others are wanted of these groups."""
-        for key in self._gates.listen(listeners, changed):
-            if process is not None and key not in self._resting.get(self._members[key].rule, ()):
-                self._complete(process, key, announce)
+        """Let members send only while somebody wants it; others are wanted of these groups.
+
+        Of very many, some have their turn at once, and the others soon.
+        """
+        keys, others_wait = self._gates.listen(listeners, changed), bool(self._due)
+        if process is not None:
+            self._due.update(dict.fromkeys(keys))
+            if not others_wait:
+                self._go_on(process, announce)
+
+    def _go_on(self, process: WorkerProcess, announce: Announce) -> None:
+        some = take_some(self._due, LOOKED_AT)
+        if process.connected:
+            self._complete(process, some, announce)
+        if self._due:
+            asyncio.get_running_loop().call_soon(self._go_on, process, announce)
 
     def _complete(
-        self, process: WorkerProcess, key: messages.MemberKey, announce: Announce
+        self, process: WorkerProcess, keys: Iterable[messages.MemberKey], announce: Announce
     ) -> None:
-        """Open what the member lacks and somebody wants, and tell the worker."""
-        member = self._members[key]
-        if new := self._open_wanted(key, [e for e in member.outputs if e not in member.sockets]):
-            member.sockets |= new
-            self.changed = True
-            self._own.update(own_sources(new))
-            announce()
-            self._add_sockets(process, new)
-        self._tell(process, key, member)
+        """Open what these members lack and somebody wants, and tell the worker."""
+        own, there = len(self._own), []
+        for key in keys:
+            member = self._members.get(key)
+            if member is None or key in self._resting.get(member.rule, ()):
+                continue
+            there.append(key)
+            lacking = [egress for egress in member.outputs if egress not in member.sockets]
+            if new := self._open_wanted(key, lacking):
+                member.sockets |= new
+                self.changed = True
+                self._own.update(own_sources(new))
+        self._hand_over(process, there, announce if len(self._own) > own else None)
 
     def _open(
         self,
@@ -193,7 +204,7 @@ class MemberSockets:
             for sock in sockets.values():
                 sock.close()
             return False
-        self._members[key] = _Member(rule, slot, sockets, now, time.monotonic())
+        self._members[key] = Member(rule, slot, sockets, now, time.monotonic())
         self._of_rule[rule] += 1
         self.changed = True
         self._own.update(own_sources(sockets))
@@ -255,14 +266,8 @@ class MemberSockets:
                 changed[key] = None
             gone |= before
         self._own.update(own_sources(new))
-        if new:
-            announce()
         self.changed = self.changed or bool(changed)
-        self._add_sockets(
-            process, {e: s for k in changed for e, s in self._members[k].sockets.items()}
-        )
-        for key in changed:
-            self._tell(process, key, self._members[key])
+        self._hand_over(process, changed, announce if new else None)
         self._end(process, gone)
 
     def _add_sockets(self, process: WorkerProcess, sockets: Mapping[Egress, socket.socket]) -> None:
@@ -272,7 +277,7 @@ class MemberSockets:
             rule = next(iter(sockets)).rule
             self._complain(rule, str(error))
 
-    def _tell(self, process: WorkerProcess, key: messages.MemberKey, member: _Member) -> None:
+    def _tell(self, process: WorkerProcess, key: messages.MemberKey, member: Member) -> None:
         """Says which sockets a member has; one that lacks all ends, and is asked for again."""
         lost = {e: s for e, s in member.sockets.items() if e not in process.places}
         for egress in lost:
@@ -327,28 +332,21 @@ class MemberSockets:
         """
         if self._resting:
             return False  # no worker has them, so nothing can be said
-        for key in list(self._lacking)[:LOOKED_AT]:
-            del self._lacking[key]
-            self._complete(process, key, announce)
+        self._complete(process, take_some(self._lacking, LOOKED_AT), announce)
         if not self._next:
             self._next = list(self._members)
         now = time.monotonic()
         some, self._next = self._next[-LOOKED_AT:], self._next[:-LOOKED_AT]
+        idle = []
         for key in some:
-            if key in self._members:
-                self.askers.look(self._members[key].sockets)
-        idle = [key for key in some if key in self._members and self._is_idle(key, now)]
+            if (member := self._members.get(key)) is not None:
+                self.askers.look(member.sockets)
+                if member.is_idle(self._segment.last_used(member.slot), now):
+                    idle.append(key)
         for key in idle:
             unheard(process.request(messages.RemoveMember, key))
             self._close(process, key)
         return bool(idle)
-
-    def _is_idle(self, key: messages.MemberKey, now: float) -> bool:
-        member = self._members[key]
-        used = self._segment.last_used(member.slot)
-        if used != member.used:
-            member.used, member.since = used, now
-        return now - member.since >= member.ends_after
 
     def _has_room(self, process: WorkerProcess, rule: str, wanted: Sequence[Egress]) -> bool:
         """Whether one more member may come, of the rule and of all; some may end for it."""

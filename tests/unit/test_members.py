@@ -19,7 +19,8 @@ from mcrd.dataplane._dataplane import ffi
 
 from mcrd.dataplane import messages
 from mcrd.lanes import spawn as workers
-from mcrd.lanes.members import ENDS_AFTER, LOOKED_AT, MemberSockets, Wanted
+from mcrd.lanes.member import ENDS_AFTER
+from mcrd.lanes.members import LOOKED_AT, MemberSockets, Wanted
 from mcrd.lanes.process import WorkerProcess
 from mcrd.lanes.segment import Segment
 from mcrd.model import Address, Input
@@ -119,6 +120,9 @@ class Scene:
 
     def keys(self) -> set[messages.MemberKey]:
         return {key for key, _, _ in self.found.all()}
+
+    def opened(self) -> int:
+        return len(list(self.found.sockets()))
 
     async def answered(self) -> None:
         """Until the worker has answered all that it was asked."""
@@ -300,6 +304,34 @@ def test_what_nobody_wants_has_no_socket_until_somebody_does(
     ]
 
 
+def test_what_many_join_at_once_is_opened_some_at_a_time(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sockets go in few messages, and who reads the joins is not kept from it for long."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.send_only_to_members()
+        keys = scene.open(3 * LOOKED_AT)
+        await scene.answered()
+        scene.join(*keys)
+        assert scene.opened() == LOOKED_AT
+        scene.join(*keys)  # who joins again meanwhile is no reason to open more of them now
+        assert scene.opened() == LOOKED_AT
+        await asyncio.sleep(0)
+        assert scene.opened() == 2 * LOOKED_AT
+        await scene.answered()
+        assert (scene.opened(), scene.announcements) == (3 * LOOKED_AT, [1])
+        scene.join()  # a worker that ends is not told the rest: the next one is told all
+        scene.found.rest()
+        await scene.answered()
+        assert scene.keys() == set(keys)
+
+    asked = run(scenario, told, monkeypatch)
+    assert [each for each in asked if each[0] == "AddSockets"] == [("AddSockets", LOOKED_AT)] * 3
+    adds = 3 + 4 + 1  # parts of LOOKED_AT: unwanted, joined (the first one twice), and at the end
+    assert sum(kind == "AddMember" for kind, _ in asked) == adds * LOOKED_AT
+
+
 def test_what_could_not_be_opened_at_a_join_is_tried_again(
     told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +359,7 @@ def test_what_could_not_be_opened_at_a_join_is_tried_again(
         refused.clear()
         scene.look(2)
         await scene.answered()
-        assert (descriptors(), scene.announcements) == (before + 2, [1, 1])
+        assert (descriptors(), scene.announcements) == (before + 2, [1])
 
     assert run(scenario, told, monkeypatch) == [
         *[("AddMember", 0), ("RemoveMember", 0)],
