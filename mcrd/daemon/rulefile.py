@@ -9,6 +9,7 @@ import contextlib
 import glob
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,7 +24,6 @@ from mcrd.model import Config
 from mcrd.tasks import Tasks
 
 READ_AGAIN = 5.0  # seconds after the host had no more to give
-LOOK_AGAIN = 1.0  # seconds after a look at the files that the kernel refused
 REFUSED_AGAIN = 60.0  # seconds in which the same problems of the rule file are told once
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class RuleFile:
         self._refused: tuple[tuple[Problem, ...], float] = ((), 0.0)  # told last, and when
         self._digest = b""
         self._touched = self._comparing = False
+        self._follows = True
+        self._again: asyncio.TimerHandle | None = None
 
     def begin(self, start: Config | ConfigError, left: Config | None) -> Config:
         """What to run by: the rule file, or if it is refused, what ran before (`left`).
@@ -78,13 +80,21 @@ class RuleFile:
             if _saying(warning) not in told:
                 log.warning("%s", warning)
         self._running = running
-        if running.daemon.watch:
+        self._follows = running.daemon.watch
+        if self._follows:
             self.watch.start(self._files(running), running.include_patterns)
         else:
-            self.watch.stop()
+            self.stop()
+
+    def stop(self) -> None:
+        """Follow nothing: what is saved, or could not be read, is not read."""
+        self._follows = False
+        self._forget_again()
+        self.watch.stop()
 
     async def load(self) -> Config:
         """Read what is to run from now on; raises ConfigError, and keeps its `errors`."""
+        self._forget_again()
         files, self._digest = await self._files_now(self._running)
         try:
             new = await self._read()
@@ -93,8 +103,9 @@ class RuleFile:
                 self._digest = digest
         except ConfigError as error:
             self.errors = [str(problem) for problem in error.problems]
-            if error.passing and self._running.daemon.watch:
-                asyncio.get_running_loop().call_later(READ_AGAIN, self._tell_saved)
+            if error.passing and self._follows:
+                self._forget_again()  # of a load beside this one
+                self._again = asyncio.get_running_loop().call_later(READ_AGAIN, self._tell_saved)
             raise
         if self.errors:
             tell(log, logging.INFO, "config-good", "the rule file is good again")
@@ -138,17 +149,28 @@ class RuleFile:
                 _, digest = await self._files_now(self._running)
                 if digest == self._digest:
                     continue  # a touch, or what a reload has read already
-                if await threads.apart(self.path.exists):
-                    self._tell_saved()
-                else:
+                if await threads.apart(self._has_gone):
                     log.warning("%s has gone; the rules that run stay as they are", self.path)
                     self._digest = digest
-        except OSError:
-            # Nothing else would tell of this save again.
-            asyncio.get_running_loop().call_later(LOOK_AGAIN, self.changed)
-            raise
+                elif self._follows:
+                    self._tell_saved()
         finally:
             self._comparing = False
+
+    def _has_gone(self) -> bool:
+        """Whether it has surely: else who reads it says why that cannot be."""
+        try:
+            os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _forget_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     async def _read(self) -> Config:
         """Only what has changed is read again. Raises ConfigError."""

@@ -109,13 +109,14 @@ class Supervisor:
             if main.done():
                 await main  # it never ends by itself: this raises
         finally:
+            self._stop.set()
             self._notify.stopping()
             stop.cancel()
             main.cancel()
             await asyncio.gather(main, stop, return_exceptions=True)
             await clean_up(
                 (
-                    ("the watch of the rule files", self._file.watch.stop),
+                    ("the rule files", self._file.stop),
                     ("tasks", self._tasks.stop),
                     ("metrics", self._metrics.stop),
                     ("the control socket", self._server.stop),
@@ -252,7 +253,7 @@ class Supervisor:
 
     def _reload_soon(self, why: str) -> None:
         """One that waits already will read what is there then."""
-        if why in self._awaited:
+        if why in self._awaited or self._stop.is_set():
             return
 
         async def reload() -> None:

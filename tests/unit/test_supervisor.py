@@ -6,15 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mcrd.config import Blocks, ConfigError, Problem
+from mcrd.daemon import rulefile
 from mcrd.daemon.health import Health
 from mcrd.daemon.planner import STALLED, Planner
 from mcrd.daemon.rulefile import RuleFile
+from mcrd.daemon.supervisor import Supervisor
+from mcrd.model import Config, Place
 from mcrd.systemd.notify import Notify
 from mcrd.tasks import Tasks
 
@@ -114,3 +119,76 @@ def test_the_watchdog_hears_nothing_of_a_plan_that_comes_no_further(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as manager:
         manager.bind(str(tmp_path / "notify"))
         asyncio.run(scenario(manager))
+
+
+def test_after_many_refused_reloads_the_file_is_read_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each; and never when a reload comes first, or the daemon ends."""
+    problem = Problem(Place("mcr.toml", 0, 0), "", "cannot read: no memory", passing=True)
+
+    def refuse(*_: object) -> Config:
+        raise ConfigError([problem])
+
+    again = 0.05
+    monkeypatch.setattr(rulefile, "READ_AGAIN", again)
+    monkeypatch.setattr(rulefile, "load", refuse)
+
+    async def scenario() -> None:
+        told = list[str]()
+        made = RuleFile(tmp_path / "mcr.toml", Tasks(), lambda: told.append("saved"))
+        for _ in range(3):
+            with pytest.raises(ConfigError):
+                await made.load()
+        await asyncio.sleep(again)  # all that were to come before this have come
+        assert told == ["saved"]
+        with pytest.raises(ConfigError):
+            await made.load()
+        made.stop()
+        with pytest.raises(ConfigError):
+            await made.load()
+        await asyncio.sleep(again)
+        assert told == ["saved"]
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_that_comes_at_the_end_does_not_begin(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        made = Supervisor(tmp_path / "mcr.toml", tmp_path / "s", Config(), Blocks(), None)
+        made._stop.set()  # noqa: SLF001
+        made._reload_soon("SIGHUP")  # noqa: SLF001
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await made._estate.close()  # noqa: SLF001
+        made._listener.close()  # noqa: SLF001
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_file_that_may_not_be_looked_at_is_no_file_that_has_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who reads it says why, once; nobody looks again before it changes."""
+    path = tmp_path / "of root" / "mcr.toml"
+    path.parent.mkdir(0o700)
+    path.write_text("ttl = 8\n", encoding="utf-8")
+
+    async def scenario() -> None:
+        tasks, told = Tasks(), asyncio.Event()
+        made = RuleFile(path, tasks, told.set)
+        await made.has_been_read(Config())
+        os.seteuid(65534)
+        try:
+            made.changed()
+            async with asyncio.timeout(10.0):
+                await told.wait()
+            with pytest.raises(ConfigError, match="Permission denied"):
+                await made.load()
+        finally:
+            os.seteuid(0)
+        assert made._again is None  # noqa: SLF001
+        await tasks.stop()
+
+    asyncio.run(scenario())
+    assert caplog.messages == []
