@@ -135,9 +135,13 @@ def log_uncaught(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 
 def log_unraisable(found: sys.UnraisableHookArgs) -> None:
     """What nobody could catch, as where a thread had no memory to begin with: in the log."""
-    error = found.exc_value or found.exc_type()
-    text = f"{found.err_msg or 'ignored'}: {describe(error)}"
-    tell(log, logging.ERROR, "unexpected", "%s", text, task=type(error).__name__)
+    error = found.exc_value
+    if error is None:
+        how = repr(found.exc_type)
+    else:
+        how = describe(error) if isinstance(error, MemoryError) else _at_length(error)
+    text = f"{found.err_msg or 'ignored'}: {found.object!r}: {how}"
+    tell(log, logging.ERROR, "unexpected", "%s", text, task=found.exc_type.__name__)
 
 
 def describe(error: BaseException) -> str:
@@ -146,4 +150,8 @@ def describe(error: BaseException) -> str:
         error = no_memory()
     if isinstance(error, OSError):
         return words(error)
+    return _at_length(error)
+
+
+def _at_length(error: BaseException) -> str:
     return f"{error!r}\n{''.join(traceback.format_exception(error))}".rstrip()

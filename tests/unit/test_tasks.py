@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,6 +100,35 @@ def test_a_passing_task_that_fails_is_a_line(caplog: pytest.LogCaptureFixture) -
 
     asyncio.run(scenario())
     assert caplog.messages == ["reload (SIGHUP) failed: Input/output error"]
+
+
+class Closes:
+    """What fails where nobody can catch it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __del__(self) -> None:
+        raise self._error
+
+
+def test_what_nobody_can_catch_is_said_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", tasks.log_unraisable)
+    Closes(OSError(errno.EBADF, "Bad file descriptor"))
+    assert "Closes.__del__" in caplog.messages[0].splitlines()[0]
+    assert "Traceback" in caplog.messages[0]
+    assert caplog.messages[0].endswith("Bad file descriptor")
+    Closes(MemoryError())
+    assert caplog.messages[1].endswith(": Cannot allocate memory")
+    assert "Traceback" not in caplog.messages[1]
+    without = SimpleNamespace(
+        exc_type=UnicodeDecodeError, exc_value=None, err_msg="Exception ignored in", object=len
+    )
+    tasks.log_unraisable(without)
+    said = "Exception ignored in: <built-in function len>: <class 'UnicodeDecodeError'>"
+    assert caplog.messages[2] == said
 
 
 def test_no_step_of_a_clean_up_skips_the_next(
