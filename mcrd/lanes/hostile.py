@@ -26,6 +26,10 @@ BYTES = 512 * 1024
 LINES_IN = 60.0  # seconds
 LINE = 1000  # characters
 TRACEBACK = "Traceback (most recent call last):"
+CHAINED = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +108,7 @@ class Words:
         self._reader = reader
         self._rest = b""
         self._traceback: list[str] = []
+        self._cause: list[str] = []  # the last one, if it was dropped: a bug may follow from it
         self._lines = self._debug_lines = self._bytes = 0
         self._resume: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._reader, self._read)
@@ -151,13 +156,21 @@ class Words:
         if not text.strip():
             return
         if self._traceback:
-            if _depth(text) > _depth(self._traceback[0]) and len(self._traceback) < LINES:
+            goes_on = _depth(text) > _depth(self._traceback[0]) or (
+                text.strip() == TRACEBACK and self._traceback[-1].strip() in CHAINED
+            )
+            if goes_on and len(self._traceback) < LINES:
                 self._traceback.append(text)
                 return
             if _is_of_the_kernel(text):
-                self._traceback.clear()
+                self._cause, self._traceback = [*self._traceback, text], []
+                self._say(text)
+                return
             self._say_traceback()
-        if text.lstrip() == TRACEBACK:
+        cause, self._cause = self._cause, []
+        if cause and text.strip() in CHAINED:
+            self._traceback = [*cause, text]
+        elif text.strip() == TRACEBACK:
             self._traceback = [text]
         else:
             self._say(text)

@@ -204,6 +204,23 @@ def test_what_it_writes_into_the_log_is_lines_of_ours(
                 "KeyError: 'a bug'",
             ],
         ),
+        (
+            "try: open('/proc/self/mem', 'rb').read(1)\nexcept OSError: {}['a bug']",
+            [
+                "OSError: [Errno 5] Input/output error",
+                "Traceback (most recent call last):",
+                '  File "<string>", line 1, in <module>',
+                "OSError: [Errno 5] Input/output error",
+                "During handling of the above exception, another exception occurred:",
+                "Traceback (most recent call last):",
+                '  File "<string>", line 2, in <module>',
+                "KeyError: 'a bug'",
+            ],
+        ),
+        (
+            "try: open('/proc/self/mem', 'rb').read(1)\nexcept OSError as e: raise OSError from e",
+            ["OSError: [Errno 5] Input/output error", "OSError"],
+        ),
     ],
 )
 def test_what_the_kernel_refuses_a_worker_is_a_line_and_a_bug_has_its_traceback(
