@@ -26,7 +26,7 @@ from mcrd.planning.resources import Ring, Worker
 from mcrd.sockets.ingress import IngressSocket
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
-SPARE_TIMEOUT = 1.0  # seconds, of a spare process; its start takes a hundredth of one
+SPARE_TIMEOUT = 1.0  # seconds, of a spare process that is as old; it takes a hundredth of one
 END_TIMEOUT = 1.0  # seconds, from closing the channel to SIGKILL
 SILENT = 2  # checks in a row without an answer and without progress: it has hung
 SOCKETS = 65536  # egress sockets of a worker, as far as the descriptor limit allows
@@ -91,7 +91,7 @@ class WorkerProcess(Channel):
         found = spare()
         self._was_spare = found is not None
         spawned = found or Spawned()
-        self._process, self._pidfd = spawned.process, spawned.pidfd
+        self._process, self._pidfd, self._spawned = spawned.process, spawned.pidfd, spawned.began
         super().__init__(spawned.channel)
         who = f"{worker} (pid {self.pid})"
         try:
@@ -170,7 +170,8 @@ class WorkerProcess(Channel):
                 readiness.register(sock, select.EPOLLIN)
             descriptors = [readiness.fileno(), segment.descriptor, guard, *sockets]
             sent = self._send(request, descriptors)
-        patience = SPARE_TIMEOUT if self._was_spare else START_TIMEOUT
+        age = time.monotonic() - self._spawned  # it may still be about to import what it needs
+        patience = max(SPARE_TIMEOUT, START_TIMEOUT - age)
         try:
             answer = await asyncio.wait_for(sent, patience)
         except TimeoutError:

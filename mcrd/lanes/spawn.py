@@ -43,6 +43,7 @@ class Spawned:
     """
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
         self.gone = asyncio.Event()
         """Set after end(), when it has ended."""
         with contextlib.ExitStack() as undo:

@@ -173,6 +173,8 @@ from mcrd.lanes.spawn import Spare
 take, ended = Spare.take, []
 def ending(spare):
     found = take(spare)
+    if found is not None:
+        found.began -= 10.0
     if found is not None and not ended:
         ended.append(found.process.pid)
         found.process.kill()
