@@ -332,10 +332,9 @@ class Estate:
     ) -> bool:
         process = lane.process
         try:
-            if future.done():  # waiting costs more than all else here
-                future.result()
-            else:
-                await asyncio.wait_for(future, ANSWER_TIMEOUT)
+            if process is not None:
+                await process.hear(future, ANSWER_TIMEOUT, self.advance)
+            future.result()
         except TimeoutError:
             # It hangs. Its end makes the other futures fail, and another worker start.
             if process is not None:

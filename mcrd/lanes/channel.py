@@ -24,8 +24,9 @@ from mcrd.sockets.egress import source_port
 
 IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to wait
 
-PASSING = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
-"""Errors of sending for which the message, and the worker, only have to wait."""
+PASSING = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
+"""Refusals to send that pass, but not when the channel is writable: it may be already."""
+PAUSE = 0.05  # seconds from such a refusal to the next try
 
 Answer = asyncio.Future[messages.Answer]
 
@@ -59,6 +60,7 @@ class Channel(ABC):
         self._answers: dict[int, Answer] = {}
         self._outgoing: deque[_Outgoing] = deque()
         self._in_flight = 0
+        self._later: asyncio.TimerHandle | None = None  # when to try again what was refused
         self._heard = False  # since the last look
         self._demand = Demand()
         self._loop = asyncio.get_running_loop()
@@ -88,6 +90,23 @@ class Channel(ABC):
     def connected(self) -> bool:
         """Whether it can take requests."""
         return self._channel.fileno() >= 0
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it has answered all that it was sent, and the kernel takes no more for it now."""
+        return self._later is not None and not self._in_flight
+
+    async def hear(self, future: Answer, seconds: float, waits: Callable[[], None]) -> None:
+        """Wait for an answer; raise TimeoutError after so long, unless the request is held up.
+
+        `waits` is called each time that it is.
+        """
+        while not future.done():
+            held_up = self.held_up
+            await asyncio.wait([future], timeout=seconds)
+            if not future.done() and not held_up and not self.held_up:
+                raise TimeoutError
+            waits()
 
     def request(
         self,
@@ -180,14 +199,18 @@ class Channel(ABC):
         return future
 
     def _flush(self) -> None:
+        self._try_no_more()
         while self._outgoing and self._in_flight < IN_FLIGHT and self._channel.fileno() >= 0:
             first = self._outgoing[0]
             try:
                 socket.send_fds(self._channel, [first.data], list(first.descriptors))
             except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    self._loop.add_writer(self._channel, self._flush)
+                    return
                 # ETOOMANYREFS: descriptors under way count until they are received (unix(7)).
                 if error.errno in PASSING:
-                    self._loop.add_writer(self._channel, self._flush)
+                    self._later = self._loop.call_later(PAUSE, self._flush)
                     return
                 self._close_channel()
                 if error.errno not in (errno.EPIPE, errno.ECONNRESET):  # else it has ended itself
@@ -196,6 +219,11 @@ class Channel(ABC):
             self._in_flight += 1
             self._outgoing.popleft()
             _close_all(first.descriptors)
+
+    def _try_no_more(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._channel.fileno() >= 0:
             self._loop.remove_writer(self._channel)
 
@@ -271,7 +299,7 @@ class Channel(ABC):
         if self._channel.fileno() < 0:
             return
         self._loop.remove_reader(self._channel)
-        self._loop.remove_writer(self._channel)
+        self._try_no_more()
         self._channel.close()
         for message in self._outgoing:
             _close_all(message.descriptors)

@@ -210,7 +210,7 @@ class WorkerProcess(Channel):
         """
         if self._heard or progress != self._progress:
             self._silent = 0
-        elif self._ping is not None:
+        elif self._ping is not None and not self.held_up:
             self._silent += 1
         self._heard, self._progress = False, progress
         if self._silent >= SILENT and not self.gone:
