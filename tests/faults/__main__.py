@@ -1,6 +1,6 @@
 """Makes system calls of the daemon fail, one at a time: `make faults`.
 
-python -m tests.faults [--seed N] [--count N] [--phase start|running] [--call NAME]
+python -m tests.faults [--seed N] [--count N] [--phase start|running|spare] [--call NAME]
 python -m tests.faults CASE...     runs cases again, as they were printed
 """
 
@@ -28,9 +28,10 @@ def chosen(world: World, phase: str, seed: int, call: str = "") -> list[sweep.Ca
         before = calls.of_the_interpreter(world)
         for engine in ENGINES:
             found += sweep.cases(sweep.START, engine, before, calls.started(world, engine), dice)
-    if phase in ("", sweep.RUNNING):  # these are of the supervisor, and of new workers
-        engine = dice.choice(ENGINES)
-        found += sweep.cases(sweep.RUNNING, engine, {}, calls.worked(world, engine), dice)
+    for running in (sweep.RUNNING, sweep.SPARE):  # these are of the supervisor, and of workers
+        if phase in ("", running):
+            engine = dice.choice(ENGINES)
+            found += sweep.cases(running, engine, {}, calls.worked(world, engine), dice)
     found = [case for case in found if call in ("", case.call)]
     print(f"{len(found)} cases; seed {seed}", flush=True)
     dice.shuffle(found)
@@ -43,7 +44,7 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--count", type=int)
-    parser.add_argument("--phase", default="", choices=("", sweep.START, sweep.RUNNING))
+    parser.add_argument("--phase", default="", choices=("", *sweep.PHASES))
     parser.add_argument("--call", default="")
     options = parser.parse_args()
     bad: list[str] = []

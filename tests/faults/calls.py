@@ -110,14 +110,6 @@ NEVER = frozenset(
         *("sched_yield", "set_robust_list", "set_tid_address", "sigaltstack", "sysinfo", "umask"),
     )
 )
-# What the supervisor asks for as it starts a worker, or opens what is new on an interface.
-OF_A_WORKER = frozenset(
-    (
-        *("bind", "clone3", "close", "dup", "epoll_create1", "fcntl", "ftruncate", "memfd_create"),
-        *("mmap", "mprotect", "pidfd_open", "pipe2", "prlimit64", "sched_getaffinity"),
-        *("setsockopt", "socket", "socketpair", "unshare", "vfork", "wait4"),
-    )
-)
 
 
 def counts(path: Path) -> dict[str, int]:

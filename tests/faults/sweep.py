@@ -14,19 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mcrd.client import ControlError
-from tests.faults.calls import ERRORS, NEVER, OF_A_WORKER
+from tests.faults.calls import ERRORS, NEVER
 from tests.faults.world import A, B, World, by_engine
 from tests.lab import Mcrd, wait_for
 from tests.lab.daemon import console_script
 from tests.lab.processes import PATIENCE
+from tests.network.test_supervision import WITHOUT_A_SPARE, children, with_a_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-START, RUNNING = "start", "running"
+# While it runs: a worker that begins is a new process, or the spare one, which is there already.
+START, RUNNING, SPARE = PHASES = "start", "running", "spare"
 STARTS_WITHIN = 2 * PATIENCE  # seconds
 IN_VAIN = 10.0  # seconds after which what is said to have failed may still be tried
 MORE = 5  # descriptors: of the process that waits to be the next worker, and of clients that go
+NOT_REACHED = "not reached"  # the call was not made so often: nothing failed
 QUIET = re.compile(r"(\S+ \S+ )?(INFO|DEBUG): ")
 
 
@@ -51,11 +54,10 @@ class Case(NamedTuple):
         """Whether it goes on failing."""
         return self.when.endswith("+")
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Those of strace."""
+    def options(self, trace: Path) -> tuple[str, ...]:
+        """Those of strace, which counts the calls of each thread apart."""
         inject = f"inject={self.call}:error={self.error}:when={self.when}"
-        return ("-f", "-qqq", "-o", "/dev/null", "-e", f"trace={self.call}", "-e", inject)
+        return ("-f", "-qqq", "-o", str(trace), "-e", f"trace={self.call}", "-e", inject)
 
 
 def cases(
@@ -72,14 +74,19 @@ def cases(
         first, last = before.get(call, 0) + 1, after.get(call, 0)
         if last < first:
             continue
-        last = min(last, 8) if phase == RUNNING else last
+        last = min(last, 8) if phase != START else last
         for error in errors.split():
-            if phase == RUNNING and error == "EACCES":
+            if phase != START and error == "EACCES":
                 continue  # a permission that comes back is a change of the file
             yield Case(phase, engine, call, error, f"{first}")
             yield Case(phase, engine, call, error, f"{dice.randint(first, last)}")
             if error != "EINTR":  # no kernel interrupts a call each time
                 yield Case(phase, engine, call, error, f"{dice.randint(first, last)}+")
+
+
+def reached(trace: Path) -> bool:
+    """Whether the call failed at all."""
+    return "(INJECTED)" in trace.read_text(errors="replace")
 
 
 def said(daemon: Mcrd) -> list[str]:
@@ -137,24 +144,32 @@ def stop(daemon: Mcrd) -> None:
 
 def start(world: World, case: Case) -> str:
     """It starts and relays; goes on trying, and says so; or ends with a line."""
-    program = ("strace", "-D", "--seccomp-bpf", *case.options, console_script("mcrd"))
+    trace = world.file("trace")
+    program = ("strace", "-D", "--seccomp-bpf", *case.options(trace), console_script("mcrd"))
     daemon = Mcrd(world.relay, by_engine(A, case.engine), (), None, program)
+    try:
+        how = _started(world, case, daemon)
+    except BaseException:
+        daemon.kill()  # the next case is not to run beside it
+        raise
+    if daemon.process.returncode is None:
+        stop(daemon)
+    return how if reached(trace) else f"{NOT_REACHED}: {how}"
+
+
+def _started(world: World, case: Case, daemon: Mcrd) -> str:
     how = outcome(daemon)
     if how == "ended":
         return ended_well(daemon)
-    try:
-        if how == "tries":
-            lines = said(daemon) or [line for line in ("no log",) if case.call == "write"]
-            if not lines:
-                raise Fault(f"neither runs nor ends:\n{daemon.log()}")
-            how = f"tries: {lines[-1]}"
-        elif not case.lasting:
-            flows(world, daemon)
-        else:
-            accounts(world, daemon)
-    finally:
-        stop(daemon)
-    said(daemon)
+    if how == "tries":
+        lines = said(daemon) or [line for line in ("no log",) if case.call == "write"]
+        if not lines:
+            raise Fault(f"neither runs nor ends:\n{daemon.log()}")
+        return f"tries: {lines[-1]}"
+    if case.lasting:
+        accounts(world, daemon)
+    else:
+        flows(world, daemon)
     return how
 
 
@@ -182,12 +197,14 @@ def accounts(world: World, daemon: Mcrd) -> None:
 
 
 class Attached:
-    """strace(1) at a daemon that runs, and at its workers."""
+    """strace(1) at a daemon that runs, and at its workers: those there are, and new ones."""
 
-    def __init__(self, daemon: Mcrd, case: Case) -> None:
-        self._process = subprocess.Popen(("strace", *case.options, "-p", str(daemon.pid)))
+    def __init__(self, daemon: Mcrd, case: Case, trace: Path) -> None:
+        pids = [daemon.pid, *children(daemon.pid)]
+        at = [word for pid in pids for word in ("-p", str(pid))]
+        self._process = subprocess.Popen(("strace", *case.options(trace), *at))
         try:
-            wait_for(lambda: _traced(daemon.pid), "strace", interval=0.02)
+            wait_for(lambda: all(map(_traced, pids)), "strace", interval=0.02)
         except TimeoutError:
             self.release()
             raise
@@ -222,7 +239,7 @@ class Runner:
     def __init__(self, world: World) -> None:
         self._world = world
         self._daemon: Mcrd | None = None
-        self._engine = ""
+        self._kind = ("", "")  # phase and engine of the daemon
         self._most = 0  # descriptors that it may have
 
     def stop(self) -> None:
@@ -242,20 +259,36 @@ class Runner:
             raise
 
     def _run(self, case: Case) -> str:
-        if self._daemon is None or self._engine != case.engine:
+        if self._daemon is None or self._kind != case[:2]:
             self.stop()
-            self._daemon = self._world.lab.mcrd(self._world.relay, by_engine(A, case.engine))
-            self._engine = case.engine
-            flows(self._world, self._daemon)
-            self._most = self._settled(A) + MORE
+            self._begin(case)
+        assert self._daemon is not None
         daemon, world = self._daemon, self._world
         daemon.edit(by_engine(A, case.engine))
-        before, mark = self._settled(A), len(daemon.log())
-        attached = Attached(daemon, case)
+        before, mark, trace = self._settled(A), len(daemon.log()), world.file("trace")
+        if case.phase == SPARE:
+            workers = len(daemon.stats()["workers"])
+            wait_for(lambda: len(children(daemon.pid)) > workers, "a spare worker", 5 * PATIENCE)
+        attached = Attached(daemon, case, trace)
         try:
-            world.happen(daemon, by_engine(A + B, case.engine), case.call in OF_A_WORKER)
+            world.happen(daemon, by_engine(A + B, case.engine))
         finally:
             attached.release()
+        how = self._judged(case, before, mark)
+        return how if reached(trace) else f"{NOT_REACHED}: {how}"
+
+    def _begin(self, case: Case) -> None:
+        program = with_a_fault(WITHOUT_A_SPARE) if case.phase == RUNNING else ()
+        rules = by_engine(A, case.engine)
+        self._daemon = self._world.lab.mcrd(self._world.relay, rules, program=program)
+        self._kind = case[:2]
+        flows(self._world, self._daemon)
+        self._most = self._settled(A) + MORE
+
+    def _judged(self, case: Case, before: int, mark: int) -> str:
+        """What became of it, which had so many descriptors and so long a log."""
+        daemon, world = self._daemon, self._world
+        assert daemon is not None
         if daemon.process.poll() is not None:
             self._daemon = None
             return ended_well(daemon)

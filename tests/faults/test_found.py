@@ -29,15 +29,16 @@ FOUND = (
 def test_what_was_found_while_it_runs(lab: Lab) -> None:
     with sweep.running(World(lab)) as runner:
         for text in FOUND:
-            runner.run(sweep.Case(*text.split(":")))
+            how = runner.run(sweep.Case(*text.split(":")))
+            assert not how.startswith(sweep.NOT_REACHED), text
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("phase", [sweep.START, sweep.RUNNING])
+@pytest.mark.parametrize("phase", sweep.PHASES)
 def test_some_by_chance(lab: Lab, phase: str) -> None:
     """The seed is printed; `make faults` takes all."""
     world, seed = World(lab), random.randrange(1_000_000)
     with sweep.running(world) as runner:
         for case in chosen(world, phase, seed)[:30]:
             print(case)
-            sweep.start(world, case) if phase == sweep.START else runner.run(case)
+            print(sweep.start(world, case) if phase == sweep.START else runner.run(case))

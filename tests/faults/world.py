@@ -17,8 +17,10 @@ from tests.lab import build_triangle, wait_for
 from tests.lab.datagrams import sender
 from tests.lab.processes import PATIENCE
 from tests.lab.rules import rule
+from tests.network.test_supervision import children
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.lab import Lab, Mcrd
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 A = rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000 ttl=8")
 B = rule("b", "r0 239.1.1.2 5000", "r1 239.2.2.2 6000 ttl=8")
 COUNT = 100  # packets of a stream
+MAY_HAPPEN = 3.0  # seconds
 WHOLE = 5.0  # seconds until all of them are there, tenfold
 
 
@@ -40,6 +43,7 @@ class World:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         triangle = build_triangle(lab)
+        self._source = triangle.source
         self.relay = triangle.relay
         self._numbers = itertools.count()
         self._sender = sender(triangle.source, "s0")
@@ -85,14 +89,20 @@ class World:
         wait_for(one, f"a packet to {group}", 2 * PATIENCE)
 
     def lost(self, group: str = "239.1.1.1") -> int:
-        """How many packets of a stream do not arrive."""
+        """How many packets of a stream the daemon loses, and not the machine."""
+        missed = self._missed()
         sent = self.send(COUNT, group)
-        return len(sent - self.arrived(WHOLE, sent))
+        lost = len(sent - self.arrived(WHOLE, sent))
+        return max(0, lost - (self._missed() - missed)) if lost else 0
 
-    def happen(self, daemon: Mcrd, rules: str, flap: bool = True) -> None:
+    def _missed(self) -> int:
+        """Frames for which the machine had no room, on their way to the daemon and from it."""
+        return self._source.missed("s0") + self.relay.missed("r1")
+
+    def happen(self, daemon: Mcrd, rules: str) -> None:
         """A stream, a saved file, an address, an interface that changes, somebody who asks.
 
-        With `flap` all outputs go down: the worker ends, and another begins.
+        All outputs go down until the worker has ended; then another begins.
         """
         run = self.relay.run
         self.send(COUNT)
@@ -102,8 +112,24 @@ class World:
             with contextlib.suppress(ControlError):
                 ask(daemon.control, command, 1.0)
         run("ip", "address", "del", "10.9.0.1/24", "dev", "r1")
-        if flap:
-            run("ip", "link", "set", "r1", "down")
-            run("ip", "link", "set", "r1", "up")
+        before: set[int] = set()
+        with contextlib.suppress(FileNotFoundError):  # it may have ended
+            before = children(daemon.pid)
+        run("ip", "link", "set", "r1", "down")
+        _until(lambda: before - children(daemon.pid))
+        run("ip", "link", "set", "r1", "up")
+        _until(lambda: ask(daemon.control, "status", 1.0)["rules"].keys() == {"active"})
         time.sleep(1.2)  # two looks of the daemon's
         self.send(COUNT)
+
+
+def _until(happened: Callable[[], object]) -> None:
+    """Wait for what may not happen, since calls fail."""
+
+    def tried() -> object:
+        with contextlib.suppress(ControlError, FileNotFoundError):
+            return happened()
+        return None
+
+    with contextlib.suppress(TimeoutError):
+        wait_for(tried, "what may not happen", MAY_HAPPEN, 0.05)
