@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UDP_NUMBER, ESP_NUMBER = 17, 50
-EXTENSIONS = 16  # that are passed over
+EXTENSIONS = 15  # that are passed over
 
 
 class Found(NamedTuple):
@@ -182,7 +182,10 @@ def _network(dice: random.Random) -> Packet:
         offset = dice.choice((0, 0, 0, 185))
         return IP(src="10.1.0.1", dst="239.1.1.1", options=options, flags=flags, frag=offset)
     network: Packet = IPv6(src="fd01::1", dst="ff15::1234")
-    for _ in range(dice.choice((0, 0, 1, 2, 3, 17))):
+    if dice.random() < 0.1:
+        for _ in range(dice.choice((14, 15))):
+            network /= IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(4))])
+    for _ in range(dice.choice((0, 0, 1, 2, 3))):
         network /= dice.choice(
             (
                 IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(4))]),

@@ -14,7 +14,7 @@ enum {
 	VLAN_TAGS_MAX = 2,
 	IPV4_HEADER = 20,
 	IPV6_HEADER = 40,
-	IPV6_EXTENSIONS_MAX = 16,
+	IPV6_EXTENSIONS_MAX = 15,
 	UDP_HEADER = 8,
 	ESP_HEADER = 8,
 };
@@ -165,7 +165,7 @@ static enum verdict parse_ipv6(const struct frame *frame, const uint8_t *ip, uin
 	packet->source = ip + 8;
 	packet->destination = ip + 24;
 	next = ip[6];
-	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+	for (i = 0;; i++) {
 		switch (next) {
 		case HEADER_HOP_BY_HOP:
 			if (i > 0) /* RFC 8200, 4.1: only at the front */
@@ -179,7 +179,7 @@ static enum verdict parse_ipv6(const struct frame *frame, const uint8_t *ip, uin
 		default:
 			return parse_transport(frame, next, ip + at, total - at, held - at, packet);
 		}
-		if (total - at < 8)
+		if (i == IPV6_EXTENSIONS_MAX || total - at < 8)
 			return PACKET_MALFORMED;
 		if (held - at < 8)
 			return PACKET_TRUNCATED;
@@ -199,7 +199,6 @@ static enum verdict parse_ipv6(const struct frame *frame, const uint8_t *ip, uin
 		next = ip[at];
 		at += length;
 	}
-	return PACKET_MALFORMED;
 }
 
 enum verdict packet_parse(const struct frame *frame, struct packet *packet)

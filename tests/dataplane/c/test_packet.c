@@ -303,7 +303,7 @@ static void test_a_chain_has_an_end(void)
 	for (shape.extensions = 0; shape.extensions < FRAME_EXTENSIONS; shape.extensions++) {
 		shape.extension[shape.extensions] = (struct extension){ .type = 60, .size = 8 };
 		build(&shape, &built);
-		/* Sixteen places, and UDP takes one. */
+		/* IPV6_EXTENSIONS_MAX */
 		CHECK_EQUAL(verdict_of(&built, LINK_ETHERNET),
 			    shape.extensions < 16 ? PACKET_DATAGRAM : PACKET_MALFORMED);
 	}
