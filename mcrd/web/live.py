@@ -23,6 +23,7 @@ INTERVAL = 1.0  # seconds between two polls
 SHARE = 8  # a poll takes no more than one part in so many of a CPU's time
 HAPPENINGS_MOST = 200
 PATIENCE = 5.0  # seconds without a poll after which clients hear of that
+COUNTING = 2  # questions for the counters of one rule, at once
 STARTS = 10.0  # seconds in which a daemon without rules may not have begun yet
 
 
@@ -34,6 +35,7 @@ class Live:
         self.trouble = "mcrd has not answered yet"
         self.watchers = 0
         self._daemon = daemon
+        self._counting = asyncio.Semaphore(COUNTING)
         self._status = Status()
         self._known = Known()
         self._began, self._is_asking = time.monotonic(), False
@@ -79,15 +81,20 @@ class Live:
         return name in self._known.rules
 
     async def counts(self, name: str) -> RuleCounts:
-        """What a rule has counted by now; raises NoAnswerError."""
+        """What a rule has counted by now; raises NoAnswerError, after PATIENCE at the latest."""
+        if trouble := self._trouble_now():
+            raise NoAnswerError(trouble)
         asked = Daemon(self._daemon.path)
         try:
-            found = (await asked.fetch(Stats, name=name)).rules
-            if name not in found:
-                raise NoAnswerError("there is no such rule any more")
-            return found[name]
+            async with asyncio.timeout(PATIENCE), self._counting:
+                found = (await asked.fetch(Stats, name=name)).rules
+        except TimeoutError:
+            raise NoAnswerError(f"mcrd has not answered for {PATIENCE:.0f} s") from None
         finally:
             asked.close()
+        if name not in found:
+            raise NoAnswerError("there is no such rule any more")
+        return found[name]
 
     def whole(self) -> bytes:
         """All of the picture, and what happened; made once for all who want it."""

@@ -215,14 +215,14 @@ class Page:
         return answer
 
     async def _rule(self, request: web.Request) -> web.Response:
-        name = self._named(request)
+        name, rule, trouble = self._named(request), None, ""
+        # A daemon that hangs is waited for out here: others' looks are at what is known.
+        try:
+            rule = await self._live.counts(name)
+        except NoAnswerError as error:
+            trouble = str(error)
         async with self._looks:
-            name = self._named(request)  # it may have gone meanwhile
-            rule, trouble, past = None, "", self._live.history.of(name)
-            try:
-                rule = await self._live.counts(name)
-            except NoAnswerError as error:
-                trouble = str(error)
+            past = self._live.history.of(self._named(request))  # it may have gone meanwhile
             return _json(await asyncio.to_thread(details, name, rule, past, trouble))
 
     async def _journal(self, request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,27 @@ def test_a_daemon_that_hangs_is_named_soon(web: Web, answers: Answers) -> None:
     assert "rules" not in told
     answers.hangs = False
     assert next(each for each in stream if "rules" in each)["trouble"] == ""
+
+
+def test_the_past_of_a_rule_and_its_journal_are_there_while_the_daemon_hangs(
+    web: Web, answers: Answers
+) -> None:
+    answers.hangs = True
+    for about in ("before that is known", "after"):
+        with ThreadPoolExecutor(17) as pool:
+            asked = [pool.submit(web.get, "/rule/camera") for _ in range(16)]
+            journal = pool.submit(web.get, "/journal/camera")
+        for each in asked:
+            status, _, body = each.result()
+            assert status == 200, about
+            found = json.loads(body)
+            assert found["seconds"]["at"]
+            assert found["received"] is None
+            assert re.match("mcrd (has|did) not answer", found["trouble"])
+        assert journal.result()[0] in (200, 502)  # 502: this host has no journal
+        assert next(each for each in events(web) if each["trouble"])
+    answers.hangs = False
+    wait_for(lambda: json.loads(web.get("/rule/camera")[2])["received"] == 0, "the counters")
 
 
 @pytest.mark.parametrize(
