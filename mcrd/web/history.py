@@ -1,9 +1,9 @@
 """What flowed before: the last ten minutes by the second, and the last day by the minute.
 
-A column has numbers of all rules. They are kept as logarithms, exact to 0.14 %. Written is how far
-they are from those of a column before, which is little of most streams, and that is compressed. A
-rule has a place in all columns, and keeps it while it is away; who gets it after another rule knows
-from which column on it is its own.
+A column has numbers of all rules. They are kept as logarithms, exact to 0.3 %, and counts below
+360 as they are. Written is how far they are from those of a column before, which is little of most
+streams, and that is compressed. A rule has a place in all columns, and keeps it while it is away;
+who gets it after another rule knows from which column on it is its own.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -25,6 +25,7 @@ RULES_MOST = 20_000  # that are remembered
 ROOM_OF_SECONDS, ROOM_OF_MINUTES = 13_000_000, 27_000_000  # bytes
 ANEW = 60  # columns that are written by how far they are from one
 BACK = 5  # seconds; the past moves with a clock that was set back by more
+AT_ONCE = 256  # places that columns get: for each new number of places, a whole base is kept
 _STEPS = 256  # for a factor of 2
 _ROWS = 3  # packets, bits and peaks, each of all rules
 
@@ -50,11 +51,6 @@ class _Column(NamedTuple):
     numbers: bytes
     """The higher bytes of all, then the lower ones; compressed."""
 
-    @property
-    def size(self) -> int:
-        """Bytes, with a share of those of its base."""
-        return len(self.numbers) + len(self.base) * self.base.itemsize // ANEW
-
 
 class _Place(NamedTuple):
     at: int
@@ -76,12 +72,22 @@ class _Columns:
         if len(numbers) != len(self._base) or self._of_base == ANEW:
             self._base, self._of_base = numbers, 0
         self._of_base += 1
-        column = _Column(at, self._base, _written(numbers, self._base))
-        self.kept.append(column)
+        self._keep(_Column(at, self._base, _written(numbers, self._base)))
         self.last = at
-        self._size += column.size
         while len(self.kept) > self._most or self._size > self._room:
-            self._size -= self.kept.popleft().size
+            self._forget()
+
+    def _keep(self, column: _Column) -> None:
+        self._size += len(column.numbers)
+        if not self.kept or self.kept[-1].base is not column.base:
+            self._size += _bytes(column.base)
+        self.kept.append(column)
+
+    def _forget(self) -> None:
+        column = self.kept.popleft()
+        self._size -= len(column.numbers)
+        if not self.kept or self.kept[0].base is not column.base:
+            self._size -= _bytes(column.base)
 
     def move(self, by: int) -> None:
         """As if the clock had been right: by so many seconds."""
@@ -103,7 +109,7 @@ class History:
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
         self._gone: dict[str, int] = {}  # when each was seen last; the longest ago is first
-        self._size = 0  # places that columns have
+        self._size = 0  # places that rules have, or had
         self._seconds = _Columns(SECONDS, ROOM_OF_SECONDS)
         self._minutes = _Columns(MINUTES, ROOM_OF_MINUTES)
 
@@ -155,8 +161,9 @@ class History:
 
     def _column(self, rates: Iterable[tuple[int, float, float, float]]) -> array[int]:
         """Packets; below them the factors to bits and to peaks, which change less."""
-        numbers = array("H", bytes(2 * _ROWS * self._size))
-        below, last = self._size, 2 * self._size
+        below = -(-self._size // AT_ONCE) * AT_ONCE
+        last = 2 * below
+        numbers = array("H", bytes(2 * _ROWS * below))
         for at, packets, size, peak in rates:
             numbers[at] = packed = pack(packets)
             numbers[below + at] = (pack(8 * size) - packed) & 0xFFFF
@@ -185,6 +192,10 @@ def _series(columns: Iterable[_Column], place: _Place) -> Series:
     return found
 
 
+def _bytes(numbers: array[int]) -> int:
+    return len(numbers) * numbers.itemsize
+
+
 def _written(numbers: array[int], base: array[int]) -> bytes:
     """Most higher bytes are alike, and lower ones are noise: runs are all that can be found."""
     apart = array("H", [(n - b) & 0xFFFF for n, b in zip(numbers, base, strict=True)])
@@ -201,7 +212,8 @@ def pack(number: float) -> int:
 
 
 def unpack(packed: int) -> float:
-    """The number that was packed, but for 0.14 %; of what is beyond 16 bits, the rest counts."""
-    number = 2 ** ((packed & 0xFFFF) / _STEPS) - 1
+    """A number that is packed so: a whole one, if there is one. What is beyond 16 bits is lost."""
+    packed &= 0xFFFF
+    number = 2 ** (packed / _STEPS) - 1
     whole = float(round(number))
-    return whole if number > 100 or abs(number - whole) < number / 500 else round(number, 3)
+    return whole if pack(whole) == packed else round(number, 3)

@@ -11,11 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcrd.answers import Members, Status
 from mcrd.counters import OutputCounts, RuleCounts, Stats, rates
+from mcrd.web import history as module
 from mcrd.web.access import Access, RefusedError
 from mcrd.web.happenings import AT_ONCE, QUIET, Watch
 from mcrd.web.history import MINUTES, SECONDS, History, pack, series, unpack
@@ -24,13 +25,16 @@ from tests.web.serving import rule
 
 
 @given(st.floats(0, 1e12))
+@example(99.7)
+@example(100.5)
+@example(7.012)
 def test_a_number_is_kept_to_some_thousandths(number: float) -> None:
-    assert unpack(pack(number)) == pytest.approx(number, rel=0.0014, abs=0.01)
+    assert abs(unpack(pack(number)) - number) < 0.0028 * (1 + number)
 
 
-@given(st.integers(0, 180))
-def test_small_counts_are_exact(count: int) -> None:
-    assert unpack(pack(count)) == count
+def test_each_number_that_is_kept_stays_and_small_counts_are_exact() -> None:
+    assert [pack(unpack(packed)) for packed in range(65536)] == list(range(65536))
+    assert [unpack(pack(count)) for count in range(360)] == list(range(360))
 
 
 def add(history: History, now: int, rules: dict[str, RuleCounts]) -> None:
@@ -59,6 +63,41 @@ def test_the_past_of_thousands_has_no_more_room(monkeypatch: pytest.MonkeyPatch)
     assert past is not None
     assert 5 < len(past.seconds) < 25
     assert past.seconds[-1].at == 39
+
+
+def kept_bytes(history: History, name: str) -> list[int]:
+    """Of the seconds, and of the minutes: what is compressed, and what that is written by."""
+    past = history.of(name)
+    assert past is not None
+    return [
+        sum(len(column.numbers) for column in columns)
+        + sum(2 * len(base) for base in {id(c.base): c.base for c in columns}.values())
+        for columns in (past.seconds, past.minutes)
+    ]
+
+
+def test_rules_that_come_and_go_are_as_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcrd.web.history.ROOM_OF_SECONDS", room := 50_000)
+    monkeypatch.setattr("mcrd.web.history.ROOM_OF_MINUTES", room)
+    history = History()
+    steady = {f"steady{n}": [n * k for k in range(6)] for n in range(100)}
+    for minute in range(1, 100):
+        history.add(60 * minute, steady | {f"new{minute}-{n}": [9.0] * 6 for n in range(20)})
+    assert all(room / 2 < size <= room for size in kept_bytes(history, "steady1"))
+
+
+@pytest.mark.long
+def test_a_day_of_rates_by_chance_has_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of 5,000 rules in a tenth of the room: packets, sizes and peaks each by chance."""
+    for name in ("ROOM_OF_SECONDS", "ROOM_OF_MINUTES"):
+        monkeypatch.setattr(module, name, getattr(module, name) // 10)
+    history, chance = History(), random.Random(1)
+    flows = [[chance.uniform(0, 1e6) for _ in range(6)] for _ in range(500 + MINUTES)]
+    for minute in range(MINUTES):
+        history.add(60 * (minute + 1), {f"r{n}": flows[minute + n] for n in range(500)})
+    rooms = (module.ROOM_OF_SECONDS, module.ROOM_OF_MINUTES)
+    for size, room in zip(kept_bytes(history, "r1"), rooms, strict=True):
+        assert 0.9 * room < size <= room
 
 
 def test_a_rule_does_not_see_the_past_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
