@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from tests.lab import wait_for
 from tests.web.serving import Answers, Web, answering, rule, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
 pytestmark = pytest.mark.long
@@ -59,25 +60,29 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(port: int, *command: str) -> Iterator[int]:
-    """A proxy that listens there."""
-    process = subprocess.Popen(
-        command, env={**os.environ, "PATH": PATH, "XDG_CONFIG_HOME": "/nonexistent"}
-    )
+def running(home: Path, begin: Callable[[int], tuple[str, ...]]) -> Iterator[int]:
+    """A proxy, and its port; another one when somebody else was faster to bind it."""
+    kept = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(home))
+    for _ in range(5):
+        port = free_port()
+        process = subprocess.Popen(begin(port), env={**os.environ, "PATH": PATH, **kept})
+        try:
+            wait_for(partial(is_ready, process, port), "the proxy to listen")
+            if process.poll() is None:
+                yield port
+                return
+        finally:
+            process.terminate()
+            process.wait(60)
+    pytest.fail("the proxy ends at once")
 
-    def listens() -> bool:
-        assert process.poll() is None
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 5).close()
-            return True
-        return False
 
-    try:
-        wait_for(listens, f"{command[0]} to listen")
-        yield port
-    finally:
-        process.terminate()
-        process.wait(60)
+def is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether it listens there, or has ended."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 5).close()
+        return True
+    return process.poll() is not None
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, bytes]:
@@ -115,24 +120,28 @@ def test_nginx(behind: tuple[Answers, Web], tmp_path: Path) -> None:
     answers, web = behind
     users = tmp_path / "mcrd.users"
     users.write_text("ann:{PLAIN}geheim\n")
-    port, lines = free_port(), documented("nginx, with passwords in a file.")
+    lines = documented("nginx, with passwords in a file.")
     lines = lines.replace("127.0.0.1:9478", f"127.0.0.1:{web.port}")
     lines = lines.replace("/etc/nginx/mcrd.users", str(users))
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in kinds)
-    (tmp_path / "nginx.conf").write_text(
-        f"user root;\npid {tmp_path}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}"
-        f"server {{\nlisten 127.0.0.1:{port};\n{lines}\n}}\n}}\n"
-    )
-    command = ("nginx", "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "errors"))
-    with running(port, *command, "-g", "daemon off;"):
+
+    def begin(port: int) -> tuple[str, ...]:
+        (tmp_path / "nginx.conf").write_text(
+            f"user root;\npid {tmp_path}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}"
+            f"server {{\nlisten 127.0.0.1:{port};\n{lines}\n}}\n}}\n"
+        )
+        command = ("nginx", "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "errors"))
+        return (*command, "-g", "daemon off;")
+
+    with running(tmp_path, begin) as port:
         is_in_front(port, "/mcrd", answers, web)
 
 
 @pytest.mark.skipif(not shutil.which("caddy", path=PATH), reason="no caddy: `make setup` has it")
 def test_caddy(behind: tuple[Answers, Web], tmp_path: Path) -> None:
     answers, web = behind
-    port, lines = free_port(), documented("caddy")
+    lines = documented("caddy")
     caddy = shutil.which("caddy", path=PATH)
     assert caddy is not None
     hashed = subprocess.run(
@@ -141,8 +150,12 @@ def test_caddy(behind: tuple[Answers, Web], tmp_path: Path) -> None:
         check=True,
         text=True,
     ).stdout.strip()
-    lines = lines.replace("relay.example", f"http://127.0.0.1:{port}").replace("$2a$14$...", hashed)
-    lines = lines.replace("127.0.0.1:9478", f"127.0.0.1:{web.port}")
-    (tmp_path / "Caddyfile").write_text(f"{{\nadmin off\n}}\n{lines}\n")
-    with running(port, caddy, "run", "--config", str(tmp_path / "Caddyfile")):
+    lines = lines.replace("127.0.0.1:9478", f"127.0.0.1:{web.port}").replace("$2a$14$...", hashed)
+
+    def begin(port: int) -> tuple[str, ...]:
+        here = lines.replace("relay.example", f"http://127.0.0.1:{port}")
+        (tmp_path / "Caddyfile").write_text(f"{{\nadmin off\n}}\n{here}\n")
+        return (caddy, "run", "--config", str(tmp_path / "Caddyfile"))
+
+    with running(tmp_path, begin) as port:
         is_in_front(port, "", answers, web)
