@@ -118,12 +118,13 @@ class Lane:
         for ring, sock, taken in () if process.suspect else self._each():
             place = self.places[ring]
             try:
-                lost, *rest = sock.throw_away(taken, *self.segment.stand(place))
+                lost = sock.throw_away(taken, self.segment.stand(place))
             except OSError:
                 process.suspect = True
                 return
-            self.segment.empty(place, *rest)
-            self._ledger.lose(ring, "discarded", lost)
+            self.segment.empty(place, lost)
+            for of_ring in lost:
+                self._ledger.lose(ring, "discarded", of_ring)
 
     async def stop(self) -> None:
         """End the worker, also one that is starting."""
@@ -363,7 +364,7 @@ class Lane:
 
     def has_taken(self, filled: Sequence[Sequence[int]]) -> bool:
         """Whether its workers are done with so many frames of each ring; see `filled`."""
-        given_back = chain(*(self.segment.stand(self.places[ring])[0] for ring in self.rings))
+        given_back = chain(*(self.segment.given_back(self.places[ring]) for ring in self.rings))
         return all(map(operator.ge, given_back, chain.from_iterable(filled)))
 
     @property

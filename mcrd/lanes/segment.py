@@ -135,19 +135,22 @@ class Segment:
         found = self._view.interfaces[place]
         return tuple(map(Taken, found.taken, found.datagrams))
 
-    def stand(self, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Frames of each ring of an interface that the workers gave back; where the next one is."""
-        first = lib.MCRD_RINGS * place
-        positions = self._view.positions[first : first + lib.MCRD_RINGS]
-        return tuple(self._view.interfaces[place].frames), tuple(positions)
+    def given_back(self, place: int) -> tuple[int, ...]:
+        """Frames of each ring of an interface that the kernel has again."""
+        return tuple(self._view.interfaces[place].frames)
 
-    def empty(self, place: int, filled: Sequence[int], positions: Sequence[int]) -> None:
-        """Note that all frames that came into the rings, so many, were given back unread."""
+    def stand(self, place: int) -> list[tuple[Any, Any]]:
+        """For each ring of an interface, pointers: where the next frame is, and given_back()."""
+        first, frames = lib.MCRD_RINGS * place, self._view.interfaces[place].frames
+        positions = self._view.positions
+        return [(positions + first + which, frames + which) for which in range(lib.MCRD_RINGS)]
+
+    def empty(self, place: int, lost: Sequence[Lost]) -> None:
+        """Note that what waited in the rings, which is lost, was given back unread."""
         found = self._view.interfaces[place]
-        for which, frames in enumerate(filled):
-            found.datagrams[which] = (found.datagrams[which] + frames - found.taken[which]) % 2**64
-            found.taken[which] = found.frames[which] = frames
-            self._view.positions[lib.MCRD_RINGS * place + which] = positions[which]
+        for which, of_ring in enumerate(lost):
+            found.datagrams[which] = (found.datagrams[which] + of_ring.packets) % 2**64
+            found.taken[which] = found.frames[which]
 
     @property
     def sent(self) -> int:
@@ -318,12 +321,13 @@ class Segment:
     def end_in_hand(self) -> None:
         """Count what a worker had in hand when it crashed.
 
-        It does not crash while the kernel writes, so what was under way then has left.
+        It does not crash while the kernel writes, so what the kernel had been given has left.
         """
         for run in self._view.in_hand:
             if run.datagrams and run.output < lib.MCRD_OUTPUT_SLOTS:
                 output = self._view.outputs[run.output]
-                sent = min(run.under_way, run.datagrams)
+                sent = min(run.under_way, run.datagrams) if self._view.submitted else 0
+                self._view.sent = (self._view.sent + sent) % 2**64
                 traffic, dropped = output.traffic, output.dropped
                 traffic.packets = (traffic.packets + sent) % 2**64
                 traffic.bytes = (traffic.bytes + sent * run.length) % 2**64

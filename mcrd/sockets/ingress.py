@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.errors import words
@@ -234,26 +235,25 @@ class IngressSocket:
             packets += round(waiting * estimate.mean(taken[which]))
         return Lost(counts[_FULL], counts[_FULL] + counts[_MORE]), Lost(frames, packets)
 
-    def throw_away(
-        self, taken: Sequence[Taken], given_back: Sequence[int], positions: Sequence[int]
-    ) -> tuple[Lost, list[int], list[int]]:
-        """Give what waits in the rings back to the kernel, unread: no worker has them.
+    def throw_away(self, taken: Sequence[Taken], stand: Sequence[tuple[Any, Any]]) -> list[Lost]:
+        """Give what waits in the rings back to the kernel, unread; return what is lost of each.
 
-        Workers dealt with `taken`, and gave frames back up to the `positions`. Returns what is
-        lost, how many frames came into each ring, and where the next one comes. Raises OSError.
+        Workers dealt with `taken`. `stand` points to where the next frame of each ring is, and to
+        how many were given back. Raises OSError.
         """
-        _, lost = self.end(taken)
-        filled, ends = [], []
+        self.end(taken)
+        found = []
         for which, geometry in enumerate((self.geometry, self.large_geometry)):
-            filled.append(self._counts[_EACH_SEEN + which] - self._counts[_EACH_FULL + which])
             sizes = (geometry.block_size, geometry.block_count, geometry.frame_size)
-            waiting = max(0, filled[which] - given_back[which])
             ring, sock = ffi.new("struct ring_geometry *", sizes), self._sockets[which].fileno()
-            end = lib.ring_throw_away(sock, ring, positions[which], waiting)
-            if end < 0:
-                raise OSError(-end, os.strerror(-end))
-            ends.append(end)
-        return lost, filled, ends
+            position, frames = stand[which]
+            result = lib.ring_throw_away(sock, ring, position, frames)
+            if result < 0:
+                raise OSError(-result, os.strerror(-result))
+            lost = max(0, frames[0] - taken[which].frames)
+            mean = self._estimates[which].mean(taken[which])
+            found.append(Lost(lost, round(lost * mean)))
+        return found
 
     def _waiting(self, which: int, taken: Taken) -> int:
         counts = self._counts

@@ -17,11 +17,13 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from mcrd.dataplane._dataplane import ffi
 
 from mcrd.lanes.holdings import Holdings
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Ingress
 from mcrd.sockets.ingress import IngressSocket, let_in, open_ingress, open_rings
+from mcrd.sockets.lost import Taken
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
@@ -327,6 +329,27 @@ def test_old_rings_of_an_interface_that_was_renamed_give_way(
         lost = holdings.ledger.interfaces(holdings.ring_full())
         assert sum(sum(count.dropped.values()) for count in lost.values()) == 0
     holdings.close_all()
+
+
+def test_all_that_waits_is_given_back_whatever_was_counted(triangle: Triangle) -> None:
+    """After an upgrade, what waited is not among what has been counted since."""
+    hush(triangle)
+    with triangle.relay.inside():
+        ingress = Ingress("r0", socket.if_nametoindex("r0"), ring_size=1 << 20)
+        (ring,) = open_ingress(ingress, 1500, frozenset({ip_network("239.1.1.1/32")}))
+    positions, frames = ffi.new("uint64_t[2]"), ffi.new("uint64_t[2]")
+    stand = [(positions + which, frames + which) for which in range(2)]
+    with sender(triangle.source, "s0") as sock:
+        for number in range(5):
+            sock.sendto(b"%d" % number, ("239.1.1.1", 5000))
+        wait_for(lambda: ring.filled == (5, 0), "five frames")
+        ring.forget_seen()
+        assert [lost.frames for lost in ring.throw_away((Taken(), Taken()), stand)] == [5, 0]
+        sock.sendto(b"more", ("239.1.1.1", 5000))
+        wait_for(lambda: ring.filled == (1, 0), "one more")
+        assert [lost.frames for lost in ring.throw_away((Taken(5, 5), Taken()), stand)] == [1, 0]
+    assert (list(positions), list(frames)) == ([6, 0], [6, 0])
+    ring.close()
 
 
 def test_fragments_have_room_while_new_rings_are_let_in(

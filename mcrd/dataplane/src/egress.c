@@ -30,6 +30,7 @@ int egress_init(struct egress *egress, struct engine *engine, uint32_t places, s
 	egress->sent = &segment->sent;
 	egress->failed = &segment->failed;
 	egress->in_hand = segment->in_hand;
+	egress->submitted = &segment->submitted;
 	egress->outputs = segment->outputs;
 	memset(egress->in_hand, 0, sizeof(segment->in_hand));
 	egress->sockets = calloc(places, sizeof(*egress->sockets));
@@ -128,6 +129,12 @@ static struct iovec piece_of(const struct run *run, const struct iovec *vectors)
 	return (struct iovec){ (uint8_t *)vectors->iov_base + at, left < run->length ? left : run->length };
 }
 
+/* What has left, or will, if the worker crashes before it is counted. */
+static void set_under_way(const struct egress *egress, uint32_t index, uint32_t datagrams)
+{
+	__atomic_store_n(&egress->in_hand[index].under_way, datagrams, __ATOMIC_RELAXED);
+}
+
 /* 1 when it is under way: else it is answered already. */
 static int write_run(struct egress *egress, uint32_t index, unsigned int flags)
 {
@@ -135,6 +142,7 @@ static int write_run(struct egress *egress, uint32_t index, unsigned int flags)
 	struct egress_socket *socket = &egress->sockets[run->output->socket];
 	const struct iovec *vectors = egress->vectors[index];
 	unsigned int count = run->vectors;
+	uint32_t datagrams = run->apart ? 1 : run->datagrams;
 	int under_way;
 
 	if (run->apart) {
@@ -142,10 +150,10 @@ static int write_run(struct egress *egress, uint32_t index, unsigned int flags)
 		vectors = &socket->piece;
 		count = 1;
 	}
-	__atomic_store_n(&egress->in_hand[index].under_way, run->apart ? 1 : run->datagrams, __ATOMIC_RELAXED);
 	under_way = egress->engine->calls->write(egress->engine, egress_file(egress, run->output->socket), vectors, count,
 						 EGRESS_FIRST + index, flags, &run->result);
 	run->state = under_way ? RUN_UNDER_WAY : RUN_ANSWERED;
+	set_under_way(egress, index, under_way || run->result >= 0 ? datagrams : 0);
 	return under_way;
 }
 
@@ -195,9 +203,12 @@ static int transmit(struct egress *egress, uint32_t pending, egress_other *other
 		struct completion done;
 		int result, seen = 0;
 
+		__atomic_store_n(egress->submitted, 1, __ATOMIC_RELAXED);
 		result = engine->calls->finish(engine, egress->waits ? 0 : pending);
-		if (result < 0)
+		if (result < 0) {
+			__atomic_store_n(egress->submitted, 0, __ATOMIC_RELAXED);
 			return result;
+		}
 		while (engine->calls->next(engine, &done)) {
 			seen = 1;
 			if (done.what < EGRESS_FIRST || done.what >= EGRESS_FIRST + EGRESS_RUNS) {
@@ -207,6 +218,8 @@ static int transmit(struct egress *egress, uint32_t pending, egress_other *other
 
 				run->result = done.result;
 				run->state = RUN_ANSWERED;
+				if (done.result < 0)
+					set_under_way(egress, (uint32_t)(done.what - EGRESS_FIRST), 0);
 				pending--;
 			}
 		}
@@ -249,7 +262,7 @@ static int finish(struct egress *egress, struct egress_socket *socket, struct ru
 {
 	int error = -run->result;
 
-	__atomic_store_n(&egress->in_hand[run - egress->runs].under_way, 0, __ATOMIC_RELAXED);
+	set_under_way(egress, (uint32_t)(run - egress->runs), 0);
 	if (error <= 0) {
 		egress->no_wait |= !waited;
 		return account(egress, socket, run, 0);
@@ -312,6 +325,8 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 		uint32_t under_way = 0;
 		int result, waited = egress->waits;
 
+		/* ppoll's engine writes at once. */
+		__atomic_store_n(egress->submitted, egress->engine->calls == &polling_calls, __ATOMIC_RELAXED);
 		for (i = 0; i < egress->active_count; i++)
 			under_way += write_socket(egress, &egress->sockets[egress->active[i]]);
 		result = transmit(egress, under_way, other, context);

@@ -61,6 +61,7 @@ struct egress {
 	uint64_t *sent; /* datagrams of all sockets, */
 	uint64_t *failed; /* and those that were not */
 	struct in_hand *in_hand; /* of each run; all zero while there is none */
+	uint64_t *submitted;
 	const struct output_counters *outputs;
 	struct run runs[EGRESS_RUNS];
 	/* One more than it takes: rows that are a power of two apart would share cache sets. */

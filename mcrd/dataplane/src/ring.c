@@ -86,27 +86,6 @@ int ring_map(struct ring *ring, int packet_socket, const struct ring_geometry *g
 	return 0;
 }
 
-int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t position, uint64_t frames)
-{
-	struct ring ring;
-	int result = ring_map(&ring, packet_socket, geometry, LINK_ETHERNET);
-
-	if (result < 0)
-		return result;
-	if (position >= ring.frames || frames > ring.frames) {
-		ring_unmap(&ring);
-		return -EINVAL;
-	}
-	ring_begin(&ring, (uint32_t)position);
-	for (; frames > 0; frames--) {
-		__atomic_store_n(&header_of(&ring.unseen)->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
-		step(&ring, &ring.unseen);
-	}
-	position = ring.unseen.index;
-	ring_unmap(&ring);
-	return (int64_t)position;
-}
-
 void ring_unmap(struct ring *ring)
 {
 	if (ring->memory)
@@ -211,4 +190,27 @@ void ring_release(struct ring *ring, uint64_t *position, uint64_t *frames)
 		__atomic_store_n(frames, *frames + 1, __ATOMIC_RELAXED);
 		__atomic_store_n(&header->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 	}
+}
+
+int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames)
+{
+	struct ring ring;
+	int result = ring_map(&ring, packet_socket, geometry, LINK_ETHERNET);
+	uint32_t given_back;
+
+	if (result < 0)
+		return result;
+	if (*position >= ring.frames) {
+		ring_unmap(&ring);
+		return -EINVAL;
+	}
+	ring_continue(&ring, *position);
+	while (ring.taken < ring.frames && is_filled(&ring.unseen)) {
+		step(&ring, &ring.unseen);
+		ring.taken++;
+	}
+	given_back = ring.taken;
+	ring_release(&ring, position, frames);
+	ring_unmap(&ring);
+	return given_back;
 }

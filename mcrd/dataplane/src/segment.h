@@ -323,6 +323,7 @@ struct segment {
 	struct rule_counters rules[MCRD_RULE_SLOTS];
 	struct output_counters outputs[MCRD_OUTPUT_SLOTS];
 	struct in_hand in_hand[MCRD_RUNS];
+	uint64_t submitted; /* 1: the kernel has been given what is `under_way`; else it is prepared */
 	uint64_t members[MCRD_MEMBER_SLOTS]; /* when each was last used: the time of a frame, in nanoseconds */
 	struct inspect_counters inspections[MCRD_RULE_SLOTS];
 	struct merge_counters merges[MCRD_RULE_SLOTS];

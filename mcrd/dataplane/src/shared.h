@@ -140,9 +140,9 @@ int64_t worker_next_unknown(struct worker *worker);
 int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
 
-/* Gives frames of a ring back to the kernel, unread: so many, from a position on. Nobody else may read it. Returns the
- * position after them, or a negative errno. */
-int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t position, uint64_t frames);
+/* Gives frames of a ring back to the kernel, unread, as a worker does what it has dealt with: those from *position on, up
+ * to the first that is not there yet. Nobody else may read it. Returns how many, or a negative errno. */
+int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames);
 
 /* Of the first `count` outputs, those whose unsent datagrams are not as many as `known` says, which learns them:
  * writes their slots, and returns how many they are. */

@@ -114,7 +114,9 @@ int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, i
 	if (result < 0)
 		return result;
 	ring_continue(ring, here->positions[which]);
-	here->counters->taken[which] = here->counters->frames[which]; /* what was in hand is dealt with once more */
+	/* What was in hand is dealt with once more; each is a datagram, or more. */
+	here->counters->datagrams[which] -= here->counters->taken[which] - here->counters->frames[which];
+	here->counters->taken[which] = here->counters->frames[which];
 	return 0;
 }
 
