@@ -124,3 +124,13 @@ def is_asked_for(group: Address | Network) -> bool:
     """Whether a switch that snoops sends it, or some of it, only where somebody has asked."""
     last = group if isinstance(group, Address) else group.broadcast_address
     return not any(first_address(group) in each and last in each for each in NOT_ASKED_FOR)
+
+
+def is_source_specific(groups: Address | Network) -> bool:
+    """Whether they are for source-specific multicast: 232.0.0.0/8, ff3x::/32 (RFC 4607, 1)."""
+    packed, is_ipv4 = first_address(groups).packed, groups.version == 4
+    if isinstance(groups, Network) and groups.prefixlen < (8 if is_ipv4 else 32):
+        return False
+    if is_ipv4:
+        return packed[0] == 232
+    return packed[0] == 0xFF and packed[1] >> 4 == 3 and packed[2:4] == bytes(2)

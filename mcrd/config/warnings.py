@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, ip_address
 from typing import Final
 
+from mcrd.addresses import is_source_specific
 from mcrd.config.overlap import Claim, Overlaps, everything
 from mcrd.config.problems import key_text
 from mcrd.config.rules import Document, FoundOutput, FoundRule
@@ -18,10 +19,6 @@ from mcrd.model import Address, Network, is_pattern
 _LINK_LOCAL_GROUPS = IPv4Network("224.0.0.0/24")
 _INTERFACE_SCOPE, _LINK_SCOPE = 1, 2  # of an IPv6 group
 _WHOLE_SCOPE = 16  # bits of a prefix whose groups all have one scope
-_SOURCE_SPECIFIC: dict[int, tuple[Network, ...]] = {
-    4: (IPv4Network("232.0.0.0/8"),),
-    6: tuple(IPv6Network(f"ff3{scope:x}::/32") for scope in range(16)),
-}
 _CHECKED_TTL: Final[dict[object, tuple[str, str]]] = {
     (ip_address(group), port): (name, rfc)
     for name, port, rfc, groups in (
@@ -100,10 +97,11 @@ def _warn_vlan(rule: FoundRule) -> None:
 
 def _warn_source_specific(rule: FoundRule) -> None:
     address, sources = rule.input_fields["address"], rule.input_fields["sources"]
-    if not any(_within(address, groups) for groups in _SOURCE_SPECIFIC[address.version]):
+    if not is_source_specific(address) or any(each.num_addresses == 1 for each in sources):
         return
-    if any(each.num_addresses == 1 for each in sources):
-        return
+    fields = [output.fields for output in rule.outputs]
+    if isinstance(address, Network) and all(f["when"] and f["source"] == "keep" for f in fields):
+        return  # members say from which sources it is joined
     message = (
         f"{address} is for source-specific multicast: to join it, sources must be addresses, not "
         "prefixes; routers may send nothing"

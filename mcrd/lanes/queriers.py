@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from mcrd import looks
+from mcrd.addresses import is_source_specific
 from mcrd.answers import Asked, Listening
 from mcrd.events import tell
 from mcrd.model import Address
@@ -203,13 +204,19 @@ class Asking:
         if not group.is_multicast or not is_reported(group):
             querier.counts.malformed += 1
             return
-        if record.version:
+        said = None if record.version else Said(record.kind)
+        if is_source_specific(group) and record.sources is None:
+            if said in (None, Said.IS_EX, Said.TO_EX):
+                querier.counts.malformed += 1  # from any source (RFC 4604, 2.2)
+            else:
+                querier.counts.ignored += 1  # from more than are looked at
+            return
+        if said is None:
             if record.sources is None:
                 querier.hear_old(group, record.version, now)
             else:
                 querier.hear(group, Said.TO_IN, NONE, now)
             return
-        said = Said(record.kind)
         if said in (Said.IS_EX, Said.TO_EX):
             querier.hear(group, said, record.refused, now)
         elif record.sources is None:  # more than are looked at: any
@@ -326,7 +333,7 @@ class Asking:
 
 
 def _wanted(group: Group, now: float) -> Wanted:
-    return Wanted(group.until > now, frozenset(group.wanted), frozenset(group.refused))
+    return Wanted(group.until > now, tuple(group.wanted), frozenset(group.refused))
 
 
 def _sources(group: Group, now: float) -> list[str] | None:

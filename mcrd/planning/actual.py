@@ -26,10 +26,12 @@ class Failure:
 
 
 class Wanted(NamedTuple):
-    """Which sources of a group hosts want: these, packed; or any but those that are refused."""
+    """Which sources of a group hosts want: these, packed, in the order they came; or any but those
+    that are refused.
+    """
 
     any: bool
-    sources: frozenset[bytes]
+    sources: tuple[bytes, ...]
     refused: frozenset[bytes] = frozenset()
 
     def takes(self, source: Address | None) -> bool:
@@ -40,8 +42,8 @@ class Wanted(NamedTuple):
         return packed in self.sources or (self.any and packed not in self.refused)
 
 
-Groups = dict[Address, frozenset[bytes] | None]
-"""Groups that are wanted, and from which sources, packed; None: from any."""
+Groups = dict[Address, tuple[bytes, ...] | None]
+"""Groups that are wanted, and from which sources, packed, as in `Wanted`; None: from any."""
 
 
 class Listeners(dict[tuple[int, Address], Wanted]):

@@ -275,7 +275,9 @@ def needs(
     optional += _unasked(rule.input, link, settings, (*reception, *joins))
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(
-        "" if waits else outlets.doubt_of(rule, output, links, ways) or receptions.too_many(groups)
+        ""
+        if waits
+        else outlets.doubt_of(rule, output, links, ways) or receptions.too_many(rule.input, groups)
         for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
     )
     moves = any(

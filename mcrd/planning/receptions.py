@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import ip_address
+from itertools import islice
 
-from mcrd.addresses import first_address, first_port, last_port
+from mcrd.addresses import allows, first_address, first_port, is_source_specific, last_port
 from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Rule
 from mcrd.planning.actual import Groups
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Hold, Membership, Reception, Resource
 
 JOINED_AT_MOST = 1024  # of one range: a join each costs the kernel and the switches memory
-SOURCES_AT_MOST = 10  # of a group, by members: so many a socket takes (igmp_max_msf of ip-sysctl)
+SOURCES_AT_MOST = 10  # of a group, by members; of source-specific ones, as many as there is room
 HELD_AT_MOST = 1024  # ports of one range
 
 
@@ -43,54 +44,71 @@ def memberships(given: Input, link: Link, groups: Groups) -> tuple[Membership, .
     )
 
 
-def _sources(given: Input, wanted: frozenset[bytes] | None) -> Iterable[Address | None]:
+def _sources(given: Input, wanted: Collection[bytes] | None) -> Iterable[Address | None]:
     """From whom a group is joined; None: from anybody."""
+    if wanted is not None:
+        return map(ip_address, wanted)
     if given.sources and all(source.num_addresses == 1 for source in given.sources):
-        hosts = [source.network_address for source in given.sources]
-        return [host for host in hosts if wanted is None or host.packed in wanted]
-    if wanted is None:
-        return [None]
-    return [host for host in map(ip_address, sorted(wanted)) if _takes(given, host)]
-
-
-def _takes(given: Input, host: Address) -> bool:
-    among = not given.sources or any(host in network for network in given.sources)
-    return among and not any(host in network for network in given.exclude)
+        return [source.network_address for source in given.sources]
+    return [None]
 
 
 def only_wanted(rule: Rule, waiting: Sequence[str], wanted: Sequence[Groups]) -> Groups | None:
     """Of a range, the groups of the input that some output wants now; None: all of them."""
-    given, found = rule.input.address, Groups()
-    if isinstance(given, Address) or not given.is_multicast:
+    given, found = rule.input, Groups()
+    if isinstance(given.address, Address) or not given.address.is_multicast:
         return None
     for waits, output, groups in zip(waiting, rule.outputs, wanted, strict=True):
         if waits:
             continue
         if output.when is None:
             return None
-        offset = int(given.network_address) - int(first_address(output.address))
-        joins = 0
-        for group, sources in groups.items():
-            joins += _joins(sources)
-            if joins > JOINED_AT_MOST:
-                break
+        offset = int(given.address.network_address) - int(first_address(output.address))
+        for group, sources in islice(groups.items(), JOINED_AT_MOST):
             where = group + offset
-            if sources is None or len(sources) > SOURCES_AT_MOST:
+            before = found.get(where, ())
+            if sources is None or before is None:
                 found[where] = None
-            elif (before := found.get(where, sources)) is not None:
-                found[where] = before | sources
+            else:
+                taken = (each for each in sources if allows(given, ip_address(each)))
+                found[where] = tuple(dict.fromkeys((*before, *taken)))
+    return _bounded(found)
+
+
+def is_by_members(rule: Rule) -> bool:
+    """Whether the groups of a range are joined from the sources that members name."""
+    is_range = isinstance(rule.input.address, Network)
+    return is_range and all(o.when is not None and o.source == "keep" for o in rule.outputs)
+
+
+def _bounded(found: Groups) -> Groups:
+    """With as many joins by source as there may be, those first that were named first.
+
+    A group has one before others have more. Where that is not enough, it is joined from any source;
+    routers ignore that of source-specific groups (RFC 4604), so these keep some of their sources.
+    """
+    left = JOINED_AT_MOST - len(found)
+    for group, sources in found.items():
+        if sources is None:
+            continue
+        room = max(0, left) + 1
+        if is_source_specific(group):
+            found[group] = sources[:room]
+        elif len(sources) > min(room, SOURCES_AT_MOST):
+            found[group] = None
+            continue
+        left -= max(0, min(room, len(sources)) - 1)
     return found
 
 
-def _joins(sources: frozenset[bytes] | None) -> int:
-    return 1 if sources is None or len(sources) > SOURCES_AT_MOST else len(sources)
-
-
-def too_many(groups: Groups) -> str:
+def too_many(given: Input, groups: Groups) -> str:
     """Why some members of a range may get nothing: "" for no reason."""
-    if sum(map(_joins, groups.values())) <= JOINED_AT_MOST:
+    what, count = "groups", len(groups)
+    if count <= JOINED_AT_MOST and is_source_specific(given.address):
+        what, count = "groups and sources", sum(max(1, len(some or ())) for some in groups.values())
+    if count <= JOINED_AT_MOST:
         return ""
-    return f"more than {JOINED_AT_MOST} of its groups are wanted: so many are joined, and no more"
+    return f"more than {JOINED_AT_MOST} of its {what} are wanted: so many are joined, and no more"
 
 
 def _members(address: Address | Network) -> tuple[Address, ...] | None:

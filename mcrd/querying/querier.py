@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mcrd.addresses import is_source_specific
 from mcrd.model import Address
 from mcrd.querying.groups import NONE, Group, Question, Said, Sources, Times
 
@@ -157,7 +158,10 @@ class Querier:
             self.counts.ignored += 1
             if said is Said.BLOCK:
                 return
-            said, sources = Said.IS_EX, NONE  # somebody wants some of it: all of it, then
+            if is_source_specific(group):  # of which nobody gets all
+                sources = frozenset(sources & state.wanted.keys())
+            else:
+                said, sources = Said.IS_EX, NONE  # somebody wants some of it: all of it, then
         for question in state.hear(said, sources, now, self._times):
             self._ask_about(state, question, now)
 

@@ -212,11 +212,11 @@ def test_a_rule_whose_members_cannot_be_heard_says_why_and_tries_again(lab: Lab)
     assert "WARNING: rules.a: failed: IGMP querier on r1" in daemon.log()
 
 
-def forged(numbers: range) -> list[bytes]:
-    """Frames with joins of IGMPv2, each of another group from 238.0.0.0 on."""
+def forged(numbers: range, first: str = "238.0.0.0") -> list[bytes]:
+    """Frames with joins of IGMPv2, each of another group from the first one on."""
     host, frames = IPv4Address("10.2.0.9").packed, []
     for number in numbers:
-        group = IPv4Address("238.0.0.0") + number
+        group = IPv4Address(first) + number
         body = struct.pack("!BBH4s", 0x16, 0, 0, group.packed)
         body = body[:2] + checksum(body).to_bytes(2) + body[4:]
         header = struct.pack("!BBHHHBBH4s4s", 0x46, 0xC0, 32, 1, 0, 1, 2, 0, host, group.packed)

@@ -5,20 +5,27 @@
 from __future__ import annotations
 
 import json
+import socket
+from ipaddress import ip_address
 from itertools import count
 from operator import sub
 from typing import TYPE_CHECKING, Any
 
 from mcrd.observe.messages import igmp
+from mcrd.planning.resources import Membership
+from mcrd.sockets.membership import Memberships
+from tests.dataplane.frames import inject
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
+from tests.network.test_querier import forged
 from tests.network.test_rejoin import messages
 
 if TYPE_CHECKING:
     from tests.lab import Host, Lab, Mcrd
 
 IS_IN, IS_EX, TO_IN, TO_EX = 1, 2, 3, 4
+IGMP = ("r1", "igmp")
 ASKS = "\n".join(f"[interfaces.{name}]\nquerier = true\n" for name in ("r1", "r2"))
 WHEN = 'ttl=2 when="members"'
 RANGES = (
@@ -66,6 +73,43 @@ def kinds(frames: list[bytes], group: str) -> set[int]:
     reports = (igmp(body) for _, _, body in messages(frames))
     records = (record for report in reports if isinstance(report, tuple) for record in report)
     return {record.kind for record in records if str(record.group) == group}
+
+
+def test_a_source_specific_group_is_wanted_from_sources_alone(lab: Lab) -> None:
+    """A report for any source is ignored: routers would ignore a join of it (RFC 4604)."""
+    source, relay, sink = lab.hosts("source", "relay", "sink")
+    lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], sink, "k0", ["10.2.0.9/24"])
+    kept = f'r1 232.0.0.0/8 5000 {WHEN} source="keep"'
+    daemon = lab.mcrd(relay, rule("a", "r0 232.0.0.0/8 5000", kept) + ASKS)
+    group = "232.0.0.7"
+
+    def of_group() -> tuple[list[str], int]:
+        asked = json.loads(daemon.ctl("members", "--json").stdout)["asked"]
+        (here,) = (each for each in asked if (each["interface"], each["protocol"]) == IGMP)
+        found = [each["sources"] for each in here["groups"] if each["group"] == group]
+        return found[0] if found else [], here["malformed"]
+
+    wait_for(lambda: states(daemon) == ["idle"], "the rule to listen")
+    wanted, members = sorted(f"10.1.0.{n}" for n in range(2, 14)), Memberships()
+    with sink.inside():
+        where = ("k0", socket.if_nametoindex("k0"), ip_address(group))
+        for each in wanted:
+            members.join(Membership(*where, ip_address(each)))
+    wait_for(lambda: of_group() == (wanted, 0), "all to be known")
+    inject(sink, "k0", *forged(range(7, 8), "232.0.0.0"))
+    wait_for(lambda: of_group()[1] == 1, "the report to be counted")
+    assert of_group()[0] == wanted
+
+    def from_sources() -> int:
+        with relay.inside(), open("/proc/thread-self/net/mcfilter") as table:
+            return sum("0xe8000007" in line for line in table)
+
+    wait_for(lambda: from_sources() == 12, "each source to be joined")
+    source.send("s0", group, 5000, count=20, size=100)
+    wait_for(lambda: sent(daemon) == [20], "the stream to flow")
+    for membership in list(members):
+        members.leave(membership)
 
 
 def test_each_group_of_a_range_by_itself(lab: Lab) -> None:

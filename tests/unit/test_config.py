@@ -1446,6 +1446,15 @@ def test_source_specific_groups(group: str) -> None:
         "10.0.0.:1", "10.0.0.1"))) == ()  # fmt: skip
 
 
+def test_source_specific_groups_by_members_are_joined_from_the_sources_that_these_name() -> None:
+    given = 'interface = "eth0", port = 5, address = "232.1.0.0/16"'
+    kept = 'interface = "eth1", ttl = 2, when = "members", source = "keep"'
+    assert warnings(rule("a", given, kept)) == ()
+    for output in (kept.replace(', when = "members"', ""), kept.replace(', source = "keep"', "")):
+        assert "source-specific" in warnings(rule("a", given, output))[0]
+    assert len(warnings(rule("a", given.replace(".0.0/16", ".1.1"), kept))) == 1
+
+
 @pytest.mark.parametrize("group", ["233.1.1.1", "ff05::1", "ff35:40:fd00::1"])
 def test_groups_that_are_not_source_specific(group: str) -> None:
     assert warnings(inputs(f'port = 5, address = "{group}"')) == ()

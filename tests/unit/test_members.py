@@ -42,7 +42,7 @@ WORKER = Worker(Ingress("lo", 1))
 RANGE = ip_network("239.1.0.0/16")
 HERE = ip_address("127.0.0.1")
 TIMEOUT = 20.0
-SOMEBODY = planned.Wanted(True, frozenset())
+SOMEBODY = planned.Wanted(True, ())
 
 # In place of a worker: it does as it is told, and notes what that was.
 OBEDIENT = """

@@ -1429,7 +1429,7 @@ outputs = [
         ("", "1", "any", "any"),
         ("", "any", "1", "any"),
         ("", " ".join(map(str, range(1, 11))), "", " ".join(map(str, range(1, 11)))),
-        ("", " ".join(map(str, range(1, 12))), "", "any"),
+        ("", " ".join(map(str, range(1, 12))), "", " ".join(map(str, range(1, 12)))),
         ('exclude = ["10.0.0.2/31"]', "1 2 3", "", "1"),
         ('sources = ["10.0.0.2/31"]', "1 2 3", "", "2 3"),
         ('sources = ["10.0.0.2", "10.0.0.3"]', "1 2", "", "2"),
@@ -1450,7 +1450,7 @@ def test_a_group_of_a_range_is_joined_from_the_sources_that_members_want(
 
     found = Listeners()
     for index, group, wants in ((2, "232.2.0.7", first), (3, "232.1.0.7", second)):
-        some = frozenset(host(n).packed for n in wants.split() if n != "any")
+        some = tuple(host(n).packed for n in wants.split() if n != "any")
         if wants:
             found[index, ip_address(group)] = Wanted(wants == "any", some)
 
@@ -1462,9 +1462,62 @@ def test_a_group_of_a_range_is_joined_from_the_sources_that_members_want(
         Membership("eth0", 1, of_input, source) for source in expected
     ]
     config = parse(BY_MEMBERS, "f")
-    found = Listeners(
-        {(2, ip_address("232.2.0.7")): Wanted(False, frozenset({host("252").packed}))}
-    )
+    found = Listeners({(2, ip_address("232.2.0.7")): Wanted(False, (host("252").packed,))})
     assert needs(config.rules["a"], config, links, listeners=found).joins == (
         Membership("eth0", 1, of_input),
     )
+
+
+def joins_of(where: str, groups: dict[int, range]) -> dict[int, list[int | None]]:
+    """Of a range, groups by their number and from which sources, by theirs: both in their order."""
+    first, sources = ip_address(f"{where}.1.0.0"), ip_address("10.0.0.0")
+    text = BY_MEMBERS.replace('"members"', '"members", source = "keep"')
+    config = parse(text.replace("232.1.0.0", f"{where}.1.0.0"), "f")
+    link = Link("eth0", 1, True, True, 1500, 1)
+    links = {name: replace(link, name=name, index=at) for at, name in enumerate(INTERFACES, 1)}
+    found = Listeners(
+        {
+            (3, first + group): Wanted(False, tuple((sources + n).packed for n in hosts))
+            for group, hosts in groups.items()
+        }
+    )
+    entry = needs(config.rules["a"], config, links, listeners=found)
+    joined: dict[int, list[int | None]] = {}
+    for each in entry.joins:
+        named = int(each.source) - int(sources) if each.source is not None else None
+        joined.setdefault(int(each.group) - int(first), []).append(named)
+    return joined
+
+
+@pytest.mark.parametrize("where", ["232", "239"])
+def test_further_sources_of_some_groups_take_no_group_from_others(where: str) -> None:
+    wants = {group: range(1, 2) for group in range(900)}
+    assert joins_of(where, wants) == {group: [1] for group in wants}
+    joined = joins_of(where, wants | {group: range(1, 11) for group in range(103)})
+    assert list(joined) == list(wants)
+    assert sum(map(len, joined.values())) <= 1024
+    assert joined[0] == list(range(1, 11))
+    assert joined[102] == ([1] if where == "232" else [None])
+
+
+def test_a_source_specific_group_is_never_joined_from_any_source() -> None:
+    """Routers ignore that. What was named first stays, whatever else is named."""
+    joined = joins_of("232", {1: range(200, 0, -1), 2: range(1, 2000), 3: range(7, 9)})
+    assert joined[1] == list(range(200, 0, -1))
+    assert joined[2] == list(range(1, 824))
+    assert joined[3] == [7]
+    assert joins_of("239", {1: range(11)}) == {1: [None]}
+
+
+def test_two_outputs_have_no_more_sources_than_one() -> None:
+    first = ip_address("239.1.0.7")
+    text = BY_MEMBERS.replace('"members"', '"members", source = "keep"').replace("232.", "239.")
+    config = parse(text, "f")
+    link = Link("eth0", 1, True, True, 1500, 1)
+    links = {name: replace(link, name=name, index=at) for at, name in enumerate(INTERFACES, 1)}
+    ten = [tuple((ip_address("10.0.0.0") + n).packed for n in range(at, at + 10)) for at in (0, 10)]
+    found = Listeners({(3, first): Wanted(False, ten[0])})
+    assert len(needs(config.rules["a"], config, links, listeners=found).joins) == 10
+    found = Listeners({**found, (2, ip_address("239.2.0.7")): Wanted(False, ten[1])})
+    joins = needs(config.rules["a"], config, links, listeners=found).joins
+    assert joins == (Membership("eth0", 1, first),)

@@ -357,8 +357,8 @@ def test_interests_are_groups_and_ranges() -> None:
 
 def test_listeners_of_a_range_come_in_their_order() -> None:
     numbers = [7, 3, 200, 256, 5]
-    found = Listeners({(1, GROUP + number): Wanted(True, NONE) for number in numbers})
-    found[2, GROUP + 1] = Wanted(True, NONE)
+    found = Listeners({(1, GROUP + number): Wanted(True, ()) for number in numbers})
+    found[2, GROUP + 1] = Wanted(True, ())
     within = found.within(1, IPv4Network("239.1.1.0/24"))
     assert within == [GROUP + number for number in (7, 3, 200, 5)]
     assert found.within(1, IPv4Network("239.1.0.0/16")) == [GROUP + number for number in numbers]
@@ -399,3 +399,16 @@ def test_who_takes_the_place_of_another_starts_if_it_is_elected(
     assert after.elected is elected
     times = [now for now in range(4, 200) for _ in after.due(float(now))]
     assert times == ([4, 36, 161] if elected else [])  # two as a start, then one every 125 s
+
+
+def test_of_too_many_sources_a_source_specific_group_keeps_those_that_are_known() -> None:
+    """Another group is wanted from any then."""
+    for group, is_any in ((IPv4Address("232.1.1.1"), False), (GROUP, True)):
+        querier = Querier(US, asks=True, newest=3)
+        querier.hear(group, Said.IS_IN, those("ab"), 0.0)
+        many = frozenset(number.to_bytes(4) for number in range(SOURCES))
+        querier.hear(group, Said.IS_IN, many | those("a"), 100.0)
+        assert querier.counts.ignored == 1
+        assert (querier.groups[group].until > 0) is is_any
+        querier.expire(TIMES.membership + 1)
+        assert list(querier.groups[group].wanted) == ([] if is_any else [A])
