@@ -19,6 +19,7 @@ from mcrd.model import (
 )
 from mcrd.planning.links import Link, Lookup, Way, lookup
 from mcrd.planning.needs import HEARD_ON, needs
+from mcrd.planning.receptions import is_by_members
 from mcrd.planning.resources import (
     Egress,
     GroupProtocol,
@@ -94,9 +95,16 @@ class Demand:
         return len({(each.index, each.group) for each in self._joined(version)})
 
     def joining(self, version: int, *, by_source: bool = False) -> set[str]:
-        """Interfaces on which groups are joined, or only those for single sources (SSM)."""
+        """Interfaces on which groups are joined, or only those for single sources (SSM).
+
+        Of these, also where groups are joined when members come, from the sources that they name.
+        """
         joined = self._joined(version)
-        return {each.interface for each in joined if each.source is not None or not by_source}
+        if not by_source:
+            return {each.interface for each in joined}
+        inputs = (rule.input for rule in self.rules() if is_by_members(rule))
+        later = {given.interface for given in inputs if given.address.version == version}
+        return {each.interface for each in joined if each.source is not None} | later
 
     def ipv6_interfaces(self) -> list[str]:
         """Interfaces that need IPv6: for joins, for neighbours that ask, and for what is sent."""

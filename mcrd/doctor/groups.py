@@ -18,7 +18,7 @@ from mcrd.words import few
 
 CHECK = "querier"
 PROTOCOLS = {4: "igmp", 6: "mld"}
-OLDER = {4: "IGMPv2", 6: "MLDv1"}  # whose reports go to routers' ports alone (RFC 4541, 2.1.1)
+OLDER = {4: "IGMPv2", 6: "MLDv1"}  # whose reports alone a Linux bridge sends to routers' ports
 SHOWN, MORE = 4, ", and {} more"
 FORGET = "switches that snoop forget who wants a group: the stream ends, or goes everywhere"
 
@@ -82,7 +82,8 @@ def _of(
         value = f"nobody on {name} asks who wants groups ({what})"
     elif by_members:
         value = f"another one asks on {name} who wants groups ({what}), if anybody does"
-        why = f"a switch may show reports of {OLDER[version]} to that one alone: `when` misses them"
+        some = f"a Linux bridge those of {OLDER[version]}"
+        why = f"a switch may show reports to that one alone, {some}: `when` misses them"
         yield Finding(CHECK, "unknown", value, why, f"{asks}, if there is such a switch")
         return
     else:

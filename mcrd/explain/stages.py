@@ -58,7 +58,8 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
         if state == "idle":
             remedy = (
                 "join there; `mcrctl members` shows who has, and who asks: a switch may show"
-                " reports of IGMPv2 and MLDv1 to that one alone (`when` in mcr.toml(5))"
+                " reports to that one alone, a Linux bridge those of IGMPv2 and MLDv1"
+                " (`when` in mcr.toml(5))"
             )
         yield Finding("file", "state", "note" if told else "no", text, remedy)
 

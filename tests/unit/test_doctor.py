@@ -408,9 +408,13 @@ def test_the_backlog(host: MakeHost, dropped: str, size: str, expected: list[str
 def test_the_version_of_igmp_that_is_forced(
     host: MakeHost, settings: dict[str, str], remedy: str
 ) -> None:
-    ssm = demand(rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT))
-    (found,) = sysctls.igmp_version(host(settings), ssm, running())
-    assert (found.verdict == "trouble", remedy in found.remedy) == (bool(remedy), True)
+    kept = 'r1 232.1.0.0/16 5000 ttl=2 when="members" source="keep"'
+    for ssm in (
+        demand(rule("a", 'r0 232.1.1.1 5000 sources=["10.1.0.1"]', SENT)),
+        demand(rule("a", "r0 232.1.0.0/16 5000", kept)),  # when members come
+    ):
+        (found,) = sysctls.igmp_version(host(settings), ssm, running())
+        assert (found.verdict == "trouble", remedy in found.remedy) == (bool(remedy), True)
     # Without sources, only the version without a leave is one.
     any_source = demand(rule("a", TAKEN, SENT))
     assert verdicts(sysctls.igmp_version(host(settings), any_source, running())) == ["ok"]
