@@ -30,7 +30,7 @@ from mcrd.daemon.families import Snapshot
 from mcrd.daemon.metrics import Metrics
 from mcrd.daemon.planner import Planner
 from mcrd.daemon.rulefile import RuleFile
-from mcrd.daemon.since import Since
+from mcrd.daemon.since import Moment, Since, see
 from mcrd.errors import words
 from mcrd.lanes.queriers import Asking
 from mcrd.looks import Look
@@ -198,19 +198,19 @@ class Commands:
     async def stats(self, arguments: Arguments) -> counters.Stats:
         """All counters, or those of a rule and of its input interface; or what is not as it was.
 
-        Others have their turn meanwhile: there may be thousands of rules.
+        Others have their turn while rules are counted: there may be thousands.
         """
         name, since = arguments.get("name"), arguments.get("since")
         if name is not None or not isinstance(since, int):
-            return await self._count(counters.Stats(), self._named(name), name is not None)
-        flows = self._since.look(self.planner, self.alarms)
-        rules = self.planner.config.rules
+            moment = self._see(self._named(name))
+            return await self._count(counters.Stats(), moment, name is not None)
+        moment, flows = self._since.look(self.planner, self.alarms)
         found = counters.Stats(cursor=self._since.cursor)
         if self._since.knows(since):
-            changed = self._since.changed(since)
-            rules, found.since = {name: rules[name] for name in changed}, since
+            rules = {name: moment.rules[name] for name in self._since.changed(since)}
+            found.since, moment = since, moment._replace(rules=rules)
             found.rates = {name: flow for name, flow in flows.items() if name not in rules}
-        return await self._count(found, rules)
+        return await self._count(found, moment)
 
     async def snapshot(self) -> Snapshot:
         """What the metrics show."""
@@ -223,7 +223,10 @@ class Commands:
         for _, asking in self._asking():
             found.asked.append(asking.told())
             await asyncio.sleep(0)
-        return await self._count(found, self.planner.config.rules)
+        return await self._count(found, self._see(self.planner.config.rules))
+
+    def _see(self, rules: Mapping[str, Rule]) -> Moment:
+        return see(self.planner, self.alarms, rules, self.planner.now(rules))
 
     def _names(self) -> dict[str, answers.HostName]:
         """The names of receivers, with what DNS has of them."""
@@ -232,21 +235,18 @@ class Commands:
             for name, found in self.planner.estate.handover.resolved.items()
         }
 
-    async def _count(self, found: Found, given: Mapping[str, Rule], is_one: bool = False) -> Found:
+    async def _count(self, found: Found, moment: Moment, is_one: bool = False) -> Found:
         """Count these rules, and all interfaces or those of the one."""
-        planner = self.planner
-        states, ledger, silent = planner.now(given), planner.estate.ledger, self.alarms.silent
-        faults = self.alarms.faults_of_legs()
+        rules, states, silent, faults, links = moment
+        planner, ledger = self.planner, self.planner.estate.ledger
         switched = switches.Inputs(planner.config.rules, ledger)
-        for number, (key, rule) in enumerate(given.items(), 1):
-            found.rules[key] = report.rule_counts(
-                rule, states[key], ledger, silent, planner.links.now
-            )
+        for number, (key, rule) in enumerate(rules.items(), 1):
+            found.rules[key] = report.rule_counts(rule, states[key], ledger, silent, links)
             found.rules[key].leg_faults = faults.get(key, [])
             found.rules[key].switch = switched.of(rule)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        here = (names.real(r.input.interface, planner.links.now) for r in given.values())
+        here = (names.real(rule.input.interface, links) for rule in rules.values())
         report.add_rings(found, planner.estate, frozenset(here) if is_one else None)
         found.uptime_s = self._uptime()
         return found

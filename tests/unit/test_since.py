@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import time
 from dataclasses import replace
@@ -13,17 +14,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mcrd.addresses import target
+from mcrd.answers import Changes
+from mcrd.beside.lookout import Watcher
 from mcrd.daemon.alarms import Alarms
+from mcrd.daemon.commands import AT_ONCE, Commands
 from mcrd.daemon.planner import Planner
+from mcrd.daemon.rulefile import RuleFile
 from mcrd.daemon.since import Since
 from mcrd.lanes.segment import Segment
 from mcrd.model import Config, Input, Output, Rule, Switch
+from mcrd.observe.listener import Listener
+from mcrd.planning.links import Link
 from mcrd.planning.resources import Ingress, Ring
 from mcrd.sockets.lost import Lost
+from mcrd.systemd.notify import Notify
+from mcrd.tasks import Tasks
 from tests.unit.test_stats import Pen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 ADDRESS = ip_address("239.1.1.1")
 
@@ -85,6 +95,12 @@ class Daemon:
         return self.pen.view.switches[self.slots[name]]
 
 
+@pytest.fixture(autouse=True)
+def each_look_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon after the last one."""
+    monkeypatch.setattr("mcrd.daemon.since.AGAIN", 0.0)
+
+
 @pytest.fixture
 def two() -> Iterator[Daemon]:
     """Two rules of two outputs each."""
@@ -99,6 +115,14 @@ def legs() -> Iterator[Daemon]:
     made = Daemon(*(a_rule(f"tv@{leg}", switch=Switch(0.5)) for leg in (1, 2, 3)), a_rule("door"))
     yield made
     made.end()
+
+
+@pytest.fixture
+def many() -> Daemon:
+    """More rules than are counted in one piece, or two; their worker has ended."""
+    made = Daemon(*(a_rule(f"r{number}", silence=1.0) for number in range(2 * AT_ONCE + 1)))
+    made.end()
+    return made
 
 
 def test_each_loss_is_a_change_of_its_rule_alone(two: Daemon) -> None:
@@ -212,6 +236,66 @@ def test_one_client_takes_no_change_from_another(two: Daemon) -> None:
     assert two.changed(first) == ["camera", "door"]
     assert not two.since.knows(first - 1)
     assert not two.since.knows(two.since.cursor + 1)
+
+
+def test_one_look_does_for_all_who_ask_right_after_it(
+    two: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcrd.daemon.since.AGAIN", 3600.0)
+    first, found = two.look(), two.since.look(two.planner, two.alarms)
+    two.pen.rule_limited(two.slots["camera"], 1)
+    assert two.since.look(two.planner, two.alarms) is found
+    assert two.changed(first) == []
+    two.want(*two.planner.config.rules.values())  # other rules: nobody waits for them
+    assert two.changed(first) == ["camera"]
+
+
+def test_what_comes_and_is_over_between_two_looks_is_not_told(many: Daemon, tmp_path: Path) -> None:
+    """Nothing would take it back: rules are counted in pieces, all as they were at the look."""
+
+    async def scenario() -> None:
+        commands = commands_of(many, tmp_path)
+        planner, last = many.planner, f"r{2 * AT_ONCE}"
+        assert (await commands.stats({"since": 0})).rules[last].silent is False
+        answer = asyncio.create_task(commands.stats({"since": 0}))
+        await asyncio.sleep(0)  # it has counted the first rules
+        many.alarms.silent.add(last)
+        planner.links.now = {"eth0": Link("renamed", 2, True, True, 1500, 1)}
+        found = await answer
+        many.alarms.silent.clear()
+        assert len(found.rules) == 2 * AT_ONCE + 1
+        assert found.rules[last].silent is False
+        assert found.rules[last].interface_now is None
+        told = await commands.stats({"since": found.cursor})
+        assert told.rules.keys() == found.rules.keys()  # the interface is still there, and is told
+        commands.listener.close()
+        await planner.estate.close()
+
+    asyncio.run(scenario())
+
+
+def commands_of(daemon: Daemon, directory: Path) -> Commands:
+    """What answers by these rules."""
+    planner, tasks = daemon.planner, Tasks()
+    holdings = planner.estate.holdings
+
+    async def settle(call: Callable[[], None]) -> None:
+        call()
+
+    async def reload(_: str) -> Changes:
+        return Changes()
+
+    return Commands(
+        planner=planner,
+        file=RuleFile(directory / "mcr.toml", tasks, lambda: None),
+        notify=Notify(),
+        alarms=daemon.alarms,
+        watcher=Watcher(holdings.ring_inodes, holdings.output_inodes),
+        listener=Listener(),
+        tasks=tasks,
+        reload=reload,
+        settle=settle,
+    )
 
 
 def test_silence_is_a_change(two: Daemon) -> None:
