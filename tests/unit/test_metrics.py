@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import gzip
 import resource
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -199,7 +199,7 @@ def test_those_who_wait_for_the_same_share_it() -> None:
 def test_a_thread_that_cannot_start_is_said_and_the_next_scrape_has_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(_: threading.Thread) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     called: list[tuple[str, ...]] = []
@@ -214,7 +214,7 @@ def test_a_thread_that_cannot_start_is_said_and_the_next_scrape_has_one(
     async def scenario() -> None:
         async with serving() as daemon:
             with monkeypatch.context() as patch:
-                patch.setattr(threading.Thread, "start", refuse)
+                patch.setattr(_thread, "start_new_thread", refuse)
                 for _ in range(2 * web.CLIENTS):
                     head, _ = await daemon.ask("GET /metrics HTTP/1.1\n\n")
                     assert head.startswith("HTTP/1.1 503 ")

@@ -277,11 +277,16 @@ def test_what_a_worker_had_in_hand_is_told_once(segment: Segment, pen: Pen) -> N
     pen.view.in_hand[3] = (slot, 100, 7, 2)
     pen.view.in_hand[4] = (lib.MCRD_OUTPUT_SLOTS, 1, 5, 0)
     pen.view.in_hand[5] = (slot, 2**32 - 1, 1, 2**32 - 1)
+    pen.view.submitted = 1
     for _ in range(2):
         segment.end_in_hand()
         found = segment.output(slot)
         assert found.sent == Traffic(3, 200 + 2**32 - 1)
-        assert found.dropped["crashed"] == 5
+        assert (found.dropped["crashed"], segment.sent) == (5, 3)
+    pen.view.in_hand[3] = (slot, 100, 7, 2)
+    pen.view.submitted = 0
+    segment.end_in_hand()
+    assert (segment.output(slot).dropped["crashed"], segment.sent) == (12, 3)
 
 
 def test_no_two_owners_have_one_slot() -> None:
