@@ -139,8 +139,9 @@ def test_frames_of_real_senders_and_what_becomes_of_them(tmp_path: Path) -> None
 
 
 @pytest.mark.long
-def test_readers_survive_many_mutations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", range(int(os.environ.get("MCRD_FUZZ", "1"))))
+def test_readers_survive_many_mutations(tmp_path: Path, piece: int) -> None:
     """Others in each run; the seed is printed."""
     seed = str(random.randrange(1, 1 << 32))
-    print("seed", seed)
-    fuzz_readers(tmp_path, str(5_000_000 * int(os.environ.get("MCRD_FUZZ", "1"))), seed)
+    print("piece", piece, "seed", seed)
+    fuzz_readers(tmp_path, "5000000", seed)
