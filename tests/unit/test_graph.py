@@ -51,6 +51,12 @@ MEMBERS = Members(asked=[Asked("eth2", "igmp", "10.0.0.1", elected=True)])
 SHOWN = picture(STATS, MEMBERS)
 
 
+def test_inputs_of_one_stream_are_its_own_and_rules_of_a_pattern_are_not() -> None:
+    bridge = RuleCounts("br-1", "br-1", "active")
+    assert picture(Stats(rules={"all@br-1": bridge}), MEMBERS).rules["all@br-1"].stream == ""
+    assert {SHOWN.rules[f"news@eth{n}"].stream for n in (0, 3)} == {"news"}
+
+
 def test_a_rule_has_its_rate_state_and_losses() -> None:
     camera = SHOWN.rules["camera"]
     assert (camera.packets, camera.bits, camera.lost) == (2000, 16_000_000, {"rate_limited": 3})
