@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -41,8 +42,14 @@ def started(host: Host, name: str, *command: str) -> tuple[Path, subprocess.Pope
 
 
 def said(path: Path, pattern: str) -> Callable[[], list[str]]:
-    """What a program has written, as far as it matches."""
-    return lambda: re.findall(pattern, path.read_text(errors="replace"), re.MULTILINE)
+    """What a program has written, as far as it matches; nothing before there is such a file."""
+
+    def found() -> list[str]:
+        with suppress(FileNotFoundError):
+            return re.findall(pattern, path.read_text(errors="replace"), re.MULTILINE)
+        return []
+
+    return found
 
 
 def test_traps_to_three_collectors(lab: Lab) -> None:

@@ -138,8 +138,8 @@ def test_the_past_of_a_rule_and_its_journal_are_there_while_the_daemon_hangs(
 ) -> None:
     answers.hangs = True
     for about in ("before that is known", "after"):
-        with ThreadPoolExecutor(17) as pool:
-            asked = [pool.submit(web.get, "/rule/camera") for _ in range(16)]
+        with ThreadPoolExecutor(5) as pool:
+            asked = [pool.submit(web.get, "/rule/camera") for _ in range(4)]
             journal = pool.submit(web.get, "/journal/camera")
         for each in asked:
             status, _, body = each.result()
