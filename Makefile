@@ -10,7 +10,8 @@
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
 #   make faults      system calls of the daemon fail, one at a time, in an order that it prints (needs
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
-#   make fuzz        what strangers write, and frames, changed at random. ROUNDS=100
+#   make fuzz        frames, files, messages, requests and answers, changed at random (those of
+#                    clients and servers need root). ROUNDS=100
 #   make page        builds the page of mcrd-web from web/ (needs node and npm)
 #   make test-web    the page in browsers (needs root, chromium, firefox-esr, node and npm)
 #   make screenshot  docs/web.png, of the demo's network (needs root and chromium)
@@ -87,7 +88,8 @@ faults: setup
 
 fuzz: setup
 	@MCRD_FUZZ=$(or $(ROUNDS),20) $(PYTEST) --long -k "mutations or harm" \
-		tests/dataplane/test_c.py tests/dataplane/test_dissected.py tests/unit/test_readers.py $(ARGS)
+		tests/dataplane/test_c.py tests/dataplane/test_dissected.py tests/unit/test_readers.py \
+		tests/network/test_strangers.py tests/web/test_limits.py $(ARGS)
 
 web/node_modules: web/package-lock.json
 	$(AS_OWNER) npm --prefix web ci --silent --ignore-scripts

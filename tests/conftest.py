@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 import signal
 import subprocess
 import tempfile
@@ -43,6 +44,13 @@ LIMIT, LIMIT_LONG = int(300 * SLOWNESS), int(1800 * SLOWNESS)
 # No database: the examples that it keeps would be root's under sudo.
 settings.register_profile("mcrd", database=None, deadline=None)
 settings.load_profile("mcrd")
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    return random.Random(seed)
 
 
 @pytest.fixture(params=["io_uring", "poll"])

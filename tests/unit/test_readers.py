@@ -8,8 +8,6 @@ What is done to it goes by a seed, which a failure prints.
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -30,8 +28,10 @@ from mcrd.convert import ForeignError, draft_of, fit, toml
 from mcrd.observe.heard import Heard
 from mcrd.observe.messages import Error, MalformedError, Query, Record, icmp, igmp, mld
 from mcrd.observe.returned import Returned
+from tests.mutations import ROUNDS, wrong, wrong_text
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
     from pathlib import Path
 
@@ -39,14 +39,9 @@ if TYPE_CHECKING:
     from mcrd.observe.messages import Message
 
 CHANGES = {5: "allow", 6: "block"}  # types of records (RFC 3376, 4.2.12)
-ROUNDS = int(os.environ.get("MCRD_FUZZ", "1"))
 HOSTS = {4: ip_address("10.1.0.9"), 6: ip_address("fe80::9")}
 READ: dict[int, Callable[[bytes], Message]] = {4: igmp, 6: mld}
 
-OTHERS = (
-    *("-1", "0", "65536", "239.1.1.1/33", "ff15::1", "eth0", "''", '"', "[", "]", "{", "}", "="),
-    *(",", "#", "\\", "\0", "ü", "1e400", "nan"),
-)
 RULES = """
 [daemon]
 watch = true
@@ -147,51 +142,6 @@ def error(dice: random.Random, version: int) -> tuple[bytes, Error]:
     ) / about
     kind = 3 if version == 4 else 1
     return bytes(made), Error(kind, code, ip_address(here), ip_address(to), port)
-
-
-@pytest.fixture
-def dice() -> random.Random:
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    return random.Random(seed)
-
-
-def wrong(data: bytes, dice: random.Random) -> bytes:
-    """Some bytes are others, more, or missing."""
-    changed = bytearray(data)
-    for _ in range(dice.choice((1, 1, 2, 4))):
-        at = dice.randrange(len(changed) + 1)
-        match dice.randrange(4):
-            case 0:
-                changed[at : at + 1] = dice.randbytes(1)
-            case 1:
-                changed[at : at + 2] = dice.choice((0, 1, 255, 256, 65535)).to_bytes(2)
-            case 2:
-                del changed[at : at + dice.choice((1, 4, 1000))]
-            case _:
-                changed[at:at] = dice.randbytes(dice.choice((1, 4, 16)))
-    return bytes(changed)
-
-
-def wrong_text(text: str, dice: random.Random) -> str:
-    """Some words are others, more, or missing; sometimes a character."""
-    words = text.replace("\n", " \n ").split(" ")
-    for _ in range(dice.choice((1, 1, 2, 5))):
-        at = dice.randrange(len(words))
-        match dice.randrange(5):
-            case 0:
-                words[at] = dice.choice(OTHERS)
-            case 1:
-                words[at] = dice.choice(words)
-            case 2:
-                del words[at : at + dice.choice((1, 1, 3))]
-                words = words or [""]
-            case 3:
-                words[at:at] = dice.choices(words, k=dice.choice((1, 3)))
-            case _:
-                place = dice.randrange(len(words[at]) + 1)
-                words[at] = words[at][:place] + dice.choice("0:=[\"'.é") + words[at][place + 1 :]
-    return " ".join(words)
 
 
 def problems_of(text: str) -> tuple[Problem, ...]:

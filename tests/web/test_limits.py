@@ -9,15 +9,20 @@ import resource
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab import wait_for
+from tests.mutations import ROUNDS, wrong
 from tests.web.serving import Answers, Web, events, rule
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
 from mcrd.web import connections
 from mcrd.web.live import INTERVAL, SHARE
+
+if TYPE_CHECKING:
+    import random
 
 
 def test_a_flood_of_connections_and_requests_is_bounded(web: Web) -> None:
@@ -40,6 +45,31 @@ def test_a_flood_of_connections_and_requests_is_bounded(web: Web) -> None:
             found |= _at_once(web, 100)
     assert found == {b"404", b"429"}
     wait_for(lambda: web.get("/state")[0] == 200, "the flood to be over")
+
+
+def test_no_request_does_harm(web: Web, dice: random.Random) -> None:
+    """Almost right ones by a seed: an answer or none, and it goes on."""
+    right = [
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode()
+        for method, more in (("GET", ""), ("GET", "Accept-Encoding: gzip\r\n"), ("HEAD", ""))
+        for path in ("/", "/state", "/rule/camera", "/journal/camera", "/events", "/explain/camera")
+    ]
+    right += [text.replace(b"GET", b"POST") for text in right if b"explain" in text]
+    before, seen = len(list(Path(f"/proc/{web.process.pid}/fd").iterdir())), set[bytes]()
+    for _ in range(200 * ROUNDS):
+        with socket.socket() as sock:
+            sock.settimeout(0.05)
+            sock.connect(("127.0.0.1", web.port))
+            with contextlib.suppress(OSError):  # what looks unfinished gets none
+                sock.sendall(wrong(dice.choice(right), dice))
+                answer = sock.recv(100)
+                assert not answer or answer.startswith(b"HTTP/"), answer
+                seen.add(answer[9:12])
+    wait_for(lambda: web.get("/state")[0] == 200, "an answer")
+    assert {b"200", b"400"} <= seen
+    descriptors = Path(f"/proc/{web.process.pid}/fd")
+    wait_for(lambda: len(list(descriptors.iterdir())) <= before + 2, "the clients to go", 200)
+    assert "Traceback" not in web.errors.read_text()
 
 
 def _at_once(web: Web, number: int) -> set[bytes]:
