@@ -228,7 +228,8 @@ def _refuse(sequence: int, why: Exception | str) -> None:
 
 
 def _answer(answer: messages.Answer) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the supervisor has gone: worker_run() will tell
+    # The supervisor has gone, or read no more of it: worker_run() will tell.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         os.write(CHANNEL, messages.encode(answer))
 
 

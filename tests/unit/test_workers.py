@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from mcrd.dataplane._dataplane import lib
 
+from mcrd.dataplane import messages, worker
 from mcrd.lanes import process as workers
 from mcrd.lanes import spawn
 from mcrd.lanes.process import WorkerProcess, link_layer
@@ -114,3 +116,18 @@ def test_one_that_hangs_and_cannot_be_ended_is_said_once(caplog: pytest.LogCaptu
         await asyncio.wait_for(reaped(process), 10.0)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_an_answer_to_a_supervisor_that_has_gone_is_no_error(
+    read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it had read all that the worker said, or not: then the kernel says ECONNRESET."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(worker, "CHANNEL", ours.fileno())
+    with ours:
+        worker._answer(messages.Done(1))  # noqa: SLF001
+        with theirs:
+            if read:
+                theirs.recv(messages.LARGEST)
+        worker._answer(messages.Done(2))  # noqa: SLF001
