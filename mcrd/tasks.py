@@ -128,6 +128,10 @@ def log_uncaught(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     Not each time: a callback of the loop may fail again and again.
     """
     error, message = context.get("exception"), str(context.get("message"))
+    if error is not None:
+        # The loop's own frame and the error name each other, until the collector comes, which is
+        # seldom. What the others hold would stay open: a connection, for one.
+        traceback.clear_frames(error.__traceback__)
     text = f"{message}: {error!r}" if error is not None else message
     about = f"{type(error).__name__}: {message[:40]}"
     tell(log, logging.ERROR, "unexpected", "%s", text, task=about)

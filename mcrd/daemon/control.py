@@ -21,6 +21,7 @@ import msgspec
 from mcrd.answers import PROTOCOL, Reply
 from mcrd.client import CONNECT_TIMEOUT, ControlError
 from mcrd.daemon.audit import Peer, tell_asked, trusted
+from mcrd.daemon.door import Connection, Door
 from mcrd.errors import WANTING, with_remedy, words
 from mcrd.events import tell
 from mcrd.tasks import describe
@@ -28,6 +29,8 @@ from mcrd.tasks import describe
 REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
 LOOK_AFTER = 0.1  # seconds between two looks whether a client is still there
+BACKLOG = 100  # connections that wait for the loop
+AT_ONCE = 16  # that are accepted before others have their turn
 MODE = 0o660
 
 log = logging.getLogger(__name__)
@@ -61,8 +64,7 @@ class Server:
         self._handler = handler
         self._guarded = guarded
         self._lasting = lasting
-        self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[None]] = set()
+        self._door: Door | None = None
         self._made_directory = False
 
     async def start(self) -> None:
@@ -71,24 +73,22 @@ class Server:
             if not self._path.parent.exists():
                 self._path.parent.mkdir(mode=0o755)
                 self._made_directory = True
-            sock = self._bind()
+            with contextlib.ExitStack() as undo:
+                sock = undo.enter_context(self._bind())
+                undo.callback(self._path.unlink, missing_ok=True)
+                sock.listen(BACKLOG)
+                self._door = Door("control socket", sock, self._accept, REQUEST_LARGEST, AT_ONCE)
+                undo.pop_all()
         except OSError as error:
             self._remove_directory()
             why = with_remedy(error) if error.errno in WANTING else words(error)
             raise ControlError(f"control socket {self._path}: {why}") from None
-        self._server = await asyncio.start_unix_server(
-            self._accept, sock=sock, limit=REQUEST_LARGEST
-        )
 
     async def stop(self) -> None:
         """Close the socket and drop its clients."""
-        if self._server is None:
+        if self._door is None:
             return
-        self._server.close()
-        clients = tuple(self._clients)
-        for client in clients:
-            client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
+        await self._door.stop()
         self._path.unlink(missing_ok=True)
         self._remove_directory()
 
@@ -122,29 +122,17 @@ class Server:
             os.umask(mask)
         return sock
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._clients.add(task)
-        try:
-            await self._serve(reader, writer, Peer.of(writer.get_extra_info("socket")))
-        except (TimeoutError, OSError, ValueError):
-            # Silent for too long, gone, or a line without end. What it did not read is not kept.
-            writer.transport.abort()
-        except asyncio.CancelledError:
-            pass  # the daemon ends; asyncio would report it as an error
-        finally:
-            self._clients.discard(task)
-            writer.close()
+    async def _accept(self, client: Connection) -> None:
+        # Silent for too long, gone, or a line without end. What it did not read is not kept.
+        with contextlib.suppress(TimeoutError, ConnectionError, ValueError):
+            await self._serve(client, Peer.of(client.socket))
 
-    async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
-    ) -> None:
-        while line := await asyncio.wait_for(reader.readline(), CLIENT_TIMEOUT):
-            writer.write(await self._answer(line, peer, writer) + b"\n")
-            await asyncio.wait_for(writer.drain(), CLIENT_TIMEOUT)
+    async def _serve(self, client: Connection, peer: Peer) -> None:
+        while line := await asyncio.wait_for(client.line(), CLIENT_TIMEOUT):
+            answer = await self._answer(line, peer, client.socket) + b"\n"
+            await asyncio.wait_for(client.send(answer), CLIENT_TIMEOUT)
 
-    async def _answer(self, line: bytes, peer: Peer, writer: asyncio.StreamWriter) -> bytes:
+    async def _answer(self, line: bytes, peer: Peer, client: socket.socket) -> bytes:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -155,7 +143,7 @@ class Server:
                 return _encode(Reply(errors=[f"{request.command} is for {trusted()}"]))
         try:
             if request.command in self._lasting:
-                return _encode(Reply(await self._while_asked(request, writer)))
+                return _encode(Reply(await self._while_asked(request, client)))
             return _encode(Reply(await self._handler(request)))
         except ControlError as error:
             return _encode(Reply(errors=list(error.lines), logged=error.logged))
@@ -168,12 +156,12 @@ class Server:
                 return _encode(Reply(errors=[f"{request.command}: {with_remedy(error)}"]))
             return _encode(Reply(errors=[f"internal error: {error!r}"]))
 
-    async def _while_asked(self, request: Request, writer: asyncio.StreamWriter) -> Any:
+    async def _while_asked(self, request: Request, client: socket.socket) -> Any:
         """End the request, by _GoneError, when nobody is there to read the answer."""
         task = asyncio.ensure_future(self._handler(request))
         try:
             while not (await asyncio.wait({task}, timeout=LOOK_AFTER))[0]:
-                if _has_hung_up(writer.get_extra_info("socket")):
+                if _has_hung_up(client):
                     raise _GoneError
             return task.result()
         finally:

@@ -35,6 +35,7 @@ from mcrd.planning.resources import (
     Ring,
 )
 from mcrd.querying.groups import Group
+from mcrd.sockets.common import or_close
 from mcrd.sockets.ingress import IngressSocket
 from mcrd.systemd.store import Identity, Store, identity
 
@@ -199,11 +200,8 @@ class _Heir:
 
     def _add_egress(self, egress: Egress, sock: socket.socket) -> None:
         """Add a socket, unless it was disconnected after the index was made."""
-        try:
+        with contextlib.suppress(OSError), or_close(sock):
             sock.getpeername()
-        except OSError:
-            sock.close()
-        else:
             self._holdings.add_egress(egress, sock)
 
     def _take_ingress(self, ingress: Ingress, all_kept: list[tuple[Ring, KeptRing]]) -> None:
@@ -241,11 +239,16 @@ class _Heir:
     def _ring(self, kept: KeptRing) -> IngressSocket:
         small, large, tally, _ = kept.descriptors
         geometry, large_geometry = unpack(kept.geometry), unpack(kept.large_geometry)
-        first, second = self._socket(small), self._socket(large)
-        if first is None or second is None:
-            raise ValueError("not a packet socket")
-        made = IngressSocket(geometry, large_geometry, (first, second), self._unused[tally])
-        del self._unused[tally]
+        with contextlib.ExitStack() as undo:
+            first, second = (
+                undo.enter_context(sock) if (sock := self._socket(what)) is not None else None
+                for what in (small, large)
+            )
+            if first is None or second is None:
+                raise ValueError("not a packet socket")
+            made = IngressSocket(geometry, large_geometry, (first, second), self._unused[tally])
+            del self._unused[tally]
+            undo.pop_all()
         return made
 
     def _segment(self, kept: KeptRing) -> tuple[Segment, bool]:
@@ -258,7 +261,11 @@ class _Heir:
         except ValueError as error:
             self.misfits[str(error)] += 1
             made = Segment()
-            made.continue_from(number)
+            try:
+                made.continue_from(number)
+            except BaseException:
+                made.close()
+                raise
             return made, False
         del self._unused[what]
         try:

@@ -9,6 +9,7 @@ the one that was idle longest makes room for a new one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import NamedTuple
 
+from mcrd.daemon.door import Connection, Door
 from mcrd.sockets.common import or_close
 
 CLIENTS = 32  # connections at once: less than what is kept of descriptors for such things
@@ -60,7 +62,7 @@ class RefusedError(Exception):
 @dataclass(slots=True, eq=False)
 class _Client:
     task: asyncio.Task[None]
-    writer: asyncio.StreamWriter
+    connection: Connection
     stage: str = "asks"  # then "waits", then "reads"
     since: float = 0.0  # when it was last seen to do something
 
@@ -70,7 +72,7 @@ class Server:
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._server: asyncio.Server | None = None
+        self._door: Door | None = None
         self._clients: dict[asyncio.Task[None], _Client] = {}
 
     async def start(self, host: str, port: int) -> None:
@@ -78,12 +80,12 @@ class Server:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with or_close(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # What is accepted has these as well (tcp(7)).
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.bind((host, port))
-            self._server = await asyncio.start_server(
-                self._accept, sock=sock, limit=REQUEST_LARGEST, backlog=AT_ONCE
-            )
             sock.listen(BACKLOG)
+            self._door = Door("metrics", sock, self._accept, REQUEST_LARGEST, AT_ONCE)
 
     def stages(self) -> list[str]:
         """What the clients are at: each asks, waits for its answer, or reads it."""
@@ -91,31 +93,21 @@ class Server:
 
     async def stop(self) -> None:
         """Listen no more, and drop its clients."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        tasks = tuple(self._clients)
-        for client in tuple(self._clients.values()):
-            self._drop(client)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        door, self._door = self._door, None
+        if door is not None:
+            await door.stop()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, connection: Connection) -> None:
         task = asyncio.current_task()
         assert task is not None
-        client = _Client(task, writer, since=time.monotonic())
-        if self._server is None or not self._has_room():
-            writer.transport.abort()
+        if not self._has_room():
             return
-        self._clients[task] = client
+        self._clients[task] = client = _Client(task, connection, since=time.monotonic())
         try:
-            await self._serve(client, reader)
-        except (OSError, EOFError, TimeoutError):
-            writer.transport.abort()  # silent for too long, or gone
-        except asyncio.CancelledError:
-            pass  # it was dropped; asyncio would report it as an error
+            with contextlib.suppress(OSError, EOFError):  # silent for too long, or gone
+                await self._serve(client)
         finally:
             self._clients.pop(task, None)
-            writer.close()
 
     def _has_room(self) -> bool:
         """Make room for one more: drop clients that have not asked, then those that do not read."""
@@ -131,12 +123,11 @@ class Server:
 
     def _drop(self, client: _Client) -> None:
         del self._clients[client.task]
-        client.writer.transport.abort()
         client.task.cancel()
 
-    async def _serve(self, client: _Client, reader: asyncio.StreamReader) -> None:
+    async def _serve(self, client: _Client) -> None:
         try:
-            request = await asyncio.wait_for(_request(reader), REQUEST_TIMEOUT)
+            request = await asyncio.wait_for(_request(client.connection), REQUEST_TIMEOUT)
         except RefusedError as error:
             answer = Answer(str(error))
         else:
@@ -152,14 +143,14 @@ class Server:
         await _send(client, answer)
 
 
-async def _request(reader: asyncio.StreamReader) -> Request:
+async def _request(connection: Connection) -> Request:
     """Raise RefusedError, and EOFError when the client has gone."""
     lines: list[str] = []
     size = 0
     while True:
         try:
-            line = await reader.readline()
-        except ValueError:  # longer than the reader's limit
+            line = await connection.line()
+        except ValueError:  # longer than the limit
             line = b"\n" * (REQUEST_LARGEST + 1)
         if not line.endswith(b"\n"):
             raise EOFError
@@ -185,8 +176,6 @@ async def _request(reader: asyncio.StreamReader) -> Request:
 
 
 async def _send(client: _Client, answer: Answer) -> None:
-    writer = client.writer
-    writer.transport.set_write_buffer_limits(high=0)  # drain() waits for all of it
     headers = (
         *answer.headers,
         ("Date", formatdate(usegmt=True)),
@@ -194,10 +183,8 @@ async def _send(client: _Client, answer: Answer) -> None:
         ("Connection", "close"),
     )
     lines = (f"HTTP/1.1 {answer.status}", *(f"{name}: {value}" for name, value in headers), "", "")
-    writer.write("\r\n".join(lines).encode("latin-1"))
-    body = memoryview(answer.body)
+    head = "\r\n".join(lines).encode("latin-1")
+    body = memoryview(head + answer.body)
     for at in range(0, len(body), CHUNK):
-        writer.write(body[at : at + CHUNK])
-        await asyncio.wait_for(writer.drain(), CHUNK_TIMEOUT)
+        await asyncio.wait_for(client.connection.send(body[at : at + CHUNK]), CHUNK_TIMEOUT)
         client.since = time.monotonic()
-    await asyncio.wait_for(writer.drain(), CHUNK_TIMEOUT)

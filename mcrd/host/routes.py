@@ -158,8 +158,22 @@ class Routes:
             self._later(pause, self._listen)
 
     def _listen(self) -> None:
-        if self._changes is not None:
+        """Hears of changes again; when the loop has no room for the socket, by a new one later."""
+        if self._queries is None:  # stopped
+            return
+        try:
+            if self._changes is None:
+                self._changes = RouteChanges()
+                self._due.update(self.now)  # nobody has heard what changed meanwhile
             asyncio.get_running_loop().add_reader(self._changes.fileno(), self._heard)
+        except OSError as error:
+            log.warning("netlink: cannot hear of routes: %s", words(error))
+            if self._changes is not None:
+                self._changes.close()
+                self._changes = None
+            self._later(RETRY, self._listen)
+        else:
+            self._look_later(0.0)
 
     def _concerned(self, changes: Iterable[Change]) -> set[Lookup]:
         """Those whose host is among the addresses that routes lead to, or one that is a hop."""

@@ -205,11 +205,10 @@ class Channel(ABC):
             try:
                 socket.send_fds(self._channel, [first.data], list(first.descriptors))
             except OSError as error:
-                if error.errno == errno.EAGAIN:
-                    self._loop.add_writer(self._channel, self._flush)
+                if error.errno == errno.EAGAIN and self._hears_of_room():
                     return
                 # ETOOMANYREFS: descriptors under way count until they are received (unix(7)).
-                if error.errno in PASSING:
+                if error.errno in PASSING or error.errno == errno.EAGAIN:
                     self._later = self._loop.call_later(PAUSE, self._flush)
                     return
                 self._close_channel()
@@ -219,6 +218,14 @@ class Channel(ABC):
             self._in_flight += 1
             self._outgoing.popleft()
             _close_all(first.descriptors)
+
+    def _hears_of_room(self) -> bool:
+        """Flush when the channel is writable; False when the loop has no room to look at that."""
+        try:
+            self._loop.add_writer(self._channel, self._flush)
+        except OSError:
+            return False
+        return True
 
     def _try_no_more(self) -> None:
         if self._later is not None:

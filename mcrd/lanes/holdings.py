@@ -43,6 +43,7 @@ from mcrd.planning.resources import (
     Ring,
     Worker,
 )
+from mcrd.sockets.common import or_close
 from mcrd.sockets.egress import EgressSockets
 from mcrd.sockets.ingress import (
     IngressSocket,
@@ -133,7 +134,8 @@ class Holdings:
             case Reception():
                 self.receptions[resource] = open_reception(resource)
             case Egress():
-                self.add_egress(resource, self.opener.open(resource))
+                with or_close(self.opener.open(resource)) as sock:
+                    self.add_egress(resource, sock)
             case Hold():
                 self.holds[resource] = _open_hold(resource, self._receivers)
             case Membership():
@@ -155,8 +157,11 @@ class Holdings:
             retired.interface = ingress.interface  # it may have been renamed
         homes = [Ring(ingress.home, number) for number in range(ingress.workers)]
         segments: list[Segment | None] = []
-        try:
-            segments.extend(None if home in self.lanes else Segment() for home in homes)
+        with contextlib.ExitStack() as undo:
+            for home in homes:
+                segments.append(segment := None if home in self.lanes else Segment())
+                if segment is not None:
+                    undo.callback(segment.close)
             try:
                 rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
             except OSError as error:
@@ -164,16 +169,10 @@ class Holdings:
                     raise
                 retired.free_memory()
                 rings = open_ingress(ingress, mtu, self._admitted.get(ingress.interface))
-        except OSError:
-            for segment in filter(None, segments):
-                segment.close()
-            raise
-        try:
-            self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
-        except OSError:
             for ring in rings:
-                ring.close()
-            raise
+                undo.callback(ring.close)
+            self.add_ingress(ingress, list(zip(rings, segments, strict=True)))
+            undo.pop_all()
         if retired is not None:
             del self._retired[ingress.index]
             for loss in retired.give_way(rings):
@@ -225,9 +224,9 @@ class Holdings:
         self._ingresses.add(ingress)
 
     def add_egress(self, egress: Egress, sock: socket.socket) -> None:
-        """Add a socket of an output."""
-        self.egress[egress] = sock
+        """Add a socket of an output. Raises OSError, and has not added it then."""
         self._own[egress] = own_source(egress, sock)
+        self.egress[egress] = sock
 
     def close(self, resource: Resource, *, anew: bool = False) -> None:
         """Close it; a worker ends by stop().

@@ -148,7 +148,11 @@ class Words:
     def _begin_anew(self) -> None:
         self._resume = None
         if self._bytes >= BYTES and self._reader >= 0:
-            self._loop.add_reader(self._reader, self._read)
+            try:
+                self._loop.add_reader(self._reader, self._read)
+            except OSError:  # the loop has no room for it
+                self._resume = self._loop.call_later(LINES_IN, self._begin_anew)
+                return
         self._lines = self._debug_lines = self._bytes = 0
 
     def _hear(self, line: bytes) -> None:

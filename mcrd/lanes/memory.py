@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 from collections.abc import Iterator
 
@@ -19,14 +20,30 @@ _SEALS = 1 | 2 | 4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
 
 def sealed(name: str, size: int) -> int:
     """A descriptor of memory of so many bytes, all zero; raises OSError."""
-    with _of(name), contextlib.ExitStack() as undo:
-        descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        undo.callback(os.close, descriptor)
+    with (
+        _of(name),
+        _or_close(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)) as descriptor,
+    ):
         os.ftruncate(descriptor, size)
         # A worker could else shrink it, and every later look at it would be a SIGBUS.
         fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
-        undo.pop_all()
-    return descriptor
+        return descriptor
+
+
+def mapped(name: str, size: int) -> tuple[int, mmap.mmap]:
+    """As sealed(), and the memory itself; raises OSError."""
+    with _of(name), _or_close(sealed(name, size)) as descriptor:
+        return descriptor, mmap.mmap(descriptor, size)
+
+
+@contextlib.contextmanager
+def _or_close(descriptor: int) -> Iterator[int]:
+    """A new descriptor, which is closed when what is to be done with it fails."""
+    try:
+        yield descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 @contextlib.contextmanager
@@ -51,7 +68,7 @@ def guard_memory() -> int:
 
     It begins with the seed of the hash: nobody outside can choose contents that hash alike.
     """
-    descriptor = sealed("mcrd-guard", ffi.sizeof("struct guard_memory"))
-    with _of("mcrd-guard"):
+    name = "mcrd-guard"
+    with _of(name), _or_close(sealed(name, ffi.sizeof("struct guard_memory"))) as descriptor:
         os.pwrite(descriptor, os.urandom(8 * int(lib.MCRD_GUARD_SEEDS)), 0)
-    return descriptor
+        return descriptor

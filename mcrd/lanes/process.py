@@ -263,8 +263,9 @@ class WorkerProcess(Channel):
     def _reap(self) -> None:
         status = self._process.wait()
         self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
         self._gone.set()
+        with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+            os.close(self._pidfd)
         while self._receive():  # what it said last: why it refused, for one
             pass
         self._close_channel()

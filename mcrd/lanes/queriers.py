@@ -29,6 +29,7 @@ from mcrd.sockets.station import Station
 
 SHARE = 0.1  # of the time may go into reading,
 BURST = 0.05  # and so many seconds at once
+AGAIN = 0.5  # seconds, until what the loop had no room for is tried again
 QUIET = 60.0  # seconds without more reports than there is room for, after which others are told
 
 log = logging.getLogger(__name__)
@@ -160,11 +161,21 @@ class Asking:
         self.querier = Querier(None, querying.asks, newest)
         self._said = ""
         self._passed_over, self._crowded = 0, -QUIET  # how many, and when that was seen last
-        self._listen()
+        try:
+            self._listen()
+        except OSError:
+            self._station.close()
+            raise
 
     def _listen(self) -> None:
         self._ears = None
         asyncio.get_running_loop().add_reader(self._station.fileno(), self._read)
+
+    def _listen_again(self) -> None:
+        try:
+            self._listen()
+        except OSError:  # the loop has no room for it; what is lost meanwhile is counted
+            self._ears = asyncio.get_running_loop().call_later(AGAIN, self._listen_again)
 
     def _read(self) -> None:
         """Of a flood, what does not fit into a part of the time is lost to it alone."""
@@ -197,7 +208,7 @@ class Asking:
         self._credit = left, now
         if left < 0:
             loop.remove_reader(self._station.fileno())
-            self._ears = loop.call_later(-left / SHARE, self._listen)
+            self._ears = loop.call_later(-left / SHARE, self._listen_again)
 
     def _take(self, record: Record, now: float) -> None:
         querier, group = self.querier, record.group

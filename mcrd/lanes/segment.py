@@ -33,7 +33,7 @@ from mcrd.lanes.counts import (
     SwitchCount,
 )
 from mcrd.lanes.inspections import lost, read
-from mcrd.lanes.memory import is_sealed, sealed
+from mcrd.lanes.memory import is_sealed, mapped
 from mcrd.sockets.lost import Lost, Taken
 from mcrd.sums import MergeCount, Peak, PerSecond, Rate, Traffic
 
@@ -98,14 +98,16 @@ class Segment:
     """The memory that one worker at a time writes its counters and its place in the rings to."""
 
     def __init__(self, kept: int | None = None) -> None:
-        """`kept` is the descriptor of one that there is; raises ValueError when it does not fit."""
+        """`kept` is the descriptor of one that there is; raises ValueError when it does not fit.
+
+        Raises OSError; `kept` stays open then.
+        """
         if kept is None:
-            self.descriptor = sealed("mcrd-counters", _SEGMENT)
+            self.descriptor, self._memory = mapped("mcrd-counters", _SEGMENT)
         elif not _fits(kept):
             raise ValueError("counters of another version")
         else:
-            self.descriptor = kept
-        self._memory = mmap.mmap(self.descriptor, _SEGMENT)
+            self.descriptor, self._memory = kept, mmap.mmap(kept, _SEGMENT)
         self._view = ffi.cast("struct segment *", ffi.from_buffer(self._memory))
         self._view.version = lib.MCRD_SEGMENT_VERSION
         self.rules = Slots(lib.MCRD_RULE_SLOTS, "rules")
@@ -176,6 +178,7 @@ class Segment:
     def close(self) -> None:
         """Unmap and close it."""
         self._view = None
+        self._memory.close()  # it has a descriptor of its own, for as long as anything names it
         os.close(self.descriptor)
 
     def rule_slot(self, rule: str) -> int:

@@ -130,8 +130,8 @@ class IngressSocket:
         self.tally = tally
         if os.fstat(tally).st_size < TALLY.size:  # that of an older version
             os.ftruncate(tally, TALLY.size)
-        memory = mmap.mmap(tally, TALLY.size)
-        self._counts = memoryview(memory).cast("Q")
+        self._memory = mmap.mmap(tally, TALLY.size)
+        self._counts = memoryview(self._memory).cast("Q")
         self._estimates = (Estimate(geometry.frames), Estimate(large_geometry.frames))
         self._estimated = [self._counts[_EACH_FULL], self._counts[_EACH_FULL + 1]]
 
@@ -296,6 +296,8 @@ class IngressSocket:
 
     def close(self) -> None:
         """Close all descriptors."""
+        self._counts.release()
+        self._memory.close()  # it has a descriptor of its own, for as long as anything names it
         os.close(self.tally)
         for sock in self._sockets:
             sock.close()
@@ -351,12 +353,11 @@ def open_ingress(
 ) -> list[IngressSocket]:
     """Open the packet sockets of each worker, and let in what is sent to one of the networks."""
     rings = open_rings(ingress, mtu)
-    try:
-        let_in(rings, networks)
-    except OSError:
+    with contextlib.ExitStack() as undo:
         for ring in rings:
-            ring.close()
-        raise
+            undo.callback(ring.close)
+        let_in(rings, networks)
+        undo.pop_all()
     return rings
 
 

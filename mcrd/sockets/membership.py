@@ -15,7 +15,7 @@ from mcrd.addresses import socket_name, storage
 from mcrd.errors import words
 from mcrd.model import Address
 from mcrd.planning.resources import Hold, Membership
-from mcrd.sockets.common import check_index, quiet_socket
+from mcrd.sockets.common import check_index, or_close, quiet_socket
 
 # linux/in.h, linux/in6.h
 IP_MULTICAST_ALL = 49
@@ -107,12 +107,8 @@ class Memberships(dict[Membership, socket.socket]):
             if self._joins(sock, membership):
                 break
         else:
-            sock = _membership_socket(membership.group)
-            try:
+            with or_close(_membership_socket(membership.group)) as sock:
                 _membership_option(sock, True, membership)
-            except OSError:
-                sock.close()
-                raise
             roomy.append(sock)
         self[membership] = sock
         self._groups.setdefault(sock, set()).add(_of_kernel(membership))
@@ -191,12 +187,13 @@ def _of_kernel(membership: Membership) -> _Joined:
 
 def _membership_socket(group: Address) -> socket.socket:
     family = socket.AF_INET if group.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP)
-    if group.version == 4:
-        sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
-    return sock
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    with or_close(socket.socket(family, kind, socket.IPPROTO_UDP)) as sock:
+        if group.version == 4:
+            sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+        return sock
 
 
 def _membership_option(sock: socket.socket, join: bool, membership: Membership) -> None:

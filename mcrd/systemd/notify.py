@@ -72,10 +72,10 @@ class Manager:
         except OSError:
             return False
         closed = asyncio.Event()
-        loop.add_reader(ours, closed.set)
         try:
             async with asyncio.timeout(BARRIER):
                 try:
+                    loop.add_reader(ours, closed.set)
                     await self._send_when_it_may("BARRIER=1", theirs)
                 finally:
                     os.close(theirs)
