@@ -12,6 +12,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
+from operator import itemgetter
 from typing import Generic, NamedTuple, TypeVar
 
 from mcrd.model import Address, HostName, Network, PortRange
@@ -95,6 +96,12 @@ def spans(version: int, sources: Sequence[Network], exclude: Sequence[Network]) 
         if start <= high:
             left.append((start, high))
     return tuple(left)
+
+
+def is_among(address: int, runs: Spans) -> bool:
+    """Whether the address is in one of the runs."""
+    at = bisect_left(runs, address, key=itemgetter(1))
+    return at < len(runs) and runs[at][0] <= address
 
 
 def common(one: Spans, other: Spans) -> Iterator[tuple[int, int]]:

@@ -6,14 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcrd.addresses import covers, destinations, first_address, is_asked_for
+from mcrd.addresses import (
+    covers,
+    destinations,
+    first_address,
+    is_asked_for,
+    is_source_specific,
+)
 from mcrd.explain.evidence import Answer, Evidence, Finding, ago, asks, heard_on
 from mcrd.looks import Heard
 from mcrd.model import Address, Input
 from mcrd.observe.heard import QUERIER_AGE
 from mcrd.observe.kinds import queries
 from mcrd.planning.broadcast import is_broadcast
-from mcrd.planning.receptions import JOINED_AT_MOST
+from mcrd.planning.receptions import JOINED_AT_MOST, unnamed
 
 MARGIN = 2.0  # seconds
 QUERIER = "switches that snoop need a querier: docs/recipes.md"
@@ -31,7 +37,7 @@ def group(evidence: Evidence, frames: bool) -> Iterator[Finding]:
         remedy = "a VLAN interface as the input joins in its VLAN"
         yield Finding("group", "tagged", "note", text, remedy)
     else:
-        yield _joined(evidence)
+        yield _joined(evidence, frames)
     if is_asked_for(address):
         yield _querier(evidence, frames, address.version)
 
@@ -62,12 +68,12 @@ def _missed(evidence: Evidence, frames: bool) -> Answer:
     return "no" if not frames and evidence.look is not None and asks(evidence) else "note"
 
 
-def _joined(evidence: Evidence) -> Finding:
+def _joined(evidence: Evidence, frames: bool) -> Finding:
     given, host = evidence.rule.input, evidence.host
     missing, wanted = host.not_joined, given.address
     many = 1 if isinstance(wanted, Address) else wanted.num_addresses
     what = str(wanted) if many == 1 else f"each of the {many} groups of {wanted}"
-    if many > 1 and host.joined is not None and all(o.when for o in evidence.rule.outputs):
+    if many > 1 and host.joined is not None and _is_for_members(evidence):
         text = f"{host.joined} groups of {wanted} are joined on {given.interface}, for members"
         return Finding("group", "joined", "yes" if host.joined else "note", text)
     if many > JOINED_AT_MOST:
@@ -80,11 +86,18 @@ def _joined(evidence: Evidence) -> Finding:
         how = f"; an older querier made it {host.fallback}" if host.fallback else ""
         text = f"{what} is joined on {given.interface}{how}"
         return Finding("group", "joined", "yes", text)
+    if asks(evidence) and is_source_specific(missing[0]) and _is_for_members(evidence):
+        remedy = "`sources` of the input; or receivers that name sources, by IGMPv3 or MLDv2"
+        return Finding("group", "joined", _missed(evidence, frames), unnamed(missing[0]), remedy)
     if asks(evidence):
         first = missing[0] if many == 1 else f"{len(missing)} of {many} groups, as {missing[0]},"
         text = f"{first} is not joined on {given.interface}, although the rule is active"
         return Finding("group", "joined", "note", text, "the daemon's log says why")
     return Finding("group", "joined", "unknown", f"{what} is not joined: nothing runs for it")
+
+
+def _is_for_members(evidence: Evidence) -> bool:
+    return all(output.when is not None for output in evidence.rule.outputs)
 
 
 def _querier(evidence: Evidence, frames: bool, version: int) -> Finding:

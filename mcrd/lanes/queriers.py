@@ -216,12 +216,6 @@ class Asking:
             querier.counts.malformed += 1
             return
         said = None if record.version else Said(record.kind)
-        if is_source_specific(group) and record.sources is None:
-            if said in (None, Said.IS_EX, Said.TO_EX):
-                querier.counts.malformed += 1  # from any source (RFC 4604, 2.2)
-            else:
-                querier.counts.ignored += 1  # from more than are looked at
-            return
         if said is None:
             if record.sources is None:
                 querier.hear_old(group, record.version, now)
@@ -231,7 +225,10 @@ class Asking:
         if said in (Said.IS_EX, Said.TO_EX):
             querier.hear(group, said, record.refused, now)
         elif record.sources is None:  # more than are looked at: any
-            querier.hear(group, Said.IS_EX, NONE, now)
+            if is_source_specific(group):  # of which nobody gets all
+                querier.counts.ignored += 1
+            else:
+                querier.hear(group, Said.IS_EX, NONE, now)
         else:
             querier.hear(group, said, record.sources, now)
 

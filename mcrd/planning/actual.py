@@ -42,8 +42,9 @@ class Wanted(NamedTuple):
         return packed in self.sources or (self.any and packed not in self.refused)
 
 
-Groups = dict[Address, tuple[bytes, ...] | None]
-"""Groups that are wanted, and from which sources, packed, as in `Wanted`; None: from any."""
+ANY = Wanted(True, ())
+Groups = dict[Address, Wanted]
+"""Groups that are wanted, and from which sources: what is refused is left out."""
 
 
 class Listeners(dict[tuple[int, Address], Wanted]):

@@ -32,6 +32,7 @@ from mcrd.planning.resources import (
     Nowhere,
     Outlet,
     Querying,
+    Reception,
     Rejoin,
     Resource,
     Ring,
@@ -56,8 +57,8 @@ class Needs:
     be opened. `doubts` say of each output why its packets may go nowhere. `moves`: some output
     follows the routes, or leads nowhere now. `idle` are the places of the outputs that wait for
     nothing but members, and what tells of these. `standby` is why another host relays instead; ""
-    when this one does. `joins` are the groups of a range that somebody wants: one that cannot be
-    joined is no reason to go without the others.
+    when this one does. `joins` are the groups of a range that somebody wants, and sources that
+    members name: one that cannot be joined is no reason to go without the others.
     """
 
     waits: str
@@ -70,7 +71,7 @@ class Needs:
     moves: bool = False
     idle: Mapping[int, Querying] = field(default_factory=dict)
     standby: str = ""
-    joins: tuple[Membership, ...] = ()
+    joins: tuple[Membership | Reception, ...] = ()
 
 
 class _Known(NamedTuple):
@@ -214,7 +215,9 @@ def needs(
     if same:
         return Needs(same, waiting=tuple(waits or same for waits in waiting))
     wanted = tuple(
-        {} if waits or output.when is None else outlets.wanted_of(output, links, listeners)
+        {}
+        if waits or output.when is None
+        else outlets.wanted_of(rule.input, output, links, listeners)
         for waits, output in zip(waiting, rule.outputs, strict=True)
     )
     unwanted = tuple(
@@ -247,7 +250,7 @@ def needs(
     }
     standby = outlets.why_standby(rule, own)
     only = receptions.only_wanted(rule, waiting, wanted)
-    joins = receptions.memberships(rule.input, link, only) if only is not None else ()
+    joins = tuple(receptions.joins(rule.input, link, only)) if only is not None else ()
     reception, optional = receptions.reception(rule.input, link) if only is None else ((), joins)
     whole, manner = {}, rule.merge or rule.switch
     by_source = any(o.source == "keep" or o.replies is not None for o in rule.outputs)
@@ -277,7 +280,8 @@ def needs(
     doubts = tuple(
         ""
         if waits
-        else outlets.doubt_of(rule, output, links, ways) or receptions.too_many(rule.input, groups)
+        else outlets.doubt_of(rule, output, links, ways)
+        or receptions.doubt_of(rule.input, output, groups)
         for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
     )
     moves = any(

@@ -11,12 +11,14 @@ from operator import attrgetter
 from typing import Any
 
 from mcrd.addresses import Target, first_address, first_port, target
-from mcrd.model import MANNER, Address, Config, HostName, Output, PortRange, Rule
+from mcrd.config.overlap import Spans, is_among
+from mcrd.model import MANNER, Address, Config, HostName, Input, Output, PortRange, Rule
 from mcrd.planning import names, patterns
-from mcrd.planning.actual import Groups, Listeners, Wanted
+from mcrd.planning.actual import ANY, Groups, Listeners, Wanted
 from mcrd.planning.broadcast import destination
 from mcrd.planning.doubts import doubt
 from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
+from mcrd.planning.portions import sent_from
 from mcrd.planning.replies import replies_to
 from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Sending, Worker
 
@@ -98,19 +100,31 @@ def why_waiting(rule: Rule, output: Output, links: Mapping[str, Link]) -> str:
     return ""
 
 
-def wanted_of(output: Output, links: Mapping[str, Link], listeners: Listeners) -> Groups:
+def wanted_of(
+    given: Input, output: Output, links: Mapping[str, Link], listeners: Listeners
+) -> Groups:
     """The groups of an output with `when` that somebody has joined, for what its source sends.
 
-    Where it keeps the sources, they are those that members have joined from.
+    Where it keeps the sources, they are those that members have joined from, as far as it sends
+    what they send. Else members cannot name those of the input.
     """
     index, known = _joined(output, links, listeners)
     wanted = {group: listeners[index, group] for group in known}
     if output.source == "keep":
-        return {group: None if some.any else some.sources for group, some in wanted.items()}
+        runs = sent_from(given, output)
+        of_those = ((group, _within(some, runs)) for group, some in wanted.items())
+        return {group: some for group, some in of_those if some.any or some.sources}
     source = None
     if output.interface is not None:
         source = output.source or source_of(output, links[output.interface])
-    return {group: None for group, some in wanted.items() if some.takes(source)}
+    return {group: ANY for group, some in wanted.items() if some.takes(source)}
+
+
+def _within(some: Wanted, runs: Spans | None) -> Wanted:
+    if runs is None:
+        return some
+    sources = tuple(each for each in some.sources if is_among(int.from_bytes(each), runs))
+    return some._replace(sources=sources)
 
 
 def _joined(
@@ -141,11 +155,11 @@ def why_unwanted(output: Output, links: Mapping[str, Link], listeners: Listeners
     if not isinstance(output.address, IPv4Address | IPv6Address):
         return f"nobody on {name} has joined a group of {output.address}"
     _, known = _joined(output, links, listeners)
-    only = (
-        f" from {output.source or source_of(output, links[output.interface or ''])}"
-        if known
-        else ""
-    )
+    only = ""
+    if known and output.source == "keep":
+        only = " from a source whose packets it sends"
+    elif known:
+        only = f" from {output.source or source_of(output, links[output.interface or ''])}"
     return f"nobody on {name} has joined {output.address}{only}"
 
 

@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from itertools import islice
 
-from mcrd.addresses import allows, first_address, first_port, is_source_specific, last_port
-from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Rule
-from mcrd.planning.actual import Groups
+from mcrd.addresses import first_address, first_port, is_source_specific, last_port
+from mcrd.model import BROADCAST, LIMITED_BROADCAST, Address, Input, Network, Output, Rule
+from mcrd.planning.actual import ANY, Groups, Wanted
 from mcrd.planning.links import Link
 from mcrd.planning.resources import Hold, Membership, Reception, Resource
 
 JOINED_AT_MOST = 1024  # of one range: a join each costs the kernel and the switches memory
 SOURCES_AT_MOST = 10  # of a group, by members; of source-specific ones, as many as there is room
 HELD_AT_MOST = 1024  # ports of one range
+_NOTHING = Wanted(False, ())
 
 
 def reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
@@ -32,83 +33,118 @@ def reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Res
         return tuple(Reception(*where, group) for group in groups or (None,)), ()
     if groups is None:
         return (Reception(*where, None),), ()
-    return memberships(given, link, dict.fromkeys(groups)), ()
+    sources = named(given) or (None,)
+    return tuple(Membership(*where, group, each) for group in groups for each in sources), ()
 
 
-def memberships(given: Input, link: Link, groups: Groups) -> tuple[Membership, ...]:
-    """Those that let in what the input takes of these groups, and members want."""
-    return tuple(
-        Membership(link.name, link.index, group, source)
-        for group, wanted in groups.items()
-        for source in _sources(given, wanted)
-    )
+def joins(given: Input, link: Link, groups: Groups) -> Iterator[Membership | Reception]:
+    """What lets in what the input takes of these groups, and members want.
+
+    Source-specific groups are joined from sources alone: routers ignore other joins (RFC 4604).
+    Where a source is neither in the rule file nor named by a member, what comes unasked is let in.
+    """
+    where = (link.name, link.index)
+    for group, some in groups.items():
+        of_file = named(given) if some.any else ()
+        for source in of_file or map(ip_address, some.sources):
+            yield Membership(*where, group, source)
+        if some.any and not of_file:
+            specific = is_source_specific(group)
+            yield Reception(*where, group) if specific else Membership(*where, group)
 
 
-def _sources(given: Input, wanted: Collection[bytes] | None) -> Iterable[Address | None]:
-    """From whom a group is joined; None: from anybody."""
-    if wanted is not None:
-        return map(ip_address, wanted)
-    if given.sources and all(source.num_addresses == 1 for source in given.sources):
-        return [source.network_address for source in given.sources]
-    return [None]
+def named(given: Input) -> tuple[Address, ...]:
+    """The sources from which the rule file has groups joined; (): from any."""
+    if all(source.num_addresses == 1 for source in given.sources):
+        return tuple(source.network_address for source in given.sources)
+    return ()
 
 
 def only_wanted(rule: Rule, waiting: Sequence[str], wanted: Sequence[Groups]) -> Groups | None:
-    """Of a range, the groups of the input that some output wants now; None: all of them."""
+    """The groups of the input that some output wants now; None: those of the rule file."""
     given, found = rule.input, Groups()
-    if isinstance(given.address, Address) or not given.address.is_multicast:
+    if given.address in (BROADCAST, LIMITED_BROADCAST) or not given.address.is_multicast:
         return None
     for waits, output, groups in zip(waiting, rule.outputs, wanted, strict=True):
         if waits:
             continue
         if output.when is None:
             return None
-        offset = int(given.address.network_address) - int(first_address(output.address))
-        for group, sources in islice(groups.items(), JOINED_AT_MOST):
-            where = group + offset
-            before = found.get(where, ())
-            if sources is None or before is None:
-                found[where] = None
-            else:
-                taken = (each for each in sources if allows(given, ip_address(each)))
-                found[where] = tuple(dict.fromkeys((*before, *taken)))
-    return _bounded(found)
-
-
-def is_by_members(rule: Rule) -> bool:
-    """Whether the groups of a range are joined from the sources that members name."""
-    is_range = isinstance(rule.input.address, Network)
-    return is_range and all(o.when is not None and o.source == "keep" for o in rule.outputs)
-
-
-def _bounded(found: Groups) -> Groups:
-    """With as many joins by source as there may be, those first that were named first.
-
-    A group has one before others have more. Where that is not enough, it is joined from any source;
-    routers ignore that of source-specific groups (RFC 4604), so these keep some of their sources.
-    """
-    left = JOINED_AT_MOST - len(found)
-    for group, sources in found.items():
-        if sources is None:
-            continue
-        room = max(0, left) + 1
-        if is_source_specific(group):
-            found[group] = sources[:room]
-        elif len(sources) > min(room, SOURCES_AT_MOST):
-            found[group] = None
-            continue
-        left -= max(0, min(room, len(sources)) - 1)
+        for group, some in islice(groups.items(), JOINED_AT_MOST):
+            where = group + _offset(given, output)
+            before = found.get(where, _NOTHING)
+            sources = tuple(dict.fromkeys((*before.sources, *some.sources)))
+            found[where] = Wanted(before.any or some.any, sources)
+    found = _bounded(given, found)
+    if found == {given.address: ANY} and (named(given) or not is_source_specific(given.address)):
+        return None
     return found
 
 
-def too_many(given: Input, groups: Groups) -> str:
-    """Why some members of a range may get nothing: "" for no reason."""
+def _offset(given: Input, output: Output) -> int:
+    """From a group of the output to that of the input."""
+    return int(first_address(given.address)) - int(first_address(output.address))
+
+
+def is_by_members(rule: Rule) -> bool:
+    """Whether the groups of the input are joined from the sources that members name."""
+    if not first_address(rule.input.address).is_multicast:
+        return False
+    return all(o.when is not None and o.source == "keep" for o in rule.outputs)
+
+
+def _bounded(given: Input, found: Groups) -> Groups:
+    """With as many joins by source as there may be, those first that were named first.
+
+    A group has one before others have more. Where that is not enough, it is joined from any source.
+    Source-specific groups keep some of their sources instead.
+    """
+    left, of_file = JOINED_AT_MOST - len(found), named(given)
+    for group, some in found.items():
+        room = max(0, left) + 1
+        is_any = some.any or len(some.sources) > min(room, SOURCES_AT_MOST)
+        if is_any and ((some.any and of_file) or not is_source_specific(group)):
+            found[group] = ANY
+        else:
+            found[group] = some._replace(sources=some.sources[:room])
+            left -= max(0, min(room, len(some.sources)) - 1)
+    return found
+
+
+def doubt_of(given: Input, output: Output, groups: Groups) -> str:
+    """Why some members of an output with `when` may get nothing: "" for no reason."""
     what, count = "groups", len(groups)
     if count <= JOINED_AT_MOST and is_source_specific(given.address):
-        what, count = "groups and sources", sum(max(1, len(some or ())) for some in groups.values())
-    if count <= JOINED_AT_MOST:
+        what = "groups and sources"
+        count = sum(max(1, len(some.sources)) for some in groups.values())
+    if count > JOINED_AT_MOST:
+        return (
+            f"more than {JOINED_AT_MOST} of its {what} are wanted: so many are joined, and no more"
+        )
+    if not groups or named(given) or not _has_specific(given.address):
         return ""
-    return f"more than {JOINED_AT_MOST} of its {what} are wanted: so many are joined, and no more"
+    offset = _offset(given, output)
+    without = (group + offset for group, some in groups.items() if some.any and not some.sources)
+    return next((unnamed(group) for group in without if is_source_specific(group)), "")
+
+
+def _has_specific(groups: Address | Network) -> bool:
+    """Whether some of them may be source-specific; a quick look, which does not miss any."""
+    widest = {4: 8, 6: 32}[groups.version]
+    is_wide = isinstance(groups, Network) and groups.prefixlen < widest
+    return is_wide or is_source_specific(groups)
+
+
+def unnamed(group: Address) -> str:
+    """Why a source-specific group of an input is not joined: neither file nor member has a source.
+
+    A report of IGMPv1, IGMPv2 or MLDv1 has none. Nor has one for an output that sends from an
+    address of this host: members do not see those of the input.
+    """
+    return (
+        f"{group} is source-specific, and no member names a source of it: so it is not joined, and"
+        " routers send nothing; `sources` of the input may name some"
+    )
 
 
 def _members(address: Address | Network) -> tuple[Address, ...] | None:

@@ -146,7 +146,7 @@ def _output(at: int, entry: Needs, actual: Actual, whole: str | None) -> OutputS
 
 
 def _unjoined(entry: Needs, actual: Actual) -> str | None:
-    """Why a member of a range may get nothing: the first of its groups that cannot be joined."""
+    """Why a member may get nothing: the first group or source that cannot be joined for members."""
     failed = ((each, actual.failures.get(each)) for each in entry.joins)
     return next((f"{each}: {why.reason}" for each, why in failed if why is not None), None)
 

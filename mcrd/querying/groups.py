@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from mcrd.addresses import is_source_specific
 from mcrd.model import Address
 
 Sources = frozenset[bytes]
@@ -75,6 +76,10 @@ class Group:
     `until` is the group timer: while it runs, the filter mode is EXCLUDE. `wanted` has the timers
     of sources; in EXCLUDE mode, those that have run out are in `refused`. `old` says until when a
     host is there that speaks an older version, by version.
+
+    Of a source-specific group, who names no source, or refuses some, takes nothing from those who
+    name some: both timers run beside each other, and nothing is refused. Routers should ignore the
+    former (RFC 4604, 2.2), but a relay may know the sources, as a rule file names them.
     """
 
     address: Address
@@ -83,6 +88,11 @@ class Group:
     wanted: dict[bytes, float] = field(default_factory=dict)
     refused: set[bytes] = field(default_factory=set)
     old: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def specific(self) -> bool:
+        """Whether it is a group of source-specific multicast."""
+        return is_source_specific(self.address)
 
     def hold(self, now: float, end: float) -> None:
         """Let no timer that runs end before that."""
@@ -101,7 +111,7 @@ class Group:
         ended = [source for source, until in self.wanted.items() if until <= now]
         for source in ended:
             del self.wanted[source]
-        if self.until > now:
+        if self.until > now and not self.specific:
             self.refused.update(ended)
         else:
             self.refused.clear()
@@ -119,8 +129,10 @@ class Group:
     def hear(self, said: Said, sources: Sources, now: float, times: Times) -> list[Question]:
         """Take a record; what is to be asked because of it (RFC 3376, 6.4)."""
         self.expire(now)
+        hears_no_leave = 1 in self.old and self.address.version == 4  # IGMPv1 has none
+        if self.specific:
+            return self._hear_specific(said, sources, now, times, hears_no_leave)
         if self.old:  # RFC 3376, 7.3.2
-            hears_no_leave = 1 in self.old and self.address.version == 4  # IGMPv1 has none
             if said is Said.BLOCK or (said is Said.TO_IN and hears_no_leave):
                 return []
             if said is Said.TO_EX:
@@ -128,6 +140,18 @@ class Group:
         if self.until > now:
             return self._hear_excluding(said, sources, now, times)
         return self._hear_including(said, sources, now, times)
+
+    def _hear_specific(
+        self, said: Said, sources: Sources, now: float, times: Times, hears_no_leave: bool
+    ) -> list[Question]:
+        """Of older versions too: RFC 4604, 2.2, has no mode of compatibility with them."""
+        if said in (Said.IS_EX, Said.TO_EX):
+            self.until = now + times.membership
+            return []
+        questions = self._hear_including(said, sources, now, times)
+        if said is Said.TO_IN and self.until > now and not hears_no_leave:
+            questions.append(Question())
+        return questions
 
     def _hear_including(
         self, said: Said, sources: Sources, now: float, times: Times

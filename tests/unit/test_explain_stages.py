@@ -505,6 +505,22 @@ def test_ranges_are_joined(
     assert told in found.text
 
 
+@pytest.mark.parametrize(
+    ("address", "which", "expected"),
+    [("232.1.1.1", SILENT, "no"), ("232.1.1.1", HEALTHY, "note"), ("239.1.1.1", SILENT, "note")],
+)
+def test_a_source_specific_group_of_which_nobody_names_a_source(
+    address: str, which: Evidence, expected: str
+) -> None:
+    to = (replace(TO_GROUP.outputs[0], when="members"),)
+    rule = replace(RULE, input=replace(RULE.input, address=ip_address(address)), outputs=to)
+    host = replace(HOST, not_joined=[ip_address(address)])
+    found = finding(replace(which, rule=rule, host=host), "joined")
+    assert found.answer == expected
+    assert ("no member names a source" in found.text) is address.startswith("232")
+    assert ("IGMPv3" in found.remedy) is address.startswith("232")
+
+
 def test_a_loop_is_told_of_although_it_flows() -> None:
     after = stats(110, 110, dropped={"own_output": 7})
     found = finding(replace(HEALTHY, daemon=replace(WELL, after=after)), "own_output")

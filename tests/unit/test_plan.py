@@ -31,7 +31,7 @@ from mcrd.planning import names
 from mcrd.planning.actual import Actual, Failure, Listeners, Wanted
 from mcrd.planning.links import Link, Lookup, Way
 from mcrd.planning.names import doubles
-from mcrd.planning.needs import KnownNeeds, needs
+from mcrd.planning.needs import KnownNeeds, Needs, needs
 from mcrd.planning.outlets import own_addresses
 from mcrd.planning.patterns import expand
 from mcrd.planning.plan import Add, Close, Open, Relieve, Remove, Replace, Step, plan
@@ -1426,8 +1426,9 @@ outputs = [
     [
         ("", "1", "", "1"),
         ("", "1 2", "2 3", "1 2 3"),
-        ("", "1", "any", "any"),
-        ("", "any", "1", "any"),
+        ("", "1", "any", "1 in"),
+        ("", "any", "1", "1 in"),
+        ("", "any", "", "in"),
         ("", " ".join(map(str, range(1, 11))), "", " ".join(map(str, range(1, 11)))),
         ("", " ".join(map(str, range(1, 12))), "", " ".join(map(str, range(1, 12)))),
         ('exclude = ["10.0.0.2/31"]', "1 2 3", "", "1"),
@@ -1439,7 +1440,10 @@ outputs = [
 def test_a_group_of_a_range_is_joined_from_the_sources_that_members_want(
     sources: str, first: str, second: str, joined: str
 ) -> None:
-    """Where outputs keep them; else it is the relay that members have joined from."""
+    """Where outputs keep them; else it is the relay that members have joined from.
+
+    Of a source-specific group, what comes unasked is let in where nobody has named a source.
+    """
     links = {
         name: Link(name, index, True, True, 1500, 1, (ip_interface(f"10.0.0.25{index}/24"),))
         for index, name in enumerate(INTERFACES, 1)
@@ -1456,16 +1460,98 @@ def test_a_group_of_a_range_is_joined_from_the_sources_that_members_want(
 
     text = BY_MEMBERS.replace("5000 }", f"5000, {sources} }}" if sources else "5000 }")
     config = parse(text.replace('"members"', '"members", source = "keep"'), "f")
-    expected = [None if each == "any" else host(each) for each in joined.split()]
-    of_input = ip_address("232.1.0.7")
+    where = ("eth0", 1, ip_address("232.1.0.7"))
     assert list(needs(config.rules["a"], config, links, listeners=found).joins) == [
-        Membership("eth0", 1, of_input, source) for source in expected
+        Reception(*where) if each == "in" else Membership(*where, host(each))
+        for each in joined.split()
     ]
     config = parse(BY_MEMBERS, "f")
     found = Listeners({(2, ip_address("232.2.0.7")): Wanted(False, (host("252").packed,))})
-    assert needs(config.rules["a"], config, links, listeners=found).joins == (
-        Membership("eth0", 1, of_input),
-    )
+    joins = needs(config.rules["a"], config, links, listeners=found).joins
+    assert joins == (Reception(*where),)
+
+
+def members_of(
+    address: str, wanted: Wanted, sources: str = "", output: str = 'source = "keep"'
+) -> Needs:
+    """What a rule of a single group needs, whose members on eth1 want that."""
+    text = f"""
+    [rules.a]
+    input = {{ interface = "eth0", address = "{address}", port = 5000, {sources} }}
+    [[rules.a.outputs]]
+    interface = "eth1"
+    address = "{address}"
+    ttl = 2
+    when = "members"
+    {output}
+    """
+    config = parse(text, "f")
+    found = Listeners({(3, ip_address(address)): wanted})
+    return needs(config.rules["a"], config, LINKS, listeners=found)
+
+
+def those(*numbers: int) -> tuple[bytes, ...]:
+    return tuple(ip_address(f"10.0.0.{number}").packed for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted", "sources", "joined"),
+    [
+        ("239.1.0.7", Wanted(False, those(1)), "", [1]),
+        ("239.1.0.7", Wanted(False, those(2, 1)), "", [2, 1]),
+        ("239.1.0.7", Wanted(True, those(1)), "", [None]),
+        ("239.1.0.7", Wanted(True, (), frozenset(those(1))), "", [None]),
+        ("239.1.0.7", Wanted(False, those(*range(1, 11))), "", list(range(1, 11))),
+        ("239.1.0.7", Wanted(False, those(*range(1, 12))), "", [None]),
+        ("239.1.0.7", Wanted(False, those(1, 2)), 'sources = ["10.0.0.2", "10.0.0.3"]', [2]),
+        ("239.1.0.7", Wanted(True, ()), 'sources = ["10.0.0.2", "10.0.0.3"]', [2, 3]),
+        ("239.1.0.7", Wanted(False, those(1, 2, 3)), 'exclude = ["10.0.0.2/31"]', [1]),
+        ("239.1.0.7", Wanted(False, those(1)), 'sources = ["10.0.0.2"]', []),
+        ("232.1.0.7", Wanted(False, those(*range(1, 201))), "", list(range(1, 201))),
+        ("232.1.0.7", Wanted(True, those(1)), "", [1, "let in"]),
+        ("232.1.0.7", Wanted(True, ()), "", ["let in"]),
+        ("232.1.0.7", Wanted(True, ()), 'sources = ["10.0.0.0/24"]', ["let in"]),
+        ("232.1.0.7", Wanted(True, those(3)), 'sources = ["10.0.0.2", "10.0.0.3"]', [2, 3]),
+    ],
+)
+def test_a_single_group_is_joined_from_the_sources_that_members_want(
+    address: str, wanted: Wanted, sources: str, joined: list[int | str | None]
+) -> None:
+    entry = members_of(address, wanted, sources)
+    found: list[int | str | None] = []
+    for each in (*entry.required, *entry.optional):
+        if isinstance(each, Membership) and each.index == 2:
+            source = each.source
+            found.append(None if source is None else int(source) - int(ip_address("10.0.0.0")))
+        elif isinstance(each, Reception):
+            found.append("let in")
+    assert found == joined
+    (said,) = entry.doubts or entry.waiting
+    unnamed = f"{address} is source-specific, and no member names a source of it"
+    assert (unnamed in said) is (joined == ["let in"])
+    if not joined:
+        assert said == f"nobody on eth1 has joined {address} from a source whose packets it sends"
+
+
+def test_a_source_that_its_output_does_not_send_is_not_joined() -> None:
+    for chosen, joined in (('sources = ["10.0.0.2"]', "2"), ('exclude = ["10.0.0.2"]', "1")):
+        output = f'source = "keep"\n{chosen}'
+        entry = members_of("239.1.0.7", Wanted(False, those(1, 2)), "", output)
+        group, source = ip_address("239.1.0.7"), ip_address(f"10.0.0.{joined}")
+        assert entry.joins == (Membership("eth0", 2, group, source),)
+
+
+def test_members_do_not_name_sources_of_the_input_where_the_output_has_its_own() -> None:
+    """Its group is wanted from the relay; a source-specific one is not joined all the same."""
+    (own,) = (each.ip for each in LINKS["eth1"].addresses)
+    for address in ("239.1.0.7", "232.1.0.7"):
+        for wanted in (Wanted(False, (own.packed,)), Wanted(True, ())):
+            entry = members_of(address, wanted, output="")
+            membership = Membership("eth0", 2, ip_address(address))
+            is_joined = membership in (*entry.required, *entry.optional)
+            assert is_joined is (address == "239.1.0.7")
+            assert ("source-specific" in entry.doubts[0]) is (not is_joined)
+        assert members_of(address, Wanted(False, those(77)), output="").idle
 
 
 def joins_of(where: str, groups: dict[int, range]) -> dict[int, list[int | None]]:
@@ -1484,6 +1570,7 @@ def joins_of(where: str, groups: dict[int, range]) -> dict[int, list[int | None]
     entry = needs(config.rules["a"], config, links, listeners=found)
     joined: dict[int, list[int | None]] = {}
     for each in entry.joins:
+        assert isinstance(each, Membership)
         named = int(each.source) - int(sources) if each.source is not None else None
         joined.setdefault(int(each.group) - int(first), []).append(named)
     return joined

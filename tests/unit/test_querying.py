@@ -12,7 +12,7 @@ import pytest
 from mcrd.model import Address
 from mcrd.observe.messages import Query, igmp, mld
 from mcrd.planning.actual import Listeners, Wanted
-from mcrd.querying.groups import NONE, Group, Said, Sources, Times
+from mcrd.querying.groups import NONE, Group, Question, Said, Sources, Times
 from mcrd.querying.interests import Interests
 from mcrd.querying.querier import ALL_SOURCES, GROUPS, SOURCES, Ask, Querier
 from mcrd.sockets.queries import query
@@ -399,6 +399,44 @@ def test_who_takes_the_place_of_another_starts_if_it_is_elected(
     assert after.elected is elected
     times = [now for now in range(4, 200) for _ in after.due(float(now))]
     assert times == ([4, 36, 161] if elected else [])  # two as a start, then one every 125 s
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_of_a_source_specific_group_nobody_takes_anything_from_others(version: int) -> None:
+    """Who names no source has a timer beside those of the sources."""
+    group, times = Group(IPv4Address("232.1.1.1"), 0.0), TIMES
+    assert group.hear(Said.ALLOW, those("ab"), 0.0, times) == []
+
+    def join(now: float) -> None:
+        if version < 3:
+            group.hear_old(version, now, times)
+        else:
+            group.hear(Said.TO_EX, those("c"), now, times)
+
+    join(1.0)
+    assert group.wanted.keys() == those("ab")
+    assert group.until == 261.0
+    assert not group.refused
+    assert group.hear(Said.BLOCK, those("b"), 2.0, times) == [Question(those("b"))]
+    group.asked(Question(those("b")), 2.0, times)
+    group.expire(4.0)
+    assert group.wanted.keys() == those("a")
+    assert not group.refused
+    # IGMPv1 has no leave, so no other leave is believed for its part.
+    asked = [Question(those("a"))] + [Question()] * (version > 1)
+    assert group.hear(Said.TO_IN, NONE, 5.0, times) == asked
+    for question in asked:
+        group.asked(question, 5.0, times)
+    group.hear(Said.IS_IN, those("a"), 6.0, times)
+    group.expire(7.0)
+    assert group.wanted.keys() == those("a")
+    assert (group.until > 7.0) is (version == 1)
+    join(8.0)
+    group.expire(266.5)  # the source has run out, and who names none goes on
+    assert not group.wanted
+    assert not group.refused
+    assert not group.is_over(266.5)
+    assert group.is_over(268.0)
 
 
 def test_of_too_many_sources_a_source_specific_group_keeps_those_that_are_known() -> None:
