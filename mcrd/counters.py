@@ -78,7 +78,8 @@ class OutputCounts(OutputDrops):
 class RuleCounts(Struct):
     """What a rule took, and what became of it; `inspect` to `switch` are None where it does not.
 
-    `backlog` are datagrams that it keeps while it stands by, None where it has no `standby`.
+    `backlog` are datagrams that it keeps while it stands by, None where it has no `standby`. `leg`
+    is which of several inputs of a rule this one is, counted from 1; 0: there is no other.
     """
 
     interface: str = ""
@@ -99,6 +100,7 @@ class RuleCounts(Struct):
     address: str = ""
     port: int | str = 0
     description: str = ""
+    leg: int = 0
 
 
 class InterfaceCounts(Struct):

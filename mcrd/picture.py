@@ -103,7 +103,6 @@ def of_interfaces(
 def of_rule(name: str, count: RuleCounts) -> RulePicture:
     """A rule, or a leg of one."""
     found = count.inspect
-    is_leg = count.merge is not None or count.switch is not None  # else it may be of a pattern
     return RulePicture(
         packets=count.rate.second.packets,
         bits=8 * count.rate.second.bytes,
@@ -115,7 +114,7 @@ def of_rule(name: str, count: RuleCounts) -> RulePicture:
         about=count.description,
         peak=count.rate.peak.second,
         before=0 if found is None else found.lost or found.mpeg_ts.continuity_errors,
-        stream=name.partition("@")[0] if is_leg else "",
+        stream=name.partition("@")[0] if count.leg else "",  # others with @ are of a pattern
         used=None if count.switch is None else count.switch.used,
         outputs=[_output(output) for output in count.outputs],
     )

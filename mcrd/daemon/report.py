@@ -155,6 +155,7 @@ def rule_counts(
         address=str(entry.input.address),
         port=_port(entry.input.port),
         description=entry.description,
+        leg=entry.leg,
         state=now.state,
         reason=now.reason,
         silent=entry.name in silent if entry.silence is not None else None,

@@ -38,10 +38,12 @@ STATS = Stats(
             address="239.1.1.1", port=5000, description="The <door>",
         ),
         "news@eth0": RuleCounts(
-            "eth0", "eth0", "active", silent=True, switch=Switch(1, used=True),
+            "eth0", "eth0", "active", silent=True, switch=Switch(1, used=True), leg=1,
             inspect=InspectCount(lost=9), address="ff15::1", port=5000,
         ),
-        "news@eth3": RuleCounts("eth3", None, "waiting", "eth3 is missing", switch=Switch(2)),
+        "news@eth3": RuleCounts(
+            "eth3", None, "waiting", "eth3 is missing", switch=Switch(2), leg=2,
+        ),
     },
     interfaces={
         "eth0": InterfaceCounts(dropped={"rate_limited": 3, "ring_full": 5}, rate=rate(2010)),
@@ -52,8 +54,9 @@ SHOWN = picture(STATS, MEMBERS)
 
 
 def test_inputs_of_one_stream_are_its_own_and_rules_of_a_pattern_are_not() -> None:
-    bridge = RuleCounts("br-1", "br-1", "active")
-    assert picture(Stats(rules={"all@br-1": bridge}), MEMBERS).rules["all@br-1"].stream == ""
+    rules = {"all@br-1": RuleCounts("br-1", "br-1", "active"), "hall@eth0": RuleCounts(leg=1)}
+    shown = picture(Stats(rules=rules), MEMBERS).rules
+    assert [rule.stream for rule in shown.values()] == ["", "hall"]
     assert {SHOWN.rules[f"news@eth{n}"].stream for n in (0, 3)} == {"news"}
 
 

@@ -204,8 +204,10 @@ def test_the_inputs_of_one_rule_are_one_card(
     many: tuple[Answers, Web], opened: Callable[..., Page]
 ) -> None:
     answers, web = many
-    legs = {f"news@eth{n}": rule(f"eth{n}", switch=Switch(n, used=n == 3)) for n in (2, 3)}
-    answers.set_rules({"camera": rule(), **legs})
+    legs = {f"news@eth{n}": rule(f"eth{n}", leg=n, switch=Switch(n, used=n == 3)) for n in (2, 3)}
+    plain = {f"hall@eth{n}": rule(f"eth{n}", leg=n) for n in (2, 3)}
+    patterns = {f"all@eth{n}": rule(f"eth{n}") for n in (2, 3)}
+    answers.set_rules({"camera": rule(), **legs, **plain, **patterns})
     page = opened(web.url)
     card = page.locator("g.card.rule", has_text="news")
     card.wait_for()
