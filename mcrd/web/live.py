@@ -43,7 +43,7 @@ class Live:
         self._happenings: deque[Happening] = deque(maxlen=HAPPENINGS_MOST)
         self._number = 0
         self._change = b"{}"
-        self._whole = (-1, b"{}")
+        self._whole = (-1, "", b"{}")
         self._next = asyncio.Event()
 
     async def run(self) -> None:
@@ -97,12 +97,16 @@ class Live:
         return found[name]
 
     def whole(self) -> bytes:
-        """All of the picture, and what happened; made once for all who want it."""
-        if self._whole[0] != self._number:
+        """All of the picture, and what happened; made once for all who want it.
+
+        While the daemon hangs, once a second, since the trouble has the seconds.
+        """
+        trouble = self._trouble_now()
+        if self._whole[:2] != (self._number, trouble):
             all_of_it = {**self._head(), "whole": True, "rules": self._known.rules}
             all_of_it["happenings"] = list(self._happenings)
-            self._whole = (self._number, msgspec.json.encode(all_of_it))
-        return self._whole[1]
+            self._whole = (self._number, trouble, msgspec.json.encode(all_of_it))
+        return self._whole[2]
 
     def _head(self) -> dict[str, Any]:
         return {

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.lab import wait_for
 from tests.web.serving import HOSTILE, MCRD_WEB, WORKER, Answers, Web, events, rule, said, serving
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
+from mcrd.web.daemon import TIMEOUT
 
 TOKEN = "a-token-that-nobody-guesses"
 
@@ -131,6 +133,26 @@ def test_a_daemon_that_hangs_is_named_soon(web: Web, answers: Answers) -> None:
     assert "rules" not in told
     answers.hangs = False
     assert next(each for each in stream if "rules" in each)["trouble"] == ""
+
+
+def test_the_state_says_that_the_daemon_hangs_long_before_its_poll_ends(
+    web: Web, answers: Answers
+) -> None:
+    answers.hangs = True
+    begin = time.monotonic()
+
+    def troubled() -> dict[str, Any] | None:
+        found = web.state()
+        return found if found["trouble"] else None
+
+    found = wait_for(troubled, "the trouble")
+    assert time.monotonic() - begin < TIMEOUT - 1
+    assert re.fullmatch("mcrd has not answered for [0-9]+ s", found["trouble"])
+    assert "camera" in found["rules"]
+    first = next(events(web))  # of a page that is opened now
+    assert re.fullmatch("mcrd has not answered for [0-9]+ s", first["trouble"])
+    answers.hangs = False
+    web.until_it_knows()
 
 
 def test_the_past_of_a_rule_and_its_journal_are_there_while_the_daemon_hangs(
