@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from mcrd.addresses import written
 from mcrd.answers import Members
-from mcrd.counters import OutputCounts, RuleCounts, Stats
+from mcrd.counters import InterfaceCounts, OutputCounts, RuleCounts, Stats
 
 NO_LOSS = frozenset(
     ("unmatched", "own_output", "second_copy", "standby_input", "standby", "duplicate")
@@ -75,18 +75,18 @@ class Picture(Struct):
 def picture(stats: Stats, members: Members) -> Picture:
     """The picture of what these say."""
     rules = {name: of_rule(name, count) for name, count in stats.rules.items()}
-    return Picture(rules, of_interfaces(stats, rules, members))
+    return Picture(rules, of_interfaces(stats.interfaces, rules, members))
 
 
 def of_interfaces(
-    stats: Stats, rules: Mapping[str, RulePicture], members: Members
+    counted: Mapping[str, InterfaceCounts], rules: Mapping[str, RulePicture], members: Members
 ) -> dict[str, InterfacePicture]:
     """The interfaces; what one of all these rules has lost is shown there."""
     found = {
         name: InterfacePicture(
             entry.rate.second.packets, 8 * entry.rate.second.bytes, losses(entry.dropped)
         )
-        for name, entry in stats.interfaces.items()
+        for name, entry in counted.items()
     }
     for rule in rules.values():
         if rule.lost and (node := found.get(rule.interface)):

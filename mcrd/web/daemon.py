@@ -15,6 +15,7 @@ from mcrd.client import ANSWER_LARGEST, CONNECT_TIMEOUT, NoAnswerError
 from mcrd.errors import words
 
 TIMEOUT = 20.0  # seconds that an answer may take
+PIECE = 64 * 1024  # bytes that are read at once
 
 Kind = TypeVar("Kind", bound=Answer)
 
@@ -61,15 +62,18 @@ class Daemon:
             self._decoders[kind] = msgspec.json.Decoder(_Reply[kind])  # type: ignore[valid-type]
         return self._decoders[kind]
 
-    async def _ask(self, command: str, arguments: dict[str, Any]) -> bytes:
+    async def _ask(self, command: str, arguments: dict[str, Any]) -> bytearray:
         if self._open is None:
-            opening = asyncio.open_unix_connection(str(self.path), limit=ANSWER_LARGEST)
+            opening = asyncio.open_unix_connection(str(self.path))
             self._open = await asyncio.wait_for(opening, CONNECT_TIMEOUT)
         reader, writer = self._open
         writer.write(msgspec.json.encode({"command": command, "arguments": arguments}) + b"\n")
-        line = await reader.readline()
-        if not line.endswith(b"\n"):
-            raise NoAnswerError("mcrd ended before it answered")
+        line = bytearray()  # readline() has an answer three times; it may be of some megabytes
+        while not line.endswith(b"\n"):
+            part = await reader.read(PIECE)
+            if not part or len(line) > ANSWER_LARGEST:
+                raise NoAnswerError("mcrd ended before it answered")
+            line += part
         return line
 
     def _why(self, error: Exception) -> Exception:
@@ -78,6 +82,11 @@ class Daemon:
                 return NoAnswerError("mcrd did not answer: is it stopped, or very busy?")
             case OSError():
                 return NoAnswerError(f"cannot reach mcrd at {self.path}: {words(error)}")
-            case ValueError():  # msgspec's errors are such
-                return NoAnswerError(f"mcrd answered what mcrd-web does not understand: {error}")
-        return error
+        return not_understood(error)
+
+
+def not_understood(error: Exception) -> Exception:
+    """As NoAnswerError, when it is of msgspec; else as it is."""
+    if isinstance(error, ValueError):
+        return NoAnswerError(f"mcrd answered what mcrd-web does not understand: {error}")
+    return error

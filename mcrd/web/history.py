@@ -28,6 +28,7 @@ BACK = 5  # seconds; the past moves with a clock that was set back by more
 AT_ONCE = 256  # places that columns get: for each new number of places, a whole base is kept
 _STEPS = 256  # for a factor of 2
 _ROWS = 3  # packets, bits and peaks, each of all rules
+_NEAR = 128  # what is less by this or by fewer has the same higher byte as what is more
 
 
 Flows = Mapping[str, Sequence[float]]
@@ -182,7 +183,7 @@ def _series(columns: Iterable[_Column], place: _Place) -> Series:
         if at >= place.since:
             written, length = zlib.decompress(compressed), len(base)
             packets, bits, peak = (
-                base[i] + (written[i] << 8 | written[length + i])
+                base[i] + (written[i] << 8 | written[length + i]) - _NEAR
                 for i in range(place.at, length, length // _ROWS)
             )
             found.at.append(at)
@@ -197,8 +198,8 @@ def _bytes(numbers: array[int]) -> int:
 
 
 def _written(numbers: array[int], base: array[int]) -> bytes:
-    """Most higher bytes are alike, and lower ones are noise: runs are all that can be found."""
-    apart = array("H", [(n - b) & 0xFFFF for n, b in zip(numbers, base, strict=True)])
+    """Most higher bytes are 0, and lower ones are noise: runs are all that can be found."""
+    apart = array("H", [(n - b + _NEAR) & 0xFFFF for n, b in zip(numbers, base, strict=True)])
     if sys.byteorder == "big":
         apart.byteswap()
     whole = apart.tobytes()

@@ -4,15 +4,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from sys import intern
 from typing import NamedTuple
 
-from mcrd.answers import Members
-from mcrd.counters import Stats, rates
+import msgspec
+
+from mcrd.answers import Answer, Members
+from mcrd.counters import InterfaceCounts, RuleCounts, WorkerCounts, rates
 from mcrd.picture import InterfacePicture, OutputPicture, RulePicture, of_interfaces, of_rule
 
 OF_RULE = 6  # numbers in Stats.rates before those of outputs
+
+
+_rule = msgspec.json.Decoder(RuleCounts)
+
+
+class Counted(Answer):
+    """As counters.Stats, with rules that are read one by one.
+
+    The counters of thousands of rules, as objects, take many times the memory of their picture.
+    """
+
+    command = "stats"
+    cursor: int = 0
+    since: int = 0
+    rules: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
+    interfaces: dict[str, InterfaceCounts] = msgspec.field(default_factory=dict)
+    workers: list[WorkerCounts] = msgspec.field(default_factory=list)
+    rates: dict[str, list[int | float]] = msgspec.field(default_factory=dict)
+
+    def each(self) -> Iterator[tuple[str, RuleCounts]]:
+        """The rules; raises ValueError for one that is none."""
+        for name, counted in self.rules.items():
+            yield intern(name), _rule.decode(counted)
 
 
 class Change(NamedTuple):
@@ -42,16 +67,18 @@ class Known:
         self.rules: dict[str, RulePicture] = {}
         self.interfaces: dict[str, InterfacePicture] = {}
 
-    def take(self, stats: Stats, members: Members) -> Change:
-        """Take an answer over; of what it says nothing of, only the rates change."""
-        is_rest = stats.since != 0 and stats.since == self.cursor
-        self.cursor = stats.cursor
-        new = {intern(name): of_rule(name, count) for name, count in stats.rules.items()}
-        flows: dict[str, Sequence[float]] = {
-            name: rates(count) for name, count in stats.rules.items()
-        }
-        if is_rest:
-            flows |= stats.rates
+    def take(self, counted: Counted, members: Members) -> Change:
+        """Take an answer over; of what it says nothing of, only the rates change.
+
+        Raises ValueError, and takes nothing over, where it is not understood.
+        """
+        new: dict[str, RulePicture] = {}
+        flows: dict[str, Sequence[float]] = {}
+        for name, count in counted.each():
+            new[name], flows[name] = of_rule(name, count), rates(count)
+        if counted.since != 0 and counted.since == self.cursor:
+            flows |= counted.rates
+        self.cursor = counted.cursor
         gone = [name for name in self.rules if name not in flows]
         old = {name: self.rules[name] for name in (*new, *gone) if name in self.rules}
         for name in gone:
@@ -68,7 +95,7 @@ class Known:
             elif was != rule:
                 numbers[name] = _numbers(rule)
         self.rules |= new
-        self.interfaces = of_interfaces(stats, self.rules, members)
+        self.interfaces = of_interfaces(counted.interfaces, self.rules, members)
         return Change(old, new, rules, numbers, gone, flows)
 
 

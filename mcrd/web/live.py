@@ -14,10 +14,10 @@ import msgspec
 from mcrd.answers import Members, Status
 from mcrd.client import NoAnswerError
 from mcrd.counters import RuleCounts, Stats
-from mcrd.web.daemon import Daemon
+from mcrd.web.daemon import Daemon, not_understood
 from mcrd.web.happenings import Happening, Watch
 from mcrd.web.history import History
-from mcrd.web.known import UNCHANGED, Known
+from mcrd.web.known import UNCHANGED, Counted, Known
 
 INTERVAL = 1.0  # seconds between two polls
 SHARE = 8  # a poll takes no more than one part in so many of a CPU's time
@@ -131,18 +131,18 @@ class Live:
         try:
             self._is_asking = True
             status = await self._daemon.fetch(Status)
-            stats = await self._daemon.fetch(Stats, since=self._known.cursor)
-            if not (stats.rules or stats.rates) and status.uptime_s < STARTS:
+            counted = await self._daemon.fetch(Counted, since=self._known.cursor)
+            if not (counted.rules or counted.rates) and status.uptime_s < STARTS:
                 raise NoAnswerError("mcrd has started, and has no rules yet")
             members = await self._daemon.fetch(Members)
-        except NoAnswerError as error:
-            self.trouble = str(error)
+            changed = self._known.take(counted, members)
+        except (NoAnswerError, ValueError) as error:
+            self.trouble = str(not_understood(error))
             news = self._watch.gone(now, self.trouble)
         else:
             self.trouble = ""
-            changed = self._known.take(stats, members)
             self.history.add(int(now), changed.flows)
-            news = self._watch.look(now, status, stats.workers, changed.old, changed.new)
+            news = self._watch.look(now, status, counted.workers, changed.old, changed.new)
             self._status = status
         self._is_asking = False
         self._happenings.extend(news)

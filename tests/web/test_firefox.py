@@ -1,10 +1,11 @@
-"""The page in Firefox: what it shows, a click, the keyboard, hostile names; `make test-web`."""
+"""The page in Firefox: what it shows, a click, the keyboard, axe, hostile names."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
+AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 pytestmark = [
     pytest.mark.long,
@@ -73,6 +75,26 @@ def test_a_click_shows_a_rule_and_escape_closes_it(page: Firefox) -> None:
     assert "eth1 239.2.2.2:2000: sent 0; nothing lost" in said
     page.press("\ue00c")
     wait_for(lambda: not page.run('return document.getElementById("panel").open'), "the end", WAIT)
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe: `make test-web` installs it")
+def test_a_screen_reader_finds_nothing_wrong(page: Firefox, answers: Answers) -> None:
+    states = ("active", "standby", "idle", "waiting", "failed", "disabled")
+    rules = {state: rule(state=state, packets=9) for state in states}
+    rules["camera"] = rule(silent=True, dropped={"rate_limited": 7}, reason="because")
+    answers.set_rules(rules)
+    wait_for(lambda: rows(page).keys() == rules.keys(), "the rules", WAIT)
+    assert violations(page) == []
+    page.run(CLICK)
+    drawn = 'return document.querySelectorAll("#chart-seconds canvas").length'
+    wait_for(lambda: page.run(drawn) == 1, "the past", WAIT)
+    assert violations(page) == []
+
+
+def violations(page: Firefox) -> list[str]:
+    """What axe finds; the debugger runs it, past the page's policy."""
+    found = page.run(f"{AXE.read_text()}; return axe.run()")["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html'][:120]}" for each in found]
 
 
 def test_no_name_becomes_markup(page: Firefox) -> None:

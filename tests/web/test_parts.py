@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -19,8 +20,8 @@ from mcrd.counters import OutputCounts, RuleCounts, Stats, rates
 from mcrd.web import history as module
 from mcrd.web.access import Access, RefusedError
 from mcrd.web.happenings import AT_ONCE, QUIET, Watch
-from mcrd.web.history import MINUTES, SECONDS, History, pack, series, unpack
-from mcrd.web.known import Known
+from mcrd.web.history import ANEW, MINUTES, SECONDS, History, pack, series, unpack
+from mcrd.web.known import Counted, Known
 from tests.web.serving import rule
 
 
@@ -84,6 +85,19 @@ def test_rules_that_come_and_go_are_as_bounded(monkeypatch: pytest.MonkeyPatch) 
     for minute in range(1, 100):
         history.add(60 * minute, steady | {f"new{minute}-{n}": [9.0] * 6 for n in range(20)})
     assert all(room / 2 < size <= room for size in kept_bytes(history, "steady1"))
+
+
+def test_rates_that_vary_by_a_third_take_little_more_than_two_bytes() -> None:
+    """With what they are written by; 2.9 where numbers a little less have other higher bytes."""
+    history, chance = History(), random.Random(1)
+    usual = [chance.uniform(50, 3000) for _ in range(1000)]
+    for second in range(1, ANEW + 1):
+        packets = [int(most * chance.uniform(0.75, 1)) for most in usual]
+        flows = [
+            [n, 1000 * n, int(n / 100 * chance.uniform(1, 1.05)) + 1, 0, 0, 0] for n in packets
+        ]
+        history.add(second, {f"r{n}": each for n, each in enumerate(flows)})
+    assert kept_bytes(history, "r1")[0] < 2.5 * 1000 * ANEW
 
 
 @pytest.mark.long
@@ -172,7 +186,8 @@ class Looks:
 
     def look(self, now: float, stats: Stats, pid: int = 1, up: float = 9) -> list[str]:
         """What is told of the next one."""
-        change = self.known.take(stats, Members())
+        counted = msgspec.json.decode(msgspec.json.encode(stats), type=Counted)
+        change = self.known.take(counted, Members())
         status = Status(version="2", pid=pid, uptime_s=up)
         told = self.watch.look(now, status, stats.workers, change.old, change.new)
         return [each.text for each in told]
