@@ -10,6 +10,7 @@ no room for its socket then, it accepts nothing any more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -110,12 +111,12 @@ class Door:
         try:
             sock.setblocking(False)
         except OSError as error:
-            sock.close()
+            _close(sock)
             self._refused(error)
             return
         task = self._loop.create_task(self._until_it_ends(sock))
         self._tasks.add(task)
-        task.add_done_callback(lambda _: sock.close())
+        task.add_done_callback(lambda _: _close(sock))
         task.add_done_callback(self._tasks.discard)
 
     async def _until_it_ends(self, sock: socket.socket) -> None:
@@ -128,3 +129,8 @@ class Door:
     def _refused(self, error: OSError) -> None:
         text = "%s: a client cannot be taken: %s"
         tell(log, logging.ERROR, "unexpected", text, self._name, with_remedy(error))
+
+
+def _close(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+        sock.close()

@@ -25,6 +25,7 @@ FOUND = (
     "running:io_uring:sendmsg:ENOMEM:4",  # a worker that was given up
     "running:io_uring:getdents64:EIO:8",  # a traceback of a worker's interpreter
     "running:io_uring:ioctl:ENODEV:5+",  # connections of clients that stayed open, and memory
+    "running:io_uring:close:EINTR:1",  # a saved file that was not read again
 )
 
 
