@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mcrd import threads
+from mcrd.spent import Spent
 
 EVERY = 1.5  # seconds
 SHARE = 100  # a look that takes much time of a CPU is followed by so many times as much
@@ -94,14 +95,13 @@ class Poll:
             self._ended = None
 
     def _run(self, ending: threading.Event) -> None:
-        pause, began = self._every, time.thread_time()
+        pause = self._every
         while not ending.wait(pause):
+            spent = Spent()
             with self._lock:
                 number = self.round
             seen = self._look_until_written(ending)
-            took = time.thread_time() - began
-            began += took
-            pause = max(self._every, SHARE * took)
+            pause = max(self._every, SHARE * spent.seconds())
             with self._lock:
                 if ending.is_set() or self._forgetting:
                     continue

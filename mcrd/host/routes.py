@@ -23,6 +23,7 @@ from mcrd.errors import words
 from mcrd.host.neighbours import PATIENCE, Hop, Neighbours
 from mcrd.planning.links import Link, Lookup, Way, source_of
 from mcrd.sockets.rtnetlink import Change, Question, Route, RouteChanges, RouteQueries
+from mcrd.spent import Spent
 from mcrd.tasks import until_it_can
 
 SLICE = 0.005  # seconds of reading what changed, at once
@@ -143,7 +144,7 @@ class Routes:
         if self._changes is None:
             return
         asyncio.get_running_loop().remove_reader(self._changes.fileno())
-        began = time.thread_time()  # of a CPU: on a busy machine it takes longer, but no more
+        spent = Spent()
         try:
             changes = set(self._changes.read(SLICE))
             if None in changes:
@@ -154,7 +155,7 @@ class Routes:
                 self._look_at_states(change for change in heard if change.over)
             self._look_at_due()
         finally:
-            pause = min(SHARE * (time.thread_time() - began), LONGEST_PAUSE)
+            pause = min(SHARE * spent.seconds(), LONGEST_PAUSE)
             self._later(pause, self._listen)
 
     def _listen(self) -> None:
@@ -232,11 +233,11 @@ class Routes:
                 self._look_later(wait)
                 return
             self._looking, self._due, self._took = self._due, set(), 0.0
-        began = time.thread_time()
+        spent = Spent()
         self._look([self._looking.pop() for _ in range(min(PORTION, len(self._looking)))])
         if not self._looking:
             self._tell()
-        self._took += time.thread_time() - began
+        self._took += spent.seconds()
         if not self._looking:
             self._next_look = time.monotonic() + min(SHARE * self._took, LONGEST_PAUSE)
         self._look_later(0.0 if self._looking else self._next_look - time.monotonic())

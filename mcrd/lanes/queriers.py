@@ -26,6 +26,7 @@ from mcrd.sockets.queries import query
 from mcrd.sockets.rejoin import source_for
 from mcrd.sockets.reports import LATEST, is_reported
 from mcrd.sockets.station import Station
+from mcrd.spent import Spent
 
 SHARE = 0.1  # of the time may go into reading,
 BURST = 0.05  # and so many seconds at once
@@ -180,7 +181,7 @@ class Asking:
     def _read(self) -> None:
         """Of a flood, what does not fit into a part of the time is lost to it alone."""
         loop = asyncio.get_running_loop()
-        began = time.thread_time()
+        spent = Spent()
         now, groups = time.monotonic(), set[Address]()
         for heard in self._station.listen():
             if heard is None:
@@ -204,7 +205,7 @@ class Asking:
         self._ask(now)
         self._heard(self._querying.index, groups)
         left, since = self._credit
-        left = min(BURST, left + (now - since) * SHARE) - (time.thread_time() - began)
+        left = min(BURST, left + (now - since) * SHARE) - spent.seconds()
         self._credit = left, now
         if left < 0:
             loop.remove_reader(self._station.fileno())

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import socket
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from mcrd.model import Address
 from mcrd.sockets.common import or_close
 from mcrd.sockets.netlink import attributes
+from mcrd.spent import Spent
 
 # linux/netlink.h, linux/rtnetlink.h, linux/neighbour.h
 NLM_F_REQUEST = 1
@@ -156,8 +156,8 @@ class RouteChanges(_Netlink):
 
     def read(self, seconds: float) -> Iterator[Change | None]:
         """What has changed, as far as it is read in so many seconds of a CPU; None: any way."""
-        until = time.thread_time() + seconds
-        while time.thread_time() < until:
+        spent = Spent()
+        while spent.seconds() < seconds:
             try:
                 data = self._socket.recv(8192)
             except BlockingIOError:
