@@ -30,6 +30,7 @@ STARTS_WITHIN = 2 * PATIENCE  # seconds
 IN_VAIN = 10.0  # seconds after which what is said to have failed may still be tried
 # Descriptors: of a client that goes, of what sends reports; of the next worker, which waits.
 MORE = {RUNNING: 2, SPARE: 5}
+TRIES = 5  # of strace, which ends when one of several processes has
 NOT_REACHED = "not reached"  # the call was not made so often: nothing failed
 # What wakes asyncio's loop is read again in its next turn.
 UNCAUGHT = re.compile(
@@ -206,14 +207,23 @@ class Attached:
     """strace(1) at a daemon that runs, and at its workers: those there are, and new ones."""
 
     def __init__(self, daemon: Mcrd, case: Case, trace: Path) -> None:
-        pids = [daemon.pid, *children(daemon.pid)]
-        at = [word for pid in pids for word in ("-p", str(pid))]
-        self._process = subprocess.Popen(("strace", *case.options(trace), *at))
-        try:
-            wait_for(lambda: all(map(_traced, pids)), "strace", interval=0.02)
-        except TimeoutError:
-            self.release()
-            raise
+        for _ in range(TRIES):
+            pids = [daemon.pid, *children(daemon.pid)]
+            at = [word for pid in pids for word in ("-p", str(pid))]
+            self._process = subprocess.Popen(("strace", *case.options(trace), *at))
+            try:
+                wait_for(lambda: self._ended or all(map(_traced, pids)), "strace", interval=0.02)  # noqa: B023
+            except TimeoutError:
+                self.release()
+                raise
+            if not self._ended:
+                return
+        raise TimeoutError("strace ends at once")
+
+    @property
+    def _ended(self) -> bool:
+        """Whether strace has, as when a process ends before it is there."""
+        return self._process.poll() is not None
 
     def release(self) -> None:
         """Let go: the calls work again."""
@@ -222,7 +232,10 @@ class Attached:
 
 
 def _traced(pid: int) -> bool:
-    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    try:
+        texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    except (FileNotFoundError, ProcessLookupError):  # one of its threads has ended: look again
+        return False
     return not any("TracerPid:\t0\n" in text for text in texts)
 
 
