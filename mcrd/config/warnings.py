@@ -100,7 +100,7 @@ def _warn_source_specific(rule: FoundRule) -> None:
     if not is_source_specific(address) or any(each.num_addresses == 1 for each in sources):
         return
     fields = [output.fields for output in rule.outputs]
-    if isinstance(address, Network) and all(f["when"] and f["source"] == "keep" for f in fields):
+    if all(f["when"] and f["source"] == "keep" for f in fields):
         return  # members say from which sources it is joined
     message = (
         f"{address} is for source-specific multicast: to join it, sources must be addresses, not "

@@ -84,8 +84,10 @@ def _is_news(at: int, output: OutputState, rule: RuleState, before: RuleState | 
 def _tell_output(rule: Rule, at: int, state: OutputState, pace: Pace) -> None:
     level = logging.INFO if state == GOOD else logging.WARNING
     output = rule.outputs[at]
-    if output.when is not None and (state == GOOD or state.state == "idle"):
-        level = pace.level()
+    if output.when is not None and state.state in ("active", "idle"):
+        paced = pace.level()
+        if paced == logging.DEBUG or state == GOOD or state.state == "idle":
+            level = paced
     of = {"rule": rule.name, "interface": output.interface, "output": where(output)}
     text = "rules.%s: outputs[%d]: %s"
     tell(log, level, "output-state", text, rule.name, at, report.state(state), **of)

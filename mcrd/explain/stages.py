@@ -14,6 +14,7 @@ from mcrd.explain.outputs import outputs
 from mcrd.explain.rulefile import file
 from mcrd.explain.seen import frames
 from mcrd.explain.taken import grown, is_slow, taken
+from mcrd.planning.outlets import ONLY_OTHERS
 
 TWICE = "twice"
 
@@ -61,6 +62,11 @@ def _state(daemon: Daemon, rest: Sequence[Finding]) -> Iterator[Finding]:
                 " reports to that one alone, a Linux bridge those of IGMPv2 and MLDv1"
                 " (`when` in mcr.toml(5))"
             )
+            if ONLY_OTHERS in (reason or ""):
+                remedy = (
+                    '`source` of the output ("keep": that of each packet), or of the receiver;'
+                    " `mcrctl members` shows what is wanted"
+                )
         yield Finding("file", "state", "note" if told else "no", text, remedy)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from operator import attrgetter
 from typing import Any
 
@@ -21,6 +21,8 @@ from mcrd.planning.links import Link, Lookup, Way, lookup, source_of
 from mcrd.planning.portions import sent_from
 from mcrd.planning.replies import replies_to
 from mcrd.planning.resources import Egress, Members, Nowhere, Outlet, Sending, Worker
+
+ONLY_OTHERS = ", but from others"  # sources that an output does not send from
 
 
 def lookups_of(rule: Rule) -> Iterator[Lookup]:
@@ -154,12 +156,14 @@ def why_unwanted(output: Output, links: Mapping[str, Link], listeners: Listeners
     name = names.shown(output.interface or "", links)
     if not isinstance(output.address, IPv4Address | IPv6Address):
         return f"nobody on {name} has joined a group of {output.address}"
-    _, known = _joined(output, links, listeners)
+    index, known = _joined(output, links, listeners)
     only = ""
     if known and output.source == "keep":
         only = " from a source whose packets it sends"
     elif known:
         only = f" from {output.source or source_of(output, links[output.interface or ''])}"
+        if others := listeners[index, known[0]].sources:
+            only += f"{ONLY_OTHERS}, such as {ip_address(others[0])}"
     return f"nobody on {name} has joined {output.address}{only}"
 
 

@@ -210,6 +210,24 @@ def test_a_group_is_joined_from_the_sources_that_members_name(path: Path) -> Non
     assert "WARNING" not in daemon.log()
 
 
+def test_who_names_a_source_that_the_output_does_not_send_from_is_told(path: Path) -> None:
+    """Without `source = "keep"`, the stream comes from the relay."""
+    given, wanted = GROUPS[path.version]
+    rules = rule("a", f"r0 {given} 5000", f"r1 {wanted} 6000 {WHEN}")
+    daemon = path.lab.mcrd(path.relay, rules + ASKS)
+    one = Member(path.sink, wanted, path.senders[:1])
+    why = f"but from others, such as {path.senders[0]}"
+    wait_for(lambda: why in (daemon.rules()["a"]["reason"] or ""), "the reason")
+    told = " ".join(daemon.ctl("explain", "a", "--seconds", "0.2", check=False).stdout.split())
+    assert why in told
+    assert 'What to do: `source` of the output ("keep": that of each packet)' in told
+    daemon.edit(rules.replace("ttl = 2", 'ttl = 2, source = "keep"') + ASKS)
+    wait_for(lambda: path.joined() == path.senders[:1], "the source to be joined")
+    path.send(daemon)
+    wait_for(lambda: one.received() == {path.senders[0]: 20}, "the receiver to get it")
+    one.leave()
+
+
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
 def test_a_source_specific_group_for_hosts_that_cannot_name_sources(
     path: Path, *, named: bool

@@ -1551,7 +1551,9 @@ def test_members_do_not_name_sources_of_the_input_where_the_output_has_its_own()
             is_joined = membership in (*entry.required, *entry.optional)
             assert is_joined is (address == "239.1.0.7")
             assert ("source-specific" in entry.doubts[0]) is (not is_joined)
-        assert members_of(address, Wanted(False, those(77)), output="").idle
+        entry = members_of(address, Wanted(False, those(77)), output="")
+        why = f"nobody on eth1 has joined {address} from {own}, but from others, such as 10.0.0.77"
+        assert (entry.waiting, list(entry.idle)) == ((why,), [0])
 
 
 def joins_of(where: str, groups: dict[int, range]) -> dict[int, list[int | None]]:

@@ -271,6 +271,14 @@ def test_members_that_come_and_go_fill_no_log(caplog: pytest.LogCaptureFixture) 
         tell_changes({"camera": on}, {"camera": idle}, {"camera": rule}, pace)
     assert len(caplog.messages) == IN_A_MINUTE + 1
     assert "members come and go faster than is said here" in caplog.messages[-1]
+    caplog.clear()
+    doubted = RuleState("active", None, (OutputState("active", "no member names a source"),))
+    pace = Pace()
+    for _ in range(100):
+        tell_changes({"camera": on}, {"camera": doubted}, {"camera": rule}, pace)
+        tell_changes({"camera": doubted}, {"camera": on}, {"camera": rule}, pace)
+    assert len(caplog.messages) == IN_A_MINUTE + 1
+    assert [record.levelname for record in caplog.records][:2] == ["WARNING", "INFO"]
     broken = RuleState("failed", "broken", (OutputState("failed", "broken"),))
     tell_changes({"camera": idle}, {"camera": broken}, {"camera": rule}, pace)
     assert "failed" in caplog.messages[-1]
