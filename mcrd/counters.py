@@ -78,8 +78,9 @@ class OutputCounts(OutputDrops):
 class RuleCounts(Struct):
     """What a rule took, and what became of it; `inspect` to `switch` are None where it does not.
 
-    `backlog` are datagrams that it keeps while it stands by, None where it has no `standby`. `leg`
-    is which of several inputs of a rule this one is, counted from 1; 0: there is no other.
+    `backlog` are datagrams that it keeps while it stands by, `overheard` those that another host
+    was heard to send meanwhile; None where it has no `standby`. `leg` is which of several inputs
+    of a rule this one is, counted from 1; 0: there is no other.
     """
 
     interface: str = ""
@@ -95,6 +96,7 @@ class RuleCounts(Struct):
     leg_faults: list[str] = []
     switch: Switch | None = None
     backlog: int | None = None
+    overheard: int | None = None
     rate: Rate = field(default_factory=Rate)
     outputs: list[OutputCounts] = []
     address: str = ""

@@ -192,7 +192,8 @@ def stats(answer: counters.Stats) -> Iterator[str]:
         if rule.inspect is not None:
             yield from (f"    {line}" for line in inspected(rule.inspect))
         if rule.backlog is not None:
-            yield f"    keeps {counted(rule.backlog, 'packet')} while it stands by"
+            heard = f"; heard another host send {rule.overheard}" if rule.overheard else ""
+            yield f"    keeps {counted(rule.backlog, 'packet')} while it stands by{heard}"
         if rule.merge is not None:
             yield f"    merged: {merged(rule.merge)}"
         for fault in rule.leg_faults:

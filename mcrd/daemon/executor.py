@@ -33,7 +33,16 @@ from mcrd.planning.names import real
 from mcrd.planning.plan import Add, Close, Open, Relieve, Remove, Replace, Step
 from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.replies import counted_by
-from mcrd.planning.resources import GroupProtocol, Ingress, Querying, Rejoin, Resource, Ring, Worker
+from mcrd.planning.resources import (
+    Egress,
+    GroupProtocol,
+    Ingress,
+    Querying,
+    Rejoin,
+    Resource,
+    Ring,
+    Worker,
+)
 from mcrd.systemd.jobs import is_restarted
 
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
@@ -243,10 +252,7 @@ class Estate:
         try:
             self.holdings.open(resource, links)
         except OSError as error:
-            if (
-                isinstance(resource, Rejoin | GroupProtocol | Querying)
-                and resource not in self.failures
-            ):
+            if _is_dispensable(resource) and resource not in self.failures:
                 log.warning("%s: %s", resource, words(error))  # rules may do without
             self.failures.add(resource, explain(error, resource))
         else:
@@ -392,6 +398,12 @@ class Estate:
         elif (lane := self.holdings.lanes.get(resource.ring)) is not None:
             lane.members.end(None)
             await lane.stop()
+
+
+def _is_dispensable(resource: Resource) -> bool:
+    """Whether rules may do without, so that their states do not tell of it."""
+    hears = isinstance(resource, Egress) and resource.hears
+    return hears or isinstance(resource, Rejoin | GroupProtocol | Querying)
 
 
 def _kind(step: Step) -> type[Step]:

@@ -183,6 +183,8 @@ FAMILIES = (
         "How far from the times in them the PCRs of MPEG-TS arrive."),
     Family("mcrd_rule_backlog_packets", Gauge, RULE, "backlog", None,
         "Datagrams that a rule with standby keeps now, to send them when it takes over."),
+    Family("mcrd_rule_overheard_packets", Counter, RULE, "overheard", None,
+        "Datagrams that another host was heard to send while the rule stood by."),
     Family("mcrd_rule_leg_received_packets", Counter, MERGED, "received", None,
         "Datagrams that an input of a merged stream brought."),
     Family("mcrd_rule_leg_packets", Counter, MERGED, _faults(RESULTS), "result",

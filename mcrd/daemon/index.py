@@ -103,7 +103,7 @@ _NEWER = frozenset(
         *(("Worker", "engine"), ("Daemon", "engine")),
         *(("Rule", "more"), ("Rule", "leg"), ("Rule", "merge"), ("Rule", "switch")),
         *(("RuleCount", "switch"), ("Rule", "active_with"), ("Rule", "role")),
-        *(("Rule", "standby"), ("RuleCount", "backlog")),
+        *(("Rule", "standby"), ("RuleCount", "backlog"), ("RuleCount", "overheard")),
         ("Sending", "floating"),
         *(("Interface", "igmp_version"), ("Interface", "mld_version"), ("Interface", "rejoin")),
     }

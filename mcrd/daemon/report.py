@@ -165,6 +165,7 @@ def rule_counts(
         inspect=(count.inspect or InspectCount()) if entry.inspect else None,
         merge=(count.merge or MergeCount()) if entry.merge else None,
         backlog=count.backlog if entry.standby else None,
+        overheard=count.overheard if entry.standby else None,
         rate=ledger.rule_rate(entry.name).rounded(),
         outputs=[
             _output(entry.name, output, how, ledger, links)

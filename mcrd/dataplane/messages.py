@@ -183,7 +183,8 @@ class Match(msgspec.Struct, frozen=True):
     dropped; 0: it is not. `by_source`: its members differ by source too. `also` are
     further destinations; they count as the first one. `interface` is the place of that in the
     segment. `standby`: nothing is sent, since another host does; what came in the last so many ns,
-    `backlog`, is sent when that ends.
+    `backlog`, is sent when that ends. `overhears` is the place of the socket where the other host
+    is heard; None: nowhere.
     """
 
     first: Endpoint
@@ -203,6 +204,7 @@ class Match(msgspec.Struct, frozen=True):
     switches: Switch | None = None
     standby: bool = False
     backlog: int = 0
+    overhears: int | None = None
 
 
 NOWHERE = -1

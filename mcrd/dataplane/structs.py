@@ -51,6 +51,7 @@ def match_of(match: messages.Match) -> tuple[object, object]:
     made.interface = match.interface
     made.standby = match.standby
     made.backlog = match.backlog
+    made.overhears = 0 if match.overhears is None else 1 + match.overhears
     made.packets_per_second = match.limit
     made.source_count = len(match.sources)
     made.exclude_count = len(match.exclude)

@@ -76,7 +76,8 @@ class SwitchCount(Count):
 class RuleCount(Count):
     """What a rule took, what went no further, and what its payloads say; None: nobody looked.
 
-    `backlog` is how many datagrams it has now that are in no other counter yet.
+    `backlog` is how many datagrams it has now that are in no other counter yet. Of those that
+    stood by, another host was heard to send those `overheard`.
     """
 
     received: Traffic = field(default_factory=Traffic)
@@ -85,6 +86,7 @@ class RuleCount(Count):
     merge: MergeCount | None = None
     switch: SwitchCount | None = None
     backlog: int = 0
+    overheard: int = 0
 
 
 @dataclass(slots=True)

@@ -225,7 +225,8 @@ class Holdings:
 
     def add_egress(self, egress: Egress, sock: socket.socket) -> None:
         """Add a socket of an output. Raises OSError, and has not added it then."""
-        self._own[egress] = own_source(egress, sock)
+        if not egress.hears:
+            self._own[egress] = own_source(egress, sock)
         self.egress[egress] = sock
 
     def close(self, resource: Resource, *, anew: bool = False) -> None:

@@ -227,7 +227,7 @@ class Lane:
         process = self.connected
         if process is not None:
             with contextlib.suppress(WorkerError):
-                outputs = (output for relay in relays for output in relay.outputs)
+                outputs = (socket for relay in relays for socket in relay.sockets)
                 egresses = (o for o in outputs if isinstance(o, Egress) and o in sockets)
                 process.add_sockets({egress: sockets[egress] for egress in egresses})
 
@@ -237,7 +237,7 @@ class Lane:
         Raises NoRoomError, and WorkerError when there is no worker or a socket cannot be sent.
         """
         process, before = self._reached(), self.relays.get(key)
-        for output in relay.outputs:
+        for output in relay.sockets:
             if isinstance(output, Egress):
                 process.add_sockets({output: sockets[output]})
         slot = self.segment.rule_slot(key.rule)
@@ -251,7 +251,9 @@ class Lane:
             )
             for output, portion in zip(relay.outputs, relay.portions, strict=True)
         ]
-        match = match_of(relay, self.places[relay.ring or key.worker.ring])
+        place = self.places[relay.ring or key.worker.ring]
+        ear = process.places[relay.ear] if relay.ear is not None else None
+        match = match_of(relay, place, ear)
         self._changing.add(key)
         if before is None:
             future = process.request(messages.AddRule, slot, match, outputs)

@@ -24,8 +24,8 @@ Change = Add | Replace | Remove
 """A step that concerns one rule in one worker."""
 
 
-def match_of(relay: Relay, interface: int = 0) -> messages.Match:
-    """What the rule takes; `interface` is the place of that in the segment."""
+def match_of(relay: Relay, interface: int = 0, ear: int | None = None) -> messages.Match:
+    """What the rule takes; `interface` is the place of that in the segment, `ear` of its socket."""
     given = relay.input
     return messages.Match(
         first=messages.Endpoint(first_address(given.address).packed, first_port(given.port)),
@@ -45,6 +45,7 @@ def match_of(relay: Relay, interface: int = 0) -> messages.Match:
         switches=_switches(relay),
         standby=relay.standby,
         backlog=round(1e9 * relay.backlog),
+        overhears=ear,
     )
 
 

@@ -226,6 +226,7 @@ class Segment:
             self.merged(slot),
             self.switch(slot),
             int(counters.backlog),
+            int(counters.overheard),
         )
 
     def merged(self, slot: int) -> MergeCount | None:

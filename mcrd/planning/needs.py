@@ -19,7 +19,7 @@ from mcrd.model import (
     Output,
     Rule,
 )
-from mcrd.planning import names, outlets, patterns, receptions
+from mcrd.planning import names, outlets, overhear, patterns, receptions
 from mcrd.planning.actual import NOBODY, Actual, Listeners, Wanted
 from mcrd.planning.broadcast import input_here
 from mcrd.planning.links import Link, Lookup, Way
@@ -273,8 +273,10 @@ def needs(
             (rule.stream, rule.leg - 1, manner) if manner and rule.leg else None,
             bool(standby),
             rule.standby or 0.0,
+            overhear.ear(rule, opened),
         )
     required = (ingress, *workers, *reception)
+    optional += overhear.joins(whole.values())
     optional += _unasked(rule.input, link, settings, (*reception, *joins))
     heard = tuple(dict.fromkeys(_heard(rule, links, waiting)))
     doubts = tuple(

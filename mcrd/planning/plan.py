@@ -107,7 +107,7 @@ def plan(config: Config, actual: Actual, known: KnownNeeds | None = None) -> tup
         entry = known.of(rule, config, actual)
         wanted.update(dict.fromkeys(entry.required + entry.optional))
         for key, whole in entry.whole.items():
-            wanted.update(dict.fromkeys(whole.outputs))
+            wanted.update(dict.fromkeys(whole.sockets))
             relay = _without_failures(key, whole, actual) if actual.failures else whole
             if relay is not None:
                 relays[key] = relay

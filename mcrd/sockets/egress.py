@@ -20,6 +20,7 @@ from mcrd.planning.replies import back, ear, is_answer, receives
 from mcrd.planning.resources import Egress
 from mcrd.sockets.common import check_index, or_close, plain_socket, quiet_socket
 from mcrd.sockets.netlink import master_of
+from mcrd.sockets.overhear import open_overhearing
 from mcrd.sockets.rtnetlink import Question, RouteQueries
 
 # linux/in.h, linux/in6.h
@@ -55,8 +56,10 @@ class EgressSockets:
         """Open a non-blocking UDP socket, bound to its source and port, and connected.
 
         One that follows the routes is not bound to its interface: when they move, the kernel sends
-        over the new way, or refuses, from that packet on.
+        over the new way, or refuses, from that packet on. One that `hears` is not connected.
         """
+        if egress.hears:
+            return open_overhearing(egress)
         sending, address = egress.sending, egress.address
         check_index(sending.interface, sending.index)
         interface = None if sending.routed else sending.interface

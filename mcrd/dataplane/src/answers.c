@@ -17,9 +17,11 @@ int answers_init(struct answers *answers, struct egress *egress)
 	answers->ports = calloc(answers->places, sizeof(*answers->ports));
 	answers->queue.places = calloc(answers->places, sizeof(*answers->queue.places));
 	answers->line.places = calloc(answers->places, sizeof(*answers->line.places));
+	answers->heard.places = calloc(answers->places, sizeof(*answers->heard.places));
 	answers->buffers = calloc(ANSWERS_AT_ONCE, ANSWERS_BYTES);
 	/* None of it takes memory before it is used. */
-	if (!answers->ports || !answers->queue.places || !answers->line.places || !answers->buffers)
+	if (!answers->ports || !answers->queue.places || !answers->line.places || !answers->heard.places ||
+	    !answers->buffers)
 		return -ENOMEM;
 	return limit_init(&answers->asks, ANSWERS_UNKNOWN_A_SECOND);
 }
@@ -44,6 +46,7 @@ void answers_free(struct answers *answers)
 	free(answers->ports);
 	free(answers->queue.places);
 	free(answers->line.places);
+	free(answers->heard.places);
 	free(answers->buffers);
 	limit_free(&answers->asks);
 }
@@ -97,7 +100,7 @@ static void enqueue(struct answers *answers, uint32_t place)
 	if (port->queued)
 		return;
 	port->queued = 1;
-	append(answers, &answers->queue, place);
+	append(answers, port->overhears ? &answers->heard : &answers->queue, place);
 }
 
 static int may_ask(const struct answers *answers)
@@ -143,6 +146,7 @@ int answers_end(struct answers *answers, uint32_t place)
 	if (result < 0)
 		return result;
 	port->listens = port->keeps = port->polled = 0;
+	port->overhears = 0;
 	resume(answers, place);
 	forget(port);
 	port->generation = (port->generation + 1) % GENERATIONS;
@@ -180,7 +184,9 @@ static uint32_t dequeue(struct answers *answers, uint32_t *places)
 
 		answers->woken -= port->woken;
 		port->queued = port->woken = 0;
-		if (port->listens)
+		if (port->overhears)
+			enqueue(answers, place);
+		else if (port->listens)
 			places[found++] = place;
 	}
 	return found;
@@ -360,7 +366,7 @@ static int pass_on(struct answers *answers, uint32_t place, uint32_t i, uint64_t
 
 int answers_take(struct answers *answers, uint64_t now, egress_other *other, void *context)
 {
-	uint32_t places[ANSWERS_AT_ONCE], batch = dequeue(answers, places), i;
+	uint32_t places[ANSWERS_AT_ONCE] = { 0 }, batch = dequeue(answers, places), i;
 	uint8_t taken[ANSWERS_AT_ONCE] = { 0 }, stayed = 0;
 	int result = receive(answers, places, batch, NULL, other, context);
 
@@ -377,4 +383,68 @@ int answers_take(struct answers *answers, uint64_t now, egress_other *other, voi
 			result = poll_port(answers, places[i]);
 	wake(answers); /* some that were woken may not have asked */
 	return result;
+}
+
+int answers_overhear(struct answers *answers, uint32_t place, uint32_t slot)
+{
+	struct answers_port *port = &answers->ports[place];
+
+	port->listens = 1;
+	port->overhears = slot + 1;
+	return port->polled || port->queued ? 0 : poll_port(answers, place);
+}
+
+int answers_are_behind(const struct answers *answers, uint32_t place)
+{
+	return answers->ports[place].queued;
+}
+
+/* Receives what is there at one place. 1: all of it. */
+static int hear_at(struct answers *answers, uint32_t place, answers_told *told, egress_other *other, void *context)
+{
+	uint32_t places[ANSWERS_AT_ONCE], slot = answers->ports[place].overhears - 1, round, count = 4, i;
+	int result;
+
+	for (i = 0; i < ANSWERS_AT_ONCE; i++)
+		places[i] = place;
+	for (round = 0; round < OVERHEARD_AT_ONCE; round++) {
+		result = receive(answers, places, count, NULL, other, context);
+		if (result < 0)
+			return result;
+		/* More may have come after one that found nothing. */
+		for (i = 0; i < count; i++)
+			if (answers->results[i] >= 0)
+				told(context, place, slot, answers->buffers + (size_t)i * ANSWERS_BYTES,
+				     (uint32_t)answers->results[i]);
+		if (answers->results[count - 1] < 0)
+			return 1;
+		count = ANSWERS_AT_ONCE;
+	}
+	return 0;
+}
+
+int answers_hear(struct answers *answers, answers_told *told, egress_other *other, void *context)
+{
+	uint32_t left;
+
+	for (left = answers->heard.count; left > 0; left--) {
+		uint32_t place = take_first(answers, &answers->heard);
+		struct answers_port *port = &answers->ports[place];
+		int result;
+
+		port->queued = 0;
+		if (!port->overhears) {
+			if (port->listens)
+				enqueue(answers, place); /* it is an asker's by now */
+			continue;
+		}
+		result = hear_at(answers, place, told, other, context);
+		if (result == 0)
+			enqueue(answers, place);
+		else if (result > 0)
+			result = poll_port(answers, place);
+		if (result < 0)
+			return result;
+	}
+	return 0;
 }

@@ -18,6 +18,7 @@
 enum {
 	ANSWERS_AT_ONCE = 32, /* received between two harvests: a flood of them holds up no frame */
 	ANSWERS_BYTES = 65536,
+	OVERHEARD_AT_ONCE = 64, /* times ANSWERS_AT_ONCE, of one socket: as many as a harvest has frames */
 	ANSWERS_UNKNOWN = 64, /* questions to the supervisor that wait for an answer: as WANTED_AT_ONCE */
 	/* With WANTED_A_SECOND it stays below what the supervisor takes of a worker (hostile.py); others count as new_member. */
 	ANSWERS_UNKNOWN_A_SECOND = 900,
@@ -54,6 +55,7 @@ struct answers_port {
 	uint8_t woken; /* out of the line, to ask */
 	uint8_t polled;
 	uint8_t queued;
+	uint32_t overhears; /* one more than the slot of the rule that hears another host there; 0: none does */
 };
 
 /* Places of ports in their order. A place stands there once. */
@@ -68,6 +70,7 @@ struct answers {
 	uint32_t places;
 	struct answers_port *ports; /* by their places in the file table */
 	struct answers_queue queue; /* where something is to be received */
+	struct answers_queue heard; /* where something is, of another host */
 	struct answers_queue line;  /* that ask when others do no more; those that ended or ask by now are passed over */
 	uint32_t pending;
 	uint32_t unknown[ANSWERS_UNKNOWN]; /* places that the supervisor is to hear of */
@@ -103,5 +106,14 @@ int answers_complete(struct answers *answers, const struct completion *done);
 /* Receives and relays what is there, up to ANSWERS_AT_ONCE. `now` is of the real-time clock, in ns; `other` has to know
  * answers_complete(). Returns 0, or a negative errno of the engine itself. */
 int answers_take(struct answers *answers, uint64_t now, egress_other *other, void *context);
+
+/* From now on, what comes to `place` is what another host sends instead of the rule of that slot. */
+int answers_overhear(struct answers *answers, uint32_t place, uint32_t slot);
+/* Whether something may be there that has not been received. */
+int answers_are_behind(const struct answers *answers, uint32_t place);
+/* Receives it, and tells of each datagram: of all that was there, or of OVERHEARD_AT_ONCE times ANSWERS_AT_ONCE. `context`
+ * is of both. As answers_take(). */
+typedef void answers_told(void *context, uint32_t place, uint32_t slot, const uint8_t *data, uint32_t length);
+int answers_hear(struct answers *answers, answers_told *told, egress_other *other, void *context);
 
 #endif

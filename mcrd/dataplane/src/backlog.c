@@ -14,15 +14,43 @@ struct backlog_rule {
 	struct backlog_rule *next; /* of those that take over */
 	uint64_t for_ns;           /* how long it keeps what came */
 	uint64_t from, began;      /* what came at `from` is due at `began`: both in ns, CLOCK_REALTIME */
+	uint64_t told;             /* when it was told to take over, and */
+	uint64_t heard;            /* when the other host last sent what this one had, or was to have; likewise */
 	uint32_t slot;
+	uint32_t ear;              /* the place where that is heard; NOT_HEARD: nowhere */
 	uint32_t takes_over;
+	uint32_t waits;            /* for the other host to be silent */
+};
+
+enum {
+	LIKE = 16384, /* lists of what is kept, by the hashes of contents */
+	EARLY_SETS = 8192,
+	EARLY_WAYS = 4,
+};
+
+/* In the order in which they came. */
+struct backlog_like {
+	struct waiting_packet *first, *last;
+};
+
+/* A content that another host sent before it came here. */
+struct backlog_early {
+	uint64_t hash;
+	uint64_t at; /* when it was heard, in ns; 0: never */
 };
 
 struct backlog {
 	struct waiting waiting;
 	struct backlog_rule *taking_over;
 	struct backlog_rule rules[MCRD_RULE_SLOTS];
+	struct backlog_like like[LIKE];
+	struct backlog_early early[EARLY_SETS][EARLY_WAYS];
 };
+
+#define NOT_HEARD UINT32_MAX
+
+/* What is heard early is about to come: it is in the ring already, or under way by a longer path. */
+#define EARLY_NS 1000000000ULL
 
 enum {
 	SOURCE = 16,
@@ -37,16 +65,146 @@ static void count_standby(struct worker *worker, const struct rule *rule, uint64
 	count(&rule->counters->standby, datagrams);
 }
 
+static struct backlog_like *like(struct backlog *backlog, uint64_t hash)
+{
+	return &backlog->like[hash % LIKE];
+}
+
+static void list(struct backlog *backlog, struct waiting_packet *packet, uint64_t hash)
+{
+	struct backlog_like *those = like(backlog, hash);
+
+	packet->number = hash;
+	packet->span = 1;
+	packet->like = NULL;
+	if (those->last)
+		those->last->like = packet;
+	else
+		those->first = packet;
+	those->last = packet;
+}
+
+static void unlist(struct backlog *backlog, struct waiting_packet *packet)
+{
+	struct backlog_like *those = like(backlog, packet->number);
+	struct waiting_packet *before = NULL, *at;
+
+	if (!packet->span)
+		return;
+	packet->span = 0;
+	for (at = those->first; at != packet; at = at->like)
+		before = at;
+	if (before)
+		before->like = packet->like;
+	else
+		those->first = packet->like;
+	if (those->last == packet)
+		those->last = before;
+}
+
+/* The first datagram of the rule goes. */
+static void end_first(struct backlog *backlog, struct backlog_rule *its)
+{
+	unlist(backlog, its->queue.first);
+	waiting_end(&backlog->waiting, &its->queue);
+}
+
+/* What another host has sent is in no one's way. */
+static void end_heard(struct backlog *backlog, struct backlog_rule *its)
+{
+	while (its->queue.first && its->queue.first->left)
+		end_first(backlog, its);
+}
+
 /* The first datagram of the rule is neither kept any more nor sent. */
 static void drop_first(struct worker *worker, struct backlog_rule *its)
 {
 	const struct rule *rule = worker->rules.by_slot[its->slot];
+	uint32_t left = its->queue.first->left;
 
-	waiting_end(&worker->backlog->waiting, &its->queue);
-	if (!rule)
+	end_first(worker->backlog, its);
+	if (!rule || left)
 		return;
 	count(&rule->counters->backlog, (uint64_t)-1);
 	count_standby(worker, rule, 1);
+}
+
+static void count_heard(struct worker *worker, struct backlog_rule *its, const struct rule *rule, uint64_t now)
+{
+	count_standby(worker, rule, 1);
+	count(&rule->counters->overheard, 1);
+	its->heard = now;
+}
+
+/* What is kept longest of those with this content; NULL: there is none. */
+static struct waiting_packet *find(struct backlog *backlog, uint32_t slot, uint64_t hash, const uint8_t *data,
+				   uint32_t length)
+{
+	struct waiting_packet *packet = like(backlog, hash)->first;
+
+	while (packet && (packet->number != hash || packet->rule != slot || packet->length != SOURCE + length ||
+			  memcmp(packet->payload + SOURCE, data, length) != 0))
+		packet = packet->like;
+	return packet;
+}
+
+static struct backlog_early *early_set(struct backlog *backlog, uint64_t hash)
+{
+	return backlog->early[(hash >> 32) % EARLY_SETS];
+}
+
+static void note_early(struct backlog *backlog, uint64_t hash, uint64_t now)
+{
+	struct backlog_early *set = early_set(backlog, hash), *oldest = set;
+	int i;
+
+	for (i = 1; i < EARLY_WAYS; i++)
+		if (set[i].at < oldest->at)
+			oldest = &set[i];
+	*oldest = (struct backlog_early){ hash, now };
+}
+
+/* Was it heard before it came at `now`? Each that was heard stands for one that comes. */
+static int was_early(struct backlog *backlog, uint64_t hash, uint64_t now)
+{
+	struct backlog_early *set = early_set(backlog, hash);
+	int i;
+
+	for (i = 0; i < EARLY_WAYS; i++)
+		if (set[i].at && set[i].hash == hash && now < set[i].at + EARLY_NS && set[i].at < now + EARLY_NS) {
+			set[i].at = 0;
+			return 1;
+		}
+	return 0;
+}
+
+static uint64_t hash_of(const struct worker *worker, uint32_t slot, const uint8_t *data, uint32_t length)
+{
+	return guard_hash(&worker->guard, slot, data, length);
+}
+
+void backlog_overhear(void *context, uint32_t place, uint32_t slot, const uint8_t *data, uint32_t length)
+{
+	struct worker *worker = context;
+	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[slot] : NULL;
+	struct rule *rule = worker->rules.by_slot[slot];
+	struct waiting_packet *packet;
+	uint64_t hash, now;
+
+	if (!its || !rule || its->ear != place || !(rule->match.standby || its->takes_over))
+		return;
+	now = pace_real_now();
+	hash = hash_of(worker, slot, data, length);
+	packet = find(worker->backlog, slot, hash, data, length);
+	if (!packet) {
+		note_early(worker->backlog, hash, now);
+		return;
+	}
+	unlist(worker->backlog, packet);
+	packet->left = 1;
+	count(&rule->counters->backlog, (uint64_t)-1);
+	count_heard(worker, its, rule, now);
+	end_heard(worker->backlog, its);
 }
 
 static uint64_t age_of(const struct waiting_packet *packet, uint64_t now)
@@ -83,10 +241,19 @@ int backlog_prepare(struct worker *worker, const struct rule_match *match)
 	return 0;
 }
 
+/* What is kept is due from now on. */
+static void begin_sending(struct backlog_rule *its, uint64_t now)
+{
+	its->from = its->queue.first ? its->queue.first->since : now;
+	its->began = now;
+}
+
 void backlog_begin(struct worker *worker, struct rule *rule)
 {
 	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[rule->slot] : NULL;
+	const struct rule *old = worker->rules.by_slot[rule->slot];
 	uint64_t now = pace_real_now();
+	int stood_by;
 
 	if (!its || !its->queue.first) {
 		/* A worker before this one had it. */
@@ -97,16 +264,19 @@ void backlog_begin(struct worker *worker, struct rule *rule)
 		return;
 	its->slot = rule->slot;
 	its->for_ns = rule->match.backlog;
+	its->ear = rule->match.overhears ? rule->match.overhears - 1 : NOT_HEARD;
 	if (rule->match.standby) {
 		leave(worker->backlog, its);
 		return;
 	}
 	while (!its->takes_over && its->queue.first && age_of(its->queue.first, now) > its->for_ns)
 		drop_first(worker, its);
-	if (its->queue.first && !its->takes_over) {
+	stood_by = old && old->match.standby;
+	if (!its->takes_over && (its->queue.first || (stood_by && its->ear != NOT_HEARD))) {
 		its->takes_over = 1;
-		its->from = its->queue.first->since;
-		its->began = now;
+		its->waits = its->ear != NOT_HEARD;
+		its->told = now;
+		begin_sending(its, now);
 		its->next = worker->backlog->taking_over;
 		worker->backlog->taking_over = its;
 	}
@@ -132,30 +302,38 @@ static uint64_t due_at(const struct backlog_rule *its, const struct waiting_pack
 	return its->began + (packet->since > its->from ? packet->since - its->from : 0) / BACKLOG_SPEED;
 }
 
-/* Sends the first datagrams of a rule, AT_ONCE at most, those that are due by `now` alone unless `all`. Returns how many,
- * or what egress_add() says. */
-static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t now, int all)
+enum which { DUE, ALL, FOR_ROOM };
+
+/* Sends the first datagrams of a rule, AT_ONCE at most, those that are due by `now` or all. Returns how many, or what
+ * egress_add() says. */
+static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t now, enum which which)
 {
 	struct rule *rule = worker->rules.by_slot[its->slot];
-	const struct waiting_packet *packet = its->queue.first;
-	int sent = 0, result, i;
+	const struct waiting_packet *packet;
+	int sent = 0, passed = 0, result, i;
 
 	worker->egress.time = now;
+	end_heard(worker->backlog, its);
+	packet = its->queue.first;
 	if (packet && due_at(its, packet) > now + its->for_ns / BACKLOG_SPEED + CLOCK_SET_NS) {
 		its->from = packet->since; /* the clock has been set back */
 		its->began = now;
 	}
-	for (; packet && sent < AT_ONCE; packet = packet->next, sent++) {
-		if (!all && due_at(its, packet) > now + APART_NS / 2)
+	for (; packet && sent < AT_ONCE; packet = packet->next, passed++) {
+		if (packet->left)
+			continue; /* another host has sent it */
+		if (which == DUE && due_at(its, packet) > now + APART_NS / 2)
 			break;
 		result = send_one(worker, rule, packet);
 		if (result < 0)
 			return result;
+		sent++;
 	}
 	result = sent ? egress_flush(&worker->egress, worker_complete, worker) : 0;
-	for (i = 0; i < sent; i++)
-		waiting_end(&worker->backlog->waiting, &its->queue);
-	if (!its->queue.first) {
+	for (i = 0; i < passed; i++)
+		end_first(worker->backlog, its);
+	/* Room is for what comes after it. */
+	if (!its->queue.first && which != FOR_ROOM && (which == ALL || !its->waits)) {
 		leave(worker->backlog, its);
 		rule->takes_over = 0;
 	}
@@ -168,7 +346,7 @@ void backlog_end(struct worker *worker, uint32_t slot)
 
 	if (!its)
 		return;
-	while (its->takes_over && send_some(worker, its, pace_real_now(), 1) >= 0)
+	while (its->takes_over && send_some(worker, its, pace_real_now(), ALL) >= 0)
 		;
 	leave(worker->backlog, its);
 	while (its->queue.first)
@@ -182,7 +360,7 @@ static int make_room(struct worker *worker, uint64_t now)
 	struct backlog_rule *its = &worker->backlog->rules[oldest->rule];
 
 	if (its->takes_over)
-		return send_some(worker, its, now, 1);
+		return send_some(worker, its, now, FOR_ROOM);
 	drop_first(worker, its);
 	return 0;
 }
@@ -193,8 +371,16 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 	struct backlog *backlog = worker->backlog;
 	struct backlog_rule *its = &backlog->rules[rule->slot];
 	struct waiting_packet *kept;
+	uint64_t hash = 0;
 	int result;
 
+	if (its->ear != NOT_HEARD) {
+		hash = hash_of(worker, rule->slot, payload, length);
+		if (was_early(backlog, hash, now)) {
+			count_heard(worker, its, rule, now);
+			return 0;
+		}
+	}
 	while (!its->takes_over && its->queue.first && age_of(its->queue.first, now) > its->for_ns)
 		drop_first(worker, its);
 	while (!waiting_fits(&backlog->waiting, SOURCE + length)) {
@@ -206,7 +392,27 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 	memset(kept->payload, 0, SOURCE);
 	memcpy(kept->payload, packet->source, packet->family == 6 ? 16 : 4);
 	memcpy(kept->payload + SOURCE, payload, length);
+	if (its->ear != NOT_HEARD)
+		list(backlog, kept, hash);
 	count(&rule->counters->backlog, 1);
+	return 0;
+}
+
+/* Is another host still heard, or may it be? Where something is there that it had not sent for so long, it is silent. */
+static int waits(const struct worker *worker, struct backlog_rule *its, uint64_t now)
+{
+	uint64_t silence = its->for_ns / 2 < BACKLOG_SILENCE_NS ? its->for_ns / 2 : BACKLOG_SILENCE_NS;
+	const struct waiting_packet *first = its->queue.first;
+	uint64_t lately = now - silence;
+
+	if (!its->waits)
+		return 0;
+	if (now - its->told < its->for_ns && /* it is more where the clock has been set back */
+	    (answers_are_behind(&worker->answers, its->ear) || (its->heard > lately && its->heard < now + CLOCK_SET_NS) ||
+	     (its->told > lately && !(first && first->since < lately))))
+		return 1;
+	its->waits = 0;
+	begin_sending(its, now);
 	return 0;
 }
 
@@ -218,8 +424,10 @@ int backlog_send(struct worker *worker, uint64_t now)
 		int result;
 
 		next = its->next;
+		if (waits(worker, its, now))
+			continue;
 		do {
-			result = send_some(worker, its, now, 0);
+			result = send_some(worker, its, now, DUE);
 		} while (result == AT_ONCE && its->takes_over);
 		if (result < 0)
 			return result;
@@ -232,7 +440,7 @@ int backlog_send_all(struct worker *worker)
 	int result = 0;
 
 	while (result >= 0 && worker->backlog->taking_over)
-		result = send_some(worker, worker->backlog->taking_over, pace_real_now(), 1);
+		result = send_some(worker, worker->backlog->taking_over, pace_real_now(), ALL);
 	return result < 0 ? result : 0;
 }
 

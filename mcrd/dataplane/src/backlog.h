@@ -6,6 +6,10 @@
  *
  * All rules of a worker share one memory, which is used in a circle: when it is full, the oldest goes. It is made when the
  * first rule needs it.
+ *
+ * Where the output is a group, what the other host sends is heard, and kept no more: so what is kept is what that did not
+ * send. A rule that takes over waits until the other one is silent, for this one may be told sooner; but no longer than
+ * the backlog may be old.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_BACKLOG_H
 #define MCRD_BACKLOG_H
@@ -14,13 +18,20 @@
 
 #define BACKLOG_SPEED 4
 
+/* So long, in ns, says the other host nothing before it is taken for silent: longer than it may be held up with a packet
+ * that both have. At most half of the backlog's own time. */
+#define BACKLOG_SILENCE_NS 200000000ULL
+
 struct backlog;
 
 /* Makes the memory, if a rule needs it. 0 or -ENOMEM. */
 int backlog_prepare(struct worker *worker, const struct rule_match *match);
 
-/* A rule has been put in the place of one that may have a backlog: it goes on with that, or takes over. */
+/* A rule is put in the place of one that may have a backlog: it goes on with that, or takes over. */
 void backlog_begin(struct worker *worker, struct rule *rule);
+
+/* Another host has sent a datagram: `context` is the worker, the rest as answers_told(). */
+void backlog_overhear(void *context, uint32_t place, uint32_t slot, const uint8_t *data, uint32_t length);
 
 /* The rule is removed: one that takes over sends what it has, of others it is counted as what stood by. */
 void backlog_end(struct worker *worker, uint32_t slot);

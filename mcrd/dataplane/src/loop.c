@@ -170,7 +170,7 @@ int worker_run(struct worker *worker)
 {
 	for (;;) {
 		uint64_t began = pace_now(), now;
-		int frames = 0, result;
+		int frames = 0, held, result;
 
 		if (!worker->waiting_message && !worker->message_done) {
 			result = wait_for_message(worker);
@@ -179,15 +179,26 @@ int worker_run(struct worker *worker)
 		}
 		worker->rules.now = began;
 		members_expire(&worker->rules);
-		if (!hold_lasts(worker)) {
+		held = hold_lasts(worker);
+		if (!held) {
 			result = late_send(worker, worker_complete);
 			if (result < 0)
 				return result;
 			now = worker->ordered ? pace_real_now() : 0;
 			frames = harvest(worker);
 			result = frames >= 0 && worker->ordered ? held_expire(worker, frames == HARVEST, now) : frames;
-			if (result >= 0 && worker->backlog)
-				result = backlog_send(worker, pace_real_now());
+			if (result < 0)
+				return result;
+		}
+		/* The time before it is received: a host that is not heard by then is silent. */
+		now = worker->backlog ? pace_real_now() : 0;
+		if (worker->answers.heard.count > 0) {
+			result = answers_hear(&worker->answers, backlog_overhear, worker_complete, worker);
+			if (result < 0)
+				return result;
+		}
+		if (worker->backlog && !held) {
+			result = backlog_send(worker, now);
 			if (result < 0)
 				return result;
 		}
@@ -199,7 +210,7 @@ int worker_run(struct worker *worker)
 		members_ask(&worker->rules);
 		if (worker->rules.wanted_count > 0 || worker->answers.unknown_count > 0)
 			return MCRD_WANTS;
-		if (!worker->message_done && worker->answers.queue.count == 0) {
+		if (!worker->message_done && worker->answers.queue.count == 0 && worker->answers.heard.count == 0) {
 			result = wait_for_more(worker, began, (uint32_t)frames);
 			if (result < 0)
 				return result;

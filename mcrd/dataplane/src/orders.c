@@ -124,7 +124,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	int result;
 	uint32_t i;
 
-	if (slot >= MCRD_RULE_SLOTS || match->interface >= MCRD_INTERFACES || !inspect_is_possible(&match->inspect) ||
+	if (slot >= MCRD_RULE_SLOTS || match->interface >= MCRD_INTERFACES || match->overhears > worker->settings.sockets || !inspect_is_possible(&match->inspect) ||
 	    !merge_is_possible(&match->merge) || !switch_is_possible(&match->switches))
 		return -EINVAL;
 	for (i = 0; i < output_count; i++)
@@ -158,6 +158,8 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 	result = held_send_of(worker, slot);
 	if (result >= 0)
 		result = backlog_prepare(worker, match);
+	if (result >= 0 && match->overhears)
+		result = answers_overhear(&worker->answers, match->overhears - 1, slot);
 	if (result < 0) {
 		rule_free(rule);
 		return result;

@@ -23,7 +23,7 @@
 #define MCRD_SECONDS 4
 #define MCRD_FIVES 16
 #define MCRD_RUNS 512 /* of a worker, between two flushes: egress.h */
-#define MCRD_SEGMENT_VERSION 20
+#define MCRD_SEGMENT_VERSION 21
 #define MCRD_VIOLATION 113
 #define MCRD_PID_PLACES 16
 #define MCRD_GUARD_SEEDS 8
@@ -115,6 +115,7 @@ struct rule_counters {
 	uint64_t too_late;
 	uint64_t standby;
 	uint64_t backlog; /* datagrams that it has now, and that are in no other counter yet: backlog.h */
+	uint64_t overheard; /* of `standby`: those that another host was heard to send */
 	struct returner returner; /* the last one */
 	struct meter meter;
 };

@@ -80,6 +80,7 @@ struct rule_match {
 	uint32_t dedupe; /* the same payload again within so many ms is dropped; 0: it is not */
 	uint32_t also_count;
 	uint64_t backlog; /* so many ns of what came does a rule that stands by keep; 0: nothing */
+	uint32_t overhears; /* one more than the place of the socket where what another host sends is heard; 0: none */
 	struct inspect_settings inspect;
 	struct merge_settings merge;
 	struct switch_settings switches;

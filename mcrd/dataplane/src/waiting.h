@@ -25,9 +25,12 @@ struct waiting_packet {
 	struct waiting_packet *next; /* of the same queue */
 	struct waiting_queue *queue; /* NULL: it does not wait any more */
 	uint64_t since;              /* in ns, by the clock of those who ask */
-	uint64_t skipping;           /* outputs that do not send it, by the numbers of their choices */
-	uint64_t number;             /* where it stands in a stream, see order.h, */
-	uint32_t span;               /* as there, */
+	union {
+		uint64_t skipping;           /* outputs that do not send it, by the numbers of their choices */
+		struct waiting_packet *like; /* one that may have the same content, see backlog.c */
+	};
+	uint64_t number;             /* where it stands in a stream, see order.h; or the hash of its content, */
+	uint32_t span;               /* as there; whether others are `like` it, */
 	uint32_t left;               /* and whether it has left */
 	uint32_t size;               /* of its place */
 	uint32_t rule;               /* the slot of the rule that has taken the place */

@@ -10,10 +10,12 @@
 
 #include "check.h"
 
-enum { MS = 1000 * 1000, SLOT = 3, OUTPUT = 5, KEPT_MS = 500 };
+enum { MS = 1000 * 1000, SLOT = 3, OUTPUT = 5, KEPT_MS = 500, EAR = 1 };
 
 static struct worker *worker;
-static int receiver, sender;
+static int receiver, sender, ear, other; /* `other` is the other host, which the ear hears */
+
+static int hears; /* whether rules have the ear */
 
 /* The rule in one of its forms, from now on. */
 static void put(int standby)
@@ -25,6 +27,7 @@ static void put(int standby)
 		.last_port = 5000,
 		.standby = (uint8_t)standby,
 		.backlog = (uint64_t)KEPT_MS * MS,
+		.overhears = hears ? EAR + 1 : 0,
 	};
 	struct rule_output output = { .socket = 0, .counters = OUTPUT };
 
@@ -34,8 +37,9 @@ static void put(int standby)
 static void begin(void)
 {
 	struct sockaddr_in where = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
-	struct worker_settings settings = { .channel = -1, .readiness = -1, .sockets = 1, .interface_count = 1 };
-	int segment = memfd_create("segment", 0), room = 64 << 20, channel[2];
+	struct worker_settings settings = { .channel = -1, .readiness = -1, .sockets = 2, .interface_count = 1 };
+	int segment = memfd_create("segment", 0), guard = memfd_create("guard", 0), room = 64 << 20, channel[2];
+	uint64_t seed[MCRD_GUARD_SEEDS] = { 1, 2, 3, 4, 5, 6, 7, 8 };
 	socklen_t size = sizeof(where);
 
 	receiver = socket(AF_INET, SOCK_DGRAM, 0);
@@ -50,11 +54,24 @@ static void begin(void)
 	CHECK_EQUAL(ftruncate(segment, sizeof(struct segment)), 0);
 	CHECK_EQUAL(pwrite(segment, &(uint32_t){ MCRD_SEGMENT_VERSION }, 4, offsetof(struct segment, version)), 4);
 	CHECK_EQUAL(worker_map_segment(worker, segment), 0);
+	CHECK_EQUAL(ftruncate(guard, sizeof(struct guard_memory)), 0);
+	CHECK_EQUAL(pwrite(guard, seed, sizeof(seed), offsetof(struct guard_memory, seed)), sizeof(seed));
+	CHECK_EQUAL(worker_map_guard(worker, guard), 0);
 	CHECK(worker_open_engine(worker, 0) >= 0);
 	CHECK_EQUAL(worker_restrict_uring(worker), 0);
 	CHECK_EQUAL(worker_enable_uring(worker), 0);
 	CHECK_EQUAL(worker_set_socket(worker, 0, sender), 0);
+	where = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	ear = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+	other = socket(AF_INET, SOCK_DGRAM, 0);
+	setsockopt(ear, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room));
+	CHECK_EQUAL(bind(ear, (struct sockaddr *)&where, sizeof(where)), 0);
+	CHECK_EQUAL(getsockname(ear, (struct sockaddr *)&where, &size), 0);
+	CHECK_EQUAL(connect(other, (struct sockaddr *)&where, size), 0);
+	CHECK_EQUAL(worker_set_socket(worker, EAR, ear), 0);
+	hears = 0;
 	close(segment);
+	close(guard);
 	close(channel[0]);
 	close(channel[1]);
 }
@@ -64,6 +81,8 @@ static void end(void)
 	worker_free(worker);
 	close(receiver);
 	close(sender);
+	close(ear);
+	close(other);
 }
 
 static const struct rule_counters *counters(void)
@@ -237,8 +256,125 @@ static void test_what_takes_over_is_sent_when_its_rule_goes(void)
 	end();
 }
 
+/* The other host sends a datagram with that number. */
+static void send_elsewhere(uint32_t number, uint32_t length)
+{
+	static uint8_t payload[4096];
+
+	memcpy(payload, &number, sizeof(number));
+	CHECK_EQUAL(send(other, payload, length, 0), length);
+}
+
+/* Hears all that it has sent, as the loop does. */
+static void hear(void)
+{
+	const struct engine_calls *calls = worker->engine.calls;
+	struct completion done;
+	char byte;
+
+	while (recv(ear, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) {
+		CHECK_EQUAL(calls->wait(&worker->engine, MS), 0);
+		while (calls->look(&worker->engine, &done) > 0)
+			worker_complete(worker, &done);
+		CHECK_EQUAL(answers_hear(&worker->answers, backlog_overhear, worker_complete, worker), 0);
+	}
+}
+
+static void test_what_another_host_has_sent_is_not_sent_again(void)
+{
+	uint64_t now = pace_real_now(), told;
+	uint32_t i;
+
+	check_about("heard");
+	begin();
+	hears = 1;
+	put(1);
+	send_elsewhere(0, 100); /* before it comes here */
+	hear();
+	for (i = 0; i < 100; i++)
+		keep(i, 100, now - (400 - i) * MS);
+	for (i = 1; i < 60; i++)
+		send_elsewhere(i, 100);
+	send_elsewhere(99, 100); /* others before it are kept */
+	send_elsewhere(80, 99); /* another content */
+	hear();
+	CHECK_EQUAL(counters()->overheard, 61);
+	CHECK_EQUAL(counters()->standby, 61);
+	CHECK_EQUAL(counters()->backlog, 39);
+	put(0);
+	told = pace_real_now();
+	CHECK_EQUAL(backlog_send(worker, told), 0);
+	CHECK_EQUAL(received(60), 0); /* it may still speak */
+	send_elsewhere(60, 100);
+	hear();
+	CHECK_EQUAL(backlog_send(worker, told + 10ULL * 1000 * MS), 0);
+	CHECK_EQUAL(backlog_send(worker, told + 20ULL * 1000 * MS), 0);
+	CHECK_EQUAL(received(61), 38);
+	CHECK_EQUAL(counters()->overheard, 62);
+	CHECK_EQUAL(counters()->traffic.packets, 38);
+	CHECK_EQUAL(counters()->backlog, 0);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	end();
+}
+
+/* Each that is heard stands for one of those that say the same. */
+static void test_the_same_content_many_times(void)
+{
+	uint64_t now = pace_real_now();
+	uint32_t i;
+
+	check_about("the same");
+	begin();
+	hears = 1;
+	put(1);
+	for (i = 0; i < 1000; i++)
+		keep(7, 100, now);
+	for (i = 0; i < 998; i++)
+		send_elsewhere(7, 100);
+	hear();
+	CHECK_EQUAL(counters()->overheard, 998);
+	CHECK_EQUAL(counters()->backlog, 2);
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
+	CHECK_EQUAL(counters()->standby, 1000);
+	end();
+}
+
+/* It does so for as long as it keeps anything. */
+static void test_it_waits_for_a_host_that_goes_on_no_longer_than_it_keeps(void)
+{
+	uint64_t now = pace_real_now(), told;
+	uint32_t i;
+
+	check_about("goes on");
+	begin();
+	hears = 1;
+	put(1);
+	put(0);
+	told = pace_real_now();
+	for (i = 0; i < 100; i++)
+		keep(i, 100, now);
+	for (i = 0; i < 50; i++)
+		send_elsewhere(i, 100);
+	hear();
+	CHECK_EQUAL(backlog_send(worker, told + 1ULL * MS), 0);
+	CHECK_EQUAL(received(50), 0);
+	CHECK_EQUAL(backlog_sleep(worker, 0), MS);
+	CHECK_EQUAL(backlog_send(worker, told + (KEPT_MS + 10000ULL) * MS), 0);
+	CHECK_EQUAL(backlog_send(worker, told + (KEPT_MS + 20000ULL) * MS), 0);
+	CHECK_EQUAL(received(50), 50);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	/* A rule that never stood by waits for nobody. */
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
+	put(0);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	end();
+}
+
 int main(void)
 {
+	test_what_another_host_has_sent_is_not_sent_again();
+	test_the_same_content_many_times();
+	test_it_waits_for_a_host_that_goes_on_no_longer_than_it_keeps();
 	test_a_clock_that_is_set_back();
 	test_what_takes_over_is_sent_when_its_rule_goes();
 	test_what_is_too_old_is_not_sent();
