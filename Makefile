@@ -12,6 +12,8 @@
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
 #   make fuzz        frames, files, messages, requests and answers, changed at random (those of
 #                    clients and servers need root). ROUNDS=100
+#   make soak        half an hour of traffic while all changes that may: what grows, what is lost (needs
+#                    root). ARGS="--minutes 5", "--seed N", "--chart FILE"
 #   make page        builds the page of mcrd-web from web/ (needs node and npm)
 #   make test-web    the page in browsers (needs root, chromium, firefox-esr, node and npm)
 #   make screenshot  docs/web.png, of the demo's network (needs root and chromium)
@@ -50,7 +52,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels faults fuzz page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels faults fuzz soak page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -90,6 +92,9 @@ fuzz: setup
 	@MCRD_FUZZ=$(or $(ROUNDS),20) $(PYTEST) --long -k "mutations or harm" \
 		tests/dataplane/test_c.py tests/dataplane/test_dissected.py tests/unit/test_readers.py \
 		tests/network/test_strangers.py tests/web/test_limits.py $(ARGS)
+
+soak: setup
+	@$(VENV)/python -m tests.soak $(ARGS)
 
 web/node_modules: web/package-lock.json
 	$(AS_OWNER) npm --prefix web ci --silent --ignore-scripts

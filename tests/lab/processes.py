@@ -116,10 +116,12 @@ def leftovers() -> list[str]:
     """What this Python process ever started in a lab, or what descends from it, and still lives.
 
     Told by process group and session: workers leave the namespace when they enter their sandbox,
-    and the number of a namespace (as of a process) that is gone goes to somebody else's.
+    and the number of a namespace that is gone goes to somebody else's. So does that of a process:
+    a group that is empty is forgotten.
     """
     session = os.getsid(0)
-    found = []
+    found: list[str] = []
+    groups = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -128,6 +130,9 @@ def leftovers() -> list[str]:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue  # gone meanwhile
-        if fields[0] not in "ZX" and int(fields[2]) in _groups and int(fields[3]) == session:
+        group = int(fields[2])
+        groups.add(group)
+        if fields[0] not in "ZX" and group in _groups and int(fields[3]) == session:
             found.append(f"{entry.name} {shlex.join(words[:-1])}")
+    _groups.intersection_update(groups)
     return found

@@ -1,0 +1,3 @@
+"""Half an hour of traffic while all changes that may: `make soak`."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
