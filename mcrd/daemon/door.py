@@ -93,7 +93,7 @@ class Door:
         try:
             for _ in range(self._most):
                 self._begin(self._socket.accept()[0])
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+        except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:  # the connection waits on, and would wake the loop at once
             self._refused(error)

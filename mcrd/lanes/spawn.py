@@ -78,7 +78,8 @@ class Spawned:
         """Kill it, and close all: nobody has taken it. It ends when the kernel lets it."""
         self.channel.close()
         os.close(self.errors)
-        self.process.kill()
+        with contextlib.suppress(PermissionError):  # it ends with its channel
+            self.process.kill()
         try:
             asyncio.get_running_loop().add_reader(self.pidfd, self._reap)
         except OSError:  # the loop has no room: the next process that is started reaps it
@@ -86,13 +87,14 @@ class Spawned:
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self.pidfd)
-        os.close(self.pidfd)
         self.process.poll()
         self.gone.set()
+        with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+            os.close(self.pidfd)
 
     def _kill(self) -> None:
-        self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(PermissionError, subprocess.TimeoutExpired):
+            self.process.kill()
             self.process.wait(KILL_TIMEOUT)
 
 
@@ -140,9 +142,9 @@ class Spare:
 
     def end(self) -> None:
         """End it, if there is one."""
-        if self._spawned is not None:
-            self._spawned.end()
-            self._spawned = None
+        spawned, self._spawned = self._spawned, None
+        if spawned is not None:
+            spawned.end()
 
     async def stop(self) -> None:
         """End it, and wait until it has ended, though not for ever."""

@@ -261,6 +261,33 @@ def test_a_client_that_cannot_be_taken_hears_of_it_and_others_are(
     assert caplog.messages == ["echo: a client cannot be taken: No such device (ENODEV)"]
 
 
+def test_clients_that_are_gone_again_do_not_keep_the_loop_busy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often the kernel says so (ECONNABORTED)."""
+    monkeypatch.setattr("mcrd.daemon.door.AGAIN", 0.01)
+    left, does = [3], socket.socket.accept
+
+    def accept(sock: socket.socket) -> tuple[socket.socket, Any]:
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
+        return does(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+
+    async def scenario() -> None:
+        echo = Echo()
+        try:
+            assert await echo.ask(b"one\n") == b"one\n"
+        finally:
+            await echo.door.stop()
+
+    asyncio.run(scenario())
+    assert len(caplog.messages) == 3
+    assert "ECONNABORTED" in caplog.text
+
+
 def test_a_door_opens_again_when_there_are_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

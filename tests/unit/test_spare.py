@@ -100,6 +100,26 @@ def test_there_is_one_while_there_are_lanes_and_a_worker_has_settled(made: list[
     run(scenario, made)
 
 
+def test_one_that_may_not_be_killed_ends_with_its_channel(
+    made: list[Spawned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a filter of system calls: nothing of it stays open, and it is let go of once."""
+
+    def kill(_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(subprocess.Popen, "kill", kill)
+
+    async def scenario() -> None:
+        spare = Spare()
+        spare.look(LANES, [spawn.SETTLED * 2])
+        await spare.stop()
+        spare.end()
+        assert len(made) == 1
+
+    run(scenario, made)
+
+
 def test_one_that_ends_by_itself_is_said_once_and_replaced_later(
     made: list[Spawned], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
