@@ -1,4 +1,4 @@
-"""What the scripts that make packages write into them: a time, and a bill of materials."""
+"""What goes into packages: a time, a bill of materials, what the distribution has not."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from scripts.distribution import choose, depends, upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,3 +92,38 @@ def test_the_bill_has_what_nobody_wrote_a_licence_for(tmp_path: Path) -> None:
     assert "licenses" not in parts["strange"]
     system = platform.freedesktop_os_release()["ID"]
     assert parts["x"]["purl"] == f"pkg:deb/{system}/x@1%2B2?arch=all"
+
+
+def test_what_the_distribution_has_is_not_carried_along() -> None:
+    """Only where it is new enough for all that is carried, and with what it then needs itself."""
+    roots = [Requirement(text) for text in ("page>=3", "small>=1.2", "new>=7", "plain")]
+    wheels = {
+        name: [Requirement(text) for text in asked]
+        for name, asked in {
+            "page": ["part>=2", "small<9"],
+            "part": ["deep"],
+            "small": [],
+            "new": ["shared>=5"],
+            "plain": ["shared"],
+            "shared": [],
+            "deep": [],
+        }.items()
+    }
+    had = {"page": "3.1", "part": "1", "small": "1.10", "new": "6.9", "shared": "4", "plain": "1"}
+    candidates = {name: Version(version) for name, version in had.items()}
+    choice = choose(roots, wheels, candidates)
+    # `shared` is old enough only for `plain`; `part` is the business of the distribution's `page`.
+    assert choice.carried == {"new", "shared"}
+    assert depends(choice.taken) == "python3-page (>= 3), python3-plain, python3-small (>= 1.2)"
+    del candidates["page"]
+    choice = choose(roots, wheels, candidates)
+    assert choice.carried == {"new", "shared", "page", "part", "deep"}
+    assert depends(choice.taken) == "python3-plain, python3-small (>= 1.2)"
+    assert choose(roots, wheels, {}).carried == set(wheels)
+
+
+def test_versions_of_packages() -> None:
+    versions = ("1:2.7.0-1", "0.19.0-1+b2", "3.11.16-1~deb13u1", "2025.1+dfsg-1", "(none)")
+    assert [str(upstream(version)) for version in versions] == [
+        *("2.7.0", "0.19.0", "3.11.16", "2025.1", "None")
+    ]
