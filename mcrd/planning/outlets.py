@@ -114,6 +114,8 @@ def wanted_of(
     wanted = {group: listeners[index, group] for group in known}
     if output.source == "keep":
         runs = sent_from(given, output)
+        if runs is None:
+            return wanted
         of_those = ((group, _within(some, runs)) for group, some in wanted.items())
         return {group: some for group, some in of_those if some.any or some.sources}
     source = None
@@ -122,9 +124,7 @@ def wanted_of(
     return {group: ANY for group, some in wanted.items() if some.takes(source)}
 
 
-def _within(some: Wanted, runs: Spans | None) -> Wanted:
-    if runs is None:
-        return some
+def _within(some: Wanted, runs: Spans) -> Wanted:
     sources = tuple(each for each in some.sources if is_among(int.from_bytes(each), runs))
     return some._replace(sources=sources)
 

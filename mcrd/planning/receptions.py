@@ -17,7 +17,6 @@ from mcrd.planning.resources import Hold, Membership, Reception, Resource
 JOINED_AT_MOST = 1024  # of one range: a join each costs the kernel and the switches memory
 SOURCES_AT_MOST = 10  # of a group, by members; of source-specific ones, as many as there is room
 HELD_AT_MOST = 1024  # ports of one range
-_NOTHING = Wanted(False, ())
 
 
 def reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
@@ -43,13 +42,13 @@ def joins(given: Input, link: Link, groups: Groups) -> Iterator[Membership | Rec
     Source-specific groups are joined from sources alone: routers ignore other joins (RFC 4604).
     Where a source is neither in the rule file nor named by a member, what comes unasked is let in.
     """
-    where = (link.name, link.index)
+    where, of_file = (link.name, link.index), named(given)
+    has_specific = _has_specific(given.address)
     for group, some in groups.items():
-        of_file = named(given) if some.any else ()
-        for source in of_file or map(ip_address, some.sources):
+        for source in (of_file if some.any else ()) or map(ip_address, some.sources):
             yield Membership(*where, group, source)
         if some.any and not of_file:
-            specific = is_source_specific(group)
+            specific = has_specific and is_source_specific(group)
             yield Reception(*where, group) if specific else Membership(*where, group)
 
 
@@ -70,15 +69,17 @@ def only_wanted(rule: Rule, waiting: Sequence[str], wanted: Sequence[Groups]) ->
             continue
         if output.when is None:
             return None
+        offset = _offset(given, output)
         for group, some in islice(groups.items(), JOINED_AT_MOST):
-            where = group + _offset(given, output)
-            before = found.get(where, _NOTHING)
-            sources = tuple(dict.fromkeys((*before.sources, *some.sources)))
-            found[where] = Wanted(before.any or some.any, sources)
+            where = group + offset
+            before = found.setdefault(where, some)
+            if before != some:
+                sources = tuple(dict.fromkeys((*before.sources, *some.sources)))
+                found[where] = Wanted(before.any or some.any, sources)
     found = _bounded(given, found)
-    if found == {given.address: ANY} and (named(given) or not is_source_specific(given.address)):
-        return None
-    return found
+    if isinstance(given.address, Network) or found[given.address] != ANY:
+        return found
+    return None if named(given) or not is_source_specific(given.address) else found
 
 
 def _offset(given: Input, output: Output) -> int:
@@ -100,13 +101,16 @@ def _bounded(given: Input, found: Groups) -> Groups:
     Source-specific groups keep some of their sources instead.
     """
     left, of_file = JOINED_AT_MOST - len(found), named(given)
+    has_specific = _has_specific(given.address)
     for group, some in found.items():
         room = max(0, left) + 1
         is_any = some.any or len(some.sources) > min(room, SOURCES_AT_MOST)
-        if is_any and ((some.any and of_file) or not is_source_specific(group)):
+        if is_any and not (
+            has_specific and is_source_specific(group) and not (some.any and of_file)
+        ):
             found[group] = ANY
         else:
-            found[group] = some._replace(sources=some.sources[:room])
+            found[group] = Wanted(some.any, some.sources[:room])
             left -= max(0, min(room, len(some.sources)) - 1)
     return found
 
