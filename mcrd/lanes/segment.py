@@ -325,8 +325,10 @@ class Segment:
     def end_in_hand(self) -> None:
         """Count what a worker had in hand when it crashed.
 
-        It does not crash while the kernel writes, so what the kernel had been given has left.
+        It does not crash while the kernel writes, so what the kernel had been given has left. The
+        rest, the other inputs of a rule may bring again.
         """
+        lost = not self._view.submitted
         for run in self._view.in_hand:
             if run.datagrams and run.output < lib.MCRD_OUTPUT_SLOTS:
                 output = self._view.outputs[run.output]
@@ -336,7 +338,10 @@ class Segment:
                 traffic.packets = (traffic.packets + sent) % 2**64
                 traffic.bytes = (traffic.bytes + sent * run.length) % 2**64
                 dropped.crashed = (dropped.crashed + run.datagrams - sent) % 2**64
+                lost |= run.datagrams > sent
             run.datagrams = run.under_way = 0
+        if lost:
+            lib.merge_forget(self._view)
 
     def failing(self) -> list[tuple[str, Target]]:
         """The outputs that failed to send something since the last call, for any reason."""

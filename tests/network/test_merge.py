@@ -8,8 +8,10 @@ import os
 import random
 import signal
 import struct
+import subprocess
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -254,5 +256,33 @@ def test_a_dead_leg_is_named_although_the_stream_is_whole(triangle: Triangle) ->
     wanted = Counter(rtp(each) for each in range(number))
     wait_for(lambda: legs.arrived() >= wanted, "the stream")
     assert legs.arrived() == wanted
+    legs.a.close()
+    legs.b.close()
+
+
+def test_another_leg_brings_what_was_in_hand_at_a_crash(triangle: Triangle) -> None:
+    """What the worker had taken by one leg and not sent is no second copy by the other.
+
+    It ends, by strace(1), with most of a burst in hand: while it writes the first of many runs.
+    """
+    rules = f'[daemon]\nengine = "poll"\n{FEED}merge = {{ by = "content" }}\n'
+    legs = Legs(triangle, rules)
+    worker = legs.pids()["r0"]
+    os.kill(worker, signal.SIGSTOP)
+    legs.send(legs.a, A, 1000)
+    inject = "inject=writev:signal=SIGSEGV:when=1"
+    command = ("strace", "-qqq", "-o", "/dev/null", "-e", "trace=writev", "-e", inject)
+    tracer = subprocess.Popen([*command, "-p", str(worker)])
+    status = Path(f"/proc/{worker}/status")
+    wait_for(lambda: f"TracerPid:\t{tracer.pid}" in status.read_text(), "strace to be there")
+    os.kill(worker, signal.SIGCONT)
+    # One that has not become ready within 10 s is replaced, on a very busy machine.
+    wait_for(lambda: legs.pids().get("r0", worker) != worker, "another worker", timeout=300)
+    tracer.wait()
+    (output,) = legs.stats("rules", "feed@r0")["outputs"]
+    assert output["crashed"] > 500
+    for content in legs.sent:
+        legs.b.sendto(content, B)
+    wait_for(lambda: legs.arrived().keys() >= set(legs.sent), "what the first leg did not bring")
     legs.a.close()
     legs.b.close()

@@ -289,6 +289,23 @@ def test_what_a_worker_had_in_hand_is_told_once(segment: Segment, pen: Pen) -> N
     assert (segment.output(slot).dropped["crashed"], segment.sent) == (12, 3)
 
 
+def test_another_input_may_bring_what_a_worker_had_in_hand(segment: Segment, pen: Pen) -> None:
+    """What it had relayed before stays known, and so does all where nothing was lost."""
+    for at, micros in enumerate((0, 999, 1000, 1001, 2**40 - 1)):
+        pen.view.copies[at].tag = at + 1
+        pen.view.copies[at].time = (10**15 + micros) % 2**40
+    pen.view.first_in_hand = (10**15 + 1000) * 1000 + 500
+    pen.view.submitted = 1
+    segment.end_in_hand()
+    assert [pen.view.copies[at].tag for at in range(5)] == [1, 2, 3, 4, 5]
+    pen.view.submitted = 0
+    segment.end_in_hand()
+    assert [pen.view.copies[at].tag for at in range(5)] == [1, 2, 0, 0, 5]
+    assert pen.view.first_in_hand == 0
+    segment.end_in_hand()
+    assert [pen.view.copies[at].tag for at in range(5)] == [1, 2, 0, 0, 5]
+
+
 def test_no_two_owners_have_one_slot() -> None:
     slots = Slots(3, "things")
     assert [slots.take(key)[0] for key in "abc"] == [0, 1, 2]

@@ -338,5 +338,6 @@ int egress_flush(struct egress *egress, egress_other *other, void *context)
 		egress->active_count = kept;
 	}
 	egress->count = 0;
+	egress->flushes++;
 	return 0;
 }

@@ -58,6 +58,7 @@ struct egress {
 	uint32_t count; /* runs */
 	uint64_t time;  /* that the last frame came at */
 	uint64_t runs_so_far;
+	uint64_t flushes;
 	uint64_t *sent; /* datagrams of all sockets, */
 	uint64_t *failed; /* and those that were not */
 	struct in_hand *in_hand; /* of each run; all zero while there is none */

@@ -3,6 +3,20 @@
 
 #include "counters.h"
 
+/* It is remembered from now on, and may not have been sent when the worker ends. */
+static void note(struct worker *worker, uint64_t now)
+{
+	uint64_t *first = &worker->segment->first_in_hand;
+
+	/* What was sent so far does not matter, but that may not be all of the last frame. */
+	if (*first == 0)
+		__atomic_store_n(first, now, __ATOMIC_RELAXED);
+	else if (worker->flushes != worker->egress.flushes)
+		__atomic_store_n(first, worker->passed, __ATOMIC_RELAXED);
+	worker->flushes = worker->egress.flushes;
+	worker->passed = now;
+}
+
 /* Has another leg brought it before? What names the next datagram is on its way meanwhile. */
 static int is_copy(struct worker *worker, struct arrival *arrival, uint32_t at)
 {
@@ -31,8 +45,10 @@ int legs_count(struct worker *worker, struct arrival *arrival, int waits, uint32
 		count(&counters->standby_input, 1);
 		return 1;
 	}
-	if (!is_copy(worker, arrival, at))
+	if (!is_copy(worker, arrival, at)) {
+		note(worker, arrival->frame.time);
 		return 0;
+	}
 	count(&here->dropped[DROP_SECOND_COPY], 1);
 	count(&counters->second_copy, 1);
 	return 1;

@@ -94,6 +94,7 @@ static int harvest(struct worker *worker)
 	result = egress_flush(&worker->egress, worker_complete, worker);
 	if (result < 0)
 		return result;
+	__atomic_store_n(&worker->segment->first_in_hand, 0, __ATOMIC_RELAXED);
 	for (i = 0; i < worker->settings.interface_count; i++)
 		interface_release(&worker->interfaces[i]);
 	return frames;

@@ -298,3 +298,14 @@ int merge_knows(const struct merge_settings *settings, struct merge_counters *co
 	*(copy ? copy : place_in(set, now, counters)) = fresh;
 	return 0;
 }
+
+void merge_forget(struct segment *segment)
+{
+	uint64_t first = segment->first_in_hand;
+	uint32_t i;
+
+	for (i = 0; first != 0 && i < MCRD_MERGE_COPIES; i++)
+		if (after(&segment->copies[i], first) <= 0)
+			segment->copies[i] = (struct merge_copy){ .tag = 0 };
+	segment->first_in_hand = 0;
+}

@@ -318,7 +318,8 @@ struct segment {
 	uint64_t positions[MCRD_POSITIONS]; /* the first two stay here in every version: an upgrade reads them */
 	uint64_t sent;   /* datagrams of all outputs, */
 	uint64_t failed; /* and those that were not: who watches errors need not look at each */
-	uint64_t unused[5]; /* sets of copies begin where a line of the CPU's cache does */
+	uint64_t first_in_hand; /* when the first frame came that `copies` may know and that is not sent, in ns; 0: none */
+	uint64_t unused[4]; /* sets of copies begin where a line of the CPU's cache does */
 	struct merge_copy copies[MCRD_MERGE_COPIES];
 	struct interface_counters interfaces[MCRD_INTERFACES];
 	struct rule_counters rules[MCRD_RULE_SLOTS];

@@ -145,6 +145,9 @@ int worker_own(struct worker *worker, const struct endpoint *source, int add);
  * to the first that is not there yet. Nobody else may read it. Returns how many, or a negative errno. */
 int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames);
 
+/* A worker has crashed: what it had in hand is in nobody's memory any more, so another leg may bring it. */
+void merge_forget(struct segment *segment);
+
 /* Of the first `count` outputs, those whose unsent datagrams are not as many as `known` says, which learns them:
  * writes their slots, and returns how many they are. */
 uint32_t counters_unsent(const struct output_counters *outputs, uint32_t count, uint64_t *known, uint32_t *slots);

@@ -34,6 +34,8 @@ struct worker {
 	uint64_t holding; /* those that hold something, or have not written it yet: by their places */
 	struct order *orders[MCRD_ORDERED_STREAMS];
 	uint64_t looked; /* the time of the last frame that was taken, ns */
+	uint64_t passed; /* and of the last one that a leg was the first to bring, */
+	uint64_t flushes; /* after so many of the egress */
 	struct switch_stream *switched;
 	struct backlog *backlog; /* NULL: no rule has one */
 	struct segment *segment;
