@@ -298,7 +298,7 @@ def test_the_plug_of_the_active_host_is_pulled(lab: Lab, address: str) -> None:
 @pytest.mark.long
 def test_fifty_failovers_back_and_forth(lab: Lab) -> None:
     """At 20,000/s nothing is lost, and nothing that the other host has heard comes again."""
-    rate, kept = 20_000, 1.5
+    rate = 20_000
     source, sink, active, spare = pair(lab, ours("1500ms"))
     received = sink.receive("k0", "239.2.2.2", 6000)
     sender = source.start_send("s0", "239.1.1.1", 5000, rate=rate, size=200)
@@ -315,7 +315,8 @@ def test_fifty_failovers_back_and_forth(lab: Lab) -> None:
     found = received.stop()
     print(f"repeated {found['duplicated']} of {sent}, lost {found['lost']}")
     assert (found["unique"], found["lost"]) == (sent, 0)
-    assert found["duplicated"] <= 50 * kept * rate
+    # What the dead host had under way was not heard: a thousandth would be 20 in each.
+    assert found["duplicated"] <= sent // 1000
 
 
 def _is_still(twin: Twin) -> bool:

@@ -14,6 +14,7 @@ struct backlog_rule {
 	struct backlog_rule *next; /* of those that take over */
 	uint64_t for_ns;           /* how long it keeps what came */
 	uint64_t from, began;      /* what came at `from` is due at `began`: both in ns, CLOCK_REALTIME */
+	uint64_t hears;            /* since when it does, */
 	uint64_t told;             /* when it was told to take over, and */
 	uint64_t heard;            /* when the other host last sent what this one had, or was to have; likewise */
 	uint32_t slot;
@@ -264,6 +265,9 @@ void backlog_begin(struct worker *worker, struct rule *rule)
 		return;
 	its->slot = rule->slot;
 	its->for_ns = rule->match.backlog;
+	/* Of what waited in the ring before, nobody heard who sent it. */
+	if (rule->match.overhears && !(old && old->match.overhears))
+		its->hears = now;
 	its->ear = rule->match.overhears ? rule->match.overhears - 1 : NOT_HEARD;
 	if (rule->match.standby) {
 		leave(worker->backlog, its);
@@ -375,6 +379,10 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 	int result;
 
 	if (its->ear != NOT_HEARD) {
+		if (now < its->hears && its->hears - now < 10ULL * CLOCK_SET_NS && rule->match.standby) {
+			count_standby(worker, rule, 1);
+			return 0;
+		}
 		hash = hash_of(worker, rule->slot, payload, length);
 		if (was_early(backlog, hash, now)) {
 			count_heard(worker, its, rule, now);

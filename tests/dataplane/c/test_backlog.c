@@ -282,17 +282,18 @@ static void hear(void)
 
 static void test_what_another_host_has_sent_is_not_sent_again(void)
 {
-	uint64_t now = pace_real_now(), told;
+	uint64_t now, told;
 	uint32_t i;
 
 	check_about("heard");
 	begin();
 	hears = 1;
 	put(1);
+	now = pace_real_now();
 	send_elsewhere(0, 100); /* before it comes here */
 	hear();
 	for (i = 0; i < 100; i++)
-		keep(i, 100, now - (400 - i) * MS);
+		keep(i, 100, now + i);
 	for (i = 1; i < 60; i++)
 		send_elsewhere(i, 100);
 	send_elsewhere(99, 100); /* others before it are kept */
@@ -320,13 +321,14 @@ static void test_what_another_host_has_sent_is_not_sent_again(void)
 /* Each that is heard stands for one of those that say the same. */
 static void test_the_same_content_many_times(void)
 {
-	uint64_t now = pace_real_now();
+	uint64_t now;
 	uint32_t i;
 
 	check_about("the same");
 	begin();
 	hears = 1;
 	put(1);
+	now = pace_real_now();
 	for (i = 0; i < 1000; i++)
 		keep(7, 100, now);
 	for (i = 0; i < 998; i++)
@@ -342,14 +344,18 @@ static void test_the_same_content_many_times(void)
 /* It does so for as long as it keeps anything. */
 static void test_it_waits_for_a_host_that_goes_on_no_longer_than_it_keeps(void)
 {
-	uint64_t now = pace_real_now(), told;
+	uint64_t now, told;
 	uint32_t i;
 
 	check_about("goes on");
 	begin();
 	hears = 1;
 	put(1);
+	keep(100, 100, pace_real_now() - 100ULL * MS); /* it waited in the ring before anything was heard */
+	CHECK_EQUAL(counters()->backlog, 0);
+	CHECK_EQUAL(counters()->standby, 1);
 	put(0);
+	now = pace_real_now();
 	told = pace_real_now();
 	for (i = 0; i < 100; i++)
 		keep(i, 100, now);
