@@ -151,7 +151,12 @@ class Web:
 
     def until_it_knows(self) -> None:
         """Until it has an answer of the daemon."""
-        wait_for(lambda: self.state()["trouble"] == "", "mcrd-web to know the daemon")
+
+        def knows() -> bool:
+            status, _, body = self.get("/state")
+            return status == 200 and json.loads(body)["trouble"] == ""  # else too many requests
+
+        wait_for(knows, "mcrd-web to know the daemon")
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

@@ -16,6 +16,7 @@ import pytest
 from mcrd.answers import Switch
 from tests.lab import wait_for
 from tests.web.serving import Answers, Web, answering, rule, serving
+from tests.web.thousands import GROUPS, flowing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -258,8 +259,8 @@ def test_numbers_of_a_daemon_that_hangs_are_not_shown_as_new(
     trouble = page.locator("#trouble")
     wait_for(lambda: "mcrd has not answered for" in trouble.inner_text(), "the trouble", 200)
     assert page.locator("body.stale").count() == 1
-    pulse = "getComputedStyle(document.querySelector('.pulse')).animationName"
-    assert page.evaluate(pulse) == "none"
+    pulse = "getComputedStyle(document.querySelector('.pulse')).strokeOpacity"
+    assert page.evaluate(pulse) == "0"
     answers.hangs = False
     wait_for(lambda: page.locator("body.stale").count() == 0, "the daemon to answer", 200)
     assert not trouble.is_visible()
@@ -372,3 +373,57 @@ def test_an_hour_of_events_leaves_memory_as_it_was(
 
     short, long = after(300), after(3600)
     assert long < short + 3e6
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_what_flows_moves_and_costs_little(
+    browser: Any, many: tuple[Answers, Web], opened: Callable[..., Page], motion: str
+) -> None:
+    """28 % of a CPU when the browser draws as often as it can; nothing moves for who wants that."""
+    answers, web = many
+    answers.set_rules({f"camera-{n}": rule(packets=n + 1) for n in range(3)})
+    page = opened(web.url, reduced_motion=motion)
+    page.locator(".link.flows .pulse").first.wait_for(state="attached")
+    place = "getComputedStyle(document.querySelector('.flows .pulse')).strokeDashoffset"
+    places = set()
+    for _ in range(8):
+        places.add(page.evaluate(place))
+        page.wait_for_timeout(250)
+    session = browser.new_browser_cdp_session()
+    begin, before = time.monotonic(), cpu_of_pages(session)
+    page.wait_for_timeout(8000)
+    share = (cpu_of_pages(session) - before) / (time.monotonic() - begin)
+    print(f"{100 * share:.1f} % of a CPU")
+    assert (len(places) > 1) == (motion == "no-preference")
+    assert share < 0.2
+
+
+@pytest.mark.alone
+def test_a_page_of_thousands_of_streams_costs_little(
+    browser: Any, triangle: Triangle, opened: Callable[..., Page]
+) -> None:
+    """Below 20 % of a CPU and 100 MB, beside a real daemon that loses none of them."""
+    with flowing(triangle, 25) as beside:
+        page = opened(beside.web.url)
+        wait_for(lambda: page.locator("#rows tr").count() == len(GROUPS), "the groups", SLOW * 10)
+        session = browser.new_browser_cdp_session()
+        begin, before = time.monotonic(), cpu_of_pages(session)
+        page.wait_for_timeout(10_000)
+        share = (cpu_of_pages(session) - before) / (time.monotonic() - begin)
+        client = page.context.new_cdp_session(page)
+        client.send("HeapProfiler.collectGarbage")
+        heap = client.send("Runtime.getHeapUsage")["usedSize"]
+        web, daemon = beside.shares()
+        page.close()
+    print(f"page {100 * share:.1f} % of a CPU, {heap / 1e6:.0f} MB of objects;"
+          f" mcrd-web {100 * web:.1f} %; mcrd {100 * daemon:.1f} %")  # fmt: skip
+    assert share < 0.2
+    assert heap < 100e6
+    assert web < 0.2
+
+
+def cpu_of_pages(session: Any) -> float:
+    """Seconds that all pages have had of a CPU."""
+    found = session.send("SystemInfo.getProcessInfo")["processInfo"]
+    return sum(float(each["cpuTime"]) for each in found if each["type"] == "renderer")

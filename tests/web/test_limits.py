@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 import time
 from pathlib import Path
@@ -16,13 +15,17 @@ import pytest
 from tests.lab import wait_for
 from tests.mutations import ROUNDS, wrong
 from tests.web.serving import Answers, Web, events, rule
+from tests.web.thousands import STREAMS, called, cpu, flowing, resident
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
 from mcrd.web import connections
+from mcrd.web.history import ROOM_OF_MINUTES, ROOM_OF_SECONDS
 from mcrd.web.live import INTERVAL, SHARE
 
 if TYPE_CHECKING:
     import random
+
+    from tests.lab import Triangle
 
 
 def test_a_flood_of_connections_and_requests_is_bounded(web: Web) -> None:
@@ -88,11 +91,11 @@ def test_those_who_do_not_read_take_little_memory_and_keep_nobody_out(
     """/state has 2 MB; eight are written at once, and of each no more than a buffer waits."""
     answers.set_rules({f"r{n}": rule(packets=n) for n in range(1000)}, about="x" * 2000)
     wait_for(lambda: len(web.state()["rules"]) == 1000, "the rules")
-    before = _resident(web)
+    before = resident(web.process.pid)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_asking(web, b"/state")) for _ in range(100)]
         wait_for(lambda: sum(map(_is_answered, opened)) >= 100 - 16, "the answers to begin")
-        assert _resident(web) - before < 40e6
+        assert resident(web.process.pid) - before < 40e6
         assert len(next(events(web))["rules"]) == 1000
 
 
@@ -163,24 +166,30 @@ def test_thousands_of_rules_cost_little(web: Web, answers: Answers) -> None:
     stream = events(web)
     while len(next(stream).get("rules", ())) < 5000:
         pass
-    begin, before, polls = time.monotonic(), _cpu(web), answers.asked["stats"]
+    begin, before, polls = time.monotonic(), cpu(web.process.pid), answers.asked["stats"]
     for turn in range(8):
         for number, each in enumerate(rules.values()):
             each.rate.second.packets = number + turn
         next(stream)
-    spent = _cpu(web) - before
+    spent = cpu(web.process.pid) - before
     share = spent / (time.monotonic() - begin)
     assert share < 0.2, f"{100 * share:.1f} % of a CPU"
     # Once a second, on a machine that is not busy.
     assert spent / (answers.asked["stats"] - polls) < INTERVAL / SHARE
-    assert _resident(web) < 100e6
+    assert resident(web.process.pid) < 100e6
 
 
-def _cpu(web: Web) -> float:
-    text = Path(f"/proc/{web.process.pid}/schedstat").read_text()
-    return int(text.split()[0]) / 1e9
-
-
-def _resident(web: Web) -> int:
-    pages = int(Path(f"/proc/{web.process.pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+@pytest.mark.long
+@pytest.mark.alone
+def test_thousands_of_streams_flow_beside_it(triangle: Triangle) -> None:
+    """A real daemon loses none of them; below 20 % of a CPU, and 100 MB with a day behind it."""
+    with flowing(triangle, 25) as beside:
+        stream = events(beside.web)
+        for _ in range(10):
+            assert next(stream)["trouble"] == ""
+            assert beside.web.get(f"/rule/{called(STREAMS // 2)}")[0] == 200
+        web, daemon = beside.shares()
+        memory = resident(beside.web.process.pid)
+    print(f"mcrd-web {100 * web:.1f} % of a CPU, {memory / 1e6:.0f} MB; mcrd {100 * daemon:.1f} %")
+    assert web < 0.2
+    assert memory + ROOM_OF_SECONDS + ROOM_OF_MINUTES < 100e6

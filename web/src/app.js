@@ -2,7 +2,7 @@
 
 import "uplot/dist/uPlot.min.css";
 import "./app.css";
-import { draw } from "./diagram.js";
+import { begin, draw } from "./diagram.js";
 import { $, element, keep, say } from "./dom.js";
 import { bitsText, chosen, folded, foremost, known, largest, number, take } from "./model.js";
 import * as panel from "./panel.js";
@@ -82,6 +82,7 @@ function listen() {
   });
 }
 
+begin();
 table.begin(show);
 panel.begin();
 listen();

@@ -10,6 +10,10 @@ const PADDING = CARD + 12;
 const FLOWS = 150; // pixels for the widths of all flows
 const SMOOTH = 0.5; // how fast widths follow; what is written is exact
 
+const STEP = 125; // milliseconds between two places of what flows; the browser draws no more often
+const SPEED = 0.02; // pixels in a millisecond
+const MOVING_MOST = 24; // flows: what moves costs as much as all the rest
+
 const widths = new Map();
 const path = linkHorizontal().x((point) => point[0]).y((point) => point[1])
   .source((link) => [link.source.x1, link.y0]).target((link) => [link.target.x0, link.y1]);
@@ -36,6 +40,15 @@ export function draw(shown, pick) {
     (key) => (links.has(key) ? makeLink() : makeCard(nodes.get(key), pick)),
     (child, key) => (links.has(key) ? updateLink(child, links.get(key)) : updateCard(child, nodes.get(key), card)));
   for (const key of widths.keys()) if (!links.has(`l:${key}`)) widths.delete(key);
+}
+
+/** Moves what flows, unless there is much of it, or somebody does not want to see it move. */
+export function begin() {
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  setInterval(() => {
+    if (document.hidden || still.matches || widths.size > MOVING_MOST || document.body.classList.contains("stale")) return;
+    $("diagram").style.strokeDashoffset = -(performance.now() * SPEED) % 24; // inherited
+  }, STEP);
 }
 
 function graphOf(shown) {
