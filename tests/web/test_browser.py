@@ -212,16 +212,17 @@ def test_the_inputs_of_one_rule_are_one_card(
     page = opened(web.url)
     card = page.locator("g.card.rule", has_text="news")
     card.wait_for()
-    assert page.locator("g.card.rule").count() == 2
-    assert page.locator("g.link").count() == 5  # from three interfaces, and to one
+    assert page.locator("g.card.rule").count() == 5  # rules of a pattern are cards of their own
+    assert page.locator("g.link").count() == 7 + 5  # to the rules, and from them
     assert "eth3 in use" in card.locator("title").text_content()
     card.click()
     assert page.locator("#panel-title").inner_text() == "news@eth3"
     page.keyboard.press("Escape")
     rows = page.locator("#rows tr")
-    assert rows.count() == 2
+    assert rows.count() == 5
+    page.get_by_role("button", name="hall (2 inputs)").wait_for()
     page.get_by_role("button", name="news (2 inputs)").click()
-    wait_for(lambda: rows.count() == 4, "the inputs")
+    wait_for(lambda: rows.count() == 7, "the inputs")
     assert cell(page, "news@eth3", 2) == "active, in use"
     assert violations(page) == []
 
