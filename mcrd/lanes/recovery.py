@@ -53,6 +53,10 @@ class Recovery:
         self._rows[worker] = _Row(row.ends + 1, 0 if useful else row.useless + 1, now)
         return wait, row.ends + 1
 
+    def useless(self, worker: Worker) -> int:
+        """How many of its last ends in a row were without any packet."""
+        return self._rows.get(worker, _Row()).useless
+
     def forget(self, interfaces: Container[str]) -> None:
         """Forget the restarts on all interfaces but these."""
         for key in [key for key in self.restarts if key[0] not in interfaces]:

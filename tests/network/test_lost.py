@@ -167,6 +167,24 @@ def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
     assert taken > 0
 
 
+def test_new_rings_after_a_second_crash_without_a_packet(triangle: Triangle) -> None:
+    """What made the first worker crash may stand in the memory that the second one got."""
+    hush(triangle)
+    daemon = triangle.lab.mcrd(triangle.relay, A)
+    renewed = "ingress on r0: what waits in its rings is thrown away"
+    for number in range(2):
+        assert renewed not in daemon.log(), number
+        (worker,) = pids(daemon)
+        os.kill(worker, signal.SIGSEGV)
+        wait_for(lambda: len(pids(daemon) - {worker}) == 1, "another worker", timeout=300)  # noqa: B023
+    wait_for(lambda: renewed in daemon.log(), "new rings")
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000)
+    wait_for(lambda: daemon.rules()["a"]["state"] == "active", "the rule to be active")
+    triangle.source.send("s0", "239.1.1.1", 5000, count=100, rate=1000)
+    wait_for(lambda: daemon.stats()["rules"]["a"]["received"]["packets"] == 100, "all")
+    assert received.stop()["unique"] == 100
+
+
 def test_a_spare_process_that_does_not_answer_is_passed_over(triangle: Triangle) -> None:
     """The first is dead when it is told to begin, the second hangs; a new one starts at once."""
     fault = """
