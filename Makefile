@@ -8,6 +8,8 @@
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
 #   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
+#   make arm64       dist/arm64: the wheel for that processor, cross-built and tried by emulation (needs
+#                    root). PARTS="wheel tests"
 #   make faults      system calls of the daemon fail, one at a time, in an order that it prints (needs
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
 #   make fuzz        frames, files, messages, requests and answers, changed at random (those of
@@ -52,7 +54,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels faults fuzz soak page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels arm64 faults fuzz soak page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -84,6 +86,9 @@ test-fresh:
 
 test-kernels:
 	@scripts/kernels $(KERNEL)
+
+arm64: setup
+	@scripts/arm64 $(PARTS)
 
 faults: setup
 	@$(VENV)/python -m tests.faults $(ARGS)
