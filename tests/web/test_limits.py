@@ -61,10 +61,13 @@ def test_no_request_does_harm(web: Web, dice: random.Random) -> None:
     before, seen = len(list(Path(f"/proc/{web.process.pid}/fd").iterdir())), set[bytes]()
     for _ in range(200 * ROUNDS):
         with socket.socket() as sock:
-            sock.settimeout(0.05)
+            sent = wrong(dice.choice(right), dice)
+            # What is unfinished gets no answer; others have theirs within 5 ms on an idle machine.
+            sock.settimeout(1)
             sock.connect(("127.0.0.1", web.port))
-            with contextlib.suppress(OSError):  # what looks unfinished gets none
-                sock.sendall(wrong(dice.choice(right), dice))
+            sock.settimeout(1 if b"\r\n\r\n" in sent else 0.05)
+            with contextlib.suppress(OSError):
+                sock.sendall(sent)
                 answer = sock.recv(100)
                 assert not answer or answer.startswith(b"HTTP/"), answer
                 seen.add(answer[9:12])
