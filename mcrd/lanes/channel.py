@@ -27,6 +27,7 @@ IN_FLIGHT = 128  # requests; with more answers to give, a worker might have to w
 PASSING = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
 """Refusals to send that pass, but not when the channel is writable: it may be already."""
 PAUSE = 0.05  # seconds from such a refusal to the next try
+TOLD_AFTER = 2.0  # seconds of refusals, after which the log says so: most pass within a hundredth
 
 Answer = asyncio.Future[messages.Answer]
 
@@ -61,6 +62,8 @@ class Channel(ABC):
         self._outgoing: deque[_Outgoing] = deque()
         self._in_flight = 0
         self._later: asyncio.TimerHandle | None = None  # when to try again what was refused
+        self._refused_since: float | None = None
+        self._told = False  # that it is refused
         self._heard = False  # since the last look
         self._demand = Demand()
         self._loop = asyncio.get_running_loop()
@@ -209,15 +212,26 @@ class Channel(ABC):
                     return
                 # ETOOMANYREFS: descriptors under way count until they are received (unix(7)).
                 if error.errno in PASSING or error.errno == errno.EAGAIN:
+                    self._note(error)
                     self._later = self._loop.call_later(PAUSE, self._flush)
                     return
                 self._close_channel()
                 if error.errno not in (errno.EPIPE, errno.ECONNRESET):  # else it has ended itself
                     self.kill(f"ended, because it could not be told anything: {named(error)}")
                 return
+            self._refused_since, self._told = None, False
             self._in_flight += 1
             self._outgoing.popleft()
             _close_all(first.descriptors)
+
+    def _note(self, error: OSError) -> None:
+        """Say once that the kernel takes nothing, when it has not for a while."""
+        now = self._loop.time()
+        self._refused_since = since = self._refused_since or now
+        if now - since >= TOLD_AFTER and not self._told:
+            self._told = True
+            text = "a worker cannot be told anything: %s; trying again until it can be"
+            log.warning(text, named(error))
 
     def _hears_of_room(self) -> bool:
         """Flush when the channel is writable; False when the loop has no room to look at that."""

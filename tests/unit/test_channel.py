@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mcrd.dataplane import messages
-from mcrd.lanes import spawn
+from mcrd.lanes import channel, spawn
 from mcrd.lanes.channel import PAUSE, unheard
 from mcrd.lanes.process import SILENT, WorkerProcess
 from mcrd.planning.resources import Ingress, Worker
@@ -118,3 +118,24 @@ def test_one_that_hangs_is_ended_meanwhile(monkeypatch: pytest.MonkeyPatch) -> N
         assert ended == ["hung: it did not answer, and took no packet"]
 
     run(ANSWERS.format(1, 1000), monkeypatch, scenario)
+
+
+def test_what_the_kernel_goes_on_refusing_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(channel, "TOLD_AFTER", 2 * PAUSE)
+
+    async def scenario(process: WorkerProcess, kernel: Kernel, _: list[str]) -> None:
+        for _again in range(2):
+            kernel.refuses, kernel.asked = errno.ENOMEM, 0
+            future = process.request(messages.Ping)
+            async with asyncio.timeout(TIMEOUT):
+                while kernel.asked < 8:  # noqa: ASYNC110  # nobody tells
+                    await asyncio.sleep(PAUSE)
+            kernel.refuses = 0
+            await asyncio.wait_for(future, TIMEOUT)
+
+    run(ANSWERS.format(1000, 0), monkeypatch, scenario)
+    said = "a worker cannot be told anything: Cannot allocate memory (ENOMEM)"
+    found = [line.getMessage() for line in caplog.records if line.name == "mcrd.lanes.channel"]
+    assert found == 2 * [f"{said}; trying again until it can be"]
