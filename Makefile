@@ -9,7 +9,7 @@
 #   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
 #   make arm64       dist/arm64: the wheel for that processor, cross-built and tried by emulation (needs
-#                    root). PARTS="wheel tests"
+#                    root). PARTS="wheel tests machine"
 #   make faults      system calls of the daemon fail, one at a time, in an order that it prints (needs
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
 #   make fuzz        frames, files, messages, requests and answers, changed at random (those of

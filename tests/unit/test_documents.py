@@ -96,8 +96,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_core_of_the_tests_is_there() -> None:
-    lines = (ROOT / "tests/core").read_text().splitlines()
+@pytest.mark.parametrize("name", ["core", "core-arm64"])
+def test_the_core_of_the_tests_is_there(name: str) -> None:
+    lines = (ROOT / "tests" / name).read_text().splitlines()
     for line in lines:
-        path, _, name = line.partition("::")
-        assert line.startswith("#") or f"def {name}" in (ROOT / path).read_text(), line
+        path, _, test = line.partition("::")
+        assert line.startswith("#") or f"def {test}" in (ROOT / path).read_text(), line
