@@ -170,9 +170,12 @@ class Estate:
                 await self._open_all([s.resource for s in group if isinstance(s, Open)], links)
                 self.holdings.announce()
             elif kind is Close:
-                for step in [s for s in group if isinstance(s, Close)]:
+                closed = [s for s in group if isinstance(s, Close)]
+                for number, step in enumerate(closed):
                     await self._close(step.resource, anew=step.anew)
                     self.advance()
+                    if number % STEPS_AT_ONCE == STEPS_AT_ONCE - 1:
+                        await asyncio.sleep(0)
             elif kind is Relieve:
                 pairs = [(s.old, s.resource) for s in group if isinstance(s, Relieve)]
                 if not await self._reliefs.carry_out(pairs):

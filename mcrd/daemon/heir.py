@@ -118,9 +118,7 @@ class _Heir:
         for egress, what in self._each(index.egress, Egress):
             if (sock := self._socket(what)) is not None:
                 self._add_egress(egress, sock)
-        for reception, what in self._each(index.receptions, Reception):
-            if (sock := self._socket(what)) is not None:
-                holdings.receptions[reception] = sock
+        self._take_receptions(index.receptions)
         for hold, found in self._each(index.holds, Hold):
             # Whether one is needed is looked at again where there was none.
             if found is not None and (sock := self._socket(found)) is not None:
@@ -141,6 +139,19 @@ class _Heir:
         self._try("counts", lambda: holdings.ledger.take_over([unpack(c) for c in index.counts]))
         self._try("restarts", lambda: self._restarts.update(unpack(index.restarts)))
         self._try("rules", partial(self._take_config, index))
+
+    def _take_receptions(self, kept: Iterable[tuple[Any, Identity]]) -> None:
+        """Have them let in by another socket: of this one, nobody knows what it lets in by now.
+
+        It is closed when the other one is there, and nothing is missed.
+        """
+        found = list(self._each(kept, Reception))
+        for reception, what in found:
+            if what in self._unused:
+                with contextlib.suppress(OSError):  # the plan tries again, and says why
+                    self._holdings.receptions.open(reception)
+        for what in {what for _, what in found} & self._unused.keys():
+            os.close(self._unused.pop(what))
 
     def _take_group(self, kept: KeptGroup) -> None:
         times = (kept.since, kept.until, kept.wanted, kept.refused, kept.old)

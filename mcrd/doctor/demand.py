@@ -122,7 +122,8 @@ class Demand:
     def descriptors(self, groups_by_socket: int) -> int:
         """About the descriptors of the daemon, without members of ranges and kept sources."""
         workers = sum(isinstance(each, Worker) for each in self._all)
-        sockets = sum(isinstance(each, Egress | Reception | Hold) for each in self._all)
+        sockets = sum(isinstance(each, Egress | Hold) for each in self._all)
+        sockets += any(isinstance(each, Reception) for each in self._all)  # all have one
         joined = -(-(self.groups(4) + self.groups(6)) // max(1, groups_by_socket))
         return KEPT + workers * WORKER_DESCRIPTORS + sockets + joined
 

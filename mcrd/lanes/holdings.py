@@ -49,12 +49,12 @@ from mcrd.sockets.ingress import (
     IngressSocket,
     let_in,
     open_ingress,
-    open_reception,
     open_rings,
     open_stamps,
 )
 from mcrd.sockets.lost import Lost
 from mcrd.sockets.membership import Memberships, Receivers, open_hold
+from mcrd.sockets.reception import Receptions
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Holdings:
         """By what their workers call them."""
         self.egress: dict[Egress, socket.socket] = {}
         self.holds: dict[Hold, socket.socket | None] = {}
-        self.receptions: dict[Reception, socket.socket] = {}
+        self.receptions = Receptions()
         self.memberships = Memberships()
         self.protocols = GroupProtocols()
         self.rejoins = Rejoins()
@@ -132,7 +132,7 @@ class Holdings:
             case Members() | Nowhere():
                 self._patterns[type(resource)].add(resource)
             case Reception():
-                self.receptions[resource] = open_reception(resource)
+                self.receptions.open(resource)
             case Egress():
                 with or_close(self.opener.open(resource)) as sock:
                     self.add_egress(resource, sock)
@@ -250,7 +250,7 @@ class Holdings:
                 if sock is not None:
                     sock.close()
             case Reception():
-                self.receptions.pop(resource).close()
+                self.receptions.end(resource)
             case Membership():
                 self.memberships.leave(resource)
             case GroupProtocol():

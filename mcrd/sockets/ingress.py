@@ -19,7 +19,7 @@ from mcrd.dataplane._dataplane import ffi, lib
 from mcrd.errors import words
 from mcrd.events import tell
 from mcrd.model import Network
-from mcrd.planning.resources import Ingress, Reception
+from mcrd.planning.resources import Ingress
 from mcrd.sockets import filters
 from mcrd.sockets.common import (
     DROP_ALL,
@@ -27,7 +27,6 @@ from mcrd.sockets.common import (
     SOL_PACKET,
     attach_filter,
     check_index,
-    hardware_of,
     or_close,
     packet_statistics,
     program_of,
@@ -35,7 +34,6 @@ from mcrd.sockets.common import (
 from mcrd.sockets.lost import Estimate, Lost, Taken
 
 # linux/if_packet.h
-PACKET_ADD_MEMBERSHIP = 1
 PACKET_RX_RING = 5
 PACKET_VERSION = 10
 PACKET_VNET_HDR = 15
@@ -45,8 +43,6 @@ PACKET_FANOUT_DATA = 22
 PACKET_FANOUT_FLAG_UNIQUEID = 0x2000
 PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 0x4000  # since Linux 6.0; before it the filter does that alone
 PACKET_FANOUT_FLAG_DEFRAG = 0x8000
-PACKET_MR_MULTICAST = 0
-PACKET_MR_ALLMULTI = 2
 TPACKET_V2 = 1
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 TPACKET2_HDRLEN = 52  # struct tpacket2_hdr and struct sockaddr_ll, aligned
@@ -365,17 +361,4 @@ def open_stamps() -> socket.socket:
     """Open what makes the kernel stamp each frame once, for all rings, as long as it is open."""
     with or_close(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        return sock
-
-
-def open_reception(reception: Reception) -> socket.socket:
-    """Let a group's frames through the interface's filter as long as the socket is open."""
-    check_index(reception.interface, reception.index)
-    if reception.group is None:
-        kind, mac = PACKET_MR_ALLMULTI, b""
-    else:
-        kind, mac = PACKET_MR_MULTICAST, hardware_of(reception.group)
-    with or_close(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC)) as sock:
-        mreq = struct.pack("iHH8s", reception.index, kind, len(mac), mac)
-        sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, mreq)
         return sock

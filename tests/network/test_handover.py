@@ -139,7 +139,7 @@ class Before:
             ring.close()
         for lane in self.holdings.lanes.values():
             lane.segment.close()
-        sockets = [*self.holdings.egress.values(), *self.holdings.receptions.values()]
+        sockets = [*self.holdings.egress.values(), *set(self.holdings.receptions.values())]
         sockets += [sock for sock in self.holdings.holds.values() if sock is not None]
         sockets += self.holdings.memberships.sockets()
         for sock in sockets:
@@ -272,6 +272,50 @@ def test_a_group_joined_just_before_a_kill_is_left_by_it(
     with before.relay.inside():
         holdings.open(late, {})
     holdings.close_all()
+
+
+def test_what_is_let_in_is_what_was_known(before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have one socket. What it let in later ends with it, and what it did not is there again.
+
+    Of two groups with one hardware address, the second stays when the first goes.
+    """
+    first, late, *twins = (
+        Reception("r0", before.ingress.index, ip_address(group))
+        for group in ("239.9.9.9", "239.9.9.7", "232.9.9.8", "232.137.9.8")
+    )
+
+    def let_in() -> set[str]:
+        words = before.relay.run("ip", "maddress", "show", "dev", "r0").split()
+        return {word[-2:] for word in words if word.startswith("01:00:5e:09:09:")}
+
+    with before.relay.inside():
+        for each in twins:
+            before.holdings.open(each, {})
+        keeper = Keeper(before.manager.client())
+        assert asyncio.run(
+            keeper.keep(before.holdings, before.restarts, CONFIG, CHOSEN, ROLES, RESOLVED)
+        )
+        before.manager.look()
+        assert len(set(before.holdings.receptions.values())) == 1
+        assert let_in() == {"08", "09"}
+        before.holdings.open(late, {})
+        before.holdings.close(first)
+    assert let_in() == {"07", "08"}
+    before.leave(keep=False)
+    holdings, _ = take_over(before, monkeypatch)
+    for descriptors_of in before.manager.kept.values():
+        for descriptor in descriptors_of:
+            os.close(descriptor)
+    before.manager.kept.clear()
+    assert set(holdings.receptions) == {first, *twins}
+    assert let_in() == {"08", "09"}
+    with before.relay.inside():
+        holdings.close(twins[0])
+        assert let_in() == {"08", "09"}
+        holdings.close(twins[1])
+        assert let_in() == {"09"}
+        holdings.close_all()
+    assert let_in() == set()
 
 
 def _descriptors() -> int:

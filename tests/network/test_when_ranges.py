@@ -113,6 +113,31 @@ def test_a_source_specific_group_stays_joined_from_its_sources(lab: Lab) -> None
         members.leave(membership)
 
 
+def test_groups_without_a_source_are_let_in_by_one_socket(lab: Lab) -> None:
+    """Whoever joins a hundred by IGMPv2 takes no hundred descriptors, nor the time to close them."""
+    relay, sink = lab.hosts("relay", "sink")
+    lab.link(sink, "s0", [], relay, "r0", ["10.1.0.5/24"])
+    lab.link(relay, "r1", ["10.2.0.5/24"], sink, "k0", ["10.2.0.9/24"])
+    kept = f'r1 232.0.0.0/8 5000 {WHEN} source="keep"'
+    daemon = lab.mcrd(relay, rule("a", "r0 232.0.0.0/8 5000", kept) + ASKS)
+    wait_for(lambda: states(daemon) == ["idle"], "the rule to listen")
+
+    def let_in() -> int:
+        words = relay.run("ip", "maddress", "show", "dev", "r0").split()
+        return sum(word.startswith("01:00:5e:07:00:") for word in words)
+
+    def packet_sockets() -> int:
+        return len(relay.run("cat", "/proc/net/packet").splitlines()) - 1
+
+    before = packet_sockets()
+    inject(sink, "k0", *forged(range(100), "232.7.0.0"))
+    wait_for(lambda: let_in() == 100, "all to be let in")
+    assert packet_sockets() == before + 1
+    daemon.edit(rule("a", "r0 10.1.0.5 5000", "r1 10.2.0.9 5000") + ASKS)
+    wait_for(lambda: let_in() == 0, "none to be let in")
+    wait_for(lambda: packet_sockets() == before, "their socket to be closed")
+
+
 def test_each_group_of_a_range_by_itself(lab: Lab) -> None:
     source, relay, one, two = lab.hosts("source", "relay", "one", "two")
     lab.link(source, "s0", ["10.1.0.2/24"], relay, "r0", ["10.1.0.5/24"])
