@@ -17,6 +17,7 @@ from mcrd.planning.resources import Hold, Membership, Reception, Resource
 JOINED_AT_MOST = 1024  # of one range: a join each costs the kernel and the switches memory
 SOURCES_AT_MOST = 10  # of a group, by members; of source-specific ones, as many as there is room
 HELD_AT_MOST = 1024  # ports of one range
+ETHERNET = 1  # ARPHRD_ETHER, linux/if_arp.h
 
 
 def reception(given: Input, link: Link) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
@@ -41,6 +42,7 @@ def joins(given: Input, link: Link, groups: Groups) -> Iterator[Membership | Rec
 
     Source-specific groups are joined from sources alone: routers ignore other joins (RFC 4604).
     Where a source is neither in the rule file nor named by a member, what comes unasked is let in.
+    A tunnel does not filter, and has no hardware addresses to let in.
     """
     where, of_file = (link.name, link.index), named(given)
     has_specific = _has_specific(given.address)
@@ -48,8 +50,10 @@ def joins(given: Input, link: Link, groups: Groups) -> Iterator[Membership | Rec
         for source in (of_file if some.any else ()) or map(ip_address, some.sources):
             yield Membership(*where, group, source)
         if some.any and not of_file:
-            specific = has_specific and is_source_specific(group)
-            yield Reception(*where, group) if specific else Membership(*where, group)
+            if not (has_specific and is_source_specific(group)):
+                yield Membership(*where, group)
+            elif link.hardware == ETHERNET:
+                yield Reception(*where, group)
 
 
 def named(given: Input) -> tuple[Address, ...]:

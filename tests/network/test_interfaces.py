@@ -7,11 +7,16 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from ipaddress import ip_address
 
+from mcrd.planning.resources import Membership
+from mcrd.sockets.membership import Memberships
+from tests.dataplane.frames import inject
 from tests.lab import Triangle, wait_for
 from tests.lab.datagrams import sender
 from tests.lab.rules import rule
 from tests.lab.tunnel import tunnel
+from tests.network.test_querier import forged
 
 
 def packet(source: str, destination: str, port: int, payload: bytes) -> bytes:
@@ -53,6 +58,35 @@ def test_out_of_a_tunnel(triangle: Triangle) -> None:
         wait_for(lambda: len(seen.frames()) == 2, "both datagrams behind the relay")
         assert sorted(frame[42:47] for frame in seen.stop()) == [b"group", b"host!"]
         assert daemon.stats()["interfaces"]["tun0"]["dropped"]["malformed"] == 0
+
+
+def test_out_of_a_tunnel_for_who_names_no_source(triangle: Triangle) -> None:
+    """A tunnel has no filter to let the group in by: the kernel would refuse."""
+    group, members = "232.1.1.1", Memberships()
+    kept = f'r1 {group} 5000 ttl=2 when="members" source="keep"'
+    asks = "[interfaces.r1]\nquerier = true\n"
+    with tunnel(triangle.relay, "tun0", "10.8.0.1/24") as end:
+        daemon = triangle.lab.mcrd(triangle.relay, rule("a", f"tun0 {group} 5000", kept) + asks)
+
+        def output() -> tuple[str, str | None]:
+            (found,) = daemon.rules()["a"]["outputs"]
+            return found["state"], found["reason"]
+
+        wait_for(lambda: output()[0] == "idle", "the rule to listen")
+        inject(triangle.sink, "k0", *forged(range(1), group))
+        unnamed = f"{group} is source-specific, and no member names a source of it"
+        wait_for(lambda: unnamed in (output()[1] or ""), "the join to be heard")
+        with triangle.sink.inside():
+            where = ("k0", socket.if_nametoindex("k0"), ip_address(group))
+            members.join(Membership(*where, ip_address("10.8.0.9")))
+        wait_for(lambda: output() == ("active", None), "the source to be joined")
+        seen = triangle.sink.capture("k0", "udp port 5000")
+        os.write(end, packet("10.8.0.9", group, 5000, b"named"))
+        os.write(end, packet("10.8.0.8", group, 5000, b"other"))
+        wait_for(lambda: len(seen.frames()) == 2, "both datagrams behind the relay")
+        assert sorted(frame[42:47] for frame in seen.stop()) == [b"named", b"other"]
+        for membership in list(members):
+            members.leave(membership)
 
 
 def test_into_a_tunnel(triangle: Triangle) -> None:

@@ -1471,8 +1471,15 @@ def test_a_group_of_a_range_is_joined_from_the_sources_that_members_want(
     assert joins == (Reception(*where),)
 
 
+GROUP_OF_SOURCES = ip_address("232.1.0.7")
+
+
 def members_of(
-    address: str, wanted: Wanted, sources: str = "", output: str = 'source = "keep"'
+    address: str,
+    wanted: Wanted,
+    sources: str = "",
+    output: str = 'source = "keep"',
+    links: Mapping[str, Link] = LINKS,
 ) -> Needs:
     """What a rule of a single group needs, whose members on eth1 want that."""
     text = f"""
@@ -1487,7 +1494,7 @@ def members_of(
     """
     config = parse(text, "f")
     found = Listeners({(3, ip_address(address)): wanted})
-    return needs(config.rules["a"], config, LINKS, listeners=found)
+    return needs(config.rules["a"], config, links, listeners=found)
 
 
 def those(*numbers: int) -> tuple[bytes, ...]:
@@ -1531,6 +1538,16 @@ def test_a_single_group_is_joined_from_the_sources_that_members_want(
     assert (unnamed in said) is (joined == ["let in"])
     if not joined:
         assert said == f"nobody on eth1 has joined {address} from a source whose packets it sends"
+
+
+def test_a_tunnel_has_no_filter_that_a_group_is_to_be_let_in_by() -> None:
+    """The kernel refuses an Ethernet address there: EINVAL, packet_dev_mc()."""
+    for hardware, let_in in ((1, True), (65534, False)):  # ARPHRD_ETHER, ARPHRD_NONE
+        links = {**LINKS, "eth0": replace(LINKS["eth0"], hardware=hardware)}
+        entry = members_of("232.1.0.7", Wanted(True, those(1)), links=links)
+        membership = Membership("eth0", 2, GROUP_OF_SOURCES, ip_address("10.0.0.1"))
+        reception = (Reception("eth0", 2, GROUP_OF_SOURCES),) if let_in else ()
+        assert entry.joins == (membership, *reception)
 
 
 def test_a_source_that_its_output_does_not_send_is_not_joined() -> None:
