@@ -73,9 +73,10 @@ class Question(NamedTuple):
 class Group:
     """The state of one group on one interface.
 
-    `until` is the group timer: while it runs, the filter mode is EXCLUDE. `wanted` has the timers
-    of sources; in EXCLUDE mode, those that have run out are in `refused`. `old` says until when a
-    host is there that speaks an older version, by version.
+    `until` is the group timer: while it runs, the filter mode is EXCLUDE. It is 0.0 when it has run
+    out: nothing holds it any more. `wanted` has the timers of sources; in EXCLUDE mode, those that
+    have run out are in `refused`. `old` says until when a host is there that speaks an older
+    version, by version.
 
     Of a source-specific group, who names no source, or refuses some, takes nothing from those who
     name some: both timers run beside each other, and nothing is refused. Routers should ignore the
@@ -111,6 +112,8 @@ class Group:
         ended = [source for source, until in self.wanted.items() if until <= now]
         for source in ended:
             del self.wanted[source]
+        if self.until <= now:
+            self.until = 0.0
         if self.until > now and not self.specific:
             self.refused.update(ended)
         else:

@@ -26,6 +26,7 @@ from mcrd.daemon.index import pack, unpack
 from mcrd.dataplane.messages import Endpoint, MemberKey
 from mcrd.lanes.holdings import Holdings
 from mcrd.model import Config, Input, Interface, Output, Place, PortRange, Role, Rule
+from mcrd.planning.actual import Wanted
 from mcrd.planning.hostnames import Resolved
 from mcrd.planning.links import Link
 from mcrd.planning.resources import (
@@ -222,6 +223,24 @@ def test_who_has_joined_stays_known_until_it_can_have_answered(
     assert where == index
     assert kept == replace(found, until=kept.until, wanted={source.packed: kept.until})
     assert kept.until > now + 130
+    with before.relay.inside():
+        holdings.close_all()
+
+
+def test_a_timer_that_has_run_out_does_not_run_again(
+    before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a source-specific group, whose sources somebody wants still."""
+    now, group, index = time.monotonic(), ip_address("232.2.2.2"), before.egress.sending.index
+    source = ip_address("10.9.0.1").packed
+    queriers = before.holdings.queriers
+    queriers.about(frozenset({group}))
+    queriers.inherit(index, found := Group(group, now - 300, 0.0, {source: now + 9}))
+    found.until = now - 40  # since somebody wanted it from any source
+    before.leave()
+    holdings, _ = take_over(before, monkeypatch)
+    holdings.queriers.about(frozenset({group}))
+    assert holdings.queriers.listeners == {(index, group): Wanted(False, (source,))}
     with before.relay.inside():
         holdings.close_all()
 
