@@ -283,7 +283,7 @@ def needs(
         ""
         if waits
         else outlets.doubt_of(rule, output, links, ways)
-        or receptions.doubt_of(rule.input, output, groups)
+        or receptions.doubt_of(rule.input, output, groups, only)
         for waits, groups, output in zip(waiting, wanted, rule.outputs, strict=True)
     )
     moves = any(

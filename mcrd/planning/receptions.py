@@ -119,21 +119,35 @@ def _bounded(given: Input, found: Groups) -> Groups:
     return found
 
 
-def doubt_of(given: Input, output: Output, groups: Groups) -> str:
-    """Why some members of an output with `when` may get nothing: "" for no reason."""
-    what, count = "groups", len(groups)
-    if count <= JOINED_AT_MOST and is_source_specific(given.address):
-        what = "groups and sources"
-        count = sum(max(1, len(some.sources)) for some in groups.values())
-    if count > JOINED_AT_MOST:
-        return (
-            f"more than {JOINED_AT_MOST} of its {what} are wanted: so many are joined, and no more"
-        )
-    if not groups or named(given) or not _has_specific(given.address):
+def doubt_of(given: Input, output: Output, groups: Groups, joined: Groups | None) -> str:
+    """Why some members of an output with `when` may get nothing: "" for no reason.
+
+    `groups` are those that they want, `joined` is as only_wanted(): what all outputs want.
+    """
+    if joined is None:
         return ""
     offset = _offset(given, output)
-    without = (group + offset for group, some in groups.items() if some.any and not some.sources)
-    return next((unnamed(group) for group in without if is_source_specific(group)), "")
+    if any(group + offset not in joined for group in islice(groups, JOINED_AT_MOST, None)):
+        return _more("groups")
+    if not _has_specific(given.address):
+        return ""
+    of_file = named(given)
+    for group, some in groups.items():
+        where = group + offset
+        if not is_source_specific(where):
+            continue
+        found = joined[where]
+        if found.any and of_file:
+            continue
+        if found.any and not found.sources:
+            return unnamed(where)
+        if some.sources != found.sources and not set(some.sources) <= set(found.sources):
+            return _more("groups and sources")
+    return ""
+
+
+def _more(what: str) -> str:
+    return f"more than {JOINED_AT_MOST} of its {what} are wanted: so many are joined, and no more"
 
 
 def _has_specific(groups: Address | Network) -> bool:

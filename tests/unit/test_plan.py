@@ -1471,6 +1471,58 @@ def test_a_group_of_a_range_is_joined_from_the_sources_that_members_want(
     assert joins == (Reception(*where),)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("any", "", ["unnamed", ""]),
+        ("any", "any", ["unnamed", "unnamed"]),
+        ("any", "1", ["", ""]),
+        ("1", "any 2", ["", ""]),
+        ("any", None, ["", ""]),
+        (range(1100), "", ["more", ""]),
+        (range(1100), range(1000, 1100), ["", ""]),
+        (range(1100), range(1000, 1099), ["more", ""]),
+        (range(1100), None, ["", ""]),
+        (range(600), range(600, 1200), ["", ""]),
+        (" ".join(map(str, range(1100))), "", ["sources", ""]),
+        (" ".join(map(str, range(600))), " ".join(map(str, range(600, 1200))), ["", "sources"]),
+    ],
+)
+def test_a_doubt_is_about_what_is_joined_for_all_outputs(
+    first: str | range, second: str | range | None, said: list[str]
+) -> None:
+    """Wishes are of one group, with sources, or of groups, with the first source of each.
+
+    None: the second output sends always, so the groups are joined as the file says.
+    """
+    link = Link("eth0", 1, True, True, 1500, 1, (ip_interface("10.9.0.1/24"),))
+    links = {name: replace(link, name=name, index=at) for at, name in enumerate(INTERFACES, 1)}
+    text = BY_MEMBERS.replace('"members"', '"members", source = "keep"')
+    if second is None:
+        head, _, tail = text.rpartition(', when = "members"')
+        text = head + tail
+    hosts, found = ip_address("10.0.0.0"), Listeners()
+    for index, start, wants in ((2, "232.2.0.0", first), (3, "232.1.0.0", second or "")):
+        if isinstance(wants, range):
+            only = Wanted(False, (hosts.packed,))
+            found.update({(index, ip_address(start) + n): only for n in wants})
+        elif wants:
+            some = tuple((hosts + int(n)).packed for n in wants.split() if n != "any")
+            found[index, ip_address(start)] = Wanted("any" in wants, some)
+    words = {
+        "": "",
+        "unnamed": "232.1.0.0 is source-specific, and no member names a source of it",
+        "more": "more than 1024 of its groups are wanted",
+        "sources": "more than 1024 of its groups and sources are wanted",
+    }
+    config = parse(text, "f")
+    doubts = needs(config.rules["a"], config, links, listeners=found).doubts
+    assert len(doubts) == 2
+    for doubt, which in zip(doubts, said, strict=True):
+        assert doubt.startswith(words[which])
+        assert bool(doubt) is bool(which)
+
+
 GROUP_OF_SOURCES = ip_address("232.1.0.7")
 
 
