@@ -97,14 +97,15 @@ def _warn_vlan(rule: FoundRule) -> None:
 
 def _warn_source_specific(rule: FoundRule) -> None:
     address, sources = rule.input_fields["address"], rule.input_fields["sources"]
-    if not is_source_specific(address) or any(each.num_addresses == 1 for each in sources):
+    by_source = sources and all(each.num_addresses == 1 for each in sources)  # as named() has it
+    if by_source or not is_source_specific(address):
         return
     fields = [output.fields for output in rule.outputs]
     if all(f["when"] and f["source"] == "keep" for f in fields):
         return  # members say from which sources it is joined
     message = (
-        f"{address} is for source-specific multicast: to join it, sources must be addresses, not "
-        "prefixes; routers may send nothing"
+        f"{address} is for source-specific multicast: to join it, sources must all be addresses, "
+        "not prefixes; routers may send nothing"
     )
     report = rule.report.value if sources else rule.report.absent
     report((*rule.input_path, "sources"), message)

@@ -114,7 +114,7 @@ def test_a_source_specific_group_stays_joined_from_its_sources(lab: Lab) -> None
 
 
 def test_groups_without_a_source_are_let_in_by_one_socket(lab: Lab) -> None:
-    """Whoever joins a hundred by IGMPv2 takes no hundred descriptors, nor the time to close them."""
+    """Who joins a hundred by IGMPv2 takes no hundred descriptors, nor the time to close them."""
     relay, sink = lab.hosts("relay", "sink")
     lab.link(sink, "s0", [], relay, "r0", ["10.1.0.5/24"])
     lab.link(relay, "r1", ["10.2.0.5/24"], sink, "k0", ["10.2.0.9/24"])
