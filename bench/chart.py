@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 # Told apart with deficient colour vision too (Okabe and Ito); one for each peer, in their order.
 COLOURS = (
-    *("#bbbbbb", "#0072b2", "#003f63", "#56b4e9", "#d55e00", "#7a3600", "#e69f00", "#009e73"),
-    *("#cc79a7", "#000000"),
+    *("#bbbbbb", "#0072b2", "#003f63", "#56b4e9", "#9ad0f5", "#00a6a6", "#d55e00", "#7a3600"),
+    *("#e69f00", "#009e73", "#00553e", "#5e3c99", "#b2abd2", "#f0e442", "#8c6d00", "#cc79a7"),
+    *("#000000", "#777777"),
 )
 BAR = 9
 GAP = 14
 LEFT = 150
 PANEL = 380
 BETWEEN = 60
-TOP = 84
+TOP = 124  # below five lines of the legend
 NUMBER = 44  # room for the number behind the longest bar
 
 
