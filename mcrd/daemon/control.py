@@ -86,9 +86,10 @@ class Server:
 
     async def stop(self) -> None:
         """Close the socket and drop its clients."""
-        if self._door is None:
+        door, self._door = self._door, None
+        if door is None:
             return
-        await self._door.stop()
+        await door.stop()
         self._path.unlink(missing_ok=True)
         self._remove_directory()
 

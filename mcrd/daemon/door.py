@@ -40,9 +40,12 @@ class Connection:
         Raises ValueError for one that is too long.
         """
         seen = 0
-        while (end := self._read.find(b"\n", seen)) < 0 and len(self._read) <= self._limit:
+        while True:
+            await asyncio.sleep(0)  # who says more and more, or much at once, holds up nobody
+            end = self._read.find(b"\n", seen)
+            if end >= 0 or len(self._read) > self._limit:
+                break
             seen = len(self._read)
-            await asyncio.sleep(0)  # who says more and more holds up nobody
             data = await asyncio.get_running_loop().sock_recv(self.socket, CHUNK)
             if not data:
                 rest, self._read = bytes(self._read), bytearray()
@@ -58,6 +61,10 @@ class Connection:
         """Send all of it."""
         await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
+    def cut(self) -> None:
+        """End the stream: whoever waits for it, or goes on in spite of a cancel(), ends."""
+        _cut(self.socket)
+
 
 Serve = Callable[[Connection], Awaitable[None]]
 
@@ -72,7 +79,7 @@ class Door:
         """
         self._name, self._socket, self._serve = name, sock, serve
         self._limit, self._most = limit, most
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], socket.socket] = {}
         self._later: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -85,7 +92,8 @@ class Door:
         self._loop.remove_reader(self._socket)
         self._socket.close()
         tasks = tuple(self._tasks)
-        for task in tasks:
+        for task, sock in self._tasks.items():
+            _cut(sock)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -115,9 +123,9 @@ class Door:
             self._refused(error)
             return
         task = self._loop.create_task(self._until_it_ends(sock))
-        self._tasks.add(task)
+        self._tasks[task] = sock
         task.add_done_callback(lambda _: _close(sock))
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._tasks.pop)
 
     async def _until_it_ends(self, sock: socket.socket) -> None:
         try:
@@ -129,6 +137,12 @@ class Door:
     def _refused(self, error: OSError) -> None:
         text = "%s: a client cannot be taken: %s"
         tell(log, logging.ERROR, "unexpected", text, self._name, with_remedy(error))
+
+
+def _cut(sock: socket.socket) -> None:
+    """End a stream both ways. Of wait_for(), a cancel() may be lost up to Python 3.11."""
+    with contextlib.suppress(OSError):  # it has gone
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _close(sock: socket.socket) -> None:

@@ -123,6 +123,7 @@ class Server:
 
     def _drop(self, client: _Client) -> None:
         del self._clients[client.task]
+        client.connection.cut()
         client.task.cancel()
 
     async def _serve(self, client: _Client) -> None:
@@ -184,7 +185,9 @@ async def _send(client: _Client, answer: Answer) -> None:
     )
     lines = (f"HTTP/1.1 {answer.status}", *(f"{name}: {value}" for name, value in headers), "", "")
     head = "\r\n".join(lines).encode("latin-1")
-    body = memoryview(head + answer.body)
-    for at in range(0, len(body), CHUNK):
-        await asyncio.wait_for(client.connection.send(body[at : at + CHUNK]), CHUNK_TIMEOUT)
+    body = memoryview(answer.body)  # others may send the same one: no copy of all of it
+    parts: list[bytes | memoryview] = [head + bytes(body[:CHUNK])]
+    parts += [body[at : at + CHUNK] for at in range(CHUNK, len(body), CHUNK)]
+    for part in parts:
+        await asyncio.wait_for(client.connection.send(part), CHUNK_TIMEOUT)
         client.since = time.monotonic()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from mcrd.errors import words
+from mcrd.events import tell
 from mcrd.host.neighbours import PATIENCE, Hop, Neighbours
 from mcrd.planning.links import Link, Lookup, Way, source_of
 from mcrd.sockets.rtnetlink import Change, Question, Route, RouteChanges, RouteQueries
@@ -168,7 +169,8 @@ class Routes:
                 self._due.update(self.now)  # nobody has heard what changed meanwhile
             asyncio.get_running_loop().add_reader(self._changes.fileno(), self._heard)
         except OSError as error:
-            log.warning("netlink: cannot hear of routes: %s", words(error))
+            text = "netlink: cannot hear of routes: %s"
+            tell(log, logging.WARNING, "unexpected", text, words(error), task="routes")
             if self._changes is not None:
                 self._changes.close()
                 self._changes = None

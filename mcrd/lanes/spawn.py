@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sized
+from functools import partial
 
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
@@ -76,8 +77,9 @@ class Spawned:
 
     def end(self) -> None:
         """Kill it, and close all: nobody has taken it. It ends when the kernel lets it."""
-        self.channel.close()
-        os.close(self.errors)
+        for close in (self.channel.close, partial(os.close, self.errors)):
+            with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+                close()
         with contextlib.suppress(PermissionError):  # it ends with its channel
             self.process.kill()
         try:

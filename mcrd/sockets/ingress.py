@@ -294,9 +294,10 @@ class IngressSocket:
         """Close all descriptors."""
         self._counts.release()
         self._memory.close()  # it has a descriptor of its own, for as long as anything names it
-        os.close(self.tally)
-        for sock in self._sockets:
-            sock.close()
+        with contextlib.ExitStack() as closing:  # all of them, whatever the kernel says of one
+            for sock in self._sockets:
+                closing.callback(sock.close)
+            closing.callback(os.close, self.tally)
 
 
 def _ring_socket(ingress: Ingress, ring: Geometry) -> socket.socket:

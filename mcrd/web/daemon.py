@@ -71,8 +71,10 @@ class Daemon:
         line = bytearray()  # readline() has an answer three times; it may be of some megabytes
         while not line.endswith(b"\n"):
             part = await reader.read(PIECE)
-            if not part or len(line) > ANSWER_LARGEST:
+            if not part:
                 raise NoAnswerError("mcrd ended before it answered")
+            if len(line) > ANSWER_LARGEST:
+                raise NoAnswerError(f"mcrd answered more than {ANSWER_LARGEST >> 20} MiB")
             line += part
         return line
 

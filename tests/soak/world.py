@@ -34,7 +34,7 @@ BESIDE = (
     ' when = "members" }]\n[interfaces.r2]\nquerier = true\n'
 )
 # What the ring, and a worker that was killed, may have had of the steady stream.
-NAMED = ("crashed", "discarded")
+NAMED = ("crashed", "discarded", "ring_full")
 
 
 class World:

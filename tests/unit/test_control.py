@@ -47,11 +47,12 @@ class Daemon:
     def __init__(self) -> None:
         self.hanging = asyncio.Event()
         self.go = asyncio.Event()
-        self.finished = 0
+        self.finished = self.echoed = 0
 
     async def answer(self, request: Request) -> Any:
         match request.command:
             case "echo":
+                self.echoed += 1
                 return request.arguments
             case "large":
                 return "x" * LARGE
@@ -172,6 +173,19 @@ def test_addresses_are_answered_as_people_write_them(path: Path, run: Run) -> No
         async with serving(path):
             found = await asked(path, "addresses")
             assert found == {"host": "10.0.0.1", "groups": ["ff15::1"]}
+
+    run(scenario())
+
+
+def test_many_requests_at_once_hold_up_nobody(path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        line = b'{"command": "echo"}\n'
+        async with serving(path) as daemon, connected(path) as busy, connected(path) as other:
+            await busy.say(line * (REQUEST_LARGEST // len(line)))
+            await busy.hear()
+            await other.say(line)
+            await other.hear()
+            assert daemon.echoed < REQUEST_LARGEST // len(line)
 
     run(scenario())
 
