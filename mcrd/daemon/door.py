@@ -61,10 +61,6 @@ class Connection:
         """Send all of it."""
         await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
-    def cut(self) -> None:
-        """End the stream: whoever waits for it, or goes on in spite of a cancel(), ends."""
-        _cut(self.socket)
-
 
 Serve = Callable[[Connection], Awaitable[None]]
 

@@ -65,6 +65,7 @@ class _Client:
     connection: Connection
     stage: str = "asks"  # then "waits", then "reads"
     since: float = 0.0  # when it was last seen to do something
+    is_dropped: bool = False  # up to Python 3.11, wait_for() may lose a cancel()
 
 
 class Server:
@@ -123,7 +124,7 @@ class Server:
 
     def _drop(self, client: _Client) -> None:
         del self._clients[client.task]
-        client.connection.cut()
+        client.is_dropped = True
         client.task.cancel()
 
     async def _serve(self, client: _Client) -> None:
@@ -132,6 +133,8 @@ class Server:
         except RefusedError as error:
             answer = Answer(str(error))
         else:
+            if client.is_dropped:
+                return
             client.stage = "waits"
             try:
                 answer = await self._handler(request)
@@ -190,4 +193,6 @@ async def _send(client: _Client, answer: Answer) -> None:
     parts += [body[at : at + CHUNK] for at in range(CHUNK, len(body), CHUNK)]
     for part in parts:
         await asyncio.wait_for(client.connection.send(part), CHUNK_TIMEOUT)
+        if client.is_dropped:
+            return
         client.since = time.monotonic()
