@@ -415,7 +415,8 @@ static int waits(const struct worker *worker, struct backlog_rule *its, uint64_t
 
 	if (!its->waits)
 		return 0;
-	if (now - its->told < its->for_ns && /* it is more where the clock has been set back */
+	/* Its ear may have gone since; and the time is more where the clock has been set back. */
+	if (its->ear != NOT_HEARD && now - its->told < its->for_ns &&
 	    (answers_are_behind(&worker->answers, its->ear) || (its->heard > lately && its->heard < now + CLOCK_SET_NS) ||
 	     (its->told > lately && !(first && first->since < lately))))
 		return 1;

@@ -376,8 +376,35 @@ static void test_it_waits_for_a_host_that_goes_on_no_longer_than_it_keeps(void)
 	end();
 }
 
+/* The socket for it may go while the rule waits: then nobody is waited for. */
+static void test_it_may_hear_no_more_while_it_waits(void)
+{
+	uint64_t now;
+	uint32_t i;
+
+	check_about("deaf");
+	begin();
+	hears = 1;
+	put(1);
+	now = pace_real_now();
+	for (i = 0; i < 10; i++)
+		keep(i, 100, now);
+	put(0);
+	CHECK_EQUAL(backlog_send(worker, pace_real_now()), 0);
+	CHECK_EQUAL(received(0), 0);
+	hears = 0;
+	put(0);
+	keep(10, 100, now);
+	CHECK_EQUAL(backlog_send(worker, pace_real_now()), 0);
+	CHECK_EQUAL(received(0), 11);
+	CHECK_EQUAL(counters()->backlog, 0);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	end();
+}
+
 int main(void)
 {
+	test_it_may_hear_no_more_while_it_waits();
 	test_what_another_host_has_sent_is_not_sent_again();
 	test_the_same_content_many_times();
 	test_it_waits_for_a_host_that_goes_on_no_longer_than_it_keeps();
