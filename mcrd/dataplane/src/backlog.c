@@ -406,7 +406,8 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 	return 0;
 }
 
-/* Is another host still heard, or may it be? Where something is there that it had not sent for so long, it is silent. */
+/* Is another host still heard, or may it be? Where something is there that it had not sent for so long, it is silent. Where
+ * nothing is, nobody knows: the stream may have a gap. */
 static int waits(const struct worker *worker, struct backlog_rule *its, uint64_t now)
 {
 	uint64_t silence = its->for_ns / 2 < BACKLOG_SILENCE_NS ? its->for_ns / 2 : BACKLOG_SILENCE_NS;
@@ -418,7 +419,7 @@ static int waits(const struct worker *worker, struct backlog_rule *its, uint64_t
 	/* Its ear may have gone since; and the time is more where the clock has been set back. */
 	if (its->ear != NOT_HEARD && now - its->told < its->for_ns &&
 	    (answers_are_behind(&worker->answers, its->ear) || (its->heard > lately && its->heard < now + CLOCK_SET_NS) ||
-	     (its->told > lately && !(first && first->since < lately))))
+	     !(first && first->since < lately)))
 		return 1;
 	its->waits = 0;
 	begin_sending(its, now);

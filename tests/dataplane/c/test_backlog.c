@@ -402,8 +402,43 @@ static void test_it_may_hear_no_more_while_it_waits(void)
 	end();
 }
 
+/* Whether the other host is silent is known only when something comes, however late that is. */
+static void test_a_stream_with_gaps_while_both_are_told_to_send(void)
+{
+	uint64_t now, silence = BACKLOG_SILENCE_NS;
+
+	check_about("gaps");
+	begin();
+	hears = 1;
+	put(1);
+	now = pace_real_now();
+	put(0);
+	CHECK_EQUAL(backlog_send(worker, now + 2 * silence), 0);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 1);
+	keep(0, 100, now + 2 * silence);
+	CHECK_EQUAL(backlog_send(worker, now + 2 * silence + MS), 0);
+	send_elsewhere(0, 100); /* and the other one sends it */
+	hear();
+	CHECK_EQUAL(counters()->overheard, 1);
+	CHECK_EQUAL(backlog_send(worker, now + (KEPT_MS - 50ULL) * MS), 0);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 1);
+	/* This one it does not send. */
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
+	put(1);
+	now = pace_real_now();
+	put(0);
+	keep(1, 100, now + MS);
+	CHECK_EQUAL(backlog_send(worker, now + silence), 0);
+	CHECK_EQUAL(received(1), 0);
+	CHECK_EQUAL(backlog_send(worker, now + silence + 2ULL * MS), 0);
+	CHECK_EQUAL(received(1), 1);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	end();
+}
+
 int main(void)
 {
+	test_a_stream_with_gaps_while_both_are_told_to_send();
 	test_it_may_hear_no_more_while_it_waits();
 	test_what_another_host_has_sent_is_not_sent_again();
 	test_the_same_content_many_times();
