@@ -53,6 +53,10 @@ def _check_standby(rule: FoundRule) -> None:
         report.key(path, f'is for a rule without source = "keep" and replies: {OF_MEMBERS}')
     if fields.get("inputs") is not None:
         report.key(path, "is for a rule with one input: what several kept would leave out of order")
+    for key in ("dedupe", "limit"):
+        if given.get(key) not in (None, WRONG):
+            message = "is for a rule without standby: what another host drops by it is kept here"
+            report.key((*rule.input_path, key), message)
 
 
 def _check_merge(rule: FoundRule) -> None:

@@ -1668,6 +1668,22 @@ def test_wrong_standby(given: str, output: str, more: str, said: str) -> None:
     assert f"rules.a.standby: {said}" in line
 
 
+@pytest.mark.parametrize(
+    ("key", "setting"), [("dedupe", 'dedupe = "1s"'), ("limit", "limit = {packets_per_second = 5}")]
+)
+def test_standby_keeps_nothing_that_the_other_host_drops(key: str, setting: str) -> None:
+    given = f"{CAMERA}, {setting}"
+    more = 'active_with = "10.0.0.1"\n'
+    assert parse(rule("a", given, HOST, more=more), "f").rules["a"].standby is None
+    text = rule("a", given, HOST, more=more + 'standby = "1s"')
+    (at,) = (line for line in text.splitlines() if setting in line)
+    place = f"f:{text.splitlines().index(at) + 1}:{at.index(setting) + 1}"
+    assert problems(text) == [
+        f"{place}: rules.a.input.{key}: is for a rule without standby: "
+        "what another host drops by it is kept here"
+    ]
+
+
 def test_standby_is_for_one_input() -> None:
     more = 'active_with = "10.0.0.1"\nstandby = "1s"'
     text = f"[rules.a]\n{more}\ninputs = [{{ {CAMERA} }}, {{ {CAMERA.replace('eth0', 'eth2')} }}]\n"
