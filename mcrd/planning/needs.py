@@ -79,7 +79,9 @@ class _Known(NamedTuple):
 
     look: int
     rule: Rule
-    settings: tuple[Interface | None, tuple[str, str], tuple[str, ...], str, Interface]
+    settings: tuple[
+        Interface | None, tuple[str, str], tuple[str, ...], str, Interface, overhear.Gated | None
+    ]
     lookups: tuple[Lookup, ...]
     seen: tuple[Link | Way | Querying | tuple[tuple[Address, Wanted], ...] | bool | str | None, ...]
     needs: Needs
@@ -102,6 +104,7 @@ class KnownNeeds:
         self._doubles = names.NONE
         self._lanes: Mapping[str, str] = {}
         self._own: frozenset[Address] = frozenset()
+        self._gated = overhear.Gated()
         self._look = 0  # another number whenever links, ways or settings are other ones
 
     def of(self, rule: Rule, config: Config, actual: Actual) -> Needs:
@@ -116,6 +119,7 @@ class KnownNeeds:
             self._doubles = names.doubles(config, links)
             self._lanes = names.lanes(config, links)
             self._own = outlets.own_addresses(links)
+            self._gated = overhear.gated(config, links)
             self._look += 1
         if ways is not self._ways or actual.listeners is not self._listeners:
             self._ways, self._listeners = ways, actual.listeners
@@ -128,7 +132,8 @@ class KnownNeeds:
         double = self._doubles.of(rule)
         lane = self._lanes.get(names.real(rule.input.interface, links), "")
         daemon = (config.daemon.sandbox, config.daemon.engine)
-        settings = (table, daemon, double, lane, _reader(config, lane))
+        avoid = self._gated if rule.standby is not None else None
+        settings = (table, daemon, double, lane, _reader(config, lane), avoid)
         if known is not None and known.rule is rule:
             lookups = known.lookups
         else:
@@ -148,7 +153,8 @@ class KnownNeeds:
         if known is not None and (known.rule, known.settings, known.seen) == (rule, settings, seen):
             found = known.needs
         else:
-            found = needs(rule, config, links, ways, double, lane, self._own, actual.listeners)
+            of_all = (self._own, actual.listeners, avoid)
+            found = needs(rule, config, links, ways, double, lane, *of_all)
             if known is not None and found == known.needs:
                 found = known.needs  # the same object: what was made of it need not be compared
         self._known[rule.name] = _Known(self._look, rule, settings, lookups, seen, found)
@@ -194,11 +200,12 @@ def needs(
     lane: str = "",
     own: Collection[Address] | None = None,
     listeners: Listeners = NOBODY,
+    avoid: overhear.Gated | None = None,
 ) -> Needs:
     """What `rule` needs, as the links and the routes are now; `double` as Doubles.of().
 
-    `lane` is that of its input interface, see names.lanes(); `own` as own_addresses(), where they
-    are known.
+    `lane` is that of its input interface, see names.lanes(); `own` as own_addresses(), and `avoid`
+    as overhear.gated(), where they are known.
     """
     own = outlets.own_addresses(links) if own is None else own
     link = links.get(rule.input.interface)
@@ -249,6 +256,8 @@ def needs(
         for worker in workers
     }
     standby = outlets.why_standby(rule, own)
+    if avoid is None and rule.standby is not None:
+        avoid = overhear.gated(config, links)
     only = receptions.only_wanted(rule, waiting, wanted)
     joins = tuple(receptions.joins(rule.input, link, only)) if only is not None else ()
     reception, optional = receptions.reception(rule.input, link) if only is None else ((), joins)
@@ -273,7 +282,7 @@ def needs(
             (rule.stream, rule.leg - 1, manner) if manner and rule.leg else None,
             bool(standby),
             rule.standby or 0.0,
-            overhear.ear(rule, opened),
+            overhear.ear(rule, opened, avoid) if avoid is not None else None,
         )
     required = (ingress, *workers, *reception)
     optional += overhear.joins(whole.values())

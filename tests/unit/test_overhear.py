@@ -11,7 +11,7 @@ import pytest
 from mcrd.config import parse
 from mcrd.planning.actual import Actual, Failure
 from mcrd.planning.links import Link
-from mcrd.planning.needs import needs
+from mcrd.planning.needs import KnownNeeds, needs
 from mcrd.planning.plan import Open, plan
 from mcrd.planning.relays import Relay
 from mcrd.planning.resources import Egress, Membership
@@ -49,12 +49,47 @@ def test_a_group_is_heard_where_the_other_host_sends_to_it() -> None:
         ('out0 239.2.2.2 6000 ttl=2 when="members"', KEEPS),
         ("out0 239.2.2.2 6000 ttl=2 limit={packets_per_second=10}", KEEPS),
         ("out0 239.2.2.2 6000 ttl=2 sample=10", KEEPS),
+        ("out0 232.2.2.2 6000 ttl=2", KEEPS),
     ],
 )
 def test_others_are_not(output: str, more: str) -> None:
     config = parse(rule("a", "in0 239.1.1.1 5000", output, more=more), "test.toml")
     whole = needs(config.rules["a"], config, LINKS).whole
     assert all(relay.ear is None for relay in whole.values())
+
+
+def test_what_one_of_several_outputs_sent_is_not_what_all_sent() -> None:
+    outputs = ("out0 239.2.2.2 6000 ttl=2", "out0 239.2.2.3 6000 ttl=2")
+    config = parse(rule("a", "in0 239.1.1.1 5000", *outputs, more=KEEPS), "test.toml")
+    (found,) = needs(config.rules["a"], config, LINKS).whole.values()
+    assert (found.ear, len(found.outputs)) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("output", "hears"),
+    [
+        ("out0 239.2.2.2 6001 ttl=2", False),
+        ("out0 239.2.0.0/16 6001 ttl=2", False),
+        ("out0 239.3.0.0/16 6001 ttl=2", True),
+        ("in0 239.2.2.2 6001 ttl=2", True),
+    ],
+)
+def test_nobody_becomes_a_member_of_what_another_rule_sends_to_members(
+    output: str, hears: bool
+) -> None:
+    """Also where the other rule comes later, whatever is remembered of this one."""
+    group = "239.4.0.0/16" if "/16" in output else "239.4.4.4"
+    alone = rule("a", "in0 239.1.1.1 5000", "out0 239.2.2.2 6000 ttl=2", more=KEEPS)
+    gate = rule("b", f"in0 {group} 5001", f'{output} when="members"')
+    known, actual = KnownNeeds(), Actual(LINKS)
+    for text, is_heard in ((alone, True), (alone + gate, hears), (alone, True)):
+        config = parse(text, "test.toml")
+        for found in (
+            needs(config.rules["a"], config, LINKS),
+            known.of(config.rules["a"], config, actual),
+        ):
+            (relay,) = found.whole.values()
+            assert (relay.ear is not None) == is_heard, text
 
 
 def test_it_takes_a_socket_and_a_membership_and_the_rule_can_do_without() -> None:

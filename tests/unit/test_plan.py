@@ -465,6 +465,7 @@ def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPat
         lane: str,
         own: Collection[Address],
         listeners: object,
+        avoid: None,
     ) -> object:
         assert (double, lane, listeners) == ((), "", {})
         assert own == own_addresses(links)

@@ -7,7 +7,7 @@
  * All rules of a worker share one memory, which is used in a circle: when it is full, the oldest goes. It is made when the
  * first rule needs it.
  *
- * Where the output is a group, what the other host sends is heard, and kept no more: so what is kept is what that did not
+ * Where the only output is a group, what the other host sends is heard, and kept no more: so what is kept is what that did not
  * send. A rule that takes over waits until the other one is silent, for this one may be told sooner; but no longer than
  * the backlog may be old. Who is silent is known only by what comes: until something does, the rule waits for all that time.
  * SPDX-License-Identifier: GPL-3.0-or-later */
