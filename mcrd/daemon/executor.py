@@ -48,7 +48,7 @@ from mcrd.systemd.jobs import is_restarted
 STEPS_AT_ONCE = 64  # between two looks at what else has happened
 ANSWER_TIMEOUT = 5.0  # seconds; a worker answers within one harvest
 GONE = "%s: what waits in its rings is thrown away"
-USELESS = 2  # crashes in a row without a packet: what ended the first may stand in the segment
+USELESS = 2  # which crash in a row without a packet: what ended the first may stand in the segment
 AT_THE_END = 3.0  # seconds that a relief under way may take
 
 Sent = tuple[Lane, RelayKey, Relay | None, Answer]
@@ -289,7 +289,8 @@ class Estate:
         tell(log, logging.ERROR, "worker-ended", text, worker, process.pid, how, when, **where)
         self.failures[worker] = Failure(how, now + wait, row)
         useless = self.recovery.useless(worker)
-        if process.suspect or (process.crashed and useless >= USELESS):
+        # New ones help once, or never.
+        if process.suspect or (process.crashed and useless == USELESS):
             self._suspects.update(ring.ingress for ring in lane.rings)
         elif process.crashed:
             tell(log, logging.WARNING, "rings-emptied", GONE, worker, **where)
