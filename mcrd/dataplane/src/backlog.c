@@ -14,7 +14,7 @@ struct backlog_rule {
 	struct backlog_rule *next; /* of those that take over */
 	uint64_t for_ns;           /* how long it keeps what came */
 	uint64_t from, began;      /* what came at `from` is due at `began`: both in ns, CLOCK_REALTIME */
-	uint64_t hears;            /* since when it does, */
+	uint64_t hears;            /* since when it does, until something comes after that: then 0; */
 	uint64_t told;             /* when it was told to take over, and */
 	uint64_t heard;            /* when the other host last sent what this one had, or was to have; likewise */
 	uint32_t slot;
@@ -379,7 +379,11 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 	int result;
 
 	if (its->ear != NOT_HEARD) {
-		if (now < its->hears && its->hears - now < 10ULL * CLOCK_SET_NS && rule->match.standby) {
+		/* No ring has frames of 10 s ago: a worker that takes none is replaced before. The clock has been set back
+		 * then, and it may be at any time later. */
+		if (now >= its->hears || its->hears - now > 10ULL * CLOCK_SET_NS)
+			its->hears = 0;
+		if (its->hears && rule->match.standby) {
 			count_standby(worker, rule, 1);
 			return 0;
 		}

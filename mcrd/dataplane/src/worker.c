@@ -82,7 +82,10 @@ int worker_map_segment(struct worker *worker, int descriptor)
 	if (result < 0)
 		return result;
 	worker->segment = memory;
-	return worker->segment->version == MCRD_SEGMENT_VERSION ? 0 : -EPROTO;
+	if (worker->segment->version != MCRD_SEGMENT_VERSION)
+		return -EPROTO;
+	worker->segment->first_in_hand = 0; /* of a worker that was killed: this one gets these frames again */
+	return 0;
 }
 
 int worker_map_guard(struct worker *worker, int descriptor)

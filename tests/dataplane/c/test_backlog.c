@@ -53,6 +53,7 @@ static void begin(void)
 	worker = worker_new(&settings);
 	CHECK_EQUAL(ftruncate(segment, sizeof(struct segment)), 0);
 	CHECK_EQUAL(pwrite(segment, &(uint32_t){ MCRD_SEGMENT_VERSION }, 4, offsetof(struct segment, version)), 4);
+	CHECK_EQUAL(pwrite(segment, &(uint64_t){ 7 }, 8, offsetof(struct segment, first_in_hand)), 8);
 	CHECK_EQUAL(worker_map_segment(worker, segment), 0);
 	CHECK_EQUAL(ftruncate(guard, sizeof(struct guard_memory)), 0);
 	CHECK_EQUAL(pwrite(guard, seed, sizeof(seed), offsetof(struct guard_memory, seed)), sizeof(seed));
@@ -211,6 +212,7 @@ static void test_a_worker_before_this_one_had_some(void)
 	put(1);
 	CHECK_EQUAL(counters()->backlog, 0);
 	CHECK_EQUAL(counters()->standby, 7);
+	CHECK_EQUAL(worker->segment->first_in_hand, 0);
 	end();
 }
 
@@ -436,8 +438,31 @@ static void test_a_stream_with_gaps_while_both_are_told_to_send(void)
 	end();
 }
 
+static void test_a_clock_that_is_set_back_while_it_hears(void)
+{
+	uint64_t now;
+
+	check_about("clock, heard");
+	begin();
+	hears = 1;
+	put(1);
+	now = pace_real_now();
+	keep(0, 100, now - 5000ULL * MS); /* it waited in the ring */
+	CHECK_EQUAL(counters()->backlog, 0);
+	CHECK_EQUAL(counters()->standby, 1);
+	keep(1, 100, now);
+	send_elsewhere(1, 100);
+	hear();
+	keep(2, 100, now - 5000ULL * MS);
+	CHECK_EQUAL(counters()->overheard, 1);
+	CHECK_EQUAL(counters()->backlog, 1);
+	CHECK_EQUAL(counters()->standby, 2);
+	end();
+}
+
 int main(void)
 {
+	test_a_clock_that_is_set_back_while_it_hears();
 	test_a_stream_with_gaps_while_both_are_told_to_send();
 	test_it_may_hear_no_more_while_it_waits();
 	test_what_another_host_has_sent_is_not_sent_again();
