@@ -399,15 +399,17 @@ int answers_are_behind(const struct answers *answers, uint32_t place)
 	return answers->ports[place].queued;
 }
 
-/* Receives what is there at one place. 1: all of it. */
-static int hear_at(struct answers *answers, uint32_t place, answers_told *told, egress_other *other, void *context)
+/* Receives what is there at one place, in so many rounds at most, of which it leaves what it does not need. 1: all of it. */
+static int hear_at(struct answers *answers, uint32_t place, uint32_t *rounds, answers_told *told, egress_other *other,
+		   void *context)
 {
-	uint32_t places[ANSWERS_AT_ONCE], slot = answers->ports[place].overhears - 1, round, count = 4, i;
+	uint32_t places[ANSWERS_AT_ONCE], slot = answers->ports[place].overhears - 1, count = 4, i;
 	int result;
 
 	for (i = 0; i < ANSWERS_AT_ONCE; i++)
 		places[i] = place;
-	for (round = 0; round < OVERHEARD_AT_ONCE; round++) {
+	while (*rounds > 0) {
+		--*rounds;
 		result = receive(answers, places, count, NULL, other, context);
 		if (result < 0)
 			return result;
@@ -425,9 +427,9 @@ static int hear_at(struct answers *answers, uint32_t place, answers_told *told, 
 
 int answers_hear(struct answers *answers, answers_told *told, egress_other *other, void *context)
 {
-	uint32_t left;
+	uint32_t left, rounds = OVERHEARD_AT_ONCE;
 
-	for (left = answers->heard.count; left > 0; left--) {
+	for (left = answers->heard.count; left > 0 && rounds > 0; left--) {
 		uint32_t place = take_first(answers, &answers->heard);
 		struct answers_port *port = &answers->ports[place];
 		int result;
@@ -438,7 +440,7 @@ int answers_hear(struct answers *answers, answers_told *told, egress_other *othe
 				enqueue(answers, place); /* it is an asker's by now */
 			continue;
 		}
-		result = hear_at(answers, place, told, other, context);
+		result = hear_at(answers, place, &rounds, told, other, context);
 		if (result == 0)
 			enqueue(answers, place);
 		else if (result > 0)

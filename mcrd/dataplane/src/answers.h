@@ -18,7 +18,7 @@
 enum {
 	ANSWERS_AT_ONCE = 32, /* received between two harvests: a flood of them holds up no frame */
 	ANSWERS_BYTES = 65536,
-	OVERHEARD_AT_ONCE = 64, /* times ANSWERS_AT_ONCE, of one socket: as many as a harvest has frames */
+	OVERHEARD_AT_ONCE = 64, /* times ANSWERS_AT_ONCE, of all sockets in turn: as many as a harvest has frames */
 	ANSWERS_UNKNOWN = 64, /* questions to the supervisor that wait for an answer: as WANTED_AT_ONCE */
 	/* With WANTED_A_SECOND it stays below what the supervisor takes of a worker (hostile.py); others count as new_member. */
 	ANSWERS_UNKNOWN_A_SECOND = 900,

@@ -469,6 +469,51 @@ static void test_refused(void)
 	close(answers_from);
 }
 
+static uint32_t heard[2];
+
+static void on_told(void *context, uint32_t place, uint32_t slot, const uint8_t *data, uint32_t length)
+{
+	(void)context, (void)data;
+	CHECK_EQUAL(place, 3 + slot);
+	CHECK_EQUAL(length, 4);
+	heard[slot]++;
+}
+
+static void test_a_flood_at_what_is_overheard(void)
+{
+	enum { BURST = OVERHEARD_AT_ONCE * ANSWERS_AT_ONCE + 100 };
+	struct completion done;
+	struct sockaddr_in ears[2], from;
+	int sends = bound(&from), room = 8 << 20, calls = 0, i, j;
+	uint32_t before;
+
+	check_about("so many are heard at a time, and each in its turn");
+	begin();
+	heard[0] = heard[1] = 0;
+	for (i = 0; i < 2; i++) {
+		int ear = bound(&ears[i]);
+
+		CHECK_EQUAL(setsockopt(ear, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)), 0);
+		put(3 + (uint32_t)i, ear);
+		CHECK_EQUAL(answers_overhear(&answers, 3 + (uint32_t)i, (uint32_t)i), 0);
+		for (j = 0; j < BURST; j++)
+			answer(sends, &ears[i], "each", 4);
+	}
+	while (heard[0] + heard[1] < 2 * BURST && calls++ < 100) {
+		CHECK_EQUAL(engine.calls->wait(&engine, answers.heard.count > 0 ? 1 : 5ULL * SECOND), 0);
+		while (engine.calls->look(&engine, &done))
+			on_completion(NULL, &done);
+		before = heard[0] + heard[1];
+		CHECK_EQUAL(answers_hear(&answers, on_told, on_completion, NULL), 0);
+		CHECK(heard[0] + heard[1] - before <= OVERHEARD_AT_ONCE * ANSWERS_AT_ONCE);
+		CHECK(calls < 2 || (heard[0] > 0 && heard[1] > 0));
+	}
+	CHECK_EQUAL(heard[0], BURST);
+	CHECK_EQUAL(heard[1], BURST);
+	end();
+	close(sends);
+}
+
 int main(void)
 {
 	for (polls = 0; polls < 2; polls++) {
@@ -482,6 +527,7 @@ int main(void)
 		test_late();
 		test_end();
 		test_refused();
+		test_a_flood_at_what_is_overheard();
 	}
 	return check_result();
 }
