@@ -428,3 +428,28 @@ def test_a_planned_switch_loses_and_repeats_nothing(
     found = received.stop()
     print(f"lost {found['lost']}, twice {found['duplicated']} of {sent}: {found}")
     assert (found["unique"], found["lost"], found["duplicated"]) == (sent, 0, 0)
+
+
+def test_a_switch_of_a_stream_with_gaps_while_both_are_told_to_send(lab: Lab) -> None:
+    """Each gap is longer than a host is silent before it is taken for gone."""
+    source, sink, active, spare = pair(lab, ours("8s"))
+    received = sink.receive("k0", "239.2.2.2", 6000)
+    sender = source.start_send("s0", "239.1.1.1", 5000, rate=3, size=200)
+    wait_for(partial(has_sent, active, 3), "the stream to flow")
+    assert active.daemon is not None
+    assert spare.daemon is not None
+    spare.daemon.ctl("active", "all")
+    so_far = counted(active.daemon)["sent"]
+    wait_for(partial(has_sent, active, so_far + 4), "both to be active for over a second")
+    active.daemon.ctl("standby", "all")
+    wait_for(partial(has_sent, spare, 4), "the other host to take over")
+    sender.process.send_signal(signal.SIGINT)
+    sent = sender.result()["sent"]
+
+    def is_all() -> bool:
+        both = [counted(twin.daemon)["sent"] for twin in (active, spare) if twin.daemon]
+        return bool(sum(both) >= sent)
+
+    wait_for(is_all, "all to be sent")
+    found = received.stop()
+    assert (found["unique"], found["lost"], found["duplicated"]) == (sent, 0, 0)
