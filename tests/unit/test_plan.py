@@ -467,7 +467,7 @@ def test_what_is_remembered_is_not_found_out_again(monkeypatch: pytest.MonkeyPat
         listeners: object,
         avoid: None,
     ) -> object:
-        assert (double, lane, listeners) == ((), "", {})
+        assert (double, lane, listeners, avoid) == ((), "", {}, None)
         assert own == own_addresses(links)
         asked.append(rule.name)
         return needs(rule, config, links, ways)
