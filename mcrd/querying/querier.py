@@ -184,7 +184,7 @@ class Querier:
         return self.groups.setdefault(group, Group(group, now))
 
     def _ask_about(self, state: Group, question: Question, now: float) -> None:
-        if not self.elected:
+        if not self.asks or self.other is not None:
             return  # whoever is elected has heard it too
         key = (state.address, bool(question.sources))
         before, at = self._pending.get(key), now
@@ -243,5 +243,7 @@ class Querier:
         over = [address for address, group in self.groups.items() if group.is_over(now)]
         for address in over:
             del self.groups[address]
+            for of_sources in (False, True):
+                self._pending.pop((address, of_sources), None)
         self._sources = sum(len(each.wanted) + len(each.refused) for each in self.groups.values())
         return over

@@ -228,7 +228,6 @@ def test_who_names_a_source_that_the_output_does_not_send_from_is_told(path: Pat
     one.leave()
 
 
-@pytest.mark.long  # once in a whole run, a leave by MLDv1 was not believed: not understood yet
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
 def test_a_source_specific_group_for_hosts_that_cannot_name_sources(
     path: Path, *, named: bool

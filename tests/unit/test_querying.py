@@ -201,6 +201,28 @@ def test_a_leave_is_asked_about_as_often_as_it_is_robust() -> None:
     assert asking.expire(12.0) == [GROUP]
 
 
+def test_a_leave_before_there_is_an_address_is_asked_about_with_it() -> None:
+    asking = Querier(None, True, 3)
+    asking.hear_old(GROUP, 2, 1.0)
+    asking.hear_old(GROUP + 1, 2, 1.0)
+    for group in (GROUP, GROUP + 1):
+        asking.hear(group, Said.TO_IN, NONE, 1.1)
+    assert list(asking.due(1.1)) == []
+    asking.hear_old(GROUP + 1, 2, 1.2)
+    asking.readdress(US, 2.0)
+    assert list(asking.due(2.0)) == [Ask(None, soon=True), Ask(GROUP), Ask(GROUP + 1)]
+    asking.hear_old(GROUP + 1, 2, 2.5)
+    assert asking.expire(4.0) == [GROUP]
+    # What is over is asked about no more, however long there is no address.
+    alone = Querier(None, True, 3)
+    alone.hear_old(GROUP, 2, 0.0)
+    alone.hear(GROUP, Said.TO_IN, NONE, 1.0)
+    assert alone.expire(300.0) == [GROUP]
+    alone.hear_old(GROUP, 2, 301.0)
+    alone.readdress(US, 302.0)
+    assert list(alone.due(302.0)) == [Ask(None, soon=True)]
+
+
 def test_who_goes_on_wanting_it_keeps_it() -> None:
     asking = querier()
     list(asking.due(0.0))
