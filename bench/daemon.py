@@ -70,6 +70,7 @@ class Daemon(Peer):
         self._settings += f"[interfaces.r0]\nworkers = {workers}\n"
         self._settings += f"{key} = true\n" if key else ""
         self._cells = cells
+        self._sleepless = key == "busy_poll"
 
     def missing(self, _site: Site, cell: Cell) -> str | None:
         return None if cell in self._cells else "measured in some cells only"
@@ -102,7 +103,10 @@ class Daemon(Peer):
             running = _Daemon(daemon, cell)
             # The first worker on the relay's CPU, the second beside the generator: there are no
             # more than two CPUs to be had.
-            pin(daemon.pid, site.where.relay)
+            # One that never sleeps has its CPU to itself: the supervisor stays beside
+            # the generator, where it was started. Else it takes that CPU away twice a second.
+            if not self._sleepless:
+                pin(daemon.pid, site.where.relay)
             for number, pid in enumerate(running.workers):
                 pin(pid, site.where.relay if number % 2 == 0 else site.where.generator)
         except BaseException:

@@ -4,6 +4,7 @@
 
 Each receiver is a host. It joins a group at random, leaves after a while and joins another one.
 What a network gets is seen where it leaves the relay. Both relays see the same joins and leaves.
+Each runs as its package starts it: mcrd with Nice=-5.
 
 From a join to its first packet is from the host's call to the time at which its kernel stamped the
 datagram: with the wait of that kernel before its report. From a leave to silence is to the last
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING
 from bench.programs import build
 from bench.tools import find
 from tests.lab import Lab, LabError, wait_for
+from tests.lab.daemon import console_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -198,7 +200,8 @@ class Site:
     def start(self, name: str) -> Callable[[], object]:
         """Start that relay; return what ends it."""
         if name == MCRD:
-            daemon = self.lab.mcrd(self.relay, rules())
+            as_its_unit = ("nice", "-n", "-5", console_script("mcrd"))
+            daemon = self.lab.mcrd(self.relay, rules(), program=as_its_unit)
             wait_for(lambda: daemon.log().count("asks who listens") >= NETWORKS, "the queriers")
             return daemon.stop
         config = self.lab.file("igmpproxy.conf")
