@@ -14,6 +14,7 @@ from socket import socket
 
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
+from mcrd.lanes.crashed import Known
 from mcrd.lanes.channel import Answer, WorkerError, unheard
 from mcrd.lanes.hostile import ProtocolError
 from mcrd.lanes.ledger import Ledger
@@ -26,7 +27,7 @@ from mcrd.lanes.spawn import Spawned
 from mcrd.planning.links import Link
 from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.replies import answers
-from mcrd.planning.resources import Egress, Ring, Worker
+from mcrd.planning.resources import Egress, Members, Ring, Worker
 from mcrd.sockets.egress import EgressSockets
 from mcrd.sockets.ingress import IngressSocket
 from mcrd.sockets.lost import NOTHING, Lost, Taken
@@ -106,15 +107,16 @@ class Lane:
     def _ended(self, ended: Ended, process: WorkerProcess, how: str) -> None:
         if self.process is process:  # else it never became ready, and whoever started it knows
             self.process = None
-            self.relays.clear()
             if process.crashed:
                 self._throw_away(process)
+            self.relays.clear()
             self.members.rest()
             ended(self, process, how)
 
     def _throw_away(self, process: WorkerProcess) -> None:
         """Count what it had in hand; give back what waits, or have the rings made anew."""
         self.segment.end_in_hand()
+        self._end_frame(process.worker)
         for ring, sock, taken in () if process.suspect else self._each():
             place = self.places[ring]
             try:
@@ -125,6 +127,23 @@ class Lane:
             self.segment.empty(place, lost)
             for of_ring in lost:
                 self._ledger.lose(ring, "discarded", of_ring)
+
+    def _end_frame(self, worker: Worker) -> None:
+        """Count the frame that it crashed on, of which some is in the counters of outputs."""
+        rings = []
+
+        def known(rule: str) -> Known | None:
+            relay = self.relays.get(RelayKey(worker, rule))
+            if relay is None:
+                return None
+            rings.append(ring := relay.ring or worker.ring)
+            slots = [self.segment.output_slot(rule, each.target) for each in relay.outputs]
+            by_member = [isinstance(each, Members) for each in relay.outputs]
+            return Known(self.places[ring], slots, by_member)
+
+        lost = self.segment.end_frame(known)
+        for ring in rings:
+            self._ledger.lose(ring, "discarded", lost)
 
     async def stop(self) -> None:
         """End the worker, also one that is starting."""

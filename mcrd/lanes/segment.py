@@ -18,7 +18,7 @@ from typing import Any
 
 from mcrd.addresses import Target
 from mcrd.dataplane._dataplane import ffi, lib
-from mcrd.lanes import merges, switches
+from mcrd.lanes import crashed, merges, switches
 from mcrd.lanes.counts import (
     DROP_REASONS,
     NO_FLOW,
@@ -323,25 +323,17 @@ class Segment:
                 counters.waiting = 0
 
     def end_in_hand(self) -> None:
-        """Count what a worker had in hand when it crashed.
+        """Count what a worker had in hand when it crashed; see crashed.end_in_hand()."""
+        crashed.end_in_hand(self._view)
 
-        It does not crash while the kernel writes, so what the kernel had been given has left. The
-        rest, the other inputs of a rule may bring again.
-        """
-        lost = not self._view.submitted
-        for run in self._view.in_hand:
-            if run.datagrams and run.output < lib.MCRD_OUTPUT_SLOTS:
-                output = self._view.outputs[run.output]
-                sent = min(run.under_way, run.datagrams) if self._view.submitted else 0
-                self._view.sent = (self._view.sent + sent) % 2**64
-                traffic, dropped = output.traffic, output.dropped
-                traffic.packets = (traffic.packets + sent) % 2**64
-                traffic.bytes = (traffic.bytes + sent * run.length) % 2**64
-                dropped.crashed = (dropped.crashed + run.datagrams - sent) % 2**64
-                lost |= run.datagrams > sent
-            run.datagrams = run.under_way = 0
-        if lost:
-            lib.merge_forget(self._view)
+    def end_frame(self, known: Callable[[str], crashed.Known | None]) -> Lost:
+        """Count the frame on which it crashed; see crashed.end_frame(). `known` is by name."""
+
+        def at(slot: int) -> crashed.Known | None:
+            rule = self.rules.key_of(slot)
+            return known(rule) if rule is not None else None
+
+        return crashed.end_frame(self._view, at)
 
     def failing(self) -> list[tuple[str, Target]]:
         """The outputs that failed to send something since the last call, for any reason."""

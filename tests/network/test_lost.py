@@ -13,7 +13,9 @@ import random
 import re
 import signal
 import socket
+import subprocess
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +33,8 @@ from tests.network.test_supervision import children, executed, flows, with_a_fau
 from tests.sandbox.harness import hush
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.lab import Mcrd, Triangle
 
 UDP_SEGMENT = 103  # linux/udp.h
@@ -165,6 +169,56 @@ def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
     assert unique == output["sent"]["packets"] - triangle.relay.missed("r1")
     assert "thrown away" in daemon.log()
     assert taken > 0
+
+
+def crash_at_the_first_write(worker: int, send: Callable[[], None]) -> None:
+    """Has a worker take what is sent in one harvest, and crash before anything has left."""
+    os.kill(worker, signal.SIGSTOP)
+    send()
+    inject = "inject=writev:error=EPERM:signal=SIGSEGV:when=1"
+    command = ("strace", "-qqq", "-o", "/dev/null", "-e", "trace=writev", "-e", inject)
+    tracer = subprocess.Popen([*command, "-p", str(worker)])
+    status = Path(f"/proc/{worker}/status")
+    wait_for(lambda: f"TracerPid:\t{tracer.pid}" in status.read_text(), "strace to be there")
+    os.kill(worker, signal.SIGCONT)
+    tracer.wait()
+
+
+@pytest.mark.parametrize(("outputs", "frames"), [(3, [1] * 200), (16, [1, *[WHOLE] * 40])])
+def test_a_frame_on_which_a_worker_crashes_is_counted_once(
+    triangle: Triangle, outputs: int, frames: list[int]
+) -> None:
+    """Some of its outputs have the datagram, or some of its datagrams are with all outputs.
+
+    The worker writes when it has 512 runs in hand; each output has a run for each datagram that is
+    longer than the one before, or for 46 of the largest.
+    """
+    hush(triangle)
+    there = [f"r1 239.2.2.{number} 6000" for number in range(1, outputs + 1)]
+    rules = '[daemon]\nengine = "poll"\n' + rule("a", "r0 239.1.1.1 5000", *there)
+    daemon = triangle.lab.mcrd(triangle.relay, rules)
+    (worker,) = pids(daemon)
+    came = sum(frames)
+    with sender(triangle.source, "s0") as sock:
+
+        def send() -> None:
+            for number, datagrams in enumerate(frames):
+                if outputs == 3:
+                    sock.sendto(bytes(100 + number), ("239.1.1.1", 5000))
+                else:
+                    merged(sock, datagrams)
+
+        crash_at_the_first_write(worker, send)
+    # One that has not become ready within 10 s is replaced, on a very busy machine.
+    wait_for(lambda: pids(daemon) - {worker}, "another worker", timeout=300)
+    found = daemon.stats()["rules"]["a"]
+    received = 512 // outputs * (1 if outputs == 3 else 46) + 1
+    assert found["received"]["packets"] == received
+    for output in found["outputs"]:
+        assert (output["sent"]["packets"], output["crashed"]) == (0, received)
+    interface = daemon.stats()["interfaces"]["r0"]
+    assert interface["received"]["packets"] == received
+    assert interface["dropped"]["discarded"] == came - received
 
 
 def test_new_rings_after_a_second_crash_without_a_packet(triangle: Triangle) -> None:

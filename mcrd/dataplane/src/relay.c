@@ -14,13 +14,18 @@
 static int relay(struct worker *worker, struct rule *rule, const struct member *member, const struct packet *packet,
 		 const uint8_t *payload, uint32_t length, uint64_t now)
 {
+	struct at_work *work = &worker->segment->at_work;
 	uint32_t i, next = 0;
 
+	/* Before the outputs: so whoever sees which have it, after a crash, knows that it is received. */
+	count(&rule->counters->traffic.packets, 1);
+	count(&rule->counters->traffic.bytes, length);
 	for (i = 0; i < rule->output_count; i++) {
 		struct output *output = &rule->outputs[i];
 		const struct output *to = output;
 		int result;
 
+		__atomic_store_n(&work->given, i + 1, __ATOMIC_RELEASE);
 		if (output->choice || output->socket >= MCRD_NOWHERE) {
 			to = members_outlet(output, member, &next, packet->source, worker->egress.failed);
 			if (!to)
@@ -30,9 +35,29 @@ static int relay(struct worker *worker, struct rule *rule, const struct member *
 		if (result < 0)
 			return result;
 	}
-	count(&rule->counters->traffic.packets, 1);
-	count(&rule->counters->traffic.bytes, length);
+	__atomic_store_n(&work->given, i + 1, __ATOMIC_RELEASE);
 	return 0;
+}
+
+/* The frame that is dealt with is one of a rule's. What it is needs one store or two, of a line that stays in the cache. */
+static void set_to_work(struct worker *worker, const struct arrival *arrival, uint32_t datagrams)
+{
+	worker->segment->at_work = (struct at_work){
+		.datagrams = datagrams,
+		.rule = arrival->rule->slot,
+		.bytes = arrival->frame.frame.length,
+		.ring = (uint32_t)(arrival->ring - arrival->here->rings),
+	};
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* So many of its datagrams are in counters. */
+static void set_done(struct worker *worker, uint32_t done)
+{
+	struct at_work *work = &worker->segment->at_work;
+
+	__atomic_store_n(&work->done, done, __ATOMIC_RELEASE);
+	__atomic_store_n(&work->given, 0, __ATOMIC_RELEASE);
 }
 
 /* It comes back: who brings it is noted, for people. */
@@ -91,24 +116,25 @@ static int stand_by(struct worker *worker, struct arrival *arrival)
 	struct rule *rule = arrival->rule;
 	uint64_t now = arrival->frame.time;
 	int standby = legs_wait(worker, rule, now);
-	uint32_t at, size = arrival->size;
+	uint32_t at, done = 0, size = arrival->size;
 
 	for (at = 0; at == 0 || at < packet->payload_length; at += size) {
 		uint32_t left = packet->payload_length - at;
 
 		if (rule->inspector)
 			inspect(rule->inspector, packet, packet->payload + at, left < size ? left : size, now);
-		if (legs_drop(worker, arrival, standby, at))
-			continue;
-		if (rule->match.backlog) {
+		if (legs_drop(worker, arrival, standby, at)) {
+			/* counted */
+		} else if (rule->match.backlog) {
 			int result = backlog_keep(worker, rule, packet, packet->payload + at, left < size ? left : size, now);
 
 			if (result < 0)
 				return result;
-			continue;
+		} else {
+			count(&arrival->here->counters->dropped[DROP_STANDBY], 1);
+			count(&rule->counters->standby, 1);
 		}
-		count(&arrival->here->counters->dropped[DROP_STANDBY], 1);
-		count(&rule->counters->standby, 1);
+		set_done(worker, ++done);
 	}
 	return 0;
 }
@@ -124,7 +150,7 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 	uint64_t now = arrival->frame.time;
 	struct member *member = NULL;
 	struct guard_frame whose;
-	uint32_t at = 0;
+	uint32_t at = 0, done = 0;
 	int waits = 0, standby = legs_wait(worker, rule, now);
 
 	meter_note(&rule->counters->meter, &rule->counters->traffic, &rule->window, now);
@@ -133,11 +159,12 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 	if (rule->member_outputs) {
 		member = members_find(&worker->rules, rule, packet, now);
 		waits = !member || member->state != MEMBER_OPEN;
+		worker->segment->at_work.waits = (uint32_t)waits;
 	}
 	do {
 		uint32_t left = packet->payload_length - at;
 		uint32_t length = left < size ? left : size;
-		int copy, dropped;
+		int copy, dropped, ordered = 0, result = 0;
 
 		guard_next(&worker->guard, &whose, packet->payload + at, left, size);
 		copy = legs_drop(worker, arrival, standby, at);
@@ -153,26 +180,24 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 			count(&here->counters->dropped[DROP_RATE_LIMITED], 1);
 			count(&rule->counters->rate_limited, 1);
 		} else if (rule->takes_over) {
-			int result = backlog_keep(worker, rule, packet, packet->payload + at, length, now);
-
-			if (result < 0)
-				return result;
+			result = backlog_keep(worker, rule, packet, packet->payload + at, length, now);
 		} else {
-			int ordered = rule->match.merge.delay && rule->merge && rule->merge->order, result;
-
+			ordered = rule->match.merge.delay && rule->merge && rule->merge->order;
 			result = ordered ? held_take(worker, here->counters, rule, packet, packet->payload + at, length, now) :
 					   0;
+			ordered &= result == 0;
 			if (result == 0)
 				result = relay(worker, rule, waits ? NULL : member, packet, packet->payload + at, length,
 					       now);
-			if (result == 0 && ordered)
-				result = held_send_due(worker, rule->merge->order);
-			if (result < 0)
-				return result;
-			if (waits)
+			if (result == 0 && waits)
 				member = members_wait(&worker->rules, rule, member, packet, packet->payload + at,
 						      length, now);
 		}
+		set_done(worker, ++done);
+		if (result >= 0 && ordered)
+			result = held_send_due(worker, rule->merge->order);
+		if (result < 0)
+			return result;
 		at += size;
 	} while (at < packet->payload_length);
 	return 0;
@@ -208,11 +233,13 @@ static int take(struct worker *worker, struct arrival *arrival, uint32_t datagra
 	int result = 0;
 
 	meter_note(&counters->meter, &counters->traffic, &arrival->here->window, arrival->frame.time);
-	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule)
+	if (arrival->verdict == PACKET_DATAGRAM && arrival->rule) {
+		set_to_work(worker, arrival, datagrams);
 		result = arrival->rule->match.standby ? stand_by(worker, arrival) : relay_all(worker, arrival);
-	else
+	} else {
 		count(&counters->dropped[arrival->verdict == PACKET_DATAGRAM ? arrival->drop : drops[arrival->verdict]],
 		      datagrams);
+	}
 	count(&counters->traffic.packets, datagrams);
 	count(&counters->traffic.bytes, arrival->frame.frame.length);
 	return result;
@@ -231,6 +258,7 @@ int relay_frame(struct worker *worker, struct arrival *arrival)
 	if (!is_of_another(worker, arrival))
 		result = take(worker, arrival, datagrams);
 	/* Last: one that makes the worker crash is not among them. */
+	__atomic_store_n(&worker->segment->at_work.datagrams, 0, __ATOMIC_RELEASE);
 	count(&counters->datagrams[which], datagrams);
 	count(&counters->taken[which], 1);
 	return result;

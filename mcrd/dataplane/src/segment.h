@@ -313,13 +313,26 @@ struct in_hand {
 	uint32_t under_way; /* of these, what the kernel has been given */
 };
 
+/* The frame that a worker deals with: what of it is in counters already, should the worker crash now. It is as long as the
+ * rest of a line of the CPU's cache, so that sets of copies begin where one does. */
+struct at_work {
+	uint32_t datagrams; /* that the frame stands for; 0: none of it is in any counter */
+	uint32_t done;      /* of these */
+	uint32_t rule;      /* the slot of the one that takes them */
+	uint32_t given;     /* one more than how many outputs have had the next one; 0: the rule has not counted it */
+	uint32_t waits;     /* 1: of these, not those whose member is not open */
+	uint32_t bytes;     /* of the frame */
+	uint32_t ring;      /* which of the interface's two it is in */
+	uint32_t unused;
+};
+
 struct segment {
 	uint64_t version;
 	uint64_t positions[MCRD_POSITIONS]; /* the first two stay here in every version: an upgrade reads them */
 	uint64_t sent;   /* datagrams of all outputs, */
 	uint64_t failed; /* and those that were not: who watches errors need not look at each */
 	uint64_t first_in_hand; /* when the first frame came that `copies` may know and that is not sent, in ns; 0: none */
-	uint64_t unused[4]; /* sets of copies begin where a line of the CPU's cache does */
+	struct at_work at_work;
 	struct merge_copy copies[MCRD_MERGE_COPIES];
 	struct interface_counters interfaces[MCRD_INTERFACES];
 	struct rule_counters rules[MCRD_RULE_SLOTS];

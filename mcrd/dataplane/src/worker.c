@@ -84,7 +84,9 @@ int worker_map_segment(struct worker *worker, int descriptor)
 	worker->segment = memory;
 	if (worker->segment->version != MCRD_SEGMENT_VERSION)
 		return -EPROTO;
-	worker->segment->first_in_hand = 0; /* of a worker that was killed: this one gets these frames again */
+	/* Of a worker that was killed: this one gets these frames again. */
+	worker->segment->first_in_hand = 0;
+	worker->segment->at_work = (struct at_work){ 0 };
 	return 0;
 }
 
