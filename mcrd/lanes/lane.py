@@ -29,7 +29,7 @@ from mcrd.planning.relays import Relay, RelayKey
 from mcrd.planning.replies import answers
 from mcrd.planning.resources import Egress, Members, Ring, Worker
 from mcrd.sockets.egress import EgressSockets
-from mcrd.sockets.ingress import IngressSocket
+from mcrd.sockets.ingress import FOREVER, IngressSocket
 from mcrd.sockets.lost import NOTHING, Lost, Taken
 
 OWN_AT_ONCE = 2000  # endpoints in one message
@@ -68,7 +68,9 @@ class Lane:
         """What the worker does."""
         self.is_relieved = False
         """Whether what waits in its rings is in others too, which relay it."""
-        self._since = 0  # what arrived before, other lanes relay
+        self.until = FOREVER
+        """What arrives from then on, other lanes relay: ns of the real-time clock."""
+        self._since = 0  # and so they do what arrived before
         self._starting: WorkerProcess | None = None
         self._changing: set[RelayKey] = set()
         self._wanted_meanwhile: dict[RelayKey, list[tuple[WorkerProcess, messages.MemberKey]]] = {}
@@ -117,16 +119,24 @@ class Lane:
         """Count what it had in hand; give back what waits, or have the rings made anew."""
         self.segment.end_in_hand()
         self._end_frame(process.worker)
-        for ring, sock, taken in () if process.suspect else self._each():
-            place = self.places[ring]
-            try:
-                lost = sock.throw_away(taken, self.segment.stand(place))
-            except OSError:
-                process.suspect = True
-                return
-            self.segment.empty(place, lost)
-            for of_ring in lost:
-                self._ledger.lose(ring, "discarded", of_ring)
+        if self.until != FOREVER:
+            return  # the rings are about to be closed, and what is lost of them is known then
+        try:
+            for ring in () if process.suspect else self.rings:
+                self._ledger.lose(ring, "discarded", self._give_back(ring))
+        except OSError:
+            process.suspect = True
+
+    def _give_back(self, ring: Ring) -> Lost:
+        """Give back what waits in a ring, which no worker reads; return what is lost by it.
+
+        What is in rings of other lanes, which relay it, is not. Raises OSError.
+        """
+        place = self.places[ring]
+        taken, stand = self.segment.taken(place), self.segment.stand(place)
+        lost = self.rings[ring].throw_away(taken, stand, self._since, self.until)
+        self.segment.empty(place, lost)
+        return Lost(*map(sum, zip(*lost, strict=True)))
 
     def _end_frame(self, worker: Worker) -> None:
         """Count the frame that it crashed on, of which some is in the counters of outputs."""
@@ -217,6 +227,11 @@ class Lane:
             self.process.begun = True
             self.members.end_resting(self.process)
             self.tell(messages.Begin, self._since)
+
+    def await_turn(self) -> None:
+        """Take nothing until leave() says from when on what comes is this lane's."""
+        self._since = FOREVER
+        self.pause()
 
     def leave(self, since: int) -> None:
         """Leave what arrived before then to other lanes: ns of the real-time clock.
@@ -405,14 +420,19 @@ class Lane:
         """
         if len(self.rings) == 1:
             self.members.end(None)
-        sock, place = self.rings.pop(ring), self.places.pop(ring)
+        sock, place = self.rings[ring], self.places[ring]
         self._left.add(place)
         sock.take_error()  # a worker that has it still would wake up for that
         taken = self.segment.taken(place)
         full, waiting = sock.end(taken)
-        lost = (full, NOTHING if self.is_relieved else waiting)
-        into.add(ring, sock, taken, *lost)
-        self._ledger.detach(ring, *lost)
+        into.add(ring, sock, taken, full, waiting)
+        lost = NOTHING if self.is_relieved else waiting
+        if not self.is_relieved and self.until != FOREVER:
+            self.segment.end_in_hand()
+            with contextlib.suppress(OSError):
+                lost = self._give_back(ring)
+        del self.rings[ring], self.places[ring]
+        self._ledger.detach(ring, full, lost)
         return not self.rings
 
     def _each(self) -> Iterator[tuple[Ring, IngressSocket, Sequence[Taken]]]:

@@ -37,7 +37,7 @@ async def relieve(
     worker did not do its part, why: what waits in its ring is lost. The old workers have ended.
     """
     for lane in new:
-        lane.pause()
+        lane.await_turn()
     with contextlib.suppress(WorkerError):  # what comes waits for the next worker
         await _ask(new, messages.Ping)
     let_in()
@@ -69,20 +69,28 @@ async def _agree(old: Sequence[Lane]) -> tuple[int, str | None]:
     Until they know that it is final, they pause at what comes later: it may still be theirs. Return
     it; and where one was not told in time, why. Then the last one holds for the others.
     """
-    until, why = time.time_ns(), None
+    until, why = _name(old, time.time_ns()), None
     try:
         for lead in (LEAD * 2**n for n in range(TRIES)):
-            until = time.time_ns() + int(lead * 1e9)
+            until = _name(old, time.time_ns() + int(lead * 1e9))
             await _ask(old, messages.Begin, 0, until)
             if time.time_ns() < until:
                 break
         else:
-            until, why = time.time_ns() + int(LONGEST * 1e9), "an old worker was not told in time"
+            until = _name(old, time.time_ns() + int(LONGEST * 1e9))
+            why = "an old worker was not told in time"
     except WorkerError as error:
         why = str(error)
     for lane in old:
         lane.tell(messages.Begin, 0, until, True)
     return until, why
+
+
+def _name(old: Sequence[Lane], until: int) -> int:
+    """What the old lanes lose of their rings, should a worker end, goes by the last time named."""
+    for lane in old:
+        lane.until = until
+    return until
 
 
 async def _drained(old: Sequence[Lane], within: float) -> bool:

@@ -64,6 +64,9 @@ TALLY = struct.Struct("7Q")
 beyond one for each; of each ring, frames seen, and of each those that it had no room for."""
 _SEEN, _FULL, _MORE, _EACH_SEEN, _EACH_FULL = 0, 1, 2, 3, 5
 
+FOREVER = 2**64 - 1
+"""Nanoseconds of the real-time clock."""
+
 log = logging.getLogger(__name__)
 
 
@@ -231,11 +234,18 @@ class IngressSocket:
             packets += round(waiting * estimate.mean(taken[which]))
         return Lost(counts[_FULL], counts[_FULL] + counts[_MORE]), Lost(frames, packets)
 
-    def throw_away(self, taken: Sequence[Taken], stand: Sequence[tuple[Any, Any]]) -> list[Lost]:
+    def throw_away(
+        self,
+        taken: Sequence[Taken],
+        stand: Sequence[tuple[Any, Any]],
+        since: int = 0,
+        until: int = FOREVER,
+    ) -> list[Lost]:
         """Give what waits in the rings back to the kernel, unread; return what is lost of each.
 
         Workers dealt with `taken`. `stand` points to where the next frame of each ring is, and to
-        how many were given back. Raises OSError.
+        how many were given back. What arrived before `since` or from `until` on (ns of the
+        real-time clock) is in other rings, and not lost. Raises OSError.
         """
         self.end(taken)
         found = []
@@ -243,10 +253,11 @@ class IngressSocket:
             sizes = (geometry.block_size, geometry.block_count, geometry.frame_size)
             ring, sock = ffi.new("struct ring_geometry *", sizes), self._sockets[which].fileno()
             position, frames = stand[which]
-            result = lib.ring_throw_away(sock, ring, position, frames)
-            if result < 0:
-                raise OSError(-result, os.strerror(-result))
-            lost = max(0, frames[0] - taken[which].frames)
+            in_hand = max(0, taken[which].frames - frames[0])
+            share = ffi.new("struct ring_share *", (in_hand, since, until, which))
+            lost = lib.ring_throw_away(sock, ring, position, frames, share)
+            if lost < 0:
+                raise OSError(-lost, os.strerror(-lost))
             mean = self._estimates[which].mean(taken[which])
             found.append(Lost(lost, round(lost * mean)))
         return found

@@ -20,6 +20,7 @@ import pytest
 from tests.lab import wait_for
 from tests.lab.rules import rule
 from tests.network.test_supervision import WITHOUT_A_SPARE, with_a_fault
+from tests.sandbox.harness import hush
 
 if TYPE_CHECKING:
     from tests.lab import Mcrd, Triangle
@@ -247,3 +248,60 @@ sys.exit(main())
     assert sent - missed <= found["unique"] <= sent
     assert (found["duplicated"], found["reordered"]) == (0, 0)
     assert "thrown away" not in daemon.log()
+
+
+@pytest.mark.parametrize("crashes", ["old", "new"])
+def test_what_other_rings_relay_is_not_lost_with_a_worker_that_crashes(
+    triangle: Triangle, crashes: str
+) -> None:
+    """To the packet: both rings have all that comes, and each worker relays what is its own.
+
+    It stands still from 0.3 s before the time that both go by, and crashes 0.2 s after that.
+    """
+    fault = f"""
+import asyncio, os, signal
+from mcrd.lanes import relief
+relief.LEAD = 0.3
+agree, relieve, lanes = relief._agree, relief.relieve, {{}}
+def crash(pid):
+    os.kill(pid, signal.SIGSEGV)
+    os.kill(pid, signal.SIGCONT)
+async def agreed(old):
+    found = await agree(old)
+    pid = lanes["{crashes}"].process.pid
+    os.kill(pid, signal.SIGSTOP)
+    asyncio.get_running_loop().call_later(0.5, crash, pid)
+    return found
+async def relieving(old, new, let_in):
+    lanes.update(old=old[0], new=new[0])
+    return await relieve(old, new, let_in)
+relief._agree = agreed
+from mcrd.daemon import reliefs
+reliefs.relieve = relieving
+"""
+    hush(triangle)
+    program = with_a_fault(WITHOUT_A_SPARE + fault)
+    daemon = triangle.lab.mcrd(triangle.relay, RULES, program=program)
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, rate=RATE, size=200)
+
+    def counts() -> tuple[int, int]:
+        stats = daemon.stats()
+        dropped = stats["interfaces"]["r0"]["dropped"]
+        lost = dropped["discarded"] + dropped["ring_full"]
+        return stats["rules"]["range"]["received"]["packets"], lost
+
+    wait_for(lambda: counts()[0] > RATE // 10, "the stream to flow")
+    daemon.edit(f'{RULES}[interfaces.r0]\nring_size = "16MiB"\n')
+    daemon.ctl("reload")
+    wait_for(lambda: "another starts" in daemon.log(), "the crash")
+    wait_for(lambda: counts()[1] > 0, "something to be lost")
+    before = counts()[0]
+    wait_for(lambda: counts()[0] > before + RATE // 10, "the stream to go on")
+    came = stream.stop()["sent"] - triangle.source.missed("s0")
+    wait_for(lambda: sum(counts()) == came, f"all of {came} to be told, {counts()} are")
+    (output,) = daemon.stats()["rules"]["range"]["outputs"]
+    assert output["sent"]["packets"] + output["crashed"] == counts()[0]
+    found = received.stop()
+    assert found["unique"] == output["sent"]["packets"] - triangle.relay.missed("r1")
+    assert found["duplicated"] == 0

@@ -192,11 +192,13 @@ void ring_release(struct ring *ring, uint64_t *position, uint64_t *frames)
 	}
 }
 
-int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames)
+int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames,
+			const struct ring_share *share)
 {
 	struct ring ring;
+	struct ring_frame frame;
 	int result = ring_map(&ring, packet_socket, geometry, LINK_ETHERNET);
-	uint32_t given_back;
+	int64_t own = 0;
 
 	if (result < 0)
 		return result;
@@ -205,12 +207,13 @@ int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry,
 		return -EINVAL;
 	}
 	ring_continue(&ring, *position);
-	while (ring.taken < ring.frames && is_filled(&ring.unseen)) {
-		step(&ring, &ring.unseen);
-		ring.taken++;
+	for (; ring_ready(&ring); ring_take(&ring)) {
+		if (ring.taken < share->dealt_with)
+			continue;
+		ring_read(&ring, &frame);
+		own += frame.time < share->until && (frame.time >= share->since || (share->whole && !frame.segment));
 	}
-	given_back = ring.taken;
 	ring_release(&ring, position, frames);
 	ring_unmap(&ring);
-	return given_back;
+	return own;
 }

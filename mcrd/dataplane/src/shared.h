@@ -141,9 +141,20 @@ int64_t worker_next_unknown(struct worker *worker);
 int worker_next_wanted(struct worker *worker, struct member_key *key);
 int worker_own(struct worker *worker, const struct endpoint *source, int add);
 
+/* Which frames of a ring are its worker's, while other rings of the interface get them too: see is_of_another() in
+ * relay.c. */
+struct ring_share {
+	uint64_t dealt_with; /* so many, from the first that is there on, are in counters already */
+	uint64_t since;      /* those of before are others', ns, */
+	uint64_t until;      /* and so are those from then on; */
+	uint32_t whole;      /* 1: but of before it has those that are no super-frames */
+};
+
 /* Gives frames of a ring back to the kernel, unread, as a worker does what it has dealt with: those from *position on, up
- * to the first that is not there yet. Nobody else may read it. Returns how many, or a negative errno. */
-int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames);
+ * to the first that is not there yet. Nobody else may read it. Returns how many were its worker's, and not dealt with, or
+ * a negative errno. */
+int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames,
+			const struct ring_share *share);
 
 /* A worker has crashed: what it had in hand is in nobody's memory any more, so another leg may bring it. */
 void merge_forget(struct segment *segment);
