@@ -406,6 +406,8 @@ class Lane:
     @property
     def filled(self) -> list[Sequence[int]]:
         """Frames that came into each ring so far."""
+        for _, sock, taken in self._each():
+            sock.ring_full(taken)  # it learns what came before it counted
         return [sock.filled for sock in self.rings.values()]
 
     def losses(self) -> Iterator[tuple[Ring, Lost]]:

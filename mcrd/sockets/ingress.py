@@ -131,6 +131,7 @@ class IngressSocket:
             os.ftruncate(tally, TALLY.size)
         self._memory = mmap.mmap(tally, TALLY.size)
         self._counts = memoryview(self._memory).cast("Q")
+        self._unseen = [0, 0]  # frames of each ring that may have come before they were counted
         self._estimates = (Estimate(geometry.frames), Estimate(large_geometry.frames))
         self._estimated = [self._counts[_EACH_FULL], self._counts[_EACH_FULL + 1]]
 
@@ -152,7 +153,11 @@ class IngressSocket:
         return made
 
     def forget_seen(self) -> None:
-        """Begin to count what passed the filter: whoever counted what was taken begins too."""
+        """Begin to count what passed the filter: whoever counted what was taken begins too.
+
+        What waits in the rings is not known: it is learned when more is taken than was seen.
+        """
+        self._unseen = [self.geometry.frames, self.large_geometry.frames]
         self._read()
         counts = self._counts
         counts[_SEEN] = counts[_FULL]
@@ -264,7 +269,14 @@ class IngressSocket:
 
     def _waiting(self, which: int, taken: Taken) -> int:
         counts = self._counts
-        return counts[_EACH_SEEN + which] - counts[_EACH_FULL + which] - taken.frames
+        waiting = counts[_EACH_SEEN + which] - counts[_EACH_FULL + which] - taken.frames
+        if waiting < 0 and self._unseen[which]:
+            came = min(-waiting, self._unseen[which])
+            self._unseen[which] -= came
+            counts[_EACH_SEEN + which] += came
+            counts[_SEEN] += came
+            waiting += came
+        return waiting
 
     def _read(self) -> None:
         """What the kernel has counted since the last time: it forgets what it has told."""

@@ -425,6 +425,32 @@ def test_all_that_waits_is_given_back_whatever_was_counted(triangle: Triangle) -
     ring.close()
 
 
+def test_what_waited_at_an_upgrade_is_learned_when_it_is_taken(triangle: Triangle) -> None:
+    """Else a worker would be done with its ring too soon by that, and what is lost be less."""
+    hush(triangle)
+    with triangle.relay.inside():
+        ingress = Ingress("r0", socket.if_nametoindex("r0"), ring_size=1 << 20)
+        (ring,) = open_ingress(ingress, 1500, frozenset({ip_network("239.1.1.1/32")}))
+
+    def waiting(taken: int) -> int:
+        return ring.end((Taken(taken, taken), Taken()))[1].frames
+
+    with sender(triangle.source, "s0") as sock:
+        for number in range(5):
+            sock.sendto(b"%d" % number, ("239.1.1.1", 5000))
+        wait_for(lambda: ring.filled == (5, 0), "five frames")
+        ring.forget_seen()
+        assert (waiting(0), ring.filled) == (0, (0, 0))
+        assert (waiting(3), ring.filled) == (0, (3, 0))
+        assert (waiting(5), ring.filled) == (0, (5, 0))
+        sock.sendto(b"more", ("239.1.1.1", 5000))
+        wait_for(lambda: ring.filled == (6, 0), "one more")
+        assert waiting(5) == 1
+    # A worker may say anything.
+    assert (waiting(2**64 - 1), waiting(6)) == (0, ring.geometry.frames - 5)
+    ring.close()
+
+
 def test_fragments_have_room_while_new_rings_are_let_in(
     triangle: Triangle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
