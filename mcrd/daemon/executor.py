@@ -400,6 +400,8 @@ class Estate:
                 return
             if isinstance(resource, Ingress):
                 await self._rest(resource)
+                for each in self.holdings.lanes.values():
+                    await each.emptied()
             self.holdings.close(resource, anew=anew)
         elif (lane := self.holdings.lanes.get(resource.ring)) is not None:
             lane.members.end(None)

@@ -14,8 +14,9 @@ from socket import socket
 
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
-from mcrd.lanes.crashed import Known
 from mcrd.lanes.channel import Answer, WorkerError, unheard
+from mcrd.lanes.crashed import Known
+from mcrd.lanes.emptying import Emptying
 from mcrd.lanes.hostile import ProtocolError
 from mcrd.lanes.ledger import Ledger
 from mcrd.lanes.members import MemberSockets, Wanted
@@ -72,6 +73,7 @@ class Lane:
         """What arrives from then on, other lanes relay: ns of the real-time clock."""
         self._since = 0  # and so they do what arrived before
         self._starting: WorkerProcess | None = None
+        self._emptying = Emptying(self.rings, self.places, segment, ledger)
         self._changing: set[RelayKey] = set()
         self._wanted_meanwhile: dict[RelayKey, list[tuple[WorkerProcess, messages.MemberKey]]] = {}
         self._received_before = 0  # packets that the workers before this one took
@@ -90,6 +92,7 @@ class Lane:
         spare: Callable[[], Spawned | None] = lambda: None,
     ) -> WorkerProcess:
         """Start a worker without rules, of the spare if it answers; raise OSError, WorkerError."""
+        await self.emptied()
         hardware = {ring: links[ring.interface].hardware for ring in self.rings}
         self._left.clear()
         ended_now = partial(self._ended, ended)
@@ -107,36 +110,29 @@ class Lane:
         return process
 
     def _ended(self, ended: Ended, process: WorkerProcess, how: str) -> None:
-        if self.process is process:  # else it never became ready, and whoever started it knows
-            self.process = None
-            if process.crashed:
-                self._throw_away(process)
-            self.relays.clear()
-            self.members.rest()
+        if self.process is not process:
+            return  # it never became ready, and whoever started it knows
+        self.process = None
+        if process.crashed:
+            self.segment.end_in_hand()
+            self._end_frame(process.worker)
+        self.relays.clear()
+        self.members.rest()
+        # Suspect rings are made anew. Of those that others relieve, what is lost is known when they
+        # are closed.
+        if not process.crashed or process.suspect or self.until != FOREVER:
+            ended(self, process, how)
+            return
+
+        def then(done: bool) -> None:
+            process.suspect = not done
             ended(self, process, how)
 
-    def _throw_away(self, process: WorkerProcess) -> None:
-        """Count what it had in hand; give back what waits, or have the rings made anew."""
-        self.segment.end_in_hand()
-        self._end_frame(process.worker)
-        if self.until != FOREVER:
-            return  # the rings are about to be closed, and what is lost of them is known then
-        try:
-            for ring in () if process.suspect else self.rings:
-                self._ledger.lose(ring, "discarded", self._give_back(ring))
-        except OSError:
-            process.suspect = True
+        self._emptying.begin(self._since, then)
 
-    def _give_back(self, ring: Ring) -> Lost:
-        """Give back what waits in a ring, which no worker reads; return what is lost by it.
-
-        What is in rings of other lanes, which relay it, is not. Raises OSError.
-        """
-        place = self.places[ring]
-        taken, stand = self.segment.taken(place), self.segment.stand(place)
-        lost = self.rings[ring].throw_away(taken, stand, self._since, self.until)
-        self.segment.empty(place, lost)
-        return Lost(*map(sum, zip(*lost, strict=True)))
+    async def emptied(self) -> None:
+        """Wait until nobody empties the rings any more: after a crash, that takes milliseconds."""
+        await self._emptying.end()
 
     def _end_frame(self, worker: Worker) -> None:
         """Count the frame that it crashed on, of which some is in the counters of outputs."""
@@ -159,6 +155,7 @@ class Lane:
         """End the worker, also one that is starting."""
         process, self.process, self._starting = self.process or self._starting, None, None
         self.relays.clear()
+        await self.emptied()
         if process is not None:
             await process.stop()
 
@@ -432,7 +429,7 @@ class Lane:
         if not self.is_relieved and self.until != FOREVER:
             self.segment.end_in_hand()
             with contextlib.suppress(OSError):
-                lost = self._give_back(ring)
+                lost = self._emptying.now(ring, self._since, self.until)
         del self.rings[ring], self.places[ring]
         self._ledger.detach(ring, full, lost)
         return not self.rings

@@ -36,6 +36,8 @@ async def relieve(
     `let_in` lets frames into the new rings; it may raise OSError. Returns None; or, where an old
     worker did not do its part, why: what waits in its ring is lost. The old workers have ended.
     """
+    for lane in (*old, *new):
+        await lane.emptied()
     for lane in new:
         lane.await_turn()
     with contextlib.suppress(WorkerError):  # what comes waits for the next worker

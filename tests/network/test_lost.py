@@ -221,6 +221,33 @@ def test_a_frame_on_which_a_worker_crashes_is_counted_once(
     assert interface["dropped"]["discarded"] == came - received
 
 
+def test_while_a_ring_is_emptied_nobody_else_waits(triangle: Triangle) -> None:
+    """After a crash: the daemon answers, and the next worker begins when it is done."""
+    begun, goes_on = (triangle.lab.file(name) for name in ("begun", "goes-on"))
+    fault = f"""
+import os, time
+from mcrd.sockets import ingress
+real = ingress.lib
+class Slow:
+    def __getattr__(self, name):
+        return getattr(real, name)
+    def ring_throw_away(self, *rest):
+        open({str(begun)!r}, "w").close()
+        while not os.path.exists({str(goes_on)!r}):
+            time.sleep(0.01)
+        return real.ring_throw_away(*rest)
+ingress.lib = Slow()
+"""
+    daemon = triangle.lab.mcrd(triangle.relay, A, program=with_a_fault(fault))
+    (worker,) = pids(daemon)
+    os.kill(worker, signal.SIGSEGV)
+    wait_for(begun.exists, "the ring to be emptied")
+    assert pids(daemon) == set()
+    goes_on.touch()
+    wait_for(lambda: pids(daemon) - {worker}, "another worker", timeout=300)
+    flows(triangle)
+
+
 def test_new_rings_after_a_second_crash_without_a_packet(triangle: Triangle) -> None:
     """What made the first worker crash may stand in the memory that the second one got."""
     hush(triangle)
@@ -417,10 +444,10 @@ def test_all_that_waits_is_given_back_whatever_was_counted(triangle: Triangle) -
             sock.sendto(b"%d" % number, ("239.1.1.1", 5000))
         wait_for(lambda: ring.filled == (5, 0), "five frames")
         ring.forget_seen()
-        assert [lost.frames for lost in ring.throw_away((Taken(), Taken()), stand)] == [5, 0]
+        assert [lost.frames for lost in ring.throw_away((Taken(), Taken()), stand)()] == [5, 0]
         sock.sendto(b"more", ("239.1.1.1", 5000))
         wait_for(lambda: ring.filled == (1, 0), "one more")
-        assert [lost.frames for lost in ring.throw_away((Taken(5, 5), Taken()), stand)] == [1, 0]
+        assert [lost.frames for lost in ring.throw_away((Taken(5, 5), Taken()), stand)()] == [1, 0]
     assert (list(positions), list(frames)) == ([6, 0], [6, 0])
     ring.close()
 
