@@ -66,7 +66,7 @@ def choose(
 ) -> Choice:
     """Of the distribution as much as possible.
 
-    What is carried along asks too. So a version that is too old for it may come to light only when
+    What is carried along asks too. So a version that will not do for it may come to light only when
     something else cannot be taken: then all is looked at again.
     """
     roots = list(roots)
@@ -82,10 +82,16 @@ def choose(
             if known is None and name not in usable:
                 choice.carried.add(name)
                 waiting += wheels[name]
-        too_old = {n for n in usable & choice.asked.keys() if candidates[n] not in choice.asked[n]}
-        if not too_old:
+        asked = choice.asked
+        # A pre-release is the distribution's to choose; PEP 440 says where it stands.
+        unfit = {
+            name
+            for name in usable & asked.keys()
+            if not asked[name].contains(candidates[name], prereleases=True)
+        }
+        if not unfit:
             return choice
-        usable -= too_old
+        usable -= unfit
 
 
 def read(directory: Path) -> tuple[Wheels, dict[str, Path]]:
@@ -104,9 +110,18 @@ def read(directory: Path) -> tuple[Wheels, dict[str, Path]]:
 
 
 def upstream(version: str) -> Version | None:
-    """The version that a package of Debian's has of its program; None where it is like no other."""
-    found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
-    return Version(found[1]) if found else None
+    """The version that a package of Debian's has of its program; None where that is not certain.
+
+    `~` stands before a pre-release, and `+` before what the distribution did to the sources (Debian
+    policy 5.6.12). After `~`, anything else may be older than the number before it, or the same.
+    """
+    program = re.sub(r"^\d+:|-[^-]*$", "", version)
+    program = program.partition("+really")[2] or program
+    found = re.match(
+        r"(\d+(?:\.\d+)*)(?:[~.+]?((?:a|alpha|b|beta|c|rc|pre|dev|post)\.?\d*)(?![a-z\d]))?(.?)",
+        program,
+    )
+    return Version(found[1] + (found[2] or "")) if found and found[3] in ("", "+", ".") else None
 
 
 def candidates(names: Iterable[str]) -> dict[str, Version]:
@@ -124,12 +139,86 @@ def candidates(names: Iterable[str]) -> dict[str, Version]:
     return {name: version for name, version in versions.items() if version is not None}
 
 
-def depends(taken: Mapping[str, SpecifierSet]) -> str:
-    """The field, with the oldest version that will do."""
+Bound = tuple[Version, bool]
+"""A version, and whether what is meant comes after it and all that equal it."""
+
+
+def bounds(asked: SpecifierSet, had: Version) -> tuple[Bound | None, Bound | None]:
+    """The oldest version that will do, and the one that all that will do are older than (PEP 440).
+
+    Of what `!=` leaves it is the side that the distribution is on. The first development release of
+    a version, `.dev0`, comes before its pre-releases.
+    """
+    least: list[Bound] = []
+    below: list[Bound] = []
+    for one in asked:
+        version = Version(one.version.removesuffix(".*"))
+        first, last = (version, False), (version, True)
+        start = first if version.is_prerelease else _start(version.release)
+        if one.version.endswith(".*"):
+            first = start = _start(version.release)
+            last = _start(_raised(version.release))
+        match one.operator:
+            case ">=":
+                least.append(first)
+            case ">":
+                least.append(last)
+            case "<":
+                below.append(start)
+            case "<=":
+                below.append(last)
+            case "~=":
+                least.append(first)
+                below.append(_start(_raised(version.release[:-1])))
+            case "!=" if had > version:
+                least.append(last)
+            case "!=":
+                below.append(start if had < start[0] else first)
+            case _:
+                least.append(first)
+                below.append(last)
+    return max(least, default=None), min(below, default=None)
+
+
+def _start(release: tuple[int, ...]) -> Bound:
+    return Version(".".join(map(str, release)) + ".dev0"), False
+
+
+def _raised(release: tuple[int, ...]) -> tuple[int, ...]:
+    return (*release[:-1], release[-1] + 1)
+
+
+def spelled(bound: Bound, had: Version) -> str:
+    """The bound as dpkg compares it with versions that have as many numbers as the one there is.
+
+    To dpkg, 1.2 is older than 1.2.0, and 1.2.0~rc1 is newer than 1.2.
+    """
+    version, after = bound
+    release = list(version.release)
+    while len(release) > 1 and release[-1] == 0:
+        release.pop()
+    suffix = ""
+    if version.pre is not None:
+        suffix = "~{}{}".format(*version.pre) + ("~" if version.is_devrelease else "")
+    elif version.is_devrelease:
+        return ".".join(map(str, release)) + "~"
+    if version.post is not None:
+        suffix += f".post{version.post}"
+    length = len(had.release)
+    if after and not suffix:
+        length = max(length, 3)  # or 2.0.5 would be before what comes after 2
+    release += [0] * (length - len(release))
+    return ".".join(map(str, release)) + suffix + (".1~" if after else "")
+
+
+def depends(taken: Mapping[str, SpecifierSet], candidates: Mapping[str, Version]) -> str:
+    """The field, with the versions that will do."""
     field_ = []
     for name in sorted(taken):
-        least = [Version(one.version) for one in taken[name] if one.operator in (">=", "~=", "==")]
-        field_.append(package(name) + (f" (>= {max(least)})" if least else ""))
+        least, below = bounds(taken[name], candidates[name])
+        asked = [(">=", least), ("<<", below)]
+        texts = [f"({op} {spelled(one, candidates[name])})" for op, one in asked if one is not None]
+        field_ += [f"{package(name)} {text}".rstrip() for text in texts or [""]]
     return ", ".join(field_)
 
 
@@ -138,10 +227,11 @@ def main() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     texts = (*project["dependencies"], *project["optional-dependencies"]["web"])
     wheels, paths = read(Path(sys.argv[1]))
-    choice = choose(map(Requirement, texts), wheels, candidates(wheels))
+    had = candidates(wheels)
+    choice = choose(map(Requirement, texts), wheels, had)
     for name in wheels.keys() - choice.carried - {"mcrd"}:
         paths[name].unlink()
-    print(depends(choice.taken))
+    print(depends(choice.taken, had))
 
 
 if __name__ == "__main__":

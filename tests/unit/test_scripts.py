@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from scripts.distribution import choose, depends, upstream
@@ -114,16 +115,99 @@ def test_what_the_distribution_has_is_not_carried_along() -> None:
     choice = choose(roots, wheels, candidates)
     # `shared` is old enough only for `plain`; `part` is the business of the distribution's `page`.
     assert choice.carried == {"new", "shared"}
-    assert depends(choice.taken) == "python3-page (>= 3), python3-plain, python3-small (>= 1.2)"
+    assert depends(choice.taken, candidates) == (
+        "python3-page (>= 3.0), python3-plain, python3-small (>= 1.2)"
+    )
     del candidates["page"]
     choice = choose(roots, wheels, candidates)
     assert choice.carried == {"new", "shared", "page", "part", "deep"}
-    assert depends(choice.taken) == "python3-plain, python3-small (>= 1.2)"
+    assert depends(choice.taken, candidates) == (
+        "python3-plain, python3-small (>= 1.2), python3-small (<< 9~)"
+    )
     assert choose(roots, wheels, {}).carried == set(wheels)
 
 
-def test_versions_of_packages() -> None:
-    versions = ("1:2.7.0-1", "0.19.0-1+b2", "3.11.16-1~deb13u1", "2025.1+dfsg-1", "(none)")
-    assert [str(upstream(version)) for version in versions] == [
-        *("2.7.0", "0.19.0", "3.11.16", "2025.1", "None")
-    ]
+@pytest.mark.parametrize(
+    ("version", "program"),
+    [
+        ("1:2.7.0-1", "2.7.0"),
+        ("0.19.0-1+b2", "0.19.0"),
+        ("3.11.16-1~deb13u1", "3.11.16"),
+        ("2025.1+dfsg-1", "2025.1"),
+        ("3.0.1", "3.0.1"),
+        ("2.1~rc1-3", "2.1rc1"),
+        ("2.1~beta.2+ds-1", "2.1b2"),
+        ("2.1.0b1-1", "2.1b1"),
+        ("2024.1.post1-1", "2024.1.post1"),
+        ("2.0+really1.9.3-1", "1.9.3"),
+        ("1.2~git20240101-1", None),
+        ("1.2~dfsg-1", None),
+        ("1.2~rc1~dfsg-1", None),
+        ("1.2p3-1", None),
+        ("(none)", None),
+    ],
+)
+def test_versions_of_packages(version: str, program: str | None) -> None:
+    assert upstream(version) == (program and Version(program))
+
+
+def test_a_pre_release_and_a_version_that_is_too_new() -> None:
+    roots = [Requirement(text) for text in ("early>=2.0", "ready>=1.9", "next<2", "not!=1.5")]
+    wheels: dict[str, list[Requirement]] = {name: [] for name in ("early", "ready", "next", "not")}
+    had = {"early": "2.0rc1", "ready": "2.0rc1", "next": "2.0", "not": "1.5.0"}
+    choice = choose(roots, wheels, {name: Version(version) for name, version in had.items()})
+    assert choice.carried == {"early", "next", "not"}
+
+
+@pytest.mark.skipif(shutil.which("dpkg") is None, reason="needs dpkg, which compares")
+@pytest.mark.parametrize(
+    ("asked", "fit", "unfit"),
+    [
+        ("", "0.1 9", ""),
+        (">=1.20.0", "1.20 1.21", "1.19 1.20~rc1"),
+        (">=1.20", "1.20.0 1.20.1", "1.19.9 1.20.0~rc1"),
+        (">=1.0rc1", "1.0~rc1 1.0~rc2 1.0 1.1", "1.0~b2 0.9"),
+        (">=1.0.dev0", "1.0~a1 1.0", "0.9"),
+        (">1.2", "1.2.1 1.3.0", "1.2.0 1.1.9"),
+        ("<2.0", "1.9 1.99", "2 2.0 2.0~rc1 2.1"),
+        ("<2", "1.9.9", "2.0.0 2.0.0~a1 2.0.1"),
+        ("<2.0rc1", "1.9 2.0~b1", "2.0~rc1 2.0"),
+        ("<=2.1", "2.1 2.0 2.1+dfsg", "2.2"),
+        ("<=2.1", "2.1.0 2.0.5", "2.1.1"),
+        ("<=2", "1.9 2.0", "2.1"),
+        ("==1.4", "1.4.0", "1.4.1 1.3.9 1.4.0~rc1"),
+        ("==1.4.*", "1.4.0 1.4.7 1.4.0~rc1", "1.3.9 1.5.0 1.5.0~rc1"),
+        ("~=1.4", "1.4.0 1.9.9", "1.3.9 2.0.0 2.0.0~rc1"),
+        ("~=1.4.2", "1.4.2 1.4.9", "1.4.1 1.5.0"),
+        (">=1.2,<3,>=1.4,<2.5", "1.4.0 2.4.9", "1.3.9 2.5.0"),
+        ("!=1.5", "1.6.0 1.5.1", "1.5.0"),
+        ("!=1.5", "1.4.0 1.4.9", "1.5.0"),
+        ("!=1.5", "1.5.0~rc1", "1.5.0"),
+        ("!=1.5.*", "1.6.0", "1.5.0 1.5.9 1.5.0~rc1"),
+        (">=2024.1.post1", "2024.1.post1 2024.2", "2024.1"),
+    ],
+)
+def test_versions_that_the_field_allows(asked: str, fit: str, unfit: str) -> None:
+    """By the first of `fit` that the distribution has; each as a package has it."""
+
+    def allowed(version: str) -> bool:
+        """As dpkg judges it."""
+        return all(
+            subprocess.run(
+                ["dpkg", "--compare-versions", f"{version}-1", *each], check=False
+            ).returncode
+            == 0
+            for each in relations
+        )
+
+    first = upstream(fit.split(maxsplit=1)[0])
+    assert first is not None
+    fields = depends({"x": SpecifierSet(asked)}, {"x": first}).split(", ")
+    relations = [each[len("python3-x (") : -1].split() for each in fields if "(" in each]
+    for version in fit.split():
+        found = upstream(version)
+        assert found is not None
+        assert SpecifierSet(asked).contains(found, prereleases=True)
+        assert allowed(version), (version, fields)
+    for version in unfit.split():
+        assert not allowed(version), (version, fields)
