@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from mcrd import looks
 from mcrd.addresses import is_source_specific
 from mcrd.answers import Asked, Listening
+from mcrd.bucket import Bucket
 from mcrd.events import tell
 from mcrd.model import Address
 from mcrd.observe.messages import MalformedError, Query, Record, igmp, mld
@@ -30,6 +31,7 @@ from mcrd.spent import Spent
 
 SHARE = 0.1  # of the time may go into reading,
 BURST = 0.05  # and so many seconds at once
+AT_ONCE = 20  # changes of sources in a second: each is planned, as a reload is
 AGAIN = 0.5  # seconds, until what the loop had no room for is tried again
 QUIET = 60.0  # seconds without more reports than there is room for, after which others are told
 
@@ -40,7 +42,8 @@ class Queriers(dict[Querying, "Asking"]):
     """Those that are open.
 
     `listeners` is what hosts want of the groups that outputs are interested in; `changed` is
-    called with what of it is another: at once if a group came or went, and else with the next look.
+    called with what of it is another: at once if a group came or went, or more of its sources are
+    wanted, and else with the next look.
     """
 
     def __init__(self) -> None:
@@ -48,6 +51,7 @@ class Queriers(dict[Querying, "Asking"]):
         self._about = frozenset[object]()
         self._interests = self._reserved = Interests()
         self._inherited: dict[tuple[int, int], dict[Address, Group]] = {}
+        self._at_once = Bucket(AT_ONCE, AT_ONCE)
         self.listeners = NOBODY
         self.changed: Callable[[Changed], None] = lambda _: None
 
@@ -109,12 +113,18 @@ class Queriers(dict[Querying, "Asking"]):
         self._compare()
 
     def _heard(self, index: int, groups: Iterable[Address]) -> None:
-        """Whether these came or went. Sources do as others like: they wait for the next look."""
+        """Whether these came or went, or more of their sources are wanted.
+
+        Sources come as others like: those above a bound wait for the next look.
+        """
         now, changed = time.monotonic(), set[tuple[int, Address]]()
         found = self.listeners
         for key in ((index, group) for group in groups if group in self._interests):
-            wanted = self._known(*key, now)
-            if (wanted is not None) is (key in found):
+            wanted, before = self._known(*key, now), found.get(key)
+            if wanted is None or before is None:
+                if wanted is before:
+                    continue
+            elif not (wanted.exceeds(before) and self._at_once.take()):
                 continue
             if not changed:
                 found = Listeners(found)

@@ -34,12 +34,21 @@ class Wanted(NamedTuple):
     sources: tuple[bytes, ...]
     refused: frozenset[bytes] = frozenset()
 
+    def exceeds(self, before: Wanted) -> bool:
+        """Whether it has a source that was not wanted before."""
+        if self.any and not (before.any and before.refused <= self.refused):
+            return True
+        return any(not before.takes_packed(source) for source in self.sources)
+
+    def takes_packed(self, source: bytes) -> bool:
+        """Whether somebody wants what this source sends."""
+        return source in self.sources or (self.any and source not in self.refused)
+
     def takes(self, source: Address | None) -> bool:
         """Whether somebody wants what this source sends; None: some source or other."""
         if source is None:
             return True
-        packed = source.packed
-        return packed in self.sources or (self.any and packed not in self.refused)
+        return self.takes_packed(source.packed)
 
 
 ANY = Wanted(True, ())

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from mcrd.bucket import Bucket
 from mcrd.web.access import is_local, plain
 
 CONNECTIONS = 128  # at once
@@ -34,26 +33,6 @@ HEADERS = {
 
 _QUIET = logging.getLogger("mcrd.web.connections")  # what others send amiss is not worth a line
 _QUIET.disabled = True
-
-
-class Bucket:
-    """So many a second, after a burst."""
-
-    def __init__(
-        self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._per_second, self._burst, self._clock = per_second, burst, clock
-        self._left, self._at = float(burst), clock()
-
-    def take(self) -> bool:
-        """Whether there is one left."""
-        now = self._clock()
-        self._left = min(self._burst, self._left + self._per_second * (now - self._at))
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Door:

@@ -18,9 +18,10 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from mcrd.bucket import Bucket
 from mcrd.client import NoAnswerError
 from mcrd.web.access import Access, RefusedError
-from mcrd.web.connections import HEADERS, Bucket, Connection, Door
+from mcrd.web.connections import HEADERS, Connection, Door
 from mcrd.web.live import Live
 from mcrd.web.programs import FailedError, explain, journal
 from mcrd.web.rule import details

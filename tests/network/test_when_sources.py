@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -208,6 +209,26 @@ def test_a_group_is_joined_from_the_sources_that_members_name(path: Path) -> Non
     wait_for(lambda: states(daemon) == ["idle"], "nobody to be left")
     wait_for(lambda: path.joined() is None, "the group to be left")
     assert "WARNING" not in daemon.log()
+
+
+def test_a_source_that_is_added_flows_at_once(path: Path) -> None:
+    """And not with the daemon's next look, which is half a second away at most."""
+    given, wanted = GROUPS[path.version]
+    keep = f'r1 {wanted} 6000 {WHEN} source="keep"'
+    daemon = path.lab.mcrd(path.relay, rule("a", f"r0 {given} 5000", keep) + ASKS)
+    wait_for(lambda: states(daemon) == ["idle"], "the rule to listen")
+    first = Member(path.sink, wanted, path.senders[:1])
+    wait_for(lambda: path.joined() == path.senders[:1], "the first source to be joined")
+    taken, members, net = [], [first], "10.1.9.{}" if path.version == 4 else "fd01::9:{}"
+    for number in range(1, 9):  # igmp_max_msf has room for ten
+        began = time.monotonic()
+        members.append(Member(path.sink, wanted, [net.format(number)]))
+        wait_for(lambda: len(path.joined() or ()) == len(members), "the source to be joined")
+        taken.append(time.monotonic() - began)
+    # Some 20 ms each. By looks alone, one in five would be below the bound.
+    assert sum(each < 0.1 for each in taken) > 5, taken
+    for each in members:
+        each.leave()
 
 
 def test_who_names_a_source_that_the_output_does_not_send_from_is_told(path: Path) -> None:

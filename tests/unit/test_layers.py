@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "mcrd"
 # From the ground up. Each knows those of the lines above its own, and nothing of its neighbours'.
 FLOORS = [
-    {"model", "errors", "events", "files", "spent", "sums", "threads", "words", "dataplane"},
+    {"bucket", "model", "errors", "events", "files"}
+    | {"spent", "sums", "threads", "words", "dataplane"},
     {"addresses", "answers"},
     {"client", "counters", "inspected", "looks", "merged", "tasks", "config", "systemd"},
     {"planning", "convert", "querying", "picture"},

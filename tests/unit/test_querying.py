@@ -472,3 +472,15 @@ def test_of_too_many_sources_a_source_specific_group_keeps_those_that_are_known(
         assert (querier.groups[group].until > 0) is is_any
         querier.expire(TIMES.membership + 1)
         assert list(querier.groups[group].wanted) == ([] if is_any else [A])
+
+
+def test_what_is_wanted_exceeds_what_was() -> None:
+    one, two = b"\n\0\0\1", b"\n\0\0\2"
+    some, both, anybody = Wanted(False, (one,)), Wanted(False, (one, two)), Wanted(True, ())
+    all_but_one, all_but_both = (Wanted(True, (), frozenset(each)) for each in ({one}, {one, two}))
+    more = [(both, some), (anybody, both), (anybody, all_but_one), (some, all_but_one)]
+    more += [(all_but_one, all_but_both)]
+    assert all(now.exceeds(before) for now, before in more)
+    no_more = [(some, both), (both, anybody), (some, some), (all_but_one, anybody)]
+    no_more += [(all_but_both, all_but_one), (Wanted(False, (two,)), all_but_one)]
+    assert not any(now.exceeds(before) for now, before in no_more)

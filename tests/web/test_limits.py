@@ -18,6 +18,7 @@ from tests.web.serving import Answers, Web, events, rule
 from tests.web.thousands import STREAMS, called, cpu, flowing, resident
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: `pip install 'mcrd[web]'`")
+from mcrd.bucket import Bucket
 from mcrd.web import connections
 from mcrd.web.history import ROOM_OF_MINUTES, ROOM_OF_SECONDS
 from mcrd.web.live import INTERVAL, SHARE
@@ -119,7 +120,7 @@ def _is_answered(sock: socket.socket) -> bool:
 
 def test_so_many_requests_a_second_after_a_burst() -> None:
     now = 0.0
-    bucket = connections.Bucket(50, 200, lambda: now)
+    bucket = Bucket(50, 200, lambda: now)
     assert [bucket.take() for _ in range(201)] == [True] * 200 + [False]
     now = 1.0
     assert [bucket.take() for _ in range(51)] == [True] * 50 + [False]
