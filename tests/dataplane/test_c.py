@@ -52,6 +52,7 @@ SUBJECTS = {
     "ring": ("ring.c",),
     "sequence": ("sequence.c",),
     "members": RULES,
+    "relay": WORKER,
     "rules": RULES,
     "switch": ("switch.c", *MERGE),
     "table": ("table.c",),

@@ -29,6 +29,7 @@ static struct kernel {
 	int no_nowait;      /* before Linux 6.5 */
 	uint32_t report;    /* per cent of writes that meet a report */
 	uint32_t in_a_row;  /* the most reports one after the other */
+	const int *failing; /* what submissions that wait fail with, one after the other, up to a 0 */
 	uint32_t error;     /* per cent of writes that fail by .number */
 	int number;
 	uint64_t random;
@@ -204,6 +205,8 @@ int io_uring_submit(struct io_uring *ring)
 int io_uring_submit_and_wait(struct io_uring *ring, unsigned int wait)
 {
 	(void)wait;
+	if (kernel.failing && *kernel.failing)
+		return -*kernel.failing++;
 	return io_uring_submit(ring);
 }
 
@@ -532,6 +535,29 @@ static void test_full_queue(void)
 	end(fixture);
 }
 
+/* What interrupts a wait, or has no memory or room for now, loses and repeats nothing (io_uring_enter(2)). */
+static void test_waits_that_fail(void)
+{
+	static const int pass[] = { EINTR, EAGAIN, EBUSY, EINTR, 0 }, last[] = { EBADF, 0 };
+	struct fixture *fixture = begin("waits that fail");
+	uint32_t i;
+
+	kernel.failing = pass;
+	for (i = 0; i < 10; i++)
+		feed(fixture, i % 2, 100 + i, 0);
+	flush(fixture);
+	check_wire(fixture);
+	CHECK_EQUAL(*kernel.failing, polls ? EINTR : 0);
+	CHECK_EQUAL(errors(&fixture->segment->outputs[0]) + errors(&fixture->segment->outputs[1]), 0);
+	if (!polls) {
+		kernel.failing = last;
+		feed(fixture, 0, 100, 0);
+		CHECK_EQUAL(egress_flush(&fixture->egress, other, NULL), -EBADF);
+		CHECK_EQUAL(fixture->segment->submitted, 0); /* nothing has left */
+	}
+	end(fixture);
+}
+
 enum lengths { FEW, ANY, SUPER };
 
 static void stream(struct fixture *fixture, enum lengths lengths)
@@ -609,6 +635,7 @@ int main(void)
 		test_no_offload();
 		test_no_option();
 		test_full_queue();
+		test_waits_that_fail();
 		test_streams();
 	}
 	return check_result();

@@ -294,6 +294,40 @@ static void test_spoilt_frames(const struct spoilt *frames, uint32_t count)
 	}
 }
 
+/* An extension header of 8 bytes is read when there are just as many: of the packet, and of what was captured. */
+static void test_an_extension_that_is_the_last_of_all(void)
+{
+	static const struct {
+		const char *name;
+		enum verdict alone, cut; /* the packet ends there, or the capture does */
+		uint8_t protocol;
+		struct extension extension;
+	} cases[] = {
+		{ "no next header", PACKET_FOREIGN, PACKET_FOREIGN, 59, { .type = 60, .size = 8 } },
+		{ "a fragment", PACKET_FRAGMENT, PACKET_FRAGMENT, 17, { .type = 44, .size = 8, .fragment = 1 } },
+		{ "segments left", PACKET_FOREIGN, PACKET_FOREIGN, 17, { .type = 43, .size = 8, .segments_left = 1 } },
+		{ "UDP", PACKET_MALFORMED, PACKET_TRUNCATED, 17, { .type = 60, .size = 8 } },
+	};
+	uint32_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct shape shape = { V6, .protocol = cases[i].protocol, ONE(0) };
+		struct built built;
+		uint32_t end;
+
+		check_about(cases[i].name);
+		shape.extension[0] = cases[i].extension;
+		build(&shape, &built);
+		end = built.first[0] + 8;
+		CHECK_EQUAL(parse(built.data, end, built.length, LINK_ETHERNET, 0).verdict, cases[i].cut);
+		CHECK_EQUAL(parse(built.data, end - 1, built.length, LINK_ETHERNET, 0).verdict, PACKET_TRUNCATED);
+		set16(built.data + built.network + 4, 8);
+		CHECK_EQUAL(parse(built.data, end, end, LINK_ETHERNET, 0).verdict, cases[i].alone);
+		set16(built.data + built.network + 4, 7);
+		CHECK_EQUAL(parse(built.data, end, end, LINK_ETHERNET, 0).verdict, PACKET_MALFORMED);
+	}
+}
+
 static void test_a_chain_has_an_end(void)
 {
 	struct shape shape = { V6 };
@@ -462,6 +496,7 @@ int main(void)
 	test_every_cut();
 	test_spoilt_frames(spoilt, sizeof(spoilt) / sizeof(spoilt[0]));
 	test_spoilt_frames(spoilt_esp, sizeof(spoilt_esp) / sizeof(spoilt_esp[0]));
+	test_an_extension_that_is_the_last_of_all();
 	test_a_chain_has_an_end();
 	test_tags();
 	test_a_known_checksum_is_not_looked_at();

@@ -204,6 +204,123 @@ static void test_link_header(void)
 	free(memory);
 }
 
+/* The worker before this one could write into the ring: what is no place within a slot is a frame of nothing. */
+static void test_places_that_no_kernel_wrote(void)
+{
+	enum { FIRST = TPACKET2_HDRLEN };
+	static const struct {
+		const char *name;
+		uint16_t at;
+		uint32_t captured;
+		int sense;
+	} cases[] = {
+		{ "as the kernel", MAC, 60, 1 },
+		{ "at the first place", FIRST, 1, 1 },
+		{ "in the headers", FIRST - 1, 1, 0 },
+		{ "at 0", 0, 60, 0 },
+		{ "up to the end", MAC, SLOT - MAC, 1 },
+		{ "one byte more", MAC, SLOT - MAC + 1, 0 },
+		{ "all of the slot", MAC, SLOT, 0 },
+		{ "more than there is", MAC, UINT32_MAX, 0 },
+		{ "nothing at the end", SLOT, 0, 1 },
+		{ "a byte at the end", SLOT, 1, 0 },
+		{ "nothing behind the end", SLOT + 1, 0, 0 },
+		{ "far behind the end", UINT16_MAX, 60, 0 },
+		{ "all 32 bits, from there", SLOT + 1, UINT32_MAX, 0 },
+	};
+	uint8_t *memory = new_memory();
+	struct ring ring = ring_of(memory, 0);
+	uint64_t position = 0, frames = 0;
+	uint32_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		uint32_t index = ring.untaken.index;
+		struct tpacket2_hdr *header = slot_at(memory, index);
+		struct ring_frame frame;
+
+		check_about(cases[i].name);
+		fill(memory, index, &(struct filled){ .length = 1500 });
+		header->tp_mac = header->tp_net = cases[i].at;
+		header->tp_snaplen = cases[i].captured;
+		CHECK(take(&ring, &frame));
+		CHECK(frame.frame.data == (const uint8_t *)header + (cases[i].sense ? cases[i].at : FIRST));
+		CHECK_EQUAL(frame.frame.captured, cases[i].sense ? cases[i].captured : 0);
+		ring_release(&ring, &position, &frames);
+	}
+	free(memory);
+}
+
+/* Of two rings the earlier frame is next, and of two with one time that of the first ring. */
+static void test_two_rings(void)
+{
+	static const struct {
+		const char *name;
+		uint32_t small, large; /* their times; 0: there is none */
+		int first, second; /* which ring is next; -1: none */
+	} cases[] = {
+		{ "neither", 0, 0, -1, -1 },       { "the first alone", 5, 0, 0, -1 },
+		{ "the second alone", 0, 5, 1, -1 }, { "the first is earlier", 5, 6, 0, 1 },
+		{ "the second is earlier", 6, 5, 1, 0 }, { "at one time", 5, 5, 0, 1 },
+	};
+	uint32_t i, j;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		uint8_t *memory[2] = { new_memory(), new_memory() };
+		struct ring rings[2] = { ring_of(memory[0], 0), ring_of(memory[1], 0) };
+		const uint32_t times[2] = { cases[i].small, cases[i].large };
+		const int next[2] = { cases[i].first, cases[i].second };
+
+		check_about(cases[i].name);
+		for (j = 0; j < 2; j++)
+			if (times[j]) {
+				slot_at(memory[j], 0)->tp_nsec = times[j];
+				fill(memory[j], 0, &(struct filled){ .length = 60, .captured = 60, .serial = j });
+			}
+		for (j = 0; j < 2; j++) {
+			struct ring_frame frame = { 0 };
+			struct ring *found = ring_next(&rings[0], &rings[1], &frame);
+
+			CHECK(found == (next[j] < 0 ? NULL : &rings[next[j]]));
+			if (!found)
+				break;
+			CHECK_EQUAL(frame.time, times[next[j]]);
+			CHECK_EQUAL(frame.frame.data[0], next[j]);
+			ring_take(found);
+		}
+		free(memory[0]);
+		free(memory[1]);
+	}
+}
+
+static void test_half_full(void)
+{
+	uint8_t *memory = new_memory();
+	struct ring none = { 0 }, ring = ring_of(memory, 0);
+	uint64_t position = 0, frames = 0;
+	struct ring_frame frame;
+	uint32_t i, half = SLOTS / 2;
+
+	check_about("half full");
+	CHECK(!ring_is_half_full(&none));
+	for (i = 0; i <= half; i++) {
+		CHECK(!ring_is_half_full(&ring));
+		fill(memory, i, &(struct filled){ .length = 60 });
+	}
+	CHECK(ring_is_half_full(&ring));
+	CHECK(take(&ring, &frame));
+	CHECK(!ring_is_half_full(&ring));
+	while (take(&ring, &frame))
+		;
+	ring_release(&ring, &position, &frames);
+	/* Across the end of the ring. */
+	for (i = 0; i <= half; i++) {
+		CHECK(!ring_is_half_full(&ring));
+		fill(memory, (half + 1 + i) % SLOTS, &(struct filled){ .length = 60 });
+	}
+	CHECK(ring_is_half_full(&ring));
+	free(memory);
+}
+
 /* A producer that stops at the first slot that is taken, as the kernel does, and a consumer. */
 static void test_wraparound(void)
 {
@@ -353,6 +470,9 @@ int main(void)
 	test_layout();
 	test_fields();
 	test_link_header();
+	test_places_that_no_kernel_wrote();
+	test_two_rings();
+	test_half_full();
 	test_wraparound();
 	test_no_further_than_the_ring();
 	test_continue();
