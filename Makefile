@@ -14,6 +14,9 @@
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
 #   make fuzz        frames, files, messages, requests and answers, changed at random (those of
 #                    clients and servers need root). ROUNDS=100
+#   make mutate      changes an operator of the sources at a time, in a copy, and says which changes no
+#                    quick test notices. COUNT=100 of each language, ARGS="--language c ring.c",
+#                    "--seed N"
 #   make soak        half an hour of traffic while all changes that may: what grows, what is lost (needs
 #                    root). ARGS="--minutes 5", "--seed N", "--chart FILE"
 #   make page        builds the page of mcrd-web from web/ (needs node and npm)
@@ -54,7 +57,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels arm64 faults fuzz soak page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels arm64 faults fuzz mutate soak page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -97,6 +100,15 @@ fuzz: setup
 	@MCRD_FUZZ=$(or $(ROUNDS),20) $(PYTEST) --long -k "mutations or harm" \
 		tests/dataplane/test_c.py tests/dataplane/test_dissected.py tests/unit/test_readers.py \
 		tests/network/test_strangers.py tests/web/test_limits.py $(ARGS)
+
+# A place of their own for the tools, which nothing else needs.
+build/mutate/requirements.txt: tests/mutate/requirements.txt
+	$(AS_OWNER) $(PYTHON) -m venv --clear build/mutate
+	$(AS_OWNER) build/mutate/bin/python -m pip --disable-pip-version-check install --quiet --use-pep517 -r $<
+	$(AS_OWNER) cp $< $@
+
+mutate: setup build/mutate/requirements.txt
+	@$(VENV)/python -m tests.mutate --count $(or $(COUNT),100) $(ARGS)
 
 soak: setup
 	@$(VENV)/python -m tests.soak $(ARGS)
