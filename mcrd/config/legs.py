@@ -12,8 +12,6 @@ from mcrd.config.rules import FoundRule
 from mcrd.config.walk import WRONG, Fields
 from mcrd.model import INPUTS_AT_MOST, TOGETHER_AT_MOST, Network, PortRange, is_pattern
 
-OF_MEMBERS = "a member has no socket yet when what is kept has to be sent"
-
 
 def check_legs(rule: FoundRule) -> None:
     """Report every error of a rule by itself that is one of several inputs."""
@@ -46,11 +44,9 @@ def _check_standby(rule: FoundRule) -> None:
     report, given = rule.report, rule.input_fields
     if fields.get("active_with", WRONG) is None:
         report.key(path, "is for a rule with active_with")
-    if isinstance(given.get("address"), Network) or isinstance(given.get("port"), PortRange):
-        report.key(path, f"is for a rule with one address and one port: {OF_MEMBERS}")
     outputs = [output for output in fields.get("outputs", ()) if isinstance(output, dict)]
-    if any(output.get("source") == "keep" or output.get("replies") for output in outputs):
-        report.key(path, f'is for a rule without source = "keep" and replies: {OF_MEMBERS}')
+    if any(output.get("replies") for output in outputs):
+        report.key(path, "is for a rule without replies: answers come to the host that asked")
     if fields.get("inputs") is not None:
         report.key(path, "is for a rule with one input: what several kept would leave out of order")
     for key in ("dedupe", "limit"):

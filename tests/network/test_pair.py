@@ -295,6 +295,54 @@ def test_the_plug_of_the_active_host_is_pulled(lab: Lab, address: str) -> None:
     assert with_it["received"]["packets"] == counts["relayed"] + counts["standby"]
 
 
+KEPT_FOR = 1.5  # seconds
+MEMBERS = {
+    "groups": ("r0 239.1.1.0/28 5000", "r1 239.2.2.0/28 6000 ttl=8"),
+    "ports": ("r0 239.1.1.1 5000-5015", "r1 239.2.2.1 6000-6015 ttl=8"),
+    "sources": ("r0 239.1.1.1 5000", 'r1 239.2.2.1 6000 ttl=8 source="keep"'),
+}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_the_plug_of_the_active_host_of_a_range_is_pulled(lab: Lab, kind: str) -> None:
+    """At 20,000/s nothing is lost: the other host has the sockets of members before it relays.
+
+    It has not heard what the first one sent, so that is repeated; but no more than was kept.
+    """
+    rate, flows = 20_000, 4
+    more = f'active_with = "{VIRTUAL}"\nstandby = "{1000 * KEPT_FOR:.0f}ms"'
+    source, sink, active, spare = pair(lab, rule("a", *MEMBERS[kind], more=more))
+    where = [
+        (f"239.1.1.{1 + (kind == 'groups') * n}", 5000 + (kind == "ports") * n) for n in range(2)
+    ]
+    if kind == "sources":  # members by address and port
+        where = where[:1]
+    received = [
+        sink.receive("k0", group.replace("239.1.1", "239.2.2"), port + 1000, flows=flows)
+        for group, port in where
+    ]
+    senders = [
+        source.start_send("s0", *to, rate=rate // len(where), flows=flows, size=200) for to in where
+    ]
+    wait_for(partial(has_heard, spare, rate), "the other one to hear the stream")
+    active.pull_the_plug()
+    wait_for(lambda: spare.state() == "active", "the takeover")
+    wait_for(partial(has_heard_all, spare), "the backlog to be sent")
+    wait_for(partial(has_sent, spare, 3 * rate), "the stream to go on")
+    assert spare.daemon is not None
+    for sender in senders:
+        sender.process.send_signal(signal.SIGINT)
+    sent = [sender.result()["sent"] for sender in senders]
+    wait_for(lambda: _is_still(spare), "silence")
+    (output,) = spare.daemon.stats()["rules"]["a"]["outputs"]
+    assert (output["waiting"], output["new_member"]) == (0, 0)
+    found = [receiver.stop() for receiver in received]
+    repeated = sum(each["duplicated"] for each in found)
+    print(f"repeated {repeated} of {sum(sent)}")
+    assert [(each["unique"], each["lost"]) for each in found] == [(each, 0) for each in sent]
+    assert 0 < repeated <= KEPT_FOR * rate
+
+
 @pytest.mark.long
 def test_fifty_failovers_back_and_forth(lab: Lab) -> None:
     """At 20,000/s nothing is lost, and nothing that the other host has heard comes again."""

@@ -50,6 +50,7 @@ def test_a_group_is_heard_where_the_other_host_sends_to_it() -> None:
         ("out0 239.2.2.2 6000 ttl=2 limit={packets_per_second=10}", KEEPS),
         ("out0 239.2.2.2 6000 ttl=2 sample=10", KEEPS),
         ("out0 232.2.2.2 6000 ttl=2", KEEPS),
+        ('out0 239.2.2.2 6000 ttl=2 source="keep"', KEEPS),
     ],
 )
 def test_others_are_not(output: str, more: str) -> None:

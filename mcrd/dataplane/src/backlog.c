@@ -8,7 +8,7 @@
 #include "counters.h"
 #include "kept.h"
 
-/* Of a rule, by its slot. The source of a datagram stands before its payload, for outputs that choose. */
+/* Of a rule, by its slot. */
 struct backlog_rule {
 	struct waiting_queue queue;
 	struct backlog_rule *next; /* of those that take over */
@@ -53,8 +53,17 @@ struct backlog {
 /* What is heard early is about to come: it is in the ring already, or under way by a longer path. */
 #define EARLY_NS 1000000000ULL
 
+/* What stands before the payload of what is kept: outputs choose by it, and members are known by it. */
+struct backlog_head {
+	uint8_t source[16];
+	uint8_t destination[16];
+	uint16_t source_port;
+	uint16_t destination_port;
+	uint32_t family;
+};
+
 enum {
-	SOURCE = 16,
+	HEAD = sizeof(struct backlog_head),
 	AT_ONCE = 512,             /* datagrams that are written together */
 	APART_NS = 1000 * 1000,    /* what is due within it leaves together: so the worker wakes at most so often */
 	CLOCK_SET_NS = 1000 * 1000 * 1000,
@@ -143,8 +152,8 @@ static struct waiting_packet *find(struct backlog *backlog, uint32_t slot, uint6
 {
 	struct waiting_packet *packet = like(backlog, hash)->first;
 
-	while (packet && (packet->number != hash || packet->rule != slot || packet->length != SOURCE + length ||
-			  memcmp(packet->payload + SOURCE, data, length) != 0))
+	while (packet && (packet->number != hash || packet->rule != slot || packet->length != HEAD + length ||
+			  memcmp(packet->payload + HEAD, data, length) != 0))
 		packet = packet->like;
 	return packet;
 }
@@ -297,8 +306,16 @@ void backlog_free(struct worker *worker)
 
 static int send_one(struct worker *worker, struct rule *rule, const struct waiting_packet *packet)
 {
-	return kept_send(worker, rule, &rule->counters->backlog, kept_choose(rule, packet->payload),
-			 packet->payload + SOURCE, packet->length - SOURCE);
+	const struct backlog_head *head = (const struct backlog_head *)(const void *)packet->payload;
+	struct packet came = {
+		.source = head->source,
+		.destination = head->destination,
+		.source_port = head->source_port,
+		.destination_port = head->destination_port,
+		.family = (uint8_t)head->family,
+	};
+
+	return kept_send_on(worker, rule, &rule->counters->backlog, &came, packet->payload + HEAD, packet->length - HEAD);
 }
 
 static uint64_t due_at(const struct backlog_rule *its, const struct waiting_packet *packet)
@@ -374,6 +391,7 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 {
 	struct backlog *backlog = worker->backlog;
 	struct backlog_rule *its = &backlog->rules[rule->slot];
+	struct backlog_head *head;
 	struct waiting_packet *kept;
 	uint64_t hash = 0;
 	int result;
@@ -395,15 +413,24 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 	}
 	while (!its->takes_over && its->queue.first && age_of(its->queue.first, now) > its->for_ns)
 		drop_first(worker, its);
-	while (!waiting_fits(&backlog->waiting, SOURCE + length)) {
+	while (!waiting_fits(&backlog->waiting, HEAD + length)) {
 		result = make_room(worker, now);
 		if (result < 0)
 			return result;
 	}
-	kept = waiting_add(&backlog->waiting, &its->queue, rule->slot, NULL, SOURCE + length, now);
-	memset(kept->payload, 0, SOURCE);
-	memcpy(kept->payload, packet->source, packet->family == 6 ? 16 : 4);
-	memcpy(kept->payload + SOURCE, payload, length);
+	kept = waiting_add(&backlog->waiting, &its->queue, rule->slot, NULL, HEAD + length, now);
+	head = (struct backlog_head *)(void *)kept->payload;
+	*head = (struct backlog_head){
+		.source_port = packet->source_port,
+		.destination_port = packet->destination_port,
+		.family = packet->family,
+	};
+	memcpy(head->source, packet->source, packet->family == 6 ? 16 : 4);
+	memcpy(head->destination, packet->destination, packet->family == 6 ? 16 : 4);
+	memcpy(kept->payload + HEAD, payload, length);
+	/* So that what takes over has its members. */
+	if (rule->member_outputs)
+		members_prepare(&worker->rules, rule, packet, now);
 	if (its->ear != NOT_HEARD)
 		list(backlog, kept, hash);
 	count(&rule->counters->backlog, 1);

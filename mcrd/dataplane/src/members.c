@@ -154,6 +154,35 @@ const struct output *members_outlet(struct output *output, const struct member *
 	return to;
 }
 
+static int may_ask(struct rules *rules)
+{
+	return rules->unanswered < WANTED_AT_ONCE && rules->wanted_count < WANTED_AT_ONCE &&
+	       limit_pass(&rules->wanting, rules->now);
+}
+
+/* The supervisor is asked for a member that is in no queue. */
+static void ask(struct rules *rules, struct member *member)
+{
+	member->state = MEMBER_ASKED;
+	rules->unanswered++;
+	rules->wanted[rules->wanted_count++] = member->wanted;
+}
+
+void members_prepare(struct rules *rules, struct rule *rule, const struct packet *packet, uint64_t now)
+{
+	struct member_key wanted = wanted_by(rule, packet);
+	struct member *member;
+
+	/* Those for which packets wait come first. */
+	if (members_find(rules, rule, packet, now) || !queue_is_empty(&rules->asking) || !may_ask(rules))
+		return;
+	member = new_member(rules, rule, &wanted);
+	if (!member)
+		return;
+	member->came = now;
+	ask(rules, member);
+}
+
 /* Lets the outputs by member choose: writes which skip the packet, and returns how many do not. */
 static uint32_t choose(struct rule *rule, const struct packet *packet, uint64_t *skipping)
 {
@@ -204,15 +233,12 @@ struct member *members_wait(struct rules *rules, struct rule *rule, struct membe
 
 void members_ask(struct rules *rules)
 {
-	while (!queue_is_empty(&rules->asking) && rules->unanswered < WANTED_AT_ONCE &&
-	       rules->wanted_count < WANTED_AT_ONCE && limit_pass(&rules->wanting, rules->now)) {
+	while (!queue_is_empty(&rules->asking) && may_ask(rules)) {
 		struct rule *rule = QUEUE_OWNER(rules->asking.next, struct rule, turn);
 		struct member *member = QUEUE_OWNER(rule->unasked.next, struct member, place);
 
 		leave_queue(member);
-		member->state = MEMBER_ASKED;
-		rules->unanswered++;
-		rules->wanted[rules->wanted_count++] = member->wanted;
+		ask(rules, member);
 		if (queue_holds(&rule->turn)) {
 			queue_leave(&rule->turn);
 			queue_append(&rules->asking, &rule->turn);

@@ -2,8 +2,8 @@
  * packet has come. Until then what comes for a member waits (waiting.h).
  *
  * A member is new, then asked for, then open. Those that are new stand in a queue of their rule; rules take turns, so a
- * flood of one rule does not hold up another. No more are made than have a packet that waits, and no more are open than
- * the supervisor wants: there is no other bound.
+ * flood of one rule does not hold up another. No more are made than have a packet that waits or are asked for at once, and
+ * no more are open than the supervisor wants: there is no other bound.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_MEMBERS_H
 #define MCRD_MEMBERS_H
@@ -31,6 +31,10 @@ struct member {
 
 /* The member that the packet belongs to; NULL: it is not known yet. `now` is the time of its frame. */
 struct member *members_find(const struct rules *rules, const struct rule *rule, const struct packet *packet, uint64_t now);
+
+/* Has the supervisor open the member of a packet that does not wait for it: of a rule that stands by, and keeps it. No more
+ * are asked for so than the supervisor may be asked for now: another packet asks again. */
+void members_prepare(struct rules *rules, struct rule *rule, const struct packet *packet, uint64_t now);
 
 /* The datagram of that packet waits for the member, which is not open; NULL: not known. Else it counts as new_member,
  * for all outputs that choose it. Returns the member, if there is one now. */

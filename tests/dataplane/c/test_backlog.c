@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "late.h"
 
 enum { MS = 1000 * 1000, SLOT = 3, OUTPUT = 5, KEPT_MS = 500, EAR = 1 };
 
@@ -16,6 +17,7 @@ static struct worker *worker;
 static int receiver, sender, ear, other; /* `other` is the other host, which the ear hears */
 
 static int hears; /* whether rules have the ear */
+static int by_member; /* whether their output goes so */
 
 /* The rule in one of its forms, from now on. */
 static void put(int standby)
@@ -29,9 +31,10 @@ static void put(int standby)
 		.backlog = (uint64_t)KEPT_MS * MS,
 		.overhears = hears ? EAR + 1 : 0,
 	};
-	struct rule_output output = { .socket = 0, .counters = OUTPUT };
+	struct rule_output output = { .socket = by_member ? MCRD_BY_MEMBER : 0, .counters = OUTPUT };
+	uint32_t same = 0, stay = by_member && worker->rules.by_slot[SLOT] ? 1 : 0;
 
-	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, &same, stay), 0);
 }
 
 static void begin(void)
@@ -70,7 +73,8 @@ static void begin(void)
 	CHECK_EQUAL(getsockname(ear, (struct sockaddr *)&where, &size), 0);
 	CHECK_EQUAL(connect(other, (struct sockaddr *)&where, size), 0);
 	CHECK_EQUAL(worker_set_socket(worker, EAR, ear), 0);
-	hears = 0;
+	hears = by_member = 0;
+	worker->rules.now = pace_now();
 	close(segment);
 	close(guard);
 	close(channel[0]);
@@ -95,7 +99,8 @@ static const struct rule_counters *counters(void)
 static void keep(uint32_t number, uint32_t length, uint64_t time)
 {
 	static uint8_t payload[4096];
-	struct packet packet = { .family = 4, .source = (const uint8_t *)"\x0a\x01\x00\x05" };
+	struct packet packet = { .family = 4, .source = (const uint8_t *)"\x0a\x01\x00\x05",
+				 .destination = (const uint8_t *)"\xef\x01\x01\x01", .destination_port = 5000 };
 
 	memcpy(payload, &number, sizeof(number));
 	CHECK_EQUAL(backlog_keep(worker, worker->rules.by_slot[SLOT], &packet, payload, length, time), 0);
@@ -460,8 +465,47 @@ static void test_a_clock_that_is_set_back_while_it_hears(void)
 	end();
 }
 
+/* A member has its socket before it is to send; one that has none yet keeps what comes, in order. */
+static void test_members(int prepared)
+{
+	struct member_key key;
+	uint32_t socket = 0, i;
+	uint64_t now;
+
+	check_about(prepared ? "members" : "members that are late");
+	begin();
+	by_member = 1;
+	put(1);
+	now = pace_real_now();
+	for (i = 0; i < 100; i++)
+		keep(i, 100, now - 100ULL * MS + i * 1ULL * MS);
+	CHECK(worker_next_wanted(worker, &key));
+	CHECK_EQUAL(key.destination.port, 5000);
+	CHECK(memcmp(key.destination.address, (const uint8_t[]){ 239, 1, 1, 1 }, 4) == 0);
+	CHECK_EQUAL(worker_next_wanted(worker, &key), 0);
+	if (prepared)
+		CHECK_EQUAL(worker_put_member(worker, &key, 0, &socket, 1), 0);
+	CHECK_EQUAL(counters()->backlog, 100);
+	put(0);
+	CHECK_EQUAL(backlog_send(worker, now + 1000ULL * MS), 0);
+	CHECK_EQUAL(counters()->backlog, 0);
+	CHECK_EQUAL(counters()->traffic.packets, 100);
+	CHECK_EQUAL(received(0), prepared ? 100 : 0);
+	if (!prepared) {
+		CHECK_EQUAL(worker->segment->outputs[OUTPUT].waiting, 100);
+		CHECK_EQUAL(worker_put_member(worker, &key, 0, &socket, 1), 0);
+		CHECK_EQUAL(late_send(worker, worker_complete), 0);
+		CHECK_EQUAL(received(0), 100);
+	}
+	CHECK_EQUAL(worker->segment->outputs[OUTPUT].traffic.packets, 100);
+	CHECK_EQUAL(worker->segment->outputs[OUTPUT].waiting, 0);
+	end();
+}
+
 int main(void)
 {
+	test_members(1);
+	test_members(0);
 	test_a_clock_that_is_set_back_while_it_hears();
 	test_a_stream_with_gaps_while_both_are_told_to_send();
 	test_it_may_hear_no_more_while_it_waits();

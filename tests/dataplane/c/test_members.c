@@ -426,6 +426,54 @@ static void test_what_waits_is_kept_in_order(void)
 	free(rules);
 }
 
+/* The sockets of members for which nothing waits: no more than may be asked for at once, and after those that are waited
+ * for. */
+static void test_members_are_prepared(void)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	static const uint32_t sockets[BY_MEMBER] = { 1, 2 };
+	struct sample waited_for = member_number(1000);
+	struct member_key key;
+	uint64_t used = 0;
+	uint32_t i, open;
+
+	check_about("prepared");
+	CHECK_EQUAL(rules_init(rules), 0);
+	put_by_member(rules, 5, 0);
+	rules->now = BEGAN;
+	for (open = 0; open < 200; rules->now += SECOND) {
+		for (i = 0; i < 400; i++) {
+			struct sample sample = member_number(i % 200);
+			struct held held = hold(&sample);
+
+			members_prepare(rules, rules->by_slot[5], &held.packet, rules->now);
+			let_go(&held);
+		}
+		CHECK(rules->members.count <= open + WANTED_AT_ONCE);
+		CHECK(rules->members.count > open);
+		while (members_next_wanted(rules, &key)) {
+			CHECK_EQUAL(members_put(rules, &key, &used, sockets, BY_MEMBER), 0);
+			CHECK_EQUAL(used, rules->now);
+			open++;
+		}
+	}
+	CHECK_EQUAL(rules->members.count, 200);
+	CHECK_EQUAL(rules->unanswered, 0);
+	CHECK(members_ready(rules) == NULL);
+	comes(rules, 5, &waited_for, 0);
+	for (i = 2000; i < 2010; i++) {
+		struct sample sample = member_number(i);
+		struct held held = hold(&sample);
+
+		members_prepare(rules, rules->by_slot[5], &held.packet, rules->now);
+		let_go(&held);
+	}
+	members_ask(rules);
+	CHECK_EQUAL(taken_off(rules), 1);
+	rules_free(rules);
+	free(rules);
+}
+
 static void test_what_cannot_be_had_is_counted(void)
 {
 	struct rules *rules = check_allocate(sizeof(*rules));
@@ -662,6 +710,7 @@ int main(void)
 	test_members_that_stay();
 	test_a_member_of_no_slot();
 	test_what_waits_is_kept_in_order();
+	test_members_are_prepared();
 	test_what_cannot_be_had_is_counted();
 	test_members_are_bounded();
 	test_members_against_a_model();
