@@ -47,8 +47,10 @@ def _check_standby(rule: FoundRule) -> None:
     outputs = [output for output in fields.get("outputs", ()) if isinstance(output, dict)]
     if any(output.get("replies") for output in outputs):
         report.key(path, "is for a rule without replies: answers come to the host that asked")
-    if fields.get("inputs") is not None:
-        report.key(path, "is for a rule with one input: what several kept would leave out of order")
+    merge = fields.get("merge")
+    if isinstance(merge, dict) and merge.get("delay") not in (None, 0, WRONG):
+        message = "is for a rule without standby: what is kept leaves in the order in which it came"
+        report.key((*rule.path, "merge", "delay"), message)
     for key in ("dedupe", "limit"):
         if given.get(key) not in (None, WRONG):
             message = "is for a rule without standby: what another host drops by it is kept here"

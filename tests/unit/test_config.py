@@ -1676,14 +1676,15 @@ def test_standby_keeps_nothing_that_the_other_host_drops(key: str, setting: str)
     ]
 
 
-def test_standby_is_for_one_input() -> None:
+def test_standby_of_several_inputs_has_no_delay() -> None:
     more = 'active_with = "10.0.0.1"\nstandby = "1s"'
     text = f"[rules.a]\n{more}\ninputs = [{{ {CAMERA} }}, {{ {CAMERA.replace('eth0', 'eth2')} }}]\n"
     text += f'merge = {{ by = "rtp" }}\noutputs = [{{ {HOST} }}]\n'
-    found = set(problems(text))
+    assert parse(text, "f").rules["a"].standby == 1.0
+    found = set(problems(text.replace('"rtp"', '"rtp", delay = "50ms"')))
     assert found == {
-        "f:3:1: rules.a.standby: is for a rule with one input: "
-        "what several kept would leave out of order"
+        "f:5:23: rules.a.merge.delay: is for a rule without standby: "
+        "what is kept leaves in the order in which it came"
     }
 
 

@@ -17,10 +17,15 @@ struct backlog_rule {
 	uint64_t hears;            /* since when it does, until something comes after that: then 0; */
 	uint64_t told;             /* when it was told to take over, and */
 	uint64_t heard;            /* when the other host last sent what this one had, or was to have; likewise */
-	uint32_t slot;
 	uint32_t ear;              /* the place where that is heard; NOT_HEARD: nowhere */
 	uint32_t takes_over;
-	uint32_t waits;            /* for the other host to be silent */
+	uint32_t waits;            /* for the other host to be silent, or other legs to be told */
+};
+
+/* Rules that are legs of one stream, or a rule that is none. */
+struct backlog_legs {
+	struct backlog_rule *leg[MCRD_LEGS];
+	uint32_t count;
 };
 
 enum {
@@ -68,6 +73,35 @@ enum {
 	APART_NS = 1000 * 1000,    /* what is due within it leaves together: so the worker wakes at most so often */
 	CLOCK_SET_NS = 1000 * 1000 * 1000,
 };
+
+static uint32_t slot_of(const struct backlog *backlog, const struct backlog_rule *its)
+{
+	return (uint32_t)(its - backlog->rules);
+}
+
+/* All that are legs of one stream with the rule, itself among them. */
+static void find_legs(const struct worker *worker, const struct rule *rule, struct backlog_legs *legs)
+{
+	struct backlog_rule *rules = worker->backlog->rules, *own = &rules[rule->slot];
+	uint32_t leg;
+	int found = 0;
+
+	legs->count = 0;
+	for (leg = 0; leg < MCRD_LEGS; leg++) {
+		ptrdiff_t slot;
+
+		if (rule->merge && rule->merge->legs[leg])
+			slot = rule->merge->legs[leg] - worker->segment->merges;
+		else if (rule->switches && rule->switches->legs[leg])
+			slot = rule->switches->legs[leg] - worker->segment->switches;
+		else
+			continue;
+		found |= &rules[slot] == own;
+		legs->leg[legs->count++] = &rules[slot];
+	}
+	if (!found) /* of none; or another rule is this leg by now */
+		*legs = (struct backlog_legs){ { own }, 1 };
+}
 
 static void count_standby(struct worker *worker, const struct rule *rule, uint64_t datagrams)
 {
@@ -129,7 +163,7 @@ static void end_heard(struct backlog *backlog, struct backlog_rule *its)
 /* The first datagram of the rule is neither kept any more nor sent. */
 static void drop_first(struct worker *worker, struct backlog_rule *its)
 {
-	const struct rule *rule = worker->rules.by_slot[its->slot];
+	const struct rule *rule = worker->rules.by_slot[slot_of(worker->backlog, its)];
 	uint32_t left = its->queue.first->left;
 
 	end_first(worker->backlog, its);
@@ -251,11 +285,31 @@ int backlog_prepare(struct worker *worker, const struct rule_match *match)
 	return 0;
 }
 
-/* What is kept is due from now on. */
-static void begin_sending(struct backlog_rule *its, uint64_t now)
+/* What legs that take over have kept is due from now on. */
+static void begin_sending(const struct backlog_legs *legs, uint64_t now)
 {
-	its->from = its->queue.first ? its->queue.first->since : now;
-	its->began = now;
+	uint64_t from = now;
+	uint32_t i;
+
+	for (i = 0; i < legs->count; i++)
+		if (legs->leg[i]->takes_over && legs->leg[i]->queue.first && legs->leg[i]->queue.first->since < from)
+			from = legs->leg[i]->queue.first->since;
+	for (i = 0; i < legs->count; i++)
+		if (legs->leg[i]->takes_over) {
+			legs->leg[i]->waits = 0;
+			legs->leg[i]->from = from;
+			legs->leg[i]->began = now;
+		}
+}
+
+static int is_kept_by_others(const struct backlog_legs *legs, const struct backlog_rule *its)
+{
+	uint32_t i;
+
+	for (i = 0; i < legs->count; i++)
+		if (legs->leg[i] != its && legs->leg[i]->queue.first)
+			return 1;
+	return 0;
 }
 
 void backlog_begin(struct worker *worker, struct rule *rule)
@@ -263,6 +317,7 @@ void backlog_begin(struct worker *worker, struct rule *rule)
 	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[rule->slot] : NULL;
 	const struct rule *old = worker->rules.by_slot[rule->slot];
 	uint64_t now = pace_real_now();
+	struct backlog_legs legs;
 	int stood_by;
 
 	if (!its || !its->queue.first) {
@@ -272,7 +327,6 @@ void backlog_begin(struct worker *worker, struct rule *rule)
 	}
 	if (!its)
 		return;
-	its->slot = rule->slot;
 	its->for_ns = rule->match.backlog;
 	/* Of what waited in the ring before, nobody heard who sent it. */
 	if (rule->match.overhears && !(old && old->match.overhears))
@@ -285,11 +339,14 @@ void backlog_begin(struct worker *worker, struct rule *rule)
 	while (!its->takes_over && its->queue.first && age_of(its->queue.first, now) > its->for_ns)
 		drop_first(worker, its);
 	stood_by = old && old->match.standby;
-	if (!its->takes_over && (its->queue.first || (stood_by && its->ear != NOT_HEARD))) {
+	find_legs(worker, rule, &legs);
+	if (!its->takes_over && (its->queue.first || (stood_by && (its->ear != NOT_HEARD || is_kept_by_others(&legs, its))))) {
 		its->takes_over = 1;
-		its->waits = its->ear != NOT_HEARD;
 		its->told = now;
-		begin_sending(its, now);
+		if (its->ear == NOT_HEARD && legs.count == 1)
+			begin_sending(&legs, now);
+		else
+			its->waits = 1;
 		its->next = worker->backlog->taking_over;
 		worker->backlog->taking_over = its;
 	}
@@ -325,39 +382,94 @@ static uint64_t due_at(const struct backlog_rule *its, const struct waiting_pack
 
 enum which { DUE, ALL, FOR_ROOM };
 
-/* Sends the first datagrams of a rule, AT_ONCE at most, those that are due by `now` or all. Returns how many, or what
- * egress_add() says. */
+/* Where legs stand that send. */
+struct backlog_cursor {
+	const struct waiting_packet *next[MCRD_LEGS];
+	int passed[MCRD_LEGS];
+};
+
+/* Which leg has what came first, of what no other host has sent; -1: none has anything. */
+static int first_of(const struct backlog_legs *legs, struct backlog_cursor *at)
+{
+	int found = -1;
+	uint32_t i;
+
+	for (i = 0; i < legs->count; i++) {
+		while (at->next[i] && at->next[i]->left) {
+			at->next[i] = at->next[i]->next;
+			at->passed[i]++;
+		}
+		if (at->next[i] && (found < 0 || at->next[i]->since < at->next[found]->since))
+			found = (int)i;
+	}
+	return found;
+}
+
+/* They have sent all that they kept. */
+static void end_taking_over(struct worker *worker, const struct backlog_legs *legs)
+{
+	uint32_t i;
+
+	for (i = 0; i < legs->count; i++) {
+		struct rule *rule = worker->rules.by_slot[slot_of(worker->backlog, legs->leg[i])];
+
+		leave(worker->backlog, legs->leg[i]);
+		if (rule)
+			rule->takes_over = 0;
+	}
+}
+
+/* Sends what a rule and the other legs of its stream that take over have kept, in the order in which it came: AT_ONCE
+ * datagrams at most, those that are due by `now` or all. Returns how many, or what egress_add() says. */
 static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t now, enum which which)
 {
-	struct rule *rule = worker->rules.by_slot[its->slot];
-	const struct waiting_packet *packet;
-	int sent = 0, passed = 0, result, i;
+	struct backlog_legs all, legs = { .count = 0 };
+	struct backlog_cursor at = { .passed = { 0 } };
+	int sent = 0, result = 0, left = 0, leg;
+	uint32_t i;
 
 	worker->egress.time = now;
-	end_heard(worker->backlog, its);
-	packet = its->queue.first;
-	if (packet && due_at(its, packet) > now + its->for_ns / BACKLOG_SPEED + CLOCK_SET_NS) {
-		its->from = packet->since; /* the clock has been set back */
-		its->began = now;
+	find_legs(worker, worker->rules.by_slot[slot_of(worker->backlog, its)], &all);
+	for (i = 0; i < all.count; i++) {
+		struct backlog_rule *one = all.leg[i];
+
+		if (!one->takes_over || !worker->rules.by_slot[slot_of(worker->backlog, one)])
+			continue;
+		end_heard(worker->backlog, one);
+		if (one->waits && which == DUE) {
+			left |= one->queue.first != NULL;
+			continue;
+		}
+		at.next[legs.count] = one->queue.first;
+		legs.leg[legs.count++] = one;
 	}
-	for (; packet && sent < AT_ONCE; packet = packet->next, passed++) {
-		if (packet->left)
-			continue; /* another host has sent it */
-		if (which == DUE && due_at(its, packet) > now + APART_NS / 2)
+	leg = first_of(&legs, &at);
+	if (leg >= 0 && due_at(legs.leg[leg], at.next[leg]) > now + its->for_ns / BACKLOG_SPEED + CLOCK_SET_NS)
+		for (i = 0; i < legs.count; i++) { /* the clock has been set back */
+			legs.leg[i]->from = at.next[leg]->since;
+			legs.leg[i]->began = now;
+		}
+	for (; leg >= 0 && sent < AT_ONCE; leg = first_of(&legs, &at)) {
+		const struct waiting_packet *packet = at.next[leg];
+
+		if (which == DUE && due_at(legs.leg[leg], packet) > now + APART_NS / 2)
 			break;
-		result = send_one(worker, rule, packet);
+		result = send_one(worker, worker->rules.by_slot[packet->rule], packet);
 		if (result < 0)
 			return result;
+		at.next[leg] = packet->next;
+		at.passed[leg]++;
 		sent++;
 	}
 	result = sent ? egress_flush(&worker->egress, worker_complete, worker) : 0;
-	for (i = 0; i < passed; i++)
-		end_first(worker->backlog, its);
-	/* Room is for what comes after it. */
-	if (!its->queue.first && which != FOR_ROOM && (which == ALL || !its->waits)) {
-		leave(worker->backlog, its);
-		rule->takes_over = 0;
+	for (i = 0; i < legs.count; i++) {
+		for (; at.passed[i] > 0; at.passed[i]--)
+			end_first(worker->backlog, legs.leg[i]);
+		left |= legs.leg[i]->queue.first != NULL;
 	}
+	/* Room is for what comes after it. */
+	if (!left && which != FOR_ROOM)
+		end_taking_over(worker, &legs);
 	return result < 0 ? result : sent;
 }
 
@@ -438,22 +550,39 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 }
 
 /* Is another host still heard, or may it be? Where something is there that it had not sent for so long, it is silent. Where
- * nothing is, nobody knows: the stream may have a gap. */
+ * nothing is, nobody knows: the stream may have a gap. Legs wait for each other, too: what one has kept that is not told yet
+ * to take over may be what came first. */
 static int waits(const struct worker *worker, struct backlog_rule *its, uint64_t now)
 {
 	uint64_t silence = its->for_ns / 2 < BACKLOG_SILENCE_NS ? its->for_ns / 2 : BACKLOG_SILENCE_NS;
-	const struct waiting_packet *first = its->queue.first;
 	uint64_t lately = now - silence;
+	int hears = 0, heard = 0, late = 0;
+	struct backlog_legs legs;
+	uint32_t i;
 
 	if (!its->waits)
 		return 0;
-	/* Its ear may have gone since; and the time is more where the clock has been set back. */
-	if (its->ear != NOT_HEARD && now - its->told < its->for_ns &&
-	    (answers_are_behind(&worker->answers, its->ear) || (its->heard > lately && its->heard < now + CLOCK_SET_NS) ||
-	     !(first && first->since < lately)))
+	find_legs(worker, worker->rules.by_slot[slot_of(worker->backlog, its)], &legs);
+	for (i = 0; i < legs.count; i++) {
+		const struct backlog_rule *leg = legs.leg[i];
+		const struct rule *rule = worker->rules.by_slot[slot_of(worker->backlog, leg)];
+		const struct waiting_packet *first = leg->queue.first;
+
+		if (rule && !leg->takes_over && rule->match.standby && first && now - its->told < silence)
+			return 1;
+		if (!leg->takes_over)
+			continue;
+		late |= first && first->since < lately;
+		/* Its ear may have gone since; and the time is more where the clock has been set back. */
+		if (leg->ear == NOT_HEARD)
+			continue;
+		hears = 1;
+		heard |= answers_are_behind(&worker->answers, leg->ear) ||
+			 (leg->heard > lately && leg->heard < now + CLOCK_SET_NS);
+	}
+	if (hears && now - its->told < its->for_ns && (heard || !late))
 		return 1;
-	its->waits = 0;
-	begin_sending(its, now);
+	begin_sending(&legs, now);
 	return 0;
 }
 
@@ -465,6 +594,8 @@ int backlog_send(struct worker *worker, uint64_t now)
 		int result;
 
 		next = its->next;
+		if (!its->takes_over) /* it has left with another leg */
+			continue;
 		if (waits(worker, its, now))
 			continue;
 		do {

@@ -4,6 +4,9 @@
  * BACKLOG_SPEED times the pace at which it came, since all at once would overflow what is behind. What comes meanwhile is
  * appended, so the order stays.
  *
+ * What the legs of a stream have kept leaves in the order in which it came: they wait until each is told, and none relays
+ * before all have sent what they kept.
+ *
  * All rules of a worker share one memory, which is used in a circle: when it is full, the oldest goes. It is made when the
  * first rule needs it.
  *

@@ -151,7 +151,7 @@ int worker_put_rule(struct worker *worker, uint32_t slot, const struct rule_matc
 		rule_free(rule);
 		return result;
 	}
-	if ((kept_count != 0 && kept_count != rule->member_outputs) || (match->merge.delay && rule->member_outputs)) {
+	if ((kept_count != 0 && kept_count != rule->member_outputs) || (match->merge.delay && (match->backlog || rule->member_outputs))) {
 		rule_free(rule);
 		return -EINVAL;
 	}

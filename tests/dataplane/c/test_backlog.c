@@ -18,9 +18,10 @@ static int receiver, sender, ear, other; /* `other` is the other host, which the
 
 static int hears; /* whether rules have the ear */
 static int by_member; /* whether their output goes so */
+static uint8_t merged; /* whether they are legs of one stream */
 
-/* The rule in one of its forms, from now on. */
-static void put(int standby)
+/* A rule in one of its forms, from now on. */
+static void put_leg(uint32_t slot, int standby)
 {
 	struct rule_match match = {
 		.first = { .address = { 239, 1, 1, 1 }, .port = 5000, .family = 4 },
@@ -32,9 +33,17 @@ static void put(int standby)
 		.overhears = hears ? EAR + 1 : 0,
 	};
 	struct rule_output output = { .socket = by_member ? MCRD_BY_MEMBER : 0, .counters = OUTPUT };
-	uint32_t same = 0, stay = by_member && worker->rules.by_slot[SLOT] ? 1 : 0;
+	uint32_t same = 0, stay = by_member && worker->rules.by_slot[slot] ? 1 : 0;
 
-	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, &same, stay), 0);
+	if (merged)
+		match.merge = (struct merge_settings){ .stream = 9, .by = MERGE_CONTENT, .leg = (uint8_t)(slot - SLOT) };
+	match.first.port = match.last_port = (uint16_t)(5000 + slot - SLOT);
+	CHECK_EQUAL(worker_put_rule(worker, slot, &match, NULL, &output, 1, NULL, &same, stay), 0);
+}
+
+static void put(int standby)
+{
+	put_leg(SLOT, standby);
 }
 
 static void begin(void)
@@ -73,7 +82,7 @@ static void begin(void)
 	CHECK_EQUAL(getsockname(ear, (struct sockaddr *)&where, &size), 0);
 	CHECK_EQUAL(connect(other, (struct sockaddr *)&where, size), 0);
 	CHECK_EQUAL(worker_set_socket(worker, EAR, ear), 0);
-	hears = by_member = 0;
+	hears = by_member = merged = 0;
 	worker->rules.now = pace_now();
 	close(segment);
 	close(guard);
@@ -95,15 +104,20 @@ static const struct rule_counters *counters(void)
 	return &worker->segment->rules[SLOT];
 }
 
-/* The rule takes a datagram with that number. */
-static void keep(uint32_t number, uint32_t length, uint64_t time)
+/* A rule takes a datagram with that number. */
+static void keep_leg(uint32_t slot, uint32_t number, uint32_t length, uint64_t time)
 {
 	static uint8_t payload[4096];
 	struct packet packet = { .family = 4, .source = (const uint8_t *)"\x0a\x01\x00\x05",
 				 .destination = (const uint8_t *)"\xef\x01\x01\x01", .destination_port = 5000 };
 
 	memcpy(payload, &number, sizeof(number));
-	CHECK_EQUAL(backlog_keep(worker, worker->rules.by_slot[SLOT], &packet, payload, length, time), 0);
+	CHECK_EQUAL(backlog_keep(worker, worker->rules.by_slot[slot], &packet, payload, length, time), 0);
+}
+
+static void keep(uint32_t number, uint32_t length, uint64_t time)
+{
+	keep_leg(SLOT, number, length, time);
 }
 
 /* How many have come, the first of them with this number and each with the next one. */
@@ -502,8 +516,99 @@ static void test_members(int prepared)
 	end();
 }
 
+/* What each leg has kept leaves in the order in which it came, although they are told one by one. */
+static void test_legs(void)
+{
+	enum { OTHER = SLOT + 1 };
+	const struct rule_counters *others;
+	uint64_t now;
+	uint32_t i;
+
+	check_about("legs");
+	begin();
+	merged = 1;
+	put_leg(SLOT, 1);
+	put_leg(OTHER, 1);
+	others = &worker->segment->rules[OTHER];
+	now = pace_real_now();
+	for (i = 0; i < 100; i++)
+		keep_leg(i % 3 ? SLOT : OTHER, i, 100, now - 100ULL * MS + i * 1ULL * MS);
+	put_leg(SLOT, 0);
+	CHECK_EQUAL(backlog_send(worker, now + 50ULL * MS), 0);
+	CHECK_EQUAL(received(0), 0); /* the first one is with the other leg */
+	keep_leg(SLOT, 100, 100, now + 50ULL * MS);
+	keep_leg(OTHER, 101, 100, now + 51ULL * MS);
+	put_leg(OTHER, 0);
+	CHECK_EQUAL(backlog_send(worker, now + 60ULL * MS), 0);
+	i = received(0);
+	CHECK(i < 50); /* tenfold: a few are due */
+	CHECK_EQUAL(backlog_send(worker, now + 1000ULL * MS), 0);
+	CHECK_EQUAL(received(i), 102 - i);
+	CHECK_EQUAL(counters()->backlog + others->backlog, 0);
+	CHECK_EQUAL(counters()->traffic.packets + others->traffic.packets, 102);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over + worker->rules.by_slot[OTHER]->takes_over, 0);
+	end();
+}
+
+/* One that is not told, as its interface is about to go, is waited for no longer than another host is. */
+static void test_a_leg_that_is_not_told(void)
+{
+	enum { OTHER = SLOT + 1 };
+	uint64_t now;
+
+	check_about("a leg that is not told");
+	begin();
+	merged = 1;
+	put_leg(SLOT, 1);
+	put_leg(OTHER, 1);
+	now = pace_real_now();
+	keep_leg(OTHER, 1, 100, now - MS);
+	keep_leg(SLOT, 0, 100, now);
+	put_leg(SLOT, 0);
+	CHECK_EQUAL(backlog_send(worker, now + BACKLOG_SILENCE_NS / 2), 0);
+	CHECK_EQUAL(received(0), 0);
+	CHECK_EQUAL(backlog_send(worker, now + 2 * BACKLOG_SILENCE_NS), 0);
+	CHECK_EQUAL(received(0), 1);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	put_leg(OTHER, 0);
+	CHECK_EQUAL(backlog_send(worker, now + 3 * BACKLOG_SILENCE_NS), 0);
+	CHECK_EQUAL(received(1), 1);
+	CHECK_EQUAL(worker->rules.by_slot[OTHER]->takes_over, 0);
+	end();
+}
+
+/* One that has nothing relays nothing before the others have sent what they have. */
+static void test_a_leg_that_has_kept_nothing(void)
+{
+	enum { OTHER = SLOT + 1 };
+	uint64_t now;
+
+	check_about("a leg that has kept nothing");
+	begin();
+	merged = 1;
+	put_leg(SLOT, 1);
+	put_leg(OTHER, 1);
+	now = pace_real_now();
+	keep_leg(SLOT, 0, 100, now - 200ULL * MS);
+	keep_leg(SLOT, 1, 100, now);
+	put_leg(SLOT, 0);
+	put_leg(OTHER, 0);
+	CHECK_EQUAL(worker->rules.by_slot[OTHER]->takes_over, 1);
+	keep_leg(OTHER, 2, 100, now + MS);
+	CHECK_EQUAL(backlog_send(worker, now + MS), 0);
+	CHECK(received(0) <= 1 && worker->rules.by_slot[OTHER]->takes_over);
+	/* The worker ends: all leaves at once. */
+	CHECK_EQUAL(backlog_send_all(worker), 0);
+	CHECK_EQUAL(worker->segment->outputs[OUTPUT].traffic.packets, 3);
+	CHECK_EQUAL(worker->rules.by_slot[OTHER]->takes_over + worker->rules.by_slot[SLOT]->takes_over, 0);
+	end();
+}
+
 int main(void)
 {
+	test_legs();
+	test_a_leg_that_is_not_told();
+	test_a_leg_that_has_kept_nothing();
 	test_members(1);
 	test_members(0);
 	test_a_clock_that_is_set_back_while_it_hears();
