@@ -20,7 +20,10 @@ from mcrd.errors import words
 
 CONNECT_TIMEOUT = 5.0  # seconds
 PEER = struct.Struct("iII")  # struct ucred: process id, user, group
+REQUEST_LARGEST = 64 * 1024  # bytes of its line
 ANSWER_LARGEST = 64 * 1024 * 1024  # bytes
+
+TOO_LONG = f"a request has at most {REQUEST_LARGEST} bytes"
 
 Kind = TypeVar("Kind", bound=Answer)
 
@@ -73,6 +76,8 @@ def read(reply: Reply, kind: type[Kind]) -> Kind:
 
 def _ask(path: Path, command: str, timeout: float, arguments: dict[str, Any]) -> Reply:
     request = msgspec.json.encode({"command": command, "arguments": arguments})
+    if len(request) > REQUEST_LARGEST:
+        raise ControlError(TOO_LONG)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONNECT_TIMEOUT)
         try:
@@ -83,7 +88,11 @@ def _ask(path: Path, command: str, timeout: float, arguments: dict[str, Any]) ->
         try:
             sock.sendall(request + b"\n")
             with sock.makefile("rb") as stream:
-                reply = msgspec.json.decode(stream.readline(ANSWER_LARGEST), type=Reply)
+                line = stream.readline(ANSWER_LARGEST)
+            if len(line) == ANSWER_LARGEST:
+                most = f"mcrd answered more than {ANSWER_LARGEST >> 20} MiB"
+                raise NoAnswerError(f"{most}; ask for one rule, by its name")
+            reply = msgspec.json.decode(line, type=Reply)
         except TimeoutError:
             text = "is it stopped, or very busy? `systemctl status mcrd`, `journalctl -u mcrd`"
             raise NoAnswerError(f"mcrd did not answer within {timeout:g} s: {text}") from None

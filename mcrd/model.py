@@ -88,6 +88,13 @@ TOGETHER_AT_MOST: Final = 8
 """Interfaces that one worker reads: MCRD_INTERFACES, segment.h."""
 
 
+RULES_AT_MOST: Final = 16384
+"""Rules of one worker, and so of an interface: MCRD_RULE_SLOTS, segment.h."""
+
+OUTPUTS_AT_MOST: Final = 65536
+"""Outputs of these rules, with their answers: MCRD_OUTPUT_SLOTS, segment.h."""
+
+
 def is_pattern(name: str | None) -> TypeGuard[str]:
     """Whether the name of an interface stands for all that match it, as of glob(7)."""
     return name is not None and not _OF_PATTERNS.isdisjoint(name)

@@ -16,6 +16,7 @@ from mcrd.config.overlap import Claim, Spans, clashes, common, everything, first
 from mcrd.config.positions import KeyPath
 from mcrd.config.problems import Report, key_text
 from mcrd.config.reflect import OF_REFLECT, slips
+from mcrd.config.room import check_room
 from mcrd.config.rules import Document, FoundOutput, FoundRule
 from mcrd.config.walk import WRONG
 
@@ -29,6 +30,7 @@ def check(documents: Sequence[Document]) -> None:
             _check_cpus(("interfaces", name, "cpus"), fields.get("cpus", []), document.report)
     rules = [rule for document in documents for rule in document.rules]
     check_together(rules)
+    check_room(rules)
     for document in documents:
         for name, fields in document.fields.get("interfaces", {}).items():
             check_workers(name, fields.get("workers"), document.report, rules)

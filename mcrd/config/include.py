@@ -8,20 +8,28 @@ import errno
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from mcrd.config.problems import Report, printable
 from mcrd.config.walk import WRONG
 from mcrd.errors import passes, words
 from mcrd.files import absolute, read_file
 
+FILES_AT_MOST: Final = 16384
+"""Files that are included: one for each rule that an interface may have."""
+
+BYTES_AT_MOST: Final = 64 << 20
+"""Of all of them together."""
+
 
 def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, bytes]]:
     """Name and text of every file that the patterns of a main file match, each once.
 
-    What cannot be read is reported where its pattern stands.
+    What cannot be read, or is too much, is reported where its pattern stands.
     """
     directory = os.path.dirname(report.file)
     seen = {os.path.realpath(report.file)}
+    size = 0
     for index, pattern in enumerate(patterns):
         if pattern is WRONG:
             continue
@@ -35,6 +43,11 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
             real = os.path.realpath(name)
             if real in seen:
                 continue
+            if len(seen) > FILES_AT_MOST:
+                report.value(
+                    path, f"more than {FILES_AT_MOST} files; the next is {printable(name)}"
+                )
+                return
             seen.add(real)
             try:
                 if not name.isprintable():
@@ -43,8 +56,13 @@ def included(patterns: Iterable[str], report: Report) -> Iterator[tuple[str, byt
             except OSError as error:
                 why = f"cannot read {printable(name)}: {words(error)}"
                 report.value(path, why, passes(error))
-            else:
-                yield name, text
+                continue
+            size += len(text)
+            if size > BYTES_AT_MOST:
+                most = f"more than {BYTES_AT_MOST >> 20} MiB in all files"
+                report.value(path, f"{most}; the first that is too much is {printable(name)}")
+                return
+            yield name, text
 
 
 def absolute_patterns(patterns: Iterable[str], file: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mcrd.config.joined import joined
 from mcrd.config.problems import Report
@@ -110,20 +110,33 @@ def _check_output(report: Report, path: tuple[str | int, ...], output: Fields) -
 
 def check_together(rules: Sequence[FoundRule]) -> None:
     """Report interfaces that one worker has to read, and cannot."""
-    legs: dict[str, list[FoundRule]] = {}
+    first = together(rules)
+    told: set[str] = set()
     for rule in rules:
-        if rule.leg and rule.input is not None and rule.fields.get("enabled"):
-            legs.setdefault(rule.name, []).append(rule)
-    names = {name: [r.input.interface for r in found if r.input] for name, found in legs.items()}
-    first = joined(names.values())
-    for name, found in legs.items():
-        together = [each for each, head in first.items() if head == first.get(names[name][0])]
-        if len(together) > TOGETHER_AT_MOST:
-            found[0].report.value(
-                (*found[0].path, "inputs"),
-                f"one worker would read {len(together)} interfaces, as they have inputs of one rule"
+        if not _is_leg(rule) or rule.input is None or rule.name in told:
+            continue
+        told.add(rule.name)
+        head = first.get(rule.input.interface)
+        count = sum(each == head for each in first.values())
+        if count > TOGETHER_AT_MOST:
+            rule.report.value(
+                (*rule.path, "inputs"),
+                f"one worker would read {count} interfaces, as they have inputs of one rule"
                 f" two by two; {TOGETHER_AT_MOST} is the most",
             )
+
+
+def together(rules: Iterable[FoundRule]) -> dict[str, str]:
+    """The interfaces that a worker reads with others, each with the first of them."""
+    legs: dict[str, list[str]] = {}
+    for rule in rules:
+        if _is_leg(rule) and rule.input is not None:
+            legs.setdefault(rule.name, []).append(rule.input.interface)
+    return joined(legs.values())
+
+
+def _is_leg(rule: FoundRule) -> bool:
+    return bool(rule.leg and rule.fields.get("enabled"))
 
 
 def check_workers(

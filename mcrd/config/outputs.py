@@ -20,6 +20,12 @@ from mcrd.model import BROADCAST, LIMITED_BROADCAST, HostName, Network, PortRang
 Wrong = Iterator[tuple[str, str]]
 """Keys of an output, and what is wrong with each."""
 
+OUTPUTS_AT_MOST = 4096
+"""Outputs of a rule: a worker is told of them in one message."""
+
+SOURCES_AT_MOST = 4096
+"""Sources that an input lists, those in `exclude` with them: likewise."""
+
 CHOOSING_AT_MOST = 64
 """Outputs of a rule with `sources`, `exclude` or `sample`: CHOICES of choice.h."""
 
@@ -37,6 +43,10 @@ def check_rule(rule: FoundRule) -> None:
             _check_loop_back(rule, output)
         return
     check_legs(rule)
+    if len(rule.outputs) > OUTPUTS_AT_MOST:
+        rule.report.value(
+            rule.outputs[OUTPUTS_AT_MOST].path, f"more than {OUTPUTS_AT_MOST} outputs of one rule"
+        )
     _check_listed_twice(rule)
     for output in rule.outputs:
         _check_interface(rule, output)
@@ -69,6 +79,11 @@ def _check_input(rule: FoundRule) -> None:
         rule.report.absent((*path, "port"), f"missing; expected {PORTS}")
     if protocol == "esp" and fields.get("port") is not None:
         rule.report.value((*path, "port"), _NO_PORTS)
+    many = [len(fields.get(key, ())) for key in ("sources", "exclude")]
+    if sum(many) > SOURCES_AT_MOST:
+        key = "sources" if many[0] > SOURCES_AT_MOST else "exclude"
+        message = f"more than {SOURCES_AT_MOST} sources of one input, excluded ones included"
+        rule.report.value((*path, key), message)
     address = fields.get("address")
     if address is None:
         return

@@ -19,7 +19,6 @@ from mcrd.config.problems import quoted
 _TOKEN: Final = re.compile(rf"{STRING.pattern}|#[^\n]*|[\[\]{{}}\n]", re.DOTALL)
 _PIECE: Final = re.compile(rf"{STRING.pattern}|#[^\n]*|[^\"'#]+", re.DOTALL)
 _WORD: Final = re.compile(r"[^\s,\[\]{}#=\"']+")
-_BEFORE: Final = re.compile(r"[^\s,\[\]{}#=\"']*\Z")
 _HEADER: Final = re.compile(r"[ \t]*\[\[?[^\[\]{}=,\n]+\]\]?[ \t]*(?:#[^\n]*)?(?:\n|\Z)")
 _ZEROS: Final = re.compile(r"([+-]?)0+_?([0-9][0-9_]*)")
 _RANGE: Final = re.compile(r"([0-9]+)[-:]([0-9]+)")
@@ -120,8 +119,10 @@ def _of_strings(text: str, offset: int, message: str) -> Slip | None:
 def _of_values(around: _Around) -> Slip | None:
     """A value that is none, or that tomli read only the beginning of."""
     text = around.text
-    before = _BEFORE.search(text, 0, around.offset)
-    start = before.start() if before else around.offset
+    line = text.rfind("\n", 0, around.offset) + 1
+    # Backwards: a search for what reaches up to the offset tries each character of a long word.
+    before = _WORD.match(text[line : around.offset][::-1])
+    start = around.offset - (before.end() if before else 0)
     lead = text[:start].rstrip(" \t\n")
     wants_value = lead.endswith("=") or (
         lead.endswith(("[", ",")) and bool(around.opened) and text[around.opened[-1]] == "["

@@ -19,14 +19,13 @@ from typing import Any
 import msgspec
 
 from mcrd.answers import PROTOCOL, Reply
-from mcrd.client import CONNECT_TIMEOUT, ControlError
+from mcrd.client import CONNECT_TIMEOUT, REQUEST_LARGEST, TOO_LONG, ControlError
 from mcrd.daemon.audit import Peer, tell_asked, trusted
 from mcrd.daemon.door import Connection, Door
 from mcrd.errors import WANTING, with_remedy, words
 from mcrd.events import tell
 from mcrd.tasks import describe
 
-REQUEST_LARGEST = 64 * 1024  # bytes
 CLIENT_TIMEOUT = 30.0  # seconds that a client may be silent, or not read its answer
 LOOK_AFTER = 0.1  # seconds between two looks whether a client is still there
 BACKLOG = 100  # connections that wait for the loop
@@ -124,14 +123,22 @@ class Server:
         return sock
 
     async def _accept(self, client: Connection) -> None:
-        # Silent for too long, gone, or a line without end. What it did not read is not kept.
-        with contextlib.suppress(TimeoutError, ConnectionError, ValueError):
+        # Silent for too long, or gone. What it did not read is not kept.
+        with contextlib.suppress(TimeoutError, ConnectionError):
             await self._serve(client, Peer.of(client.socket))
 
     async def _serve(self, client: Connection, peer: Peer) -> None:
-        while line := await asyncio.wait_for(client.line(), CLIENT_TIMEOUT):
-            answer = await self._answer(line, peer, client.socket) + b"\n"
-            await asyncio.wait_for(client.send(answer), CLIENT_TIMEOUT)
+        line: bytes | None = b""
+        while line is not None:
+            try:
+                line = await asyncio.wait_for(client.line(), CLIENT_TIMEOUT)
+            except ValueError:  # it is not read any further
+                line, answer = None, _encode(Reply(errors=[TOO_LONG]))
+            else:
+                if not line:
+                    return
+                answer = await self._answer(line, peer, client.socket)
+            await asyncio.wait_for(client.send(answer + b"\n"), CLIENT_TIMEOUT)
 
     async def _answer(self, line: bytes, peer: Peer, client: socket.socket) -> bytes:
         try:

@@ -60,18 +60,27 @@ def _unknown(worker: object) -> list[int]:
     return list(iter(lambda: int(lib.worker_next_unknown(worker)), -1))
 
 
+def _no_uring(number: int) -> tuple[str, str]:
+    """Why there is no io_uring, and what to do about it."""
+    name = errno.errorcode[number]
+    if number == errno.ENOMEM:  # of the user: the kernel counts the rings of all its workers
+        remedy = (
+            "raise the limit on locked memory (LimitMEMLOCK=), of which each worker takes 90 KiB"
+        )
+        return f"there is no memory for an io_uring ({name})", remedy
+    remedy = "look at the sysctl kernel.io_uring_disabled, and at the seccomp filter of a container"
+    return f"io_uring is not allowed here ({name})", remedy
+
+
 def _open_engine(worker: object, engine: str, sandbox: Sandbox) -> tuple[messages.Engine, str]:
     """Open it and return its name, and why it is not io_uring where that was to be had."""
     result, refused = 0, ""
     if engine != "poll":
         result = lib.worker_open_engine(worker, False)
-        if result in NOT_ALLOWED:
-            refused = f"io_uring is not allowed here ({errno.errorcode[-result]})"
+        if result in NOT_ALLOWED or result == -errno.ENOMEM:
+            refused, remedy = _no_uring(-result)
             if engine == "io_uring":
-                raise RefusedError(
-                    f"{refused}: look at the sysctl kernel.io_uring_disabled, and at the seccomp"
-                    ' filter of a container; or let the rule file say engine = "auto"'
-                )
+                raise RefusedError(f'{refused}: {remedy}; or let the rule file say engine = "auto"')
     if engine == "poll" or refused:
         _check(lib.worker_open_engine(worker, True), "epoll")
         return "poll", refused

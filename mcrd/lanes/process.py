@@ -23,6 +23,7 @@ from mcrd.lanes.hostile import Words
 from mcrd.lanes.segment import Segment
 from mcrd.lanes.spawn import KILL_TIMEOUT, Spawned, describe_end
 from mcrd.planning.resources import Ring, Worker
+from mcrd.sockets.common import kept_of
 from mcrd.sockets.ingress import IngressSocket
 
 START_TIMEOUT = 10.0  # seconds; a start takes a tenth of one
@@ -146,7 +147,9 @@ class WorkerProcess(Channel):
         uid, gid = _unprivileged()
         self._first = self._next()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        self._room = min(SOCKETS, limit // 2) if limit != resource.RLIM_INFINITY else SOCKETS
+        self._room = SOCKETS
+        if limit != resource.RLIM_INFINITY:
+            self._room = min(SOCKETS, limit - kept_of(limit))
         request = messages.Initialize(
             sequence=self._first,
             supervisor=os.getpid(),

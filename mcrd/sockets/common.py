@@ -40,13 +40,18 @@ def or_close(sock: socket.socket) -> Iterator[socket.socket]:
         raise
 
 
+def kept_of(limit: int) -> int:
+    """How many of so many descriptors no output gets."""
+    return min(KEPT, limit // 2)
+
+
 def keep_some(sock: socket.socket) -> None:
     """Raise EMFILE when only the last descriptors of the process are left.
 
     They are for what it cannot do without: workers, the control socket, the rule file.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - min(KEPT, limit // 2):
+    if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - kept_of(limit):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 

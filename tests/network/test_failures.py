@@ -373,12 +373,20 @@ def engines(daemon: Mcrd) -> list[str]:
     return [worker["engine"] for worker in daemon.status()["workers"]]
 
 
-def test_io_uring_switched_off(triangle: Triangle) -> None:
+@pytest.mark.parametrize(
+    ("error", "said", "remedy"),
+    [
+        ("EPERM", "io_uring is not allowed here (EPERM)", "kernel.io_uring_disabled"),
+        ("ENOMEM", "there is no memory for an io_uring (ENOMEM)", "LimitMEMLOCK="),
+    ],
+)
+def test_io_uring_switched_off(triangle: Triangle, error: str, said: str, remedy: str) -> None:
     """As by a sysctl or a container's filter; here by strace(1): the sysctl is the machine's.
 
+    So does the limit on locked memory, of which the kernel counts those of all workers together.
     Who asks for it is told, with the remedy; by default the rules run without.
     """
-    refuse = ("-e", "trace=io_uring_setup", "-e", "inject=io_uring_setup:error=EPERM")
+    refuse = ("-e", "trace=io_uring_setup", "-e", f"inject=io_uring_setup:error={error}")
     daemon = triangle.lab.mcrd(
         triangle.relay,
         f"{A}{NEEDED}",
@@ -388,12 +396,13 @@ def test_io_uring_switched_off(triangle: Triangle) -> None:
     daemon.edit(f'{A}[daemon]\nengine = "auto"\n')
     wait_for(lambda: entry(daemon, "a")["state"] == "active", "the rule to run without")
     fallen_back = engines(daemon) == ["poll"]
-    fallen_back &= "io_uring is not allowed here (EPERM)" in daemon.log()
+    fallen_back &= said in daemon.log()
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     (tracer,) = (line.split()[1] for line in status.splitlines() if line.startswith("TracerPid:"))
     os.kill(int(tracer), signal.SIGKILL)  # it lets go of all
     assert a["state"] == "failed"
-    assert "kernel.io_uring_disabled" in a["reason"]
+    assert said in a["reason"]
+    assert remedy in a["reason"]
     assert 'engine = "auto"' in a["reason"]
     assert fallen_back
     daemon.edit(f"{A}{NEEDED}")

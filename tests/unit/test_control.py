@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from mcrd.client import ControlError, ask
+from mcrd import client
+from mcrd.client import REQUEST_LARGEST, TOO_LONG, ControlError, ask
 from mcrd.daemon import control
 from mcrd.daemon.audit import Peer
-from mcrd.daemon.control import REQUEST_LARGEST, Request, Server
+from mcrd.daemon.control import Request, Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -385,6 +386,32 @@ def test_a_line_without_end_is_cut_off(path: Path, run: Run) -> None:
                     await client.say(b"x" * REQUEST_LARGEST)
             await client.ended()
             assert await asked(path, "echo") == {}
+
+    run(scenario())
+
+
+def test_a_request_that_is_too_long_is_told_so(path: Path, run: Run) -> None:
+    async def scenario() -> None:
+        async with serving(path), connected(path) as client:
+            await client.say(b"x" * (REQUEST_LARGEST + 1) + b"\n")
+            assert (await client.hear())["errors"] == [TOO_LONG]
+            await client.ended()
+            with pytest.raises(ControlError, match="a request has at most 65536 bytes"):
+                await asked(path, "echo", text="x" * REQUEST_LARGEST)
+
+    run(scenario())
+
+
+def test_an_answer_that_is_too_long_is_told_of(
+    path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with serving(path):
+            monkeypatch.setattr(client, "ANSWER_LARGEST", LARGE)
+            with pytest.raises(ControlError, match="answered more than 8 MiB; ask for one rule"):
+                await asked(path, "large")
+            monkeypatch.setattr(client, "ANSWER_LARGEST", LARGE + 1000)
+            assert await asked(path, "large") == "x" * LARGE
 
     run(scenario())
 
