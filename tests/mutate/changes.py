@@ -59,8 +59,11 @@ class Subject(Protocol):
 
 
 def change_between(path: str, old: str, new: str) -> Change:
-    """The lines that differ."""
+    """The lines that differ; where lines have come, with the one before them."""
     lines = list(difflib.ndiff(old.splitlines(), new.splitlines()))
+    if not any(line.startswith("-") for line in lines):
+        first = next(at for at, line in enumerate(lines) if line.startswith("+"))
+        lines[first - 1 : first] = [sign + lines[first - 1][1:] for sign in "-+"]
     before, after = (
         " ".join(" ".join(line[2:].split()) for line in lines if line.startswith(sign))
         for sign in "-+"

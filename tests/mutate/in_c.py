@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 
 SOURCES, TESTS = "mcrd/dataplane/src", "tests/dataplane/c"
 # Other warnings are not of interest here: what they refuse is one more change.
-REFUSED = "-Werror=implicit-function-declaration"
-COMPILE = ("gcc", "-std=gnu11", REFUSED, f"-I{SOURCES}", f"-I{TESTS}")
+REFUSED = ("implicit-function-declaration", "incompatible-pointer-types", "int-conversion")
+COMPILE = (
+    "gcc",
+    "-std=gnu11",
+    *(f"-Werror={name}" for name in REFUSED),
+    f"-I{SOURCES}",
+    f"-I{TESTS}",
+)
 CHECKED = ("-g1", *BUILDS["sanitizers"])
 COVERED = ("-O0", "--coverage")
 # Two of one code are one program: the compiler has seen that nothing differs.

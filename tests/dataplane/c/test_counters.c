@@ -105,6 +105,8 @@ static void test_glances(void)
 	CHECK_EQUAL(glances[1].bytes, 1200);
 	CHECK_EQUAL(glances[1].peak, 120);
 	CHECK_EQUAL(glances[1].minute_packets, 1000 * 120 / 61);
+	CHECK_EQUAL(glances[1].minute_bytes, 1000 * 1200 / 61);
+	CHECK_EQUAL(glances[1].minute_peak, 120);
 	CHECK_EQUAL(glances[1].losses, 0);
 	count(&rule->duplicate, 5); /* misses nobody */
 	count(&rule->rate_limited, 1);

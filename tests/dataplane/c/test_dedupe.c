@@ -120,11 +120,40 @@ static void test_many(void)
 	end();
 }
 
+/* The worker that replaces another knows the payloads of a rule by all that it takes. */
+static void test_rules_are_told_apart(void)
+{
+	const struct network networks[] = { { { 10, 0, 0, 1 }, 32 }, { { 10, 0, 0, 2 }, 32 } };
+	const struct rule_match plain = { .first = { .address = { 239, 1, 1, 1 }, .port = 5000 }, .last_port = 5000, .bits = 32 };
+	struct rule_match others[] = { plain, plain, plain, plain, plain, plain, plain, plain };
+	enum { OTHERS = sizeof(others) / sizeof(others[0]) };
+	uint64_t seen[OTHERS + 2];
+	uint32_t i, j;
+
+	check_about("rules");
+	others[1].first.address[3] = 2;
+	others[2].first.port = 4999;
+	others[3].last_port = 5001;
+	others[4].bits = 31;
+	others[5].vlan = 1;
+	others[6].source_count = 1;
+	others[7].exclude_count = 1;
+	for (i = 0; i < OTHERS; i++)
+		seen[i] = dedupe_about(&others[i], networks, 7);
+	seen[OTHERS] = dedupe_about(&others[6], networks + 1, 7);
+	seen[OTHERS + 1] = dedupe_about(&plain, networks, 8);
+	for (i = 0; i < OTHERS + 2; i++)
+		for (j = 0; j < i; j++)
+			CHECK(seen[i] != seen[j]);
+	CHECK_EQUAL(dedupe_about(&plain, networks + 1, 7), seen[0]);
+}
+
 int main(void)
 {
 	test_the_time(1000000);
 	test_the_time(100); /* the counter has just begun anew */
 	test_all_bytes_count();
 	test_many();
+	test_rules_are_told_apart();
 	return check_result();
 }

@@ -271,6 +271,45 @@ static void test_ts(void)
 	end(&bench);
 }
 
+/* The first clock of a stream has none before it; and each of its bits counts (ISO/IEC 13818-1, 2.4.3.5). */
+static void test_ts_clocks(void)
+{
+	static const uint64_t ticks[] = { 1, 256, 299, 300, 600, 300 << 8, 26999999 };
+	struct bench bench;
+	uint32_t i;
+
+	check_about("ts clocks");
+	for (i = 0; i < sizeof(ticks) / sizeof(ticks[0]); i++) {
+		struct ts_stream stream = { 0 };
+
+		begin(&bench, INSPECT_MPEG_TS);
+		write_pcr(add_ts(&stream, 256, 1), i % 2 ? 500000000 : 13500000, 0);
+		give_ts(&bench, &stream, 1);
+		CHECK_EQUAL(bench.counters.pcr_interval + bench.counters.pcr_jumps, 0);
+		write_pcr(add_ts(&stream, 256, 1), (i % 2 ? 500000000 : 13500000) + ticks[i], 0);
+		give_ts(&bench, &stream, 1);
+		CHECK_EQUAL(bench.counters.pcr_interval, ticks[i] * 1000 / 27);
+		CHECK_EQUAL(bench.counters.pcr_jumps, 0);
+		end(&bench);
+	}
+}
+
+/* Of nothing that is known: each counts once. */
+static void test_other_formats(void)
+{
+	static const uint8_t data[] = "no stream of any format that is known";
+	struct bench bench;
+	uint32_t i;
+
+	check_about("other formats");
+	begin(&bench, INSPECT_AUTO);
+	for (i = 1; i <= 5; i++) {
+		give(&bench, data, sizeof(data) - i);
+		CHECK_EQUAL(bench.counters.other, i);
+	}
+	end(&bench);
+}
+
 static void test_ts_over_rtp(void)
 {
 	struct ts_stream stream = { 0 };
@@ -534,6 +573,8 @@ int main(void)
 	test_several_sources_of_rtp();
 	test_jitter();
 	test_ts();
+	test_ts_clocks();
+	test_other_formats();
 	test_ts_over_rtp();
 	test_mold();
 	test_sequence();

@@ -4,6 +4,7 @@
 #include "relay.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include "arrival.h"
 #include "check.h"
 #include "frames.h"
+#include "held.h"
 
 enum { SLOT = 3, FIRST = 5, SECOND = 6 };
 
@@ -65,30 +67,53 @@ static void put(const struct rule_output *first)
 	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, outputs, 2, NULL, NULL, 0), 0);
 }
 
-/* A frame arrives, as long as no other one; returns how many datagrams leave. */
-static uint32_t arrives(void)
+static uint64_t now = 1000000000;
+
+/* A frame arrives for the rule of a slot; `numbered`: as RTP with that number. Returns how many datagrams leave. */
+static uint32_t arrives_with(uint32_t slot, uint32_t length, uint32_t numbered, uint32_t *numbers)
 {
-	static uint32_t length = 1;
-	static uint64_t now = 1000000000;
 	struct shape shape = { .family = 4, .payload = length };
 	struct arrival arrival = { .here = &worker->interfaces[0], .ring = worker->interfaces[0].rings };
+	uint8_t payload[FRAME_ROOM], *sent;
 	struct built built;
-	uint8_t payload[FRAME_ROOM];
 	uint32_t count = 0;
 
 	build(&shape, &built);
-	arrival.frame.frame = (struct frame){ .data = built.data, .captured = built.length, .length = built.length };
-	arrival.frame.time = now++;
+	sent = built.data + built.transport + 8;
+	if (numbered) {
+		memset(sent, 0, 12);
+		sent[0] = 0x80;
+		set16(sent + 2, numbered);
+	}
+	arrival.frame.frame = (struct frame){
+		.data = built.data, .captured = built.length, .length = built.length, .checksum_known = 1
+	};
+	arrival.frame.time = now;
 	arrival.verdict = packet_parse(&arrival.frame.frame, &arrival.packet);
 	CHECK_EQUAL(arrival.verdict, PACKET_DATAGRAM);
 	arrival.size = arrival.packet.payload_length;
-	arrival.rule = worker->rules.by_slot[SLOT];
+	arrival.rule = worker->rules.by_slot[slot];
+	if (arrival.rule->merge)
+		arrival_name(worker, &arrival, 0);
 	CHECK_EQUAL(relay_frame(worker, &arrival), 0);
+	CHECK_EQUAL(worker->segment->at_work.datagrams, 0);
 	CHECK_EQUAL(egress_flush(&worker->egress, worker_complete, worker), 0);
-	for (; recv(receiver, payload, sizeof(payload), MSG_DONTWAIT) == (ssize_t)length; count++)
-		CHECK_EQUAL(memcmp(payload, built.data + built.transport + 8, length), 0);
-	length++;
+	for (; recv(receiver, payload, sizeof(payload), MSG_DONTWAIT) == (ssize_t)length; count++) {
+		if (numbered)
+			numbers[count] = look16(payload + 2);
+		else
+			CHECK_EQUAL(memcmp(payload, sent, length), 0);
+	}
 	return count;
+}
+
+/* A frame arrives, as long as no other one. */
+static uint32_t arrives(void)
+{
+	static uint32_t length = 1;
+
+	now++;
+	return arrives_with(SLOT, length++, 0, NULL);
 }
 
 static const struct output_counters *of(uint32_t slot)
@@ -164,11 +189,145 @@ static void test_an_output_with_a_limit(void)
 	end();
 }
 
+/* Two workers get each frame while other rings take the place of old ones: one of them relays it, by its time. */
+static void test_frames_that_another_worker_has(void)
+{
+	enum { ROOM = 2048 - 90 + 14 - 42 }; /* payload of the longest frame that a slot has room for */
+
+	check_about("of another worker");
+	begin();
+	worker->interfaces[0].rings[0].geometry.frame_size = 2048;
+	put(&(struct rule_output){ .socket = MCRD_NOWHERE, .counters = FIRST });
+	worker->since = 2000000000;
+	worker->until = 3000000000;
+	now = worker->since - 1;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 0, NULL), 0);
+	CHECK_EQUAL(arrives_with(SLOT, ROOM, 0, NULL), 0);
+	CHECK_EQUAL(arrives_with(SLOT, ROOM + 1, 0, NULL), 1); /* of fragments: the old rings do not have it */
+	now++;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 0, NULL), 1);
+	now = worker->until - 1;
+	CHECK_EQUAL(arrives_with(SLOT, 21, 0, NULL), 1);
+	now++;
+	CHECK_EQUAL(arrives_with(SLOT, 22, 0, NULL), 0);
+	CHECK_EQUAL(worker->segment->interfaces[0].traffic.packets, 3);
+	end();
+}
+
+/* A leg of a stream, merged by the numbers of RTP. */
+static void put_leg(uint8_t leg, uint64_t delay, uint32_t first)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+		.vlan = leg,
+		.merge = { .stream = 7, .delay = delay, .by = MERGE_RTP, .leg = leg },
+	};
+	struct rule_output outputs[] = { { .socket = first, .counters = FIRST }, { .socket = 0, .counters = SECOND } };
+
+	CHECK_EQUAL(worker_put_rule(worker, SLOT + leg, &match, NULL, outputs, 2, NULL, NULL, 0), 0);
+}
+
+static void test_a_stream_in_order(void)
+{
+	const uint64_t delay = 100000000;
+	uint32_t numbers[8];
+
+	check_about("in order");
+	begin();
+	put_leg(0, delay, MCRD_NOWHERE);
+	put_leg(1, delay, MCRD_NOWHERE);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 3, numbers), 0);
+	CHECK_EQUAL(worker->segment->merges[SLOT].held, 1);
+	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 2, numbers), 2);
+	CHECK_EQUAL(numbers[0], 2);
+	CHECK_EQUAL(numbers[1], 3);
+	CHECK_EQUAL(worker->segment->merges[SLOT].held, 0);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 3);
+	/* One leg goes: the other one is still in order. */
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT + 1), 0);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 5, numbers), 0);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 4, numbers), 2);
+	CHECK_EQUAL(numbers[1], 5);
+	/* One that comes after what followed it had to leave is late. */
+	CHECK_EQUAL(arrives_with(SLOT, 20, 7, numbers), 0);
+	worker->begun = 1;
+	CHECK_EQUAL(held_expire(worker, 0, now + delay - 1), 0);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 5);
+	CHECK_EQUAL(held_expire(worker, 0, now + delay), 0);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 6);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 8, numbers), 1 + 1); /* with the one that has just left */
+	CHECK_EQUAL(arrives_with(SLOT, 20, 6, numbers), 0);
+	CHECK_EQUAL(worker->segment->interfaces[0].dropped[DROP_TOO_LATE], 1);
+	CHECK_EQUAL(worker->segment->rules[SLOT].too_late, 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 10, numbers), 0); /* it ends with the worker */
+	end();
+}
+
+/* What it brought first is still known. */
+static void test_a_leg_that_goes(void)
+{
+	uint32_t numbers[8];
+
+	check_about("a leg goes");
+	begin();
+	put_leg(0, 0, MCRD_NOWHERE);
+	put_leg(1, 0, MCRD_NOWHERE);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 2, numbers), 1);
+	now -= 5000; /* by the clock of another CPU it comes before the first */
+	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 1, numbers), 0);
+	CHECK_EQUAL(worker->segment->merges[SLOT + 1].skew_most, 0);
+	now += 5000;
+	CHECK_EQUAL(worker->segment->merges[SLOT].shared, 1);
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
+	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 2, numbers), 0);
+	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 3, numbers), 1);
+	CHECK_EQUAL(worker->segment->merges[SLOT + 1].second, 2);
+	end();
+}
+
+/* Of another stream, of a switch, of none: what a rule was a leg of before ends, and nothing is left of it. */
+static void test_a_rule_that_is_a_leg_of_something_else(void)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+		.switches = { .silence = 1000000000, .copies = { .stream = 9 } },
+	};
+	struct rule_output output = { .socket = 0, .counters = SECOND };
+	struct rule *const *rule;
+
+	check_about("something else");
+	begin();
+	rule = &worker->rules.by_slot[SLOT];
+	put_leg(0, 100000000, MCRD_NOWHERE);
+	CHECK((*rule)->merge && (*rule)->merge->order && !(*rule)->switches);
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
+	CHECK(!(*rule)->merge && (*rule)->switches && !worker->merged);
+	CHECK_EQUAL(worker->ordered, 0);
+	put(&output);
+	CHECK(!(*rule)->merge && !(*rule)->switches && !worker->switched);
+	CHECK_EQUAL(worker_remove_rule(worker, MCRD_RULE_SLOTS), -ENOENT);
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT + 1), -ENOENT);
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
+	end();
+}
+
 int main(void)
 {
 	test_an_output_without_its_member();
 	test_an_output_without_a_way();
 	test_an_output_that_skips();
 	test_an_output_with_a_limit();
+	test_frames_that_another_worker_has();
+	test_a_stream_in_order();
+	test_a_leg_that_goes();
+	test_a_rule_that_is_a_leg_of_something_else();
 	return check_result();
 }
