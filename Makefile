@@ -7,7 +7,7 @@
 #   make test-full   those that take long as well
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
 #   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
-#                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring"
+#                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring", MIRROR
 #   make arm64       dist/arm64: the wheel for that processor, cross-built and tried by emulation (needs
 #                    root). PARTS="wheel tests machine"
 #   make faults      system calls of the daemon fail, one at a time, in an order that it prints (needs
