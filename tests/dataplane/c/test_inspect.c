@@ -295,6 +295,26 @@ static void test_ts_clocks(void)
 }
 
 /* Of nothing that is known: each counts once. */
+/* A message of nothing may be the last one of a packet (MoldUDP64, 1.00: its length is the two bytes before it). */
+static void test_mold_with_an_empty_message(void)
+{
+	uint8_t data[20 + 4 + 2] = "SESSION001";
+	struct bench bench;
+
+	check_about("an empty message");
+	begin(&bench, INSPECT_AUTO);
+	write_big(data + 10, 1, 8);
+	write_big(data + 18, 2, 2);
+	memcpy(data + 20, "\0\2ab", 4);
+	give(&bench, data, sizeof(data));
+	CHECK_EQUAL(bench.counters.formats, 1 << INSPECT_MOLDUDP64);
+	end(&bench);
+	begin(&bench, INSPECT_AUTO);
+	give(&bench, data, sizeof(data) - 1);
+	CHECK_EQUAL(bench.counters.formats, 0);
+	end(&bench);
+}
+
 static void test_other_formats(void)
 {
 	static const uint8_t data[] = "no stream of any format that is known";
@@ -575,6 +595,7 @@ int main(void)
 	test_ts();
 	test_ts_clocks();
 	test_other_formats();
+	test_mold_with_an_empty_message();
 	test_ts_over_rtp();
 	test_mold();
 	test_sequence();

@@ -13,6 +13,7 @@
 #include "check.h"
 #include "frames.h"
 #include "held.h"
+#include "hold.h"
 
 enum { SLOT = 3, FIRST = 5, SECOND = 6 };
 
@@ -313,6 +314,7 @@ static void test_a_rule_that_is_a_leg_of_something_else(void)
 	CHECK_EQUAL(worker->ordered, 0);
 	put(&output);
 	CHECK(!(*rule)->merge && !(*rule)->switches && !worker->switched);
+	CHECK_EQUAL(hold_lasts(worker), 0); /* nor is it in a test for loops */
 	CHECK_EQUAL(worker_remove_rule(worker, MCRD_RULE_SLOTS), -ENOENT);
 	CHECK_EQUAL(worker_remove_rule(worker, SLOT + 1), -ENOENT);
 	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
