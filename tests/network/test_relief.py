@@ -106,6 +106,7 @@ class Manager:
         self.triangle = triangle
         self.path = str(triangle.lab.file("notify"))
         self.kept: dict[str, list[int]] = {}
+        self._heard = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
         self._thread = threading.Thread(target=self._listen)
@@ -117,6 +118,10 @@ class Manager:
             data, numbers, _, _ = socket.recv_fds(self._socket, 4096, 250)
             fields = dict(line.split("=", 1) for line in data.decode().splitlines())
             done = "END" in fields
+            if "FORGET" in fields:
+                self._forget()
+            if "HEARD" in fields:
+                self._heard.set()
             if "FDSTORE" in fields:
                 self.kept[fields["FDNAME"]] = numbers
                 continue
@@ -127,6 +132,9 @@ class Manager:
 
     def start(self, rules: str) -> Mcrd:
         """With all that it keeps."""
+        self._say("HEARD=1")  # after all that a daemon before has said
+        assert self._heard.wait(60)
+        self._heard.clear()
         kept = [f"{name}={number}" for name, numbers in self.kept.items() for number in numbers]
         env = {"NOTIFY_SOCKET": self.path, "FDSTORE": "1000"}
         env |= {"KEEPER": str(os.getpid()), "KEPT": " ".join(kept)}
@@ -134,14 +142,26 @@ class Manager:
         program = (sys.executable, "-c", STARTED, *mcrd)
         return self.triangle.lab.mcrd(self.triangle.relay, rules, env=env, program=program)
 
-    def close(self) -> None:
-        """Forget all."""
+    def forget(self) -> None:
+        """All that it keeps: the next daemon begins with nothing."""
+        self._say("FORGET=1")
+
+    def _forget(self) -> None:
+        while self.kept:
+            _, numbers = self.kept.popitem()
+            for number in numbers:
+                os.close(number)
+
+    def _say(self, what: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-            client.sendto(b"END=1", self.path)
+            client.sendto(what.encode(), self.path)
+
+    def close(self) -> None:
+        """End, and forget all."""
+        self._say("END=1")
         self._thread.join()
         self._socket.close()
-        for number in (number for numbers in self.kept.values() for number in numbers):
-            os.close(number)
+        self._forget()
 
 
 @pytest.fixture
