@@ -17,6 +17,8 @@
 #   make mutate      changes an operator of the sources at a time, in a copy, and says which changes no
 #                    quick test notices. COUNT=100 of each language, ARGS="--language c ring.c",
 #                    "--seed N"
+#   make test-sanitized   tests/network on daemons whose C is built with ASan and UBSan (needs root):
+#                    half an hour. ARGS="-k name tests/network"
 #   make soak        half an hour of traffic while all changes that may: what grows, what is lost (needs
 #                    root). ARGS="--minutes 5", "--seed N", "--chart FILE"
 #   make page        builds the page of mcrd-web from web/ (needs node and npm)
@@ -57,7 +59,7 @@ PYTEST := $(VENV)/python -m pytest $(if $(ROOT),-p no:cacheprovider)
 export PYTHON PREFIX DESTDIR
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: setup build demo test test-full test-fresh test-kernels arm64 faults fuzz mutate soak page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
+.PHONY: setup build demo test test-full test-fresh test-kernels test-sanitized arm64 faults fuzz mutate soak page playwright screenshot test-web bench bench-quick wheel deb image test-image release install uninstall completion lint clean
 
 setup:
 	@scripts/setup
@@ -89,6 +91,9 @@ test-fresh:
 
 test-kernels:
 	@scripts/kernels $(KERNEL)
+
+test-sanitized: setup
+	@scripts/sanitized $(ARGS)
 
 arm64: setup
 	@scripts/arm64 $(PARTS)

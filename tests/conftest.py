@@ -27,7 +27,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.lab import Fork, Lab, Triangle, build_fork, build_triangle, leftovers, wait_for
+from tests.lab import (
+    Fork,
+    Lab,
+    Triangle,
+    build_fork,
+    build_triangle,
+    leftovers,
+    sanitized,
+    wait_for,
+)
 from tests.lab.processes import SLOWNESS
 
 if TYPE_CHECKING:
@@ -153,6 +162,14 @@ def _nothing_remains() -> Iterator[None]:
         wait_for(lambda: not leftovers(), "the end of every lab process", 5.0)
     except TimeoutError:
         pytest.fail("still running after their lab:\n" + "\n".join(leftovers()), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_reported() -> Iterator[None]:
+    """Fails a test after which a sanitizer has something to say: `make test-sanitized`."""
+    yield
+    if found := sanitized.reports():
+        pytest.fail("\n".join(found), pytrace=False)
 
 
 @pytest.fixture

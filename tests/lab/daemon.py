@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcrd.client import ControlError, ask
+from tests.lab import sanitized
 from tests.lab.processes import PATIENCE, CommandError, LabError, wait_for
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Mcrd:
             os.chown(self.directory, owner, owner)
         with self._log.open("ab") as log:
             self.process = host.start(
+                *sanitized.command(),
                 *(program or (console_script("mcrd"),)),
                 *("--config", str(self.config), "--control", str(self.control)),
                 *options,

@@ -1,0 +1,1 @@
+"""What a worker of a build with sanitizers needs: `make test-sanitized`."""
