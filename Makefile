@@ -8,8 +8,8 @@
 #   make test-fresh  demo and tests in a bare Debian (needs root, mmdebstrap). SUITE=trixie, ARGS
 #   make test-kernels the core of the tests on kernels of distributions, in virtual machines (needs
 #                    root, mmdebstrap, qemu-system-x86). KERNEL="bookworm trixie noble no-io_uring", MIRROR
-#   make arm64       dist/arm64: the wheel for that processor, cross-built and tried by emulation (needs
-#                    root). PARTS="wheel tests machine"
+#   make arm64       dist/arm64: wheel and Debian package for that processor, cross-built and tried by
+#                    emulation (needs root). PARTS="wheel tests machine deb"
 #   make faults      system calls of the daemon fail, one at a time, in an order that it prints (needs
 #                    root): about an hour. ARGS="--count 100", "--seed N", "--call openat"
 #   make fuzz        frames, files, messages, requests and answers, changed at random (those of
