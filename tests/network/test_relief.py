@@ -84,6 +84,48 @@ def test_other_rings_lose_and_repeat_nothing(triangle: Triangle) -> None:
     assert "rings-renewed" not in daemon.log()
 
 
+SET = """
+import time
+import mcrd.lanes.relief
+class Clock:
+    def __getattr__(self, name):
+        return getattr(time, name)
+    def time_ns(self):
+        return time.time_ns() + {} * 10**9
+mcrd.lanes.relief.time = Clock()
+"""
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600], ids=["back", "ahead"])
+def test_a_clock_that_is_set_while_other_rings_take_over(triangle: Triangle, seconds: int) -> None:
+    """After the time was chosen, frames come with others than it: stamps are of the kernel.
+
+    To set the machine's clock would disturb all else, so it is the supervisor's that differs.
+    """
+    program = with_a_fault(SET.format(seconds))
+    daemon = triangle.lab.mcrd(triangle.relay, RULES, program=program)
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000, flows=8)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, flows=8, rate=RATE, size=200)
+
+    def relayed(least: int) -> bool:
+        return int(daemon.stats()["rules"]["range"]["outputs"][0]["sent"]["packets"]) > least
+
+    wait_for(partial(relayed, RATE // 10), "the stream to flow")
+    daemon.edit(f"{RULES}[interfaces.r0]\nworkers = 2\n")
+    assert "(its rings and workers are replaced, without loss)" in daemon.ctl("reload").stdout
+    now = int(daemon.stats()["rules"]["range"]["outputs"][0]["sent"]["packets"])
+    wait_for(partial(relayed, now + RATE // 2), "the stream to go on")
+    sent = stream.stop()["sent"]
+    missed = triangle.source.missed("s0") + triangle.relay.missed("r1")
+    wait_for(partial(relayed, sent - missed - RATE // 5), "the rest of it")
+    found = received.stop()
+    print(f"of {sent}: {found['lost']} lost, {found['duplicated']} twice, {missed} missed")
+    # What comes within 20 ms, tenfold.
+    assert found["lost"] - missed < RATE // 5
+    assert found["duplicated"] < RATE // 5
+    assert "Traceback" not in daemon.log()
+
+
 STARTED = """
 import ctypes, fcntl, os, sys
 keeper = os.pidfd_open(int(os.environ["KEEPER"]))
