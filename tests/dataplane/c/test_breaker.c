@@ -88,6 +88,38 @@ static void test_loop_beside_a_sender(void)
 	CHECK(breaker_is_cut(&breaker, 2800));
 }
 
+/* What a window of 50 ms has of known contents and others, and the longest gap: when it is reason enough for a test. */
+static void test_the_least(void)
+{
+	static const struct {
+		uint32_t known, other, gap, found;
+	} cases[] = {
+		{ BREAKER_FROM, 0, 1, BREAKER_FROM },
+		{ BREAKER_FROM - 1, 0, 1, 0 },
+		{ BREAKER_FROM, BREAKER_FROM + 1, 1, BREAKER_FROM }, /* half of all, rounded down */
+		{ BREAKER_FROM, BREAKER_FROM + 2, 1, 0 },
+		{ BREAKER_FROM, 0, BREAKER_GAP, BREAKER_FROM },
+		{ BREAKER_FROM, 0, BREAKER_GAP + 1, 0 },
+	};
+	uint32_t i, j;
+
+	check_about("the least");
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct breaker breaker = { 0 };
+		uint32_t now = 1000, end = now + BREAKER_WINDOW;
+
+		CHECK_EQUAL(breaker_note(&breaker, 1, now), 0); /* a window begins */
+		for (j = 0; j < cases[i].other; j++)
+			CHECK_EQUAL(breaker_note(&breaker, 0, now), 0);
+		for (j = 1; j < cases[i].known; j++) {
+			now += now + cases[i].gap < end - cases[i].gap ? cases[i].gap : 0;
+			CHECK_EQUAL(breaker_note(&breaker, 1, now), 0);
+		}
+		breaker.last = end - cases[i].gap; /* the last gap is no longer than the others */
+		CHECK_EQUAL(breaker_note(&breaker, 1, end), cases[i].found);
+	}
+}
+
 /* A sender that has no CPU most of the time looks silent between its bursts: it is not put to the test. */
 static void test_bursts(void)
 {
@@ -129,6 +161,7 @@ int main(void)
 	test_senders();
 	test_loop();
 	test_loop_beside_a_sender();
+	test_the_least();
 	test_bursts();
 	test_any_times();
 	return check_result();

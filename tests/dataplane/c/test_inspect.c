@@ -384,6 +384,35 @@ static void check_mold(const struct bench *bench, uint64_t lost, uint64_t missin
 	CHECK_EQUAL(bench->counters.changes, changes);
 }
 
+/* A gap that was filled is no loss, and does not hide when the last one was. */
+static void test_mold_keeps_the_last_loss(void)
+{
+	struct bench bench;
+	uint64_t when;
+
+	check_about("the last loss");
+	begin(&bench, INSPECT_MOLDUDP64);
+	give_mold(&bench, "FIRST00001", 1, 1);
+	give_mold(&bench, "FIRST00001", 5, 1); /* three are missing */
+	bench.now += 2 * SECOND;
+	give_mold(&bench, "FIRST00001", 6, 1);
+	check_mold(&bench, 3, 0, 0, 0, 0, 0);
+	CHECK_EQUAL(bench.counters.last_lost.count, 3);
+	when = bench.counters.last_lost.at;
+	bench.now += 2 * SECOND;
+	give_mold(&bench, "FIRST00001", 8, 1);
+	give_mold(&bench, "FIRST00001", 7, 1);
+	check_mold(&bench, 3, 0, 1, 0, 0, 0);
+	give_mold(&bench, "FIRST00001", 9, 0xffff);
+	give_mold(&bench, "SECOND0001", 1, 1);
+	bench.now += 2 * SECOND;
+	give_mold(&bench, "SECOND0001", 2, 1);
+	check_mold(&bench, 3, 0, 1, 0, 0, 1);
+	CHECK_EQUAL(bench.counters.last_lost.count, 3);
+	CHECK_EQUAL(bench.counters.last_lost.at, when);
+	end(&bench);
+}
+
 static void test_mold(void)
 {
 	struct bench bench;
@@ -595,6 +624,7 @@ int main(void)
 	test_ts();
 	test_ts_clocks();
 	test_other_formats();
+	test_mold_keeps_the_last_loss();
 	test_mold_with_an_empty_message();
 	test_ts_over_rtp();
 	test_mold();
