@@ -396,4 +396,4 @@ def test_flows_flow_as_a_model_says() -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("world")
 def test_flows_flow_as_a_model_says_for_long() -> None:
-    lives(examples=25, steps=30)
+    lives(examples=10, steps=30)
