@@ -367,7 +367,7 @@ def test_the_plug_of_the_active_host_of_a_range_is_pulled(lab: Lab, kind: str) -
 LEGS = f"""
 [rules.a]
 active_with = "{VIRTUAL}"
-standby = "1500ms"
+standby = "3s"
 inputs = [
     {{ interface = "r0", address = "239.1.1.1", port = 5000 }},
     {{ interface = "q0", address = "239.1.1.1", port = 5000 }},
