@@ -266,6 +266,12 @@ class Estate:
         lane = self.holdings.lanes.get(worker.ring)
         if lane is None:
             return  # its rings could not be had, and that is a failure already
+        await lane.emptied()
+        # One that crashed since this was planned has to wait, or its rings are made anew first.
+        failure = self.failures.get(worker)
+        is_late = failure is not None and failure.retry_at > time.monotonic()
+        if is_late or not self._suspects.isdisjoint(ring.ingress for ring in lane.rings):
+            return
         try:
             process = await lane.start(
                 worker, self.holdings.guard, links, self._worker_ended, self._spare.take
@@ -400,8 +406,9 @@ class Estate:
                 return
             if isinstance(resource, Ingress):
                 await self._rest(resource)
-                for each in self.holdings.lanes.values():
-                    await each.emptied()
+                lanes = self.holdings.lanes
+                while lane := next((each for each in lanes.values() if not each.is_emptied), None):
+                    await lane.emptied()
             self.holdings.close(resource, anew=anew)
         elif (lane := self.holdings.lanes.get(resource.ring)) is not None:
             lane.members.end(None)

@@ -41,6 +41,11 @@ class Emptying:
         """
         self._under_way = asyncio.ensure_future(self._empty(since, then))
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody empties them."""
+        return self._under_way is None
+
     async def end(self) -> None:
         """Wait until nobody empties them any more."""
         if self._under_way is not None:

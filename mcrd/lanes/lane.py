@@ -71,7 +71,7 @@ class Lane:
         """Whether what waits in its rings is in others too, which relay it."""
         self.until = FOREVER
         """What arrives from then on, other lanes relay: ns of the real-time clock."""
-        self._since = 0  # and so they do what arrived before
+        self._since = 0  # what arrived before, other lanes relay as well
         self._starting: WorkerProcess | None = None
         self._emptying = Emptying(self.rings, self.places, segment, ledger)
         self._changing: set[RelayKey] = set()
@@ -115,7 +115,9 @@ class Lane:
         self.process = None
         if process.crashed:
             self.segment.end_in_hand()
+            before = self.segment.received
             self._end_frame(process.worker)
+            self._received_before += self.segment.received - before  # it was of no use
         self.relays.clear()
         self.members.rest()
         # Suspect rings are made anew. Of those that others relieve, what is lost is known when they
@@ -130,6 +132,11 @@ class Lane:
 
         self._emptying.begin(self._since, then)
 
+    @property
+    def is_emptied(self) -> bool:
+        """Whether nobody empties the rings."""
+        return self._emptying.is_over
+
     async def emptied(self) -> None:
         """Wait until nobody empties the rings any more: after a crash, that takes milliseconds."""
         await self._emptying.end()
@@ -142,10 +149,13 @@ class Lane:
             relay = self.relays.get(RelayKey(worker, rule))
             if relay is None:
                 return None
-            rings.append(ring := relay.ring or worker.ring)
+            place = self.places.get(ring := relay.ring or worker.ring)
+            if place is None:
+                return None  # its interface is gone, and so are its counters
+            rings.append(ring)
             slots = [self.segment.output_slot(rule, each.target) for each in relay.outputs]
             by_member = [isinstance(each, Members) for each in relay.outputs]
-            return Known(self.places[ring], slots, by_member)
+            return Known(place, slots, by_member)
 
         lost = self.segment.end_frame(known)
         for ring in rings:
@@ -426,7 +436,7 @@ class Lane:
         full, waiting = sock.end(taken)
         into.add(ring, sock, taken, full, waiting)
         lost = NOTHING if self.is_relieved else waiting
-        if not self.is_relieved and self.until != FOREVER:
+        if not self.is_relieved and (self._since or self.until != FOREVER):
             self.segment.end_in_hand()
             with contextlib.suppress(OSError):
                 lost = self._emptying.now(ring, self._since, self.until)

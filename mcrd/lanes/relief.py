@@ -42,9 +42,12 @@ async def relieve(
         lane.await_turn()
     with contextlib.suppress(WorkerError):  # what comes waits for the next worker
         await _ask(new, messages.Ping)
+    for lane in old:
+        await lane.emptied()  # by what it went by until now
     let_in()
     since, why = await _agree(old)
     for lane in new:
+        await lane.emptied()
         lane.leave(since)
     ahead = min((since - time.time_ns()) / 1e9, LONGEST)  # the clock may have been set back
     await asyncio.sleep(max(0.0, ahead))

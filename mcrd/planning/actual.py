@@ -38,17 +38,15 @@ class Wanted(NamedTuple):
         """Whether it has a source that was not wanted before."""
         if self.any and not (before.any and before.refused <= self.refused):
             return True
-        return any(not before.takes_packed(source) for source in self.sources)
-
-    def takes_packed(self, source: bytes) -> bool:
-        """Whether somebody wants what this source sends."""
-        return source in self.sources or (self.any and source not in self.refused)
+        more = set(self.sources).difference(before.sources)
+        return bool(more & before.refused if before.any else more)
 
     def takes(self, source: Address | None) -> bool:
         """Whether somebody wants what this source sends; None: some source or other."""
         if source is None:
             return True
-        return self.takes_packed(source.packed)
+        packed = source.packed
+        return packed in self.sources or (self.any and packed not in self.refused)
 
 
 ANY = Wanted(True, ())

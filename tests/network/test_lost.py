@@ -171,7 +171,7 @@ def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
     assert taken > 0
 
 
-def crash_at_the_first_write(worker: int, send: Callable[[], None]) -> None:
+def crash_at_the_first_write(worker: int, send: Callable[[], object]) -> None:
     """Has a worker take what is sent in one harvest, and crash before anything has left."""
     os.kill(worker, signal.SIGSTOP)
     send()
@@ -265,6 +265,25 @@ def test_new_rings_after_a_second_crash_without_a_packet(triangle: Triangle) -> 
     wait_for(lambda: daemon.stats()["rules"]["a"]["received"]["packets"] == 100, "all")
     assert received.stop()["unique"] == 100
     assert daemon.log().count(renewed) == 1
+
+
+def test_new_rings_after_a_second_crash_on_the_first_packet(triangle: Triangle) -> None:
+    """A worker that crashed on the first frame it took was of no use, though that frame counts."""
+    hush(triangle)
+    there = [f"r1 239.2.{number // 250}.{1 + number % 250} 6000" for number in range(520)]
+    rules = '[daemon]\nengine = "poll"\n' + rule("a", "r0 239.1.1.1 5000", *there)
+    daemon = triangle.lab.mcrd(triangle.relay, rules)
+    renewed = "ingress on r0: what waits in its rings is thrown away"
+    with sender(triangle.source, "s0") as sock:
+        for number in (1, 2):
+            (worker,) = pids(daemon)
+            wait_for(lambda: daemon.rules()["a"]["state"] == "active", "the rule to be active")
+            crash_at_the_first_write(worker, lambda: sock.sendto(b"x", ("239.1.1.1", 5000)))
+            wait_for(lambda: len(pids(daemon) - {worker}) == 1, "another worker", timeout=300)  # noqa: B023
+            found = daemon.stats()["rules"]["a"]
+            assert found["received"]["packets"] == number
+            assert {output["crashed"] for output in found["outputs"]} == {number}
+    wait_for(lambda: daemon.log().count(renewed) == 1, "new rings")
 
 
 def test_a_spare_process_that_does_not_answer_is_passed_over(triangle: Triangle) -> None:

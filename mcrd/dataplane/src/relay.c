@@ -193,8 +193,10 @@ static int relay_all(struct worker *worker, struct arrival *arrival)
 				member = members_wait(&worker->rules, rule, member, packet, packet->payload + at,
 						      length, now);
 		}
+		if (result < 0)
+			return result; /* the worker ends: what outputs lack of this one is counted then */
 		set_done(worker, ++done);
-		if (result >= 0 && ordered)
+		if (ordered)
 			result = held_send_due(worker, rule->merge->order);
 		if (result < 0)
 			return result;
@@ -240,6 +242,8 @@ static int take(struct worker *worker, struct arrival *arrival, uint32_t datagra
 		count(&counters->dropped[arrival->verdict == PACKET_DATAGRAM ? arrival->drop : drops[arrival->verdict]],
 		      datagrams);
 	}
+	if (result < 0)
+		return result;
 	count(&counters->traffic.packets, datagrams);
 	count(&counters->traffic.bytes, arrival->frame.frame.length);
 	return result;
@@ -257,6 +261,8 @@ int relay_frame(struct worker *worker, struct arrival *arrival)
 		datagrams = (arrival->packet.payload_length + size - 1) / size;
 	if (!is_of_another(worker, arrival))
 		result = take(worker, arrival, datagrams);
+	if (result < 0)
+		return result;
 	/* Last: one that makes the worker crash is not among them. */
 	__atomic_store_n(&worker->segment->at_work.datagrams, 0, __ATOMIC_RELEASE);
 	count(&counters->datagrams[which], datagrams);

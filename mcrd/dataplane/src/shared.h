@@ -150,7 +150,7 @@ struct ring_share {
 	uint32_t whole;      /* 1: but of before it has those that are no super-frames */
 };
 
-/* Gives frames of a ring back to the kernel, unread, as a worker does what it has dealt with: those from *position on, up
+/* Gives frames of a ring back to the kernel, as a worker does what it has dealt with: those from *position on, up
  * to the first that is not there yet. Nobody else may read it. Returns how many were its worker's, and not dealt with, or
  * a negative errno. */
 int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames,
