@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 from dataclasses import replace
@@ -22,6 +21,7 @@ from bench import chart, ratios, report, results
 from bench.campaign import Campaign, Plan
 from bench.cells import BACKLOG_CELLS, BURST_CELLS, CELLS, DETAILED_CELLS, FOREIGN_CELL, QUICK_CELLS
 from bench.generators import Site
+from bench.interrupt import end_in_order
 from bench.lineup import (
     FILTERED,
     KERNEL,
@@ -49,7 +49,6 @@ from tests.lab import Lab, LabError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
 DETAIL_PEERS = (MCRD, REFERENCE, MULTISHOT, KERNEL)
 LATENCY_PEERS = (*DETAIL_PEERS, MCRD_BUSY, XDP)
@@ -115,8 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.update_page(found)
         results.write(results.CHART, chart.chart(found))
         return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    end_in_order()
     plan = _plan(arguments)
     found = results.Results(results.Machine.this(), datetime.now(UTC).isoformat(timespec="minutes"))
     try:
@@ -197,10 +195,6 @@ def _measure(plan: Plan, found: results.Results) -> None:
         pin(os.getpid(), where.generator)
         stand = Stand(Site(Network(lab), where, programs), Meter(where))
         Campaign(stand, plan, found).run()
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.interrupt import end_in_order
 from bench.programs import build
 from bench.tools import find
 from tests.lab import Lab, LabError, wait_for
@@ -336,6 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--output", type=Path, metavar="FILE", help="save the figures there too")
     arguments = parser.parse_args(argv)
+    end_in_order()
     runs: dict[str, list[Run]] = {MCRD: [], IGMPPROXY: []}
     with Lab() as lab, tempfile.TemporaryDirectory(prefix="mcrd-bench-") as directory:
         programs = build(Path(directory)) | find(Path(directory))
