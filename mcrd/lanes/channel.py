@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mcrd.dataplane import messages
 from mcrd.dataplane._dataplane import lib
-from mcrd.errors import named, words
+from mcrd.errors import named, with_remedy
 from mcrd.lanes import hostile
 from mcrd.lanes.hostile import Demand, ProtocolError, understand
 from mcrd.planning.resources import Egress
@@ -195,7 +195,7 @@ class Channel(ABC):
             except OSError as error:
                 _close_all(copies)
                 del self._answers[request.sequence]
-                future.set_exception(WorkerError(words(error)))
+                future.set_exception(WorkerError(with_remedy(error)))
                 return future
             self._outgoing.append(_Outgoing(data, copies))
             self._flush()

@@ -194,7 +194,7 @@ def test_more_outputs_than_descriptors(triangle: Triangle) -> None:
     outputs = [each for entry in daemon.rules().values() for each in entry["outputs"]]
     failed = [each["reason"] for each in outputs if each["state"] == "failed"]
     assert failed
-    assert all("raise the limit on open files (LimitNOFILE=)" in reason for reason in failed)
+    assert all("raise the limit on open files (LimitNOFILE=" in reason for reason in failed)
     assert len(outputs) - len(failed) > 350
     daemon.ctl("rules")  # it has descriptors of its own left
     daemon.edit(UNWATCHED + "".join(map(tenfold, range(10))))
