@@ -44,7 +44,7 @@ class Emptying:
     @property
     def is_over(self) -> bool:
         """Whether nobody empties them."""
-        return self._under_way is None
+        return self._under_way is None or self._under_way.done()
 
     async def end(self) -> None:
         """Wait until nobody empties them any more."""

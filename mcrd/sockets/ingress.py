@@ -364,13 +364,16 @@ def let_in(
 
     `beside`: others are open on the interface. Fragments come to these no more as soon as the first
     socket is in its group, which gets all until the group has a program. So it takes what is put
-    together, and leaves the rest to the others: it has few slots. Raises OSError.
+    together, and leaves the rest to the others: it has few slots. When the group has its program,
+    that may come to any of them. Raises OSError.
     """
     if beside:
         rings[0].admit(networks, only_large=True)
     group = None
     for ring in rings:
         group = ring.join(group)
+        if beside and ring is not rings[0]:
+            ring.admit(networks, only_large=True)
     rings[0].share(len(rings))
     for ring in rings:
         ring.admit(networks)

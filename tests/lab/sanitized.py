@@ -11,6 +11,7 @@ from pathlib import Path
 
 BUILD = os.environ.get("MCRD_SANITIZED", "")
 REPORTS = Path(BUILD) / "reports"
+TOLD = ".told"
 TOP = Path(__file__).parents[2]
 
 
@@ -38,11 +39,14 @@ def reports() -> list[str]:
     """What the sanitizers of all daemons have said since the last call."""
     found = []
     for path in sorted(REPORTS.iterdir()) if BUILD else ():
+        if path.suffix == TOLD:
+            continue
         try:
             text = path.read_text(errors="replace")
+            if text:
+                path.rename(path.with_suffix(f"{path.suffix}{TOLD}"))
         except FileNotFoundError:  # a test beside this one has read it
             continue
         if text:
-            path.rename(path.with_suffix(f"{path.suffix}.told"))
             found.append(f"{path}:\n{text}")
     return found

@@ -74,7 +74,7 @@ class Stream:
         self._goes_on = threading.Event()
         self._stands = threading.Event()
         self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -154,6 +154,8 @@ class Life(RuleBasedStateMachine):
         self.number = 0  # of the last probe
         self.came: list[int] = []  # of the stream
         self.relay = self.world.fork.relay
+        self.missed_before = 0  # in the lives before
+        self.missed_before = self.missed()
         self.stream = Stream(self.world.fork.source)
         self.daemon: Mcrd = self.world.manager.start(self.text())
 
@@ -332,7 +334,8 @@ class Life(RuleBasedStateMachine):
 
     def missed(self) -> int:
         """What came to no host, for which a cable's other end had no room."""
-        return self.world.fork.source.missed("s0") + self.relay.missed("r2")
+        missed = self.world.fork.source.missed("s0") + self.relay.missed("r2")
+        return missed - self.missed_before
 
     def all_of_the_stream_came(self) -> None:
         """But for what counters name after a kill; and nothing twice without one."""
