@@ -143,6 +143,7 @@ def _start(
     sandbox = Sandbox(request.strict, request.given)
     sandbox.give_up(request.supervisor, request.uid, request.gid)
     engine, why = _open_engine(worker, request.engine, sandbox)
+    _check(lib.worker_make_places(worker), "the table of sockets")
     if engine == "io_uring":
         os.close(readiness)  # the ring's file table holds it
     sandbox.filter(engine)

@@ -9,6 +9,7 @@ import contextlib
 import os
 import pwd
 import re
+import resource
 import signal
 import socket
 import sys
@@ -562,6 +563,27 @@ def test_a_worker_of_another_supervisor_does_not_start(host: Host) -> None:
             answer = worker.initialize("r0")
         assert answer == messages.Refused(1, "the supervisor has ended")
         assert worker.end() == (1, "")
+
+
+def test_without_memory_for_its_sockets_no_other_engine_is_tried(host: Host) -> None:
+    """An io_uring was to be had: only that it was not leads to the other engine.
+
+    What a worker has when it is ready is measured, and others may have that much less. The largest
+    of what it takes last are the 2 MiB for answers, and so one of these limits is met there.
+    """
+    with host.inside(), raw_worker() as worker:
+        assert isinstance(worker.initialize("r0"), messages.Ready)
+        had = int(Seen(worker.process.pid).status()["VmData"][0]) * 1024
+    why = set()
+    for less in (1, 2, 3):
+        with host.inside(), raw_worker() as worker:
+            most = had - (less << 20)
+            resource.prlimit(worker.process.pid, resource.RLIMIT_DATA, (most, most))
+            answer = worker.initialize("r0")
+            assert isinstance(answer, messages.Refused)
+            why.add(answer.reason)
+            assert worker.end() == (1, "")
+    assert "the table of sockets: ENOMEM (Cannot allocate memory)" in why
 
 
 @pytest.mark.parametrize("initialized", [False, True])

@@ -117,6 +117,7 @@ int worker_map_guard(struct worker *worker, int descriptor);
 int worker_map_ring(struct worker *worker, uint32_t interface, uint32_t which, int packet_socket);
 /* An io_uring, or ppoll and writev. 1: an io_uring without what makes one thread its only user */
 int worker_open_engine(struct worker *worker, int polls);
+int worker_make_places(struct worker *worker); /* the table of its sockets: by then the engine is open */
 int worker_restrict_uring(struct worker *worker);
 int worker_enable_uring(struct worker *worker);
 void worker_begin(struct worker *worker, uint64_t since, uint64_t until, int passes_over);

@@ -129,19 +129,19 @@ int worker_open_engine(struct worker *worker, int polls)
 {
 	const struct worker_settings *settings = &worker->settings;
 	struct engine *engine = &worker->engine;
-	int older, result;
 
 	/* Else the sleeps of a busy worker end 50 us late. */
 	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 
-	older = polls ? polling_open(engine, settings->channel, settings->readiness) :
-			uring_open(engine, settings->sockets, settings->channel, settings->readiness);
-	if (older < 0)
-		return older;
-	result = egress_init(&worker->egress, engine, settings->sockets, worker->segment);
-	if (result == 0)
-		result = answers_init(&worker->answers, &worker->egress);
-	return result < 0 ? result : older;
+	return polls ? polling_open(engine, settings->channel, settings->readiness) :
+		       uring_open(engine, settings->sockets, settings->channel, settings->readiness);
+}
+
+int worker_make_places(struct worker *worker)
+{
+	int result = egress_init(&worker->egress, &worker->engine, worker->settings.sockets, worker->segment);
+
+	return result < 0 ? result : answers_init(&worker->answers, &worker->egress);
 }
 
 int worker_restrict_uring(struct worker *worker)

@@ -71,6 +71,7 @@ static void begin(void)
 	CHECK_EQUAL(pwrite(guard, seed, sizeof(seed), offsetof(struct guard_memory, seed)), sizeof(seed));
 	CHECK_EQUAL(worker_map_guard(worker, guard), 0);
 	CHECK(worker_open_engine(worker, 0) >= 0);
+	CHECK(worker_make_places(worker) == 0);
 	CHECK_EQUAL(worker_restrict_uring(worker), 0);
 	CHECK_EQUAL(worker_enable_uring(worker), 0);
 	CHECK_EQUAL(worker_set_socket(worker, 0, sender), 0);

@@ -39,6 +39,7 @@ static int run(int channel, uint8_t *message, uint64_t *took)
 	CHECK_EQUAL(pwrite(segment, &(uint32_t){ MCRD_SEGMENT_VERSION }, 4, offsetof(struct segment, version)), 4);
 	CHECK_EQUAL(worker_map_segment(worker, segment), 0);
 	CHECK(worker_open_engine(worker, polls) >= 0);
+	CHECK(worker_make_places(worker) == 0);
 	if (!polls) {
 		CHECK_EQUAL(worker_restrict_uring(worker), 0);
 		CHECK_EQUAL(worker_enable_uring(worker), 0);

@@ -41,6 +41,7 @@ static void begin(void)
 	CHECK_EQUAL(pwrite(guard, seed, sizeof(seed), offsetof(struct guard_memory, seed)), sizeof(seed));
 	CHECK_EQUAL(worker_map_guard(worker, guard), 0);
 	CHECK(worker_open_engine(worker, 1) >= 0);
+	CHECK(worker_make_places(worker) == 0);
 	CHECK_EQUAL(worker_set_socket(worker, 0, sender), 0);
 	worker->interfaces[0].settings = &worker->settings.interfaces[0];
 	worker->interfaces[0].counters = &worker->segment->interfaces[0];
