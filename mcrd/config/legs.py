@@ -36,12 +36,22 @@ def check_legs(rule: FoundRule) -> None:
             _check_output(report, (*rule.path, "outputs", at), output)
 
 
+def check_input_of_standby(rule: FoundRule) -> None:
+    """Report what an input, or one of several, cannot have where the rule keeps a backlog."""
+    if rule.fields.get("standby") in (None, WRONG):
+        return
+    for key in ("dedupe", "limit"):
+        if rule.input_fields.get(key) not in (None, WRONG):
+            message = "is for a rule without standby: what another host drops by it is kept here"
+            rule.report.key((*rule.input_path, key), message)
+
+
 def _check_standby(rule: FoundRule) -> None:
     """Report what a rule that keeps a backlog cannot have beside it."""
     fields, path = rule.fields, (*rule.path, "standby")
     if fields.get("standby") in (None, WRONG):
         return
-    report, given = rule.report, rule.input_fields
+    report = rule.report
     if fields.get("active_with", WRONG) is None:
         report.key(path, "is for a rule with active_with")
     outputs = [output for output in fields.get("outputs", ()) if isinstance(output, dict)]
@@ -51,10 +61,6 @@ def _check_standby(rule: FoundRule) -> None:
     if isinstance(merge, dict) and merge.get("delay") not in (None, 0, WRONG):
         message = "is for a rule without standby: what is kept leaves in the order in which it came"
         report.key((*rule.path, "merge", "delay"), message)
-    for key in ("dedupe", "limit"):
-        if given.get(key) not in (None, WRONG):
-            message = "is for a rule without standby: what another host drops by it is kept here"
-            report.key((*rule.input_path, key), message)
 
 
 def _check_merge(rule: FoundRule) -> None:

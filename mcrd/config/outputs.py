@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 
 from mcrd.addresses import plain
-from mcrd.config.legs import check_legs
+from mcrd.config.legs import check_input_of_standby, check_legs
 from mcrd.config.overlap import Claim, clashes, common, everything
 from mcrd.config.positions import KeyPath
 from mcrd.config.problems import key_text
@@ -38,6 +38,7 @@ _NO_PORTS = 'ESP has no ports; leave the key out with protocol = "esp"'
 def check_rule(rule: FoundRule) -> None:
     """Report every error between the keys of a rule, or of one of its legs."""
     _check_input(rule)
+    check_input_of_standby(rule)
     if rule.leg > 1:
         for output in rule.outputs:
             _check_loop_back(rule, output)

@@ -48,7 +48,8 @@ def ear(rule: Rule, outputs: Sequence[tuple[Outlet, Portion]], avoid: Gated) -> 
 
     None: there is none. Of several outputs, one may have sent what another one has not. One with a
     portion does not send all. A source-specific group is not joined without its source, which is
-    the other host's (RFC 4604). Of those to `avoid`, this host would be a member.
+    the other host's (RFC 4604). Of those to `avoid`, this host would be a member. The legs of a
+    stream have one ear together: what it hears stands for one datagram, of whichever leg.
     """
     if rule.standby is None or len(rule.outputs) != 1:
         return None
@@ -62,7 +63,7 @@ def ear(rule: Rule, outputs: Sequence[tuple[Outlet, Portion]], avoid: Gated) -> 
         return None
     # All that makes another socket of it: its own source is no part of that.
     where = Sending(how.interface, how.index, group, ttl=0)
-    return Egress(outlet.worker, rule.name, where, group, outlet.port, hears=True)
+    return Egress(outlet.worker, rule.stream, where, group, outlet.port, hears=True)
 
 
 def joins(relays: Iterable[Relay]) -> tuple[Membership, ...]:

@@ -1676,6 +1676,20 @@ def test_standby_keeps_nothing_that_the_other_host_drops(key: str, setting: str)
     ]
 
 
+@pytest.mark.parametrize("setting", ['dedupe = "1s"', "limit = {packets_per_second = 5}"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_nor_does_any_of_several_inputs(at: int, setting: str) -> None:
+    legs = [CAMERA, CAMERA.replace("eth0", "eth2")]
+    legs[at] += f", {setting}"
+    more = 'active_with = "10.0.0.1"\nmerge = {by = "content"}\n'
+    inputs = ", ".join(f"{{ {leg} }}" for leg in legs)
+    text = f"[rules.a]\n{more}inputs = [{inputs}]\noutputs = [{{ {HOST} }}]\n"
+    assert parse(text, "f").rules["a"].standby is None
+    [line] = problems(f'{text}standby = "1s"\n')
+    key = setting.split(maxsplit=1)[0]
+    assert f":{inputs.index(setting) + 11}: rules.a.inputs[{at}].{key}: is for a rule with" in line
+
+
 def test_standby_of_several_inputs_has_no_delay() -> None:
     more = 'active_with = "10.0.0.1"\nstandby = "1s"'
     text = f"[rules.a]\n{more}\ninputs = [{{ {CAMERA} }}, {{ {CAMERA.replace('eth0', 'eth2')} }}]\n"

@@ -394,6 +394,11 @@ int answers_overhear(struct answers *answers, uint32_t place, uint32_t slot)
 	return port->polled || port->queued ? 0 : poll_port(answers, place);
 }
 
+void answers_tell_of(struct answers *answers, uint32_t place, uint32_t slot)
+{
+	answers->ports[place].overhears = slot + 1;
+}
+
 int answers_are_behind(const struct answers *answers, uint32_t place)
 {
 	return answers->ports[place].queued;

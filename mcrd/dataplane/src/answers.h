@@ -109,6 +109,8 @@ int answers_take(struct answers *answers, uint64_t now, egress_other *other, voi
 
 /* From now on, what comes to `place` is what another host sends instead of the rule of that slot. */
 int answers_overhear(struct answers *answers, uint32_t place, uint32_t slot);
+/* It is told of with that slot instead. */
+void answers_tell_of(struct answers *answers, uint32_t place, uint32_t slot);
 /* Whether something may be there that has not been received. */
 int answers_are_behind(const struct answers *answers, uint32_t place);
 /* Receives it, and tells of each datagram: of all that was there, or of OVERHEARD_AT_ONCE times ANSWERS_AT_ONCE. `context`

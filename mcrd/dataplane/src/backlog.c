@@ -103,6 +103,19 @@ static void find_legs(const struct worker *worker, const struct rule *rule, stru
 		*legs = (struct backlog_legs){ { own }, 1 };
 }
 
+/* What has one content of those of a stream; of a rule that is no leg, of its own. */
+static uint64_t about_of(const struct rule *rule)
+{
+	if (rule->merge)
+		return rule->match.merge.stream;
+	return rule->switches ? rule->match.switches.copies.stream : rule->slot;
+}
+
+static uint64_t hash_of(const struct worker *worker, const struct rule *rule, const uint8_t *data, uint32_t length)
+{
+	return guard_hash(&worker->guard, about_of(rule), data, length);
+}
+
 static void count_standby(struct worker *worker, const struct rule *rule, uint64_t datagrams)
 {
 	count(&worker->segment->interfaces[rule->match.interface].dropped[DROP_STANDBY], datagrams);
@@ -180,16 +193,21 @@ static void count_heard(struct worker *worker, struct backlog_rule *its, const s
 	its->heard = now;
 }
 
-/* What is kept longest of those with this content; NULL: there is none. */
-static struct waiting_packet *find(struct backlog *backlog, uint32_t slot, uint64_t hash, const uint8_t *data,
-				   uint32_t length)
+/* What is kept longest of those with this content, by rules of one stream that hear that place; NULL: there is none. */
+static struct waiting_packet *find(const struct worker *worker, uint64_t about, uint32_t place, uint64_t hash,
+				   const uint8_t *data, uint32_t length)
 {
-	struct waiting_packet *packet = like(backlog, hash)->first;
+	struct waiting_packet *packet = like(worker->backlog, hash)->first;
 
-	while (packet && (packet->number != hash || packet->rule != slot || packet->length != HEAD + length ||
-			  memcmp(packet->payload + HEAD, data, length) != 0))
-		packet = packet->like;
-	return packet;
+	for (; packet; packet = packet->like) {
+		const struct rule *rule = worker->rules.by_slot[packet->rule];
+
+		if (packet->number == hash && packet->length == HEAD + length &&
+		    worker->backlog->rules[packet->rule].ear == place && rule && about_of(rule) == about &&
+		    memcmp(packet->payload + HEAD, data, length) == 0)
+			return packet;
+	}
+	return NULL;
 }
 
 static struct backlog_early *early_set(struct backlog *backlog, uint64_t hash)
@@ -222,28 +240,41 @@ static int was_early(struct backlog *backlog, uint64_t hash, uint64_t now)
 	return 0;
 }
 
-static uint64_t hash_of(const struct worker *worker, uint32_t slot, const uint8_t *data, uint32_t length)
+/* Does the rule, or another leg of its stream, keep what is not heard at that place? */
+static int is_heard_for(const struct worker *worker, const struct rule *rule, uint32_t place)
 {
-	return guard_hash(&worker->guard, slot, data, length);
+	struct backlog_legs legs;
+	uint32_t i;
+
+	find_legs(worker, rule, &legs);
+	for (i = 0; i < legs.count; i++) {
+		const struct rule *leg = worker->rules.by_slot[slot_of(worker->backlog, legs.leg[i])];
+
+		if (leg && legs.leg[i]->ear == place && (leg->match.standby || legs.leg[i]->takes_over))
+			return 1;
+	}
+	return 0;
 }
 
 void backlog_overhear(void *context, uint32_t place, uint32_t slot, const uint8_t *data, uint32_t length)
 {
 	struct worker *worker = context;
-	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[slot] : NULL;
 	struct rule *rule = worker->rules.by_slot[slot];
 	struct waiting_packet *packet;
+	struct backlog_rule *its;
 	uint64_t hash, now;
 
-	if (!its || !rule || its->ear != place || !(rule->match.standby || its->takes_over))
+	if (!worker->backlog || !rule || !is_heard_for(worker, rule, place))
 		return;
 	now = pace_real_now();
-	hash = hash_of(worker, slot, data, length);
-	packet = find(worker->backlog, slot, hash, data, length);
+	hash = hash_of(worker, rule, data, length);
+	packet = find(worker, about_of(rule), place, hash, data, length);
 	if (!packet) {
 		note_early(worker->backlog, hash, now);
 		return;
 	}
+	its = &worker->backlog->rules[packet->rule];
+	rule = worker->rules.by_slot[packet->rule];
 	unlist(worker->backlog, packet);
 	packet->left = 1;
 	count(&rule->counters->backlog, (uint64_t)-1);
@@ -380,7 +411,7 @@ static uint64_t due_at(const struct backlog_rule *its, const struct waiting_pack
 	return its->began + (packet->since > its->from ? packet->since - its->from : 0) / BACKLOG_SPEED;
 }
 
-enum which { DUE, ALL, FOR_ROOM };
+enum which { DUE, ALL, ITS_OWN, FOR_ROOM };
 
 /* Where legs stand that send. */
 struct backlog_cursor {
@@ -420,12 +451,13 @@ static void end_taking_over(struct worker *worker, const struct backlog_legs *le
 }
 
 /* Sends what a rule and the other legs of its stream that take over have kept, in the order in which it came: AT_ONCE
- * datagrams at most, those that are due by `now` or all. Returns how many, or what egress_add() says. */
+ * datagrams at most: those that are due by `now`, all, or what is the rule's own with all that came before. Returns how many,
+ * or what egress_add() says. */
 static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t now, enum which which)
 {
 	struct backlog_legs all, legs = { .count = 0 };
 	struct backlog_cursor at = { .passed = { 0 } };
-	int sent = 0, result = 0, left = 0, leg;
+	int sent = 0, result = 0, left = 0, own = -1, leg;
 	uint32_t i;
 
 	worker->egress.time = now;
@@ -440,6 +472,8 @@ static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t n
 			left |= one->queue.first != NULL;
 			continue;
 		}
+		if (one == its)
+			own = (int)legs.count;
 		at.next[legs.count] = one->queue.first;
 		legs.leg[legs.count++] = one;
 	}
@@ -453,6 +487,8 @@ static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t n
 		const struct waiting_packet *packet = at.next[leg];
 
 		if (which == DUE && due_at(legs.leg[leg], packet) > now + APART_NS / 2)
+			break;
+		if (which == ITS_OWN && !at.next[own])
 			break;
 		result = send_one(worker, worker->rules.by_slot[packet->rule], packet);
 		if (result < 0)
@@ -473,15 +509,31 @@ static int send_some(struct worker *worker, struct backlog_rule *its, uint64_t n
 	return result < 0 ? result : sent;
 }
 
+/* What is heard for a rule that goes is told of another leg of its stream from now on. */
+static void pass_ear(struct worker *worker, const struct backlog_rule *its, uint32_t slot)
+{
+	const struct rule *rule = worker->rules.by_slot[slot];
+	struct backlog_legs legs;
+	uint32_t i;
+
+	if (!rule || its->ear == NOT_HEARD)
+		return;
+	find_legs(worker, rule, &legs);
+	for (i = 0; i < legs.count; i++)
+		if (legs.leg[i] != its && legs.leg[i]->ear == its->ear)
+			answers_tell_of(&worker->answers, its->ear, slot_of(worker->backlog, legs.leg[i]));
+}
+
 void backlog_end(struct worker *worker, uint32_t slot)
 {
 	struct backlog_rule *its = worker->backlog ? &worker->backlog->rules[slot] : NULL;
 
 	if (!its)
 		return;
-	while (its->takes_over && send_some(worker, its, pace_real_now(), ALL) >= 0)
+	while (its->takes_over && its->queue.first && send_some(worker, its, pace_real_now(), ITS_OWN) >= 0)
 		;
 	leave(worker->backlog, its);
+	pass_ear(worker, its, slot);
 	while (its->queue.first)
 		drop_first(worker, its);
 }
@@ -517,7 +569,7 @@ int backlog_keep(struct worker *worker, struct rule *rule, const struct packet *
 			count_standby(worker, rule, 1);
 			return 0;
 		}
-		hash = hash_of(worker, rule->slot, payload, length);
+		hash = hash_of(worker, rule, payload, length);
 		if (was_early(backlog, hash, now)) {
 			count_heard(worker, its, rule, now);
 			return 0;

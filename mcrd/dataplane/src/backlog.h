@@ -4,14 +4,15 @@
  * BACKLOG_SPEED times the pace at which it came, since all at once would overflow what is behind. What comes meanwhile is
  * appended, so the order stays.
  *
- * What the legs of a stream have kept leaves in the order in which it came: they wait until each is told, and none relays
- * before all have sent what they kept.
+ * What the legs of a stream have kept leaves in the order in which it came: they wait until each is told, for
+ * BACKLOG_SILENCE_NS at most, and none relays before all that are told have sent what they kept. One that goes meanwhile sends
+ * its own, and what came before that, at once.
  *
  * All rules of a worker share one memory, which is used in a circle: when it is full, the oldest goes. It is made when the
  * first rule needs it.
  *
  * Where the only output is a group, what the other host sends is heard, and kept no more: so what is kept is what that did not
- * send. A rule that takes over waits until the other one is silent, for this one may be told sooner; but no longer than
+ * send. Legs of a stream have one such place: each datagram that is heard there stands for one of theirs. A rule that takes over waits until the other one is silent, for this one may be told sooner; but no longer than
  * the backlog may be old. Who is silent is known only by what comes: until something does, the rule waits for all that time.
  * SPDX-License-Identifier: GPL-3.0-or-later */
 #ifndef MCRD_BACKLOG_H
@@ -36,7 +37,7 @@ void backlog_begin(struct worker *worker, struct rule *rule);
 /* Another host has sent a datagram: `context` is the worker, the rest as answers_told(). */
 void backlog_overhear(void *context, uint32_t place, uint32_t slot, const uint8_t *data, uint32_t length);
 
-/* The rule is removed: one that takes over sends what it has, of others it is counted as what stood by. */
+/* The rule is removed: one that takes over sends what it has at once, of others it is counted as what stood by. */
 void backlog_end(struct worker *worker, uint32_t slot);
 
 void backlog_free(struct worker *worker);

@@ -578,6 +578,76 @@ static void test_a_leg_that_is_not_told(void)
 	end();
 }
 
+/* What is heard stands for one datagram, whichever leg brought it, and whichever goes meanwhile. */
+static void test_legs_hear_together(void)
+{
+	enum { OTHER = SLOT + 1 };
+	const struct rule_counters *others;
+	uint64_t now;
+	uint32_t i;
+
+	check_about("legs that hear");
+	begin();
+	hears = merged = 1;
+	put_leg(SLOT, 1);
+	put_leg(OTHER, 1);
+	others = &worker->segment->rules[OTHER];
+	now = pace_real_now();
+	send_elsewhere(7, 100);
+	hear(); /* before it comes here */
+	for (i = 0; i < 6; i++)
+		keep_leg(i % 2 ? SLOT : OTHER, 7, 100, now + i);
+	CHECK_EQUAL(counters()->overheard + others->overheard, 1);
+	CHECK_EQUAL(counters()->backlog + others->backlog, 5);
+	for (i = 0; i < 4; i++)
+		send_elsewhere(7, 100);
+	hear();
+	CHECK_EQUAL(counters()->overheard + others->overheard, 5);
+	CHECK_EQUAL(counters()->backlog, 1); /* the last one */
+	keep_leg(OTHER, 8, 100, now + 6);
+	CHECK_EQUAL(worker_remove_rule(worker, OTHER), 0);
+	keep_leg(SLOT, 8, 100, now + 7);
+	keep_leg(SLOT, 9, 100, now + 8);
+	send_elsewhere(7, 100);
+	send_elsewhere(8, 100);
+	hear();
+	CHECK_EQUAL(counters()->overheard + others->overheard, 7);
+	put_leg(SLOT, 0);
+	CHECK_EQUAL(backlog_send_all(worker), 0);
+	CHECK_EQUAL(received(9), 1);
+	end();
+}
+
+/* It sends what it has kept, and what came before that: the rest keeps its time. */
+static void test_a_leg_that_goes_while_they_take_over(void)
+{
+	enum { OTHER = SLOT + 1 };
+	uint64_t now;
+	uint32_t i;
+
+	check_about("a leg that goes");
+	begin();
+	merged = 1;
+	put_leg(SLOT, 1);
+	put_leg(OTHER, 1);
+	now = pace_real_now();
+	for (i = 0; i < 10; i++)
+		keep_leg(i % 2 ? SLOT : OTHER, i, 100, now - 400ULL * MS + i * 1ULL * MS);
+	for (; i < 1000; i++)
+		keep_leg(SLOT, i, 100, now);
+	put_leg(SLOT, 0);
+	put_leg(OTHER, 0);
+	CHECK_EQUAL(worker_remove_rule(worker, OTHER), 0);
+	CHECK_EQUAL(received(0), 9);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 1);
+	CHECK_EQUAL(backlog_send(worker, now + 1000ULL * MS), 0); /* it begins */
+	CHECK_EQUAL(received(9), 1);
+	CHECK_EQUAL(backlog_send(worker, now + 2000ULL * MS), 0);
+	CHECK_EQUAL(received(10), 990);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	end();
+}
+
 /* One that has nothing relays nothing before the others have sent what they have. */
 static void test_a_leg_that_has_kept_nothing(void)
 {
@@ -610,6 +680,8 @@ int main(void)
 	test_legs();
 	test_a_leg_that_is_not_told();
 	test_a_leg_that_has_kept_nothing();
+	test_legs_hear_together();
+	test_a_leg_that_goes_while_they_take_over();
 	test_members(1);
 	test_members(0);
 	test_a_clock_that_is_set_back_while_it_hears();
