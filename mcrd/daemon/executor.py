@@ -298,7 +298,7 @@ class Estate:
         # New ones help once, or never.
         if process.suspect or (process.crashed and useless == USELESS):
             self._suspects.update(ring.ingress for ring in lane.rings)
-        elif process.crashed:
+        elif process.crashed and not lane.awaits_turn:
             tell(log, logging.WARNING, "rings-emptied", GONE, worker, **where)
         self._changed()
 

@@ -72,6 +72,7 @@ class Lane:
         self.until = FOREVER
         """What arrives from then on, other lanes relay: ns of the real-time clock."""
         self._since = 0  # what arrived before, other lanes relay as well
+        self._theirs: list[Sequence[int]] | None = None  # among so many frames, when they ended
         self._starting: WorkerProcess | None = None
         self._emptying = Emptying(self.rings, self.places, segment, ledger)
         self._changing: set[RelayKey] = set()
@@ -121,8 +122,9 @@ class Lane:
         self.relays.clear()
         self.members.rest()
         # Suspect rings are made anew. Of those that others relieve, what is lost is known when they
-        # are closed.
-        if not process.crashed or process.suspect or self.until != FOREVER:
+        # are closed; of those that wait for their turn, the worker saw nothing.
+        known_later = self.until != FOREVER or self.awaits_turn
+        if not process.crashed or process.suspect or known_later:
             ended(self, process, how)
             return
 
@@ -189,6 +191,8 @@ class Lane:
         """End the worker if it hangs."""
         if self.process is not None:
             self.process.look(self.segment.received)
+        if self._theirs is not None and self.has_taken(self._theirs):
+            self.leave_nothing()
 
     def look_at_members(self) -> bool:
         """End some members that are idle for long. Were there any?"""
@@ -235,6 +239,11 @@ class Lane:
             self.members.end_resting(self.process)
             self.tell(messages.Begin, self._since)
 
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether nobody has said yet from when on what comes is this lane's."""
+        return self._since == FOREVER
+
     def await_turn(self) -> None:
         """Take nothing until leave() says from when on what comes is this lane's."""
         self._since = FOREVER
@@ -249,10 +258,15 @@ class Lane:
         self.tell(messages.Begin, since, since)
 
     def leave_nothing(self) -> None:
-        """Let the worker relay all that comes, when nothing of the others' waits any more."""
+        """Let the worker relay all that comes, when nothing of the others' comes any more.
+
+        Where there is none, the next one has to pass over what waits, and it is done by look().
+        """
         if self.process is not None and self.process.begun:
-            self._since = 0
+            self._since, self._theirs = 0, None
             self.tell(messages.Begin)
+        elif self._theirs is None:
+            self._theirs = self.filled
 
     def deafen(self) -> None:
         """Let nothing into its rings any more. What cannot be had is in others too."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -398,3 +399,64 @@ reliefs.relieve = relieving
     found = received.stop()
     assert found["unique"] == output["sent"]["packets"] - triangle.relay.missed("r1")
     assert found["duplicated"] == 0
+
+
+def test_a_worker_that_crashes_before_its_turn_loses_and_repeats_nothing(
+    triangle: Triangle,
+) -> None:
+    """Of what comes to the new rings, it saw nothing yet: so that waits for the next worker.
+
+    If it were thrown away, that would take until after the time that both go by. When the next
+    worker has passed over what is the others', it passes over nothing more, whatever the clock.
+    """
+    fault = """
+import asyncio, os, signal, time
+from mcrd.lanes import relief
+from mcrd.sockets.ingress import IngressSocket
+relief.LEAD = 0.3
+agree, relieve, throw_away = relief._agree, relief.relieve, IngressSocket.throw_away
+lanes = []
+async def agreed(old):
+    os.kill(lanes[-1].process.pid, signal.SIGSEGV)
+    while lanes[-1].process is not None:
+        await asyncio.sleep(0.001)
+    return await agree(old)
+async def relieving(old, new, let_in):
+    lanes.extend(new)
+    return await relieve(old, new, let_in)
+relief._agree = agreed
+def throwing_slowly(*rest):
+    throw = throw_away(*rest)
+    def slowly():
+        time.sleep(0.5)
+        return throw()
+    return slowly
+IngressSocket.throw_away = throwing_slowly
+from mcrd.daemon import reliefs
+reliefs.relieve = relieving
+"""
+    hush(triangle)
+    rules = RULES.replace("[daemon]", '[daemon]\nlog_level = "debug"')
+    daemon = triangle.lab.mcrd(triangle.relay, rules, program=with_a_fault(fault))
+    received = triangle.sink.receive("k0", "239.2.2.1", 6000)
+    stream = triangle.source.start_send("s0", "239.1.1.1", 5000, rate=RATE, size=200)
+
+    def relayed() -> int:
+        return int(daemon.stats()["rules"]["range"]["received"]["packets"])
+
+    def beginnings() -> list[str]:
+        return re.findall(r"Begin\(.*since=(\d+)", daemon.log())
+
+    wait_for(lambda: relayed() > RATE // 10, "the stream to flow")
+    daemon.edit(f'{rules}[interfaces.r0]\nring_size = "16MiB"\n')
+    daemon.ctl("reload")
+    wait_for(lambda: "another starts" in daemon.log(), "the crash")
+    wait_for(lambda: beginnings()[-2:][0] > "0" == beginnings()[-1], "it to pass over nothing")
+    before = relayed()
+    wait_for(lambda: relayed() > before + RATE // 10, "the stream to go on")
+    came = stream.stop()["sent"] - triangle.source.missed("s0")
+    wait_for(lambda: relayed() == came, f"all of {came} to be relayed, {relayed()} are")
+    found = received.stop()
+    assert found["unique"] == came - triangle.relay.missed("r1")
+    assert (found["duplicated"], found["reordered"]) == (0, 0)
+    assert "thrown away" not in daemon.log()
