@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 WANTED = 0.95  # of the changes that make a difference
 SUBJECTS: dict[str, Callable[[Copy, Path, list[str]], Subject]] = {
     "c": DataPlane,
@@ -88,7 +89,9 @@ def tell(language: str, results: list[Result], ignored: dict[Change, str]) -> bo
 
 
 def stop(_number: int, _frame: FrameType | None) -> None:
-    """A signal ends it as Ctrl-C does, and what was made goes."""
+    """A signal ends it, and what was made goes; another one does not come between."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -114,6 +117,14 @@ def judged(
     return tell(language, work.results, ignored)
 
 
+def change_all(options: argparse.Namespace, directory: Path, programs: Programs) -> bool:
+    """Change and test all that was asked for; whether enough was noticed."""
+    languages = [options.language] if options.language else list(SUBJECTS)
+    copies = [Copy(directory / f"copy{n}", programs) for n in range(options.jobs)]
+    well = [judged(name, options, directory / name, copies, programs) for name in languages]
+    return all(well)
+
+
 def main() -> int:
     """Change and test; the exit status says whether enough was noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutate")
@@ -123,15 +134,22 @@ def main() -> int:
     parser.add_argument("--language", choices=tuple(SUBJECTS))
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    languages = [options.language] if options.language else list(SUBJECTS)
-    signal.signal(signal.SIGTERM, stop)
-    programs = Programs()
     print("seed", options.seed, flush=True)
     with tempfile.TemporaryDirectory(prefix="mcrd-mutate-") as made:
         directory = Path(made)
-        copies = [Copy(directory / f"copy{n}", programs) for n in range(options.jobs)]
-        well = [judged(name, options, directory / name, copies, programs) for name in languages]
-    return not all(well)
+        temporary = directory / "tmp"
+        temporary.mkdir()
+        programs = Programs(temporary)
+        # A signal interrupts the main thread alone, which only waits; the other one ends in order.
+        with ThreadPoolExecutor(1) as pool:
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+                    signal.signal(number, stop)
+            try:
+                return not pool.submit(change_all, options, directory, programs).result()
+            except BaseException:
+                programs.stop()
+                raise
 
 
 if __name__ == "__main__":

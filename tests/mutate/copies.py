@@ -43,9 +43,13 @@ class Done(NamedTuple):
 
 
 class Programs:
-    """Runs programs, each in a process group of its own; ends them all."""
+    """Runs programs, each in a process group of its own; ends them all.
 
-    def __init__(self) -> None:
+    What they leave for a while is in `directory`, whose end is the caller's business.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
@@ -61,7 +65,7 @@ class Programs:
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **env},
+                env={**os.environ, **self._common(), **env},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -77,12 +81,19 @@ class Programs:
             _kill(process)
             output, _ = process.communicate()
             status = None
+        except BaseException:
+            _kill(process)
+            process.wait()
+            raise
         finally:
             with self._lock:
                 self._running.discard(process)
         if self._stopped:
             raise Stopped
         return Done(status, output)
+
+    def _common(self) -> dict[str, str]:
+        return {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(self._directory)}
 
     def stop(self) -> None:
         """End all, and start none any more."""
