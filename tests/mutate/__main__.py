@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +146,11 @@ def main() -> int:
                 if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
                     signal.signal(number, stop)
             try:
-                return not pool.submit(change_all, options, directory, programs).result()
+                changes = pool.submit(change_all, options, directory, programs)
+                # Python does not see a signal that comes just before it waits, until it waits anew.
+                while wait([changes], timeout=1).not_done:
+                    pass
+                return not changes.result()
             except BaseException:
                 programs.stop()
                 raise

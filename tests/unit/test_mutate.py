@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 # A change that takes for ever: a program in a process group of its own, with a file.
 RUN = """
-import sys
+import signal, sys
 from tests.mutate import __main__ as mutate
+
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # whoever runs this may ignore some
 
 def change_all(options, directory, programs):
     command = 'echo $$ >"$TMPDIR/pid"; sleep 1000 & wait'
