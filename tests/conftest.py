@@ -82,6 +82,8 @@ def why_no_namespaces() -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In order, as after an interrupt: labs and directories go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Hypothesis keeps other things too, in the working directory unless told.
     directory = tempfile.TemporaryDirectory(prefix="mcrd-hypothesis-")
     config.add_cleanup(directory.cleanup)
