@@ -62,7 +62,7 @@ def package(name: str) -> str:
 
 
 def choose(
-    roots: Iterable[Requirement], wheels: Wheels, candidates: Mapping[str, Version]
+    roots: Iterable[Requirement], wheels: Wheels, candidates: Mapping[str, Candidate]
 ) -> Choice:
     """Of the distribution as much as possible.
 
@@ -87,7 +87,7 @@ def choose(
         unfit = {
             name
             for name in usable & asked.keys()
-            if not asked[name].contains(candidates[name], prereleases=True)
+            if not asked[name].contains(candidates[name].version, prereleases=True)
         }
         if not unfit:
             return choice
@@ -124,8 +124,26 @@ def upstream(version: str) -> Version | None:
     return Version(found[1] + (found[2] or "")) if found and found[3] in ("", "+", ".") else None
 
 
-def candidates(names: Iterable[str]) -> dict[str, Version]:
-    """The versions that apt would install."""
+@dataclass(frozen=True)
+class Candidate:
+    """What apt would install: the version of the program, and what Debian puts before it.
+
+    To dpkg, each version with an epoch, `1:`, is newer than any without (Debian policy 5.6.12).
+    """
+
+    version: Version
+    epoch: str = ""
+
+
+def candidate(version: str) -> Candidate | None:
+    """That of a package's version; None where the program's is not certain."""
+    program = upstream(version)
+    epoch = re.match(r"\d+:", version)
+    return None if program is None else Candidate(program, epoch[0] if epoch else "")
+
+
+def candidates(names: Iterable[str]) -> dict[str, Candidate]:
+    """Those of all of which the distribution has a package."""
     by_package = {package(name): name for name in names}
     asked = subprocess.run(
         ["apt-cache", "policy", *by_package],
@@ -135,8 +153,8 @@ def candidates(names: Iterable[str]) -> dict[str, Version]:
         check=True,
     )
     found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)$", asked.stdout, re.MULTILINE)
-    versions = {by_package[name]: upstream(version) for name, version in found}
-    return {name: version for name, version in versions.items() if version is not None}
+    had = {by_package[name]: candidate(version) for name, version in found}
+    return {name: one for name, one in had.items() if one is not None}
 
 
 Bound = tuple[Version, bool]
@@ -188,10 +206,11 @@ def _raised(release: tuple[int, ...]) -> tuple[int, ...]:
     return (*release[:-1], release[-1] + 1)
 
 
-def spelled(bound: Bound, had: Version) -> str:
+def spelled(bound: Bound, had: Candidate) -> str:
     """The bound as dpkg compares it with versions that have as many numbers as the one there is.
 
-    To dpkg, 1.2 is older than 1.2.0, and 1.2.0~rc1 is newer than 1.2.
+    To dpkg, 1.2 is older than 1.2.0, and 1.2.0~rc1 is newer than 1.2. The epoch is that of the one
+    there is.
     """
     version, after = bound
     release = list(version.release)
@@ -201,23 +220,24 @@ def spelled(bound: Bound, had: Version) -> str:
     if version.pre is not None:
         suffix = "~{}{}".format(*version.pre) + ("~" if version.is_devrelease else "")
     elif version.is_devrelease:
-        return ".".join(map(str, release)) + "~"
+        return had.epoch + ".".join(map(str, release)) + "~"
     if version.post is not None:
         suffix += f".post{version.post}"
-    length = len(had.release)
+    length = len(had.version.release)
     if after and not suffix:
         length = max(length, 3)  # or 2.0.5 would be before what comes after 2
     release += [0] * (length - len(release))
-    return ".".join(map(str, release)) + suffix + (".1~" if after else "")
+    return had.epoch + ".".join(map(str, release)) + suffix + (".1~" if after else "")
 
 
-def depends(taken: Mapping[str, SpecifierSet], candidates: Mapping[str, Version]) -> str:
+def depends(taken: Mapping[str, SpecifierSet], candidates: Mapping[str, Candidate]) -> str:
     """The field, with the versions that will do."""
     field_ = []
     for name in sorted(taken):
-        least, below = bounds(taken[name], candidates[name])
+        had = candidates[name]
+        least, below = bounds(taken[name], had.version)
         asked = [(">=", least), ("<<", below)]
-        texts = [f"({op} {spelled(one, candidates[name])})" for op, one in asked if one is not None]
+        texts = [f"({op} {spelled(one, had)})" for op, one in asked if one is not None]
         field_ += [f"{package(name)} {text}".rstrip() for text in texts or [""]]
     return ", ".join(field_)
 

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from scripts.distribution import choose, depends, upstream
+from scripts.distribution import Candidate, candidate, choose, depends, upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +111,7 @@ def test_what_the_distribution_has_is_not_carried_along() -> None:
         }.items()
     }
     had = {"page": "3.1", "part": "1", "small": "1.10", "new": "6.9", "shared": "4", "plain": "1"}
-    candidates = {name: Version(version) for name, version in had.items()}
+    candidates = {name: Candidate(Version(version)) for name, version in had.items()}
     choice = choose(roots, wheels, candidates)
     # `shared` is old enough only for `plain`; `part` is the business of the distribution's `page`.
     assert choice.carried == {"new", "shared"}
@@ -155,11 +155,13 @@ def test_a_pre_release_and_a_version_that_is_too_new() -> None:
     roots = [Requirement(text) for text in ("early>=2.0", "ready>=1.9", "next<2", "not!=1.5")]
     wheels: dict[str, list[Requirement]] = {name: [] for name in ("early", "ready", "next", "not")}
     had = {"early": "2.0rc1", "ready": "2.0rc1", "next": "2.0", "not": "1.5.0"}
-    choice = choose(roots, wheels, {name: Version(version) for name, version in had.items()})
+    candidates = {name: Candidate(Version(version)) for name, version in had.items()}
+    choice = choose(roots, wheels, candidates)
     assert choice.carried == {"early", "next", "not"}
 
 
 @pytest.mark.skipif(shutil.which("dpkg") is None, reason="needs dpkg, which compares")
+@pytest.mark.parametrize("epoch", ["", "1:"])
 @pytest.mark.parametrize(
     ("asked", "fit", "unfit"),
     [
@@ -187,20 +189,20 @@ def test_a_pre_release_and_a_version_that_is_too_new() -> None:
         (">=2024.1.post1", "2024.1.post1 2024.2", "2024.1"),
     ],
 )
-def test_versions_that_the_field_allows(asked: str, fit: str, unfit: str) -> None:
+def test_versions_that_the_field_allows(asked: str, fit: str, unfit: str, epoch: str) -> None:
     """By the first of `fit` that the distribution has; each as a package has it."""
 
     def allowed(version: str) -> bool:
         """As dpkg judges it."""
         return all(
             subprocess.run(
-                ["dpkg", "--compare-versions", f"{version}-1", *each], check=False
+                ["dpkg", "--compare-versions", f"{epoch}{version}-1", *each], check=False
             ).returncode
             == 0
             for each in relations
         )
 
-    first = upstream(fit.split(maxsplit=1)[0])
+    first = candidate(f"{epoch}{fit.split(maxsplit=1)[0]}-1")
     assert first is not None
     fields = depends({"x": SpecifierSet(asked)}, {"x": first}).split(", ")
     relations = [each[len("python3-x (") : -1].split() for each in fields if "(" in each]
