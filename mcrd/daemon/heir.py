@@ -228,16 +228,18 @@ class _Heir:
             rings: list[tuple[IngressSocket, Segment | None]] = []
             for kept in ordered:
                 if home is not None:
-                    segment, same = None, identity(home.segment.descriptor) == kept.descriptors[3]
+                    segment, counts = None, home.segment
+                    same = identity(counts.descriptor) == kept.descriptors[3]
                 else:
                     segment, same = self._segment(kept)
                     undo.callback(segment.close)
+                    counts = segment
                 ring = self._ring(kept)
                 undo.callback(ring.close)
                 if ring.socket.getsockname()[0] != ingress.interface:
                     raise ValueError(f"{ingress.interface} was removed and made again")
                 if not same:
-                    ring.forget_seen()
+                    ring.forget_seen([stand[0] for stand, _ in counts.stand(kept.place)])
                 rings.append((ring, segment))
             undo.pop_all()
         self._holdings.add_ingress(ingress, rings, ordered[0].place)

@@ -148,7 +148,7 @@ class Segment:
         return [(positions + first + which, frames + which) for which in range(lib.MCRD_RINGS)]
 
     def empty(self, place: int, lost: Sequence[Lost]) -> None:
-        """Note that what waited in the rings, which is lost, was given back unread."""
+        """Note that what waited in the rings was given back, and what of it is lost."""
         found = self._view.interfaces[place]
         for which, of_ring in enumerate(lost):
             found.datagrams[which] = (found.datagrams[which] + of_ring.packets) % 2**64

@@ -64,6 +64,8 @@ TALLY = struct.Struct("7Q")
 beyond one for each; of each ring, frames seen, and of each those that it had no room for."""
 _SEEN, _FULL, _MORE, _EACH_SEEN, _EACH_FULL = 0, 1, 2, 3, 5
 
+LOOKS = 100  # at what waits, for some 10 us each
+
 FOREVER = 2**64 - 1
 """Nanoseconds of the real-time clock."""
 
@@ -152,17 +154,45 @@ class IngressSocket:
             undo.pop_all()
         return made
 
-    def forget_seen(self) -> None:
+    def forget_seen(self, positions: Sequence[int]) -> None:
         """Begin to count what passed the filter: whoever counted what was taken begins too.
 
-        What waits in the rings is not known: it is learned when more is taken than was seen.
+        What waits in the rings counts as seen. It stands from those positions on, and nobody may
+        take it meanwhile. What cannot be told is learned when more is taken than was seen.
         """
-        self._unseen = [self.geometry.frames, self.large_geometry.frames]
-        self._read()
         counts = self._counts
-        counts[_SEEN] = counts[_FULL]
-        for which in range(2):
-            counts[_EACH_SEEN + which] = counts[_EACH_FULL + which]
+        for which, geometry in enumerate((self.geometry, self.large_geometry)):
+            try:
+                waiting = self._count(which, geometry, positions[which])
+            except (OSError, ValueError):  # there is no memory to map it, or no such position
+                self._read()
+                waiting = 0
+            self._unseen[which] = geometry.frames - waiting
+            counts[_EACH_SEEN + which] = counts[_EACH_FULL + which] + waiting
+        waiting = sum(self.filled)
+        counts[_SEEN] = counts[_FULL] + waiting
+
+    def _count(self, which: int, geometry: Geometry, position: int) -> int:
+        """Frames that wait in a ring, when all that the kernel has counted is read.
+
+        What comes during the last look is not told: of many looks, one is between two frames.
+        Raises OSError and ValueError.
+        """
+        sizes = (geometry.block_size, geometry.block_count, geometry.frame_size)
+        ring, waiting = ffi.new("struct ring_geometry *", sizes), 0
+        size = geometry.block_size * geometry.block_count
+        with (
+            mmap.mmap(self._sockets[which].fileno(), size) as memory,
+            ffi.from_buffer(memory) as there,
+        ):
+            for _ in range(LOOKS):
+                before = self.filled[which]
+                waiting = lib.ring_waiting(there, ring, position, waiting)
+                if waiting < 0:
+                    raise ValueError(os.strerror(-waiting))
+                if self.filled[which] == before:
+                    break
+        return waiting
 
     @property
     def _sockets(self) -> tuple[socket.socket, socket.socket]:
@@ -246,7 +276,7 @@ class IngressSocket:
         since: int = 0,
         until: int = FOREVER,
     ) -> Callable[[], list[Lost]]:
-        """Return what gives all that waits in the rings back to the kernel, unread.
+        """Return what gives all that waits in the rings back to the kernel.
 
         Any thread may call that, once: it takes 30 ms and more for a ring of 1 GiB. It returns what
         is lost of each, and raises OSError. Workers dealt with `taken`. `stand` points to where the

@@ -44,6 +44,8 @@ from mcrd.planning.resources import (
 from mcrd.querying.groups import Group
 from mcrd.sockets.lost import Lost
 from mcrd.systemd.store import HEADER
+from tests.lab import wait_for
+from tests.sandbox.harness import hush
 from tests.unit.test_store import Manager, hand_over
 
 if TYPE_CHECKING:
@@ -355,6 +357,30 @@ def test_of_counters_that_do_not_fit_the_place_in_the_ring_remains(
     assert list(holdings.lanes[before.ring].members.all()) == []
     assert "counters of another version (1)" in caplog.text
     assert before.egress in holdings.egress
+    holdings.close_all()
+
+
+def test_of_counters_that_do_not_fit_what_waits_in_the_ring_is_counted(
+    before: Before, triangle: Triangle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So other rings, which take the place of this one, wait for it; and what is lost is told."""
+    hush(triangle)
+    with before.relay.inside():
+        before.holdings.admit({"r0": frozenset({ip_network("239.1.1.1/32")})}, also_old=False)
+    triangle.source.send("s0", "239.1.1.1", 5000, count=9)
+    ((_, ring),) = before.holdings.rings()
+    wait_for(lambda: ring.filled == (9, 0), "nine frames")
+    os.pwrite(before.segment.descriptor, (99).to_bytes(8, "little"), 0)
+    os.pwrite(before.segment.descriptor, (4).to_bytes(8, "little"), 8)
+    before.leave()
+    holdings, _ = take_over(before, monkeypatch)
+    lane = holdings.lanes[before.ring]
+    assert lane.filled == [(5, 0)]
+    assert not lane.has_taken(lane.filled)
+    with before.relay.inside():
+        holdings.close(before.ingress)
+    (count,) = holdings.ledger.interfaces(holdings.ring_full()).values()
+    assert count.dropped["discarded"] == 5
     holdings.close_all()
 
 

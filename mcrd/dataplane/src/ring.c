@@ -217,3 +217,23 @@ int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry,
 	ring_unmap(&ring);
 	return own;
 }
+
+int64_t ring_waiting(void *memory, const struct ring_geometry *geometry, uint64_t position, uint64_t known)
+{
+	struct ring ring = { .memory = memory };
+	struct ring_place place;
+	int result = ring_lay_out(&ring, geometry);
+
+	if (result < 0)
+		return result;
+	if (position >= ring.frames || known > ring.frames)
+		return -EINVAL;
+	if (known == 0)
+		ring_continue(&ring, position);
+	for (place = place_of(&ring, (uint32_t)((position + known) % ring.frames)); known < ring.frames; known++) {
+		if (!is_filled(&place))
+			break;
+		step(&ring, &place);
+	}
+	return (int64_t)known;
+}

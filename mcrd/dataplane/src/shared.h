@@ -157,6 +157,10 @@ struct ring_share {
 int64_t ring_throw_away(int packet_socket, const struct ring_geometry *geometry, uint64_t *position, uint64_t *frames,
 			const struct ring_share *share);
 
+/* How many frames wait in the ring that is mapped there, from `position` on, of which so many are known. It may be
+ * filled meanwhile, and nobody may read it. Returns that, or a negative errno. */
+int64_t ring_waiting(void *memory, const struct ring_geometry *geometry, uint64_t position, uint64_t known);
+
 /* A worker has crashed: what it had in hand is in nobody's memory any more, so another leg may bring it. */
 void merge_forget(struct segment *segment);
 
