@@ -1,4 +1,4 @@
-"""The scripts that make roots and boot machines: what they leave behind, and what they say.
+"""The scripts that make roots, boot machines, try a release: what they leave behind, and say.
 
 Each runs in a directory of its own, with other programs in the place of those that take long.
 """
@@ -28,9 +28,9 @@ def checkout(tmp_path: Path) -> Path:
     """Has the scripts, with a cache of roots beside them; and says that this is root."""
     for directory in ("scripts", "cache", "programs"):
         (tmp_path / directory).mkdir()
-    for script in ("arm64", "kernels", "machine", "mortal"):
+    for script in ("arm64", "as-owner", "kernels", "machine", "mortal", "release"):
         text = (TOP / "scripts" / script).read_text().replace(CACHE, str(tmp_path / "cache"))
-        (tmp_path / "scripts" / script).write_text(text)
+        program(tmp_path / "scripts" / script, text)
     program(tmp_path / "programs/id", "echo 0")
     return tmp_path
 
@@ -62,17 +62,25 @@ def alive(pid: int) -> bool:
     return status.rpartition(") ")[2][0] != "Z"
 
 
-@pytest.mark.parametrize(("script", "slow"), [("arm64", "setup"), ("kernels", "root")])
-def test_nothing_is_left_behind_by_sigterm(checkout: Path, script: str, slow: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "arguments", "slow", "half"),
+    [
+        ("arm64", [], "setup", "cache/arm64.new"),
+        ("kernels", ["trixie"], "root", "cache/trixie.new"),
+        ("release", ["tests"], "setup", None),
+    ],
+)
+def test_nothing_is_left_behind_by_sigterm(
+    checkout: Path, script: str, arguments: list[str], slow: str, half: str | None
+) -> None:
     """No process, no root that is half made; and the lock is the script's alone."""
-    half = checkout / "cache" / ("arm64.new" if script == "arm64" else "trixie.new")
     pid = checkout / "pid"
+    says = f"readlink /proc/$$/fd/9; echo $$ >{pid}.new; mv {pid}.new {pid}"
     program(
         checkout / "scripts" / slow,
-        f"mkdir -p {half}\n"
-        f"bash -c 'readlink /proc/$$/fd/9; echo $$ >{pid}.new; mv {pid}.new {pid}; sleep 1000; :'",
+        (f"mkdir {checkout}/{half}\n" if half else "") + f"bash -c '{says}; sleep 1000; :'",
     )
-    with started(checkout, script, *([] if script == "arm64" else ["trixie"])) as process:
+    with started(checkout, script, *arguments) as process:
         wait_for(pid.exists, "the process")
         below = int(pid.read_text())
         process.send_signal(signal.SIGTERM)
@@ -84,7 +92,7 @@ def test_nothing_is_left_behind_by_sigterm(checkout: Path, script: str, slow: st
         output = process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM
     assert not left
-    assert not half.exists()
+    assert half is None or not (checkout / half).exists()
     assert "lock" not in output
 
 
@@ -124,3 +132,28 @@ def test_how_a_machine_ended(checkout: Path, ends: str, said: str) -> None:
     assert said in output
     assert ("==" in output) == bool(said)
     assert not list(checkout.glob("mcrd-machine-*"))
+
+
+def test_a_stage_of_a_release_that_fails_is_named_and_so_are_its_tests(checkout: Path) -> None:
+    """Those of the first run too, of the two that make starts; and the next stage has its turn."""
+    program(checkout / "scripts/setup", "")
+    said = (
+        "FAILED tests/x.py::y - assert 1\\nSKIPPED [1] tests/z.py:1: no device\\nERROR tests/e.py"
+    )
+    program(
+        checkout / "programs/make",
+        f'[ "$*" = test-full ] || exit 0\n[ -n "$CI" ] && echo -e "{said}" && seq 20 && exit 1',
+    )
+    process = started(checkout, "release", "tests", "lint")
+    output, _ = process.communicate(timeout=GUARD)
+    assert process.returncode == 1, output
+    lines = output.splitlines()
+    assert lines[0].startswith("FAILED: tests (")
+    assert lines[1:11] == [f"    {number}" for number in range(11, 21)]
+    assert lines[11:14] == [
+        "    failed: tests/x.py::y - assert 1",
+        "    not done: [1] tests/z.py:1: no device",
+        "    failed: tests/e.py",
+    ]
+    assert lines[14].startswith("good: lint (")
+    assert lines[15:] == ["release: no version can be made: tests"]
