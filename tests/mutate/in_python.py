@@ -155,6 +155,9 @@ class _WithoutTypes(ast.NodeTransformer):
 
 
 def differs(old: str, new: str) -> bool:
-    """Whether anything but types is another one."""
-    first, second = (ast.dump(_WithoutTypes().visit(ast.parse(text))) for text in (old, new))
+    """Whether anything but types is another one, and it is Python: a pattern is no expression."""
+    try:
+        first, second = (ast.dump(_WithoutTypes().visit(ast.parse(text))) for text in (old, new))
+    except SyntaxError:
+        return False
     return first != second

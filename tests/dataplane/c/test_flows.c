@@ -151,8 +151,55 @@ static void test_nobody_chooses_the_places(void)
 	free(flows);
 }
 
+static void put(struct rules *rules, uint32_t slot, uint8_t host)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, host }, .family = 4 }, .bits = 32, .protocol = PROTOCOL_UDP,
+	};
+	struct rule *rule = rule_new(&match, NULL, 0);
+
+	if (!rule)
+		abort();
+	rule->slot = slot;
+	rules_put(rules, rule, NULL);
+}
+
+/* No packet comes between them, so what is remembered is of the time before all of them. */
+static void test_several_changes_at_once(void)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct flows *flows = aligned_alloc(_Alignof(struct flows), sizeof(*flows));
+	struct endpoint own = { .address = { 10, 0, 0, 1 }, .family = 4 };
+	uint8_t source[16] = { 10, 0, 0, 1 }, destination[16] = { 239, 1, 1, 1 };
+	struct packet packet = {
+		.source = source, .destination = destination, .family = 4, .protocol = PROTOCOL_UDP,
+	};
+	enum drop drop;
+
+	check_about("several changes");
+	if (!flows)
+		abort();
+	CHECK_EQUAL(flows_init(flows), 0);
+	CHECK_EQUAL(rules_init(rules), 0);
+	put(rules, 0, 1);
+	CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == rules->by_slot[0]);
+	put(rules, 0, 1); /* another form: the old one goes */
+	CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == rules->by_slot[0]);
+	put(rules, 1, 2);
+	CHECK_EQUAL(rules_own(rules, &own, 1), 0);
+	CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == NULL);
+	CHECK_EQUAL(drop, DROP_OWN_OUTPUT);
+	CHECK_EQUAL(rules_remove(rules, 1), 0);
+	CHECK_EQUAL(rules_own(rules, &own, 0), 0);
+	CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == rules->by_slot[0]);
+	rules_free(rules);
+	free(rules);
+	free(flows);
+}
+
 int main(void)
 {
+	test_several_changes_at_once();
 	test_nobody_chooses_the_places();
 	test_against_the_rules();
 	return check_result();

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "rtp.h"
 
 #define SECOND 1000000000ULL
 #define BEGIN (1700000000 * SECOND)
@@ -116,6 +117,26 @@ static void test_rtp(void)
 	CHECK_EQUAL(bench.counters.other, 4);
 	CHECK_EQUAL(bench.counters.formats, 1 << INSPECT_RTP);
 	end(&bench);
+}
+
+/* The last byte says how many there are, with itself (RFC 3550, section 5.1). */
+static void test_padding_of_rtp(void)
+{
+	uint8_t data[20];
+	uint32_t header = make_rtp(data, 33, 1, 2, 3);
+	struct rtp_packet packet;
+
+	check_about("padding of rtp");
+	data[0] |= 0x20;
+	memcpy(data + header, "abcde\0\0\3", 8);
+	CHECK(rtp_parse(data, sizeof(data), &packet));
+	CHECK_EQUAL(packet.length, 5);
+	CHECK(packet.payload == data + header);
+	data[sizeof(data) - 1] = 8;
+	CHECK(rtp_parse(data, sizeof(data), &packet));
+	CHECK_EQUAL(packet.length, 0);
+	data[sizeof(data) - 1] = 9;
+	CHECK(!rtp_parse(data, sizeof(data), &packet));
 }
 
 static void test_several_sources_of_rtp(void)
@@ -447,6 +468,7 @@ static void test_mold(void)
 	give_mold(&bench, "SECOND0001", 200009, 3);
 	give_mold(&bench, "SECOND0001", 200012, 3);
 	check_mold(&bench, 200017, 0, 2, 2, 2, 1);
+	CHECK_EQUAL(bench.counters.longest_gap, 200000);
 	give_mold(&bench, "FIRST00001", 1050, 1); /* over to the first again */
 	give_mold(&bench, "FIRST00001", 1051, 1);
 	give_mold(&bench, "FIRST00001", 1052, 1);
@@ -619,6 +641,7 @@ static void test_anything(void)
 int main(void)
 {
 	test_rtp();
+	test_padding_of_rtp();
 	test_several_sources_of_rtp();
 	test_jitter();
 	test_ts();

@@ -19,21 +19,21 @@ enum { GROUP = 1, PAGE = 4096, MS = 1000 * 1000, PAUSE = 20 * MS };
 
 static int polls; /* which engine */
 
-static uint64_t monotonic(void)
+static uint64_t time_by(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(clock, &now);
 	return (uint64_t)now.tv_sec * 1000 * MS + (uint64_t)now.tv_nsec;
 }
 
-/* What worker_run() returns of a worker with this channel. */
-static int run(int channel, uint8_t *message, uint64_t *took)
+/* What worker_run() returns of a worker with this channel; how long it took, and how much of that it did not wait. */
+static int run(int channel, uint8_t *message, uint64_t *took, uint64_t *worked)
 {
 	struct worker_settings settings = { .channel = channel, .readiness = channel, .sockets = 1 };
 	struct worker *worker = worker_new(&settings);
 	int segment = memfd_create("segment", 0), result;
-	uint64_t began = monotonic();
+	uint64_t began, worked_before;
 
 	CHECK_EQUAL(ftruncate(segment, sizeof(struct segment)), 0);
 	CHECK_EQUAL(pwrite(segment, &(uint32_t){ MCRD_SEGMENT_VERSION }, 4, offsetof(struct segment, version)), 4);
@@ -44,8 +44,12 @@ static int run(int channel, uint8_t *message, uint64_t *took)
 		CHECK_EQUAL(worker_restrict_uring(worker), 0);
 		CHECK_EQUAL(worker_enable_uring(worker), 0);
 	}
+	errno = EBADF; /* what nobody may take for an answer */
+	began = time_by(CLOCK_MONOTONIC);
+	worked_before = time_by(CLOCK_THREAD_CPUTIME_ID);
 	result = worker_run(worker);
-	*took = monotonic() - began;
+	*took = time_by(CLOCK_MONOTONIC) - began;
+	*worked = time_by(CLOCK_THREAD_CPUTIME_ID) - worked_before;
 	memcpy(message, worker_message(worker), 64);
 	worker_free(worker);
 	close(segment);
@@ -59,7 +63,7 @@ static void test_a_receive_that_fails_once(void)
 	int channel = socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK), other = socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK);
 	int room = 4096, i;
 	uint8_t message[64];
-	uint64_t took;
+	uint64_t took, worked;
 
 	check_about("a receive that fails once");
 	CHECK_EQUAL(setsockopt(channel, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)), 0);
@@ -69,7 +73,7 @@ static void test_a_receive_that_fails_once(void)
 
 		sendto(other, text, sizeof(text), 0, (struct sockaddr *)&group, sizeof(group));
 	}
-	CHECK_EQUAL(run(channel, message, &took), 64);
+	CHECK_EQUAL(run(channel, message, &took, &worked), 64);
 	CHECK_EQUAL(message[0], 1);
 	CHECK(took >= PAUSE);
 	close(channel);
@@ -100,19 +104,35 @@ static void test_receives_that_go_on_failing(void)
 {
 	int channel = without_room();
 	uint8_t message[64];
-	uint64_t took;
+	uint64_t took, worked;
 
 	check_about("receives that go on failing");
-	CHECK_EQUAL(run(channel, message, &took), -ENOBUFS);
+	CHECK_EQUAL(run(channel, message, &took, &worked), -ENOBUFS);
 	CHECK(took >= 19 * PAUSE);
+	CHECK(worked < took / 10); /* it is a hundredth */
 	close(channel);
+}
+
+static void test_the_supervisor_has_gone(void)
+{
+	uint8_t message[64];
+	uint64_t took, worked;
+	int ends[2];
+
+	check_about("the supervisor has gone");
+	CHECK_EQUAL(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+	close(ends[1]);
+	CHECK_EQUAL(run(ends[0], message, &took, &worked), 0);
+	close(ends[0]);
 }
 
 int main(void)
 {
 	CHECK_EQUAL(unshare(CLONE_NEWUSER | CLONE_NEWNET), 0);
-	for (polls = 0; polls < 2; polls++)
+	for (polls = 0; polls < 2; polls++) {
 		test_a_receive_that_fails_once();
+		test_the_supervisor_has_gone();
+	}
 	polls = 0; /* whoever polls would not hear of that channel */
 	test_receives_that_go_on_failing();
 	return check_result();

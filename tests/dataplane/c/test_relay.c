@@ -15,7 +15,7 @@
 #include "held.h"
 #include "hold.h"
 
-enum { SLOT = 3, FIRST = 5, SECOND = 6 };
+enum { SLOT = 3, FIRST = 5, SECOND = 6, STREAM = 7 };
 
 static struct worker *worker;
 static int receiver;
@@ -167,12 +167,12 @@ static void test_an_output_that_skips(void)
 	check_about("sample");
 	begin();
 	put(&(struct rule_output){ .socket = 0, .counters = FIRST, .sample = 3 });
-	for (i = 0; i < 9; i++)
+	for (i = 0; i < 60; i++)
 		CHECK(arrives() >= 1);
-	CHECK_EQUAL(of(FIRST)->traffic.packets, 3);
-	CHECK_EQUAL(of(SECOND)->traffic.packets, 9);
-	CHECK_EQUAL(worker->segment->rules[SLOT].traffic.packets, 9);
-	CHECK_EQUAL(worker->segment->interfaces[0].traffic.packets, 9);
+	CHECK_EQUAL(of(FIRST)->traffic.packets, 20);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 60);
+	CHECK_EQUAL(worker->segment->rules[SLOT].traffic.packets, 60);
+	CHECK_EQUAL(worker->segment->interfaces[0].traffic.packets, 60);
 	end();
 }
 
@@ -216,8 +216,8 @@ static void test_frames_that_another_worker_has(void)
 	end();
 }
 
-/* A leg of a stream, merged by the numbers of RTP. */
-static void put_leg(uint8_t leg, uint64_t delay, uint32_t first)
+/* A leg of a stream, merged by the numbers of RTP, in a slot by both. */
+static void put_leg_of(uint32_t stream, uint8_t leg, uint64_t delay, uint32_t first)
 {
 	struct rule_match match = {
 		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
@@ -225,11 +225,16 @@ static void put_leg(uint8_t leg, uint64_t delay, uint32_t first)
 		.protocol = 17,
 		.last_port = DESTINATION_PORT,
 		.vlan = leg,
-		.merge = { .stream = 7, .delay = delay, .by = MERGE_RTP, .leg = leg },
+		.merge = { .stream = stream, .delay = delay, .by = MERGE_RTP, .leg = leg },
 	};
 	struct rule_output outputs[] = { { .socket = first, .counters = FIRST }, { .socket = 0, .counters = SECOND } };
 
-	CHECK_EQUAL(worker_put_rule(worker, SLOT + leg, &match, NULL, outputs, 2, NULL, NULL, 0), 0);
+	CHECK_EQUAL(worker_put_rule(worker, SLOT + stream - STREAM + leg, &match, NULL, outputs, 2, NULL, NULL, 0), 0);
+}
+
+static void put_leg(uint8_t leg, uint64_t delay, uint32_t first)
+{
+	put_leg_of(STREAM, leg, delay, first);
 }
 
 static void test_a_stream_in_order(void)
@@ -266,6 +271,26 @@ static void test_a_stream_in_order(void)
 	CHECK_EQUAL(worker->segment->interfaces[0].dropped[DROP_TOO_LATE], 1);
 	CHECK_EQUAL(worker->segment->rules[SLOT].too_late, 1);
 	CHECK_EQUAL(arrives_with(SLOT, 20, 10, numbers), 0); /* it ends with the worker */
+	end();
+}
+
+/* What the other one holds leaves when it is due. */
+static void test_a_stream_that_ends_beside_another(void)
+{
+	const uint64_t delay = 100000000;
+	uint32_t numbers[8];
+
+	check_about("two in order");
+	begin();
+	put_leg_of(STREAM, 0, delay, MCRD_NOWHERE);
+	put_leg_of(STREAM + 1, 0, delay, MCRD_NOWHERE);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 3, numbers), 0);
+	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
+	worker->begun = 1;
+	CHECK_EQUAL(held_expire(worker, 0, now + delay), 0);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 3);
 	end();
 }
 
@@ -330,6 +355,7 @@ int main(void)
 	test_an_output_with_a_limit();
 	test_frames_that_another_worker_has();
 	test_a_stream_in_order();
+	test_a_stream_that_ends_beside_another();
 	test_a_leg_that_goes();
 	test_a_rule_that_is_a_leg_of_something_else();
 	return check_result();

@@ -378,8 +378,28 @@ static void test_each_table_has_a_seed(void)
 	table_free(&other);
 }
 
+/* By another implementation, whose SipHash-2-4 has the value of the paper's appendix A. */
+static void test_hashes_are_what_they_are_called(void)
+{
+	const struct hash_seed seed = { { 0x0706050403020100ULL, 0x0f0e0d0c0b0a0908ULL } };
+	struct hash_light_seed light;
+	struct key key;
+	uint32_t i;
+
+	check_about("hashes");
+	for (i = 0; i < sizeof(key); i++)
+		((uint8_t *)&key)[i] = (uint8_t)i;
+	for (i = 0; i < 1 + 2 * KEY_WORDS; i++)
+		light.words[i] = (i + 1) * 0x9e3779b97f4a7c15ULL;
+	CHECK_EQUAL(hash_words(&seed, key.words, KEY_WORDS), 0x626b57547b108392ULL);
+	CHECK_EQUAL(hash_words(&seed, key.words, 1), 0xd3927d989bb11140ULL);
+	CHECK_EQUAL(hash_strong(&seed, &key), 0x7b108392U);
+	CHECK_EQUAL(hash_light(&light, &key), 0x986e4676U);
+}
+
 int main(void)
 {
+	test_hashes_are_what_they_are_called();
 	test_nobody_makes_one_chain();
 	test_each_table_has_a_seed();
 	test_keys_differ();
