@@ -92,8 +92,10 @@ class Lane:
         ended: Ended,
         spare: Callable[[], Spawned | None] = lambda: None,
     ) -> WorkerProcess:
-        """Start a worker without rules, of the spare if it answers; raise OSError, WorkerError."""
-        await self.emptied()
+        """Start a worker without rules, of the spare if it answers; raise OSError, WorkerError.
+
+        Nobody empties the rings any more: see emptied().
+        """
         hardware = {ring: links[ring.interface].hardware for ring in self.rings}
         self._left.clear()
         ended_now = partial(self._ended, ended)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -136,3 +137,19 @@ def leftovers() -> list[str]:
             found.append(f"{entry.name} {shlex.join(words[:-1])}")
     _groups.intersection_update(groups)
     return found
+
+
+def crash_at_the_first_write(worker: int, send: Callable[[], object]) -> None:
+    """Has a worker take what is sent in one harvest, and crash before anything has left.
+
+    By strace(1), when it writes the first of its runs with the engine "poll".
+    """
+    os.kill(worker, signal.SIGSTOP)
+    send()
+    inject = "inject=writev:error=EPERM:signal=SIGSEGV:when=1"
+    command = ("strace", "-qqq", "-o", "/dev/null", "-e", "trace=writev", "-e", inject)
+    tracer = subprocess.Popen([*command, "-p", str(worker)])
+    status = Path(f"/proc/{worker}/status")
+    wait_for(lambda: f"TracerPid:\t{tracer.pid}" in status.read_text(), "strace to be there")
+    os.kill(worker, signal.SIGCONT)
+    tracer.wait()

@@ -13,10 +13,8 @@ import random
 import re
 import signal
 import socket
-import subprocess
 from functools import partial
 from ipaddress import ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,13 +27,12 @@ from mcrd.sockets.ingress import IngressSocket, let_in, open_ingress, open_rings
 from mcrd.sockets.lost import Taken
 from tests.lab import wait_for
 from tests.lab.datagrams import sender
+from tests.lab.processes import crash_at_the_first_write
 from tests.lab.rules import rule
 from tests.network.test_supervision import children, executed, flows, with_a_fault
 from tests.sandbox.harness import hush
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.lab import Mcrd, Triangle
 
 UDP_SEGMENT = 103  # linux/udp.h
@@ -170,19 +167,6 @@ def test_what_a_crash_costs_is_counted(triangle: Triangle) -> None:
     assert unique == output["sent"]["packets"] - triangle.relay.missed("r1")
     assert "thrown away" in daemon.log()
     assert taken > 0
-
-
-def crash_at_the_first_write(worker: int, send: Callable[[], object]) -> None:
-    """Has a worker take what is sent in one harvest, and crash before anything has left."""
-    os.kill(worker, signal.SIGSTOP)
-    send()
-    inject = "inject=writev:error=EPERM:signal=SIGSEGV:when=1"
-    command = ("strace", "-qqq", "-o", "/dev/null", "-e", "trace=writev", "-e", inject)
-    tracer = subprocess.Popen([*command, "-p", str(worker)])
-    status = Path(f"/proc/{worker}/status")
-    wait_for(lambda: f"TracerPid:\t{tracer.pid}" in status.read_text(), "strace to be there")
-    os.kill(worker, signal.SIGCONT)
-    tracer.wait()
 
 
 @pytest.mark.parametrize(("outputs", "frames"), [(3, [1] * 200), (16, [1, *[WHOLE] * 40])])

@@ -8,16 +8,15 @@ import os
 import random
 import signal
 import struct
-import subprocess
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.lab import wait_for
 from tests.lab.datagrams import sender, udp
+from tests.lab.processes import crash_at_the_first_write
 
 if TYPE_CHECKING:
     import socket
@@ -263,22 +262,14 @@ def test_a_dead_leg_is_named_although_the_stream_is_whole(triangle: Triangle) ->
 def test_another_leg_brings_what_was_in_hand_at_a_crash(triangle: Triangle) -> None:
     """What the worker had taken by one leg and not sent is no second copy by the other.
 
-    It ends, by strace(1), with most of a burst in hand: while it writes the first of many runs.
+    It ends with most of a burst in hand: when it writes the first of many runs.
     """
     rules = f'[daemon]\nengine = "poll"\n{FEED}merge = {{ by = "content" }}\n'
     legs = Legs(triangle, rules)
     worker = legs.pids()["r0"]
-    os.kill(worker, signal.SIGSTOP)
-    legs.send(legs.a, A, 1000)
-    inject = "inject=writev:signal=SIGSEGV:when=1"
-    command = ("strace", "-qqq", "-o", "/dev/null", "-e", "trace=writev", "-e", inject)
-    tracer = subprocess.Popen([*command, "-p", str(worker)])
-    status = Path(f"/proc/{worker}/status")
-    wait_for(lambda: f"TracerPid:\t{tracer.pid}" in status.read_text(), "strace to be there")
-    os.kill(worker, signal.SIGCONT)
+    crash_at_the_first_write(worker, lambda: legs.send(legs.a, A, 1000))
     # One that has not become ready within 10 s is replaced, on a very busy machine.
     wait_for(lambda: legs.pids().get("r0", worker) != worker, "another worker", timeout=300)
-    tracer.wait()
     (output,) = legs.stats("rules", "feed@r0")["outputs"]
     assert output["crashed"] > 500
     for content in legs.sent:
