@@ -20,11 +20,13 @@ from mcrd.model import BROADCAST, LIMITED_BROADCAST, HostName, Network, PortRang
 Wrong = Iterator[tuple[str, str]]
 """Keys of an output, and what is wrong with each."""
 
-OUTPUTS_AT_MOST = 4096
-"""Outputs of a rule: a worker is told of them in one message."""
+OUTPUTS_AT_MOST = 7168
+"""Outputs of a rule: a worker is told of them in one message, which has room for so many, whatever
+each says but for `sample`."""
 
 SOURCES_AT_MOST = 4096
-"""Sources that an input lists, those in `exclude` with them: likewise."""
+"""Sources that an input lists, those in `exclude` with them: of IPv6, a message has room for 6000.
+A worker compares the first packet of each flow with all of them."""
 
 CHOOSING_AT_MOST = 64
 """Outputs of a rule with `sources`, `exclude` or `sample`: CHOICES of choice.h."""

@@ -152,7 +152,7 @@ def test_as_many_outputs_as_a_rule_has(triangle: Triangle) -> None:
     each_sends_one()
     assert refused(daemon, rules(OUTPUTS_AT_MOST + 1)) == (
         f"{daemon.config}:{OUTPUTS_AT_MOST + 6}:5: rules.a.outputs[{OUTPUTS_AT_MOST}]:"
-        " more than 4096 outputs of one rule"
+        " more than 7168 outputs of one rule"
     )
     each_sends_one()
 

@@ -13,7 +13,12 @@ from mcrd.dataplane._dataplane import lib
 
 from mcrd import files
 from mcrd.config import ConfigError, include, load, parse
-from mcrd.config.outputs import LISTED_AT_MOST, OUTPUTS_AT_MOST, SOURCES_AT_MOST
+from mcrd.config.outputs import (
+    CHOOSING_AT_MOST,
+    LISTED_AT_MOST,
+    OUTPUTS_AT_MOST,
+    SOURCES_AT_MOST,
+)
 from mcrd.dataplane import messages
 from mcrd.lanes.orders import match_of
 from mcrd.model import OUTPUTS_AT_MOST as OUTPUTS_OF_A_WORKER
@@ -79,7 +84,7 @@ def test_outputs_of_a_rule() -> None:
     (one,) = parse(many(1, OUTPUTS_AT_MOST), "f").rules.values()
     assert len(one.outputs) == OUTPUTS_AT_MOST
     assert problems(many(1, OUTPUTS_AT_MOST + 2)) == [
-        "f:4100:5: rules.n1.outputs[4096]: more than 4096 outputs of one rule"
+        "f:7172:5: rules.n1.outputs[7168]: more than 7168 outputs of one rule"
     ]
 
 
@@ -115,7 +120,10 @@ def test_sources_of_an_input() -> None:
 def test_as_much_as_one_rule_may_have_fits_a_message() -> None:
     """Each of them does, alone, of IPv6 and with the largest numbers."""
     high = IPv6Address(2**128 - 1).packed
-    outputs = [messages.RuleOutput(65535, 65535, 10**8, 10**6)] * OUTPUTS_AT_MOST
+    outputs = [messages.RuleOutput(65535, 65535, 10**8)] * OUTPUTS_AT_MOST
+    outputs[:CHOOSING_AT_MOST] = [
+        messages.RuleOutput(65535, 65535, 10**8, 10**6)
+    ] * CHOOSING_AT_MOST
     given = Input("r0", ip_address("ff15::1"), 5000)
     kept: list[int | None] = [OUTPUTS_AT_MOST] * OUTPUTS_AT_MOST
     match = match_of(Relay(given, (), ()))
