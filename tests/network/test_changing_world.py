@@ -149,8 +149,10 @@ def test_every_way_to_save_is_one_reload_and_disturbs_nothing(triangle: Triangle
     idle = [idle_rule(number) for number in range(1000 - FLOWS - 1)]
     daemon = triangle.lab.mcrd(triangle.relay, text(1))
     saves = (with_vim, with_sed, with_cp, with_mv, with_ln, with_sed, with_vim)
-    count = 40_000 * 8
-    received = triangle.sink.receive("k0", "239.2.2.1", 6000, expect=count, flows=FLOWS, timeout=60)
+    count = 40_000 * 16
+    received = triangle.sink.receive(
+        "k0", "239.2.2.1", 6000, expect=count, flows=FLOWS, timeout=300
+    )
     stream = triangle.source.start_send(
         "s0", "239.1.1.1", 5000, count=count, rate=40_000, size=400, flows=FLOWS
     )
@@ -162,7 +164,7 @@ def test_every_way_to_save_is_one_reload_and_disturbs_nothing(triangle: Triangle
         )
     assert stream.process.poll() is None, "the saves were to happen under traffic"
     stream.result()
-    assert only(received.result(timeout=60), count) == {}
+    assert only(received.result(timeout=300), count) == {}
     assert reloads(daemon) == [
         f"reload (file saved): ~ rules.edited: outputs[0].ttl {n} -> {n + 1}, = 999 unchanged"
         for n in range(1, 1 + len(saves))
@@ -187,7 +189,7 @@ def reloads(daemon: Mcrd) -> list[str]:
     ids=["address", "ttl", "added", "to a host"],
 )
 def test_a_changed_output_does_not_disturb_those_that_stay(fork: Fork, changed: str) -> None:
-    stays, count = "r1 239.2.2.1 6000", 100_000
+    stays, count = "r1 239.2.2.1 6000", 200_000
 
     def text(*outputs: str) -> str:
         return UNWATCHED + rule("a", "r0 239.1.1.1 5000", stays, *outputs)
@@ -274,7 +276,7 @@ def test_a_broken_file_does_nothing_to_traffic(triangle: Triangle) -> None:
 @pytest.mark.alone
 def test_a_worker_that_is_killed_ten_times_loses_nothing(triangle: Triangle) -> None:
     daemon = triangle.lab.mcrd(triangle.relay, rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.1 6000"))
-    count, kills, before = 120_000, 10, 0
+    count, kills, before = 300_000, 10, 0
     received = triangle.sink.receive("k0", "239.2.2.1", 6000, expect=count)
     stream = triangle.source.start_send(
         "s0", "239.1.1.1", 5000, count=count, rate=20_000, size=1000
@@ -307,7 +309,7 @@ def test_a_worker_that_hangs_is_replaced(triangle: Triangle) -> None:
     (pid,) = workers(daemon)
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
-    another_worker(daemon, pid, 2 * GUARD)
+    another_worker(daemon, pid, 30 * GUARD)
     took = time.monotonic() - began
     stream.result()
     wait_for(
@@ -321,7 +323,8 @@ def test_a_worker_that_hangs_is_replaced(triangle: Triangle) -> None:
     full = daemon.stats()["interfaces"]["r0"]["dropped"]["ring_full"]
     result = received.stop()
     print(f"replaced after {took:.2f} s; ring_full {full}, duplicated {result['duplicated']}")
-    assert count - result["unique"] == full
+    missed = triangle.source.missed("s0") + triangle.relay.missed("r1")
+    assert count - result["unique"] == full + missed
     assert result["corrupt"] == 0
     assert "hung" in daemon.log()
 
@@ -339,7 +342,7 @@ def until_it_flows(source: Host, sink: socket.socket, group: str) -> float:
         except BlockingIOError:
             return False
 
-    wait_for(arrived, "the stream to be back", 0.2 * GUARD)
+    wait_for(arrived, "the stream to be back")
     return time.monotonic() - began
 
 
@@ -404,7 +407,7 @@ def with_another_stream(net: Fork) -> tuple[Mcrd, Sender, Receiver]:
         + rule("b", "r5 239.5.5.5 5000", "r2 239.3.3.3 7000"),
     )
     received = net.sink2.receive("k1", "239.3.3.3", 7000, expect=BESIDE)
-    stream = other.start_send("o0", "239.5.5.5", 5000, count=BESIDE, rate=20_000, size=1000)
+    stream = other.start_send("o0", "239.5.5.5", 5000, count=BESIDE, rate=5_000, size=1000)
     return daemon, stream, received
 
 

@@ -78,7 +78,11 @@ def test_the_next_worker_does_not_cut_a_datagram_as_the_last_one_cut_a_run(
         wait_for(lambda: len(seen.frames()) >= 10, "ten frames behind the relay")
         (worker,) = daemon.stats()["workers"]
         os.kill(worker["pid"], signal.SIGKILL)
-        wait_for(lambda: pid_of_worker(daemon) not in (None, worker["pid"]), "another worker")
+        wait_for(
+            lambda: pid_of_worker(daemon) not in (None, worker["pid"]),
+            "another worker",
+            timeout=300,
+        )
         sock.setsockopt(socket.IPPROTO_UDP, 103, 0)
         sock.sendto(bytes(1200), ("239.1.1.1", 5000))
     wait_for(lambda: len(seen.frames()) >= 11, "another frame")

@@ -24,7 +24,7 @@ from tests.lab.daemon import console_script
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LOOK = ("--seconds", "0.2")
+LOOK = ("--seconds", "0.5")
 HEALTHY = None
 Cause = tuple[str, str] | None
 """Stage and topic of the first no."""

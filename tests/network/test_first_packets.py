@@ -257,7 +257,7 @@ def test_the_first_packets_of_a_rule_that_is_new(triangle: Triangle) -> None:
             while reload.is_alive():
                 wire.send(next(forged(1, number, group)))
                 number += 1
-                time.sleep(0.0005)
+                time.sleep(0.002)
             # One that comes for certain when the rule is there: the last one to arrive.
             wire.send(next(forged(1, number, group)))
             number += 1

@@ -38,7 +38,7 @@ def test_it_comes_and_goes_with_the_key(lab: Lab, triangle: Triangle) -> None:
     daemon = lab.mcrd(relay, GRO + A)
     wait_for(lambda: features(relay) == BOTH, "gro")
     receiver = triangle.sink.receive("k0", "239.2.2.1", 6000, expect=50_000)
-    source.send("s0", "239.1.1.1", 5000, count=50_000, rate=100_000, size=1400)
+    source.send("s0", "239.1.1.1", 5000, count=50_000, rate=20_000, size=1400)
     found = receiver.result()
     assert (found["unique"], found["lost"]) == (50_000, 0)
     counted = daemon.stats()

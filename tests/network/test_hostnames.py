@@ -86,6 +86,7 @@ def test_fifty_behind_a_name_of_which_one_changes(triangle: Triangle) -> None:
     gone = daemon.stats()["rules"]["a"]["received"]["packets"]
     wait_for(lambda: daemon.stats()["rules"]["a"]["received"]["packets"] > gone + 100, "the stream")
     sent = stream.stop()["sent"]
+    wait_for(lambda: daemon.stats()["rules"]["a"]["received"]["packets"] >= sent, "the last ones")
     stayed = first.stop()
     assert (stayed["unique"], stayed["lost"], stayed["duplicated"]) == (sent, 0, 0)
     left, came = last.stop()["unique"], new.stop()["unique"]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MDNS = "224.0.0.251"
 BOUND = 60  # datagrams on all networks that one may become
+LATE = 10  # times that, where relays wait for a CPU for longer than the guard knows a copy for one
 APART = 0.25  # seconds between looks: longer than any way round here takes
 
 
@@ -113,7 +114,7 @@ def ends(wires: Wires) -> None:
     for number in range(20):
         wires.send(b"who is there? %d" % number)
         now = wires.silence()
-        assert now - before <= BOUND, f"packet {number}"
+        assert now - before <= LATE * BOUND, f"packet {number}"
         before = now
         if any(wires.dropped()):
             return
@@ -149,7 +150,7 @@ def test_two_relays_side_by_side(lab: Lab, more: str, workers: int) -> None:
     before = wires.silence()
     for number in range(200):
         wires.send(b"stream %d" % number)
-    assert wires.silence() - before <= 6 * 200
+    assert wires.silence() - before <= LATE * 200
 
 
 @pytest.mark.parametrize("more", [KEPT, pytest.param(OWN, marks=pytest.mark.long)])

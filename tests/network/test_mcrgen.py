@@ -316,7 +316,8 @@ def test_packets_are_evenly_spaced(cable: Cable) -> None:
     gaps = sorted(after - before for before, after in pairwise(times))
     assert len(gaps) == 999
     assert gaps[0] >= 500_000, "a burst"
-    assert sum(gap < 900_000 for gap in gaps) <= 100
+    # One that is late has a short gap behind it.
+    assert sum(gap < 900_000 for gap in gaps) <= 100 + sum(gap > 1_100_000 for gap in gaps)
     # What it reports is what happened.
     assert sent["seconds"] == pytest.approx((times[-1] - times[0]) / 1e9, rel=1e-3)
     assert sent["rate"] == pytest.approx(999 / sent["seconds"], rel=1e-6)
@@ -379,12 +380,12 @@ from ipaddress import ip_address
 from mcrd.traffic import Target
 from mcrd.traffic import receive as r
 
-r.EXPECT_SILENCE_NS = 400_000_000  # 10 s would be too long for a test
+r.EXPECT_SILENCE_NS = 2_000_000_000  # 10 s would be too long for a test
 times = []
 
 def send():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _ in range(30):
+        for _ in range(100):
             times.append(time.monotonic())
             sock.sendto(b"x" * 100, ("127.0.0.1", 5000))
             time.sleep(0.05)
@@ -393,14 +394,14 @@ sender = threading.Thread(target=send)
 target = Target("lo", ip_address("127.0.0.1"), 5000, 1)
 got = r.receive(target, None, r.Ending(expect=99), lambda _: sender.start(), lambda: False)
 sender.join()
-print(got.corrupt, times[-1] - times[0] > 2 * 0.4, time.monotonic() - times[-1] >= 0.4)
+print(got.corrupt, times[-1] - times[0] > 2 * 2, time.monotonic() - times[-1] >= 2)
 """
 
 
 def test_what_is_expected_is_waited_for_as_long_as_packets_come(lab: Lab) -> None:
     (host,) = lab.hosts("host")
     host.run("ip", "link", "set", "lo", "up")
-    assert host.run(sys.executable, "-c", SILENCE).split() == ["30", "True", "True"]
+    assert host.run(sys.executable, "-c", SILENCE).split() == ["100", "True", "True"]
 
 
 def test_loss_in_the_receivers_own_socket_is_named(cable: Cable) -> None:

@@ -135,13 +135,17 @@ def test_a_worker_that_replaces_another_has_the_members_from_the_start(triangle:
         found: dict[str, Any] = daemon.stats()["rules"]["a"]
         return found
 
-    receiver = triangle.sink.receive("k0", "239.2.2.3", 6000, timeout=30)
+    receiver = triangle.sink.receive("k0", "239.2.2.3", 6000, timeout=300)
     stream = triangle.source.start_send("s0", "239.1.1.3", 5000, rate=2000)
     wait_for(lambda: stats()["outputs"][0]["sent"]["packets"] > 1000, "the stream to flow")
     unknown = stats()["outputs"][0]["new_member"]
     (worker,) = daemon.stats()["workers"]
     os.kill(worker["pid"], signal.SIGKILL)
-    wait_for(lambda: [w["restarts"] for w in daemon.stats()["workers"]] == [1], "another worker")
+    wait_for(
+        lambda: [w["restarts"] for w in daemon.stats()["workers"]] == [1],
+        "another worker",
+        timeout=300,
+    )
     count = stats()["outputs"][0]["sent"]["packets"]
     wait_for(lambda: stats()["outputs"][0]["sent"]["packets"] > count + 1000, "it to go on")
     sent = stream.stop()["sent"]
@@ -157,7 +161,7 @@ def test_two_workers_neither_duplicate_nor_reorder(triangle: Triangle) -> None:
     """Sixty-four source ports, 100,000 datagrams: each flow stays with one worker, in order."""
     daemon = triangle.lab.mcrd(
         triangle.relay,
-        "[interfaces.r0]\nworkers = 2\ncpus = [0, 1]\nring_size = '16 MiB'\n"
+        "[interfaces.r0]\nworkers = 2\ncpus = [0, 1]\nring_size = '64 MiB'\n"
         + rule("a", "r0 239.1.1.1 5000", "r1 239.2.2.2 6000"),
     )
     workers = daemon.stats()["workers"]

@@ -84,7 +84,7 @@ def test_a_name_that_moves_takes_the_stream_with_it(fork: Fork, end: str) -> Non
         last.append(daemon.stats()["rules"]["a"]["received"]["packets"])
         return len(last) > 3 and len(set(last[-3:])) == 1
 
-    wait_for(at_rest, "the end of what was under way")
+    wait_for(at_rest, "the end of what was under way", interval=0.1)
     total = daemon.stats()
     entry = total["rules"]["a"]
     got = [receiver.stop() for receiver in received]

@@ -26,6 +26,8 @@ from tests.lab.datagrams import sender
 from tests.lab.rules import rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.lab import Mcrd, Triangle
 
 REPOSITORY = Path(__file__).parents[2]
@@ -105,12 +107,17 @@ def line(daemon: Mcrd, text: str) -> str:
 
 
 def test_silence_begins_and_ends(triangle: Triangle) -> None:
-    daemon = triangle.lab.mcrd(triangle.relay, A + 'silence = "1s"\n' + B)
-    triangle.source.send("s0", "239.1.1.1", 5000, count=1)
-    assert "WARNING" in line(daemon, r"rules\.a: silent: no packet for 1 s")
+    daemon = triangle.lab.mcrd(triangle.relay, A + 'silence = "5s"\n' + B)
+    with sender(triangle.source, "s0") as sock:
+        _silence_begins_and_ends(daemon, lambda: sock.sendto(b"x", ("239.1.1.1", 5000)))
+
+
+def _silence_begins_and_ends(daemon: Mcrd, send: Callable[[], object]) -> None:
+    send()
+    assert "WARNING" in line(daemon, r"rules\.a: silent: no packet for 5 s")
     assert daemon.stats()["rules"]["a"]["silent"] is True
     assert daemon.stats()["rules"]["b"]["silent"] is None
-    triangle.source.send("s0", "239.1.1.1", 5000, count=1)
+    send()
     assert "INFO" in line(daemon, r"rules\.a: packets again, after [1-9]\d*\.\d s of silence")
     assert daemon.stats()["rules"]["a"]["silent"] is False
     assert "rules.b: silent" not in daemon.log()

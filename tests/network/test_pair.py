@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -292,7 +293,7 @@ def test_the_plug_of_the_active_host_is_pulled(lab: Lab, address: str) -> None:
     What is sent to a group, the other host has heard; to a host, some of it comes again.
     """
     rate = 5000
-    rules = ours("2s").replace("239.2.2.2", address)
+    rules = ours("5s").replace("239.2.2.2", address)
     if address != "239.2.2.2":
         rules = rules.replace(", ttl = 8", "")
     source, sink, active, spare = pair(lab, rules)
@@ -314,7 +315,7 @@ def test_the_plug_of_the_active_host_is_pulled(lab: Lab, address: str) -> None:
     if address == "239.2.2.2":
         assert found["duplicated"] == 0
     else:  # at most what was kept has come before
-        assert 0 < found["duplicated"] <= 2 * rate
+        assert 0 < found["duplicated"] <= 5 * rate
     with_it = spare.daemon.stats()["interfaces"]["r0"]
     assert with_it["dropped"]["standby"] == counts["standby"]
     assert with_it["received"]["packets"] == counts["relayed"] + counts["standby"]
@@ -454,6 +455,7 @@ def test_fifty_failovers_back_and_forth(lab: Lab) -> None:
 def _is_still(twin: Twin) -> bool:
     assert twin.daemon is not None
     before = counted(twin.daemon)
+    time.sleep(0.3)  # it may wait for a CPU
     return has_heard_all(twin) and not has_sent(twin, before["sent"] + 1)
 
 

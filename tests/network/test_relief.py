@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -394,10 +394,15 @@ reliefs.relieve = relieving
     wait_for(lambda: counts()[0] > before + RATE // 10, "the stream to go on")
     came = stream.stop()["sent"] - triangle.source.missed("s0")
     wait_for(lambda: sum(counts()) == came, f"all of {came} to be told, {counts()} are")
-    (output,) = daemon.stats()["rules"]["range"]["outputs"]
-    assert output["sent"]["packets"] + output["crashed"] == counts()[0]
+
+    def output() -> dict[str, Any]:
+        (found,) = daemon.stats()["rules"]["range"]["outputs"]
+        return dict(found)
+
+    told = "what was received to be told by the output"
+    wait_for(lambda: output()["sent"]["packets"] + output()["crashed"] == counts()[0], told)
     found = received.stop()
-    assert found["unique"] == output["sent"]["packets"] - triangle.relay.missed("r1")
+    assert found["unique"] == output()["sent"]["packets"] - triangle.relay.missed("r1")
     assert found["duplicated"] == 0
 
 

@@ -137,7 +137,7 @@ def test_an_output_without_an_interface_follows_the_routes(ways: Ways) -> None:
     daemon = ways.lab.mcrd(ways.relay, ROUTED)
     assert leads(daemon, "r1")
     seen = ways.sink.capture("br0", f"udp and dst host {HOST}", largest=65536)
-    count = 5000
+    count = 30_000
     received = ways.sink.receive("br0", HOST, 6000, expect=count)
     stream = ways.source.start_send("s0", "239.1.1.1", 5000, count=count, rate=5000, size=100)
     for number, way in enumerate((SECOND, FIRST, SECOND), 1):
@@ -176,7 +176,7 @@ def test_what_a_missing_route_costs_is_counted(ways: Ways) -> None:
     found = entry(daemon)
     assert (found["state"], found["reason"]) == ("waiting", f"there is no route to {HOST}")
     assert found["outputs"][0]["interface_now"] is None
-    count = 6000
+    count = 30_000
     received = ways.sink.receive("br0", HOST, 6000)
     stream = ways.source.start_send("s0", "239.1.1.1", 5000, count=count, rate=5000, size=100)
     wait_for(lambda: output(daemon)["unreachable"] > 0, "packets without a way")
@@ -193,7 +193,7 @@ def test_what_a_missing_route_costs_is_counted(ways: Ways) -> None:
     print(f"unreachable {found['unreachable']}, errors {found['errors']}")
     assert result["unique"] <= found["sent"]["packets"]
     # What the worker had under way when the event was read is counted after it.
-    assert abs(count - result["unique"] - counted(found)) < 0.01 * 5000 * GUARD
+    assert abs(count - result["unique"] - counted(found)) < 0.05 * 5000 * GUARD
     said = daemon.log()
     assert f"WARNING: rules.a: waiting: there is no route to {HOST}" in said
     assert "INFO: rules.a: active" in said
@@ -203,7 +203,7 @@ def test_an_output_whose_interface_the_routes_left_is_counted_and_said(ways: Way
     ways.lead(FIRST)
     daemon = ways.lab.mcrd(ways.relay, BOUND)
     assert leads(daemon, "r1")
-    count = 6000
+    count = 30_000
     received = ways.sink.receive("br0", HOST, 6000)
     stream = ways.source.start_send("s0", "239.1.1.1", 5000, count=count, rate=5000, size=100)
     wait_for(lambda: output(daemon)["sent"]["packets"] > 1000, "the stream")
@@ -223,7 +223,7 @@ def test_an_output_whose_interface_the_routes_left_is_counted_and_said(ways: Way
     lost = count - result["unique"]
     print(f"{lost} lost; unreachable {found['unreachable']}, of these sent {found['unanswered']}")
     assert accounted(found) == count
-    assert abs(lost - counted(found)) < 0.01 * 5000 * GUARD  # sent before the event was read
+    assert abs(lost - counted(found)) < 0.05 * 5000 * GUARD  # sent before the event was read
     assert f"WARNING: rules.a: waiting: {why}" in daemon.log()
 
 
@@ -247,7 +247,7 @@ def test_a_neighbour_that_does_not_answer_is_counted_and_said(ways: Ways) -> Non
     lost = count - result["unique"]
     print(f"{lost} lost; unreachable {found['unreachable']}, of these sent {found['unanswered']}")
     # What the kernel held when the neighbour was back came after all: as much as its queue takes.
-    assert lost <= counted(found) + 0.01 * 5000 * GUARD
+    assert lost <= counted(found) + 0.05 * 5000 * GUARD
     assert f"WARNING: rules.a: waiting: {why}" in daemon.log()
 
 

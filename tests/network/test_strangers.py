@@ -58,6 +58,16 @@ BROKEN = ("Traceback", "Exception in", "never retrieved", "was never awaited")
 NAMES = 24
 
 
+def until_relayed(daemon: Mcrd, sent: int) -> None:
+    """Return when rule a has sent so many packets."""
+
+    def relayed() -> bool:
+        (output,) = daemon.stats()["rules"]["a"]["outputs"]
+        return int(output["sent"]["packets"]) >= sent
+
+    wait_for(relayed, "the last packets to be relayed")
+
+
 def is_whole(daemon: Mcrd) -> None:
     """Nothing in it broke."""
     log = daemon.log()
@@ -124,7 +134,9 @@ def test_no_client_of_the_control_socket_does_harm(triangle: Triangle, dice: ran
                     until_it_answers(client)
     wait_until_gone(daemon, before)
     assert daemon.status()["rules"]
-    sent, got = stream.stop()["sent"], received.stop()
+    sent = stream.stop()["sent"]
+    until_relayed(daemon, sent)
+    got = received.stop()
     assert (got["unique"], got["lost"], got["duplicated"]) == (sent, 0, 0)
     is_whole(daemon)
 
@@ -150,7 +162,9 @@ def test_no_scraper_does_harm(triangle: Triangle, dice: random.Random) -> None:
         assert not answer or answer.startswith((b"HTTP/", b"<!DOCTYPE")), answer
     wait_until_gone(daemon, before)
     wait_for(lambda: ask(REQUEST).split()[1:2] == [b"200"], "a proper answer")
-    sent, got = stream.stop()["sent"], received.stop()
+    sent = stream.stop()["sent"]
+    until_relayed(daemon, sent)
+    got = received.stop()
     assert (got["unique"], got["lost"], got["duplicated"]) == (sent, 0, 0)
     is_whole(daemon)
 
@@ -217,7 +231,9 @@ def test_no_answer_of_a_dns_server_does_harm(triangle: Triangle, dice: random.Ra
             return all([each["address"] for each in some] == ["10.2.0.2"] for some in outputs)
 
         wait_for(has_the_truth, "the truth", timeout=120)  # a try after 40 s at most
-        sent, got = stream.stop()["sent"], received.stop()
+        sent = stream.stop()["sent"]
+        until_relayed(daemon, sent)
+        got = received.stop()
         assert (got["unique"], got["lost"], got["duplicated"]) == (sent, 0, 0)
         is_whole(daemon)
     finally:
