@@ -99,6 +99,25 @@ def test_a_ready_worker_holds_no_packet_socket(host: Host) -> None:
     drive(host, scenario)
 
 
+def test_the_kernel_ends_its_mount_namespace_without_it(host: Host) -> None:
+    """Its io_uring holds that as well, which is taken down by the kernel after the worker's end.
+
+    Else each end waited until all CPUs had been elsewhere, and a successor with it.
+    """
+
+    async def scenario(bench: Bench) -> None:
+        process = Path(f"/proc/{bench.process.pid}")
+        held = Seen(bench.process.pid).descriptors()
+        (ring,) = (number for number, what in held.items() if what == "anon_inode:[io_uring]")
+        namespace = os.readlink(process / "ns" / "mnt")
+        await until(
+            lambda: f": {namespace}\n" in (process / "fdinfo" / str(ring)).read_text(),
+            "it in the ring's table",
+        )
+
+    drive(host, scenario)
+
+
 def test_nothing_comes_by_argument_or_environment(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

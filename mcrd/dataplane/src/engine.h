@@ -16,7 +16,7 @@ enum {
 };
 
 /* The file table's first places; then the sockets. */
-enum { PLACE_CHANNEL, PLACE_READINESS, ENGINE_PLACES };
+enum { PLACE_CHANNEL, PLACE_READINESS, PLACE_KEPT, ENGINE_PLACES };
 
 /* An operation that is done: as the system call would have returned, or a negative errno. */
 struct completion {
@@ -100,6 +100,8 @@ struct engine {
 int uring_open(struct engine *engine, uint32_t places, int channel, int readiness);
 int uring_restrict(struct engine *engine);
 int uring_enable(struct engine *engine);
+/* What this is of ends with the ring, which the kernel takes down by itself after the process has ended. */
+int uring_keep(struct engine *engine, int descriptor);
 int polling_open(struct engine *engine, int channel, int readiness);
 
 extern const struct engine_calls uring_calls, polling_calls;

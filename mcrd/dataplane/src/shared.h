@@ -120,6 +120,7 @@ int worker_open_engine(struct worker *worker, int polls);
 int worker_make_places(struct worker *worker); /* the table of its sockets: by then the engine is open */
 int worker_restrict_uring(struct worker *worker);
 int worker_enable_uring(struct worker *worker);
+int worker_keep(struct worker *worker, int descriptor); /* by the io_uring: it ends after the process */
 void worker_begin(struct worker *worker, uint64_t since, uint64_t until, int passes_over);
 void worker_pause(struct worker *worker);
 int worker_run(struct worker *worker); /* MCRD_WANTS: see worker_next_wanted(), _next_unknown() */

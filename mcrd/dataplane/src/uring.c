@@ -72,6 +72,13 @@ int uring_enable(struct engine *engine)
 	return uring_register(engine, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
+int uring_keep(struct engine *engine, int descriptor)
+{
+	int result = io_uring_register_files_update(&engine->uring, PLACE_KEPT, &descriptor, 1);
+
+	return result < 0 ? result : 0;
+}
+
 static void uring_close(struct engine *engine)
 {
 	io_uring_queue_exit(&engine->uring);

@@ -154,6 +154,11 @@ int worker_enable_uring(struct worker *worker)
 	return uring_enable(&worker->engine);
 }
 
+int worker_keep(struct worker *worker, int descriptor)
+{
+	return uring_keep(&worker->engine, descriptor);
+}
+
 void worker_begin(struct worker *worker, uint64_t since, uint64_t until, int passes_over)
 {
 	worker->since = since;
