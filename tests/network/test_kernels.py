@@ -133,9 +133,14 @@ def test_a_tunnel_of_wireguard(triangle: Triangle) -> None:
     assert relayed((sink, "wg0", "239.2.2.3"), (source, "s0", "239.4.4.5"))
     with sender(source, "s0") as sock:
         sock.sendto(b"for no peer", ("239.1.1.2", 5000))
-    wait_for(lambda: daemon.stats()["rules"]["d"]["received"]["packets"] == 1, "it to arrive")
-    (output,) = daemon.stats()["rules"]["d"]["outputs"]
-    assert (output["sent"]["packets"], output["errors"]) == (0, {"ENOKEY": 1})
+
+    def fate() -> tuple[int, dict[str, int]]:
+        (output,) = daemon.stats()["rules"]["d"]["outputs"]
+        return output["sent"]["packets"], output["errors"]
+
+    # It is received some time before it is sent: on a slow machine, a look at both is between.
+    wait_for(lambda: fate() != (0, {}), "it to be sent or refused")
+    assert fate() == (0, {"ENOKEY": 1})
 
 
 @pytest.mark.parametrize("remote", ["one", "any"])
