@@ -424,6 +424,7 @@ static void test_end(void)
 {
 	struct sockaddr_in asker, other, port, again, from;
 	int asks = bound(&asker), other_asks = bound(&other), answers_from = bound(&from), reused;
+	uint64_t i;
 	char text[8];
 
 	check_about("after its end a port is nobody's, and its place another's");
@@ -441,6 +442,15 @@ static void test_end(void)
 	work_until(2);
 	CHECK_EQUAL(recv(other_asks, text, sizeof(text), 0), 5);
 	CHECK_EQUAL(recv(asks, text, sizeof(text), MSG_DONTWAIT), -1);
+	/* And again: what it was polled by is told from what it is polled by now. */
+	for (i = 0; i < 40; i++) {
+		put(0, -1);
+		put(1, -1);
+		listen_at(0, &other, &again);
+		answer(answers_from, &again, "more", 4);
+		work_until(3 + i);
+		CHECK_EQUAL(recv(other_asks, text, sizeof(text), 0), 4);
+	}
 	/* No poll holds the old port. */
 	reused = socket(AF_INET, SOCK_DGRAM, 0);
 	CHECK_EQUAL(bind(reused, (struct sockaddr *)&port, sizeof(port)), 0);

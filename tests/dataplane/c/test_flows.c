@@ -197,8 +197,36 @@ static void test_several_changes_at_once(void)
 	free(flows);
 }
 
+/* Else each packet would cost what the first one of its flow does. */
+static void test_what_is_known_is_not_decided_again(void)
+{
+	struct rules *rules = check_allocate(sizeof(*rules));
+	struct flows *flows = aligned_alloc(_Alignof(struct flows), sizeof(*flows));
+	uint8_t source[16] = { 10, 0, 0, 1 }, destination[16] = { 239, 1, 1, 1 };
+	struct packet packet = {
+		.source = source, .destination = destination, .family = 4, .protocol = PROTOCOL_UDP,
+	};
+	enum drop drop;
+
+	check_about("known");
+	if (!flows)
+		abort();
+	CHECK_EQUAL(flows_init(flows), 0);
+	CHECK_EQUAL(rules_init(rules), 0);
+	put(rules, 0, 1);
+	CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == rules->by_slot[0]);
+	rules->by_slot[0]->match.vlan = 9; /* behind its back */
+	CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == rules->by_slot[0]);
+	rules->version++;
+	CHECK(flows_decide(flows, rules, &packet, 0, 0, &drop) == NULL);
+	rules_free(rules);
+	free(rules);
+	free(flows);
+}
+
 int main(void)
 {
+	test_what_is_known_is_not_decided_again();
 	test_several_changes_at_once();
 	test_nobody_chooses_the_places();
 	test_against_the_rules();

@@ -534,6 +534,11 @@ static void test_auto(void)
 		give_rtp(&bench, (uint16_t)(i + i / 150), 10);
 	CHECK_EQUAL(bench.counters.missing, 3);
 	CHECK_EQUAL(bench.counters.flows, 4);
+	bench.port = 1; /* so did that of RTP: what is missing there is lost */
+	for (i = 0; i < INSPECT_OTHERS; i++)
+		give(&bench, "no format is this", 17);
+	CHECK_EQUAL(bench.counters.missing, 2);
+	CHECK_EQUAL(bench.counters.lost, 1);
 	end(&bench);
 }
 
@@ -590,6 +595,12 @@ static void test_begin_again(void)
 					&bench.used);
 	CHECK_EQUAL(bench.counters.lost, 5);
 	inspector_free(bench.inspector);
+	bench.counters.missing = INSPECT_FLOWS << 21; /* as much as all flows of a rule can miss */
+	bench.inspector = inspector_new(&(struct inspect_settings){ .format = INSPECT_RTP }, &bench.counters, &bench.seed,
+					&bench.used);
+	CHECK_EQUAL(bench.counters.lost, 5 + (INSPECT_FLOWS << 21));
+	inspector_free(bench.inspector);
+	bench.counters.lost = 5;
 	bench.counters.missing = -5ULL; /* of a slot that was zeroed before its rule had gone */
 	bench.counters.flows = -1ULL;
 	bench.inspector = inspector_new(&(struct inspect_settings){ .format = INSPECT_RTP }, &bench.counters, &bench.seed,

@@ -14,6 +14,7 @@
 #include "frames.h"
 #include "held.h"
 #include "hold.h"
+#include "late.h"
 
 enum { SLOT = 3, FIRST = 5, SECOND = 6, STREAM = 7 };
 
@@ -149,12 +150,43 @@ static void test_an_output_without_its_member(void)
 	end();
 }
 
+/* What waited for it leaves, or is counted. */
+static void test_a_member_that_comes_later(void)
+{
+	struct member_key key = {
+		.slot = SLOT,
+		.destination = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+	};
+	const uint32_t sockets[] = { 0, MCRD_BY_MEMBER, MCRD_UNWANTED };
+	uint8_t payload[FRAME_ROOM];
+	uint32_t i;
+
+	check_about("a member comes later");
+	for (i = 0; i < 3; i++) {
+		begin();
+		put(&(struct rule_output){ .socket = MCRD_BY_MEMBER, .counters = FIRST });
+		CHECK_EQUAL(arrives(), 1);
+		CHECK_EQUAL(of(FIRST)->waiting, 1);
+		CHECK_EQUAL(worker_put_member(worker, &key, 0, &sockets[i], 1), 0);
+		CHECK_EQUAL(late_send(worker, worker_complete), 0);
+		CHECK_EQUAL(of(FIRST)->waiting, 0);
+		CHECK_EQUAL(of(FIRST)->traffic.packets, i == 0);
+		CHECK_EQUAL(of(FIRST)->dropped.new_member, i == 1);
+		CHECK_EQUAL(of(FIRST)->skipped.not_wanted, i == 2);
+		CHECK_EQUAL(recv(receiver, payload, sizeof(payload), MSG_DONTWAIT) >= 0, i == 0);
+		CHECK_EQUAL(late_send(worker, worker_complete), 0); /* once */
+		CHECK_EQUAL(recv(receiver, payload, sizeof(payload), MSG_DONTWAIT), -1);
+		end();
+	}
+}
+
 static void test_an_output_without_a_way(void)
 {
 	check_about("nowhere");
 	begin();
 	put(&(struct rule_output){ .socket = MCRD_NOWHERE, .counters = FIRST });
-	CHECK_EQUAL(arrives(), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 0, NULL), 1);
+	CHECK_EQUAL(worker->segment->interfaces[0].traffic.bytes, 14 + 20 + 8 + 20);
 	CHECK_EQUAL(of(FIRST)->dropped.unreachable, 1);
 	CHECK_EQUAL(of(SECOND)->traffic.packets, 1);
 	end();
@@ -270,7 +302,22 @@ static void test_a_stream_in_order(void)
 	CHECK_EQUAL(arrives_with(SLOT, 20, 6, numbers), 0);
 	CHECK_EQUAL(worker->segment->interfaces[0].dropped[DROP_TOO_LATE], 1);
 	CHECK_EQUAL(worker->segment->rules[SLOT].too_late, 1);
-	CHECK_EQUAL(arrives_with(SLOT, 20, 10, numbers), 0); /* it ends with the worker */
+	/* It may be given more time, */
+	CHECK_EQUAL(arrives_with(SLOT, 20, 10, numbers), 0);
+	put_leg(0, 3 * delay, MCRD_NOWHERE);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 8); /* what is held goes first */
+	CHECK_EQUAL(arrives_with(SLOT, 20, 12, numbers), 1);
+	CHECK_EQUAL(held_expire(worker, 0, now + 3 * delay - 1), 0);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 8);
+	CHECK_EQUAL(held_expire(worker, 0, now + 3 * delay), 0);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 9);
+	/* or none. */
+	put_leg(0, 0, MCRD_NOWHERE);
+	CHECK_EQUAL(worker->ordered, 0);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 14, numbers), 2);
+	put_leg(0, delay, MCRD_NOWHERE);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 15, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 17, numbers), 0); /* it ends with the worker */
 	end();
 }
 
@@ -350,6 +397,7 @@ static void test_a_rule_that_is_a_leg_of_something_else(void)
 int main(void)
 {
 	test_an_output_without_its_member();
+	test_a_member_that_comes_later();
 	test_an_output_without_a_way();
 	test_an_output_that_skips();
 	test_an_output_with_a_limit();
