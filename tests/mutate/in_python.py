@@ -35,7 +35,9 @@ dynamic_context = test_function
 source = {",".join(PACKAGES)}
 """
 FEW = 40  # tests of a line that are run before all others: those that run few lines
-LIMIT = 120.0  # seconds, of some five
+LIMIT, LIMIT_ALL = 120.0, 1800.0  # seconds, of some five and a hundred
+FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/unit/\S+)", re.MULTILINE)
+FAILING = 5  # more of them are no accident
 
 
 class Packages:
@@ -79,9 +81,13 @@ class Packages:
         more = {"PYTHONPATH": str(beside), "COVERAGE_FILE": str(directory / "covered")}
         cover = ("-m", "coverage")
         done = copy.python(
-            *(*cover, "run", f"--rcfile={settings}", *PYTEST, *tests), limit=900.0, env=more
+            *(*cover, "run", f"--rcfile={settings}", *PYTEST, *tests), limit=LIMIT_ALL, env=more
         )
-        assert done.well, done.output
+        # What fails without any change says nothing of one: a machine was busy.
+        failing = {found[1].partition("[")[0] for found in FAILED.finditer(done.output)}
+        assert done.well or 0 < len(failing) <= FAILING, done.output
+        for test in sorted(failing):
+            print("left out, as it fails without any change:", test, flush=True)
         done = copy.python(*(*cover, "json", "--show-contexts", "-o", str(told)), env=more)
         assert done.well, done.output
         files = json.loads(told.read_text())["files"]
@@ -93,7 +99,8 @@ class Packages:
             for line, tests in file["contexts"].items():
                 # What runs as the module is imported is there for all of them.
                 here = {test for test in tests if test} or every
-                found = [named(test) for test in sorted(here, key=lambda test: (ran[test], test))]
+                in_order = sorted(here, key=lambda test: (ran[test], test))
+                found = [name for test in in_order if (name := named(test)) not in failing]
                 if found:
                     self._reached[Spot(path, int(line))] = found
 
@@ -127,7 +134,7 @@ class Packages:
                 continue
             done = copy.pytest(*tests, limit=LIMIT)
             if not done.well:
-                failed = re.search(r"^(?:FAILED|ERROR) tests/unit/(\S+)", done.output, re.MULTILINE)
+                failed = FAILED.search(done.output)
                 return failed[1] if failed else "the end of time" if done.status is None else "all"
         return ""
 

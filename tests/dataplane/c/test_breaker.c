@@ -53,6 +53,24 @@ static void test_senders(void)
 	CHECK(!breaker_is_cut(&breaker, 182 * SECOND));
 }
 
+/* The second half of a test says how much comes without what is sent meanwhile. */
+static void test_which_count(void)
+{
+	const uint64_t began = 1000000000, times[] = {
+		began, began + BREAKER_HALF_NS, began + BREAKER_HALF_NS + 1, began + BREAKER_HOLD_NS, began + BREAKER_HOLD_NS + 1,
+	};
+	const uint32_t came[] = { 0, 0, 1, 2, 2 };
+	struct breaker_test test;
+	uint32_t i;
+
+	check_about("which count");
+	breaker_begin(&test, 1, 100, began);
+	for (i = 0; i < sizeof(came) / sizeof(came[0]); i++) {
+		breaker_came(&test, times[i]);
+		CHECK_EQUAL(test.came, came[i]);
+	}
+}
+
 static void test_loop(void)
 {
 	struct breaker breaker = { 0 };
@@ -158,6 +176,7 @@ static void test_any_times(void)
 
 int main(void)
 {
+	test_which_count();
 	test_senders();
 	test_loop();
 	test_loop_beside_a_sender();

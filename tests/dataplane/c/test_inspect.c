@@ -174,7 +174,7 @@ static void test_jitter(void)
 	begin(&bench, INSPECT_RTP);
 	for (i = 0; i < 1000; i++) {
 		/* A dynamic type: the clock is told by what it does. */
-		make_rtp(data, 96, (uint16_t)i, i * 480, 1);
+		make_rtp(data, 96, (uint16_t)i, 4000000000U + i * 480, 1);
 		bench.now = BEGIN + i * 10 * MILLISECOND + (i % 2) * 2 * MILLISECOND;
 		give(&bench, data, sizeof(data));
 		if (i == 99)
@@ -226,6 +226,32 @@ static void give_ts(struct bench *bench, struct ts_stream *stream, int come)
 	if (come)
 		give(bench, stream->data, TS_PACKET * stream->count);
 	stream->count = 0;
+}
+
+/* The last place is for all PIDs that found none. */
+static void test_more_pids_than_places(void)
+{
+	enum { PIDS = MCRD_PID_PLACES + 4, AT_ONCE = 5 };
+	struct ts_stream stream = { 0 };
+	struct bench bench;
+	uint32_t round, i;
+
+	check_about("many PIDs");
+	begin(&bench, INSPECT_MPEG_TS);
+	for (round = 0; round < 4; round++)
+		for (i = 0; i < PIDS; i++) {
+			add_ts(&stream, (uint16_t)(300 + i), 1);
+			if (i % AT_ONCE == AT_ONCE - 1)
+				give_ts(&bench, &stream, round != 2);
+		}
+	CHECK_EQUAL(bench.counters.continuity, PIDS);
+	for (i = 0; i < MCRD_PID_PLACES - 1; i++) {
+		CHECK_EQUAL(bench.counters.pids[i].pid, 300 + i + 1);
+		CHECK_EQUAL(bench.counters.pids[i].errors, 1);
+	}
+	CHECK_EQUAL(bench.counters.pids[i].pid, 0);
+	CHECK_EQUAL(bench.counters.pids[i].errors, PIDS - i);
+	end(&bench);
 }
 
 static void write_pcr(uint8_t *at, uint64_t pcr, uint8_t flags)
@@ -581,6 +607,31 @@ static void test_flows(void)
 	end(&bench);
 }
 
+/* A search costs the same whether it finds any, so there is one in a second. */
+static void test_when_room_is_looked_for(void)
+{
+	struct bench bench;
+	uint32_t i;
+
+	check_about("room");
+	begin(&bench, INSPECT_RTP);
+	for (i = 0; i < INSPECT_FLOWS; i++) {
+		bench.port = (uint16_t)(1 + i);
+		give_rtp(&bench, 1, 1);
+	}
+	bench.now = BEGIN + INSPECT_IDLE_NS;
+	bench.port = 1000;
+	give_rtp(&bench, 1, 1); /* the first has been silent just so long */
+	CHECK_EQUAL(bench.counters.not_inspected, 1);
+	bench.now += SECOND - 20 * MILLISECOND;
+	give_rtp(&bench, 2, 1); /* 10 ms less than a second later */
+	CHECK_EQUAL(bench.counters.not_inspected, 2);
+	give_rtp(&bench, 3, 1);
+	CHECK_EQUAL(bench.counters.not_inspected, 2);
+	CHECK_EQUAL(bench.counters.flows, 1);
+	end(&bench);
+}
+
 /* A worker that died waited for something. */
 static void test_begin_again(void)
 {
@@ -656,6 +707,7 @@ int main(void)
 	test_several_sources_of_rtp();
 	test_jitter();
 	test_ts();
+	test_more_pids_than_places();
 	test_ts_clocks();
 	test_other_formats();
 	test_mold_keeps_the_last_loss();
@@ -665,6 +717,7 @@ int main(void)
 	test_sequence();
 	test_auto();
 	test_flows();
+	test_when_room_is_looked_for();
 	test_begin_again();
 	test_anything();
 	return check_result();

@@ -187,8 +187,10 @@ static void test_an_output_without_a_way(void)
 	put(&(struct rule_output){ .socket = MCRD_NOWHERE, .counters = FIRST });
 	CHECK_EQUAL(arrives_with(SLOT, 20, 0, NULL), 1);
 	CHECK_EQUAL(worker->segment->interfaces[0].traffic.bytes, 14 + 20 + 8 + 20);
-	CHECK_EQUAL(of(FIRST)->dropped.unreachable, 1);
-	CHECK_EQUAL(of(SECOND)->traffic.packets, 1);
+	CHECK_EQUAL(arrives_with(SLOT, 0, 0, NULL), 1); /* an empty one is one, too */
+	CHECK_EQUAL(worker->segment->interfaces[0].traffic.packets, 2);
+	CHECK_EQUAL(of(FIRST)->dropped.unreachable, 2);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 2);
 	end();
 }
 
@@ -205,6 +207,28 @@ static void test_an_output_that_skips(void)
 	CHECK_EQUAL(of(SECOND)->traffic.packets, 60);
 	CHECK_EQUAL(worker->segment->rules[SLOT].traffic.packets, 60);
 	CHECK_EQUAL(worker->segment->interfaces[0].traffic.packets, 60);
+	end();
+}
+
+static void test_so_many_outputs_that_skip(void)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+	};
+	struct rule_output outputs[CHOICES + 1];
+	uint32_t i;
+
+	check_about("so many that skip");
+	begin();
+	for (i = 0; i <= CHOICES; i++)
+		outputs[i] = (struct rule_output){ .socket = 0, .counters = FIRST + i, .sample = 2 };
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, outputs, CHOICES + 1, NULL, NULL, 0), -E2BIG);
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, outputs, CHOICES, NULL, NULL, 0), 0);
+	for (i = 0; i < CHOICES; i++)
+		CHECK_EQUAL(worker->rules.by_slot[SLOT]->outputs[i].choice->number, i);
 	end();
 }
 
@@ -364,6 +388,44 @@ static void test_a_leg_that_goes(void)
 	end();
 }
 
+/* Its flows go with the format, and what they miss is lost. */
+static void test_a_rule_that_looks_for_another_format(void)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+		.inspect = { .format = INSPECT_RTP },
+	};
+	struct rule_output output = { .socket = 0, .counters = SECOND };
+	const struct inspect_counters *counters;
+	uint32_t numbers[8];
+
+	check_about("another format");
+	begin();
+	counters = &worker->segment->inspections[SLOT];
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 3, numbers), 1);
+	CHECK_EQUAL(counters->flows, 1);
+	CHECK_EQUAL(counters->missing, 1);
+	match.last_port++; /* another form of it goes on */
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
+	CHECK_EQUAL(counters->flows, 1);
+	CHECK_EQUAL(counters->missing, 1);
+	match.inspect.format = INSPECT_MPEG_TS;
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
+	CHECK_EQUAL(counters->flows, 0);
+	CHECK_EQUAL(counters->missing, 0);
+	CHECK_EQUAL(counters->lost, 1);
+	match.inspect.format = INSPECT_NOTHING;
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
+	CHECK_EQUAL(worker->inspected, 0);
+	CHECK(!worker->rules.by_slot[SLOT]->inspector);
+	end();
+}
+
 /* Of another stream, of a switch, of none: what a rule was a leg of before ends, and nothing is left of it. */
 static void test_a_rule_that_is_a_leg_of_something_else(void)
 {
@@ -400,11 +462,13 @@ int main(void)
 	test_a_member_that_comes_later();
 	test_an_output_without_a_way();
 	test_an_output_that_skips();
+	test_so_many_outputs_that_skip();
 	test_an_output_with_a_limit();
 	test_frames_that_another_worker_has();
 	test_a_stream_in_order();
 	test_a_stream_that_ends_beside_another();
 	test_a_leg_that_goes();
+	test_a_rule_that_looks_for_another_format();
 	test_a_rule_that_is_a_leg_of_something_else();
 	return check_result();
 }
