@@ -429,6 +429,22 @@ static void test_continue(void)
 			}
 }
 
+/* A worker that was taken over may have left any number. */
+static void test_a_position_beyond_the_ring(void)
+{
+	static const uint64_t positions[] = { SLOTS, SLOTS + 1, UINT32_MAX, UINT64_MAX };
+	uint8_t *memory = new_memory();
+	struct ring ring = ring_of(memory, 3);
+	uint32_t i;
+
+	check_about("beyond the ring");
+	for (i = 0; i < sizeof(positions) / sizeof(positions[0]); i++) {
+		ring_continue(&ring, positions[i]);
+		CHECK_EQUAL(ring.untaken.index, 3);
+	}
+	free(memory);
+}
+
 static void test_map(void)
 {
 	static const struct ring_geometry senseless[] = {
@@ -476,6 +492,7 @@ int main(void)
 	test_wraparound();
 	test_no_further_than_the_ring();
 	test_continue();
+	test_a_position_beyond_the_ring();
 	test_map();
 	return check_result();
 }
