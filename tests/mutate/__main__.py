@@ -38,6 +38,11 @@ SUBJECTS: dict[str, Callable[[Copy, Path, list[str]], Subject]] = {
 }
 
 
+def dice(seed: int, spot: Spot) -> random.Random:
+    """The dice of one line."""
+    return random.Random(f"{seed} {spot}")
+
+
 class Round:
     """Changes of one language, in an order by the seed, until there are enough."""
 
@@ -47,8 +52,8 @@ class Round:
         self._count = count
         self._ignored = ignored
         self._lock = threading.Lock()
-        self._spots = subject.spots()
-        random.Random(seed).shuffle(self._spots)
+        # The same ones of a seed, whatever lines tests have come to run since.
+        self._spots = sorted(subject.spots(), key=lambda spot: dice(seed, spot).random())
         self.results: list[Result] = []
 
     def _next(self) -> Spot | None:
@@ -60,7 +65,7 @@ class Round:
         """Judge one after the other."""
         while (spot := self._next()) is not None:
             began = time.monotonic()
-            result = self._subject.judge(copy, spot, random.Random(f"{self._seed} {spot}"))
+            result = self._subject.judge(copy, spot, dice(self._seed, spot))
             if result is not None:
                 self._note(result, time.monotonic() - began)
 

@@ -381,10 +381,14 @@ static void test_a_leg_that_goes(void)
 	CHECK_EQUAL(worker->segment->merges[SLOT + 1].skew_most, 0);
 	now += 5000;
 	CHECK_EQUAL(worker->segment->merges[SLOT].shared, 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 100, numbers), 1);
+	now -= 1000; /* by the least that is told apart */
+	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 100, numbers), 0);
+	now += 1000;
 	CHECK_EQUAL(worker_remove_rule(worker, SLOT), 0);
 	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 2, numbers), 0);
 	CHECK_EQUAL(arrives_with(SLOT + 1, 20, 3, numbers), 1);
-	CHECK_EQUAL(worker->segment->merges[SLOT + 1].second, 2);
+	CHECK_EQUAL(worker->segment->merges[SLOT + 1].second, 3);
 	end();
 }
 
