@@ -111,6 +111,22 @@ def test_a_root_that_cannot_be_made_leaves_nothing(checkout: Path) -> None:
     assert {path.name for path in (checkout / "cache").iterdir()} == {"lock", "trixie"}
 
 
+def test_what_a_machine_without_io_uring_is_told(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sysctl, and of how slow the machine is where somebody said so."""
+    program(checkout / "scripts/root", '[ "$1" != make ] || mkdir "$3"')
+    program(checkout / "scripts/machine", 'printf "<%s>" "$@"')
+    (checkout / "tests").mkdir()
+    shutil.copy(TOP / "tests/core", checkout / "tests")
+    for slowness, told in (("", ""), ("40", "<MCRD_SLOWNESS=40>")):
+        monkeypatch.setenv("MCRD_SLOWNESS", slowness)
+        process = started(checkout, "kernels", "no-io_uring")
+        output, _ = process.communicate(timeout=GUARD)
+        assert process.returncode == 0, output
+        assert f"test_kernels.py>{told}<sysctl.kernel.io_uring_disabled=2>" in output
+
+
 @pytest.mark.skipif(shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") is None, reason="e2fsprogs")
 @pytest.mark.parametrize(
     ("ends", "said"),
