@@ -51,15 +51,15 @@ class SandboxError(Exception):
 class Sandbox:
     """What a worker has given up, by the names of the layers, and what it could not.
 
-    `given` are namespaces that the service has of its own. Call everything before any thread
-    exists: most of it is a thread's own.
+    Call everything before any thread exists: most of it is a thread's own.
     """
 
-    def __init__(self, strict: bool, given: Sequence[str] = ()) -> None:
+    def __init__(self) -> None:
         self.held: list[str] = []
         self.missing: dict[str, str] = {}
-        self._strict = strict
-        self._given = given
+        self._strict = False
+        self._given: Sequence[str] = ()
+        self._statm = -1
         self.mounts = -1
         """A descriptor of the mount namespace: whoever lets go of it last waits for all CPUs."""
 
@@ -78,14 +78,39 @@ class Sandbox:
         self.missing.pop(name, None)
         return True
 
-    def give_up(self, supervisor: int, uid: int | None, gid: int | None) -> None:
+    def prepare(self) -> None:
+        """Make the namespaces while nobody waits for it: an empty root waits for all CPUs.
+
+        What cannot be had is left to give_up().
+        """
+        is_admin = bool(lib.sandbox_capabilities() & _CAP_SYS_ADMIN)
+        if not is_admin and os.geteuid() == 0:
+            return  # a user namespace is that of the user to become
+        with contextlib.suppress(OSError):
+            self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+            if not is_admin:
+                prctl.set_dumpable(True)
+            self._isolate(user=not is_admin)
+        self.missing.clear()
+
+    def give_up(
+        self,
+        supervisor: int,
+        uid: int | None,
+        gid: int | None,
+        *,
+        strict: bool = False,
+        given: Sequence[str] = (),
+    ) -> None:
         """Give up all that a process can, but for the engine and system calls.
 
-        `uid` and `gid` are those to become, None where the daemon is not root. Raises SandboxError,
-        also when the supervisor (its process id) has ended meanwhile.
+        `uid` and `gid` are those to become, None where the daemon is not root; `given` are
+        namespaces that the service has of its own. `strict`: no layer may be missing, from now on.
+        Raises SandboxError, also when the supervisor (its process id) has ended meanwhile.
         """
 
-        size = _size()
+        self._strict, self._given = strict, given
+        size = self._size()
 
         def become() -> None:
             if uid is not None and gid is not None:
@@ -128,19 +153,25 @@ class Sandbox:
 
         `user`: only a user namespace gives the right to make the others.
         """
-        pending = dict(_NAMESPACES)
-        if user and not self._make_user_namespace(pending):
+        pending = {name: flag for name, flag in _NAMESPACES.items() if name not in self.held}
+        alone = user and "user namespace" not in self.held
+        if alone and not self._make_user_namespace(pending):
             for name in (*pending, "empty root"):
                 self.missing[name] = "there is no user namespace"
             return
         for name, flag in pending.items():
             self.layer(name, partial(_unshare, flag, _OF_SERVICE.get(name) in self._given))
         if "mount namespace" in self.held:
-            with contextlib.suppress(OSError):  # the end of the worker takes longer then
-                self.mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            self.layer("empty root", _empty_root)
+            if "empty root" not in self.held:
+                self._keep_mounts()
+                self.layer("empty root", _empty_root)
         else:
             self.missing["empty root"] = "there is no mount namespace"
+
+    def _keep_mounts(self) -> None:
+        if self.mounts < 0:
+            with contextlib.suppress(OSError):  # the end of the worker takes longer then
+                self.mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def _make_user_namespace(self, pending: dict[str, int]) -> bool:
         """Make it with another one of those pending: alone, it is useless on some hosts."""
@@ -153,6 +184,14 @@ class Sandbox:
                 return self.layer("user namespace", partial(_map, uid, gid))
         self.layer("user namespace", partial(_check, result))
         return False
+
+    def _size(self) -> int:
+        """Bytes of address space in use. There may be no /proc any more."""
+        if self._statm < 0:
+            self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        pages = int(os.pread(self._statm, 100, 0).split()[0])
+        os.close(self._statm)
+        return pages * resource.getpagesize()
 
     def _bound(self) -> None:
         self.layer("bounding set", lambda: _check(lib.sandbox_limit_bounding_set(0)))
@@ -190,12 +229,6 @@ def _empty_root() -> None:
         if result == 0 or number == len(_MOUNT_POINTS):
             _check(result)
             return
-
-
-def _size() -> int:
-    """Bytes of address space in use."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _limit(memory: int) -> None:

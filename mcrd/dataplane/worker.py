@@ -102,7 +102,7 @@ def _open_engine(worker: object, engine: str, sandbox: Sandbox) -> tuple[message
 
 
 def _start(
-    request: messages.Initialize, descriptors: Sequence[int]
+    request: messages.Initialize, descriptors: Sequence[int], sandbox: Sandbox
 ) -> tuple[object, messages.Ready]:
     """Do everything from Initialize to Ready; none of the descriptors stays open without need."""
     count, pair = len(request.rings), int(lib.MCRD_RINGS)
@@ -140,8 +140,8 @@ def _start(
     # io_uring wants a descriptor limit as large as its file table.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    sandbox = Sandbox(request.strict, request.given)
-    sandbox.give_up(request.supervisor, request.uid, request.gid)
+    become = (request.supervisor, request.uid, request.gid)
+    sandbox.give_up(*become, strict=request.strict, given=request.given)
     engine, why = _open_engine(worker, request.engine, sandbox)
     _check(lib.worker_make_places(worker), "the table of sockets")
     if engine == "io_uring":
@@ -307,6 +307,8 @@ def main() -> int:
 
     An interpreter that cleans up asks for more than the sandbox allows.
     """
+    sandbox = Sandbox()
+    sandbox.prepare()
     try:
         data, descriptors = _first()
     except OSError as error:
@@ -320,7 +322,7 @@ def main() -> int:
         return 1
     prctl.set_name(NAME)
     try:
-        worker, ready = _start(request, descriptors)
+        worker, ready = _start(request, descriptors, sandbox)
     except Exception as error:  # noqa: BLE001  whatever it is, the supervisor has to know
         _refuse(request.sequence, _named(error) if isinstance(error, OSError) else error)
         return 1

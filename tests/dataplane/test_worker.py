@@ -99,6 +99,16 @@ def test_a_ready_worker_holds_no_packet_socket(host: Host) -> None:
     drive(host, scenario)
 
 
+def test_its_root_is_empty_before_it_is_told_anything(host: Host) -> None:
+    """It waits for all CPUs for that: as a spare process, while nobody waits for it."""
+    with host.inside(), raw_worker() as worker:
+        root = Path(f"/proc/{worker.process.pid}/root")
+        wait_for(lambda: not list(root.iterdir()), "its root to be empty")
+        answer = worker.initialize("r0")
+        assert isinstance(answer, messages.Ready)
+        assert set(answer.held) == LAYERS
+
+
 def test_the_kernel_ends_its_mount_namespace_without_it(host: Host) -> None:
     """Its io_uring holds that as well, which is taken down by the kernel after the worker's end.
 
