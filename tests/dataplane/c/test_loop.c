@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -113,6 +114,30 @@ static void test_receives_that_go_on_failing(void)
 	close(channel);
 }
 
+/* Whoever has nothing to do uses no CPU. */
+static void test_a_message_that_takes_its_time(void)
+{
+	const struct timespec time = { .tv_nsec = 10 * PAUSE };
+	uint8_t message[64];
+	uint64_t took, worked;
+	int ends[2];
+	pid_t child;
+
+	check_about("a message that takes its time");
+	CHECK_EQUAL(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+	child = fork();
+	if (child == 0) {
+		nanosleep(&time, NULL);
+		_exit(send(ends[1], "late", 4, 0) != 4);
+	}
+	CHECK(child > 0);
+	CHECK_EQUAL(run(ends[0], message, &took, &worked), 4);
+	CHECK(took < 5 * PAUSE || worked < took / 10); /* it is a hundredth; a busy machine may begin late */
+	CHECK_EQUAL(waitpid(child, NULL, 0), child);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 static void test_the_supervisor_has_gone(void)
 {
 	uint8_t message[64];
@@ -131,6 +156,7 @@ int main(void)
 	CHECK_EQUAL(unshare(CLONE_NEWUSER | CLONE_NEWNET), 0);
 	for (polls = 0; polls < 2; polls++) {
 		test_a_receive_that_fails_once();
+		test_a_message_that_takes_its_time();
 		test_the_supervisor_has_gone();
 	}
 	polls = 0; /* whoever polls would not hear of that channel */
