@@ -430,6 +430,50 @@ static void test_a_rule_that_looks_for_another_format(void)
 	end();
 }
 
+/* All outputs of one rule that go by members wait, and leave together. */
+static void test_two_outputs_whose_member_comes_later(void)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+	};
+	struct rule_output outputs[] = {
+		{ .socket = MCRD_BY_MEMBER, .counters = FIRST }, { .socket = MCRD_BY_MEMBER, .counters = SECOND },
+	};
+	struct member_key key = { .slot = SLOT, .destination = match.first };
+	const uint32_t sockets[] = { 0, 0 };
+
+	check_about("two outputs, later");
+	begin();
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, outputs, 2, NULL, NULL, 0), 0);
+	CHECK_EQUAL(arrives(), 0);
+	CHECK_EQUAL(worker_put_member(worker, &key, 0, sockets, 2), 0);
+	CHECK_EQUAL(late_send(worker, worker_complete), 0);
+	CHECK_EQUAL(of(FIRST)->traffic.packets, 1);
+	CHECK_EQUAL(of(SECOND)->traffic.packets, 1);
+	CHECK_EQUAL(of(SECOND)->waiting, 0);
+	end();
+}
+
+/* A worker that was killed may have had a frame and not sent it; what comes later is no such frame. */
+static void test_what_a_worker_before_may_not_have_sent(void)
+{
+	uint32_t numbers[8];
+
+	check_about("what another worker had");
+	begin();
+	put_leg(0, 0, MCRD_NOWHERE);
+	worker->began = now + 1000000;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	now += 1000;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 0);
+	CHECK_EQUAL(worker->segment->merges[SLOT].repeated, 1);
+	end();
+}
+
 /* Of another stream, of a switch, of none: what a rule was a leg of before ends, and nothing is left of it. */
 static void test_a_rule_that_is_a_leg_of_something_else(void)
 {
@@ -472,6 +516,8 @@ int main(void)
 	test_a_stream_in_order();
 	test_a_stream_that_ends_beside_another();
 	test_a_leg_that_goes();
+	test_two_outputs_whose_member_comes_later();
+	test_what_a_worker_before_may_not_have_sent();
 	test_a_rule_that_looks_for_another_format();
 	test_a_rule_that_is_a_leg_of_something_else();
 	return check_result();
