@@ -46,6 +46,7 @@ SUBJECTS = {
     "pace": ("pace.c",),
     "limit": ("limit.c",),
     "loop": WORKER,
+    "memory": ("choice.c", "content.c", "guard.c", "waiting.c", *INSPECT),  # and what it includes
     "meter": ("meter.c",),
     "packet": ("packet.c",),
     "receive": ("../../traffic/src/send.c",),  # and the receiver, which the test includes

@@ -18,7 +18,7 @@ static int receiver, sender, ear, other; /* `other` is the other host, which the
 
 static int hears; /* whether rules have the ear */
 static int by_member; /* whether their output goes so */
-static uint8_t merged; /* whether they are legs of one stream */
+static uint8_t merged; /* which stream they are legs of; 0: of none */
 
 /* A rule in one of its forms, from now on. */
 static void put_leg(uint32_t slot, int standby)
@@ -36,7 +36,7 @@ static void put_leg(uint32_t slot, int standby)
 	uint32_t same = 0, stay = by_member && worker->rules.by_slot[slot] ? 1 : 0;
 
 	if (merged)
-		match.merge = (struct merge_settings){ .stream = 9, .by = MERGE_CONTENT, .leg = (uint8_t)(slot - SLOT) };
+		match.merge = (struct merge_settings){ .stream = merged, .by = MERGE_CONTENT, .leg = (uint8_t)(slot - SLOT) };
 	match.first.port = match.last_port = (uint16_t)(5000 + slot - SLOT);
 	CHECK_EQUAL(worker_put_rule(worker, slot, &match, NULL, &output, 1, NULL, &same, stay), 0);
 }
@@ -154,6 +154,10 @@ static void test_what_is_too_old_is_not_sent(void)
 	CHECK_EQUAL(worker->segment->outputs[OUTPUT].traffic.packets, counters()->traffic.packets);
 	CHECK_EQUAL(worker->segment->interfaces[0].dropped[DROP_STANDBY], counters()->standby);
 	CHECK_EQUAL(backlog_sleep(worker, 0), 0);
+	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	/* One that has kept nothing, and hears nobody, relays at once. */
+	put(1);
+	put(0);
 	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
 	end();
 }
@@ -319,6 +323,7 @@ static void test_what_another_host_has_sent_is_not_sent_again(void)
 	for (i = 1; i < 60; i++)
 		send_elsewhere(i, 100);
 	send_elsewhere(99, 100); /* others before it are kept */
+	send_elsewhere(99, 100); /* this one is none of what is kept */
 	send_elsewhere(80, 99); /* another content */
 	hear();
 	CHECK_EQUAL(counters()->overheard, 61);
@@ -337,6 +342,45 @@ static void test_what_another_host_has_sent_is_not_sent_again(void)
 	CHECK_EQUAL(counters()->traffic.packets, 38);
 	CHECK_EQUAL(counters()->backlog, 0);
 	CHECK_EQUAL(worker->rules.by_slot[SLOT]->takes_over, 0);
+	end();
+}
+
+/* At the place of another rule. */
+static void test_what_is_heard_elsewhere(void)
+{
+	const uint8_t payload[100] = { 7 };
+
+	check_about("heard elsewhere");
+	begin();
+	hears = 1;
+	put(1);
+	backlog_overhear(worker, EAR + 1, SLOT, payload, sizeof(payload));
+	backlog_overhear(worker, EAR - 1, SLOT, payload, sizeof(payload));
+	keep(7, sizeof(payload), pace_real_now());
+	CHECK_EQUAL(counters()->backlog, 1);
+	backlog_overhear(worker, EAR + 1, SLOT, payload, sizeof(payload));
+	backlog_overhear(worker, EAR - 1, SLOT, payload, sizeof(payload));
+	CHECK_EQUAL(counters()->backlog, 1);
+	CHECK_EQUAL(counters()->overheard, 0);
+	backlog_overhear(worker, EAR, SLOT, payload, sizeof(payload));
+	CHECK_EQUAL(counters()->overheard, 1);
+	end();
+}
+
+static void test_the_memory_is_made_once(void)
+{
+	const struct rule_match none = { .bits = 32 }, some = { .bits = 32, .backlog = MS };
+	const struct backlog *made;
+
+	check_about("memory");
+	begin();
+	CHECK_EQUAL(backlog_prepare(worker, &none), 0);
+	CHECK(!worker->backlog);
+	CHECK_EQUAL(backlog_prepare(worker, &some), 0);
+	made = worker->backlog;
+	CHECK(made != NULL);
+	CHECK_EQUAL(backlog_prepare(worker, &some), 0);
+	CHECK(worker->backlog == made);
 	end();
 }
 
@@ -517,6 +561,36 @@ static void test_members(int prepared)
 	end();
 }
 
+/* Outputs choose by the source of what was kept. */
+static void test_sources(void)
+{
+	static const struct source_run runs[] = { { { 10, 1, 0, 5 }, { 10, 1, 0, 5 } }, { { 10, 1, 0, 6 }, { 10, 1, 0, 9 } } };
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = 5000, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = 5000,
+		.backlog = (uint64_t)KEPT_MS * MS,
+	};
+	const struct rule_output outputs[] = {
+		{ .socket = 0, .counters = OUTPUT, .run_count = 1 },
+		{ .socket = 0, .counters = OUTPUT + 1, .run_count = 1 },
+	};
+
+	check_about("sources");
+	begin();
+	match.standby = 1;
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, outputs, 2, runs, NULL, 0), 0);
+	keep(0, 100, pace_real_now());
+	match.standby = 0;
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, outputs, 2, runs, NULL, 0), 0);
+	CHECK_EQUAL(backlog_send_all(worker), 0);
+	CHECK_EQUAL(received(0), 1);
+	CHECK_EQUAL(worker->segment->outputs[OUTPUT].traffic.packets, 1);
+	CHECK_EQUAL(worker->segment->outputs[OUTPUT + 1].skipped.not_wanted, 1);
+	end();
+}
+
 /* What each leg has kept leaves in the order in which it came, although they are told one by one. */
 static void test_legs(void)
 {
@@ -618,6 +692,32 @@ static void test_legs_hear_together(void)
 	end();
 }
 
+/* What it kept as that is of no stream but its old one: nothing that is heard for others stands for it. */
+static void test_a_leg_of_another_stream(void)
+{
+	enum { OTHER = SLOT + 1 };
+	const struct rule_counters *others;
+
+	check_about("a leg of another stream");
+	begin();
+	hears = merged = 1;
+	put_leg(SLOT, 1);
+	keep_leg(SLOT, 7, 100, pace_real_now());
+	merged = 2;
+	put_leg(SLOT, 1);
+	CHECK_EQUAL(counters()->backlog, 1);
+	merged = 1;
+	put_leg(OTHER, 1);
+	others = &worker->segment->rules[OTHER];
+	send_elsewhere(7, 100);
+	hear();
+	CHECK_EQUAL(counters()->overheard + others->overheard, 0);
+	CHECK_EQUAL(counters()->backlog, 1);
+	keep_leg(OTHER, 7, 100, pace_real_now());
+	CHECK_EQUAL(others->overheard, 1);
+	end();
+}
+
 /* It sends what it has kept, and what came before that: the rest keeps its time. */
 static void test_a_leg_that_goes_while_they_take_over(void)
 {
@@ -681,13 +781,17 @@ int main(void)
 	test_a_leg_that_is_not_told();
 	test_a_leg_that_has_kept_nothing();
 	test_legs_hear_together();
+	test_a_leg_of_another_stream();
 	test_a_leg_that_goes_while_they_take_over();
+	test_sources();
 	test_members(1);
 	test_members(0);
 	test_a_clock_that_is_set_back_while_it_hears();
 	test_a_stream_with_gaps_while_both_are_told_to_send();
 	test_it_may_hear_no_more_while_it_waits();
 	test_what_another_host_has_sent_is_not_sent_again();
+	test_what_is_heard_elsewhere();
+	test_the_memory_is_made_once();
 	test_the_same_content_many_times();
 	test_it_waits_for_a_host_that_goes_on_no_longer_than_it_keeps();
 	test_a_clock_that_is_set_back();

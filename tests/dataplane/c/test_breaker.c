@@ -138,6 +138,35 @@ static void test_the_least(void)
 	}
 }
 
+/* One pause in a window is enough for no test, whatever follows it. */
+static void test_a_pause(uint32_t pause, uint32_t found)
+{
+	struct breaker breaker = { 0 };
+	uint32_t now = 1000, end = now + BREAKER_WINDOW, i;
+
+	check_about("a pause");
+	CHECK_EQUAL(breaker_note(&breaker, 1, now), 0); /* a window begins */
+	for (now += pause; now < end; now++)
+		CHECK_EQUAL(breaker_note(&breaker, 1, now), 0);
+	for (i = end - 1000 - pause + 1; i < BREAKER_FROM; i++)
+		CHECK_EQUAL(breaker_note(&breaker, 1, end - 1), 0);
+	CHECK_EQUAL(breaker_note(&breaker, 1, end), found);
+}
+
+/* A window that was over long before says nothing. */
+static void test_a_late_end(uint32_t late, uint32_t found)
+{
+	struct breaker breaker = { 0 };
+	uint32_t begin = 1000, i;
+
+	check_about("a late end");
+	CHECK_EQUAL(breaker_note(&breaker, 1, begin), 0);
+	for (i = 1; i < BREAKER_FROM; i++)
+		CHECK_EQUAL(breaker_note(&breaker, 1, begin + 1), 0);
+	breaker.last = begin + late - 1; /* no gap */
+	CHECK_EQUAL(breaker_note(&breaker, 1, begin + late), found);
+}
+
 /* A sender that has no CPU most of the time looks silent between its bursts: it is not put to the test. */
 static void test_bursts(void)
 {
@@ -181,6 +210,10 @@ int main(void)
 	test_loop();
 	test_loop_beside_a_sender();
 	test_the_least();
+	test_a_pause(BREAKER_GAP, BREAKER_FROM);
+	test_a_pause(BREAKER_GAP + 1, 0);
+	test_a_late_end(2 * BREAKER_WINDOW - 1, BREAKER_FROM);
+	test_a_late_end(2 * BREAKER_WINDOW, 0);
 	test_bursts();
 	test_any_times();
 	return check_result();

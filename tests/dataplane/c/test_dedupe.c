@@ -120,6 +120,31 @@ static void test_many(void)
 	end();
 }
 
+/* What comes again after its time has its own place again, and takes none from what shares its set. */
+static void test_it_keeps_its_place(void)
+{
+	enum { SETS = MCRD_DEDUPE_PAYLOADS / 4, DESTINATION = 1 };
+	uint64_t wanted = SETS, set;
+	uint32_t number, first = 0;
+
+	check_about("its place");
+	begin(8);
+	for (number = 0;; number++) {
+		set = (guard_hash(guards[0], DESTINATION + rules[0].dedupe_about, (const uint8_t *)&number, 4) >> 32) % SETS;
+		if (number == first)
+			wanted = set;
+		else if (set == wanted)
+			break;
+	}
+	CHECK_EQUAL(knows(0, 0, DESTINATION, 1000, (const uint8_t *)&first, 4), 0);
+	CHECK_EQUAL(knows(0, 0, DESTINATION, 1000, (const uint8_t *)&number, 4), 0);
+	CHECK_EQUAL(knows(0, 0, DESTINATION, 1000 + WITHIN, (const uint8_t *)&first, 4), 0);
+	CHECK_EQUAL(knows(0, 0, DESTINATION, 1000 + WITHIN, (const uint8_t *)&number, 4), 0);
+	CHECK_EQUAL(knows(0, 0, DESTINATION, 1001 + WITHIN, (const uint8_t *)&first, 4), 1);
+	CHECK_EQUAL(knows(0, 0, DESTINATION, 1001 + WITHIN, (const uint8_t *)&number, 4), 1);
+	end();
+}
+
 /* The worker that replaces another knows the payloads of a rule by all that it takes. */
 static void test_rules_are_told_apart(void)
 {
@@ -154,6 +179,7 @@ int main(void)
 	test_the_time(100); /* the counter has just begun anew */
 	test_all_bytes_count();
 	test_many();
+	test_it_keeps_its_place();
 	test_rules_are_told_apart();
 	return check_result();
 }

@@ -110,14 +110,16 @@ static void test_two_heartbeats(void)
 }
 
 /* Counters that many hosts send to one collector: the same bytes, at rates that have nothing to do with each other. */
-static void test_unequal_senders(void)
+static void test_unequal_senders(uint32_t before)
 {
 	struct guard_memory *memory = new_memory(4);
 	struct guard *guard = new_guard(memory);
 	const uint32_t begin = 100 * SECOND;
-	uint32_t ms, lost = 0, late = 0;
+	uint32_t ms, lost = 0, late = 0, i;
 
-	check_about("unequal senders");
+	check_about(before ? "unequal senders after a burst" : "unequal senders");
+	for (i = 0; i < before; i++)
+		CHECK(says(guard, 1, begin, "requests:1|c") != GUARD_LOOPED);
 	for (ms = begin; ms < begin + 20 * SECOND; ms++) {
 		if (ms % 10 == 0)
 			CHECK(says(guard, 1, ms, "requests:1|c") != GUARD_LOOPED);
@@ -128,6 +130,18 @@ static void test_unequal_senders(void)
 	}
 	CHECK(lost > 0 && lost <= 3 * GUARD_WITHIN + 10);
 	CHECK(late < begin + 2 * SECOND);
+	/* What a sender of its own says is known as long as what the first one says. */
+	CHECK_EQUAL(says(guard, 1, ms, "anew"), GUARD_PASS);
+	CHECK_EQUAL(says(guard, 2, ms + GUARD_WITHIN - 100, "anew"), GUARD_COPY);
+	CHECK_EQUAL(says(guard, 1, ms + 2 * GUARD_WITHIN - 200, "anew"), GUARD_REPEAT);
+	/* For how long it is believed to be one. */
+	for (i = 0; i < 10; i++)
+		CHECK_EQUAL(says(guard, 2, ms + 2 * GUARD_WITHIN - 200, "anew"), GUARD_COPY);
+	ms += 2 * GUARD_WITHIN + GUARD_REMEMBER;
+	CHECK_EQUAL(says(guard, 1, ms, "later"), GUARD_PASS);
+	for (i = 0; i < 4; i++)
+		CHECK_EQUAL(says(guard, 2, ms, "later"), GUARD_COPY);
+	CHECK_EQUAL(says(guard, 2, ms, "later"), GUARD_LOOPED);
 	free(guard);
 	free(memory);
 }
@@ -166,6 +180,61 @@ static void test_neighbour_that_returns(void)
 	for (copy = 0; copy < 4; copy++) {
 		CHECK(says(guard, 1, 70 * SECOND, "anew") != GUARD_LOOPED);
 		CHECK_EQUAL(says(guard, 2, 70 * SECOND, "anew"), GUARD_COPY);
+	}
+	free(guard);
+	free(memory);
+}
+
+/* At 0 ms too. */
+static void test_a_neighbour_that_returns_as_the_clock_wraps(void)
+{
+	static const char *const contents[] = { "one", "two" };
+	struct guard_memory *memory = new_memory(13);
+	struct guard *guard = new_guard(memory);
+	const uint64_t ms = 1ULL << 32;
+	uint32_t i, j;
+
+	check_about("a neighbour that returns, at 0 ms");
+	for (i = 0; i < 2; i++) {
+		CHECK_EQUAL(says(guard, 1, ms, contents[i]), GUARD_PASS);
+		for (j = 0; j < 4; j++)
+			CHECK_EQUAL(says(guard, 2, ms, contents[i]), GUARD_COPY);
+		CHECK_EQUAL(says(guard, 2, ms, contents[i]), GUARD_LOOPED);
+	}
+	CHECK_EQUAL(says(guard, 1, ms, "three"), GUARD_PASS);
+	CHECK_EQUAL(says(guard, 2, ms, "three"), GUARD_LOOPED);
+	free(guard);
+	free(memory);
+}
+
+/* Each datagram of a super-frame is what it is alone; the last one may be shorter. */
+static void test_super_frames(uint32_t size)
+{
+	struct guard_memory *memory = new_memory(12);
+	struct guard *guard = new_guard(memory);
+	uint64_t random = 12;
+	uint32_t length, i;
+
+	check_about("super-frames");
+	for (length = 1; length <= 2 * GUARD_AHEAD * size + 1; length += 1 + size / 3) {
+		uint8_t *payload = check_allocate(length), *at = payload; /* no byte more: the sanitizer looks */
+		uint32_t count = (length + size - 1) / size, left = length;
+		struct guard_frame whose, alone;
+
+		for (i = 0; i < length; i++)
+			payload[i] = (uint8_t)check_random(&random);
+		look(guard, 1, 1, 1000, payload, length, &whose);
+		CHECK_EQUAL(whose.ahead, 0);
+		for (i = 0; i < count; i++, at += size, left -= size) {
+			uint32_t here = left < size ? left : size;
+
+			guard_next(guard, &whose, at, left, size);
+			look(guard, 1, 1, 1000, at, here, &alone);
+			CHECK(whose.content == alone.content);
+			if (i == 0)
+				CHECK_EQUAL(whose.ahead, (count < GUARD_AHEAD ? count : GUARD_AHEAD) - 1);
+		}
+		free(payload);
 	}
 	free(guard);
 	free(memory);
@@ -434,8 +503,12 @@ int main(void)
 	test_one_sender();
 	test_many_hosts();
 	test_two_heartbeats();
-	test_unequal_senders();
+	test_unequal_senders(0);
+	test_unequal_senders(3000);
 	test_neighbour_that_returns();
+	test_a_neighbour_that_returns_as_the_clock_wraps();
+	test_super_frames(1);
+	test_super_frames(100);
 	test_lengths();
 	test_whose_it_is(4);
 	test_whose_it_is(6);

@@ -426,6 +426,15 @@ static void test_what_waits_is_kept_in_order(void)
 	free(rules);
 }
 
+static void prepare(struct rules *rules, uint32_t slot, uint32_t number)
+{
+	struct sample sample = member_number(number);
+	struct held held = hold(&sample);
+
+	members_prepare(rules, rules->by_slot[slot], &held.packet, rules->now);
+	let_go(&held);
+}
+
 /* The sockets of members for which nothing waits: no more than may be asked for at once, and after those that are waited
  * for. */
 static void test_members_are_prepared(void)
@@ -442,13 +451,8 @@ static void test_members_are_prepared(void)
 	put_by_member(rules, 5, 0);
 	rules->now = BEGAN;
 	for (open = 0; open < 200; rules->now += SECOND) {
-		for (i = 0; i < 400; i++) {
-			struct sample sample = member_number(i % 200);
-			struct held held = hold(&sample);
-
-			members_prepare(rules, rules->by_slot[5], &held.packet, rules->now);
-			let_go(&held);
-		}
+		for (i = 0; i < 400; i++)
+			prepare(rules, 5, i % 200);
 		CHECK(rules->members.count <= open + WANTED_AT_ONCE);
 		CHECK(rules->members.count > open);
 		while (members_next_wanted(rules, &key)) {
@@ -460,14 +464,15 @@ static void test_members_are_prepared(void)
 	CHECK_EQUAL(rules->members.count, 200);
 	CHECK_EQUAL(rules->unanswered, 0);
 	CHECK(members_ready(rules) == NULL);
+	/* Once is enough to be in use. */
+	prepare(rules, 5, 999);
+	CHECK(members_next_wanted(rules, &key));
+	used = 0;
+	CHECK_EQUAL(members_put(rules, &key, &used, sockets, BY_MEMBER), 0);
+	CHECK_EQUAL(used, rules->now);
 	comes(rules, 5, &waited_for, 0);
-	for (i = 2000; i < 2010; i++) {
-		struct sample sample = member_number(i);
-		struct held held = hold(&sample);
-
-		members_prepare(rules, rules->by_slot[5], &held.packet, rules->now);
-		let_go(&held);
-	}
+	for (i = 2000; i < 2010; i++)
+		prepare(rules, 5, i);
 	members_ask(rules);
 	CHECK_EQUAL(taken_off(rules), 1);
 	rules_free(rules);

@@ -108,6 +108,31 @@ static void test_stream(uint32_t bits, uint64_t delay, uint64_t *random)
 	order_free(order);
 }
 
+/* Of numbers that wrap: the highest one is the one after which others come. */
+static void test_which_are_behind(uint32_t bits)
+{
+	static const struct {
+		int64_t number;
+		int behind;
+	} cases[] = { { -3, 0 }, { 1, 0 }, { 0, 1 }, { -1, 1 }, { -3, 1 }, { 1, 0 }, { 2, 0 }, { 1, 1 } };
+	const uint64_t mask = UINT64_MAX >> (64 - bits);
+	struct order *order = order_new(20, 0);
+	struct order_place place = { 7, (uint64_t)-3 & mask, 1, (uint8_t)bits };
+	uint32_t i;
+
+	check_about("behind");
+	order_begin(order, &place, 1);
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		place.number = (uint64_t)cases[i].number & mask;
+		CHECK_EQUAL(order_is_behind(order, &place), cases[i].behind);
+	}
+	place.number = (2 - mask / 2) & mask;
+	CHECK_EQUAL(order_is_behind(order, &place), 1);
+	place.number = (2 - mask / 2 - 1) & mask; /* further behind than ahead */
+	CHECK_EQUAL(order_is_behind(order, &place), 0);
+	order_free(order);
+}
+
 int main(void)
 {
 	static const uint32_t widths[] = { 16, 24, 32, 64 };
@@ -119,6 +144,7 @@ int main(void)
 		test_stream(widths[i], LATEST + 1, &random);
 		check_about("hasty");
 		test_stream(widths[i], 20, &random);
+		test_which_are_behind(widths[i]);
 	}
 	return check_result();
 }

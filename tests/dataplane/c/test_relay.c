@@ -71,6 +71,7 @@ static void put(const struct rule_output *first)
 }
 
 static uint64_t now = 1000000000;
+static int together; /* what arrives is not sent yet */
 
 /* A frame arrives for the rule of a slot; `numbered`: as RTP with that number. Returns how many datagrams leave. */
 static uint32_t arrives_with(uint32_t slot, uint32_t length, uint32_t numbered, uint32_t *numbers)
@@ -100,7 +101,8 @@ static uint32_t arrives_with(uint32_t slot, uint32_t length, uint32_t numbered, 
 		arrival_name(worker, &arrival, 0);
 	CHECK_EQUAL(relay_frame(worker, &arrival), 0);
 	CHECK_EQUAL(worker->segment->at_work.datagrams, 0);
-	CHECK_EQUAL(egress_flush(&worker->egress, worker_complete, worker), 0);
+	if (!together)
+		CHECK_EQUAL(egress_flush(&worker->egress, worker_complete, worker), 0);
 	for (; recv(receiver, payload, sizeof(payload), MSG_DONTWAIT) == (ssize_t)length; count++) {
 		if (numbered)
 			numbers[count] = look16(payload + 2);
@@ -310,6 +312,8 @@ static void test_a_stream_in_order(void)
 	CHECK_EQUAL(numbers[1], 3);
 	CHECK_EQUAL(worker->segment->merges[SLOT].held, 0);
 	CHECK_EQUAL(of(SECOND)->traffic.packets, 3);
+	CHECK_EQUAL(of(FIRST)->dropped.unreachable, 3); /* whether it was held or not */
+	CHECK_EQUAL(worker->segment->failed, 3);
 	/* One leg goes: the other one is still in order. */
 	CHECK_EQUAL(worker_remove_rule(worker, SLOT + 1), 0);
 	CHECK_EQUAL(arrives_with(SLOT, 20, 5, numbers), 0);
@@ -342,6 +346,77 @@ static void test_a_stream_in_order(void)
 	put_leg(0, delay, MCRD_NOWHERE);
 	CHECK_EQUAL(arrives_with(SLOT, 20, 15, numbers), 1);
 	CHECK_EQUAL(arrives_with(SLOT, 20, 17, numbers), 0); /* it ends with the worker */
+	end();
+}
+
+/* The order of one that ended is another one's. */
+static void test_orders_one_after_the_other(void)
+{
+	uint32_t i;
+
+	check_about("one order after the other");
+	begin();
+	for (i = 0; i <= MCRD_ORDERED_STREAMS; i++) {
+		put_leg(0, 100000000, MCRD_NOWHERE);
+		CHECK_EQUAL(worker->ordered, 1);
+		put_leg(0, 0, MCRD_NOWHERE);
+		CHECK_EQUAL(worker->ordered, 0);
+	}
+	end();
+}
+
+/* What waits longest leaves, and all before it: that is one lack of room. */
+static void test_an_order_without_room(void)
+{
+	enum { LENGTH = 1400, FULL = 10000 };
+	uint32_t numbers[8], number, sent = 0;
+
+	check_about("no room");
+	begin();
+	put_leg(0, 100000000, MCRD_NOWHERE);
+	CHECK_EQUAL(arrives_with(SLOT, LENGTH, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, LENGTH, 10, numbers), 0);
+	CHECK_EQUAL(arrives_with(SLOT, LENGTH, 4, numbers), 0);
+	CHECK_EQUAL(arrives_with(SLOT, LENGTH, 7, numbers), 0);
+	for (number = 12; sent == 0 && number < FULL; number++)
+		sent = arrives_with(SLOT, LENGTH, number, numbers);
+	CHECK_EQUAL(sent, 3);
+	CHECK_EQUAL(numbers[0], 4);
+	CHECK_EQUAL(numbers[1], 7);
+	CHECK_EQUAL(numbers[2], 10);
+	CHECK_EQUAL(worker->segment->merges[SLOT].hurried, 1);
+	end();
+}
+
+/* What the next worker may not take for sent begins with the last frame before those that have not been written. */
+static void test_what_is_in_hand(void)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+		.merge = { .stream = STREAM, .by = MERGE_RTP },
+	};
+	struct rule_output nowhere = { .socket = MCRD_NOWHERE, .counters = FIRST };
+	uint32_t numbers[8];
+	uint64_t last;
+
+	check_about("in hand");
+	begin();
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &nowhere, 1, NULL, NULL, 0), 0);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 0);
+	CHECK_EQUAL(worker->segment->first_in_hand, now);
+	last = now += 1000;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 2, numbers), 0);
+	together = 1;
+	now += 1000;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 3, numbers), 0);
+	CHECK_EQUAL(worker->segment->first_in_hand, last);
+	now += 1000;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 4, numbers), 0);
+	CHECK_EQUAL(worker->segment->first_in_hand, last);
+	together = 0;
 	end();
 }
 
@@ -514,6 +589,9 @@ int main(void)
 	test_an_output_with_a_limit();
 	test_frames_that_another_worker_has();
 	test_a_stream_in_order();
+	test_orders_one_after_the_other();
+	test_an_order_without_room();
+	test_what_is_in_hand();
 	test_a_stream_that_ends_beside_another();
 	test_a_leg_that_goes();
 	test_two_outputs_whose_member_comes_later();

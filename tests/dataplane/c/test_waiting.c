@@ -131,6 +131,7 @@ static void test_shares(void)
 	/* No datagram is too large. */
 	CHECK_EQUAL(waiting_has_room(waiting, 0, LARGEST), 1);
 	waiting_free(waiting);
+	waiting_free(waiting); /* there is nothing any more */
 	free(waiting);
 }
 
