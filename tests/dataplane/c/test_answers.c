@@ -480,6 +480,38 @@ static void test_refused(void)
 	close(answers_from);
 }
 
+/* Writes that have been submitted fail for lack of memory; nothing else does. */
+static int finish_receives(struct engine *of, unsigned int number)
+{
+	return segment.submitted ? -ENOMEM : uring_calls.finish(of, number);
+}
+
+static void test_an_engine_that_fails(void)
+{
+	struct sockaddr_in asker, port, one;
+	int asks = bound(&asker), first = bound(&one);
+	struct output to = { .socket = 4, .counters = &segment.outputs[0] };
+	struct endpoint who = endpoint(&one);
+	struct engine_calls fails = uring_calls;
+
+	check_about("an engine that fails: the worker hears of it");
+	fails.finish = finish_receives;
+	begin();
+	listen_at(3, &asker, &port);
+	CHECK_EQUAL(answers_listen(&answers, 3, &to, &asked, SECOND, 1), 0);
+	answer(first, &port, "1", 1);
+	work_until_asked();
+	CHECK_EQUAL(answers_next_unknown(&answers), 3);
+	CHECK_EQUAL(answers_tell(&answers, 3, &who, 4), 0);
+	segment.submitted = 0; /* of tests before this one */
+	engine.calls = &fails;
+	CHECK_EQUAL(answers_take(&answers, now, on_completion, NULL), -ENOMEM);
+	CHECK_EQUAL(segment.sent, 0);
+	end();
+	close(asks);
+	close(first);
+}
+
 static uint32_t heard[2];
 
 static void on_told(void *context, uint32_t place, uint32_t slot, const uint8_t *data, uint32_t length)
@@ -540,5 +572,7 @@ int main(void)
 		test_refused();
 		test_a_flood_at_what_is_overheard();
 	}
+	polls = 0; /* whoever polls has written when a write returns */
+	test_an_engine_that_fails();
 	return check_result();
 }

@@ -30,6 +30,7 @@ static struct kernel {
 	uint32_t report;    /* per cent of writes that meet a report */
 	uint32_t in_a_row;  /* the most reports one after the other */
 	const int *failing; /* what submissions that wait fail with, one after the other, up to a 0 */
+	uint32_t busy;      /* so many submissions that do not wait fail */
 	uint32_t error;     /* per cent of writes that fail by .number */
 	int number;
 	uint64_t random;
@@ -170,6 +171,10 @@ int io_uring_submit(struct io_uring *ring)
 	int severed = 0, linked = 0, submitted = 0;
 
 	kernel.submits++;
+	if (kernel.busy > 0) {
+		kernel.busy--;
+		return -EBUSY;
+	}
 	for (; ring->sq.sqe_head != ring->sq.sqe_tail; ring->sq.sqe_head++, submitted++) {
 		const struct io_uring_sqe *sqe = &ring->sq.sqes[ring->sq.sqe_head & *ring->sq.kring_mask];
 		uint32_t place = (uint32_t)sqe->fd - ENGINE_PLACES;
@@ -178,6 +183,7 @@ int io_uring_submit(struct io_uring *ring)
 		if (sqe->opcode == IORING_OP_ASYNC_CANCEL) {
 			uint32_t i;
 
+			CHECK_EQUAL(sqe->flags, IOSQE_FIXED_FILE); /* the kernel allows no others: uring_restrict() */
 			for (i = 0; i < held_count && held[i] != sqe->addr; i++)
 				;
 			CHECK(i < held_count);
@@ -187,7 +193,7 @@ int io_uring_submit(struct io_uring *ring)
 			continue;
 		}
 		CHECK_EQUAL(sqe->opcode, IORING_OP_WRITEV);
-		CHECK(sqe->flags & IOSQE_FIXED_FILE);
+		CHECK_EQUAL(sqe->flags & ~IOSQE_IO_LINK, IOSQE_FIXED_FILE);
 		if (!(linked && severed))
 			result = write_to(place, (const struct iovec *)(uintptr_t)sqe->addr, sqe->len,
 					  (uint32_t)sqe->rw_flags);
@@ -204,10 +210,13 @@ int io_uring_submit(struct io_uring *ring)
 
 int io_uring_submit_and_wait(struct io_uring *ring, unsigned int wait)
 {
-	(void)wait;
+	int submitted;
+
 	if (kernel.failing && *kernel.failing)
 		return -*kernel.failing++;
-	return io_uring_submit(ring);
+	submitted = io_uring_submit(ring);
+	CHECK(wait <= *ring->cq.ktail - *ring->cq.khead); /* else it waits for ever */
+	return submitted;
 }
 
 struct fixture {
@@ -558,6 +567,22 @@ static void test_waits_that_fail(void)
 	end(fixture);
 }
 
+/* No message is received before its time: where there is no room for the pause, there is none for what follows it. */
+static void test_no_room_for_a_pause(void)
+{
+	struct fixture *fixture = begin("no room for a pause");
+	struct msghdr header = { 0 };
+
+	if (!polls) {
+		while (io_uring_get_sqe(&fixture->engine.uring))
+			;
+		kernel.busy = 1;
+		CHECK_EQUAL(uring_calls.await_message(&fixture->engine, &header, 1, 1000), -EBUSY);
+		CHECK_EQUAL(kernel.submits, 1);
+	}
+	end(fixture);
+}
+
 enum lengths { FEW, ANY, SUPER };
 
 static void stream(struct fixture *fixture, enum lengths lengths)
@@ -636,6 +661,7 @@ int main(void)
 		test_no_option();
 		test_full_queue();
 		test_waits_that_fail();
+		test_no_room_for_a_pause();
 		test_streams();
 	}
 	return check_result();

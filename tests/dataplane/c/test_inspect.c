@@ -119,6 +119,36 @@ static void test_rtp(void)
 	end(&bench);
 }
 
+/* The number before the wrap is lost: what comes next shows it. */
+static void test_loss_before_the_wrap(void)
+{
+	struct bench bench;
+
+	check_about("loss before the wrap");
+	begin(&bench, INSPECT_RTP);
+	give_rtp(&bench, 65533, 7);
+	give_rtp(&bench, 65534, 7);
+	give_rtp(&bench, 0, 7);
+	CHECK_EQUAL(bench.counters.missing, 1);
+	give_rtp(&bench, 65535, 7);
+	CHECK_EQUAL(bench.counters.reordered, 1);
+	end(&bench);
+}
+
+/* By the clock of another CPU, or after a clock was set back: that is no silence. */
+static void test_a_time_that_goes_back(void)
+{
+	struct bench bench;
+
+	check_about("a time that goes back");
+	begin(&bench, INSPECT_RTP);
+	give_rtp(&bench, 1, 7);
+	bench.now -= 20 * MILLISECOND;
+	give_rtp(&bench, 2, 7);
+	CHECK_EQUAL(bench.counters.longest_silence, 0);
+	end(&bench);
+}
+
 /* The last byte says how many there are, with itself (RFC 3550, section 5.1). */
 static void test_padding_of_rtp(void)
 {
@@ -196,6 +226,27 @@ static void test_jitter(void)
 		give(&bench, data, sizeof(data));
 	}
 	CHECK_EQUAL(bench.counters.jitter, 0);
+	end(&bench);
+}
+
+/* In the first second it goes by no rate that is known: then another second tells. */
+static void test_a_clock_that_is_told_late(void)
+{
+	uint32_t timestamp = 0, i;
+	uint8_t data[40] = { 0 };
+	struct bench bench;
+
+	check_about("a clock that is told late");
+	begin(&bench, INSPECT_RTP);
+	for (i = 0; i < 500; i++) {
+		timestamp += i <= 100 ? 333 : 480;
+		make_rtp(data, 96, (uint16_t)i, timestamp, 1);
+		bench.now = BEGIN + i * 10 * MILLISECOND + (i > 210 && i % 2 ? 2 * MILLISECOND : 0);
+		give(&bench, data, sizeof(data));
+		if (i == 210)
+			CHECK_EQUAL(bench.counters.jitter, 0);
+	}
+	CHECK(bench.counters.jitter > 1990000 && bench.counters.jitter < 2010000);
 	end(&bench);
 }
 
@@ -336,6 +387,9 @@ static void test_ts_clocks(void)
 		write_pcr(add_ts(&stream, 256, 1), (i % 2 ? 500000000 : 13500000) + ticks[i], 0);
 		give_ts(&bench, &stream, 1);
 		CHECK_EQUAL(bench.counters.pcr_interval, ticks[i] * 1000 / 27);
+		/* It took 10 ms. The jitter is a sixteenth of the first difference (RFC 3550, A.8). */
+		CHECK_EQUAL(bench.counters.pcr_jitter,
+			    (uint64_t)llabs((long long)(ticks[i] * 1000 / 27) - (long long)(10 * MILLISECOND)) / 16);
 		CHECK_EQUAL(bench.counters.pcr_jumps, 0);
 		end(&bench);
 	}
@@ -358,6 +412,12 @@ static void test_mold_with_an_empty_message(void)
 	end(&bench);
 	begin(&bench, INSPECT_AUTO);
 	give(&bench, data, sizeof(data) - 1);
+	CHECK_EQUAL(bench.counters.formats, 0);
+	end(&bench);
+	/* A session is of characters that can be printed, from the first on. */
+	data[0] = 1;
+	begin(&bench, INSPECT_AUTO);
+	give(&bench, data, sizeof(data));
 	CHECK_EQUAL(bench.counters.formats, 0);
 	end(&bench);
 }
@@ -395,11 +455,12 @@ static void test_ts_over_rtp(void)
 			memcpy(data + 12, stream.data, TS_PACKET);
 			stream.count = 0;
 			bench.now += MILLISECOND;
-			if (sequence != 50 && sequence != 51)
+			if (sequence != 50 && sequence != 51 && sequence != 698)
 				give(&bench, data, sizeof(data));
 		}
 		CHECK_EQUAL(bench.counters.lost, 2);
-		CHECK_EQUAL(bench.counters.continuity, 1);
+		CHECK_EQUAL(bench.counters.missing, 1); /* until the end */
+		CHECK_EQUAL(bench.counters.continuity, 2);
 		CHECK_EQUAL(bench.counters.other, 0);
 		CHECK_EQUAL(bench.counters.formats, 1 << INSPECT_RTP | 1 << INSPECT_MPEG_TS);
 		end(&bench);
@@ -505,10 +566,31 @@ static void test_mold(void)
 	end(&bench);
 }
 
+/* Of more gaps than are kept in mind, the oldest are lost; all others may be filled. */
+static void test_mold_with_so_many_gaps(void)
+{
+	enum { ALL = MOLD_GAPS + 3 };
+	struct bench bench;
+	uint64_t i;
+
+	check_about("so many gaps");
+	begin(&bench, INSPECT_MOLDUDP64);
+	for (i = 0; i <= ALL; i++)
+		give_mold(&bench, "FIRST00001", 1 + 2 * i, 1); /* each even number is missing */
+	check_mold(&bench, ALL - MOLD_GAPS, MOLD_GAPS, 0, 0, 0, 0);
+	for (i = 1; i <= ALL - MOLD_GAPS; i++)
+		give_mold(&bench, "FIRST00001", 2 * i, 1);
+	check_mold(&bench, ALL - MOLD_GAPS, MOLD_GAPS, 0, ALL - MOLD_GAPS, 0, 0);
+	for (; i <= ALL; i++)
+		give_mold(&bench, "FIRST00001", 2 * i, 1);
+	check_mold(&bench, ALL - MOLD_GAPS, 0, MOLD_GAPS, ALL - MOLD_GAPS, 0, 0);
+	end(&bench);
+}
+
 static void test_sequence(void)
 {
 	struct bench bench;
-	uint8_t data[6] = { 0 };
+	uint8_t data[8] = { 0 };
 	uint32_t i;
 
 	check_about("a number wherever it stands");
@@ -519,7 +601,7 @@ static void test_sequence(void)
 		data[4] = (uint8_t)(i >> 16);
 		data[5] = (uint8_t)(i >> 24);
 		if (i != 0xfffffffb)
-			give(&bench, data, sizeof(data));
+			give(&bench, data, i % 3 ? 6U : (uint32_t)sizeof(data)); /* something may follow it */
 	}
 	give(&bench, data, 5);
 	CHECK_EQUAL(bench.counters.lost, 1);
@@ -566,6 +648,25 @@ static void test_auto(void)
 	CHECK_EQUAL(bench.counters.missing, 2);
 	CHECK_EQUAL(bench.counters.lost, 1);
 	end(&bench);
+}
+
+/* Two in a row tell RTP, whatever their numbers are. */
+static void test_auto_finds_rtp(void)
+{
+	static const uint16_t firsts[] = { 1, 0x7fff, 40000, 65534, 65535 };
+	struct bench bench;
+	uint32_t i;
+
+	check_about("auto finds rtp");
+	for (i = 0; i < sizeof(firsts) / sizeof(firsts[0]); i++) {
+		begin(&bench, INSPECT_AUTO);
+		give_rtp(&bench, firsts[i], 9);
+		CHECK_EQUAL(bench.counters.formats, 0);
+		give_rtp(&bench, (uint16_t)(firsts[i] + 1), 9);
+		CHECK_EQUAL(bench.counters.formats, 1 << INSPECT_RTP);
+		CHECK_EQUAL(bench.counters.other, 0);
+		end(&bench);
+	}
 }
 
 static void test_flows(void)
@@ -703,9 +804,12 @@ static void test_anything(void)
 int main(void)
 {
 	test_rtp();
+	test_loss_before_the_wrap();
+	test_a_time_that_goes_back();
 	test_padding_of_rtp();
 	test_several_sources_of_rtp();
 	test_jitter();
+	test_a_clock_that_is_told_late();
 	test_ts();
 	test_more_pids_than_places();
 	test_ts_clocks();
@@ -714,8 +818,10 @@ int main(void)
 	test_mold_with_an_empty_message();
 	test_ts_over_rtp();
 	test_mold();
+	test_mold_with_so_many_gaps();
 	test_sequence();
 	test_auto();
+	test_auto_finds_rtp();
 	test_flows();
 	test_when_room_is_looked_for();
 	test_begin_again();

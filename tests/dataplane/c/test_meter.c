@@ -138,8 +138,10 @@ static void test_another_worker_goes_on(void)
 	check_about("another worker");
 	reset();
 	pass(START + 1 * MS, 3);
+	CHECK_EQUAL(began, START);
 	began = 0;
 	pass(START + 2 * MS, 4);
+	CHECK_EQUAL(began, START); /* nothing is asked of the meter again in this window */
 	CHECK_EQUAL(at(START + SECOND).second.packets, 7);
 	CHECK_EQUAL(at(START + SECOND).second_peak, 7);
 }

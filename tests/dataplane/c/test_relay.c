@@ -489,6 +489,7 @@ static void test_a_rule_that_looks_for_another_format(void)
 	CHECK_EQUAL(arrives_with(SLOT, 20, 3, numbers), 1);
 	CHECK_EQUAL(counters->flows, 1);
 	CHECK_EQUAL(counters->missing, 1);
+	CHECK_EQUAL(counters->seen, now);
 	match.last_port++; /* another form of it goes on */
 	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
 	CHECK_EQUAL(counters->flows, 1);
@@ -579,6 +580,102 @@ static void test_a_rule_that_is_a_leg_of_something_else(void)
 	end();
 }
 
+/* As the one before sent what came before this one began, or may not have: a frame of then is no repetition. */
+static void test_a_worker_knows_when_it_began(void)
+{
+	const uint64_t before = now;
+	uint32_t numbers[8];
+
+	check_about("when it began");
+	begin();
+	put_leg(0, 0, MCRD_NOWHERE);
+	now = pace_real_now() - 1000000000;
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 1, numbers), 1);
+	now = pace_real_now();
+	CHECK_EQUAL(arrives_with(SLOT, 20, 2, numbers), 1);
+	CHECK_EQUAL(arrives_with(SLOT, 20, 2, numbers), 0);
+	end();
+	now = before;
+}
+
+/* A rule with a limit takes so many of a super-frame's datagrams. Whoever finds the segment knows which frame it was. */
+static void test_a_frame_of_several_datagrams(void)
+{
+	enum { SIZE = 10, DATAGRAMS = 4, TAKEN = 3 };
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+		.packets_per_second = TAKEN,
+	};
+	struct rule_output output = { .socket = 0, .counters = SECOND };
+	struct shape shape = { .family = 4, .payload = SIZE * DATAGRAMS - 1 };
+	struct arrival arrival = { 0 };
+	const struct at_work *work;
+	uint8_t payload[FRAME_ROOM];
+	struct built built;
+	uint32_t count = 0;
+
+	check_about("several datagrams");
+	begin();
+	CHECK_EQUAL(worker_put_rule(worker, SLOT, &match, NULL, &output, 1, NULL, NULL, 0), 0);
+	build(&shape, &built);
+	arrival.here = &worker->interfaces[0];
+	arrival.ring = &arrival.here->rings[1];
+	arrival.frame.frame = (struct frame){
+		.data = built.data, .captured = built.length, .length = built.length, .checksum_known = 1
+	};
+	arrival.frame.time = now;
+	arrival.verdict = packet_parse(&arrival.frame.frame, &arrival.packet);
+	arrival.frame.segment = arrival.size = SIZE;
+	arrival.rule = worker->rules.by_slot[SLOT];
+	CHECK_EQUAL(relay_frame(worker, &arrival), 0);
+	work = &worker->segment->at_work;
+	CHECK_EQUAL(work->datagrams, 0); /* nothing is in hand any more: this is of the last frame */
+	CHECK_EQUAL(work->done, DATAGRAMS);
+	CHECK_EQUAL(work->rule, SLOT);
+	CHECK_EQUAL(work->bytes, built.length);
+	CHECK_EQUAL(work->ring, 1);
+	CHECK_EQUAL(egress_flush(&worker->egress, worker_complete, worker), 0);
+	while (recv(receiver, payload, sizeof(payload), MSG_DONTWAIT) == SIZE)
+		count++;
+	CHECK_EQUAL(count, TAKEN);
+	CHECK_EQUAL(worker->segment->rules[SLOT].traffic.packets, TAKEN);
+	CHECK_EQUAL(worker->segment->rules[SLOT].rate_limited, DATAGRAMS - TAKEN);
+	CHECK_EQUAL(worker->segment->interfaces[0].dropped[DROP_RATE_LIMITED], DATAGRAMS - TAKEN);
+	CHECK_EQUAL(worker->segment->interfaces[0].traffic.packets, DATAGRAMS);
+	CHECK_EQUAL(worker->segment->interfaces[0].datagrams[1], DATAGRAMS);
+	end();
+}
+
+/* The new form is refused, and the old one is a leg of nothing by then. */
+static void test_a_stream_in_order_for_which_there_is_no_room(void)
+{
+	struct rule_match match = {
+		.first = { .address = { 239, 1, 1, 1 }, .port = DESTINATION_PORT, .family = 4 },
+		.bits = 32,
+		.protocol = 17,
+		.last_port = DESTINATION_PORT,
+		.merge = { .stream = 1000, .delay = 100000000, .by = MERGE_RTP },
+	};
+	const uint32_t last = SLOT + MCRD_ORDERED_STREAMS;
+	struct rule_output output = { .socket = 0, .counters = SECOND };
+	uint32_t numbers[8], i;
+
+	check_about("no room for a stream");
+	begin();
+	for (i = 0; i < MCRD_ORDERED_STREAMS; i++)
+		put_leg_of(STREAM + i, 0, 100000000, MCRD_NOWHERE);
+	put_leg_of(STREAM + i, 0, 0, MCRD_NOWHERE);
+	CHECK_EQUAL(arrives_with(last, 20, 1, numbers), 1);
+	CHECK_EQUAL(worker_put_rule(worker, last, &match, NULL, &output, 1, NULL, NULL, 0), -ENOSPC);
+	CHECK(!worker->rules.by_slot[last]->merge);
+	CHECK_EQUAL(worker->ordered, MCRD_ORDERED_STREAMS);
+	end();
+}
+
 int main(void)
 {
 	test_an_output_without_its_member();
@@ -598,5 +695,8 @@ int main(void)
 	test_what_a_worker_before_may_not_have_sent();
 	test_a_rule_that_looks_for_another_format();
 	test_a_rule_that_is_a_leg_of_something_else();
+	test_a_worker_knows_when_it_began();
+	test_a_frame_of_several_datagrams();
+	test_a_stream_in_order_for_which_there_is_no_room();
 	return check_result();
 }
