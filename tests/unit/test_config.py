@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcrd.config import ConfigError, Problem, load, parse
-from mcrd.config.overlap import Claim, Spans, box, clashes, common, everything, spans
+from mcrd.config.overlap import Claim, Overlaps, Spans, box, clashes, common, everything, spans
 from mcrd.config.schema import File
 from mcrd.model import (
     Config,
@@ -1082,6 +1082,22 @@ def test_clashes_are_those_of_a_comparison_of_all(drawn: list[Claim]) -> None:
     assert bool(found) == bool(pairs)
 
 
+def test_a_source_that_two_claim_has_one_owner() -> None:
+    """The first that claimed it; what lies around it has the other."""
+
+    def claim(network: str) -> Claim:
+        return Claim(
+            box("eth0", ip_network("239.1.1.1/32"), PortRange(5, 5)),
+            spans(4, [ip_network(network)], []),
+        )
+
+    overlaps: Overlaps[str] = Overlaps()
+    overlaps.add(claim("10.0.0.4/30"), "first")
+    overlaps.add(claim("10.0.0.0/24"), "second")
+    owners = [list(overlaps.around(claim(f"10.0.0.{last}/32"))) for last in (3, 4, 7, 8)]
+    assert owners == [["second"], ["first"], ["first"], ["second"]]
+
+
 @unhurried
 @given(st.lists(NETWORKS, max_size=4), st.lists(NETWORKS, max_size=4))
 def test_spans(listed: list[Network], excluded: list[Network]) -> None:
@@ -1296,8 +1312,9 @@ def test_an_interface_in_an_included_file(files: Files) -> None:
 def test_each_file_is_included_once(files: Files) -> None:
     a = files.write("d/a.toml", numbered("a", 1))
     (files.directory / "d/link.toml").symlink_to("a.toml")
+    z = files.write("z.toml", numbered("z", 2))
     main = files.include("*.toml", "d/*", f"{files.directory}/d/a.toml", "d/../d/a.toml")
-    assert load(main).files == (main, a)
+    assert load(main).files == (main, z, a)
 
 
 def test_relative_names_are_relative_to_the_main_file(

@@ -182,6 +182,7 @@ def test_what_changes_is_said() -> None:
     text = "\n".join(map(str, [changes(one, two)]))
     assert "inputs eth0 239.1.1.1:5000 -> eth0 239.1.1.1:5000, eth1 239.1.1.2:5001" in text
     assert changes(one, two).interfaces == {"eth0": ["worker of its own -> of eth0"]}
+    assert changes(two, one).interfaces == {"eth0": ["worker of eth0 -> of its own"]}
 
 
 SWITCH = 'switch = { silence = "200ms", back = "5s" }\n'

@@ -852,6 +852,16 @@ def test_a_unicast_input_is_held_and_not_joined() -> None:
     assert now.open == {INGRESS, WORKER, EGRESS, hold, *HEARD}
 
 
+def test_a_unicast_input_is_held_and_not_joined_for_members_either() -> None:
+    given = Input("eth0", ip_address("10.0.0.1"), 5000)
+    output = replace(OUTPUT, when="members", source="keep")
+    rule = replace(CAMERA, input=given, outputs=(output,))
+    members = Listeners({(3, TARGET): Wanted(False, (ip_address("10.0.0.9").packed,))})
+    found = needs(rule, Config(), LINKS, listeners=members)
+    assert Hold("eth0", 2, ip_address("10.0.0.1"), 5000) in found.optional
+    assert found.joins == ()
+
+
 def test_a_hold_that_cannot_be_had_does_not_stop_its_rule() -> None:
     rule = replace(CAMERA, input=Input("eth0", ip_address("10.0.0.1"), 5000))
     hold = Hold("eth0", 2, ip_address("10.0.0.1"), 5000)
@@ -863,8 +873,18 @@ def test_a_hold_that_cannot_be_had_does_not_stop_its_rule() -> None:
 @pytest.mark.parametrize("missing", ["eth0", "eth1"])
 def test_a_rule_on_a_missing_interface_waits_and_nothing_is_opened(missing: str) -> None:
     links = {name: link for name, link in LINKS.items() if name != missing}
-    assert needs(CAMERA, Config(), links).waits == f"{missing} is missing"
+    found = needs(CAMERA, Config(), links)
+    assert found.waits == f"{missing} is missing"
+    assert not found.moves
     assert plan(config_of(CAMERA), Actual(links)) == ()
+
+
+def test_outputs_of_an_input_that_is_there_twice_wait_for_that_or_for_more() -> None:
+    rule = replace(CAMERA, outputs=(OUTPUT, replace(OUTPUT, interface="wg0")))
+    twice = ("the same input as another's", "", "")
+    found = needs(rule, Config(), LINKS, double=twice)
+    assert found.waits == twice[0]
+    assert found.waiting == (twice[0], "wg0 is missing")
 
 
 def test_the_interface_that_comes_brings_its_rule() -> None:

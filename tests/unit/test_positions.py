@@ -108,6 +108,8 @@ def test_what_is_not_there_stands_where_the_nearest_table_stands() -> None:
     assert not positions.has(("a", "c"))
     assert positions.value(("a", "c", 0)) == (2, 1)
     assert positions.key(("x",)) == (1, 1)
+    # What has the name of a later part, but is not below the earlier one, is another thing.
+    assert positions.value(("a", "c", "b")) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import astuple
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -154,6 +155,10 @@ def querier() -> Querier:
     found = Querier(US, True, 3)
     found.begin(0.0)
     return found
+
+
+def test_a_querier_has_counted_nothing_before_it_begins() -> None:
+    assert astuple(Querier(US, True, 3).counts) == (0, 0, 0, 0, 0)
 
 
 def is_elected(asking: Querier) -> bool:
